@@ -1,0 +1,126 @@
+"""BLOOM (arXiv 2211.05100): LayerNorm with biases, ALiBi instead of positions, tied output head.
+
+Letters: B batch, L positions, S key slots, D width, H heads, K head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from owl_jax.models.attention import Placement, attend
+from owl_jax.models.cache import Cache, LayerCache, update
+from owl_jax.models.config import BloomConfig, Compute, LoraConfig
+from owl_jax.models.layers import Embedding, LayerNorm, Projection, bloom_gelu
+from owl_jax.models.stack import apply_layers
+
+
+class Bloom(nn.Module):
+    """Decoder on embeddings; the same interface as models/llama.py."""
+
+    config: BloomConfig
+    compute: Compute
+    lora: LoraConfig | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, self.compute.dtype)
+        self.embedding_norm = LayerNorm(config.layer_norm_eps)
+        self.norm = LayerNorm(config.layer_norm_eps)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """int[B, L] -> [B, L, D], normed. Media vectors are never normed: splice them after this."""
+        return self.embedding_norm(self.word_embeddings(ids))
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """[B, L, D] -> float32[B, L, V]."""
+        return self.word_embeddings.attend(hidden).astype(jnp.float32)
+
+    @nn.compact
+    def __call__(
+        self,
+        embeddings: jax.Array,
+        placement: Placement,
+        cache: Cache | None = None,
+        cache_start: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Runs the decoder; arguments and result as `Llama.__call__`."""
+        bias = alibi_bias(self.config.num_heads, placement)
+        x, cache = apply_layers(
+            partial(BloomBlock, self.config, self.compute, self.lora),
+            self.config.num_layers,
+            embeddings,
+            cache,
+            bias,
+            placement,
+            cache_start,
+            scan=self.compute.scan_layers,
+            remat=self.compute.remat,
+            deterministic=deterministic,
+        )
+        return self.norm(x), cache
+
+
+class BloomBlock(nn.Module):
+    """One decoder layer; with a cache slice it returns the updated slice."""
+
+    config: BloomConfig
+    compute: Compute
+    lora: LoraConfig | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        layer_cache: LayerCache | None,
+        bias: jax.Array,
+        placement: Placement,
+        cache_start: jax.Array | None,
+        *,
+        deterministic: bool,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        config = self.config
+        D, H, K = config.hidden_size, config.num_heads, config.head_dim
+        embed, heads, mlp = {"embed": D}, {"heads": H, "kv": K}, {"mlp": 4 * D}
+
+        def project(name: str, in_axes: dict, out_axes: dict, x: jax.Array) -> jax.Array:
+            layer = Projection(in_axes, out_axes, True, self.compute.dtype, self.lora, name=name)
+            return nn.with_logical_constraint(
+                layer(x, deterministic),
+                ("batch", "length", *(axis and f"act_{axis}" for axis in out_axes)),
+            )
+
+        y = LayerNorm(config.layer_norm_eps, name="attention_norm")(x)
+        # The fused projection keeps q, k and v of a head together: [H, 3, K].
+        fused = project("query_key_value", embed, {"heads": H, None: 3, "kv": K}, y)
+        q, k, v = jnp.moveaxis(fused, -2, 0)
+        k, v, layer_cache = update(layer_cache, k, v, cache_start)
+        y = attend(q, k, v, placement, bias, self.compute.attention)
+        x += project("dense", heads, embed, y)
+
+        y = LayerNorm(config.layer_norm_eps, name="mlp_norm")(x)
+        x += project("dense_4h_to_h", mlp, embed, bloom_gelu(project("dense_h_to_4h", embed, mlp, y)))
+        self.sow("intermediates", "output", x)
+        return x, layer_cache
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """float32[H], ALiBi's head slopes (arXiv 2108.12409), also when H is no power of two."""
+    closest = 2 ** math.floor(math.log2(num_heads))
+    base = 2.0 ** -(8.0 / closest)
+    slopes = [base ** (i + 1) for i in range(closest)]
+    extra = 2.0 ** -(4.0 / closest)
+    slopes += [extra ** (2 * i + 1) for i in range(num_heads - closest)]
+    return np.asarray(slopes, np.float32)
+
+
+def alibi_bias(num_heads: int, placement: Placement) -> jax.Array:
+    """float32[B, H, L, S]: slope times (key position - query position)."""
+    distance = placement.key_positions[:, None, :] - placement.query_positions[:, :, None]
+    return alibi_slopes(num_heads)[None, :, None, None] * distance[:, None].astype(jnp.float32)

@@ -1,0 +1,123 @@
+"""Building blocks shared by all towers: projections, norms, activations.
+
+Letters: B batch, L positions, D model width, H heads, K head width, F MLP width, R LoRA rank.
+
+Kernels keep their heads apart ([D, H, K] rather than [D, H*K]): an einsum straight to heads spares
+the reshape that costs a TPU layout change, and a mesh axis can split the heads by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from owl_jax.models.config import LoraConfig
+from owl_jax.models.lora import low_rank_update
+
+INIT_STDDEV = 0.02  # initializer_range of the original's three towers.
+
+
+def normal_init(names: Sequence[str | None], stddev: float = INIT_STDDEV) -> Any:
+    """Normal initialiser whose result carries the logical axis `names`."""
+    return nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(names))
+
+
+def constant_init(value: float, names: Sequence[str | None]) -> Any:
+    """Constant initialiser whose result carries the logical axis `names`."""
+    return nn.with_logical_partitioning(nn.initializers.constant(value), tuple(names))
+
+
+class Projection(nn.Module):
+    """y = x W (+ b) (+ LoRA), contracting the last axes of x.
+
+    in_axes, out_axes: logical name (parallel/sharding.py) and size of the axes contracted and
+      produced: {"embed": D} and {"heads": H, "kv": K} for a query projection.
+    lora: adapts this projection if its module name is among `lora.targets` (models/lora.py).
+    """
+
+    in_axes: Mapping[str | None, int]
+    out_axes: Mapping[str | None, int]
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    lora: LoraConfig | None = None
+    stddev: float = INIT_STDDEV
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        in_axes, out_axes = dict(self.in_axes), dict(self.out_axes)
+        axes = in_axes | out_axes
+        kernel = self.param("kernel", normal_init((*in_axes, *out_axes), self.stddev), (*axes.values(),))
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=len(in_axes))
+        if self.lora is not None and self.name in self.lora.targets:
+            y += low_rank_update(
+                self, x, self.lora, in_axes, out_axes, self.dtype, deterministic
+            )
+        if self.use_bias:
+            bias = self.param("bias", constant_init(0.0, (*out_axes,)), (*out_axes.values(),))
+            y += bias.astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32 and cast back (original: LayerNormFp32)."""
+
+    eps: float
+    names: tuple[str | None, ...] = ("embed",)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1:]
+        scale = self.param("scale", constant_init(1.0, self.names), width)
+        bias = self.param("bias", constant_init(0.0, self.names), width)
+        wide = x.astype(jnp.float32)
+        mean = wide.mean(-1, keepdims=True)
+        variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+        y = (wide - mean) * jax.lax.rsqrt(variance + self.eps)
+        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis (arXiv 1910.07467), in float32, cast back."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", constant_init(1.0, ("embed",)), x.shape[-1:])
+        wide = x.astype(jnp.float32)
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Embedding(nn.Module):
+    """Token embedding; `attend` is the tied output head (BLOOM)."""
+
+    vocab_size: int
+    width: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding", normal_init(("vocab", "embed")), (self.vocab_size, self.width)
+        )
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x): CLIP's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def bloom_gelu(x: jax.Array) -> jax.Array:
+    """The tanh form of GELU with BLOOM's constants (transformers, bloom_gelu_forward)."""
+    return 0.5 * x * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * x * (1.0 + 0.044715 * x * x)))

@@ -1,0 +1,81 @@
+"""Low-rank adaptation: where it meets a projection, and how it is merged into one.
+
+Letters: D input axes, O output axes, R rank.
+
+The factors live in a tree of their own (branch `lora`), addressed by the projection they adapt:
+`llm/layers/attention/q_proj/kernel` is adapted by `lora/layers/attention/q_proj/{a,b}`. The
+base tree is the same with and without them. Semantics are PEFT's (LoraConfig, Linear.forward):
+delta = (alpha / rank) * (dropout(x) A) B, A random, B zero, so that a new adapter changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from owl_jax.models.config import LoraConfig
+
+COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` branch
+# PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
+# is a third of 1/D.
+_A_VARIANCE_SCALE = 1.0 / 3.0
+
+
+def low_rank_update(
+    projection: nn.Module,
+    x: jax.Array,
+    config: LoraConfig,
+    in_axes: Mapping[str | None, int],
+    out_axes: Mapping[str | None, int],
+    dtype: Any,
+    deterministic: bool,
+) -> jax.Array:
+    """What the adapter adds to `projection`'s output for input x; declares the factors in it.
+
+    in_axes, out_axes: logical name -> size of the axes contracted and produced, in order.
+    """
+    names_in, shape_in = zip(*in_axes.items(), strict=True)
+    names_out, shape_out = zip(*out_axes.items(), strict=True)
+    depth = len(shape_in)
+    a_init = nn.with_logical_partitioning(
+        nn.initializers.variance_scaling(
+            _A_VARIANCE_SCALE, "fan_in", "uniform", in_axis=tuple(range(depth))
+        ),
+        (*names_in, "rank"),
+    )
+    b_init = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *names_out))
+
+    def factor(name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
+        make = lambda: init(projection.make_rng("params"), shape)  # noqa: E731
+        return projection.variable(COLLECTION, name, make).value.astype(dtype)
+
+    a = factor("a", a_init, (*shape_in, config.rank))
+    b = factor("b", b_init, (config.rank, *shape_out))
+    x = nn.Dropout(config.dropout, parent=projection)(x, deterministic=deterministic)
+    return config.scale * jnp.tensordot(jnp.tensordot(x.astype(dtype), a, axes=depth), b, axes=1)
+
+
+def merge(llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:
+    """Returns the language model's tree with W + (alpha / rank) A B in place of each adapted W.
+
+    Computed in float32 and cast back to the kernel's dtype; stacked layers one by one.
+    Raises KeyError if a factor addresses a projection that `llm` does not have.
+    """
+    merged = flatten_dict(dict(llm))
+    factors = flatten_dict(dict(lora))
+    for path in {path[:-1] for path in factors}:
+        target = (*path, "kernel")
+        kernel = merged[target]
+        product = partial(jnp.tensordot, axes=1)
+        if "layers" in path:
+            product = jax.vmap(product)
+        a, b = (factors[(*path, name)].astype(jnp.float32) for name in "ab")
+        delta = config.scale * product(a, b)
+        merged[target] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+    return unflatten_dict(merged)

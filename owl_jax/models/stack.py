@@ -1,0 +1,85 @@
+"""A stack of equal layers: scanned or unrolled, with the backward pass's memory chosen by name.
+
+Scanned, the weights of all layers are one array with a leading axis "layers", and the compiler sees
+one layer: compile time does not grow with depth. On CPU the scan copies each layer's slice at every
+step, which doubles the time of a decoded token: `unstack` gives the weights for the unrolled form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+# What the backward pass finds in memory: "none" keeps everything, "full" recomputes the whole layer
+# from its input, "minimal" keeps the results of matrix products with weights.
+REMAT_POLICIES: Mapping[str, Callable[..., Any] | None] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+}
+
+Carry = Any
+
+
+def apply_layers(
+    make_block: Callable[..., nn.Module],
+    length: int,
+    carry: Carry,
+    per_layer: Any,
+    *shared: Any,
+    scan: bool,
+    remat: str,
+    deterministic: bool = True,
+) -> tuple[Carry, Any]:
+    """Applies `length` copies of a block one after another, inside a module's compact method.
+
+    Args:
+      make_block: (name=...) -> module with
+        __call__(carry, layer_input, *shared, deterministic) -> (carry, output).
+      per_layer: one input for each layer (the cache): stacked on axis 0 if `scan`, else a tuple
+        of `length`; or None.
+      shared: what every layer gets.
+
+    Returns: (carry, outputs), the outputs stacked or in a tuple like `per_layer`.
+    Raises ValueError for an unknown remat policy.
+    """
+
+    def body(block: Any, carry: Carry, layer: Any, *shared: Any) -> tuple[Carry, Any]:
+        return block(carry, layer, *shared, deterministic=deterministic)
+
+    if remat != "none":
+        if remat not in REMAT_POLICIES:
+            known = ", ".join(["none", *REMAT_POLICIES])
+            raise ValueError(f"unknown remat policy {remat!r}: choose one of {known}")
+        body = nn.remat(body, prevent_cse=not scan, policy=REMAT_POLICIES[remat])
+    if scan:
+        scanned = nn.scan(
+            body,
+            variable_axes={"params": 0, "lora": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, *[nn.broadcast] * len(shared)),
+            length=length,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scanned(make_block(name="layers"), carry, per_layer, *shared)
+    outputs = []
+    for i, layer in enumerate(per_layer or [None] * length):
+        carry, output = body(make_block(name=f"layer_{i}"), carry, layer, *shared)
+        outputs.append(output)
+    return carry, tuple(outputs)
+
+
+def unstack(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns each "layers" branch of a scanned tree into "layer_0", "layer_1", ... branches."""
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name == "layers":
+            length = jax.tree.leaves(value)[0].shape[0]
+            for i in range(length):
+                result[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], value)
+        else:
+            result[name] = unstack(value) if isinstance(value, Mapping) else value
+    return result

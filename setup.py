@@ -1,0 +1,45 @@
+"""Installation of owl_jax; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EVALUATION: list[str] = []  # evaluation needs nothing beyond the core today
+TEST = ["pytest>=8", "pytest-xdist>=3.6"]
+
+setup(
+    name="owl_jax",
+    version="0.1.0",
+    description="mPLUG-Owl in JAX: train, fine-tune and talk to a multimodal language model",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["owl_jax", "owl_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "av>=14",
+        "flax>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10.2,<0.12",
+        "ml_collections>=1.1",
+        "numpy>=2.1",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8,<1",
+        "pillow>=11",
+        "rich>=13",
+        "safetensors>=0.5",
+        "sentencepiece>=0.2.1",
+        "tensorboardX>=2.6.4",
+        "tokenizers>=0.21",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.34", "sse-starlette>=2.2"],
+        "eval": EVALUATION,
+        "convert": ["torch>=2.6"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.9", "mypy>=1.15"],
+    },
+)
