@@ -1,25 +1,19 @@
-"""The released Hugging Face directories: config.json and *.safetensors, read and written.
-
-Nothing is ever left at random values: a missing, unexpected, duplicate or mis-shaped tensor is an
-error that lists them all.
-"""
+"""The released Hugging Face directories: config.json and *.safetensors, read and written."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from owl_jax.checkpoint import table
+from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.errors import UserError
 from owl_jax.models.config import (
     AbstractorConfig,
@@ -33,6 +27,19 @@ from owl_jax.models.config import (
 from owl_jax.models.owl import init_params
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises UserError if there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path.parent}: no {path.name} ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold a model's weights: those of the index, or model.safetensors.
 
@@ -40,46 +47,18 @@ def weight_files(directory: Path) -> list[Path]:
     """
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in names if not (directory / name).exists())
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
+        names = sorted(set(weight_map.values()))
+        missing = [name for name in names if not (directory / name).exists()]
         if missing:
             raise UserError(f"{index} names {', '.join(missing)}, which is not there")
-        return [directory / name for name in sorted(names)]
+        return [directory / name for name in names]
     single = directory / "model.safetensors"
     if not single.exists():
         raise UserError(f"{directory}: no model.safetensors and no index of shards; is it a model?")
     return [single]
-
-
-class TensorFiles:
-    """The tensors of some safetensors files, read one at a time.
-
-    Raises UserError if a file is damaged or a tensor is in two of them.
-    """
-
-    def __init__(self, paths: Sequence[Path]):
-        self._files: dict[str, Any] = {}
-        duplicates = []
-        for path in paths:
-            try:
-                handle = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: not a readable safetensors file ({error})") from error
-            for name in handle.keys():  # noqa: SIM118 - safe_open is no mapping
-                if name in self._files:
-                    duplicates.append(name)
-                self._files[name] = handle
-        if duplicates:
-            raise UserError(f"{paths[0].parent}: in more than one file: {', '.join(sorted(duplicates))}")
-
-    def names(self) -> set[str]:
-        return set(self._files)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
-
-    def read(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
 
 
 def read_config(directory: Path) -> OwlConfig:
@@ -88,16 +67,12 @@ def read_config(directory: Path) -> OwlConfig:
     Raises UserError for a missing or unsuitable file.
     """
     path = directory / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{directory}: no config.json; expected a model directory") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    missing = {"vision_config", "visual_abstractor_config", "text_config"} - values.keys()
+    values = read_json(path)
+    sections = ("vision_config", "visual_abstractor_config", "text_config")
+    missing = [name for name in sections if not isinstance(values.get(name), dict)]
     if missing:
         raise UserError(
-            f"{path}: no {', '.join(sorted(missing))}; expected the config of an mPLUG-Owl model"
+            f"{path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
     temporal = "temporal_query_tokens" in TensorFiles(weight_files(directory)).names()
     vision, abstractor = values["vision_config"], values["visual_abstractor_config"]
@@ -133,6 +108,19 @@ def abstractor_mlp_size(intermediate_size: int, temporal: bool) -> int:
     if not temporal or intermediate_size == 2816:
         return intermediate_size
     return 256 * math.ceil(int(2 * intermediate_size / 3) / 256)
+
+
+def _abstractor_intermediate_size(abstractor: AbstractorConfig) -> int:
+    """The inverse of `abstractor_mlp_size`."""
+    size = abstractor.mlp_size
+    if abstractor.temporal and size != 2816:
+        size = size * 3 // 2
+    if abstractor_mlp_size(size, abstractor.temporal) != abstractor.mlp_size:
+        raise UserError(
+            f"abstractor.mlp_size {abstractor.mlp_size}: the video release's format has only "
+            "multiples of 256"
+        )
+    return size
 
 
 def _language_config(text: Mapping[str, Any]) -> LanguageConfig:
@@ -216,7 +204,7 @@ def write_config(config: OwlConfig, directory: Path, dtype: str) -> None:
             "model_type": "mplug_owl_visual_abstract",
             "hidden_size": abstractor.hidden_size,
             "encoder_hidden_size": vision.hidden_size,
-            "intermediate_size": abstractor.mlp_size,
+            "intermediate_size": _abstractor_intermediate_size(abstractor),
             "num_hidden_layers": abstractor.num_layers,
             "num_attention_heads": abstractor.num_heads,
             "layer_norm_eps": abstractor.layer_norm_eps,
@@ -227,66 +215,22 @@ def write_config(config: OwlConfig, directory: Path, dtype: str) -> None:
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
     """Shapes of the whole tree without memory."""
-    return nn.meta.unbox(jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0)))
+    return nn.meta.unbox(
+        jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0))
+    )
 
 
 def read_params(config: OwlConfig, directory: Path, dtype: Any) -> dict[str, Any]:
     """Reads {"vision", "abstractor", "llm"} as NumPy arrays of `dtype`.
 
-    Raises UserError that lists every missing, unexpected and mis-shaped tensor.
+    Raises UserError that lists every tensor that does not fit (checkpoint/tensors.py).
     """
     files = TensorFiles(weight_files(directory))
-    shapes = flatten_dict(abstract_params(config), sep="/")
-    expected = {
-        source: (row, layer) for row in table.rows(config) for layer, source in _sources(row, shapes)
-    }
-    tied = table.tied(config)
-    names = {name for name in files.names() if not table.BUFFERS.fullmatch(name)}
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - names)]
-    problems += [f"unexpected: {name}" for name in sorted(names - expected.keys() - tied.keys())]
-    for name in sorted(expected.keys() & names):
-        row, layer = expected[name]
-        want = row.layout.source_shape(_layer_shape(row, shapes))
-        if files.shape(name) != want:
-            problems.append(f"shape of {name}: found {files.shape(name)}, expected {want}")
-    problems += [
-        f"tied, but different from {original}: {copy}"
-        for copy, original in tied.items()
-        if {copy, original} <= names and not np.array_equal(files.read(copy), files.read(original))
-    ]
-    if problems:
-        raise UserError(f"{directory}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems))
-    params: dict[str, np.ndarray] = {}
-    for source, (row, layer) in expected.items():
-        value = row.layout.read(files.read(source), _layer_shape(row, shapes)).astype(dtype)
-        if layer is None:
-            params[row.target] = np.ascontiguousarray(value)
-        else:
-            params.setdefault(row.target, np.empty(shapes[row.target].shape, dtype))[layer] = value
-    return unflatten_dict(params, sep="/")
+    rows, tied = table.rows(config), table.tied(config)
+    return from_source(rows, files, abstract_params(config), dtype, directory, tied)
 
 
 def write_params(config: OwlConfig, params: Mapping[str, Any], directory: Path) -> None:
     """Writes model.safetensors with the original's names. An adapter must be merged before."""
-    flat = flatten_dict(dict(params), sep="/")
-    tensors = {}
-    for row in table.rows(config):
-        value = np.asarray(flat[row.target])
-        for layer, source in _sources(row, flat):
-            tensors[source] = np.ascontiguousarray(
-                row.layout.write(value if layer is None else value[layer])
-            )
+    tensors = to_source(table.rows(config), params)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-
-
-def _sources(row: table.Row, shapes: Mapping[str, Any]) -> Iterator[tuple[int | None, str]]:
-    if not row.per_layer:
-        yield None, row.source
-        return
-    for layer in range(shapes[row.target].shape[0]):
-        yield layer, row.source.format(i=layer)
-
-
-def _layer_shape(row: table.Row, shapes: Mapping[str, Any]) -> tuple[int, ...]:
-    shape = shapes[row.target].shape
-    return shape[1:] if row.per_layer else shape

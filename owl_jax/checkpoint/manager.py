@@ -29,6 +29,9 @@ from owl_jax.errors import UserError
 # inside a ValueError as text.
 _FULL = ("File too large", "No space left on device", "quota exceeded")
 
+# A checkpoint of another model differs everywhere; a few arrays tell which model it was.
+_SHOWN = 5
+
 
 class Checkpoints:
     """The checkpoints of one working directory.
@@ -44,10 +47,16 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
-        # The loggers of threads that outlive a call: removed again by close().
         self._quiet = _QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
+        policies = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            # Orbax's own default also saves the first step it is shown.
+            save_decision_policy=policies.AnySavePolicy(
+                [policies.FixedIntervalPolicy(every), policies.PreemptionCheckpointingPolicy()]
+            ),
+        )
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory, options=options, item_names=("state", "data", "meta")
@@ -128,8 +137,9 @@ class Checkpoints:
         for key, value in (expected_meta or {}).items():
             if meta.get(key) != value:
                 raise UserError(
-                    f"{name} is of another model or run: its {key} is {meta.get(key)!r}, here it "
-                    f"is {value!r}; continue with what it was made with, or use a new workdir"
+                    f"{name} is a checkpoint of another model or run: its {key} is "
+                    f"{meta.get(key)!r}, but {value!r} is expected; continue with what it was made "
+                    "with, or use a new workdir"
                 )
         metadata = self._manager.item_metadata(step)
         _check_tree(name, _described(metadata.state.tree), _described(abstract_state))
@@ -265,7 +275,9 @@ def _check_tree(
         if found.get(path) != expected.get(path)
     ]
     if differences:
+        more = "; ..." if len(differences) > _SHOWN else ""
         raise UserError(
-            f"{name} is of another model or recipe: {len(differences)} arrays differ: "
-            f"{'; '.join(differences)}"
+            f"{name} is a checkpoint of another model or recipe: {len(differences)} arrays differ: "
+            f"{'; '.join(differences[:_SHOWN])}{more}; continue with the config it was made with, "
+            "or use a new workdir"
         )

@@ -128,14 +128,16 @@ def _llama() -> list[Row]:
 
 
 def _bloom() -> list[Row]:
-    model, layer, ours = "language_model.transformer", "language_model.transformer.h.{i}", "llm/layers"
+    model, layer, ours = (
+        "language_model.transformer",
+        "language_model.transformer.h.{i}",
+        "llm/layers",
+    )
     return [
         Row(f"{model}.word_embeddings.weight", "llm/word_embeddings/embedding", Same()),
         *_norm(f"{model}.word_embeddings_layernorm", "llm/embedding_norm"),
         *_norm(f"{layer}.input_layernorm", f"{ours}/attention_norm"),
-        *_weight_and_bias(
-            f"{layer}.self_attention.query_key_value", f"{ours}/query_key_value"
-        ),
+        *_weight_and_bias(f"{layer}.self_attention.query_key_value", f"{ours}/query_key_value"),
         *_weight_and_bias(f"{layer}.self_attention.dense", f"{ours}/dense", num_in_axes=2),
         *_norm(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm"),
         *_weight_and_bias(f"{layer}.mlp.dense_h_to_4h", f"{ours}/dense_h_to_4h"),
@@ -153,5 +155,7 @@ def rows(config: OwlConfig) -> list[Row]:
 def tied(config: OwlConfig) -> dict[str, str]:
     """Source names that may repeat another tensor: {repeated: original}."""
     if isinstance(config.llm, BloomConfig):
-        return {"language_model.lm_head.weight": "language_model.transformer.word_embeddings.weight"}
+        return {
+            "language_model.lm_head.weight": "language_model.transformer.word_embeddings.weight"
+        }
     return {}

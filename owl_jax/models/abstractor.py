@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from owl_jax.models.attention import attend
 from owl_jax.models.config import AbstractorConfig, Compute
-from owl_jax.models.layers import INIT_STDDEV, LayerNorm, Projection
+from owl_jax.models.layers import LayerNorm, Projection, normal_init, truncated_init
 from owl_jax.models.stack import apply_layers
 
 ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_ln takes the config's
@@ -41,9 +41,7 @@ class Abstractor(nn.Module):
         N, T = encoded.shape[:2]
         Q, D = config.num_query_tokens, config.hidden_size
         image = encoded.reshape(N, -1, encoded.shape[-1])
-        query_init = nn.with_logical_partitioning(
-            nn.initializers.normal(config.query_stddev), ("query", "vision_embed")
-        )
+        query_init = normal_init(("query", "vision_embed"), config.query_stddev)
         queries = self.param("queries", query_init, (Q, D))
         to_language = partial(
             Projection, {"vision_embed": D}, {"embed": self.language_width}, True, dtype
@@ -67,10 +65,7 @@ class Abstractor(nn.Module):
         y = project(x[:, :Q])
         if project_temporal is not None and (T > 1 or self.is_initializing()):
             y += project_temporal(x[:, -Q:])
-        end_init = nn.with_logical_partitioning(
-            nn.initializers.truncated_normal(INIT_STDDEV), ("embed",)
-        )
-        end = self.param("end", end_init, (self.language_width,)).astype(dtype)
+        end = self.param("end", truncated_init(("embed",)), (self.language_width,)).astype(dtype)
         return jnp.concatenate([y, jnp.broadcast_to(end, (N, 1, self.language_width))], axis=1)
 
 

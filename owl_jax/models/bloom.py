@@ -34,7 +34,7 @@ class Bloom(nn.Module):
         self.norm = LayerNorm(config.layer_norm_eps)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """int[B, L] -> [B, L, D], normed. Media vectors are never normed: splice them after this."""
+        """int[B, L] -> [B, L, D], normed. Media vectors never are: splice them after this."""
         return self.embedding_norm(self.word_embeddings(ids))
 
     def head(self, hidden: jax.Array) -> jax.Array:
@@ -105,7 +105,9 @@ class BloomBlock(nn.Module):
         x += project("dense", heads, embed, y)
 
         y = LayerNorm(config.layer_norm_eps, name="mlp_norm")(x)
-        x += project("dense_4h_to_h", mlp, embed, bloom_gelu(project("dense_h_to_4h", embed, mlp, y)))
+        x += project(
+            "dense_4h_to_h", mlp, embed, bloom_gelu(project("dense_h_to_4h", embed, mlp, y))
+        )
         self.sow("intermediates", "output", x)
         return x, layer_cache
 
@@ -123,4 +125,5 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 def alibi_bias(num_heads: int, placement: Placement) -> jax.Array:
     """float32[B, H, L, S]: slope times (key position - query position)."""
     distance = placement.key_positions[:, None, :] - placement.query_positions[:, :, None]
-    return alibi_slopes(num_heads)[None, :, None, None] * distance[:, None].astype(jnp.float32)
+    slopes = jnp.asarray(alibi_slopes(num_heads))[:, None, None]
+    return slopes * distance[:, None].astype(jnp.float32)

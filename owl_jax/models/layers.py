@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from owl_jax.models.config import LoraConfig
 from owl_jax.models.lora import low_rank_update
 
+Axes = Mapping[Any, int]  # logical axis name (or None) -> size, in order
+
 INIT_STDDEV = 0.02  # initializer_range of the original's three towers.
 
 
@@ -32,6 +34,11 @@ def constant_init(value: float, names: Sequence[str | None]) -> Any:
     return nn.with_logical_partitioning(nn.initializers.constant(value), tuple(names))
 
 
+def truncated_init(names: Sequence[str | None]) -> Any:
+    """Truncated normal initialiser whose result carries the logical axis `names`."""
+    return nn.with_logical_partitioning(nn.initializers.truncated_normal(INIT_STDDEV), tuple(names))
+
+
 class Projection(nn.Module):
     """y = x W (+ b) (+ LoRA), contracting the last axes of x.
 
@@ -40,8 +47,8 @@ class Projection(nn.Module):
     lora: adapts this projection if its module name is among `lora.targets` (models/lora.py).
     """
 
-    in_axes: Mapping[str | None, int]
-    out_axes: Mapping[str | None, int]
+    in_axes: Axes
+    out_axes: Axes
     use_bias: bool = False
     dtype: Any = jnp.float32
     lora: LoraConfig | None = None
@@ -51,12 +58,12 @@ class Projection(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         in_axes, out_axes = dict(self.in_axes), dict(self.out_axes)
         axes = in_axes | out_axes
-        kernel = self.param("kernel", normal_init((*in_axes, *out_axes), self.stddev), (*axes.values(),))
+        kernel = self.param(
+            "kernel", normal_init((*in_axes, *out_axes), self.stddev), (*axes.values(),)
+        )
         y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=len(in_axes))
         if self.lora is not None and self.name in self.lora.targets:
-            y += low_rank_update(
-                self, x, self.lora, in_axes, out_axes, self.dtype, deterministic
-            )
+            y += low_rank_update(self, x, self.lora, in_axes, out_axes, self.dtype, deterministic)
         if self.use_bias:
             bias = self.param("bias", constant_init(0.0, (*out_axes,)), (*out_axes.values(),))
             y += bias.astype(self.dtype)

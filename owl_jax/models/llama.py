@@ -1,6 +1,7 @@
 """LLaMA (arXiv 2302.13971): RMSNorm, rotary positions, SwiGLU, no biases, separate output head.
 
-Letters: B batch, L positions, D width, H heads, G key heads, K head width, F MLP width, V vocabulary.
+Letters: B batch, L positions, D width, H heads, G key heads, K head width, F MLP width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Llama(nn.Module):
 
         Returns: (hidden states after the last norm [B, L, D], the cache).
         """
-        rotation = rotary_tables(placement.query_positions, self.config.head_dim, self.config.rope_theta)
+        rotation = rotary_tables(
+            placement.query_positions, self.config.head_dim, self.config.rope_theta
+        )
         x, cache = apply_layers(
             partial(LlamaBlock, self.config, self.compute, self.lora),
             self.config.num_layers,

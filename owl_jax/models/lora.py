@@ -3,7 +3,7 @@
 Letters: D input axes, O output axes, R rank.
 
 The factors live in a tree of their own (branch `lora`), addressed by the projection they adapt:
-`llm/layers/attention/q_proj/kernel` is adapted by `lora/layers/attention/q_proj/{a,b}`. The
+`llm/layers/q_proj/kernel` is adapted by `lora/layers/q_proj/{a,b}`. The
 base tree is the same with and without them. Semantics are PEFT's (LoraConfig, Linear.forward):
 delta = (alpha / rank) * (dropout(x) A) B, A random, B zero, so that a new adapter changes nothing.
 """

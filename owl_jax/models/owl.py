@@ -1,6 +1,7 @@
 """mPLUG-Owl as a whole: vision, abstractor and language model on one parameter tree.
 
-Letters: B rows, L positions, N images, M videos, T frames, Q queries, D language width, V vocabulary.
+Letters: B rows, L positions, N images, M videos, T frames, Q queries, D language width,
+V vocabulary.
 
 The tree has one branch per partition, {"vision", "abstractor", "llm"} and, for a model with an
 adapter, "lora". `Owl` is used only through the functions here: `init_params`, `forward`,
@@ -9,6 +10,7 @@ adapter, "lora". `Owl` is used only through the functions here: `init_params`, `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,12 +43,15 @@ class Owl(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        language = Bloom if isinstance(config.llm, BloomConfig) else Llama
         self.vision = VisionEncoder(config.vision, self.compute)
         self.abstractor = Abstractor(
             config.abstractor, config.vision.hidden_size, config.llm.hidden_size, self.compute
         )
-        self.llm = language(config.llm, self.compute, config.lora)
+        self.llm: Bloom | Llama = (
+            Bloom(config.llm, self.compute, config.lora)
+            if isinstance(config.llm, BloomConfig)
+            else Llama(config.llm, self.compute, config.lora)
+        )
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
         """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, Q + 1, D]."""
@@ -157,8 +162,8 @@ def forward(
     """
     placement = whole_rows(positions, segment_ids)
     if key_segments is not None:
-        placement = placement.replace(key_segments=key_segments)
-    return Owl(config, compute).apply(
+        placement = dataclasses.replace(placement, key_segments=key_segments)
+    logits: Any = Owl(config, compute).apply(
         variables(params),
         input_ids,
         images,
@@ -168,3 +173,4 @@ def forward(
         dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
+    return logits

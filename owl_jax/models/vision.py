@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from owl_jax.models.attention import attend
 from owl_jax.models.config import Compute, VisionConfig
 from owl_jax.models.layers import (
-    INIT_STDDEV,
     LayerNorm,
     Projection,
     constant_init,
     normal_init,
     quick_gelu,
+    truncated_init,
 )
 from owl_jax.models.stack import apply_layers
 
@@ -50,11 +50,9 @@ class VisionEncoder(nn.Module):
         x = Projection(
             {"patch": p * p * 3}, {"vision_embed": D}, dtype=self.compute.dtype, name="patch_embed"
         )(patches)
-        truncated = nn.with_logical_partitioning(
-            nn.initializers.truncated_normal(INIT_STDDEV), (None, "vision_embed")
-        )
-        class_token = self.param("class_token", truncated, (1, D)).astype(x.dtype)
-        positions = self.param("positions", truncated, (1 + config.num_patches, D)).astype(x.dtype)
+        init = truncated_init((None, "vision_embed"))
+        class_token = self.param("class_token", init, (1, D)).astype(x.dtype)
+        positions = self.param("positions", init, (1 + config.num_patches, D)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(class_token, (N * T, 1, D)), x], axis=1) + positions
         norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
         x = norm(name="pre_norm")(x)
@@ -88,7 +86,6 @@ class VisionBlock(nn.Module):
             temporal = TemporalConvolution(config, self.compute, name="temporal")
             if self.num_frames > 1:
                 update = temporal(x.reshape(-1, self.num_frames, *x.shape[1:]))
-                self.sow("intermediates", "temporal", update)
                 x += update.reshape(x.shape)
             elif self.is_initializing():
                 temporal(x[:, None])
@@ -129,7 +126,9 @@ class TemporalConvolution(nn.Module):
         padded = jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0)))
         y = sum(padded[:, i : i + T] * kernel[i] for i in range(3)) + bias
         y = biased(bottleneck, embed, name="up", stddev=0.0)(quick_gelu(y))
-        return jnp.concatenate([x[:, :, :1], y], axis=2)
+        y = jnp.concatenate([x[:, :, :1], y], axis=2)
+        self.sow("intermediates", "output", y)
+        return y
 
 
 def pooled_class_token(encoded: jax.Array, params: Any, config: VisionConfig) -> jax.Array:
@@ -138,4 +137,5 @@ def pooled_class_token(encoded: jax.Array, params: Any, config: VisionConfig) ->
     Nothing in the model uses it; it is here for people who want CLIP-like features.
     """
     norm = LayerNorm(config.layer_norm_eps, ("vision_embed",))
-    return norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))
+    pooled: Any = norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))
+    return pooled

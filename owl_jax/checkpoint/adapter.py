@@ -1,0 +1,164 @@
+"""PEFT's LoRA directories: adapter_config.json and adapter_model.safetensors, read and written.
+
+The names and layouts are those of the base model's table (checkpoint/table.py): the adapter of
+`llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` here, and in the file
+`base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R], R being the rank.
+Format: PEFT 0.4 and later (LoraConfig, save_pretrained), which the original's training writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from owl_jax.checkpoint import table
+from owl_jax.checkpoint.huggingface import abstract_params, read_json
+from owl_jax.checkpoint.layout import Linear
+from owl_jax.checkpoint.table import Row
+from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
+from owl_jax.errors import UserError
+from owl_jax.models.config import LoraConfig, OwlConfig
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+# Options of PEFT that change what the factors mean or which weights an adapter has.
+_UNSUPPORTED = (
+    "alpha_pattern",
+    "layers_to_transform",
+    "modules_to_save",
+    "rank_pattern",
+    "use_dora",
+    "use_rslora",
+)
+
+
+def read_adapter(
+    directory: Path, config: OwlConfig, dtype: Any
+) -> tuple[LoraConfig, dict[str, Any]]:
+    """Reads an adapter for the model `config`.
+
+    Returns: (its config, the tree's branch "lora" as NumPy arrays of `dtype`).
+    Raises UserError for a missing or unsuitable file; every tensor that does not fit is listed (an
+    adapter of another base, or of another rank than its config says).
+    """
+    lora = _read_config(directory, config)
+    path = directory / WEIGHTS_FILE
+    if not path.exists():
+        raise UserError(f"{directory}: no {WEIGHTS_FILE}; an adapter_model.bin must be converted")
+    abstract = abstract_params(dataclasses.replace(config, lora=lora))
+    rows = _rows(config, lora.targets)
+    return lora, from_source(rows, TensorFiles([path]), abstract, dtype, directory, {})["lora"]
+
+
+def write_adapter(
+    config: OwlConfig, lora: Mapping[str, Any], directory: Path, base_model_name: str = ""
+) -> None:
+    """Writes the branch `lora` of the model `config` into an existing directory, as PEFT does.
+
+    base_model_name: where PEFT is to find the base model.
+    Raises ValueError if the model has no adapter.
+    """
+    if config.lora is None:
+        raise ValueError("config.lora is None: the model has no adapter")
+    names = "|".join(map(re.escape, config.lora.targets))
+    values = {
+        "auto_mapping": {
+            "base_model_class": "MplugOwlForConditionalGeneration",
+            "parent_library": "mplug_owl.modeling_mplug_owl",
+        },
+        "base_model_name_or_path": base_model_name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": config.lora.alpha,
+        "lora_dropout": config.lora.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": config.lora.rank,
+        "revision": None,
+        # The vision encoder has projections of the same names (BLOOM's query_key_value).
+        "target_modules": rf".*language_model.*\.({names})",
+        "task_type": None,
+    }
+    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    tensors = to_source(_rows(config, config.lora.targets), {"lora": lora})
+    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
+    path = directory / CONFIG_FILE
+    values = read_json(path)
+    if values.get("peft_type") != "LORA":
+        raise UserError(f"{path}: peft_type {values.get('peft_type')!r}; expected 'LORA'")
+    unsupported = [name for name in _UNSUPPORTED if values.get(name)]
+    if unsupported:
+        raise UserError(f"{path}: not supported: {', '.join(unsupported)}; expected plain LoRA")
+    try:
+        return LoraConfig(
+            rank=values["r"],
+            alpha=values["lora_alpha"],
+            dropout=values.get("lora_dropout", 0.0),
+            targets=_targets(values["target_modules"] or [], config, path),
+        )
+    except KeyError as error:
+        raise UserError(f"{path}: no value for {error}") from None
+
+
+def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
+    """The projections that PEFT would adapt: a pattern has to match the whole name of a module, a
+    list the name's end."""
+    if isinstance(target_modules, str):
+        pattern = target_modules
+    else:
+        pattern = rf"(.*\.)?({'|'.join(map(re.escape, target_modules))})"
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{path}: target_modules {pattern!r}: {error}") from None
+    projections = _projections(config)
+    targets = tuple(
+        name
+        for name, row in projections.items()
+        if any(compiled.fullmatch(_module(row, i)) for i in range(config.llm.num_layers))
+    )
+    if not targets:
+        raise UserError(
+            f"{path}: target_modules {target_modules!r} names no projection of this language "
+            f"model; it has {', '.join(projections)}"
+        )
+    return targets
+
+
+def _rows(config: OwlConfig, targets: Collection[str]) -> list[Row]:
+    """The table of an adapter; a factor's contracted axes lie as its kernel's do."""
+    rows = []
+    for name, row in _projections(config).items():
+        if name in targets:
+            source = "base_model.model." + row.source.removesuffix(".weight")
+            target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
+            rows.append(Row(f"{source}.lora_A.weight", f"{target}a", row.layout))
+            rows.append(Row(f"{source}.lora_B.weight", f"{target}b", Linear()))
+    return rows
+
+
+def _projections(config: OwlConfig) -> dict[str, Row]:
+    """The kernels that can be adapted, by the name of their projection."""
+    return {
+        row.target.split("/")[-2]: row
+        for row in table.rows(config)
+        if row.per_layer and row.target.startswith("llm/") and row.target.endswith("/kernel")
+    }
+
+
+def _module(row: Row, layer: int) -> str:
+    return row.source.removesuffix(".weight").format(i=layer)

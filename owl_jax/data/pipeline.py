@@ -1,0 +1,159 @@
+"""From records to an endless, resumable stream of batches (Grain).
+
+record -> Example -> rows of a Batch. A record that cannot become an example is dropped, counted
+and reported with its place; nothing stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+
+from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.sources import Record
+from owl_jax.errors import UserError
+from owl_jax.processing.conversation import check_media, tokenize_conversation
+from owl_jax.processing.image import load_image, preprocess_image
+from owl_jax.processing.tokenizer import Tokenizer
+from owl_jax.processing.video import load_video
+
+# The share of dropped records is judged once this many have been seen.
+_RECORDS_BEFORE_JUDGING = 100
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that gave no example. reason: a few words to count by; detail: for the person."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turns a record into an Example, or says why not."""
+
+    tokenizer: Tokenizer
+    shape: RowShape
+
+    def __call__(self, record: Record) -> Example | Dropped:
+        shape, where = self.shape, record["where"]
+        text, pictures, clips = record["text"], record["images"], record["videos"]
+        try:
+            check_media(text, len(pictures), len(clips), where)
+        except UserError as error:
+            return Dropped("media marks", str(error))
+        tokens = tokenize_conversation(
+            text, self.tokenizer, shape.media_length - 1, shape.length
+        )
+        if not tokens.loss_mask[1:].any():
+            return Dropped("no supervised token", f"{where}: no answer within {shape.length} tokens")
+        if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:
+            return Dropped(
+                "too many media",
+                f"{where}: {tokens.num_images} images and {tokens.num_videos} videos, room for "
+                f"{shape.image_slots} and {shape.video_slots} (data.image_slots, data.video_slots)",
+            )
+        size = shape.image_size
+        try:
+            images = [
+                preprocess_image(load_image(picture, where), size)
+                for picture in pictures[: tokens.num_images]
+            ]
+            videos = [load_video(clip, shape.frames, size) for clip in clips[: tokens.num_videos]]
+        except UserError as error:
+            return Dropped("unreadable media", str(error))
+        return Example(
+            tokens.input_ids,
+            tokens.loss_mask,
+            np.asarray(images, np.uint8).reshape(len(images), size, size, 3),
+            np.asarray(videos, np.uint8).reshape(len(videos), shape.frames, size, size, 3),
+        )
+
+
+@dataclass
+class DropLog:
+    """Counts dropped records by reason and stops the run when their share passes `limit`."""
+
+    limit: float
+    seen: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, item: Example | Dropped) -> bool:
+        """True for an example. Raises UserError above the limit."""
+        self.seen += 1
+        if isinstance(item, Example):
+            return True
+        self.reasons[item.reason] += 1
+        logging.warning("dropped (%s): %s", item.reason, item.detail)
+        dropped = self.reasons.total()
+        if self.seen >= _RECORDS_BEFORE_JUDGING and dropped > self.limit * self.seen:
+            counts = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
+            raise UserError(
+                f"{dropped} of {self.seen} records were dropped ({counts}), more than "
+                f"data.max_dropped={self.limit}; the last one: {item.detail}"
+            )
+        return False
+
+
+@dataclass(frozen=True)
+class WeightedSource:
+    """A random-access source of records and its share of the mixture."""
+
+    source: Any
+    weight: float
+
+
+class _Guarded:
+    """A source whose unreadable records become Dropped instead of exceptions."""
+
+    def __init__(self, source: Any):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record | Dropped:
+        try:
+            return self._source[index]
+        except UserError as error:
+            return Dropped("unreadable record", str(error))
+
+
+def make_batches(
+    sources: Sequence[WeightedSource],
+    prepare: Prepare,
+    batch_size: int,
+    seed: int,
+    drop_log: DropLog,
+    num_threads: int = 2,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[Batch]:
+    """An endless Grain iterator of batches; its state goes into checkpoints.
+
+    Each source is shuffled anew in every epoch; shares are exact. Of the mixture, process p of n
+    reads every n-th record and makes batches of `batch_size` rows.
+    """
+    if not sources:
+        raise UserError("no data: set config.data.mixture or config.data.synthetic")
+    datasets = [
+        grain.MapDataset.source(_Guarded(item.source)).seed(seed + i).shuffle().repeat()
+        for i, item in enumerate(sources)
+    ]
+    mixed = grain.MapDataset.mix(datasets, weights=[item.weight for item in sources])
+    mixed = mixed[process::num_processes]
+    mixed = mixed.map(lambda item: item if isinstance(item, Dropped) else prepare(item))
+    stream = mixed.to_iter_dataset(
+        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * batch_size)
+    )
+    stream = stream.filter(drop_log.keep)
+    collate_rows = partial(collate, shape=prepare.shape)
+    return iter(stream.batch(batch_size, drop_remainder=True, batch_fn=collate_rows))

@@ -1,0 +1,79 @@
+"""Where records come from: random access, lazy, picklable.
+
+A record is a dict: "text" in the original's format, "images" and "videos" (paths or pictures, in
+reading order), "task_type", and "where" (file:line) for messages. The embedded data set is in
+data/synthetic.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from owl_jax.errors import UserError
+
+Record = dict[str, Any]
+
+
+@dataclass
+class JsonLinesSource:
+    """The original's training file: one {"text", "image": [...], "task_type"} a line.
+
+    "image" and "video" hold a path or a list of paths, relative to `media_root`. The file is
+    indexed once by line; a line is read when it is asked for. Raises UserError for a file that is
+    missing or empty, and on access for a line that is not such an object.
+    """
+
+    path: Path
+    media_root: Path
+    _starts: np.ndarray = field(init=False, repr=False)
+    _lines: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.path, self.media_root = Path(self.path), Path(self.media_root)
+        try:
+            with self.path.open("rb") as file:
+                starts, lines, position = [], [], 0
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        starts.append(position)
+                        lines.append(number)
+                    position += len(line)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if not starts:
+            raise UserError(f"{self.path}: empty; expected one JSON object a line")
+        self._starts, self._lines = np.asarray(starts), np.asarray(lines)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Record:
+        where = f"{self.path}:{self._lines[index]}"
+        with self.path.open("rb") as file:
+            file.seek(self._starts[index])
+            line = file.readline()
+        try:
+            values = json.loads(line)
+            text = values["text"]
+            if not isinstance(text, str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f'{where}: expected a JSON object with a "text" string') from None
+        return {
+            "text": text,
+            "images": self._paths(values.get("image"), where),
+            "videos": self._paths(values.get("video"), where),
+            "task_type": values.get("task_type", ""),
+            "where": where,
+        }
+
+    def _paths(self, value: Any, where: str) -> list[Path]:
+        values = [value] if isinstance(value, str) else value or []
+        if not all(isinstance(item, str) for item in values):
+            raise UserError(f'{where}: "image" and "video" must be a path or a list of paths')
+        return [self.media_root / item for item in values]

@@ -1,0 +1,199 @@
+"""Prefill and decode: the loop over new tokens runs on the device.
+
+Letters: B rows, L prompt slots, C slots for new tokens, S = L + C slots in all, D width,
+V vocabulary.
+
+A prompt lies in cache slots 0 .. L-1 with its padding hidden, wherever that is; new token i of
+every row goes to slot L + i. Positions are counted by row, so each row of a batch gets what it
+would get alone. L and C are rounded up (prompt.py, BUCKET), so that few programs are compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from owl_jax.inference.prompt import Prompt, round_up
+from owl_jax.inference.sampling import Sampling, sample
+from owl_jax.models.attention import Placement, whole_rows
+from owl_jax.models.cache import Cache, empty
+from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.owl import Owl, Params, variables
+from owl_jax.models.stack import unstack
+
+
+@struct.dataclass
+class DecodeState:
+    """Everything between two steps of decoding. The newest token is not in the cache yet.
+
+    cache:         keys and values of S slots (models/cache.py).
+    tokens:        int32[B, C], the new tokens; the pad id after a row's end and beyond `count`.
+    count:         int32[], how many new tokens there are; at least 1.
+    logits:        float32[B, V], what the newest token was chosen from.
+    done:          bool[B], rows that have ended.
+    lengths:       int32[B], tokens of each prompt: the position of its first new token.
+    key_positions: int32[B, S]; key_segments: int32[B, S], 0 on the prompt's padding.
+    keys:          key[B], the random stream of each row.
+    eos_id:        int32[], the token that ends a row; -1 for none.
+    sampling:      how tokens are chosen.
+    """
+
+    cache: Cache
+    tokens: jax.Array
+    count: jax.Array
+    logits: jax.Array
+    done: jax.Array
+    lengths: jax.Array
+    key_positions: jax.Array
+    key_segments: jax.Array
+    keys: jax.Array
+    eos_id: jax.Array
+    sampling: Sampling
+
+
+def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
+    """How to compute, and the same weights in the form, with which a token is decoded fastest.
+
+    The one place where the platform decides: on a CPU the layers are unrolled (models/stack.py),
+    elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
+    allows it, which it does for all but tiny layers.
+    """
+    devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
+    if len(devices) > 1 or devices.pop().platform != "cpu":
+        return compute, params
+    views = jax.tree.map(np.asarray, params)
+    return dataclasses.replace(compute, scan_layers=False), jax.device_put(unstack(views))
+
+
+@partial(jax.jit, static_argnames=("config", "compute", "capacity"))
+def prefill(
+    config: OwlConfig,
+    compute: Compute,
+    params: Params,
+    prompt: Prompt,
+    sampling: Sampling,
+    key: jax.Array,
+    eos_id: int | jax.Array,
+    capacity: int,
+) -> DecodeState:
+    """Reads the prompts and chooses the first new token of each row; makes room for `capacity`.
+
+    params: in the form that `compute.scan_layers` says.
+    key: row r draws from fold_in(key, r), so that a row draws the same alone as at its place.
+    """
+    model, weights = Owl(config, compute), variables(params)
+    B, L = prompt.input_ids.shape
+    embeddings = model.apply(
+        weights,
+        prompt.input_ids,
+        prompt.images,
+        prompt.videos,
+        prompt.media_index,
+        method="embed",
+    )
+    placement = dataclasses.replace(
+        whole_rows(prompt.positions, jnp.ones((B, L), jnp.int32)), key_segments=prompt.key_segments
+    )
+    cache = empty(config.llm, B, L, compute.dtype, compute.scan_layers)
+    hidden, cache = model.apply(weights, embeddings, placement, cache, 0, method="decode")
+    last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
+    logits = model.apply(weights, last, method="head")[:, 0]
+
+    def make_room(layer: jax.Array) -> jax.Array:
+        *outer, _, K = layer.shape
+        return jnp.concatenate([layer, jnp.zeros((*outer, capacity, K), layer.dtype)], axis=-2)
+
+    new_positions = prompt.lengths[:, None] + jnp.arange(capacity)
+    state = DecodeState(
+        cache=jax.tree.map(make_room, cache),
+        tokens=jnp.full((B, capacity), config.llm.pad_token_id, jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+        logits=logits,
+        done=jnp.zeros(B, bool),
+        lengths=jnp.asarray(prompt.lengths),
+        key_positions=jnp.concatenate([prompt.positions, new_positions], axis=1),
+        key_segments=jnp.pad(prompt.key_segments, ((0, 0), (0, capacity)), constant_values=1),
+        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B)),
+        eos_id=jnp.asarray(eos_id, jnp.int32),
+        sampling=sampling,
+    )
+    return _choose(config, state, logits)
+
+
+@partial(jax.jit, static_argnames=("config", "compute"), donate_argnames=("state",))
+def decode(
+    config: OwlConfig,
+    compute: Compute,
+    params: Params,
+    state: DecodeState,
+    until: int | jax.Array,
+) -> DecodeState:
+    """Goes on until there are `until` new tokens (at most C) or every row is done.
+
+    Takes `state` over: its buffers are reused. The program is the same for every `until`.
+    """
+    model, weights = Owl(config, compute), variables(params)
+    B, C = state.tokens.shape
+    L = state.key_segments.shape[1] - C
+    until = jnp.minimum(until, C)
+
+    def unfinished(state: DecodeState) -> jax.Array:
+        return (state.count < until) & ~state.done.all()
+
+    def step(state: DecodeState) -> DecodeState:
+        newest = state.count - 1
+        slot = L + newest
+        token = jax.lax.dynamic_slice_in_dim(state.tokens, newest, 1, axis=1)
+        placement = Placement(
+            query_slots=slot[None],
+            query_positions=(state.lengths + newest)[:, None],
+            query_segments=jnp.ones((B, 1), jnp.int32),
+            key_positions=state.key_positions,
+            key_segments=state.key_segments,
+        )
+        no_media = jnp.full((B, 1), -1, jnp.int32)
+        embeddings = model.apply(weights, token, None, None, no_media, method="embed")
+        hidden, cache = model.apply(
+            weights, embeddings, placement, state.cache, slot, method="decode"
+        )
+        logits = model.apply(weights, hidden, method="head")[:, 0]
+        return _choose(config, dataclasses.replace(state, cache=cache), logits)
+
+    return jax.lax.while_loop(unfinished, step, state)
+
+
+def generate(
+    config: OwlConfig,
+    compute: Compute,
+    params: Params,
+    prompt: Prompt,
+    max_new_tokens: int,
+    sampling: Sampling,
+    key: jax.Array,
+    eos_id: int,
+) -> np.ndarray:
+    """The new tokens, int32[B, max_new_tokens]; the pad id after a row's end."""
+    capacity = round_up(max_new_tokens)
+    state = prefill(config, compute, params, prompt, sampling, key, eos_id, capacity)
+    state = decode(config, compute, params, state, max_new_tokens)
+    return np.asarray(state.tokens)[:, :max_new_tokens]
+
+
+def _choose(config: OwlConfig, state: DecodeState, logits: jax.Array) -> DecodeState:
+    """Adds one token to every row, the pad id to those that are done."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
+    token = jnp.where(state.done, config.llm.pad_token_id, sample(logits, keys, state.sampling))
+    write: Any = jax.lax.dynamic_update_slice_in_dim
+    return dataclasses.replace(
+        state,
+        tokens=write(state.tokens, token[:, None], state.count, axis=1),
+        count=state.count + 1,
+        logits=logits,
+        done=state.done | (token == state.eos_id),
+    )

@@ -1,0 +1,159 @@
+"""From what a caller gives (ids, mask, media in reading order) to the arrays that prefill takes.
+
+Letters: B rows, L positions, N images, M videos, T frames, S picture side, Q queries.
+
+Here wrong input becomes one clear line; nothing of it reaches the compiled programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from flax import struct
+
+from owl_jax.errors import UserError
+from owl_jax.models.config import OwlConfig
+from owl_jax.processing.conversation import IMAGE_ID, VIDEO_ID
+from owl_jax.processing.rows import index_media
+
+# Lengths are rounded up to a multiple of this, so that the next turn of a conversation mostly finds
+# its program compiled.
+BUCKET = 64
+
+
+@struct.dataclass
+class Prompt:
+    """A batch of prompts. L is a multiple of BUCKET; padding may be on either side.
+
+    input_ids:    int32[B, L]; 0 on padding.
+    positions:    int32[B, L], 0 at the first token of a row.
+    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention.py, Placement).
+    media_index:  int32[B, L] (models/media.py).
+    lengths:      int32[B], tokens of each row.
+    last:         int32[B], slot of the last token of each row.
+    images:       [B, N, S, S, 3] or None; uint8, or float32 normalised. Spare slots hold zeros.
+    videos:       [B, M, T, S, S, 3] or None.
+    """
+
+    input_ids: np.ndarray
+    positions: np.ndarray
+    key_segments: np.ndarray
+    media_index: np.ndarray
+    lengths: np.ndarray
+    last: np.ndarray
+    images: np.ndarray | None
+    videos: np.ndarray | None
+
+
+def round_up(length: int) -> int:
+    """The next multiple of BUCKET."""
+    return -(-length // BUCKET) * BUCKET
+
+
+def prompt_arrays(
+    config: OwlConfig,
+    input_ids: Any,
+    attention_mask: Any = None,
+    images: Any = None,
+    videos: Any = None,
+) -> Prompt:
+    """Checks a batch and lays its media out by row.
+
+    Args:
+      input_ids: int[B, L], -1 at image and -2 at video positions, Q + 1 of them for each.
+      attention_mask: [B, L], nonzero on tokens; the padding is at the left or right of a row.
+        None: no padding.
+      images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
+      videos: [M, T, S, S, 3], likewise.
+
+    Raises UserError for shapes or ids that the model cannot take, a row without a token or with
+    padding between its tokens, and media that do not match their marks.
+    """
+    ids, mask = _checked_ids(config, input_ids, attention_mask)
+    image_slots = _slots(config, ids, images, IMAGE_ID, "image", "[N, S, S, 3]")
+    video_slots = _slots(config, ids, videos, VIDEO_ID, "video", "[M, T, S, S, 3]")
+
+    L = ids.shape[1]
+    padding = ((0, 0), (0, round_up(L) - L))
+    ids, mask = np.pad(ids, padding), np.pad(mask, padding)
+    first, lengths = mask.argmax(axis=1), mask.sum(axis=1)
+    positions = np.maximum(np.arange(ids.shape[1]) - first[:, None], 0)
+    return Prompt(
+        input_ids=np.maximum(ids, 0),
+        positions=positions.astype(np.int32),
+        key_segments=mask.astype(np.int32),
+        media_index=index_media(
+            ids,
+            config.media_length,
+            0 if image_slots is None else image_slots.shape[1],
+            0 if video_slots is None else video_slots.shape[1],
+        ),
+        lengths=lengths.astype(np.int32),
+        last=(first + lengths - 1).astype(np.int32),
+        images=image_slots,
+        videos=video_slots,
+    )
+
+
+def _checked_ids(
+    config: OwlConfig, input_ids: Any, attention_mask: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int32[B, L] with 0 on padding, bool[B, L])."""
+    ids = np.asarray(input_ids)
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        found = f"{ids.dtype}{list(ids.shape)}"
+        raise UserError(f"input_ids is {found}; expected integers [rows, length]")
+    mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+    if mask.shape != ids.shape:
+        raise UserError(f"attention_mask is {list(mask.shape)}; input_ids is {list(ids.shape)}")
+    if not mask.any(axis=1).all() or not len(ids):
+        raise UserError("a row of input_ids holds no token; expected at least one")
+    changes = np.diff(mask, axis=1, prepend=False, append=False).sum(axis=1)
+    if (changes > 2).any():
+        raise UserError(
+            f"attention_mask: row {int(np.argmax(changes > 2))} has padding between its tokens; "
+            "pad at the left or the right"
+        )
+    ids = np.where(mask, ids, 0)
+    unknown = (ids < VIDEO_ID) | (ids >= config.llm.vocab_size)
+    if unknown.any():
+        raise UserError(
+            f"input_ids holds {ids[unknown][0]}; expected ids below the model's "
+            f"{config.llm.vocab_size}, {IMAGE_ID} for images and {VIDEO_ID} for videos"
+        )
+    return ids.astype(np.int32), mask
+
+
+def _slots(
+    config: OwlConfig, ids: np.ndarray, media: Any, media_id: int, noun: str, layout: str
+) -> np.ndarray | None:
+    """[N, ...] in reading order -> [B, slots, ...] by row; None if there is none.
+
+    layout: the expected shape, a letter or number for each axis.
+    """
+    positions = (ids == media_id).sum(axis=1)
+    broken = positions % config.media_length != 0
+    if broken.any():
+        row = int(np.argmax(broken))
+        raise UserError(
+            f"row {row} of input_ids has {positions[row]} positions of id {media_id} ({noun}); "
+            f"expected {config.media_length} for each {noun}"
+        )
+    marks = positions // config.media_length
+    pixels = np.asarray([] if media is None else media)
+    if len(pixels) != marks.sum():
+        raise UserError(
+            f"{len(pixels)} {noun}(s) given, but input_ids has marks for {marks.sum()}; expected "
+            f"one {noun} for each mark, in reading order over the batch"
+        )
+    if not len(pixels):
+        return None
+    S = config.vision.image_size
+    if pixels.ndim != len(layout.split()) or pixels.shape[-3:] != (S, S, 3):
+        raise UserError(f"{noun}s are {list(pixels.shape)}; expected {layout} with S = {S}")
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
+    slots = np.zeros((len(ids), marks.max(), *pixels.shape[1:]), pixels.dtype)
+    slots[np.arange(marks.max()) < marks[:, None]] = pixels
+    return slots

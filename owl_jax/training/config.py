@@ -1,0 +1,127 @@
+"""Every key of a training config, with its default and meaning. Configs start from `base_config`.
+
+A config is a locked ml_collections.ConfigDict: --config.KEY=VALUE overrides a key, and a key that
+is not here is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from owl_jax.errors import UserError
+from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.stack import REMAT_POLICIES
+from owl_jax.training.optimizer import Recipe
+from owl_jax.training.partition import FROZEN, Rules
+
+FRESH = "fresh"  # init: new random weights instead of a directory
+BRANCHES = ("vision", "abstractor", "llm", "lora")
+EXPORT_FORMATS = ("orbax", "huggingface", "none")
+
+
+def base_config(model: OwlConfig) -> ConfigDict:
+    """A config for `model` with everything but its data, rules and recipes."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 1
+    config.batch_size = 256  # rows a step, over all processes and micro-batches
+    config.accumulate = 1  # micro-batches a step; the result is that of one large batch
+    config.clip_norm = 1.0  # of the gradient over all trainable parameters; 0: no clipping
+    config.max_skipped_steps = 5  # non-finite steps in a row after which the run stops
+    config.model = ConfigDict(model.to_dict())
+
+    # Where each branch of the parameter tree starts: a directory (Hugging Face or owl_jax's own),
+    # or "fresh". The tokenizer is read from a directory, too.
+    config.init = ConfigDict(dict.fromkeys(BRANCHES[: 4 if model.lora else 3], FRESH))
+    config.tokenizer = ""
+
+    # Freezing is data: the first pattern that matches the whole path of a parameter gives it a
+    # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".
+    config.rules = ()
+    config.recipes = ConfigDict()
+    config.frozen_dtype = "bfloat16"
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "bfloat16"
+    config.compute.attention = "xla"
+    config.compute.remat = "full"
+    config.compute.scan_layers = True
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+
+    config.data = ConfigDict()
+    config.data.length = 2048  # positions of a row
+    config.data.image_slots = 1
+    config.data.video_slots = 0
+    config.data.frames = 4  # of each video
+    config.data.mixture = ()  # ((file.jsonl, weight), ...)
+    config.data.media_root = ""  # what paths in the files are relative to; "": each file's folder
+    config.data.synthetic = ConfigDict()  # {kind: weight} of the embedded data set
+    config.data.synthetic_size = 100_000  # examples of the embedded data set
+    config.data.max_dropped = 0.01  # share of unusable records above which the run stops
+    config.data.threads = 16
+
+    config.log_every = 10
+    config.checkpoint_every = 500
+    config.keep_checkpoints = 2
+    config.export = "orbax"  # WORKDIR/model at the end: "orbax", "huggingface" or "none"
+    return config
+
+
+def read_model(config: ConfigDict) -> OwlConfig:
+    """The model's description. Raises UserError for a value that makes no model."""
+    values = config.model.to_dict()
+    try:
+        return OwlConfig.from_dict(values)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def read_compute(config: ConfigDict) -> Compute:
+    """How to compute. Raises UserError for an unknown dtype or policy."""
+    values = config.compute.to_dict()
+    if values["dtype"] not in ("float32", "bfloat16"):
+        raise UserError(f"config.compute.dtype={values['dtype']!r}: float32 or bfloat16")
+    if values["remat"] not in ("none", *REMAT_POLICIES):
+        known = ", ".join(("none", *REMAT_POLICIES))
+        raise UserError(f"config.compute.remat={values['remat']!r}: one of {known}")
+    return Compute(**{**values, "dtype": jnp.dtype(values["dtype"])})
+
+
+def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
+    """Rules and recipes; recipes that no rule names are left out. Raises UserError."""
+    rules = tuple((pattern, name) for pattern, name in config.rules)
+    used = {name for _, name in rules if name != FROZEN}
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    recipes = {}
+    for name, values in config.recipes.items():
+        if unknown := set(values) - known:
+            raise UserError(
+                f"config.recipes.{name} has unknown keys {sorted(unknown)}; a recipe has "
+                f"{', '.join(sorted(known))}"
+            )
+        if name in used:
+            recipes[name] = Recipe(**values)
+    return rules, recipes
+
+
+def check_directories(config: ConfigDict) -> None:
+    """Raises one UserError that names everything the config needs and that is not there."""
+    needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
+    needed["config.tokenizer"] = config.tokenizer
+    for number, (path, _) in enumerate(config.data.mixture):
+        needed[f"config.data.mixture[{number}]"] = path
+    missing = [
+        f"{key}={value!r}"
+        for key, value in needed.items()
+        if value != FRESH and not (value and Path(value).exists())
+    ]
+    if missing:
+        raise UserError(
+            f"not found: {', '.join(missing)}. Put the weights, tokenizer and data there, or name "
+            f"another place with --{missing[0].split('=')[0]}=PATH (docs/training.md lists what "
+            "each config needs)"
+        )

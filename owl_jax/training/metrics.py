@@ -1,0 +1,174 @@
+"""Where the numbers of a training run go: a JSON Lines file, TensorBoard, and the person watching.
+
+metrics.jsonl holds one object per logged step, each step once, also after a resume. The keys are
+`step`, `loss`, `supervised_tokens`, `tokens_per_second`, `examples_per_second`,
+`learning_rate/<recipe>`, `grad_norm`, and `mfu` where the device's peak is known; the writer takes
+whatever it is given. A number that is not finite is written as null, since JSON has no other word
+for it; TensorBoard and the printed line show what it was.
+
+Only process 0 writes; on the others every method returns at once.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+FILE_NAME = "metrics.jsonl"
+
+# As much as 80 columns hold beside the bar; a printed line has room for more.
+_BAR = ("loss", "tokens_per_second")
+
+
+class MetricWriter:
+    """Writes the metrics of one run; a context manager that closes its files.
+
+    Args:
+      workdir: the directory of metrics.jsonl and of the TensorBoard events; made if missing.
+      total_steps: the step at which the run ends, for the progress bar.
+      start_step: the step the run resumes from, 0 for a new one. What the file says about later
+        steps is dropped, because they are about to be taken again.
+      description: what stands before the bar and at the head of each line.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        total_steps: int,
+        start_step: int = 0,
+        description: str = "train",
+    ) -> None:
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._total_steps = total_steps
+        self._start_step = start_step
+        self._start_time = time.monotonic()
+        self._description = description
+
+        path = Path(workdir)
+        path.mkdir(parents=True, exist_ok=True)
+        keep_until(path / FILE_NAME, start_step)
+        self._file = (path / FILE_NAME).open("a", encoding="utf-8")
+        # File names have a resolution of one second: without the suffix a quick resume would
+        # overwrite the events before it.
+        self._events = SummaryWriter(
+            str(path), purge_step=start_step + 1, filename_suffix=f".{start_step}"
+        )
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=14),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[summary]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+            )
+            self._task = self._bar.add_task(
+                description, total=total_steps, completed=start_step, summary=""
+            )
+            self._bar.start()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs one step.
+
+        Args:
+          step: the number of steps taken.
+          metrics: names to scalars (Python, NumPy or JAX; reading the last waits for the device).
+        """
+        if not self._active:
+            return
+        numbers = {name: np.asarray(value).item() for name, value in metrics.items()}
+        line = {"step": int(step)} | {
+            name: value if math.isfinite(value) else None for name, value in numbers.items()
+        }
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
+
+        if self._bar is not None:
+            short = {name: numbers[name] for name in numbers if name in _BAR}
+            self._bar.update(self._task, completed=step, summary=summarize(short))
+        else:
+            head = f"{self._description} {step}/{self._total_steps}"
+            print(f"{head}  {summarize(numbers)}  ETA {self._remaining(step)}", flush=True)
+
+    def message(self, text: str) -> None:
+        """Prints a line of text, above the progress bar if there is one."""
+        if self._active:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Ends the progress bar and closes the files."""
+        if not self._active:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _remaining(self, step: int) -> str:
+        taken = step - self._start_step
+        if taken < 1:
+            return "-"
+        elapsed = time.monotonic() - self._start_time
+        seconds = round(elapsed / taken * (self._total_steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def keep_until(path: Path, last_step: int) -> None:
+    """Drops the lines of a metrics file that come after `last_step`, and a half-written one.
+
+    The file is replaced as a whole, so that a kill at any moment leaves the old one or the new one.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step]
+    if kept == lines:
+        return
+    shorter = path.with_suffix(".tmp")
+    shorter.write_text("".join(kept), encoding="utf-8")
+    shorter.replace(path)
+
+
+def summarize(numbers: Mapping[str, float]) -> str:
+    """The part of the metrics that a person wants on one line."""
+    parts = []
+    if "loss" in numbers:
+        parts.append(f"loss {numbers['loss']:.4f}")
+    if "grad_norm" in numbers:
+        parts.append(f"grad_norm {numbers['grad_norm']:.3g}")
+    if "tokens_per_second" in numbers:
+        parts.append(f"{numbers['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in numbers:
+        parts.append(f"MFU {numbers['mfu']:.1%}")
+    return "  ".join(parts)

@@ -1,0 +1,153 @@
+"""Recipes: how each trainable partition is optimized.
+
+A recipe is AdamW with a learning-rate schedule. The optimizer sees the trainable tree only, so that
+moments exist for trainable leaves only, and the gradient's norm is clipped over just those.
+
+Weight decay spares vectors: biases, norm scales and every other leaf of rank one. The original's
+script leaves the choice to Hugging Face's Trainer, which decays all but biases and LayerNorm
+parameters (pipeline/train.py; transformers.Trainer.get_decay_parameter_names). Layers are stacked
+on axis 0 below a path component "layers", so rank counts one less there; a bias may be stored by
+head, float32[H, K], so names count as well as ranks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from owl_jax.errors import UserError
+
+SCHEDULES = ("cosine", "linear", "constant")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one partition is trained.
+
+    Attributes:
+      learning_rate: the peak, reached after the warm-up.
+      schedule: from the peak to `final_learning_rate` by "cosine" or "linear", or "constant".
+      warmup_steps: steps of linear growth from zero.
+      final_learning_rate: the rate at the last step (the original's --min-lr).
+      weight_decay: decoupled, multiplied by the learning rate (AdamW, arXiv 1711.05101).
+      b1, b2, eps: Adam's (arXiv 1412.6980); PyTorch's defaults.
+      dtype: of the master weights, and so of the moments.
+
+    Raises:
+      UserError: a value that cannot be meant.
+    """
+
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype {self.dtype!r} of a recipe is none of {', '.join(DTYPES)}")
+        for name in ("learning_rate", "warmup_steps", "final_learning_rate", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} of a recipe must not be negative")
+        if self.schedule != "constant" and self.final_learning_rate > self.learning_rate:
+            raise UserError(
+                f"final_learning_rate={self.final_learning_rate} lies above "
+                f"learning_rate={self.learning_rate}; lower it"
+            )
+
+
+def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of steps already taken.
+
+    Zero at step 0 if there is a warm-up, the peak at step `warmup_steps`, and
+    `final_learning_rate` from step `total_steps` on.
+
+    Raises:
+      UserError: the warm-up does not end before the training does.
+    """
+    decay_steps = total_steps - recipe.warmup_steps
+    if decay_steps < 1:
+        raise UserError(
+            f"warmup_steps={recipe.warmup_steps} is not below the {total_steps} steps of the "
+            "training; lower it or train longer"
+        )
+    peak = recipe.learning_rate
+    final = recipe.final_learning_rate
+    if recipe.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak if peak else 0.0)
+    elif recipe.schedule == "linear":
+        after = optax.linear_schedule(peak, final, decay_steps)
+    else:
+        after = optax.constant_schedule(peak)
+    if not recipe.warmup_steps:
+        return after
+    warmup = optax.linear_schedule(0.0, peak, recipe.warmup_steps)
+    return optax.join_schedules([warmup, after], [recipe.warmup_steps])
+
+
+def make_optimizer(
+    recipes: Mapping[str, Recipe],
+    labels: Mapping[str, Any],
+    total_steps: int,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    """The optimizer of the trainable tree.
+
+    Args:
+      recipes: by name.
+      labels: the tree of recipe names of the trainable leaves only.
+      total_steps: optimizer steps of the whole training.
+      clip_norm: the global norm over all trainable partitions that a gradient is scaled down to,
+        or None.
+
+    Raises:
+      UserError: nothing is trainable, or a schedule does not fit into `total_steps`.
+    """
+    if not jax.tree.leaves(labels):
+        raise UserError("every parameter is frozen; give at least one pattern a recipe")
+    adamw = {
+        name: optax.adamw(
+            schedule(recipe, total_steps),
+            b1=recipe.b1,
+            b2=recipe.b2,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            mask=decayed,
+        )
+        for name, recipe in recipes.items()
+    }
+    optimizer = optax.multi_transform(adamw, labels)
+    if clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def decayed(params: Any) -> Any:
+    """Which leaves weight decay applies to: the same tree of bools (rule and source above)."""
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> bool:
+        names = [key.key for key in path]
+        rank = len(leaf.shape) - ("layers" in names)
+        return rank > 1 and names[-1] not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+
+def learning_rates(
+    recipes: Mapping[str, Recipe], total_steps: int, step: int | jax.Array
+) -> dict[str, jax.Array]:
+    """{"learning_rate/<recipe>": float32[]} of the update taken after `step` steps."""
+    return {
+        f"learning_rate/{name}": jnp.asarray(schedule(recipe, total_steps)(step), jnp.float32)
+        for name, recipe in recipes.items()
+    }

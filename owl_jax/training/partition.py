@@ -1,0 +1,183 @@
+"""Freezing is data: an ordered list of (pattern, recipe name) says what is trained, and how.
+
+A pattern is a regular expression that has to match the whole "/"-joined path of a parameter
+("llm/layers/attention/q_proj/kernel"). The first rule that matches decides. The recipe name
+"frozen" is reserved: such a parameter has no gradient, no optimizer state and no master copy.
+
+A parameter tree is a nested dict; what is not a dict in it is a leaf (an array, a tracer,
+a ShapeDtypeStruct). Nothing here looks inside a leaf but `table`, which reads shapes.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from owl_jax.errors import UserError
+from owl_jax.training.optimizer import Recipe
+
+FROZEN = "frozen"
+
+Rules = Sequence[tuple[str, str]]
+Tree = dict[str, Any]
+
+
+def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) -> Tree:
+    """Gives every parameter its recipe.
+
+    Args:
+      params: a parameter tree; shapes are enough.
+      rules: (pattern, recipe name) in order of precedence.
+      recipes: the names a rule may use beside "frozen".
+
+    Returns:
+      The same tree with the recipe's name (or "frozen") at each leaf.
+
+    Raises:
+      UserError: listing every parameter that no rule matches, every rule that names an unknown
+        recipe, is not a regular expression or matches nothing, and every training rule whose
+        parameters were all taken by the rules before it.
+    """
+    compiled = _compile(rules, recipes)
+    matching = [False] * len(compiled)
+    deciding = [False] * len(compiled)
+    unmatched = []
+    labels: Tree = {}
+    for path, _ in _leaves(params):
+        joined = "/".join(path)
+        matches = [i for i, (pattern, _) in enumerate(compiled) if pattern.fullmatch(joined)]
+        if not matches:
+            unmatched.append(joined)
+            continue
+        for i in matches:
+            matching[i] = True
+        deciding[matches[0]] = True
+        _insert(labels, path, compiled[matches[0]][1])
+
+    faults = []
+    if unmatched:
+        faults.append(f"no rule matches the parameters {', '.join(sorted(unmatched))}")
+    for (pattern, recipe), matched, decided in zip(compiled, matching, deciding, strict=True):
+        if not matched:
+            faults.append(f"the rule ({pattern.pattern!r}, {recipe!r}) matches no parameter")
+        elif not decided and recipe != FROZEN:
+            # A closing catch-all that freezes may find nothing left; training that silently does
+            # not happen is always a mistake.
+            faults.append(
+                f"the rule ({pattern.pattern!r}, {recipe!r}) trains nothing: rules before it take "
+                "every parameter that it matches"
+            )
+    if faults:
+        raise UserError(
+            f"partition rules: {'; '.join(faults)}. A pattern must match a whole path such as "
+            f"{_example_path(params)!r}, and the first rule that matches decides"
+        )
+    return labels
+
+
+def split(params: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[Tree, Tree]:
+    """Splits a tree by its labels into (trainable, frozen), both without empty branches.
+
+    A pure function of the tree's structure; leaves are passed on as they are.
+    """
+    trainable: Tree = {}
+    frozen: Tree = {}
+    for path, leaf in _leaves(params):
+        label = labels
+        for key in path:
+            label = label[key]
+        _insert(frozen if label == FROZEN else trainable, path, leaf)
+    return trainable, frozen
+
+
+def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Tree:
+    """Joins what `split` separated.
+
+    Raises:
+      ValueError: a path is in both trees.
+    """
+    merged: Tree = {}
+    for tree in (trainable, frozen):
+        for path, leaf in _leaves(tree):
+            _insert(merged, path, leaf)
+    return merged
+
+
+def table(
+    params: Mapping[str, Any], labels: Mapping[str, Any], recipes: Mapping[str, Recipe]
+) -> str:
+    """The table printed when training starts: one row per top-level branch and recipe.
+
+    Args:
+      params: a parameter tree; shapes are enough.
+      labels: what `assign` returned for it.
+      recipes: the recipes by name; the table shows their peak learning rates.
+
+    Returns:
+      Lines without a final newline; the last one is the total.
+    """
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    names = dict(_leaves(labels))
+    for path, leaf in _leaves(params):
+        counts[path[0], names[path]] += math.prod(leaf.shape)
+
+    rows = [("partition", "recipe", "parameters", "trainable", "learning rate")]
+    for (branch, name), count in sorted(counts.items()):
+        trained = "-" if name == FROZEN else f"{count:,}"
+        rate = "-" if name == FROZEN else f"{recipes[name].learning_rate:g}"
+        rows.append((branch, name, f"{count:,}", trained, rate))
+    total = sum(counts.values())
+    trained_total = sum(count for (_, name), count in counts.items() if name != FROZEN)
+    rows.append(("total", "", f"{total:,}", f"{trained_total:,}", ""))
+
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _compile(rules: Rules, recipes: Collection[str]) -> list[tuple[re.Pattern[str], str]]:
+    if FROZEN in recipes:
+        raise UserError(f"the recipe name {FROZEN!r} is reserved; give the recipe another name")
+    compiled = []
+    faults = []
+    for pattern, recipe in rules:
+        if recipe != FROZEN and recipe not in recipes:
+            faults.append(f"({pattern!r}, {recipe!r}) names an unknown recipe")
+        try:
+            compiled.append((re.compile(pattern), recipe))
+        except re.error as error:
+            faults.append(f"({pattern!r}, {recipe!r}) is not a regular expression: {error}")
+    if faults:
+        known = ", ".join(sorted({FROZEN, *recipes}))
+        raise UserError(f"partition rules: {'; '.join(faults)}. The recipes are: {known}")
+    return compiled
+
+
+def _leaves(
+    tree: Mapping[str, Any], prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def _insert(tree: Tree, path: tuple[str, ...], leaf: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    if path[-1] in tree:
+        raise ValueError(f"{'/'.join(path)} is in both trees")
+    tree[path[-1]] = leaf
+
+
+def _example_path(params: Mapping[str, Any]) -> str:
+    return next(("/".join(path) for path, _ in _leaves(params)), "")

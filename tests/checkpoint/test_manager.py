@@ -1,0 +1,321 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import grain
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from owl_jax.checkpoint.manager import Checkpoints, fingerprint
+from owl_jax.errors import UserError
+from owl_jax.parallel.mesh import make_mesh
+
+
+def make_state(step=0, width=8):
+    params = {"lora": {"layers": {"a": jnp.arange(16.0 * width).reshape(2, 8, width) + step}}}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    return {
+        "params": params,
+        "optimizer": optimizer.init(params),
+        "step": jnp.int32(step),
+        "key": jax.random.key(step),
+    }
+
+
+def abstract(state):
+    return jax.eval_shape(lambda: state)
+
+
+def make_data():
+    return iter(grain.MapDataset.range(100).seed(3).shuffle().to_iter_dataset().batch(4))
+
+
+def assert_trees_equal(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    manager = Checkpoints(tmp_path / "checkpoints", keep=2, every=2)
+    yield manager
+    manager.close()
+
+
+def test_saves_at_multiples_and_keeps_the_newest(checkpoints, tmp_path):
+    assert checkpoints.latest() is None
+    saved = [checkpoints.save(step, make_state(step), None, {}) for step in range(1, 8)]
+    assert saved == [False, True, False, True, False, True, False]
+    assert checkpoints.save(7, make_state(7), None, {}, force=True)
+    assert not checkpoints.save(7, make_state(7), None, {}, force=True)
+    checkpoints.wait()
+    assert checkpoints.latest() == 7
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+
+
+def test_another_process_restores_state_meta_and_data_position(checkpoints, tmp_path):
+    data = make_data()
+    for _ in range(3):
+        next(data)
+    checkpoints.save(2, make_state(2), data, {"fingerprint": "f", "stage": "demo"})
+    checkpoints.wait()
+    following = [next(data) for _ in range(3)]
+
+    again = Checkpoints(tmp_path / "checkpoints", keep=2, every=2)
+    restored_data = make_data()
+    state, meta = again.restore(
+        again.latest(), abstract(make_state()), restored_data, {"fingerprint": "f"}
+    )
+    again.close()
+    assert_trees_equal(state, make_state(2))
+    assert meta == {"fingerprint": "f", "stage": "demo"}
+    np.testing.assert_array_equal([next(restored_data) for _ in range(3)], following)
+
+
+def test_a_relative_directory_is_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manager = Checkpoints("runs/checkpoints")
+    manager.save(1, make_state(1), None, {})
+    manager.close()
+    assert (tmp_path / "runs/checkpoints/1").is_dir()
+
+
+def test_restores_onto_another_mesh(checkpoints):
+    def placed(state, sizes):
+        mesh = make_mesh(*sizes)
+        spec = NamedSharding(mesh, P(None, "fsdp", "tensor"))
+        whole = NamedSharding(mesh, P())
+        return jax.tree.map(lambda x: spec if x.ndim == 3 else whole, state)
+
+    state = make_state(2)
+    checkpoints.save(2, jax.device_put(state, placed(state, (2, 4, 1))), None, {})
+    checkpoints.wait()
+    shardings = placed(state, (1, 2, 4))
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract(state), shardings
+    )
+    restored, _ = checkpoints.restore(2, target, None)
+    assert_trees_equal(restored, state)
+    a = restored["params"]["lora"]["layers"]["a"]
+    assert a.sharding.is_equivalent_to(shardings["params"]["lora"]["layers"]["a"], a.ndim)
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoints):
+    checkpoints.save(2, make_state(2), None, {"fingerprint": "sha256:aa", "workers": 2})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"another model.*'sha256:aa'.*'sha256:bb' is expected"):
+        checkpoints.restore(2, abstract(make_state()), None, {"fingerprint": "sha256:bb"})
+    with pytest.raises(UserError, match=r"its host is None, but 1 is expected"):
+        checkpoints.restore(2, abstract(make_state()), None, {"workers": 2, "host": 1})
+
+
+def test_a_tree_that_differs_is_refused(checkpoints):
+    checkpoints.save(2, make_state(2), None, {})
+    checkpoints.wait()
+    with pytest.raises(UserError) as error:
+        checkpoints.restore(2, abstract(make_state(width=4)), None)
+    assert "3 arrays differ" in str(error.value)
+    assert "params/lora/layers/a is float32[2, 8, 8] in the checkpoint and float32[2, 8, 4]" in str(
+        error.value
+    )
+
+    other = make_state()
+    other["params"]["abstractor"] = jnp.zeros((3,), jnp.bfloat16)
+    with pytest.raises(
+        UserError, match=r"params/abstractor is nothing in the .* and bfloat16\[3\] here"
+    ):
+        checkpoints.restore(2, abstract(other), None)
+
+    lower = make_state()
+    lower["params"] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), lower["params"])
+    with pytest.raises(UserError, match=r"1 arrays differ: .*float32.*bfloat16"):
+        checkpoints.restore(2, abstract(lower), None)
+
+
+def test_what_is_not_there_is_named(checkpoints):
+    checkpoints.save(2, make_state(2), None, {})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"/5 does not exist.*there are: 2"):
+        checkpoints.restore(5, abstract(make_state()), None)
+    with pytest.raises(UserError, match="no position in the data"):
+        checkpoints.restore(2, abstract(make_state()), make_data())
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write checkpoints to .*file/checkpoints"):
+        Checkpoints(tmp_path / "file" / "checkpoints")
+
+
+FULL_DISK = """
+import resource, sys
+import jax, jax.numpy as jnp
+from owl_jax.checkpoint.manager import Checkpoints
+from owl_jax.errors import UserError
+
+def state(step):
+    return {"w": jax.random.normal(jax.random.key(step), (300, 1000))}
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+checkpoints = Checkpoints(sys.argv[1], keep=1, every=1)
+checkpoints.save(1, state(1), None, {"good": True})
+checkpoints.wait()
+limit(100_000)
+checkpoints.save(2, state(2), None, {})
+try:
+    checkpoints.wait()
+except UserError as error:
+    print(error)
+print(checkpoints.latest())
+limit(resource.RLIM_INFINITY)
+restored, meta = checkpoints.restore(1, jax.eval_shape(lambda: state(1)), None)
+print(bool((restored["w"] == state(1)["w"]).all()), meta)
+checkpoints.save(3, state(3), None, {})
+checkpoints.close()
+print(checkpoints.latest())
+"""
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    # A limit on the size of a file makes the kernel refuse the write, as a full disk does.
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")],
+        capture_output=True,
+        text=True,
+    )
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    assert lines[0].startswith(
+        f"cannot save a checkpoint to {tmp_path}/checkpoints: File too large"
+    )
+    assert lines[0].endswith("last complete checkpoint (it is of step 1)")
+    assert lines[1:] == ["1", "True {'good': True}", "3"]
+    assert "Traceback" not in result.stderr
+
+
+def test_the_next_step_reports_a_save_that_failed(tmp_path):
+    script = FULL_DISK.replace("    checkpoints.wait()\nexcept", "    again()\nexcept").replace(
+        "limit(100_000)",
+        """limit(100_000)
+def again():
+    import time
+    for _ in range(100):
+        time.sleep(0.05)
+        checkpoints.save(2, state(2), None, {})
+""",
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "checkpoints")],
+        capture_output=True,
+        text=True,
+    )
+    assert "File too large" in result.stdout.splitlines()[0], result.stderr
+
+
+HALF_WRITTEN = """
+import sys
+import jax
+from owl_jax.checkpoint.manager import Checkpoints
+
+checkpoints = Checkpoints(sys.argv[1], keep=2, every=1)
+checkpoints.save(1, {"w": jax.random.normal(jax.random.key(1), (100,))}, None, {})
+checkpoints.wait()
+checkpoints.save(2, {"w": jax.random.normal(jax.random.key(2), (20_000_000,))}, None, {})
+checkpoints.wait()
+"""
+
+
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
+    directory = tmp_path / "checkpoints"
+    process = subprocess.Popen([sys.executable, "-c", HALF_WRITTEN, str(directory)])
+    while not list(directory.glob("2.*tmp*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert sorted(os.listdir(directory))[0] == "1"
+    assert not (directory / "2").exists()
+
+    manager = Checkpoints(directory, keep=2, every=1)
+    assert manager.latest() == 1
+    manager.save(2, make_state(2), None, {})
+    manager.close()
+    assert sorted(os.listdir(directory)) == ["1", "2"]
+
+
+def reference_fingerprint(leaves):
+    """The definition in NumPy: {path: array} to the fingerprint."""
+    lines = []
+    for path, array in sorted(leaves.items()):
+        unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
+        bits = array.reshape(-1).view(unsigned).astype(np.uint32)
+        if array.dtype.kind == "i":
+            bits = array.reshape(-1).astype(np.uint32)
+        weights = 2 * np.arange(bits.size, dtype=np.uint32) + 1
+        total = np.sum(bits * weights, dtype=np.uint32)
+        lines.append(f"{path} {array.shape} {array.dtype.name} {total}")
+    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_the_fingerprint_is_what_it_says():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 8, 16)).astype(np.float32)
+    b = rng.normal(size=(16,)).astype(ml_dtypes.bfloat16)
+    q = rng.integers(-128, 128, (4, 8)).astype(np.int8)
+    tree = {"llm": {"layers": {"w": w, "q": q}}, "vision": {"b": b, "s": np.float32(-0.0)}}
+    expected = reference_fingerprint(
+        {"llm/layers/w": w, "llm/layers/q": q, "vision/b": b, "vision/s": np.float32([-0.0])[0]}
+    )
+    assert fingerprint(tree) == expected
+    assert fingerprint(jax.tree.map(jnp.asarray, tree)) == expected
+
+
+def test_the_fingerprint_does_not_depend_on_the_sharding():
+    params = {"w": jax.random.normal(jax.random.key(0), (8, 16)), "b": jnp.ones((16,))}
+    expected = fingerprint(params)
+    for sizes, spec in [((8, 1, 1), P("data")), ((1, 2, 4), P("fsdp", "tensor"))]:
+        sharding = NamedSharding(make_mesh(*sizes), spec)
+        whole = NamedSharding(make_mesh(*sizes), P())
+        placed = jax.device_put(params, {"w": sharding, "b": whole})
+        assert fingerprint(placed) == expected
+
+
+def test_the_fingerprint_sees_every_change():
+    w = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    one_bit = w.copy()
+    one_bit.view(np.uint32)[3, 5] ^= 1
+    swapped = w.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    trees = [
+        {"a": w},
+        {"b": w},
+        {"a": w.T},
+        {"a": w.reshape(4, 16)},
+        {"a": w.view(np.int32)},
+        {"a": one_bit},
+        {"a": swapped},
+        {"a": w, "b": w},
+    ]
+    assert len({fingerprint(tree) for tree in trees}) == len(trees)
+
+
+def test_the_fingerprint_can_stand_in_json():
+    text = fingerprint({"a": np.ones(3, np.float32)})
+    assert json.loads(json.dumps(text)) == text
+    assert len(text) == len("sha256:") + 64

@@ -1,0 +1,442 @@
+"""The embedded data set: every answer is checked against what the pictures and words show.
+
+The solver below knows nothing of the generator: it reads objects back from the pixels, or from the
+caption in the words, and answers the questions by itself.
+"""
+
+import hashlib
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from owl_jax.data.scenes import COLORS, PLACES, SHAPES, Thing, held_out, render, sample_scene
+from owl_jax.data.synthetic import (
+    KINDS,
+    QUESTION_KINDS,
+    SyntheticSource,
+    iter_texts,
+    normalize_answer,
+    questions,
+)
+from owl_jax.errors import UserError
+from owl_jax.processing.conversation import SYSTEM
+
+EVERY_KIND = dict.fromkeys(KINDS, 1.0)
+IMAGE_KINDS = ("vqa", "two_images", "video")
+
+
+def scene_in_pixels(image):
+    """The objects in a picture, read from its pixels."""
+    pixels = np.asarray(image, np.float64)
+    cell = pixels.shape[0] // 3
+    scene = []
+    for place in range(9):
+        row, column = divmod(place, 3)
+        patch = pixels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+        distance = {
+            color: np.linalg.norm(patch - np.array(rgb), axis=-1) for color, rgb in COLORS.items()
+        }
+        color = min(distance, key=lambda name: distance[name][cell // 2, cell // 2])
+        if distance[color][cell // 2, cell // 2] > 30:
+            continue
+        mask = distance[color] < 60
+        rows, columns = np.nonzero(mask)
+        box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        low = box[int(0.9 * len(box))].mean()
+        if box.mean() > 0.9:
+            shape = "square"
+        elif low > 0.75:
+            shape = "triangle"
+        else:
+            shape = "circle" if box.mean() > 0.7 else "cross"
+        scene.append(Thing(place, color, shape))
+    return tuple(scene)
+
+
+def scene_in_words(words):
+    """The objects in a caption."""
+    parts = [
+        re.fullmatch(r"(\w+) (\w+) at ([\w ]+)", part) for part in words.rstrip(".").split(", ")
+    ]
+    return tuple(Thing(PLACES.index(part[3]), part[1], part[2]) for part in parts)
+
+
+def ends_in_words(words):
+    """First and last scene of a video's caption."""
+    part = re.match(r"(\w+) (\w+) moves (\w+) from ([\w ]+) to ([\w ]+?)(?:, (.*))?\.$", words)
+    rest = scene_in_words(part[6]) if part[6] else ()
+    ends = tuple((Thing(PLACES.index(part[k]), part[1], part[2]), *rest) for k in (4, 5))
+    assert part[3] == solve_video("Which way does it move?", ends)
+    return ends
+
+
+def parts_of(text):
+    """The lines before the first question, and the (question, answer) pairs."""
+    system, *lines = text.split("\n")
+    assert system == SYSTEM
+    first = next(k for k, line in enumerate(lines) if line.startswith("AI: ")) - 1
+    context = [line.removeprefix("Human: ") for line in lines[:first]]
+    asked = [line.removeprefix("Human: ") for line in lines[first::2]]
+    answers = [line.removeprefix("AI: ") for line in lines[first + 1 :: 2]]
+    return context, list(zip(asked, answers, strict=True))
+
+
+def only(values):
+    """The one value; a question that fits several objects is ambiguous."""
+    (value,) = values
+    return value
+
+
+def members(scene, words):
+    """The objects that "red objects", "crosses", "red circle" or "circle" means."""
+    singular = [re.sub(r"(?<=cross)es$|(?<!cros)s$", "", word) for word in words.split()]
+    named = [word for word in singular if word != "object"]
+    return [thing for thing in scene if all(word in thing[1:] for word in named)]
+
+
+def solve_scene(question, scene):
+    if found := re.fullmatch(r"What color is the object at (.*)\?", question):
+        return only(thing.color for thing in scene if PLACES[thing.place] == found[1])
+    if found := re.fullmatch(r"What color is the (.*)\?", question):
+        return only(thing.color for thing in members(scene, found[1]))
+    if found := re.fullmatch(r"What shape is at (.*)\?", question):
+        return only(thing.shape for thing in scene if PLACES[thing.place] == found[1])
+    if found := re.fullmatch(r"What shape is the (.*)\?", question):
+        return only(thing.shape for thing in members(scene, found[1]))
+    if found := re.fullmatch(r"How many (.*) are there\?", question):
+        return str(len(members(scene, found[1])))
+    if found := re.fullmatch(r"Where is the (.*)\?", question):
+        return PLACES[only(members(scene, found[1])).place]
+    if found := re.fullmatch(r"Are there more (.*) than (.*)\?", question):
+        return "yes" if len(members(scene, found[1])) > len(members(scene, found[2])) else "no"
+    found = re.fullmatch(
+        r"Is the (.*?) (above|below|to the left of|to the right of) the (.*)\?", question
+    )
+    one, other = (only(members(scene, found[k])).place for k in (1, 3))
+    truth = {
+        "above": one // 3 < other // 3,
+        "below": one // 3 > other // 3,
+        "to the left of": one % 3 < other % 3,
+        "to the right of": one % 3 > other % 3,
+    }
+    return "yes" if truth[found[2]] else "no"
+
+
+def solve_two(question, scenes):
+    sizes = [len(scene) for scene in scenes]
+    if question == "Which image has more objects?":
+        return "same" if sizes[0] == sizes[1] else "first" if sizes[0] > sizes[1] else "second"
+    if found := re.fullmatch(r"Do both images have a (.*)\?", question):
+        return "yes" if all(members(scene, found[1]) for scene in scenes) else "no"
+    found = re.fullmatch(r"(.*) in the (first|second) image\?", question)
+    scene = scenes[found[2] == "second"]
+    rest = "How many objects are there" if found[1] == "How many objects are" else found[1]
+    return solve_scene(f"{rest}?", scene)
+
+
+def solve_video(question, ends):
+    mover, moved = only(set(ends[0]) - set(ends[1])), only(set(ends[1]) - set(ends[0]))
+    assert mover[1:] == moved[1:]
+    if question.startswith("Which way"):
+        if mover.place // 3 == moved.place // 3:
+            return "right" if moved.place > mover.place else "left"
+        assert mover.place % 3 == moved.place % 3
+        return "down" if moved.place > mover.place else "up"
+    return {
+        "What color is the moving object?": mover.color,
+        "What shape is the moving object?": mover.shape,
+        "Where does the moving object start?": PLACES[mover.place],
+        "Where does the moving object stop?": PLACES[moved.place],
+    }[question]
+
+
+SOLVERS = {"scene": solve_scene, "two_images": solve_two, "video": solve_video}
+
+
+def facts_of(kind, context, images, videos):
+    """What a solver needs, from the pixels, or from the words where the kind is text alone."""
+    if kind == "vqa":
+        return scene_in_pixels(only(images))
+    if kind == "two_images":
+        return tuple(map(scene_in_pixels, images))
+    if kind == "video":
+        return scene_in_pixels(only(videos)[0]), scene_in_pixels(only(videos)[-1])
+    assert not images and not videos
+    told = [line.split(" shows ")[1] for line in context]
+    if kind == "text_video":
+        return ends_in_words(only(told))
+    scenes = tuple(map(scene_in_words, told))
+    return scenes if kind == "text_two_images" else only(scenes)
+
+
+def scenes_of(kind, facts):
+    return (facts,) if kind in ("vqa", "text_scene") else facts
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("kind", [*IMAGE_KINDS, "text_scene", "text_two_images", "text_video"])
+def test_every_answer_and_every_split_is_right(kind, split):
+    solver = SOLVERS[kind.removeprefix("text_").replace("vqa", "scene")]
+    source = SyntheticSource({kind: 1.0}, split=split, size=120, seed=3, turns=5)
+    asked = Counter()
+    for record in source:
+        context, turns = parts_of(record["text"])
+        facts = facts_of(kind, context, record["images"], record["videos"])
+        for question, answer in turns:
+            assert solver(question, facts) == answer, (question, facts)
+        assert all(held_out(scene) == (split == "heldout") for scene in scenes_of(kind, facts))
+        assert context.count("<image>") == len(record["images"])
+        assert context.count("<|video|>") == len(record["videos"])
+        assert len({question for question, _ in turns}) == len(turns) <= 5
+        asked[len(turns)] += 1
+    assert asked[5] > (0 if kind.endswith("video") else 100)
+
+
+@pytest.mark.parametrize("kind", ["caption", "video_caption", "text_caption"])
+def test_captions_tell_the_whole_scene(kind):
+    for record in SyntheticSource({kind: 1.0}, size=60, seed=1):
+        (_, answer) = only(parts_of(record["text"])[1])
+        if kind == "caption":
+            assert scene_in_words(answer) == scene_in_pixels(only(record["images"]))
+        elif kind == "video_caption":
+            frames = only(record["videos"])
+            seen = [set(scene_in_pixels(frame)) for frame in (frames[0], frames[-1])]
+            assert [set(scene) for scene in ends_in_words(answer)] == seen
+            assert len(frames) == 4
+        else:
+            assert not held_out(scene_in_words(answer))
+
+
+def test_the_splits_share_no_scene():
+    found = {}
+    for split in ("train", "heldout"):
+        source = SyntheticSource({"text_two_images": 1.0}, split=split, size=2500, turns=1)
+        contexts = [parts_of(text)[0] for text in iter_texts(source)]
+        found[split] = {
+            scene_in_words(line.split(" shows ")[1]) for lines in contexts for line in lines
+        }
+    assert not found["train"] & found["heldout"]
+    assert not any(map(held_out, found["train"])) and all(map(held_out, found["heldout"]))
+    assert all({len(scene) for scene in scenes} == {1, 2, 3, 4} for scenes in found.values())
+
+
+def test_held_out_is_a_tenth_and_does_not_see_the_order():
+    rng = random.Random(0)
+    scenes = [
+        tuple(
+            Thing(place, rng.choice(list(COLORS)), rng.choice(SHAPES))
+            for place in rng.sample(range(9), 3)
+        )
+        for _ in range(4000)
+    ]
+    assert 0.08 < np.mean([held_out(scene) for scene in scenes]) < 0.12
+    assert all(held_out(scene) == held_out(scene[::-1]) for scene in scenes)
+
+
+def fingerprint(source):
+    digest = hashlib.sha256()
+    for index in (0, 7, 41, 99):
+        record = source[index]
+        digest.update(record["text"].encode() + record["where"].encode())
+        for image in [*record["images"], *(frame for video in record["videos"] for frame in video)]:
+            digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def test_a_record_depends_on_seed_split_and_index_only():
+    source = SyntheticSource(EVERY_KIND, size=100, seed=5)
+    expected = fingerprint(source)
+    turned = dict(reversed(EVERY_KIND.items()))
+    assert fingerprint(SyntheticSource(turned, size=1000, seed=5)) == expected
+    assert fingerprint(pickle.loads(pickle.dumps(source))) == expected
+    assert fingerprint(SyntheticSource(EVERY_KIND, size=100, seed=6)) != expected
+    assert fingerprint(SyntheticSource(EVERY_KIND, "heldout", size=100, seed=5)) != expected
+    script = (
+        "from test_synthetic import EVERY_KIND, SyntheticSource, fingerprint;"
+        "print(fingerprint(SyntheticSource(EVERY_KIND, size=100, seed=5)))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip() == expected
+
+
+def test_iter_texts_are_the_texts_of_the_records():
+    source = SyntheticSource(EVERY_KIND, size=60)
+    assert list(iter_texts(source)) == [record["text"] for record in source]
+    assert {record["task_type"] for record in source} == set(KINDS)
+
+
+def test_kinds_follow_their_weights():
+    source = SyntheticSource({"text_math": 3.0, "text_facts": 1.0, "vqa": 0.0}, size=4000)
+    math = sum("What is 1" in text or " + " in text or " - " in text for text in iter_texts(source))
+    assert 0.72 < math / 4000 < 0.78
+
+
+def without_slots(question):
+    """The question with every colour, shape and number of a picture left out."""
+    slots = "|".join(
+        [*COLORS, "circles?", "squares?", "triangles?", "cross(?:es)?", "first|second"]
+    )
+    return re.sub(rf"\b({slots})\b", "_", question)
+
+
+def questions_and_answers(kind, split, size):
+    texts = iter_texts(SyntheticSource({kind: 1.0}, split=split, size=size, turns=1))
+    return [only(parts_of(text)[1]) for text in texts]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("vqa", 4000), ("two_images", 4000), ("video", 800)])
+def test_blind_guessing_does_not_pay(kind, count):
+    """Who knows the best answer to each question, but sees no picture, is mostly wrong."""
+    seen = defaultdict(Counter)
+    for question, answer in questions_and_answers(kind, "train", 6000):
+        seen[question][answer] += 1
+        seen[without_slots(question)][answer] += 1
+    right, total = Counter(), Counter()
+    for question, answer in questions_and_answers(kind, "heldout", count):
+        known = question if seen[question].total() >= 20 else without_slots(question)
+        guess = max(seen[known], key=seen[known].get, default="")
+        family = " ".join(question.split()[:2])
+        right[family] += guess == answer
+        total[family] += 1
+    assert right.total() / total.total() < 0.35
+    rates = {family: right[family] / total[family] for family in total}
+    assert max(rates.values()) < 0.55, rates
+
+
+def test_yes_and_no_are_equally_frequent():
+    for kind in ("vqa", "two_images"):
+        texts = iter_texts(SyntheticSource({kind: 1.0}, size=4000, turns=2))
+        answers = Counter(answer for text in texts for _, answer in parts_of(text)[1])
+        assert abs(answers["yes"] / (answers["yes"] + answers["no"]) - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_questions_are_single_and_right(split):
+    found = questions(split, seed=1, count=240, kinds=QUESTION_KINDS)
+    assert [question.kind for question in found[: len(QUESTION_KINDS)]] == list(QUESTION_KINDS)
+    for question in found:
+        context, turns = parts_of(question.prompt_text + question.answer)
+        assert turns == [(question.question, question.answer)]
+        assert question.prompt_text.endswith(f"\nHuman: {question.question}\nAI: ")
+        assert 1 <= len(question.answer.split()) <= 3
+        if question.ability in ("math", "facts"):
+            continue
+        facts = facts_of(question.kind, context, question.images, question.videos)
+        solver = SOLVERS.get(question.ability, solve_scene)
+        assert solver(question.question, facts) == question.answer
+        assert all(
+            held_out(scene) == (split == "heldout") for scene in scenes_of(question.kind, facts)
+        )
+    abilities = {question.ability for question in found}
+    assert abilities == {
+        "colour", "shape", "count", "position", "comparison",
+        "two_images", "video", "math", "facts",
+    }  # fmt: skip
+    again = questions(split, seed=1, count=240, kinds=QUESTION_KINDS)
+    assert [q.prompt_text for q in again] == [q.prompt_text for q in found]
+    assert questions(split, 2, 240, QUESTION_KINDS)[0].prompt_text != found[0].prompt_text
+
+
+def closed_list(kind, split):
+    """Every question of a closed list, by asking until they repeat."""
+    answers = {}
+    for question in questions(split, seed=0, count=1000, kinds=[kind]):
+        if question.question in answers:
+            return answers
+        answers[question.question] = question.answer
+    raise AssertionError("the list is longer than expected")
+
+
+def test_sums_are_right_and_a_tenth_is_held_out():
+    train, heldout = closed_list("text_math", "train"), closed_list("text_math", "heldout")
+    assert not train.keys() & heldout.keys()
+    assert 0.06 < len(heldout) / (len(train) + len(heldout)) < 0.14
+    for question, answer in (train | heldout).items():
+        a, sign, b = re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question).groups()
+        assert int(a) + int(b) * (1 if sign == "+" else -1) == int(answer) >= 0
+        assert sign == "-" or int(a) > 9 or (f"What is {b} + {a}?" in train) == (question in train)
+
+
+def test_held_out_facts_are_trained_in_another_phrasing():
+    train, heldout = closed_list("text_facts", "train"), closed_list("text_facts", "heldout")
+    assert not train.keys() & heldout.keys()
+    assert len(train) + len(heldout) == 2 * 61
+    assert 10 <= len(heldout) <= 20
+    assert set(heldout.values()) <= set(train.values())
+    for question, answer in heldout.items():
+        subject = re.findall(r"\w+", question)[-1]
+        known = [words for words, same in train.items() if same == answer]
+        assert any(subject in re.findall(r"\w+", words) for words in known)
+
+
+@pytest.mark.parametrize("size", [48, 96, 200])
+def test_pictures_have_the_colours_at_the_places(size):
+    rng = random.Random(size)
+    for _ in range(40):
+        scene = sample_scene(rng, "train")
+        image = render(scene, size, rng)
+        assert image.size == (size, size) and image.mode == "RGB"
+        taken = {thing.place: thing.color for thing in scene}
+        for place in range(9):
+            row, column = divmod(place, 3)
+            pixel = np.array(
+                image.getpixel((int((column + 0.5) * size / 3), int((row + 0.5) * size / 3)))
+            )
+            if place in taken:
+                assert np.abs(pixel - COLORS[taken[place]]).max() < 12
+            else:
+                assert pixel.max() < 90
+
+
+def test_normalize_answer():
+    assert normalize_answer(" The Top  left. ") == "top left"
+    assert normalize_answer("An owl, a bird!") == "owl bird"
+    assert normalize_answer("13") == "13"
+    assert normalize_answer("") == ""
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for settings in (
+        {"kinds": {"vqa": 1.0, "vqq": 1.0}},
+        {"kinds": {}},
+        {"kinds": {"vqa": 0.0}},
+        {"kinds": {"vqa": -1.0, "video": 2.0}},
+        {"kinds": {"vqa": 1.0}, "split": "test"},
+        {"kinds": {"vqa": 1.0}, "size": 0},
+        {"kinds": {"vqa": 1.0}, "turns": 0},
+        {"kinds": {"vqa": 1.0}, "image_size": 8},
+    ):
+        with pytest.raises(UserError):
+            SyntheticSource(**settings)
+    with pytest.raises(UserError, match="caption"):
+        questions("heldout", 0, 4, ["caption"])
+    with pytest.raises(UserError, match="split"):
+        questions("validation", 0, 4, ["vqa"])
+    source = SyntheticSource({"vqa": 1.0}, size=5)
+    assert len(source) == 5 and source[np.int64(4)]["where"] == "synthetic:4"
+    with pytest.raises(IndexError):
+        source[5]
+
+
+def test_speed():
+    source = SyntheticSource({"caption": 1.0, "vqa": 2.0, "text_facts": 1.0}, size=200)
+    start = time.perf_counter()
+    count = sum(len(record["text"]) > 0 for record in source)
+    print(f"{count / (time.perf_counter() - start):.0f} records/s")
+    assert count == 200

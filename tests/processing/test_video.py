@@ -1,0 +1,235 @@
+"""Videos: the original's choice of frames (goldens case 7), every kind of source, broken files."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl_jax.errors import UserError
+from owl_jax.processing import video
+from owl_jax.processing.image import preprocess_image
+from owl_jax.processing.video import frame_indices, load_video
+
+ARRAYS = np.load(Path(__file__).parents[1] / "goldens" / "case07_image_preprocess" / "outputs.npz")
+SIZE = 16
+STEP = 5  # grey levels from one frame to the next: a frame tells its number
+
+
+def pictures(count) -> list[Image.Image]:
+    return [Image.new("RGB", (32, 24), (STEP * i,) * 3) for i in range(count)]
+
+
+def numbers(frames) -> list[int]:
+    """The number of each frame, read from its grey level."""
+    return [round(float(frame.mean()) / STEP) for frame in frames]
+
+
+def write_video(path, count, codec="libx264", pixel_format="yuv420p", gop=7) -> Path:
+    """A file with key frames every `gop` frames and, where the codec has them, B-frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, pixel_format
+        stream.gop_size = gop
+        if codec in ("libx264", "mpeg4"):
+            stream.options = {"bf": "2", "qmin": "1", "qmax": "2"}
+        for picture in pictures(count):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("num_frames", [4, 8])
+def test_frame_numbers_are_the_originals(num_frames):
+    lengths = ARRAYS["frame_index_total_frames"]
+    chosen = [frame_indices(int(n), num_frames) for n in lengths]
+    np.testing.assert_array_equal(chosen, ARRAYS[f"frame_index_{num_frames}"])
+
+
+def test_frame_numbers_are_inside_the_video():
+    for length in range(1, 60):
+        for num_frames in range(1, 20):
+            chosen = frame_indices(length, num_frames)
+            assert len(chosen) == num_frames
+            assert chosen == sorted(chosen) and chosen[0] >= 0 and chosen[-1] < length
+            assert all(type(index) is int for index in chosen)
+    for wrong in ((0, 4), (4, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            frame_indices(*wrong)
+
+
+FILES = [
+    ("a.mp4", "libx264", "yuv420p"),
+    ("a.mkv", "libx264", "yuv420p"),
+    ("a.ts", "libx264", "yuv420p"),
+    ("a.avi", "mpeg4", "yuv420p"),
+    ("a.webm", "libvpx-vp9", "yuv420p"),
+    ("b.avi", "mjpeg", "yuvj420p"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "pixel_format"), FILES)
+def test_file_gives_the_chosen_frames(tmp_path, name, codec, pixel_format):
+    path = write_video(tmp_path / name, 41, codec, pixel_format)
+    for num_frames in (1, 4, 8, 50):
+        frames = load_video(path, num_frames, SIZE)
+        assert (frames.shape, frames.dtype) == ((num_frames, SIZE, SIZE, 3), np.uint8)
+        assert numbers(frames) == frame_indices(41, num_frames)
+
+
+def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "take:2.mp4", 9)
+    assert numbers(load_video("take:2.mp4", 2, SIZE)) == frame_indices(9, 2)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_seeking_gives_the_pixels_of_decoding_in_order(tmp_path, name):
+    url = f"file:{write_video(tmp_path / name, 41)}"
+    sought = video._read_by_seeking(url, 6)
+    in_order = video._read_in_order(url, 6)
+    assert len(sought) == len(in_order) == 6
+    for one, other in zip(sought, in_order, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+# A raw stream has no time stamps; in a transport stream FFmpeg's seek lands behind the key frame.
+@pytest.mark.parametrize("name", ["raw.h264", "a.ts"])
+def test_file_that_cannot_be_sought_is_decoded_in_order(tmp_path, name):
+    path = write_video(tmp_path / name, 41)
+    assert video._read_by_seeking(f"file:{path}", 6) == []
+    assert numbers(load_video(path, 6, SIZE)) == frame_indices(41, 6)
+
+
+def test_frames_that_are_not_wanted_are_not_decoded(tmp_path):
+    """Where every frame is a key frame, a damaged one hurts only those who want it."""
+    path = write_video(tmp_path / "a.avi", 30, "mjpeg", "yuvj420p")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    wanted = frame_indices(30, 3)
+    for damaged in (wanted[1] - 1, wanted[1] + 1):
+        spoilt = content.replace(packets[damaged], bytes(len(packets[damaged])))
+        path.write_bytes(spoilt)
+        assert numbers(load_video(path, 3, SIZE)) == wanted
+    path.write_bytes(content.replace(packets[wanted[1]], bytes(len(packets[wanted[1]]))))
+    with pytest.raises(UserError, match="damaged"):
+        load_video(path, 3, SIZE)
+
+
+def test_rotation_of_a_phone_video_is_applied(tmp_path):
+    path = tmp_path / "phone.mp4"
+    lying = np.zeros((24, 32, 3), np.uint8)
+    lying[:, 16:] = 250  # right half bright
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, format="rgb24")))
+        container.mux(stream.encode())
+    # The track header's matrix for "turn a quarter clockwise to show" (ISO 14496-12, tkhd).
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40
+    values = (0, 0x10000, 0, -0x10000, 0, 0, 24 << 16, 0, 0x40000000)
+    content[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
+    path.write_bytes(content)
+    frame = load_video(path, 1, SIZE)[0]
+    assert frame[SIZE - 3 :].mean() > 200 > 50 > frame[:3].mean()
+
+
+def test_folder_is_in_natural_order_and_other_files_are_passed_over(tmp_path):
+    for number, picture in enumerate(pictures(12)):
+        picture.save(tmp_path / f"Frame{number}.{'PNG' if number % 2 else 'png'}")
+    (tmp_path / "notes.txt").write_text("no frame")
+    (tmp_path / "._Frame3.png").write_text("no frame")
+    assert numbers(load_video(tmp_path, 12, SIZE)) == frame_indices(12, 12)
+    assert numbers(load_video(str(tmp_path), 4, SIZE)) == frame_indices(12, 4)
+
+
+def test_only_the_chosen_pictures_are_opened(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(9)]
+    for index in frame_indices(9, 2):
+        pictures(9)[index].save(files[index])
+    assert numbers(load_video(files, 2, SIZE)) == frame_indices(9, 2)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_animation_gives_the_chosen_frames(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    first, *rest = pictures(11)
+    first.save(path, save_all=True, append_images=rest, lossless=True)
+    assert numbers(load_video(path, 4, SIZE)) == frame_indices(11, 4)
+
+
+def test_list_of_pictures_equals_the_pictures():
+    frames = load_video(pictures(5), 5, SIZE)
+    singles = [preprocess_image(pictures(5)[i], SIZE) for i in frame_indices(5, 5)]
+    np.testing.assert_array_equal(frames, singles)
+
+
+def test_one_picture_is_a_video_that_stands_still(tmp_path):
+    pictures(4)[3].save(tmp_path / "still.gif")
+    pictures(4)[3].save(tmp_path / "still.bmp")
+    for source in (tmp_path / "still.gif", tmp_path / "still.bmp", pictures(4)[3:]):
+        assert numbers(load_video(source, 4, SIZE)) == [3] * 4
+
+
+@pytest.mark.parametrize("name", ["absent.mp4", "absent.gif", "absent", "http://host/a.mp4"])
+def test_missing_video_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=r"^data\.jsonl:7: .*: no such file$"):
+        load_video(tmp_path / name, 4, SIZE, "data.jsonl:7")
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "text.gif", "text.unknown"])
+@pytest.mark.parametrize("content", ["this is no video", ""])
+def test_text_is_no_video(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"{name}: not a (video|picture)") as error:
+        load_video(path, 4, SIZE)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_videos_are_named(tmp_path):
+    path = write_video(tmp_path / "half.mp4", 20)
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"half\.mp4: not a video that FFmpeg reads, or damaged"):
+        load_video(path, 4, SIZE)
+    middle = content.index(b"mdat") + 4
+    content[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"half\.mp4: not a video that FFmpeg reads, or damaged"):
+        load_video(path, 4, SIZE)
+
+
+def test_sound_is_no_video(tmp_path):
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = np.zeros((1, 800), np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(UserError, match=r"sound\.wav: no frames"):
+        load_video(path, 4, SIZE)
+
+
+def test_video_without_frames_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the video: no frames"):
+        load_video([], 4, SIZE)
+    (tmp_path / "notes.txt").write_text("no frame")
+    with pytest.raises(UserError, match=rf"{tmp_path.name}: no frames.*\.jpg"):
+        load_video(tmp_path, 4, SIZE)
+
+
+def test_broken_frame_of_a_folder_is_named(tmp_path):
+    (tmp_path / "frame0.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"frame0\.png: not a picture"):
+        load_video(tmp_path, 4, SIZE)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"bytes"])
+def test_other_objects_are_refused(source):
+    with pytest.raises(UserError, match=f"is {type(source).__name__}"):
+        load_video(source, 4, SIZE)
