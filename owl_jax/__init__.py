@@ -1,0 +1,39 @@
+"""mPLUG-Owl in JAX: train, fine-tune and talk to a multimodal language model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jax.sharding import Mesh
+
+    from owl_jax.inference.engine import Owl
+
+__version__ = "0.1.0"
+
+
+def load(
+    path: str | Path,
+    dtype: Any = "bfloat16",
+    adapter: str | Path | None = None,
+    mesh: Mesh | None = None,
+) -> Owl:
+    """Loads a model.
+
+    Args:
+      path: a Hugging Face directory of any released mPLUG-Owl (config.json, *.safetensors and, for
+        chat, tokenizer files), or a directory that owl_jax wrote.
+      dtype: "bfloat16" or "float32", of weights and computation.
+      adapter: a PEFT directory with a LoRA adapter for the model.
+      mesh: devices to spread the weights over (owl_jax.parallel.mesh.make_mesh); one device by
+        default.
+
+    Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
+    Raises owl_jax.errors.UserError for what is missing, damaged or does not fit.
+    """
+    # Imported here, so that `import owl_jax` does not start JAX.
+    from owl_jax.inference.engine import load_owl
+
+    return load_owl(path, dtype, adapter, mesh)

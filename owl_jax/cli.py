@@ -39,8 +39,8 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     return flag
 
 
-def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Parses the flags of the command line, calls `main` and leaves the process.
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parses the flags of the command line, calls `main` and exits; it never returns.
 
     Args:
       main: takes [program name]; commands take flags only, anything else is refused. What it
@@ -54,7 +54,6 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         _leave(str(error), 1)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
-    sys.exit(0)
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -59,13 +59,27 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(
-                self._directory, options=options, item_names=("state", "data", "meta")
+                self._directory,
+                options=options,
+                # Named up front, so that the shapes of a checkpoint can be read before it is.
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": grain.checkpoint.CheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
             )
         except OSError as error:
+            absl_logging.get_absl_logger().removeFilter(self._quiet)
             raise UserError(f"cannot write checkpoints to {self._directory}: {error}") from error
+        self._saving = False
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
+        """The step of the newest complete checkpoint, or None; waits for one being saved.
+
+        Raises:
+          UserError: as `save`.
+        """
+        self.wait()
         return self._manager.latest_step()
 
     def save(
@@ -93,7 +107,8 @@ class Checkpoints:
           UserError: the disk is full. The newest complete checkpoint is unharmed.
         """
         with self._disk_errors():
-            self._manager.check_for_errors()
+            if self._saving and not self._manager.is_saving_in_progress():
+                self._finish()
             if step == self._manager.latest_step():
                 return False
             items = {
@@ -102,7 +117,9 @@ class Checkpoints:
             }
             if data_iterator is not None:
                 items["data"] = grain.checkpoint.CheckpointSave(data_iterator)
-            return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            started = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            self._saving |= started
+            return started
 
     def restore(
         self,
@@ -158,7 +175,7 @@ class Checkpoints:
           UserError: as `save`.
         """
         with self._disk_errors():
-            self._manager.wait_until_finished()
+            self._finish()
 
     def close(self) -> None:
         """Waits and lets go of the threads; the object cannot be used afterwards.
@@ -172,6 +189,10 @@ class Checkpoints:
             self._manager.close()
             absl_logging.get_absl_logger().removeFilter(self._quiet)
 
+    def _finish(self) -> None:
+        self._saving = False
+        self._manager.wait_until_finished()
+
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
         try:
@@ -180,7 +201,10 @@ class Checkpoints:
             reason = next((reason for reason in _FULL if reason in str(error)), None)
             if reason is None:
                 raise
-            latest = self.latest()
+            # Orbax counts a checkpoint from the start of its save, and forgets the oldest then; on
+            # disk the oldest goes after the newest is complete.
+            self._manager.reload()
+            latest = self._manager.latest_step()
             survivor = "there is none yet" if latest is None else f"it is of step {latest}"
             raise UserError(
                 f"cannot save a checkpoint to {self._directory}: {reason}. Free some space and run "
@@ -205,9 +229,9 @@ def fingerprint(params: Any) -> str:
 
     sha256 over the sorted lines "path shape dtype sum". The sum is taken on the device, modulo
     2^32, over the bits of each element as an unsigned integer times an odd weight that differs by
-    position: so it does not depend on the order of addition, and hence not on the sharding; one
-    changed element always changes it, and a transposed matrix or two exchanged elements do too, but
-    for a chance in 2^32. It finds mistakes, not forgers.
+    position: so it does not depend on the order of addition, and hence not on the sharding. One
+    changed element always changes it; a transposed matrix or exchanged rows almost always do. It
+    finds mistakes, not forgers.
 
     Args:
       params: a tree of arrays of any sharding; dtypes of at most 32 bits.

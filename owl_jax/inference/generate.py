@@ -87,23 +87,18 @@ def prefill(
     params: in the form that `compute.scan_layers` says.
     key: row r draws from fold_in(key, r), so that a row draws the same alone as at its place.
     """
-    model, weights = Owl(config, compute), variables(params)
+    run: Any = partial(Owl(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
-    embeddings = model.apply(
-        weights,
-        prompt.input_ids,
-        prompt.images,
-        prompt.videos,
-        prompt.media_index,
-        method="embed",
+    positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
+    embeddings = run(
+        prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
     )
-    placement = dataclasses.replace(
-        whole_rows(prompt.positions, jnp.ones((B, L), jnp.int32)), key_segments=prompt.key_segments
-    )
+    placement = whole_rows(positions, jnp.ones((B, L), jnp.int32))
+    placement = dataclasses.replace(placement, key_segments=key_segments)
     cache = empty(config.llm, B, L, compute.dtype, compute.scan_layers)
-    hidden, cache = model.apply(weights, embeddings, placement, cache, 0, method="decode")
+    hidden, cache = run(embeddings, placement, cache, 0, method="decode")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
-    logits = model.apply(weights, last, method="head")[:, 0]
+    logits = run(last, method="head")[:, 0]
 
     def make_room(layer: jax.Array) -> jax.Array:
         *outer, _, K = layer.shape
@@ -117,8 +112,8 @@ def prefill(
         logits=logits,
         done=jnp.zeros(B, bool),
         lengths=jnp.asarray(prompt.lengths),
-        key_positions=jnp.concatenate([prompt.positions, new_positions], axis=1),
-        key_segments=jnp.pad(prompt.key_segments, ((0, 0), (0, capacity)), constant_values=1),
+        key_positions=jnp.concatenate([positions, new_positions], axis=1),
+        key_segments=jnp.pad(key_segments, ((0, 0), (0, capacity)), constant_values=1),
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B)),
         eos_id=jnp.asarray(eos_id, jnp.int32),
         sampling=sampling,
@@ -138,7 +133,7 @@ def decode(
 
     Takes `state` over: its buffers are reused. The program is the same for every `until`.
     """
-    model, weights = Owl(config, compute), variables(params)
+    run: Any = partial(Owl(config, compute).apply, variables(params))
     B, C = state.tokens.shape
     L = state.key_segments.shape[1] - C
     until = jnp.minimum(until, C)
@@ -158,11 +153,9 @@ def decode(
             key_segments=state.key_segments,
         )
         no_media = jnp.full((B, 1), -1, jnp.int32)
-        embeddings = model.apply(weights, token, None, None, no_media, method="embed")
-        hidden, cache = model.apply(
-            weights, embeddings, placement, state.cache, slot, method="decode"
-        )
-        logits = model.apply(weights, hidden, method="head")[:, 0]
+        embeddings = run(token, None, None, no_media, method="embed")
+        hidden, cache = run(embeddings, placement, state.cache, slot, method="decode")
+        logits = run(hidden, method="head")[:, 0]
         return _choose(config, dataclasses.replace(state, cache=cache), logits)
 
     return jax.lax.while_loop(unfinished, step, state)

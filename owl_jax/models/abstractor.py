@@ -43,8 +43,9 @@ class Abstractor(nn.Module):
         image = encoded.reshape(N, -1, encoded.shape[-1])
         query_init = normal_init(("query", "vision_embed"), config.query_stddev)
         queries = self.param("queries", query_init, (Q, D))
+        # The input axis has no name: "embed" already takes the mesh axis that it would.
         to_language = partial(
-            Projection, {"vision_embed": D}, {"embed": self.language_width}, True, dtype
+            Projection, {None: D}, {"embed": self.language_width}, True, dtype
         )
         project, project_temporal = to_language(name="project"), None
         if config.temporal:

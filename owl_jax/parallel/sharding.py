@@ -45,6 +45,7 @@ class LogicalRules:
     slots: Axes = None
     act_embed: Axes = None
     act_heads: Axes = "tensor"
+    act_kv: Axes = None
     act_mlp: Axes = "tensor"
     act_vocab: Axes = "tensor"
 

@@ -79,7 +79,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
             )
             state, _ = checkpoints.restore(start, abstract, batches, meta)
-            print(f"resumed from step {start} of {checkpoints.directory}", flush=True)
+            print(f"resumed from step {start} of {workdir}", flush=True)
         else:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")

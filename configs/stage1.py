@@ -1,0 +1,40 @@
+"""Stage 1: vision encoder and abstractor learn on image-text pairs under a frozen language model.
+
+    python -m owl_jax.train --config=configs/stage1.py --workdir=DIR
+    python -m owl_jax.train --config=configs/stage1.py:bloomz --workdir=DIR
+
+The recipe of the paper (arXiv 2304.14178, section 3.2): 50,000 steps of 2.1 M tokens, AdamW, peak
+1e-4 after 2,000 steps, cosine, 224 px. Here a row is one pair of 128 positions, 65 of them the
+image's. At this size it is a job for a TPU pod. Needs a model directory, its tokenizer, and pairs
+in JSON Lines (docs/training.md).
+"""
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import variant
+from owl_jax.training.config import base_config
+
+
+def get_config(name: str = "llama") -> ConfigDict:
+    config = base_config(variant(name))
+    config.steps = 50_000
+    config.batch_size = 16_384
+    config.accumulate = 16
+    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.tokenizer = f"weights/mplug-owl-{name}"
+    config.rules = (
+        ("(vision|abstractor)/.*", "visual"),
+        ("llm/.*", "frozen"),
+    )
+    config.recipes.visual = {
+        "learning_rate": 1e-4,
+        "warmup_steps": 2_000,
+        "schedule": "cosine",
+        "weight_decay": 0.1,
+        "b1": 0.9,
+        "b2": 0.98,
+        "eps": 1e-6,
+    }
+    config.data.length = 128
+    config.data.mixture = (("data/pairs.jsonl", 1.0),)
+    return config

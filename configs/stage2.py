@@ -1,0 +1,52 @@
+"""Stage 2: LoRA on the language model and the abstractor learn to follow instructions.
+
+    python -m owl_jax.train --config=configs/stage2.py --workdir=DIR
+    python -m owl_jax.train --config=configs/stage2.py:bloomz --workdir=DIR
+    python -m owl_jax.train --config=configs/stage2.py:video --workdir=DIR
+
+The recipe of the paper (arXiv 2304.14178, sections 3.2 and 4.1): text-only and multimodal
+instructions together, vision encoder and base of the language model frozen, 2,000 steps of batch
+256 at 2e-5; optimizer as in stage 1. The text-only part is Alpaca, Vicuna and Baize (102k, 90k and
+50k conversations), the multimodal one LLaVA's 150k. In bfloat16 the frozen 7B takes 14 GB, sharded
+over all devices. Needs a stage 1 model directory, its tokenizer and the data (docs/training.md).
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import LORA, variant
+from owl_jax.training.config import base_config
+
+
+def get_config(name: str = "llama") -> ConfigDict:
+    config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
+    config.steps = 2_000
+    config.batch_size = 256
+    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.tokenizer = f"weights/mplug-owl-{name}"
+    config.rules = (
+        ("lora/.*", "lora"),
+        ("abstractor/.*", "abstractor"),
+        ("(vision|llm)/.*", "frozen"),
+    )
+    recipe = {
+        "learning_rate": 2e-5,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "weight_decay": 0.1,
+        "b1": 0.9,
+        "b2": 0.98,
+        "eps": 1e-6,
+    }
+    config.recipes.lora = dict(recipe)
+    config.recipes.abstractor = dict(recipe)
+    config.data.image_slots = 4
+    config.data.video_slots = 1 if name == "video" else 0
+    config.data.mixture = (
+        ("data/alpaca.jsonl", 102.0),
+        ("data/vicuna.jsonl", 90.0),
+        ("data/baize.jsonl", 50.0),
+        ("data/llava.jsonl", 150.0),
+    )
+    return config

@@ -1,0 +1,34 @@
+"""Stage 2 with the whole language model trained and no adapter (the released -ft weights).
+
+    python -m owl_jax.train --config=configs/stage2_full.py --workdir=DIR
+
+X-PLUG/mPLUG-Owl, scripts/train_it_wo_lora.sh: vision encoder and abstractor frozen. Float32
+masters, gradients and two moments of the 6.7 B parameters take 108 GB, sharded over all devices.
+Needs what configs/stage2.py needs.
+"""
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import variant
+from owl_jax.training.config import base_config
+
+
+def get_config(name: str = "llama") -> ConfigDict:
+    config = base_config(variant(name))
+    config.steps = 4_236
+    config.batch_size = 256
+    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.tokenizer = f"weights/mplug-owl-{name}"
+    config.rules = (
+        ("llm/.*", "llm"),
+        ("(vision|abstractor)/.*", "frozen"),
+    )
+    config.recipes.llm = {
+        "learning_rate": 2e-5,
+        "schedule": "linear",
+        "warmup_steps": 50,
+        "weight_decay": 1e-4,
+    }
+    config.data.image_slots = 4
+    config.data.mixture = (("data/instructions.jsonl", 1.0),)
+    return config

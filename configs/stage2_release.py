@@ -1,0 +1,37 @@
+"""Stage 2 as the released script does it: LoRA alone, everything else frozen.
+
+    python -m owl_jax.train --config=configs/stage2_release.py --workdir=DIR
+
+X-PLUG/mPLUG-Owl, scripts/train_it.sh and pipeline/train.py: r 8, alpha 32, dropout 0.05 on q_proj
+and v_proj, abstractor frozen, 2,048 tokens, 4,236 steps, 50 of warm-up, weight decay 1e-4, clip
+1.0. The script's cosine, minimum rate and betas never reach its optimizer: what ran is a linear
+decay to zero with betas 0.9 and 0.999, and so it is here. Needs what configs/stage2.py needs.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import LORA, variant
+from owl_jax.training.config import base_config
+
+
+def get_config(name: str = "llama") -> ConfigDict:
+    config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
+    config.steps = 4_236
+    config.batch_size = 256
+    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.tokenizer = f"weights/mplug-owl-{name}"
+    config.rules = (
+        ("lora/.*", "lora"),
+        (".*", "frozen"),
+    )
+    config.recipes.lora = {
+        "learning_rate": 2e-5,
+        "schedule": "linear",
+        "warmup_steps": 50,
+        "weight_decay": 1e-4,
+    }
+    config.data.image_slots = 4
+    config.data.mixture = (("data/instructions.jsonl", 1.0),)
+    return config

@@ -1,0 +1,338 @@
+"""`Owl`: a model that answers; what `owl_jax.load` returns.
+
+Letters: B rows, L positions, N images, M videos, T frames, S picture side, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from PIL import Image
+
+from owl_jax.checkpoint import model_directory
+from owl_jax.checkpoint.adapter import read_adapter
+from owl_jax.errors import UserError
+from owl_jax.inference.generate import decode, generate, prefill, quickest_form
+from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
+from owl_jax.inference.sampling import Sampling
+from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
+from owl_jax.models.owl import Params, forward, init_params
+from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, param_shardings
+from owl_jax.processing.conversation import check_media, prompt_from_messages, tokenize_prompt
+from owl_jax.processing.image import ImageSource, load_image, preprocess_image
+from owl_jax.processing.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from owl_jax.processing.video import VideoSource, load_video
+
+DTYPES = ("bfloat16", "float32")
+MAX_NEW_TOKENS = 256
+NUM_FRAMES = 4  # of a video, as in the video release's examples
+
+# What the model writes if it runs on after its answer: the human's next question.
+_NEXT_TURN = "\nHuman:"
+
+# Tokens between two looks at what the device has written.
+_STREAM_CHUNK = 8
+
+_forward = jax.jit(forward, static_argnames=("config", "compute"))
+
+
+class Owl:
+    """A model with its weights on the device.
+
+    config: what it is. params: {"vision", "abstractor", "llm", ["lora"]} of jax.Arrays; read only.
+    """
+
+    def __init__(
+        self,
+        config: OwlConfig,
+        params: Params,
+        dtype: Any = jnp.float32,
+        tokenizer_source: Path | None = None,
+        mesh: Mesh | None = None,
+        as_trained: bool = True,
+    ):
+        """Wraps weights that are in memory; `load_owl` reads them from a directory.
+
+        Args:
+          params: on the mesh if there is one.
+          dtype: of the computation.
+          tokenizer_source: the directory that holds the tokenizer; only `chat` needs one.
+          as_trained: how prompts are cut into pieces: as training cuts them, or as the original's
+            processor does (processing/conversation.py, tokenize_prompt).
+        """
+        self.config = config
+        self.params = params
+        self._compute = Compute(dtype=jnp.dtype(dtype))
+        self._tokenizer_source = tokenizer_source
+        self._mesh = mesh
+        self._as_trained = as_trained
+
+    def logits(
+        self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
+    ) -> jax.Array:
+        """float32[B, L, V]; arguments and errors as `generate`. Rows of padding hold anything."""
+        prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
+        with self._on_mesh(len(prompt.lengths)):
+            logits = _forward(
+                self.config,
+                self._compute,
+                self.params,
+                prompt.input_ids,
+                prompt.positions,
+                np.ones_like(prompt.key_segments),
+                prompt.media_index,
+                prompt.images,
+                prompt.videos,
+                key_segments=prompt.key_segments,
+            )
+        return logits[:, : np.shape(input_ids)[1]]
+
+    def generate(
+        self,
+        input_ids: Any,
+        images: Any = None,
+        videos: Any = None,
+        attention_mask: Any = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        eos_token_id: int | None = None,
+    ) -> np.ndarray:
+        """Continues a batch of prompts; each row gets what it would get alone.
+
+        Args:
+          input_ids: int[B, L]; at media positions -1 (image) or -2 (video), num_query_tokens + 1 of
+            them for each medium.
+          images: [N, S, S, 3], videos: [M, T, S, S, 3], in reading order over the batch; float
+            normalised, or uint8.
+          attention_mask: [B, L], 0 on padding, which is at the left or the right of a row.
+          temperature: 0 takes the likeliest token. top_k, top_p: see Sampling.
+          eos_token_id: ends a row; the config's by default, -1 never.
+
+        Returns: int32[B, max_new_tokens], the new tokens only, the pad id after the end.
+        Raises UserError for wrong input, or more positions than the model has.
+        """
+        sampling = Sampling.of(temperature, top_k, top_p)
+        prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
+        if max_new_tokens > (fitting := self._fitting(prompt, max_new_tokens)):
+            raise UserError(
+                f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
+                f"prompt the model has positions for {fitting}; lower it or shorten the prompt"
+            )
+        eos_id = self.config.llm.eos_token_id if eos_token_id is None else eos_token_id
+        with self._on_mesh(len(prompt.lengths)):
+            compute, params = self._decoding
+            return generate(
+                self.config,
+                compute,
+                params,
+                prompt,
+                max_new_tokens,
+                sampling,
+                jax.random.key(seed),
+                eos_id,
+            )
+
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        images: Sequence[ImageSource | np.ndarray] | None = None,
+        videos: Sequence[VideoSource] | None = None,
+        stream: bool = False,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        num_frames: int = NUM_FRAMES,
+    ) -> str | Iterator[str]:
+        """Answers a conversation.
+
+        Args:
+          messages: OpenAI-style, or the original's prompt text (processing/conversation.py).
+          images: one for each image mark: a path, a PIL image, or uint8[height, width, 3].
+          videos: one for each video mark: a file, a folder of frames, or a list of pictures.
+          stream: hand back an iterator of the answer's pieces as they come, instead of all of it.
+          num_frames: taken of each video.
+
+        Returns: the answer up to the model's end mark, its next question, `max_new_tokens` or the
+        last position that the model has.
+        Raises UserError for a wrong conversation, media that cannot be read or do not match their
+        marks, a model without tokenizer, a prompt that is too long; all before the first piece.
+        """
+        sampling = Sampling.of(temperature, top_k, top_p)
+        text = prompt_from_messages(messages)
+        pictures, clips = list(images or ()), list(videos or ())
+        check_media(text, len(pictures), len(clips), "the conversation")
+        size = self.config.vision.image_size
+        ids = tokenize_prompt(
+            text, self.tokenizer, self.config.num_query_tokens, as_trained=self._as_trained
+        )
+        prompt = prompt_arrays(
+            self.config,
+            ids[None],
+            images=[preprocess_image(_picture(picture), size) for picture in pictures],
+            videos=[load_video(clip, num_frames, size) for clip in clips],
+        )
+        max_new_tokens = self._fitting(prompt, max_new_tokens)
+        tokens = self._stream(prompt, max_new_tokens, sampling, seed)
+        pieces = _up_to(_NEXT_TURN, _words(tokens, self.tokenizer))
+        return pieces if stream else "".join(pieces)
+
+    def save(self, path: str | Path, format: str = "huggingface") -> None:
+        """Writes the model to a new directory, whole or not at all.
+
+        format: "huggingface" (the original's names, an adapter merged into the language model) or
+          "orbax" (our own, the adapter kept apart).
+
+        Raises UserError: checkpoint/model_directory.py, save_model.
+        """
+        model_directory.save_model(
+            Path(path), self.config, self.params, format, self._tokenizer_source
+        )
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError if there is none, or it is another model's."""
+        if self._tokenizer_source is None:
+            raise UserError("this model has no tokenizer; only chat needs one")
+        tokenizer = load_tokenizer(self._tokenizer_source)
+        if tokenizer.vocab_size > self.config.llm.vocab_size:
+            raise UserError(
+                f"{self._tokenizer_source}: the tokenizer has {tokenizer.vocab_size} pieces, the "
+                f"model {self.config.llm.vocab_size}; copy the tokenizer it was trained with there"
+            )
+        return tokenizer
+
+    @cached_property
+    def _decoding(self) -> tuple[Compute, Params]:
+        return quickest_form(self._compute, self.params)
+
+    def _fitting(self, prompt: Prompt, wanted: int) -> int:
+        """How many of `wanted` new tokens the model has positions for; at least 1."""
+        if wanted < 1:
+            raise UserError(f"max_new_tokens is {wanted}; expected at least 1")
+        llm, length = self.config.llm, int(prompt.lengths.max())
+        if not isinstance(llm, LlamaConfig):  # BLOOM's ALiBi knows no last position
+            return wanted
+        if length >= llm.max_positions:
+            raise UserError(
+                f"the prompt takes {length} positions and leaves no room for an answer: the model "
+                f"has {llm.max_positions}; shorten the conversation"
+            )
+        return min(wanted, llm.max_positions - length)
+
+    def _stream(
+        self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[int]:
+        """The tokens of a one-row prompt's answer as they come, without the end mark."""
+        eos_id, capacity = self.tokenizer.eos_id, round_up(max_new_tokens)
+        compute, params = self._decoding
+        with self._on_mesh(1):
+            key = jax.random.key(seed)
+            state = prefill(self.config, compute, params, prompt, sampling, key, eos_id, capacity)
+        sent = 0
+        while True:
+            tokens, count = np.array(state.tokens[0]), int(state.count)
+            for token in tokens[sent:count]:
+                if token == eos_id:
+                    return
+                yield int(token)
+            sent = count
+            if count >= max_new_tokens:
+                return
+            with self._on_mesh(1):
+                until = min(count + _STREAM_CHUNK, max_new_tokens)
+                state = decode(self.config, compute, params, state, until)
+
+    @contextmanager
+    def _on_mesh(self, rows: int) -> Iterator[None]:
+        if self._mesh is None:
+            yield
+            return
+        rules = LogicalRules()
+        if rows % np.prod([self._mesh.shape[axis] for axis in BATCH_AXES]):
+            rules = dataclasses.replace(rules, batch=None)
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
+            yield
+
+
+def load_owl(path: str | Path, dtype: Any, adapter: str | Path | None, mesh: Mesh | None) -> Owl:
+    """Reads a model directory, and an adapter for it; see `owl_jax.load`."""
+    if str(jnp.dtype(dtype)) not in DTYPES:
+        raise UserError(f"dtype {dtype!r}; expected {' or '.join(DTYPES)}")
+    directory = Path(path)
+    config, params = model_directory.load_model(directory, dtype)
+    if adapter is not None:
+        if config.lora is not None:
+            raise UserError(
+                f"{path} holds an adapter already; save it in the huggingface format, which merges "
+                "it, before you load another"
+            )
+        lora_config, params["lora"] = read_adapter(Path(adapter), config, dtype)
+        config = dataclasses.replace(config, lora=lora_config)
+    flat = flatten_dict(params)
+    del params
+    shardings: dict[Any, Any] = {}
+    if mesh is not None:
+        boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
+        shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
+    # Each array of the host is let go as soon as it is on the device.
+    placed = {name: jax.device_put(flat.pop(name), shardings.get(name)) for name in list(flat)}
+    return Owl(
+        config,
+        unflatten_dict(placed),
+        dtype,
+        directory,
+        mesh,
+        as_trained=model_directory.is_own(directory),
+    )
+
+
+def _picture(source: ImageSource | np.ndarray) -> Image.Image:
+    if not isinstance(source, np.ndarray):
+        return load_image(source)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+        raise UserError(
+            f"a picture is {source.dtype}{list(source.shape)}; expected uint8[height, width, 3]"
+        )
+    return Image.fromarray(source)
+
+
+def _words(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
+    decoder = StreamDecoder(tokenizer)
+    for token in tokens:
+        yield decoder.push(token)
+    yield decoder.finish()
+
+
+def _up_to(mark: str, pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces up to `mark`; an end that may be its beginning is held back. None is empty."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        text, found, _ = held.partition(mark)
+        if not found:
+            begun = next(n for n in reversed(range(len(mark))) if held.endswith(mark[:n]))
+            text = held[: len(held) - begun]
+        held = held[len(text) :]
+        if text:
+            yield text
+        if found:
+            return
+    if held:
+        yield held

@@ -1,0 +1,235 @@
+"""The recorded cases of tests/goldens as arrays of this project, and our values of them.
+
+Letters: B rows, L positions, N media slots, T frames, S picture side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from owl_jax.checkpoint.adapter import read_adapter
+from owl_jax.checkpoint.huggingface import read_config, read_params
+from owl_jax.models.abstractor import Abstractor
+from owl_jax.models.attention import whole_rows
+from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.lora import merge
+from owl_jax.models.owl import Owl, forward, variables
+from owl_jax.models.vision import VisionEncoder, pooled_class_token
+from owl_jax.processing.rows import index_media
+from owl_jax.training.step import cross_entropy
+
+GOLDENS = Path(__file__).parent / "goldens"
+LLAMA, BLOOM, BLOOM_6 = "case01_image_llama", "case03_bloom", "case03b_bloom_6heads"
+VIDEO, LORA = "case04_video", "case05_lora"
+
+Arrays = dict[str, np.ndarray]
+
+# The runs of each case by the prefix of their arrays: names of ids, pictures and videos.
+_IMAGE_RUNS = {
+    "": ("input_ids", "pixel_values", None),
+    "textonly_": ("textonly_input_ids", None, None),
+}
+_RUNS: Mapping[str, Mapping[str, tuple[str, str | None, str | None]]] = {
+    LLAMA: _IMAGE_RUNS,
+    BLOOM: {"": _IMAGE_RUNS[""]},
+    BLOOM_6: {"": _IMAGE_RUNS[""]},
+    VIDEO: {
+        "image_": ("image_input_ids", "image_pixel_values", None),
+        "video_": ("video_input_ids", None, "video_pixel_values"),
+        "mixed_": ("mixed_input_ids", "mixed_pixel_values", "mixed_video_pixel_values"),
+        "textonly_": ("textonly_input_ids", None, None),
+    },
+    LORA: {"": _IMAGE_RUNS[""]},
+}
+
+jitted_forward = jax.jit(forward, static_argnums=(0, 1))
+
+
+@functools.cache
+def model(case: str) -> tuple[OwlConfig, Any]:
+    """The config and float32 parameters of a case; case 5 is the model of case 1 and an adapter."""
+    if case != LORA:
+        config = read_config(GOLDENS / case)
+        return config, read_params(config, GOLDENS / case, np.float32)
+    config, params = model(LLAMA)
+    lora_config, lora = read_adapter(GOLDENS / LORA, config, np.float32)
+    return dataclasses.replace(config, lora=lora_config), {**params, "lora": lora}
+
+
+@functools.cache
+def inputs(case: str) -> Arrays:
+    return dict(np.load(GOLDENS / case / "inputs.npz"))
+
+
+@functools.cache
+def outputs(case: str) -> Arrays:
+    return dict(np.load(GOLDENS / case / "outputs.npz"))
+
+
+def run_rows(case: str, prefix: str = "") -> dict[str, Any]:
+    """The arguments of `forward` for one run of a case."""
+    given, names = inputs(case), _RUNS[case][prefix]
+    return rows(model(case)[0], *(None if name is None else given[name] for name in names))
+
+
+def rows(
+    config: OwlConfig,
+    ids: np.ndarray,
+    pixels: np.ndarray | None = None,
+    clips: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The arguments of `forward` for rows of one conversation each.
+
+    ids: int[B, L], negative at media. pixels, clips: as the original has them, float32[n, 3, S, S]
+    and [m, 3, T, S, S], in reading order over the batch.
+    """
+    length = config.media_length
+    images, num_images = None, 0
+    if pixels is not None:
+        images = _slots((ids == -1).sum(axis=1) // length, pixels.transpose(0, 2, 3, 1))
+        num_images = images.shape[1]
+    videos, num_videos = None, 0
+    if clips is not None:
+        videos = _slots((ids == -2).sum(axis=1) // length, clips.transpose(0, 2, 3, 4, 1))
+        num_videos = videos.shape[1]
+    return {
+        "input_ids": np.maximum(ids, 0).astype(np.int32),
+        "positions": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
+        "segment_ids": np.ones(ids.shape, np.int32),
+        "key_segments": np.ones(ids.shape, np.int32),
+        "media_index": index_media(ids, length, num_images, num_videos),
+        "images": images,
+        "videos": videos,
+    }
+
+
+def _slots(counts: np.ndarray, media: np.ndarray) -> np.ndarray:
+    """Media in reading order -> [B, N, ...]; row r has the next counts[r] of them, then zeros."""
+    slots = np.zeros((len(counts), counts.max(), *media.shape[1:]), np.float32)
+    slots[np.arange(counts.max()) < counts[:, None]] = media
+    return slots
+
+
+def targets_and_mask(case: str, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """int32[B, L - 1] and float32[B, L - 1]: what the original's three masks leave."""
+    given = inputs(case)
+    masks = [given[f"{prefix}{name}_mask"] for name in ("non_padding", "non_media", "prompt")]
+    targets = np.maximum(given[f"{prefix}labels"][:, 1:], 0).astype(np.int32)
+    return targets, np.prod(masks, axis=0).astype(np.float32)
+
+
+@jax.jit
+def mean_loss(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """The original's loss of float32[B, L, V]: the mean over the supervised targets."""
+    total, count = cross_entropy(logits[:, :-1], targets, mask)
+    return total / count
+
+
+@functools.cache
+def reproduced(case: str) -> Arrays:
+    """Our value of each array that outputs.npz has of the case's forward passes, by its name."""
+    config, params = model(case)
+    ours = {}
+    for prefix in _RUNS[case]:
+        for name, value in _trace(config, params, run_rows(case, prefix)).items():
+            ours[prefix + name] = value
+        if f"{prefix}labels" in inputs(case):
+            ours[f"{prefix}loss"] = mean_loss(
+                ours[f"{prefix}logits"], *targets_and_mask(case, prefix)
+            )
+    if "attention_mask" in inputs(case):
+        keys = inputs(case)["attention_mask"].astype(np.int32)
+        masked, _ = _run(config, params, {**run_rows(case), "key_segments": keys})
+        ours |= {
+            "logits_with_attention_mask": masked,
+            "loss_with_attention_mask": mean_loss(masked, *targets_and_mask(case)),
+        }
+    if config.lora is not None:
+        merged = {**params, "llm": merge(params["llm"], params["lora"], config.lora)}
+        base = dataclasses.replace(config, lora=None)
+        logits, _ = _run(base, merged, run_rows(case))
+        ours |= {"logits_adapter": ours["logits"], "loss_adapter": ours["loss"]}
+        ours |= {"logits_merged": logits, "loss_merged": mean_loss(logits, *targets_and_mask(case))}
+    return {name: np.asarray(value) for name, value in ours.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(config: OwlConfig, params: Any, args: dict[str, Any]) -> tuple[jax.Array, Any]:
+    placement = whole_rows(args["positions"], args["segment_ids"])
+    placement = dataclasses.replace(placement, key_segments=args["key_segments"])
+    logits, state = Owl(config, Compute()).apply(
+        variables(params),
+        args["input_ids"],
+        args["images"],
+        args["videos"],
+        args["media_index"],
+        placement,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, _: isinstance(module, VisionEncoder | Abstractor),
+    )
+    state = state["intermediates"]
+    if "vision" in state:
+        encoded = state["vision"]["__call__"][0]
+        state["vision"]["pooled"] = pooled_class_token(encoded, params["vision"], config.vision)
+    return logits, state
+
+
+def _trace(config: OwlConfig, params: Any, args: dict[str, Any]) -> Arrays:
+    """All arrays of one run under the original's names; media in reading order, no empty slots."""
+    logits, state = _run(config, params, args)
+    traced = {"logits": logits, "inputs_embeds": state["embeddings"][0]}
+    traced |= _per_layer("lm_layer", state["llm"]["layers"]["output"][0])
+    if (args["images"] is None) == (args["videos"] is None):
+        return traced
+
+    first = config.media_length * np.arange(logits.shape[1] // config.media_length)
+    used = (args["media_index"][:, :, None] == first).any(axis=1)
+    media = args["images"][:, :, None] if args["videos"] is None else args["videos"]
+    used = used[:, : media.shape[1]].reshape(-1)
+
+    def chosen(array: Any) -> np.ndarray:
+        """[slots * T, ...] or [slots, ...] -> [used slots, (T,) ...]."""
+        array = np.asarray(array)
+        frames = len(array) // len(used)
+        return array.reshape(len(used), *(() if frames == 1 else (frames,)), *array.shape[1:])[used]
+
+    vision, abstractor = state["vision"], state["abstractor"]
+    traced |= {
+        "vision_embeddings": chosen(vision["embeddings"][0]),
+        "vision_last_hidden_state": chosen(vision["__call__"][0]),
+        "vision_pooler_output": chosen(vision["pooled"]),
+        "abstractor_output": chosen(abstractor["__call__"][0]),
+    }
+    layers = [
+        ("vision_layer", vision["layers"]["output"][0]),
+        ("abstractor_layer", abstractor["layers"]["output"][0]),
+    ]
+    if "temporal" in vision["layers"]:
+        layers.append(("temporal", vision["layers"]["temporal"]["output"][0]))
+        traced["embeddings"] = traced["vision_embeddings"]
+    for name, stacked in layers:
+        traced |= {key: chosen(value) for key, value in _per_layer(name, stacked).items()}
+    return traced
+
+
+def _per_layer(name: str, stacked: Any) -> Arrays:
+    return {f"{name}{i}": value for i, value in enumerate(stacked)}
+
+
+@functools.cache
+def gradients(case: str, compute: Compute) -> Any:
+    """The loss's gradient with respect to the whole tree."""
+    config, params = model(case)
+    targets, mask = targets_and_mask(case)
+
+    def loss(params: Any) -> jax.Array:
+        return mean_loss(forward(config, compute, params, **run_rows(case)), targets, mask)
+
+    return jax.jit(jax.grad(loss))(params)
