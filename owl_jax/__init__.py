@@ -26,7 +26,7 @@ def load(
       path: a Hugging Face directory of any released mPLUG-Owl (config.json, *.safetensors and, for
         chat, tokenizer files), or a directory that owl_jax wrote.
       dtype: "bfloat16" or "float32", of weights and computation.
-      adapter: a PEFT directory with a LoRA adapter for the model.
+      adapter: a directory with a LoRA adapter for the model, PEFT's or one that owl_jax wrote.
       mesh: devices to spread the weights over (owl_jax.parallel.mesh.make_mesh); one device by
         default.
 
@@ -34,6 +34,6 @@ def load(
     Raises owl_jax.errors.UserError for what is missing, damaged or does not fit.
     """
     # Imported here, so that `import owl_jax` does not start JAX.
-    from owl_jax.inference.engine import load_owl
+    from owl_jax.inference.load import load_owl
 
     return load_owl(path, dtype, adapter, mesh)

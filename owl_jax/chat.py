@@ -9,17 +9,18 @@ itself says <image> or <|video|>.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import jax
 from absl import flags
 
 import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import DTYPES, MAX_NEW_TOKENS, NUM_FRAMES, Owl
+from owl_jax.inference.engine import MAX_NEW_TOKENS, NUM_FRAMES, Owl
+from owl_jax.inference.load import DTYPES
 from owl_jax.processing.conversation import count_media
 from owl_jax.processing.image import load_image
 from owl_jax.processing.video import load_video
@@ -29,7 +30,9 @@ _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; may be given several times")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; likewise")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and end")
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "of weights and computation")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, DTYPES, "of weights and computation; by default float32 on a CPU, else bfloat16"
+)
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", MAX_NEW_TOKENS, "longest answer")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token")
 _TOP_K = flags.DEFINE_integer("top_k", None, "draw from the k likeliest tokens")
@@ -74,18 +77,21 @@ class Conversation:
         self._videos.append(path)
         self._pending.append({"type": "video"})
 
-    def ask(self, question: str, write: Callable[[str], Any]) -> None:
-        """Writes the answer as it comes. After a UserError the question counts as not asked."""
+    def ask(self, question: str) -> Iterator[str]:
+        """The answer as it comes. The question counts as asked when the answer is complete.
+
+        Raises UserError as `Owl.chat`, before the first piece.
+        """
         media = [] if any(count_media(question)) else self._pending
         message = {"role": "user", "content": [*media, {"type": "text", "text": question}]}
         messages = [*self._messages, message]
-        pieces = []
+        answer = ""
         for piece in self._owl.chat(
             messages, self._images, self._videos, stream=True, **self._sampling
         ):
-            pieces.append(piece)
-            write(piece)
-        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+            answer += piece
+            yield piece
+        self._messages = [*messages, {"role": "assistant", "content": answer}]
         self._pending = []
 
 
@@ -121,9 +127,7 @@ def converse(conversation: Conversation) -> None:
                     if not obey(line, conversation):
                         return
                 elif line:
-                    print("AI: ", end="", flush=True)
-                    conversation.ask(line, _write)
-                    print()
+                    _print("AI: ", conversation.ask(line))
             except UserError as error:
                 print(f"error: {error}")
     except (EOFError, KeyboardInterrupt):
@@ -133,7 +137,8 @@ def converse(conversation: Conversation) -> None:
 def main(argv: list[str]) -> None:
     """Loads the model and answers."""
     del argv
-    owl = owl_jax.load(_MODEL.value, _DTYPE.value, _ADAPTER.value)
+    dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    owl = owl_jax.load(_MODEL.value, dtype, _ADAPTER.value)
     conversation = Conversation(
         owl,
         max_new_tokens=_MAX_NEW_TOKENS.value,
@@ -150,13 +155,15 @@ def main(argv: list[str]) -> None:
     if _PROMPT.value is None:
         converse(conversation)
     else:
-        conversation.ask(_PROMPT.value, _write)
-        print()
+        _print("", conversation.ask(_PROMPT.value))
 
 
-def _write(piece: str) -> None:
-    sys.stdout.write(piece)
-    sys.stdout.flush()
+def _print(start: str, pieces: Iterator[str]) -> None:
+    """Prints a line piece by piece; nothing of it if the first piece fails."""
+    for piece in pieces:
+        print(f"{start}{piece}", end="", flush=True)
+        start = ""
+    print(start)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,20 @@ flags.mark_flag_as_required("workdir")
 
 def main(_: list[str]) -> None:
     """Parses nothing itself: flags come in, training/loop.py does the work."""
-    from owl_jax.training.loop import train  # imports JAX, which --help can do without
+    # Imported here, since they import JAX, which --help can do without.
+    import jax
+
+    from owl_jax.evaluation.report import write_curves
+    from owl_jax.training.loop import train
 
     if MULTIHOST.value:
         start_multihost()
-    train(CONFIG.value, Path(WORKDIR.value))
+    workdir = Path(WORKDIR.value)
+    model = train(CONFIG.value, workdir)
+    if jax.process_index() == 0:
+        report = workdir / "report.html"
+        write_curves(report, workdir)
+        print(f"curves: {report}" + (f"  model: {model}" if model else ""))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl.logging import get_absl_logger
 from flax.traverse_util import flatten_dict
+from jax.experimental.multihost_utils import sync_global_devices
 from safetensors import SafetensorError
 
 from owl_jax.checkpoint import huggingface
@@ -73,8 +73,7 @@ def load_model(directory: Path, dtype: Any) -> tuple[OwlConfig, dict[str, Any]]:
     Raises UserError for what is missing or does not fit: a file, a branch, a tensor.
     """
     config = read_config(directory)
-    branches = ["vision", "abstractor", "llm"] + ["lora"] * (config.lora is not None)
-    return config, read_branches(directory, branches, dtype)
+    return config, read_branches(directory, _branches(config), dtype)
 
 
 def read_branches(directory: Path, names: Sequence[str], dtype: Any) -> dict[str, Any]:
@@ -115,48 +114,61 @@ def save_model(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists already; name another place or remove it")
     if format == "huggingface":
-        _check_branches(directory, ("vision", "abstractor", "llm"), params)
+        _check_branches(directory, _branches(config), params)
         if config.lora is not None:
-            merged = lora.merge(params["llm"], params.get("lora", {}), config.lora)
+            merged = lora.merge(params["llm"], params["lora"], config.lora)
             params = {**params, "llm": merged}
             config = dataclasses.replace(config, lora=None)
     with _whole_or_not_at_all(directory) as target:
-        if format == "huggingface":
-            dtype = jax.tree.leaves(params["llm"])[0].dtype
-            huggingface.write_config(config, target, str(dtype))
-            huggingface.write_params(config, params, target)
-        else:
+        if format == "orbax":
+            # All processes of a multi-host run write their part.
+            with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(target / _PARAMS, dict(params))
+        if jax.process_index() > 0:
+            return
+        if format == "orbax":
             values = {"format": _FORMAT, "version": _VERSION, "model": config.to_dict()}
             text = json.dumps(values, indent=2) + "\n"
             (target / _CONFIG).write_text(text, encoding="utf-8")
-            with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(target / _PARAMS, dict(params))
+        else:
+            dtype = jax.tree.leaves(params["llm"])[0].dtype
+            huggingface.write_config(config, target, str(dtype))
+            huggingface.write_params(config, params, target)
         for name in TOKENIZER_FILES:
             if tokenizer_source is not None and (tokenizer_source / name).is_file():
                 shutil.copyfile(tokenizer_source / name, target / name)
+
+
+def _branches(config: OwlConfig) -> list[str]:
+    return ["vision", "abstractor", "llm"] + ["lora"] * (config.lora is not None)
 
 
 def _read_own(
     directory: Path, config: OwlConfig, names: Sequence[str], dtype: Any
 ) -> dict[str, Any]:
     path = directory.absolute() / _PARAMS
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        try:
-            held = checkpointer.metadata(path).item_metadata.tree
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(f"{path}: no complete parameters ({error})") from error
-        _check_branches(directory, names, held)
-        abstract = huggingface.abstract_params(config)
-        _check_branches(directory, names, abstract)
-        wanted = {name: abstract[name] for name in names}
-        _check_shapes(directory, {name: held[name] for name in names}, wanted)
-        restore = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), wanted
-        )
-        return checkpointer.restore(
-            path,
-            args=ocp.args.PyTreeRestore(wanted, restore_args=restore, partial_restore=True),
-        )
+    if not path.is_dir():
+        raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
+    try:
+        with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(path).item_metadata
+            if metadata is None:
+                raise UserError(f"{path}: damaged, copy the directory again (no metadata)")
+            held = metadata.tree
+            _check_branches(directory, names, held)
+            abstract = huggingface.abstract_params(config)
+            _check_branches(directory, names, abstract)
+            wanted = {name: abstract[name] for name in names}
+            _check_shapes(directory, {name: held[name] for name in names}, wanted)
+            restore = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), wanted
+            )
+            return checkpointer.restore(
+                path,
+                args=ocp.args.PyTreeRestore(wanted, restore_args=restore, partial_restore=True),
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged, copy the directory again ({error})") from error
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
@@ -185,12 +197,21 @@ def _check_shapes(directory: Path, held: Mapping[str, Any], wanted: Mapping[str,
 
 @contextmanager
 def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
-    """A new directory to write into, renamed to `directory` at the end, removed after an error."""
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    """A new directory to write into, renamed to `directory` at the end, removed after an error.
+
+    Process 0 of a multi-host run makes and renames it, the others wait for that.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    first = jax.process_index() == 0
     try:
-        partial.mkdir(parents=True)
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        sync_global_devices(f"{partial} is there")
         yield partial
-        partial.rename(directory)
+        sync_global_devices(f"{partial} is complete")
+        if first:
+            partial.rename(directory)
     except (OSError, SafetensorError, ValueError) as error:
         # TensorStore and safetensors say what the system said in a text of theirs.
         reason = next((reason for reason in _FULL if reason in str(error)), None)
@@ -201,7 +222,8 @@ def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
             "space or name another place"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -50,11 +50,10 @@ class Prepare:
             check_media(text, len(pictures), len(clips), where)
         except UserError as error:
             return Dropped("media marks", str(error))
-        tokens = tokenize_conversation(
-            text, self.tokenizer, shape.media_length - 1, shape.length
-        )
+        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length - 1, shape.length)
         if not tokens.loss_mask[1:].any():
-            return Dropped("no supervised token", f"{where}: no answer within {shape.length} tokens")
+            detail = f"{where}: no answer within {shape.length} tokens"
+            return Dropped("no supervised token", detail)
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:
             return Dropped(
                 "too many media",
@@ -67,7 +66,9 @@ class Prepare:
                 preprocess_image(load_image(picture, where), size)
                 for picture in pictures[: tokens.num_images]
             ]
-            videos = [load_video(clip, shape.frames, size) for clip in clips[: tokens.num_videos]]
+            videos = [
+                load_video(clip, shape.frames, size, where) for clip in clips[: tokens.num_videos]
+            ]
         except UserError as error:
             return Dropped("unreadable media", str(error))
         return Example(
@@ -80,25 +81,30 @@ class Prepare:
 
 @dataclass
 class DropLog:
-    """Counts dropped records by reason and stops the run when their share passes `limit`."""
+    """Counts dropped records by reason; stops the run when their share passes `limit`.
+
+    A run that has not seen a single usable record stops whatever the limit: it would never end.
+    """
 
     limit: float
     seen: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     def keep(self, item: Example | Dropped) -> bool:
-        """True for an example. Raises UserError above the limit."""
+        """True for an example. Raises UserError where there are too many others."""
         self.seen += 1
         if isinstance(item, Example):
             return True
         self.reasons[item.reason] += 1
         logging.warning("dropped (%s): %s", item.reason, item.detail)
         dropped = self.reasons.total()
-        if self.seen >= _RECORDS_BEFORE_JUDGING and dropped > self.limit * self.seen:
+        too_many = dropped > self.limit * self.seen or dropped == self.seen
+        if self.seen >= _RECORDS_BEFORE_JUDGING and too_many:
             counts = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
             raise UserError(
-                f"{dropped} of {self.seen} records were dropped ({counts}), more than "
-                f"data.max_dropped={self.limit}; the last one: {item.detail}"
+                f"{dropped} of {self.seen} records were dropped ({counts}), allowed is a share of "
+                f"data.max_dropped={self.limit}; mend the data or allow more. The last one: "
+                f"{item.detail}"
             )
         return False
 
@@ -141,14 +147,20 @@ def make_batches(
 
     Each source is shuffled anew in every epoch; shares are exact. Of the mixture, process p of n
     reads every n-th record and makes batches of `batch_size` rows.
+
+    Raises UserError for no source or a weight of 0 or less; the iterator raises it where too many
+    records are dropped (DropLog).
     """
     if not sources:
         raise UserError("no data: set config.data.mixture or config.data.synthetic")
+    weights = [item.weight for item in sources]
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise UserError(f"config.data.mixture has the weights {weights}; expected numbers above 0")
     datasets = [
         grain.MapDataset.source(_Guarded(item.source)).seed(seed + i).shuffle().repeat()
         for i, item in enumerate(sources)
     ]
-    mixed = grain.MapDataset.mix(datasets, weights=[item.weight for item in sources])
+    mixed = grain.MapDataset.mix(datasets, weights=weights)
     mixed = mixed[process::num_processes]
     mixed = mixed.map(lambda item: item if isinstance(item, Dropped) else prepare(item))
     stream = mixed.to_iter_dataset(

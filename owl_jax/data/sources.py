@@ -54,15 +54,19 @@ class JsonLinesSource:
 
     def __getitem__(self, index: int) -> Record:
         where = f"{self.path}:{self._lines[index]}"
-        with self.path.open("rb") as file:
-            file.seek(self._starts[index])
-            line = file.readline()
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._starts[index])
+                line = file.readline()
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read ({error.strerror})") from None
         try:
             values = json.loads(line)
             text = values["text"]
             if not isinstance(text, str):
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+            text.encode()  # JSON can spell half a character, which no tokenizer takes
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{where}: expected a JSON object with a "text" string') from None
         return {
             "text": text,
@@ -73,7 +77,7 @@ class JsonLinesSource:
         }
 
     def _paths(self, value: Any, where: str) -> list[Path]:
-        values = [value] if isinstance(value, str) else value or []
-        if not all(isinstance(item, str) for item in values):
+        values = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
             raise UserError(f'{where}: "image" and "video" must be a path or a list of paths')
         return [self.media_root / item for item in values]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from PIL import Image
 
 from owl_jax.checkpoint import model_directory
-from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.errors import UserError
 from owl_jax.inference.generate import decode, generate, prefill, quickest_form
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling
+from owl_jax.inference.words import up_to, words
 from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
-from owl_jax.models.owl import Params, forward, init_params
-from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, param_shardings
+from owl_jax.models.owl import Params, forward
+from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules
 from owl_jax.processing.conversation import check_media, prompt_from_messages, tokenize_prompt
 from owl_jax.processing.image import ImageSource, load_image, preprocess_image
-from owl_jax.processing.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from owl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from owl_jax.processing.video import VideoSource, load_video
 
-DTYPES = ("bfloat16", "float32")
 MAX_NEW_TOKENS = 256
 NUM_FRAMES = 4  # of a video, as in the video release's examples
 
@@ -62,7 +60,7 @@ class Owl:
         mesh: Mesh | None = None,
         as_trained: bool = True,
     ):
-        """Wraps weights that are in memory; `load_owl` reads them from a directory.
+        """Wraps weights that are in memory; inference/load.py reads them from a directory.
 
         Args:
           params: on the mesh if there is one.
@@ -111,7 +109,8 @@ class Owl:
         seed: int = 0,
         eos_token_id: int | None = None,
     ) -> np.ndarray:
-        """Continues a batch of prompts; each row gets what it would get alone.
+        """Continues a batch of prompts; each row gets what it would get alone (drawn tokens: what a
+        row gets at its place, whatever the others are).
 
         Args:
           input_ids: int[B, L]; at media positions -1 (image) or -2 (video), num_query_tokens + 1 of
@@ -149,8 +148,8 @@ class Owl:
     def chat(
         self,
         messages: str | Sequence[Mapping[str, Any]],
-        images: Sequence[ImageSource | np.ndarray] | None = None,
-        videos: Sequence[VideoSource] | None = None,
+        images: ImageSource | Sequence[ImageSource | np.ndarray] | None = None,
+        videos: VideoSource | Sequence[VideoSource] | None = None,
         stream: bool = False,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -164,7 +163,8 @@ class Owl:
 
         Args:
           messages: OpenAI-style, or the original's prompt text (processing/conversation.py).
-          images: one for each image mark: a path, a PIL image, or uint8[height, width, 3].
+          images: one for each image mark: a path, bytes of a file, a PIL image, or
+            uint8[height, width, 3].
           videos: one for each video mark: a file, a folder of frames, or a list of pictures.
           stream: hand back an iterator of the answer's pieces as they come, instead of all of it.
           num_frames: taken of each video.
@@ -176,7 +176,7 @@ class Owl:
         """
         sampling = Sampling.of(temperature, top_k, top_p)
         text = prompt_from_messages(messages)
-        pictures, clips = list(images or ()), list(videos or ())
+        pictures, clips = _listed(images), _listed(videos)
         check_media(text, len(pictures), len(clips), "the conversation")
         size = self.config.vision.image_size
         ids = tokenize_prompt(
@@ -190,7 +190,7 @@ class Owl:
         )
         max_new_tokens = self._fitting(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, seed)
-        pieces = _up_to(_NEXT_TURN, _words(tokens, self.tokenizer))
+        pieces = up_to(_NEXT_TURN, words(tokens, self.tokenizer))
         return pieces if stream else "".join(pieces)
 
     def save(self, path: str | Path, format: str = "huggingface") -> None:
@@ -271,36 +271,11 @@ class Owl:
             yield
 
 
-def load_owl(path: str | Path, dtype: Any, adapter: str | Path | None, mesh: Mesh | None) -> Owl:
-    """Reads a model directory, and an adapter for it; see `owl_jax.load`."""
-    if str(jnp.dtype(dtype)) not in DTYPES:
-        raise UserError(f"dtype {dtype!r}; expected {' or '.join(DTYPES)}")
-    directory = Path(path)
-    config, params = model_directory.load_model(directory, dtype)
-    if adapter is not None:
-        if config.lora is not None:
-            raise UserError(
-                f"{path} holds an adapter already; save it in the huggingface format, which merges "
-                "it, before you load another"
-            )
-        lora_config, params["lora"] = read_adapter(Path(adapter), config, dtype)
-        config = dataclasses.replace(config, lora=lora_config)
-    flat = flatten_dict(params)
-    del params
-    shardings: dict[Any, Any] = {}
-    if mesh is not None:
-        boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
-        shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
-    # Each array of the host is let go as soon as it is on the device.
-    placed = {name: jax.device_put(flat.pop(name), shardings.get(name)) for name in list(flat)}
-    return Owl(
-        config,
-        unflatten_dict(placed),
-        dtype,
-        directory,
-        mesh,
-        as_trained=model_directory.is_own(directory),
-    )
+def _listed(media: Any) -> list[Any]:
+    """A single medium counts as a list of one."""
+    if media is None:
+        return []
+    return [media] if isinstance(media, str | Path | bytes | Image.Image) else list(media)
 
 
 def _picture(source: ImageSource | np.ndarray) -> Image.Image:
@@ -311,28 +286,3 @@ def _picture(source: ImageSource | np.ndarray) -> Image.Image:
             f"a picture is {source.dtype}{list(source.shape)}; expected uint8[height, width, 3]"
         )
     return Image.fromarray(source)
-
-
-def _words(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    decoder = StreamDecoder(tokenizer)
-    for token in tokens:
-        yield decoder.push(token)
-    yield decoder.finish()
-
-
-def _up_to(mark: str, pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces up to `mark`; an end that may be its beginning is held back. None is empty."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        text, found, _ = held.partition(mark)
-        if not found:
-            begun = next(n for n in reversed(range(len(mark))) if held.endswith(mark[:n]))
-            text = held[: len(held) - begun]
-        held = held[len(text) :]
-        if text:
-            yield text
-        if found:
-            return
-    if held:
-        yield held

@@ -65,10 +65,11 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
     allows it, which it does for all but tiny layers.
     """
     devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
-    if len(devices) > 1 or devices.pop().platform != "cpu":
+    device = devices.pop()
+    if devices or device.platform != "cpu":
         return compute, params
     views = jax.tree.map(np.asarray, params)
-    return dataclasses.replace(compute, scan_layers=False), jax.device_put(unstack(views))
+    return dataclasses.replace(compute, scan_layers=False), jax.device_put(unstack(views), device)
 
 
 @partial(jax.jit, static_argnames=("config", "compute", "capacity"))
@@ -85,7 +86,7 @@ def prefill(
     """Reads the prompts and chooses the first new token of each row; makes room for `capacity`.
 
     params: in the form that `compute.scan_layers` says.
-    key: row r draws from fold_in(key, r), so that a row draws the same alone as at its place.
+    key: row r draws from fold_in(key, r), whatever the other rows are.
     """
     run: Any = partial(Owl(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
@@ -182,7 +183,7 @@ def _choose(config: OwlConfig, state: DecodeState, logits: jax.Array) -> DecodeS
     """Adds one token to every row, the pad id to those that are done."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
     token = jnp.where(state.done, config.llm.pad_token_id, sample(logits, keys, state.sampling))
-    write: Any = jax.lax.dynamic_update_slice_in_dim
+    write = jax.lax.dynamic_update_slice_in_dim
     return dataclasses.replace(
         state,
         tokens=write(state.tokens, token[:, None], state.count, axis=1),

@@ -30,6 +30,39 @@ LORA: dict[str, LoraConfig] = {
     "video": LoraConfig(),
 }
 
+# Small enough for two CPU cores (configs/demo): 48-pixel pictures, half a million weights to see
+# and a million to speak. Its queries start apart, which short trainings need.
+DEMONSTRATION = OwlConfig(
+    vision=VisionConfig(
+        image_size=48,
+        patch_size=8,
+        hidden_size=128,
+        intermediate_size=256,
+        num_layers=4,
+        num_heads=4,
+        temporal=True,
+    ),
+    abstractor=AbstractorConfig(
+        num_query_tokens=16,
+        hidden_size=128,
+        mlp_size=256,
+        num_layers=2,
+        num_heads=4,
+        temporal=True,
+        query_stddev=0.02,
+    ),
+    llm=LlamaConfig(
+        vocab_size=768,
+        hidden_size=128,
+        intermediate_size=336,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        max_positions=1024,
+    ),
+    lora=LoraConfig(rank=8, alpha=32.0, dropout=0.0),
+)
+
 
 def variant(name: str) -> OwlConfig:
     """A released variant without adapter. Raises UserError for an unknown name."""

@@ -7,6 +7,8 @@ is not here is an error.
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,12 +17,13 @@ from ml_collections import ConfigDict
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.stack import REMAT_POLICIES
-from owl_jax.training.optimizer import Recipe
+from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
 FRESH = "fresh"  # init: new random weights instead of a directory
 BRANCHES = ("vision", "abstractor", "llm", "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
+ATTENTIONS = ("xla", "cudnn")
 
 
 def base_config(model: OwlConfig) -> ConfigDict:
@@ -49,7 +52,6 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.compute.dtype = "bfloat16"
     config.compute.attention = "xla"
     config.compute.remat = "full"
-    config.compute.scan_layers = True
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()
@@ -81,13 +83,11 @@ def read_model(config: ConfigDict) -> OwlConfig:
 
 
 def read_compute(config: ConfigDict) -> Compute:
-    """How to compute. Raises UserError for an unknown dtype or policy."""
+    """How to compute. Raises UserError for an unknown dtype, policy or implementation."""
+    _check_choice(config, "compute.dtype", DTYPES)
+    _check_choice(config, "compute.attention", ATTENTIONS)
+    _check_choice(config, "compute.remat", ("none", *REMAT_POLICIES))
     values = config.compute.to_dict()
-    if values["dtype"] not in ("float32", "bfloat16"):
-        raise UserError(f"config.compute.dtype={values['dtype']!r}: float32 or bfloat16")
-    if values["remat"] not in ("none", *REMAT_POLICIES):
-        known = ", ".join(("none", *REMAT_POLICIES))
-        raise UserError(f"config.compute.remat={values['remat']!r}: one of {known}")
     return Compute(**{**values, "dtype": jnp.dtype(values["dtype"])})
 
 
@@ -108,20 +108,43 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
     return rules, recipes
 
 
+def check_values(config: ConfigDict) -> None:
+    """Raises UserError for a value that would fail only later in the run."""
+    _check_choice(config, "export", EXPORT_FORMATS)
+    _check_choice(config, "frozen_dtype", DTYPES)
+    for key in (
+        "steps",
+        "batch_size",
+        "accumulate",
+        "max_skipped_steps",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ):
+        if config[key] < 1:
+            raise UserError(f"config.{key}={config[key]}: expected at least 1")
+
+
 def check_directories(config: ConfigDict) -> None:
     """Raises one UserError that names everything the config needs and that is not there."""
     needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
     needed["config.tokenizer"] = config.tokenizer
     for number, (path, _) in enumerate(config.data.mixture):
         needed[f"config.data.mixture[{number}]"] = path
-    missing = [
-        f"{key}={value!r}"
-        for key, value in needed.items()
-        if value != FRESH and not (value and Path(value).exists())
-    ]
+    missing: dict[str, list[str]] = {}
+    for key, value in needed.items():
+        if value != FRESH and not (value and Path(value).exists()):
+            missing.setdefault(value, []).append(key)
     if missing:
+        listed = ", ".join(f"{path!r} ({', '.join(keys)})" for path, keys in missing.items())
         raise UserError(
-            f"not found: {', '.join(missing)}. Put the weights, tokenizer and data there, or name "
-            f"another place with --{missing[0].split('=')[0]}=PATH (docs/training.md lists what "
-            "each config needs)"
+            f"not found: {listed}. Put model directories (config.json, weights, tokenizer files) "
+            "and JSON Lines there, or name other places, as in --config.tokenizer=DIR "
+            "(docs/training.md tells where to get them)"
         )
+
+
+def _check_choice(config: ConfigDict, key: str, choices: Sequence[str]) -> None:
+    value = operator.attrgetter(key)(config)
+    if value not in choices:
+        raise UserError(f"config.{key}={value!r}: expected one of {', '.join(choices)}")

@@ -8,8 +8,10 @@ are not in checkpoints, their fingerprint is.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.manager import Checkpoints, fingerprint
@@ -37,7 +38,7 @@ from owl_jax.training import config as settings
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates, make_optimizer
 from owl_jax.training.partition import FROZEN, assign, merge, split, table
-from owl_jax.training.state import TrainState, new_state
+from owl_jax.training.state import TrainState, place_state
 from owl_jax.training.step import make_step
 
 Tree = dict[str, Any]
@@ -46,65 +47,71 @@ Tree = dict[str, Any]
 def train(config: ConfigDict, workdir: Path) -> Path | None:
     """Trains, or resumes, what `config` describes; returns the exported model's directory.
 
+    A run that is at its last step already is left as it is.
+
     Raises UserError for whatever the user can mend: missing weights or data, a checkpoint of
     another model, a full disk, a loss that stays non-finite.
     """
+    settings.check_values(config)
     settings.check_directories(config)
     model, compute = settings.read_model(config), settings.read_compute(config)
     rules, recipes = settings.read_recipes(config)
-    logical = LogicalRules()
-    mesh = make_mesh(**config.mesh)
-    with jax.set_mesh(mesh), nn.logical_axis_rules(logical.flax_rules()):
+    logical, mesh = LogicalRules(), make_mesh(**config.mesh)
+
+    boxed = jax.eval_shape(partial(init_params, model, compute), jax.random.key(config.seed))
+    shapes, shardings = nn.meta.unbox(boxed), param_shardings(boxed, mesh, logical)
+    labels = assign(shapes, rules, set(recipes))
+    trained_labels, _ = split(labels, labels)
+    optimizer = make_optimizer(recipes, trained_labels, config.steps, config.clip_norm or None)
+    _say(table(shapes, labels, recipes))
+
+    with closing(
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.checkpoint_every)
+    ) as checkpoints:
         batches = open_data(config, model)
-
-        boxed = jax.eval_shape(partial(init_params, model, compute), jax.random.key(config.seed))
-        shardings = param_shardings(boxed, mesh, logical)
-        shapes = nn.meta.unbox(boxed)
-        labels = assign(shapes, rules, set(recipes))
-        dtypes = _dtypes(labels, config, recipes)
-        print(table(shapes, labels, recipes), flush=True)
-
-        trainable, frozen = split(initialize(config, model, shapes, shardings, dtypes), labels)
-        optimizer = make_optimizer(
-            recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
+        trainable, frozen = split(
+            initialize(config, model, shapes, shardings, _dtypes(labels, config, recipes)), labels
         )
-        state = _shard_state(trainable, optimizer, split(shardings, labels)[0], mesh)
-        meta = {"model": model.to_dict(), "base": fingerprint(frozen) if frozen else "none"}
-        checkpoints = Checkpoints(
-            workdir / "checkpoints", config.keep_checkpoints, config.checkpoint_every
-        )
+        state = place_state(trainable, optimizer, split(shardings, labels)[0], mesh)
+        meta = _describe(model, frozen)
         start = checkpoints.latest() or 0
         if start:
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-            )
-            state, _ = checkpoints.restore(start, abstract, batches, meta)
-            print(f"resumed from step {start} of {workdir}", flush=True)
-        else:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+            state, _ = checkpoints.restore(start, _abstract(state), batches, meta)
+            _say(f"resumed from step {start} of {workdir}")
+        if jax.process_index() == 0:
+            text = config.to_json_best_effort(indent=2)
+            (workdir / "config.json").write_text(f"{text}\n", encoding="utf-8")
 
         step = jax.jit(
             make_step(model, compute, optimizer, config.seed, config.accumulate), donate_argnums=0
         )
-        clock = _Clock()
-        try:
-            with MetricWriter(workdir, config.steps, start, workdir.name) as writer:
-                for number in range(start + 1, config.steps + 1):
-                    batch = Batch(**shard_batch(vars(next(batches)), mesh))
-                    state, metrics = step(state, frozen, batch)
-                    clock.count(metrics["supervised_tokens"], config.batch_size)
-                    if number % config.log_every == 0 or number in (start + 1, config.steps):
-                        metrics |= learning_rates(recipes, config.steps, number - 1)
-                        writer.write(number, metrics | clock.read())
-                        _stop_if_diverged(metrics, config.max_skipped_steps, number)
-                    checkpoints.save(number, state, batches, meta, force=number == config.steps)
-        finally:
-            checkpoints.close()
-        if config.export == "none":
-            return None
+        with (
+            jax.set_mesh(mesh),
+            nn.logical_axis_rules(logical.flax_rules()),
+            MetricWriter(workdir, config.steps, start, workdir.name) as writer,
+        ):
+            clock = _Clock()
+            for number in range(start + 1, config.steps + 1):
+                batch = Batch(**shard_batch(vars(next(batches)), mesh))
+                state, metrics = step(state, frozen, batch)
+                clock.count(metrics["supervised_tokens"], config.batch_size)
+                if number % config.log_every == 0 or number in (start + 1, config.steps):
+                    # A skipped step does not move the schedule.
+                    taken = number - 1 - metrics["skipped"]
+                    metrics |= learning_rates(recipes, config.steps, taken)
+                    writer.write(number, metrics | clock.read())
+                    _stop_if_diverged(metrics, config.max_skipped_steps, number)
+                checkpoints.save(number, state, batches, meta, force=number == config.steps)
+
+    target = None if config.export == "none" else workdir / "model"
+    if start >= config.steps and (target is None or target.exists()):
+        _say(f"nothing left to do: {workdir} is at step {start} of {config.steps}")
+    elif target is not None:
+        # An earlier end of this run, before config.steps was raised.
+        shutil.rmtree(target, ignore_errors=True)
         params = merge(state.params, frozen)
-        return _export(workdir / "model", model, params, config)
+        save_model(target, model, params, config.export, Path(config.tokenizer))
+    return target
 
 
 def open_data(config: ConfigDict, model: OwlConfig) -> Any:
@@ -160,7 +167,10 @@ def initialize(
             }
 
         out = {name: shardings[name] for name in fresh}
-        params |= jax.jit(make, out_shardings=out)(jax.random.key(config.seed))
+        # This runs once; on CPU, optimizing it takes far longer than running it.
+        fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        made = jax.jit(make, out_shardings=out, compiler_options=fast)
+        params |= made(jax.random.key(config.seed))
     directories: dict[str, list[str]] = {}
     for name, value in config.init.items():
         if value != settings.FRESH:
@@ -179,15 +189,18 @@ def initialize(
 
 
 class _Clock:
-    """Throughput between two reads."""
+    """Throughput between two reads; the first one contains the compilation of the step."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._tokens: list[jax.Array] = []
         self._examples = 0
         self._start = time.monotonic()
 
-    def count(self, tokens: jax.Array, examples: int) -> None:
-        self._tokens.append(tokens)
+    def count(self, supervised_tokens: jax.Array, examples: int) -> None:
+        self._tokens.append(supervised_tokens)
         self._examples += examples
 
     def read(self) -> dict[str, float]:
@@ -197,7 +210,7 @@ class _Clock:
             "tokens_per_second": tokens / elapsed,
             "examples_per_second": self._examples / elapsed,
         }
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         return rates
 
 
@@ -208,21 +221,18 @@ def _dtypes(labels: Tree, config: ConfigDict, recipes: Mapping[str, Any]) -> Tre
     )
 
 
-def _shard_state(
-    trainable: Tree, optimizer: optax.GradientTransformation, shardings: Tree, mesh: Mesh
-) -> TrainState:
-    """The first state; moments lie where their parameters lie."""
-    replicated = NamedSharding(mesh, PartitionSpec())
-    abstract = jax.eval_shape(optimizer.init, trainable)
-    moments = optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        shardings,
-        transform_non_params=lambda _: replicated,
+def _describe(model: OwlConfig, frozen: Tree) -> dict[str, Any]:
+    """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
+    flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
+    # As JSON gives it back: lists instead of tuples.
+    described: dict[str, Any] = json.loads(json.dumps(flat))
+    return described | {"frozen base": fingerprint(frozen) if frozen else "none"}
+
+
+def _abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    out = TrainState(replicated, shardings, moments, replicated, replicated)
-    return jax.jit(partial(new_state, optimizer=optimizer), out_shardings=out)(trainable)
 
 
 def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
@@ -246,6 +256,6 @@ def _stop_if_diverged(metrics: Mapping[str, Any], limit: int, step: int) -> None
         )
 
 
-def _export(target: Path, model: OwlConfig, params: Tree, config: ConfigDict) -> Path:
-    save_model(target, model, params, config.export, Path(config.tokenizer))
-    return target
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)

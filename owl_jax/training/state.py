@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 @struct.dataclass
@@ -32,3 +34,27 @@ def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainStat
     """The state before the first step; a pure function, so `jax.eval_shape` gives its shapes."""
     step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # donated one by one
     return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
+
+
+def place_state(
+    params: Any, optimizer: optax.GradientTransformation, shardings: Any, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on the mesh: moments lie where their parameters lie.
+
+    params: the trainable tree; its arrays are donated, so that they exist once.
+    shardings: the same tree of NamedShardings of `mesh`.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    # Each recipe's moments have holes where the parameters of the other recipes are.
+    is_hole = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda leaf, sharding: leaf if is_hole(leaf) else sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: whole,
+        is_leaf=is_hole,
+    )
+    out = TrainState(whole, shardings, moments, whole, whole)
+    make = jax.jit(partial(new_state, optimizer=optimizer), out_shardings=out, donate_argnums=0)
+    return make(params)

@@ -30,8 +30,8 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of -log p(target) over supervised positions, and their number.
 
-    float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. The mean is their quotient;
-    kept apart so that micro-batches can be weighted by their tokens.
+    float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. The mean is their
+    quotient; kept apart so that micro-batches can be weighted by their tokens.
     """
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

@@ -1,0 +1,45 @@
+# Needs nothing but make and Python 3.11 or later: each target first makes .venv and installs what
+# it uses, once, and again when setup.py changes. Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ablation test lint bench
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/installed-test  ## make .venv and install owl_jax into it
+
+demo: .venv/installed-test  ## train a small model in three stages and ask it: runs/demo
+	$(RUN) -m owl_jax.demo --workdir=runs/demo
+
+ablation: .venv/installed-test  ## the demonstration without stage 1, and without text: runs/ablation
+	$(RUN) -m owl_jax.ablation --workdir=runs/ablation
+
+# Two workers: each compiles its own programs and needs a core.
+test: .venv/installed-test  ## all tests
+	$(RUN) -m pytest -n 2
+
+lint: .venv/installed-dev  ## style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# Names that begin with an underscore are imported by the others.
+bench: .venv/installed-test  ## side-by-side timings of benchmarks/
+	@set -e; for script in benchmarks/[!_]*.py; do \
+		echo "== $$script"; $(RUN) "$$script"; \
+	done
+
+.venv/installed-%: setup.py | .venv/bin/pip
+	@echo "Installing owl_jax[$*] into .venv (a few minutes at first) ..."
+	@$(PIP) install --editable ".[$*]"
+	@touch $@
+
+# Not bin/python: that is there before an interrupted installation of pip.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: %s is Python %d.%d; owl_jax needs 3.11 or later: make PYTHON=/path/to/python3.11" % ((sys.executable,) + tuple(sys.version_info[:2])))'
+	@$(PYTHON) -m venv .venv

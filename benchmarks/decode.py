@@ -1,0 +1,66 @@
+"""How long a decoded token takes: layers scanned over stacked weights, or unrolled.
+
+    python benchmarks/decode.py [--width=512] [--layers=8] [--prompt=64] [--tokens=32] [--rounds=7]
+
+Owl.generate unrolls on a CPU and scans elsewhere (inference/generate.py, quickest_form); this is
+the measurement behind that choice. Greedy, float32, after the prompt has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from _timing import describe_device, print_table, small_model, take_turns
+from absl import flags
+
+from owl_jax import cli
+from owl_jax.inference.generate import decode, prefill
+from owl_jax.inference.prompt import prompt_arrays, round_up
+from owl_jax.inference.sampling import Sampling
+from owl_jax.models.config import Compute
+from owl_jax.models.owl import init_params
+from owl_jax.models.stack import unstack
+
+_WIDTH = flags.DEFINE_integer("width", 512, "of the language model", lower_bound=64)
+_LAYERS = flags.DEFINE_integer("layers", 8, "of the language model", lower_bound=1)
+_PROMPT = flags.DEFINE_integer("prompt", 64, "tokens before the timed ones", lower_bound=1)
+_TOKENS = flags.DEFINE_integer("tokens", 32, "timed in each round", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "timings of each form", lower_bound=1)
+_ROWS = flags.DEFINE_multi_integer("rows", [1, 4], "rows of a batch; may be given several times")
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table for each number of rows."""
+    del argv
+    config = small_model(_WIDTH.value, _LAYERS.value)
+    stacked = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
+    forms = {"scanned": (True, stacked), "unrolled": (False, jax.jit(unstack)(stacked))}
+    until = 1 + _TOKENS.value  # prefill chooses the first token
+
+    print(f"Decoder of {_LAYERS.value} x {_WIDTH.value}, {describe_device()}")
+    for rows in _ROWS.value:
+        ids = np.random.default_rng(0).integers(
+            3, config.llm.vocab_size, (rows, _PROMPT.value), np.int32
+        )
+        prompt = prompt_arrays(config, ids)
+
+        def ready(scan: bool, params: Any, prompt: Any = prompt) -> Callable[[], Any]:
+            compute, capacity = Compute(scan_layers=scan), round_up(until)
+            state = prefill(
+                config, compute, params, prompt, Sampling(), jax.random.key(0), -1, capacity
+            )
+            jax.block_until_ready(state)
+            return lambda: decode(config, compute, params, state, until)
+
+        contestants = {name: partial(ready, *form) for name, form in forms.items()}
+        title = f"Batch of {rows}, {_TOKENS.value} tokens after {_PROMPT.value}"
+        print_table(title, "token", take_turns(contestants, _ROUNDS.value), _TOKENS.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

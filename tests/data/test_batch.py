@@ -1,0 +1,143 @@
+"""Rows of a batch, written out: a picture takes two positions (-1 -1), a video two (-2 -2)."""
+
+import numpy as np
+import pytest
+
+from owl_jax.data.batch import Batch, Example, RowShape, collate
+
+SHAPE = RowShape(length=7, media_length=2, image_size=2, image_slots=2, video_slots=1, frames=2)
+WORDS = RowShape(length=4, media_length=2, image_size=2)
+
+
+def example(ids, supervised, images=(), videos=(), shape=SHAPE):
+    """images, videos: one grey value for each picture or video."""
+    S, T = shape.image_size, shape.frames
+    pictures, clips = np.zeros((len(images), S, S, 3)), np.zeros((len(videos), T, S, S, 3))
+    for media, values in ((pictures, images), (clips, videos)):
+        for item, value in zip(media, values, strict=True):
+            item[:] = value
+    return Example(
+        np.array(ids, np.int32),
+        np.isin(np.arange(len(ids)), supervised),
+        pictures.astype(np.uint8),
+        clips.astype(np.uint8),
+    )
+
+
+@pytest.fixture
+def batch():
+    return collate(
+        [
+            example([1, -1, -1, 5, 6, 9, 2], [5, 6], images=[10]),
+            example([1, 7, 8, 2], [2, 3]),
+            example([1, -2, -2, -1, -1, 4, 9, 2], [6, 7], images=[20], videos=[30]),
+        ],
+        SHAPE,
+    )
+
+
+def test_targets_are_the_inputs_shifted_by_one(batch):
+    np.testing.assert_array_equal(
+        batch.input_ids,
+        [[1, 0, 0, 5, 6, 9, 2], [1, 7, 8, 2, 0, 0, 0], [1, 0, 0, 0, 0, 4, 9]],
+    )
+    np.testing.assert_array_equal(
+        batch.targets,
+        [[0, 0, 5, 6, 9, 2, 0], [7, 8, 2, 0, 0, 0, 0], [0, 0, 0, 0, 4, 9, 2]],
+    )
+
+
+def test_loss_mask_stands_over_the_prediction(batch):
+    np.testing.assert_array_equal(
+        batch.loss_mask,
+        [[0, 0, 0, 0, 1, 1, 0], [0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1]],
+    )
+    np.testing.assert_array_equal(batch.targets[batch.loss_mask == 1], [9, 2, 8, 2, 9, 2])
+
+
+def test_segments_end_with_the_last_prediction(batch):
+    np.testing.assert_array_equal(
+        batch.segment_ids,
+        [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]],
+    )
+    np.testing.assert_array_equal(batch.positions, [range(7)] * 3)
+
+
+def test_media_index_counts_image_slots_and_then_video_slots(batch):
+    np.testing.assert_array_equal(
+        batch.media_index,
+        [
+            [-1, 0, 1, -1, -1, -1, -1],
+            [-1, -1, -1, -1, -1, -1, -1],
+            [-1, 4, 5, 0, 1, -1, -1],
+        ],
+    )
+
+
+def test_media_lie_in_their_slots_and_unused_slots_are_black(batch):
+    np.testing.assert_array_equal(batch.images[:, :, 0, 0, 0], [[10, 0], [0, 0], [20, 0]])
+    np.testing.assert_array_equal(batch.videos[:, :, :, 1, 1, 2], [[[0, 0]], [[0, 0]], [[30, 30]]])
+
+
+def test_two_pictures_of_a_row_keep_their_order():
+    row = collate([example([1, -1, -1, -1, -1, 3, 2], [5], images=[1, 2])], SHAPE)
+    np.testing.assert_array_equal(row.media_index, [[-1, 0, 1, 2, 3, -1, -1]])
+    np.testing.assert_array_equal(row.images[0, :, 0, 0, 0], [1, 2])
+
+
+def test_shapes_and_types(batch):
+    ids, floats, bytes_ = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.uint8)
+    assert {name: (a.shape, a.dtype) for name, a in vars(batch).items()} == {
+        "input_ids": ((3, 7), ids),
+        "targets": ((3, 7), ids),
+        "loss_mask": ((3, 7), floats),
+        "positions": ((3, 7), ids),
+        "segment_ids": ((3, 7), ids),
+        "media_index": ((3, 7), ids),
+        "images": ((3, 2, 2, 2, 3), bytes_),
+        "videos": ((3, 1, 2, 2, 2, 3), bytes_),
+    }
+
+
+def test_words_alone_need_no_slots():
+    batch = collate([example([1, 3, 2], [1, 2], shape=WORDS)], WORDS)
+    assert isinstance(batch, Batch)
+    assert batch.images.shape == (1, 0, 2, 2, 3) and batch.videos.shape == (1, 0, 0, 2, 2, 3)
+    np.testing.assert_array_equal(batch.input_ids, [[1, 3, 2, 0]])
+
+
+def test_an_example_that_fills_its_row_loses_only_its_last_input():
+    batch = collate([example([1, 3, 4, 5, 2], [3, 4], shape=WORDS)], WORDS)
+    np.testing.assert_array_equal(batch.input_ids, [[1, 3, 4, 5]])
+    np.testing.assert_array_equal(batch.targets, [[3, 4, 5, 2]])
+    np.testing.assert_array_equal(batch.segment_ids, [[1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        example([1, 3, 4, 5, 6, 2], [5], shape=WORDS),
+        example([1, -1, -1, 2], [3], images=[1], shape=WORDS),
+        example([1, -1, -1, 2], [3], shape=WORDS),
+        example([1, -2, -2, 2], [3], shape=WORDS),
+    ],
+    ids=["too long", "picture without slot", "span without picture", "video without slot"],
+)
+def test_what_does_not_fit_is_refused(misfit):
+    with pytest.raises(ValueError):
+        collate([example([1, 3, 2], [1], shape=WORDS), misfit], WORDS)
+
+
+def test_too_long_says_how_long():
+    with pytest.raises(ValueError, match="6 tokens does not fit a row of 5"):
+        collate([example([1, 3, 4, 5, 6, 2], [5], shape=WORDS)], WORDS)
+
+
+def test_more_pictures_than_slots_are_refused():
+    with pytest.raises(ValueError):
+        collate([example([1, -1, -1, 3, 2], [3], images=[1, 2, 3])], SHAPE)
+
+
+def test_a_broken_span_is_refused():
+    with pytest.raises(ValueError, match="row 0 has 1 positions of media id -1"):
+        collate([example([1, -1, 3, 2], [2], images=[1])], SHAPE)

@@ -1,0 +1,237 @@
+"""The reports: whole, self-contained, and what they say is what was given."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl_jax.data.synthetic import questions
+from owl_jax.evaluation.demonstration import Answered
+from owl_jax.evaluation.report import write_curves, write_report
+
+EMPTY_TAGS = ("meta", "img", "path")
+REPORT = {
+    "image_accuracy": 0.913,
+    "shuffled_accuracy": 0.402,
+    "blind_accuracy": 0.421,
+    "video_accuracy": 0.84,
+    "multi_image_accuracy": 0.715,
+    "text_accuracy_before": 0.805,
+    "text_accuracy_after": 0.812,
+    "questions": 1875,
+    "by_ability": {"image: count": 0.881, "image: <shape>": 1.0, "multi_image: two_images": 0.715},
+    "seconds": {"stage0": 59.6, "stage1": 121.0, "evaluation": 4.2},
+    "model": "runs/a & b/model",
+}
+
+
+class Page(HTMLParser):
+    """Reads a page, insists on closed tags; keeps its words and the attributes of its tags."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.words, self.tags = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in EMPTY_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def write_metrics(workdir, rows):
+    workdir.mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return workdir
+
+
+def loss_rows(losses):
+    return [{"step": 10 * i, "loss": loss} for i, loss in enumerate(losses, start=1)]
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return [
+        write_metrics(tmp_path / "stage0", loss_rows([4.0, 2.0, 1.0])),
+        write_metrics(tmp_path / "stage1", loss_rows([3.0, None, 0.5, None, 0.25])),
+    ]
+
+
+def ask(kind, count=1):
+    return questions("heldout", 5, count, [kind], image_size=24)
+
+
+def pictures(page):
+    files = [image["src"].removeprefix("data:image/png;base64,") for image in page.all("img")]
+    return [Image.open(io.BytesIO(base64.b64decode(file, validate=True))) for file in files]
+
+
+def test_accuracies_abilities_and_times(tmp_path, stages):
+    write_report(tmp_path / "report.html", REPORT, [], stages)
+    text = Page(tmp_path / "report.html").text
+    for label, share in (
+        ("Questions about one picture", "91.3%"),
+        ("the same, pictures shuffled", "40.2%"),
+        ("the best guess without looking", "42.1%"),
+        ("Questions about two pictures", "71.5%"),
+        ("Questions about a video", "84.0%"),
+        ("Words alone, before stage 2", "80.5%"),
+        ("Words alone, after stage 2", "81.2%"),
+        ("One picture count", "88.1%"),
+        ("<shape>", "100.0%"),
+        ("Two pictures two images", "71.5%"),
+    ):
+        assert f"{label} {share}" in text
+    assert "1,875 held-out questions" in text
+    assert "stage0 1 min 00 s stage1 2 min 01 s evaluation 4 s together 3 min 05 s" in text
+    assert "--model=runs/a & b/model" in text
+
+
+def test_bars_are_as_long_as_their_shares(tmp_path):
+    write_report(tmp_path / "report.html", REPORT, [], [])
+    styles = [tag.get("style", "") for tag in Page(tmp_path / "report.html").all("div")]
+    widths = [style for style in styles if style.startswith("width:")]
+    assert widths[:3] == ["width:91.3%", "width:40.2%", "width:42.1%"]
+    assert len(widths) == 7 + 3
+
+
+def test_nothing_is_fetched(tmp_path, stages):
+    examples = [Answered(question, "red") for question in ask("vqa", 2)]
+    write_report(tmp_path / "report.html", REPORT, examples, stages)
+    write_curves(tmp_path / "curves.html", stages[0])
+    for name in ("report.html", "curves.html"):
+        page = Page(tmp_path / name)
+        assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object"})
+        for _, attributes in page.tags:
+            for key in ("src", "href", "xlink:href"):
+                assert attributes.get(key, "data:").startswith("data:")
+        assert not re.search(r"https?:|url\(|@import", (tmp_path / name).read_text("utf-8"))
+
+
+def test_losses_of_the_stages_without_nulls(tmp_path, stages):
+    write_report(tmp_path / "report.html", REPORT, [], stages)
+    page = Page(tmp_path / "report.html")
+    assert [svg["aria-label"] for svg in page.all("svg")] == [
+        "Loss in stage0: loss from 4 at step 10 to 1 at step 30",
+        "Loss in stage1: loss from 3 at step 10 to 0.25 at step 50",
+    ]
+    raw = [path["d"].count("L") for path in page.all("path") if path["class"] == "raw"]
+    assert raw == [3, 3]
+
+
+def test_a_stage_without_metrics_is_said_to_have_none(tmp_path):
+    write_report(tmp_path / "report.html", REPORT, [], [tmp_path / "stage9"])
+    assert "Loss in stage9 No values." in Page(tmp_path / "report.html").text
+
+
+def test_pictures_pairs_and_frames_are_shown_in_order(tmp_path):
+    (single,), (pair,), (video,) = ask("vqa"), ask("two_images"), ask("video")
+    examples = [Answered(question, "") for question in (video, single, pair)]
+    write_report(tmp_path / "report.html", REPORT, examples, [])
+    page = Page(tmp_path / "report.html")
+    expected = [*single.images, *pair.images, *video.videos[0]]
+    shown = pictures(page)
+    assert len(shown) == len(expected) == 1 + 2 + 4
+    for got, wanted in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+    names = [image["alt"] for image in page.all("img")]
+    assert names[:3] == ["picture 1 of 1", "picture 1 of 2", "picture 2 of 2"]
+    assert names[3:] == [f"frame {i} of 4" for i in (1, 2, 3, 4)]
+
+
+def test_right_and_wrong_are_said_in_words(tmp_path):
+    first, second, third = ask("vqa", 3)
+    examples = [
+        Answered(first, f" The {first.answer.upper()}. "),
+        Answered(second, "seventeen"),
+        Answered(third, ""),
+    ]
+    write_report(tmp_path / "report.html", REPORT, examples, [])
+    text = Page(tmp_path / "report.html").text
+    assert text.count("✓ right") == 1 and text.count("✗ wrong") == 2
+    assert f"{first.question} Answer: The {first.answer.upper()}. ✓ right" in text
+    assert f"{second.question} Answer: seventeen ✗ wrong True answer: {second.answer}" in text
+    assert f"{third.question} Answer: (nothing) ✗ wrong" in text
+
+
+def test_what_the_words_told_before_the_question_is_shown(tmp_path):
+    (scene,), (problem,) = ask("text_scene"), ask("text_math")
+    write_report(
+        tmp_path / "report.html", REPORT, [Answered(scene, "x"), Answered(problem, "7")], []
+    )
+    text = Page(tmp_path / "report.html").text
+    told = re.search("Human: (The image shows .*)", scene.prompt_text)[1]
+    assert f"Words alone {told} {scene.question} Answer: x" in text
+    assert f"{problem.question} Answer: 7" in text
+    assert "Human:" not in text and "<image>" not in text
+
+
+def test_all_text_is_escaped(tmp_path):
+    (question,) = ask("vqa")
+    bad = '<script>alert("&amp;")</script>'
+    nasty = dataclasses.replace(
+        question, question=bad, answer=bad, prompt_text=f"Human: {bad}\nHuman: {bad}\nAI: "
+    )
+    report = REPORT | {"model": bad, "seconds": {bad: 1.0}, "by_ability": {f"text: {bad}": 0.5}}
+    write_report(tmp_path / "report.html", report, [Answered(nasty, bad)], [tmp_path / "<b>"])
+    page = Page(tmp_path / "report.html")
+    assert page.text.count(bad) == 1 + 1 + 1 + 4  # model, time, ability, and the example
+    assert page.all("script") == page.all("b")[2:] == []
+
+
+def test_curves_of_a_workdir(tmp_path):
+    workdir = write_metrics(
+        tmp_path / "run <1>",
+        [
+            {
+                "step": step,
+                "loss": 1 / step,
+                "grad_norm": None if step == 2 else 0.5,
+                "tokens_per_second": 100.0 * step,
+                "learning_rate/vision": 1e-4 * step,
+                "learning_rate/lora": 1e-3 * step,
+            }
+            for step in (1, 2, 3)
+        ],
+    )
+    write_curves(workdir / "report.html", workdir)
+    page = Page(workdir / "report.html")
+    labels = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
+    assert labels == [
+        "Loss: loss from 1 at step 1 to 0.3333 at step 3",
+        "Learning rate: lora from 0.001 at step 1 to 0.003 at step 3; "
+        "vision from 0.0001 at step 1 to 0.0003 at step 3",
+        "Gradient norm: grad_norm from 0.5 at step 1 to 0.5 at step 3",
+        "Supervised tokens per second: tokens_per_second from 100 at step 1 to 300 at step 3",
+    ]
+    assert page.text.startswith("run <1> run <1>")
+
+
+def test_curves_of_a_run_that_logged_nothing(tmp_path):
+    write_curves(tmp_path / "report.html", tmp_path)
+    assert Page(tmp_path / "report.html").text.count("No values.") == 4

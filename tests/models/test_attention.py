@@ -1,0 +1,83 @@
+"""Attention: who sees whom, and the numbers against a NumPy computation in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl_jax.models.attention import Placement, attend, whole_rows
+
+
+def _int(values):
+    return jnp.asarray(values, jnp.int32)
+
+
+def test_mask_of_a_row_is_causal():
+    placement = whole_rows(_int([[0, 1, 2]]), _int([[1, 1, 1]]))
+    np.testing.assert_array_equal(placement.mask()[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+
+
+def test_mask_keeps_packed_conversations_and_padding_apart():
+    placement = whole_rows(_int([[0, 1, 0, 1, 2, 0]]), _int([[1, 1, 2, 2, 2, 0]]))
+    np.testing.assert_array_equal(
+        placement.mask()[0, 0],
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [0, 0, 1, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0],
+            [0, 0, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1],
+        ],
+    )
+
+
+def test_mask_of_a_query_among_the_slots_of_a_cache():
+    """Two rows at slot 2 of 4: one whose first slot is padding, one whose slots are all its own."""
+    placement = Placement(
+        query_slots=_int([2]),
+        query_positions=_int([[1], [2]]),
+        query_segments=_int([[1], [1]]),
+        key_positions=_int([[0, 0, 1, 2], [0, 1, 2, 3]]),
+        key_segments=_int([[0, 1, 1, 1], [1, 1, 1, 1]]),
+    )
+    np.testing.assert_array_equal(placement.mask()[:, 0], [[[0, 1, 1, 0]], [[1, 1, 1, 0]]])
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_attend_is_softmax_attention(key_heads):
+    B, L, H, K = 2, 5, 4, 8
+    random = np.random.default_rng(0)
+    q = random.normal(size=(B, L, H, K)).astype(np.float32)
+    k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
+    bias = random.normal(size=(B, H, L, L)).astype(np.float32)
+    placement = whole_rows(_int([[0, 1, 2, 0, 1]] * B), _int([[1, 1, 1, 2, 2]] * B))
+
+    whole_k, whole_v = (x.repeat(H // key_heads, axis=1).astype(np.float64) for x in (k, v))
+    scores = np.einsum("blhk,bhsk->bhls", q, whole_k) / np.sqrt(K) + bias
+    weights = np.exp(scores) * np.asarray(placement.mask())
+    weights /= weights.sum(axis=-1, keepdims=True)
+    expected = np.einsum("bhls,bhsk->blhk", weights, whole_v)
+    np.testing.assert_allclose(attend(q, k, v, placement, bias), expected, atol=1e-5)
+
+
+def test_without_placement_every_query_sees_every_key():
+    q, k = jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 1, 3, 4))
+    v = jnp.asarray([[[[0.0] * 4, [3.0] * 4, [6.0] * 4]]])
+    np.testing.assert_allclose(attend(q, k, v), np.full((1, 2, 1, 4), 3.0), atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_gives_numbers():
+    q, k, v = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1, 2, 4))
+    placement = Placement(_int([0]), _int([[0]]), _int([[5]]), _int([[0, 1]]), _int([[1, 1]]))
+    loss = lambda q: attend(q, k, v, placement).sum()  # noqa: E731
+    assert np.isfinite(loss(q))
+    assert np.isfinite(jax.grad(loss)(q)).all()
+
+
+def test_unsuitable_implementation_is_named():
+    x = jnp.ones((1, 1, 1, 4))
+    with pytest.raises(ValueError, match="'flash'"):
+        attend(x, x, x, implementation="flash")
+    with pytest.raises(ValueError, match="no bias"):
+        attend(x, x, x, bias=jnp.zeros((1, 1, 1, 1)), implementation="cudnn")

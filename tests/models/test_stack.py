@@ -1,0 +1,97 @@
+"""Stacks of layers: scanned, unrolled and under each remat policy, on a block of a few numbers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl_jax.models.stack import REMAT_POLICIES, apply_layers, unstack
+
+LENGTH, WIDTH = 3, 4
+X = jnp.linspace(-1.0, 1.0, WIDTH)
+
+
+class Block(nn.Module):
+    """tanh(x W + offset + shared); returns x as its output too."""
+
+    @nn.compact
+    def __call__(self, x, offset, shared, *, deterministic):
+        assert deterministic
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (WIDTH, WIDTH))
+        return jnp.tanh(x @ kernel + offset + shared), x
+
+
+class Stack(nn.Module):
+    scan: bool = True
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x, offsets, shared):
+        return apply_layers(Block, LENGTH, x, offsets, shared, scan=self.scan, remat=self.remat)
+
+
+OFFSETS = jnp.arange(LENGTH, dtype=jnp.float32)
+SCANNED = Stack().init(jax.random.key(0), X, OFFSETS, 0.5)["params"]
+
+
+def _loss(params, scan, remat):
+    offsets = OFFSETS if scan else tuple(OFFSETS)
+    y, _ = Stack(scan, remat).apply({"params": params}, X, offsets, 0.5)
+    return jnp.sum(y * y)
+
+
+def test_layers_are_applied_in_order():
+    expected = X
+    inputs = []
+    for kernel, offset in zip(SCANNED["layers"]["kernel"], OFFSETS, strict=True):
+        inputs.append(expected)
+        expected = jnp.tanh(expected @ kernel + offset + 0.5)
+    y, outputs = Stack().apply({"params": SCANNED}, X, OFFSETS, 0.5)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(outputs, inputs, atol=1e-6)
+    unrolled = {"params": unstack(SCANNED)}
+    y, outputs = Stack(scan=False).apply(unrolled, X, tuple(OFFSETS), 0.5)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(outputs, inputs, atol=1e-6)
+
+
+def test_each_layer_starts_with_weights_of_its_own():
+    first, second, third = SCANNED["layers"]["kernel"]
+    assert np.abs(first - second).max() > 0.1
+    assert np.abs(second - third).max() > 0.1
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_remat_changes_no_gradient(scan, remat):
+    params = SCANNED if scan else unstack(SCANNED)
+    expected = jax.grad(_loss)(params, scan, "none")
+    gradient = jax.grad(_loss)(params, scan, remat)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), gradient, expected)
+
+
+def test_full_remat_computes_the_layer_again():
+    counts = {
+        remat: str(jax.make_jaxpr(jax.grad(_loss), static_argnums=(1, 2))(SCANNED, True, remat))
+        for remat in ("none", "minimal", "full")
+    }
+    tanh = {remat: text.count(" tanh ") for remat, text in counts.items()}
+    products = {remat: text.count("dot_general[") for remat, text in counts.items()}
+    assert tanh["none"] < tanh["minimal"] == tanh["full"]
+    assert products["none"] == products["minimal"] < products["full"]
+
+
+def test_unknown_policy_is_named():
+    with pytest.raises(ValueError, match="'some': choose one of none, full, minimal, dots"):
+        Stack(remat="some").init(jax.random.key(0), X, OFFSETS, 0.5)
+
+
+def test_unstack_splits_each_stack():
+    tree = {"a": {"layers": {"w": np.array([[1, 2], [3, 4]])}, "end": np.array([5])}}
+    result = unstack(tree)
+    assert result.keys() == {"a"}
+    assert result["a"].keys() == {"layer_0", "layer_1", "end"}
+    np.testing.assert_array_equal(result["a"]["layer_0"]["w"], [1, 2])
+    np.testing.assert_array_equal(result["a"]["layer_1"]["w"], [3, 4])
+    np.testing.assert_array_equal(result["a"]["end"], [5])
