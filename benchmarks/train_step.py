@@ -1,6 +1,6 @@
 """How long a training step takes: layers scanned or unrolled, and what recomputing costs.
 
-    python benchmarks/train_step.py [--width=512] [--layers=8] [--length=256] [--rows=2]
+    python benchmarks/train_step.py [--width=256] [--layers=8] [--length=128] [--rows=2]
 
 A stage 2 step (LoRA and abstractor trained, everything else frozen), float32, one picture a row,
 the optimizer included. The first run is mostly compilation, which is what scanning is for. "full"
@@ -29,9 +29,9 @@ from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
 from owl_jax.training.step import make_step
 
-_WIDTH = flags.DEFINE_integer("width", 512, "of the language model", lower_bound=64)
+_WIDTH = flags.DEFINE_integer("width", 256, "of the language model", lower_bound=64)
 _LAYERS = flags.DEFINE_integer("layers", 8, "of the language model", lower_bound=1)
-_LENGTH = flags.DEFINE_integer("length", 256, "positions of a row", lower_bound=32)
+_LENGTH = flags.DEFINE_integer("length", 128, "positions of a row", lower_bound=32)
 _ROWS = flags.DEFINE_integer("rows", 2, "of a batch", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timings of each form", lower_bound=1)
 

@@ -9,6 +9,7 @@ Each kind of record has media and words, or words alone:
     video_caption    four frames and their caption
     text_scene, text_two_images, text_video   the same questions, the scene told in words instead
     text_caption     a caption as the answer, nothing before it
+    text_description the scene told in words, and told again as the answer
     text_math        additions and subtractions
     text_facts       a closed list of general facts
 
@@ -55,10 +56,11 @@ KINDS = (
     "text_two_images",
     "text_video",
     "text_caption",
+    "text_description",
     "text_math",
     "text_facts",
 )
-QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith("caption"))
+QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith(("caption", "description")))
 
 _CAPTION_PROMPTS = (
     "Describe the {}.",
@@ -288,12 +290,16 @@ def normalize_answer(text: str) -> str:
 def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue:
     """A dialogue of the kind, about scenes of the split, with at most `turns` questions."""
     match kind:
-        case "caption" | "text_caption":
+        case "text_caption":
+            turn = Turn("", "Describe a scene.", caption(sample_scene(rng, split)))
+            return _Dialogue((), (turn,))
+        case "caption" | "text_description":
             scene = sample_scene(rng, split)
-            if kind == "text_caption":
-                return _Dialogue((), (Turn("", "Describe a scene.", caption(scene)),))
             prompt = rng.choice(_CAPTION_PROMPTS).format("image")
-            return _Dialogue(("<image>",), (Turn("", prompt, caption(scene)),), scenes=(scene,))
+            asked = (Turn("", prompt, caption(scene)),)
+            if kind == "caption":
+                return _Dialogue(("<image>",), asked, scenes=(scene,))
+            return _Dialogue((f"The image shows {caption(scene)}",), asked)
         case "video_caption":
             clip = sample_clip(rng, split)
             prompt = rng.choice(_CAPTION_PROMPTS).format("video")

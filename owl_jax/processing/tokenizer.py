@@ -9,7 +9,7 @@ encoding of the joined text, and owl_jax/processing/conversation.py relies on wh
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from owl_jax.errors import UserError
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
+
+_SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class Tokenizer(Protocol):
@@ -152,8 +154,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     )
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, target: Path) -> None:
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, target: Path, whole: Sequence[str] = ()
+) -> None:
     """Train a small LLaMA-like tokenizer on `texts` and write it to the file `target`.
+
+    whole: strings that become one piece each, however long.
 
     BPE with byte fallback, single digits, identity normalisation and dummy prefix; unk 0, bos 1,
     eos 2, no pad. The same texts give the same file. Raises UserError where `vocab_size` does not
@@ -176,6 +182,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, target: Path) -> 
             bos_id=1,
             eos_id=2,
             pad_id=-1,
+            user_defined_symbols=[text.replace(" ", _SPACE) for text in whole],
             # Longer lines would be left out without a word.
             max_sentence_length=1 << 20,
             num_threads=1,

@@ -311,7 +311,8 @@ def test_no_data_and_no_weight_are_named(prepare):
         ((0.3, 0.7), 40, (12, 28)),
         ((2, 2, 4), 40, (10, 10, 20)),
         ((1 / 3, 2 / 3), 60, (20, 40)),
-        ((5000, 1), 10002, (10000, 2)),
+        ((200, 1), 402, (400, 2)),
+        ((0.123, 1), 1123, (123, 1000)),
     ],
 )
 def test_shares_of_the_mixture_are_exact(prepare, weights, count, expected):

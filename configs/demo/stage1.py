@@ -1,0 +1,40 @@
+"""Demonstration, stage 1: vision encoder and abstractor learn to show captions to a frozen LLaMA.
+
+    python -m owl_jax.train --config=configs/demo/stage1.py --workdir=DIR \\
+        --config.init.llm=STAGE_0/model
+
+As configs/stage1.py, small. Alone it starts from fresh weights, which runs but teaches little.
+"""
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.training.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config(DEMONSTRATION)
+    config.steps = 500
+    config.batch_size = 32
+    config.tokenizer = "configs/demo/tokenizer"
+    config.rules = (
+        ("(vision|abstractor)/.*", "visual"),
+        ("(llm|lora)/.*", "frozen"),
+    )
+    config.recipes.visual = {
+        "learning_rate": 1e-3,
+        "warmup_steps": 25,
+        "weight_decay": 0.01,
+        "b2": 0.98,
+        "eps": 1e-6,
+    }
+    config.frozen_dtype = config.compute.dtype = "float32"
+    config.compute.remat = "none"
+    config.compute.scan_layers = False
+    config.data.length = 56
+    config.data.image_slots = 1
+    config.data.video_slots = 1
+    config.data.synthetic = {"caption": 4.0, "video_caption": 1.0}
+    config.data.threads = 2
+    config.checkpoint_every = 250
+    return config

@@ -1,0 +1,50 @@
+"""Demonstration, stage 2: LoRA and abstractor learn to answer, on text and pictures together.
+
+    python -m owl_jax.train --config=configs/demo/stage2.py --workdir=DIR \\
+        --config.init.llm=STAGE_1/model --config.init.vision=STAGE_1/model \\
+        --config.init.abstractor=STAGE_1/model
+
+As configs/stage2.py, small. Alone it starts from fresh weights, which runs but teaches little.
+"""
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.training.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config(DEMONSTRATION)
+    config.steps = 500
+    config.batch_size = 32
+    config.tokenizer = "configs/demo/tokenizer"
+    config.rules = (
+        ("lora/.*", "lora"),
+        ("abstractor/.*", "abstractor"),
+        ("(vision|llm)/.*", "frozen"),
+    )
+    recipe = {
+        "learning_rate": 2e-3,
+        "warmup_steps": 25,
+        "weight_decay": 0.01,
+        "b2": 0.98,
+        "eps": 1e-6,
+    }
+    config.recipes.lora = dict(recipe)
+    config.recipes.abstractor = dict(recipe)
+    config.frozen_dtype = config.compute.dtype = "float32"
+    config.compute.remat = "none"
+    config.compute.scan_layers = False
+    config.data.length = 104
+    config.data.image_slots = 2
+    config.data.video_slots = 1
+    config.data.synthetic = {
+        "vqa": 4.0,
+        "two_images": 1.0,
+        "video": 1.0,
+        "text_scene": 1.0,
+        "text_facts": 1.0,
+    }
+    config.data.threads = 2
+    config.checkpoint_every = 250
+    return config
