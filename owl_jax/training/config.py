@@ -52,6 +52,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.compute.dtype = "bfloat16"
     config.compute.attention = "xla"
     config.compute.remat = "full"
+    config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()

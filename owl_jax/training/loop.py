@@ -29,7 +29,7 @@ from owl_jax.data.pipeline import DropLog, Prepare, WeightedSource, make_batches
 from owl_jax.data.sources import JsonLinesSource
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
-from owl_jax.models.config import OwlConfig
+from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
@@ -58,7 +58,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     rules, recipes = settings.read_recipes(config)
     logical, mesh = LogicalRules(), make_mesh(**config.mesh)
 
-    boxed = jax.eval_shape(partial(init_params, model, compute), jax.random.key(config.seed))
+    # Weights are kept stacked by layer, however the step computes.
+    boxed = jax.eval_shape(partial(init_params, model, Compute()), jax.random.key(config.seed))
     shapes, shardings = nn.meta.unbox(boxed), param_shardings(boxed, mesh, logical)
     labels = assign(shapes, rules, set(recipes))
     trained_labels, _ = split(labels, labels)
@@ -160,7 +161,7 @@ def initialize(
     if fresh:
 
         def make(key: jax.Array) -> Tree:
-            made = nn.meta.unbox(init_params(model, settings.read_compute(config), key))
+            made = nn.meta.unbox(init_params(model, Compute(), key))
             return {
                 name: jax.tree.map(lambda x, d: x.astype(d), made[name], dtypes[name])
                 for name in fresh

@@ -18,6 +18,7 @@ import optax
 from owl_jax.data.batch import Batch
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import forward
+from owl_jax.models.stack import unstack
 from owl_jax.training.partition import merge
 from owl_jax.training.state import TrainState
 
@@ -46,7 +47,9 @@ def summed_loss(
     batch: Batch,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` of a batch under the whole tree `params`."""
+    """`cross_entropy` of a batch under the whole tree `params`, its layers stacked."""
+    if not compute.scan_layers:
+        params = unstack(params)
     logits = forward(
         config,
         compute,
@@ -87,9 +90,11 @@ def make_step(
 
     def accumulated(trainable: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:
         # Row r goes to micro-batch r % A: on every device its own rows, nothing moves.
-        micro = jax.tree.map(
-            lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
-        )
+        def divide(x: jax.Array) -> jax.Array:
+            rows, *rest = x.shape
+            return jnp.moveaxis(x.reshape(rows // accumulate, accumulate, *rest), 1, 0)
+
+        micro = jax.tree.map(divide, batch)
 
         def add(sums: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradient(trainable, frozen, *xs)), None
@@ -106,7 +111,7 @@ def make_step(
         weight = 1.0 / jnp.maximum(tokens, 1.0)
         loss = total * weight
         grads = jax.tree.map(lambda g: g * weight.astype(g.dtype), grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,0 +1,179 @@
+"""Every config that ships: it loads, what it names resolves, and it trains what it says it does."""
+
+import inspect
+import math
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from owl_jax.checkpoint.huggingface import abstract_params
+from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.models.variants import VARIANTS
+from owl_jax.processing.tokenizer import load_tokenizer
+from owl_jax.training import config as settings
+from owl_jax.training.optimizer import make_optimizer
+from owl_jax.training.partition import assign, split, table
+
+ROOT = Path(__file__).parents[1]
+
+# What each config freezes, whole; it trains the other branches, whole.
+FROZEN = {
+    "stage1": {"llm"},
+    "stage2": {"vision", "llm"},
+    "stage2_full": {"vision", "abstractor"},
+    "stage2_release": {"vision", "abstractor", "llm"},
+    "demo/stage0": {"vision", "abstractor", "lora"},
+    "demo/stage1": {"llm", "lora"},
+    "demo/stage2": {"vision", "llm"},
+}
+
+# Sizes of the released models, added up by hand from their config.json.
+VISION = 303_179_776  # CLIP ViT-L/14
+ABSTRACTOR = 81_473_536
+LLAMA = 6_738_415_616
+BLOOMZ = 7_069_016_064
+LORA_LLAMA = 32 * 2 * 8 * (4096 + 4096)  # layers, projections, rank, both factors: 4,194,304
+LORA_BLOOMZ = 30 * 8 * (4096 + 3 * 4096)  # one fused projection a layer: 3,932,160
+
+
+def load(name, argument=None):
+    get_config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
+    if argument is None:
+        return get_config()
+    return get_config(argument)
+
+
+def find_configs():
+    """(name, argument) of all that --config takes; arguments are names of released variants."""
+    found = []
+    for path in sorted((ROOT / "configs").rglob("*.py")):
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            continue
+        name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+        takes_variant = bool(inspect.signature(get_config).parameters)
+        found += [(name, variant) for variant in (VARIANTS if takes_variant else [None])]
+    return found
+
+
+SHIPPED = find_configs()
+
+
+def resolve(config):
+    """Shapes, labels and recipes, made as training/loop.py makes them."""
+    shapes = abstract_params(settings.read_model(config))
+    rules, recipes = settings.read_recipes(config)
+    return shapes, assign(shapes, rules, set(recipes)), recipes
+
+
+def sizes(tree):
+    """Parameters of each branch."""
+    return {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))
+        for name, branch in tree.items()
+    }
+
+
+def test_every_config_is_listed_here():
+    assert {name for name, _ in SHIPPED} == FROZEN.keys()
+
+
+@pytest.mark.parametrize(("name", "argument"), SHIPPED)
+def test_a_config_resolves(name, argument):
+    config = load(name, argument)
+    settings.check_values(config)
+    settings.read_compute(config)
+    shapes, labels, recipes = resolve(config)
+    trainable, frozen = split(shapes, labels)
+    assert frozen.keys() == FROZEN[name]
+    assert trainable.keys() == shapes.keys() - FROZEN[name]
+    assert set(config.recipes) == set(recipes)
+    make_optimizer(recipes, split(labels, labels)[0], config.steps, config.clip_norm)
+
+    printed = table(shapes, labels, recipes).splitlines()
+    total, trained = sum(sizes(shapes).values()), sum(sizes(trainable).values())
+    assert printed[-1].split() == ["total", f"{total:,}", f"{trained:,}"]
+    # A header and a rule above, a rule and the total below, and a line for each branch.
+    assert [line.split()[0] for line in printed[2:-2]] == sorted(shapes)
+
+    assert set(config.init) == shapes.keys()
+    assert config.data.length <= getattr(settings.read_model(config).llm, "max_positions", 2048)
+    assert config.data.mixture or config.data.synthetic
+    if config.data.synthetic:
+        assert len(SyntheticSource(config.data.synthetic.to_dict())) > 0
+    own = {path for path in flatten_dict(config.to_dict()) if path[0] != "model"}
+    assert len(own) <= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "trained", "kept"),
+    [
+        ("stage1", "llama", {"vision": VISION, "abstractor": ABSTRACTOR}, {"llm": LLAMA}),
+        ("stage1", "bloomz", {"vision": VISION, "abstractor": ABSTRACTOR}, {"llm": BLOOMZ}),
+        (
+            "stage2",
+            "llama",
+            {"lora": LORA_LLAMA, "abstractor": ABSTRACTOR},
+            {"vision": VISION, "llm": LLAMA},
+        ),
+        (
+            "stage2",
+            "bloomz",
+            {"lora": LORA_BLOOMZ, "abstractor": ABSTRACTOR},
+            {"vision": VISION, "llm": BLOOMZ},
+        ),
+        (
+            "stage2_release",
+            "llama",
+            {"lora": LORA_LLAMA},
+            {"vision": VISION, "abstractor": ABSTRACTOR, "llm": LLAMA},
+        ),
+        ("stage2_full", "llama", {"llm": LLAMA}, {"vision": VISION, "abstractor": ABSTRACTOR}),
+    ],
+)
+def test_full_size_configs_train_what_the_paper_trains(name, argument, trained, kept):
+    shapes, labels, _ = resolve(load(name, argument))
+    assert tuple(sizes(tree) for tree in split(shapes, labels)) == (trained, kept)
+
+
+def test_the_adapter_of_the_release_is_4_194_304_parameters():
+    assert LORA_LLAMA == 4_194_304
+    shapes, _, _ = resolve(load("stage2_release"))
+    assert {path[-2:]: leaf.shape for path, leaf in flatten_dict(shapes["lora"]).items()} == {
+        ("q_proj", "a"): (32, 4096, 8),
+        ("q_proj", "b"): (32, 8, 32, 128),
+        ("v_proj", "a"): (32, 4096, 8),
+        ("v_proj", "b"): (32, 8, 32, 128),
+    }
+
+
+def test_the_paper_s_recipes():
+    """arXiv 2304.14178, section 4.1, and the released script."""
+    one, two, release = load("stage1"), load("stage2"), load("stage2_release")
+    recipe = one.recipes.visual
+    assert (one.steps, recipe.warmup_steps, recipe.learning_rate) == (50_000, 2_000, 1e-4)
+    assert one.batch_size * one.data.length == pytest.approx(2.1e6, rel=0.01)
+    assert (two.steps, two.batch_size) == (2_000, 256)
+    for recipe in (one.recipes.visual, two.recipes.lora, two.recipes.abstractor):
+        assert (recipe.b1, recipe.b2, recipe.eps, recipe.weight_decay) == (0.9, 0.98, 1e-6, 0.1)
+    assert two.recipes.lora.learning_rate == two.recipes.abstractor.learning_rate == 2e-5
+    assert (release.steps, release.clip_norm, release.data.length) == (4_236, 1.0, 2_048)
+    assert release.recipes.lora.weight_decay == 1e-4
+    assert dict(release.model.lora) == {
+        "rank": 8,
+        "alpha": 32.0,
+        "dropout": 0.05,
+        "targets": ("q_proj", "v_proj"),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, _ in SHIPPED if name.startswith("demo/")])
+def test_the_demonstration_needs_nothing_that_is_not_shipped(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load(name)
+    settings.check_directories(config)
+    ids = load_tokenizer(config.tokenizer).encode("What colour is the square?")
+    assert max(ids) < config.model.llm.vocab_size

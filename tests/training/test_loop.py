@@ -1,0 +1,332 @@
+"""The training command, from its files in to its files out: run, kill, resume, refuse."""
+
+import dataclasses
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+from flax.traverse_util import flatten_dict
+
+import owl_jax
+from owl_jax.checkpoint.model_directory import load_model, read_config, save_model
+from owl_jax.errors import UserError
+from owl_jax.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+CONFIG = '''
+"""Stage 2 of a tiny model on the embedded data set."""
+
+import dataclasses
+from pathlib import Path
+
+from owl_jax.checkpoint.model_directory import read_config
+from owl_jax.models.config import LoraConfig
+from owl_jax.training.config import base_config
+
+BASE = "{base}"
+
+
+def get_config():
+    lora = LoraConfig(rank=2, alpha=4.0, dropout=0.1)
+    config = base_config(dataclasses.replace(read_config(Path(BASE)), lora=lora))
+    config.steps = 20
+    config.batch_size = 8
+    config.init.vision = config.init.abstractor = config.init.llm = BASE
+    config.tokenizer = BASE
+    config.rules = (
+        ("lora/.*", "lora"),
+        ("abstractor/.*", "abstractor"),
+        ("(vision|llm)/.*", "frozen"),
+    )
+    config.recipes.lora = {{"learning_rate": 1e-2}}
+    config.recipes.abstractor = {{"learning_rate": 1e-2, "warmup_steps": 2}}
+    config.compute.dtype = "float32"
+    config.compute.remat = "none"
+    config.data.length = 192
+    config.data.synthetic = {{"vqa": 1.0, "text_math": 1.0}}
+    config.data.synthetic_size = 1000
+    config.data.threads = 2
+    config.data.max_dropped = 0.9
+    config.log_every = 1
+    config.checkpoint_every = 5
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A directory with a base model and a config that starts from it."""
+    directory = tmp_path_factory.mktemp("training")
+    base = tiny.write_model(directory / "base")
+    (directory / "config.py").write_text(CONFIG.format(base=base).lstrip())
+    return directory
+
+
+@pytest.fixture
+def config(files):
+    return runpy.run_path(str(files / "config.py"))["get_config"]()
+
+
+def start(config, workdir, *arguments):
+    # One device; compiled in a third of the time.
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(config, workdir, *arguments):
+    """Runs the command to its end: exit status, stdout, stderr."""
+    process = start(config, workdir, *arguments)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def assert_one_line(result, status, *words):
+    code, _, err = result
+    assert code == status, err
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in err
+
+
+@pytest.fixture(scope="module")
+def finished(files):
+    """The workdir of a run that was never stopped, and what it printed."""
+    code, out, err = command(files / "config.py", files / "run")
+    assert code == 0, err
+    return files / "run", out
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint_of(workdir, step):
+    """Path to array of everything in a checkpoint's state."""
+    path = workdir / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return {
+            jax.tree_util.keystr(key, simple=True, separator="/"): value
+            for key, value in jax.tree.leaves_with_path(
+                checkpointer.restore(path, restore_args=arrays)
+            )
+        }
+
+
+def test_a_run_leaves_what_the_contract_names(finished, config):
+    workdir, printed = finished
+    lines = metrics_of(workdir)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert set(lines[0]) == {
+        "step",
+        "loss",
+        "supervised_tokens",
+        "tokens_per_second",
+        "examples_per_second",
+        "learning_rate/lora",
+        "learning_rate/abstractor",
+        "grad_norm",
+        "skipped",
+        "skipped_in_a_row",
+    }
+    losses = [line["loss"] for line in lines]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert [line["learning_rate/abstractor"] for line in lines[:3]] == pytest.approx([0, 5e-3, 1e-2])
+    assert lines[0]["learning_rate/lora"] == pytest.approx(1e-2)
+    assert all(line["tokens_per_second"] > 0 < line["supervised_tokens"] for line in lines)
+    assert sum(line["skipped"] for line in lines) == 0
+
+    assert json.loads((workdir / "config.json").read_text())["steps"] == STEPS
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert "<svg" in (workdir / "report.html").read_text()
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["15", "20"]
+    table = [line.split() for line in printed.splitlines()]
+    assert ["abstractor", "abstractor"] in [row[:2] for row in table]
+    assert ["llm", "frozen"] in [row[:2] for row in table]
+    assert str(workdir / "model") in printed
+
+
+def test_the_exported_model_is_the_last_checkpoint_on_its_base(finished, files):
+    workdir, _ = finished
+    owl = owl_jax.load(workdir / "model", dtype="float32")
+    assert owl.config.lora.rank == 2
+    got = flatten_dict(jax.device_get(owl.params), sep="/")
+    trained = checkpoint_of(workdir, STEPS)
+    base = flatten_dict(load_model(files / "base", np.float32)[1], sep="/")
+    for path, array in got.items():
+        if path.startswith(("lora/", "abstractor/")):
+            np.testing.assert_array_equal(array, trained[f"params/{path}"])
+        else:
+            rounded = base[path].astype("bfloat16").astype(np.float32)  # config.frozen_dtype
+            np.testing.assert_array_equal(array, rounded)
+    assert np.abs(got["lora/layers/q_proj/b"]).max() > 0
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, files):
+    expected, workdir = finished[0], files / "killed"
+    process = start(files / "config.py", workdir)
+    for line in process.stdout:
+        if line.startswith("killed 8/"):
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert not (workdir / "checkpoints" / str(STEPS)).exists()
+
+    code, out, err = command(files / "config.py", workdir)
+    assert code == 0, err
+    (resumed,) = [line for line in out.splitlines() if line.startswith("resumed from step")]
+    assert int(resumed.split()[3]) in range(5, STEPS, 5)
+
+    state, uninterrupted = checkpoint_of(workdir, STEPS), checkpoint_of(expected, STEPS)
+    assert state.keys() == uninterrupted.keys()
+    assert any("/mu/" in path for path in state)
+    for path, array in state.items():
+        assert array.dtype == uninterrupted[path].dtype
+        np.testing.assert_array_equal(array, uninterrupted[path], err_msg=path)
+    position = f"checkpoints/{STEPS}/data/process_0-of-1.json"
+    assert (workdir / position).read_text() == (expected / position).read_text()
+
+    timeless = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora")
+    for got, wanted in zip(metrics_of(workdir), metrics_of(expected), strict=True):
+        assert [got[name] for name in timeless] == [wanted[name] for name in timeless]
+
+
+def test_a_finished_run_is_left_alone(finished, files):
+    workdir, _ = finished
+    model = workdir / "model" / "config.json"
+    before = model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()
+    code, out, err = command(files / "config.py", workdir)
+    assert code == 0, err
+    assert f"nothing left to do: {workdir} is at step 20 of 20" in out
+    assert (model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()) == before
+
+
+def test_a_finished_run_without_its_model_exports_it(finished, files, config):
+    """Killed after the last checkpoint; and on eight devices, though it was saved on one."""
+    workdir, _ = finished
+    (workdir / "model").rename(workdir / "moved")
+    assert train(config, workdir) == workdir / "model"
+    (_, got), (_, wanted) = (load_model(workdir / x, np.float32) for x in ("model", "moved"))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished, config, capsys):
+    workdir, _ = finished
+    config.model.lora.alpha = 8.0
+    with pytest.raises(UserError, match="is a checkpoint of another model") as error:
+        train(config, workdir)
+    assert "its config.model.lora.alpha is 4.0, but 8.0 is expected" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
+    workdir, _ = finished
+    model, params = load_model(files / "base", np.float32)
+    params["llm"]["norm"]["scale"] = params["llm"]["norm"]["scale"] * 1.5
+    save_model(files / "other", model, params, "orbax")
+    config.init.llm = str(files / "other")
+    with pytest.raises(UserError, match=r"another model.* its frozen base is 'sha256:") as error:
+        train(config, workdir)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_loss_stays_infinite_is_stopped(files):
+    workdir = files / "diverged"
+    result = command(
+        files / "config.py",
+        workdir,
+        "--config.recipes.lora.learning_rate=1e30",
+        "--config.max_skipped_steps=3",
+        "--config.checkpoint_every=2",
+    )
+    assert_one_line(result, 1, "error: step 4: ", "the last 3 steps was not finite", "learning rate")
+    lines = metrics_of(workdir)
+    assert [line["skipped_in_a_row"] for line in lines] == [0, 1, 2, 3]
+    assert [line["loss"] is None for line in lines] == [False, True, True, True]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2"]
+    state = checkpoint_of(workdir, 2)
+    assert state["step"] == 2
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.mixture": (("no.jsonl", 1.0),)}, r"not found: 'no.jsonl' \(config.data.mixture\[0"),
+        ({"data.synthetic": {}}, "no data: set config.data.mixture or config.data.synthetic"),
+        ({"data.length": 8}, "records were dropped.*no answer within 8 tokens"),
+        ({"tokenizer": ""}, r"not found: '' \(config.tokenizer\)"),
+        ({"init.llm": "nowhere"}, r"not found: 'nowhere' \(config.init.llm\)"),
+        ({"init.lora": "{base}"}, "no lora"),
+        ({"model.llm.num_layers": 3}, "3"),
+        ({"rules": (("loar/.*", "lora"), (".*", "frozen"))}, r"'loar/\.\*'.*matches no parameter"),
+        ({"rules": (("lora/.*", "fast"), (".*", "frozen"))}, "unknown recipe"),
+        ({"rules": ((".*", "frozen"),)}, "every parameter is frozen"),
+        ({"recipes.lora": {"learning_rte": 1.0}}, r"config.recipes.lora.*\['learning_rte'\]"),
+        ({"recipes.lora": {"learning_rate": 1.0, "warmup_steps": 20}}, "warmup_steps=20"),
+        ({"mesh.data": 3}, "8 devices cannot be divided by 3"),
+        ({"batch_size": 6}, "batch of 6 rows"),
+        ({"batch_size": 8, "accumulate": 3}, "config.batch_size=8 must be a multiple"),
+        ({"compute.attention": "flash"}, "config.compute.attention='flash': .* xla, cudnn"),
+        ({"compute.dtype": "float16"}, "config.compute.dtype='float16': .* float32, bfloat16"),
+        ({"compute.remat": "some"}, "config.compute.remat='some': .* none, full"),
+        ({"frozen_dtype": "int4"}, "config.frozen_dtype='int4'"),
+        ({"export": "torch"}, "config.export='torch': .* orbax, huggingface, none"),
+        ({"log_every": 0}, "config.log_every=0: expected at least 1"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(files, config, tmp_path, changes, message):
+    base = str(files / "base")
+    with config.unlocked():
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            place = config
+            for parent in parents:
+                place = place[parent]
+            place[last] = value.format(base=base) if isinstance(value, str) else value
+    with pytest.raises(UserError, match=message) as error:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_workdir_that_is_a_file(config, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="cannot write checkpoints"):
+        train(config, tmp_path / "run")
+
+
+def test_a_config_without_its_weights_says_what_goes_where(tmp_path):
+    result = command("configs/stage2.py", tmp_path / "run")
+    assert_one_line(
+        result,
+        1,
+        "not found: 'weights/mplug-owl-llama' (config.init.vision, config.init.abstractor, "
+        "config.init.llm, config.tokenizer), 'data/alpaca.jsonl'",
+        "config.json, weights, tokenizer",
+        "--config.tokenizer=DIR",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_key_is_answered_with_the_right_one(tmp_path):
+    result = command("configs/stage2.py", tmp_path / "run", "--config.data.lenght=9")
+    assert_one_line(result, 2, "--config.data.lenght", "did you mean --config.data.length?")
