@@ -18,6 +18,7 @@ from owl_jax import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
+SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 is a rehearsal")
 QUESTIONS = flags.DEFINE_integer("questions", 500, "held-out questions about single pictures")
 
 # The stages in order, and the earlier stage that each branch of the parameters comes from.
@@ -41,9 +42,13 @@ def main(_: list[str]) -> None:
         print(f"\n== {stage} ==", flush=True)
         start = time.monotonic()
         config = runpy.run_path(str(Path(CONFIGS.value) / f"{stage}.py"))["get_config"]()
+        config.steps = max(round(config.steps * SCALE.value), 2)
+        for recipe in config.recipes.values():
+            recipe.warmup_steps = min(recipe.warmup_steps, config.steps // 2)
         for branch, source in sources.items():
             config.init[branch] = str(models[source])
-        models[stage] = train(config, workdir / stage)
+        train(config, workdir / stage)
+        models[stage] = workdir / stage / "model"
         seconds[stage] = round(time.monotonic() - start, 1)
 
     print("\n== held-out questions ==", flush=True)

@@ -14,11 +14,12 @@ from owl_jax import cli
 from owl_jax.parallel.mesh import start_multihost
 
 CONFIG = cli.define_config_flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "directory for checkpoints and metrics")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory for checkpoints and metrics", required=True
+)
 MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "join the other hosts of this TPU pod or GPU cluster before training"
 )
-flags.mark_flag_as_required("workdir")
 
 
 def main(_: list[str]) -> None:

@@ -27,7 +27,7 @@ from owl_jax.errors import UserError
 
 # POSIX errors of a device that takes no more: EFBIG, ENOSPC, EDQUOT. TensorStore reports them
 # inside a ValueError as text.
-_FULL = ("File too large", "No space left on device", "quota exceeded")
+DISK_FULL = ("File too large", "No space left on device", "quota exceeded")
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
 _SHOWN = 5
@@ -47,7 +47,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
-        self._quiet = _QuietOrbax()
+        self._quiet = QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
         policies = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
@@ -198,7 +198,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = next((reason for reason in _FULL if reason in str(error)), None)
+            reason = next((reason for reason in DISK_FULL if reason in str(error)), None)
             if reason is None:
                 raise
             # Orbax counts a checkpoint from the start of its save, and forgets the oldest then; on
@@ -212,7 +212,7 @@ class Checkpoints:
             ) from error
 
 
-class _QuietOrbax(logging.Filter):
+class QuietOrbax(logging.Filter):
     """Drops Orbax's progress notes, and its logged tracebacks.
 
     Each of Orbax's threads logs the failure of a save with its traceback; the failure itself

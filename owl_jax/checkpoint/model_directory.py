@@ -29,7 +29,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from safetensors import SafetensorError
 
 from owl_jax.checkpoint import huggingface
-from owl_jax.checkpoint.manager import _FULL, _QuietOrbax
+from owl_jax.checkpoint.manager import DISK_FULL, QuietOrbax
 from owl_jax.errors import UserError
 from owl_jax.models import lora
 from owl_jax.models.config import OwlConfig
@@ -214,7 +214,7 @@ def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
             partial.rename(directory)
     except (OSError, SafetensorError, ValueError) as error:
         # TensorStore and safetensors say what the system said in a text of theirs.
-        reason = next((reason for reason in _FULL if reason in str(error)), None)
+        reason = next((reason for reason in DISK_FULL if reason in str(error)), None)
         if reason is None and not isinstance(error, OSError):
             raise
         raise UserError(
@@ -228,7 +228,7 @@ def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    logger, silence = get_absl_logger(), _QuietOrbax()
+    logger, silence = get_absl_logger(), QuietOrbax()
     logger.addFilter(silence)
     try:
         yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flax import struct
@@ -44,6 +45,9 @@ class RowShape:
     frames: int = 0
 
 
+Array = Any  # NumPy on the host, jax.Array in the step
+
+
 @struct.dataclass
 class Batch:
     """What a training step takes.
@@ -58,14 +62,14 @@ class Batch:
     videos:      uint8[B, M, T, S, S, 3].
     """
 
-    input_ids: np.ndarray
-    targets: np.ndarray
-    loss_mask: np.ndarray
-    positions: np.ndarray
-    segment_ids: np.ndarray
-    media_index: np.ndarray
-    images: np.ndarray
-    videos: np.ndarray
+    input_ids: Array
+    targets: Array
+    loss_mask: Array
+    positions: Array
+    segment_ids: Array
+    media_index: Array
+    images: Array
+    videos: Array
 
 
 def collate(examples: Sequence[Example], shape: RowShape) -> Batch:

@@ -296,10 +296,10 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
         case "caption" | "text_description":
             scene = sample_scene(rng, split)
             prompt = rng.choice(_CAPTION_PROMPTS).format("image")
-            asked = (Turn("", prompt, caption(scene)),)
+            told = (Turn("", prompt, caption(scene)),)
             if kind == "caption":
-                return _Dialogue(("<image>",), asked, scenes=(scene,))
-            return _Dialogue((f"The image shows {caption(scene)}",), asked)
+                return _Dialogue(("<image>",), told, scenes=(scene,))
+            return _Dialogue((f"The image shows {caption(scene)}",), told)
         case "video_caption":
             clip = sample_clip(rng, split)
             prompt = rng.choice(_CAPTION_PROMPTS).format("video")

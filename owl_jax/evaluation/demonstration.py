@@ -37,7 +37,9 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
         "image": questions("heldout", SEED, count, ["vqa"]),
         "video": questions("heldout", SEED, max(count // 4, 1), ["video"]),
         "multi_image": questions("heldout", SEED, max(count // 4, 1), ["two_images"]),
-        "text": questions("heldout", SEED, max(count // 4, 1), ["text_math", "text_facts", "text_scene"]),
+        "text": questions(
+            "heldout", SEED, max(count // 4, 1), ["text_math", "text_facts", "text_scene"]
+        ),
     }
     owl = owl_jax.load(after, dtype="float32")
     answers = {kind: answer(owl, items) for kind, items in asked.items()}
@@ -70,9 +72,7 @@ def _by_ability(
     for kind, items in asked.items():
         for question, given in zip(items, answers[kind], strict=True):
             grouped.setdefault(f"{kind}: {question.ability}", []).append((question, given))
-    return {
-        name: accuracy(*zip(*pairs, strict=True)) for name, pairs in sorted(grouped.items())
-    }
+    return {name: accuracy(*zip(*pairs, strict=True)) for name, pairs in sorted(grouped.items())}
 
 
 def format_table(report: Mapping[str, Any]) -> str:

@@ -40,7 +40,9 @@ def answer(
             batch = members[start : start + batch_size]
             # A full batch always: a smaller last one would be compiled anew.
             filled = (batch * batch_size)[:batch_size] if start else batch
-            for i, text in zip(batch, _answer_batch(owl, [questions[j] for j in filled]), strict=False):
+            for i, text in zip(
+                batch, _answer_batch(owl, [questions[j] for j in filled]), strict=False
+            ):
                 answers[i] = text
             progress(len(batch))
     return answers

@@ -44,9 +44,7 @@ class Abstractor(nn.Module):
         query_init = normal_init(("query", "vision_embed"), config.query_stddev)
         queries = self.param("queries", query_init, (Q, D))
         # The input axis has no name: "embed" already takes the mesh axis that it would.
-        to_language = partial(
-            Projection, {None: D}, {"embed": self.language_width}, True, dtype
-        )
+        to_language = partial(Projection, {None: D}, {"embed": self.language_width}, True, dtype)
         project, project_temporal = to_language(name="project"), None
         if config.temporal:
             temporal_queries = self.param("temporal_queries", query_init, (Q, D))

@@ -23,11 +23,11 @@ class TrainState:
     skipped_in_a_row: int32[], how many of them since the last good step.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
-    skipped: jax.Array
-    skipped_in_a_row: jax.Array
+    skipped: Any
+    skipped_in_a_row: Any
 
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:

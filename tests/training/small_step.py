@@ -38,9 +38,6 @@ LLAMA = OwlConfig(
 )
 LENGTH = 24
 
-# A tenth of the time to compile, for programs that run a few times.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -87,6 +84,7 @@ def take_apart(
     config: OwlConfig,
     rules: Rules,
     accumulate: int = 1,
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
     first: optax.GradientTransformation | None = None,
 ) -> Pieces:
     """The step for `rules`, with one recipe for all that they train.
@@ -102,5 +100,5 @@ def take_apart(
     optimizer = make_optimizer(recipes, split(labels, labels)[0], 10, 1.0)
     if first is not None:
         optimizer = optax.chain(first, optimizer)
-    step = make_step(config, Compute(), optimizer, seed=0, accumulate=accumulate)
+    step = make_step(config, compute, optimizer, seed=0, accumulate=accumulate)
     return Pieces(step, optimizer, labels, trainable, frozen)

@@ -11,14 +11,14 @@ import small_step
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from small_step import FAST, LLAMA
+from small_step import LLAMA
 
 from owl_jax.data.batch import Batch
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
 from owl_jax.models.owl import init_params
 from owl_jax.models.variants import LORA, VARIANTS
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, batch_sharding, param_shardings, shard_batch
+from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
 from owl_jax.training.partition import split
 from owl_jax.training.state import new_state, place_state
 
@@ -49,7 +49,7 @@ def one_device(name, stage):
     """The losses and the last state of `STEPS` steps on one device."""
     config = MODELS[name, stage]
     pieces = small_step.take_apart(config, small_step.stage_rules(stage))
-    step = jax.jit(pieces.step, compiler_options=FAST)
+    step = jax.jit(pieces.step)
     state, losses = new_state(pieces.trainable, pieces.optimizer), []
     for _ in range(STEPS):
         state, metrics = step(state, pieces.frozen, batch_of(config))
@@ -67,7 +67,7 @@ def eight_devices(name, stage, sizes, accumulate=1):
     placements = jax.tree.map(lambda x: x.sharding, state)
     batch = Batch(**shard_batch(vars(batch_of(config)), mesh))
     losses = []
-    step = jax.jit(pieces.step, donate_argnums=0, compiler_options=FAST)
+    step = jax.jit(pieces.step, donate_argnums=0)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES.flax_rules()):
         for _ in range(STEPS):
             state, metrics = step(state, frozen, batch)

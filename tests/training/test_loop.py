@@ -1,6 +1,5 @@
 """The training command, from its files in to its files out: run, kill, resume, refuse."""
 
-import dataclasses
 import json
 import os
 import runpy
@@ -17,7 +16,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 import owl_jax
-from owl_jax.checkpoint.model_directory import load_model, read_config, save_model
+from owl_jax.checkpoint.model_directory import load_model, save_model
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 
@@ -26,7 +25,6 @@ STEPS = 20
 CONFIG = '''
 """Stage 2 of a tiny model on the embedded data set."""
 
-import dataclasses
 from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
@@ -151,7 +149,9 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
     }
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert [line["learning_rate/abstractor"] for line in lines[:3]] == pytest.approx([0, 5e-3, 1e-2])
+    assert [line["learning_rate/abstractor"] for line in lines[:3]] == pytest.approx(
+        [0, 5e-3, 1e-2]
+    )
     assert lines[0]["learning_rate/lora"] == pytest.approx(1e-2)
     assert all(line["tokens_per_second"] > 0 < line["supervised_tokens"] for line in lines)
     assert sum(line["skipped"] for line in lines) == 0
@@ -258,7 +258,9 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         "--config.max_skipped_steps=3",
         "--config.checkpoint_every=2",
     )
-    assert_one_line(result, 1, "error: step 4: ", "the last 3 steps was not finite", "learning rate")
+    assert_one_line(
+        result, 1, "error: step 4: ", "the last 3 steps was not finite", "learning rate"
+    )
     lines = metrics_of(workdir)
     assert [line["skipped_in_a_row"] for line in lines] == [0, 1, 2, 3]
     assert [line["loss"] is None for line in lines] == [False, True, True, True]

@@ -9,7 +9,7 @@ import optax
 import pytest
 import small_step
 from flax.traverse_util import flatten_dict
-from small_step import FAST, LLAMA, make_batch
+from small_step import LLAMA, make_batch
 
 from owl_jax.models.config import Compute
 from owl_jax.models.owl import forward, init_params
@@ -22,7 +22,7 @@ UNEQUAL = (1, 12, 1, 3, 1, 12, 2, 3)
 
 
 @cache
-def prepared(accumulate, dropout=0.0):
+def prepared(accumulate, dropout=0.0, scan_layers=True):
     """The pieces, the compiled step, and the trees of gradients that it traced."""
     seen = []
 
@@ -32,8 +32,9 @@ def prepared(accumulate, dropout=0.0):
 
     recorder = optax.GradientTransformation(lambda params: optax.EmptyState(), look)
     config = dataclasses.replace(LLAMA, lora=dataclasses.replace(LLAMA.lora, dropout=dropout))
-    pieces = small_step.take_apart(config, RULES, accumulate, recorder)
-    return pieces, jax.jit(pieces.step, compiler_options=FAST), seen
+    compute = Compute(scan_layers=scan_layers)
+    pieces = small_step.take_apart(config, RULES, accumulate, compute, recorder)
+    return pieces, jax.jit(pieces.step), seen
 
 
 def start(pieces):
@@ -47,7 +48,7 @@ def assert_same(got, expected, atol=0.0):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@partial(jax.jit, static_argnums=0)
 def logits_of(config, params, batch):
     return forward(
         config,
@@ -96,7 +97,6 @@ def test_frozen_weights_have_no_gradient_no_moments_no_master_and_stay():
 def test_a_new_adapter_changes_nothing():
     make = jax.jit(
         lambda key: nn.meta.unbox(init_params(LLAMA, Compute(), key))["lora"],
-        compiler_options=FAST,
     )
     params = {**small_step.draw_params(LLAMA), "lora": make(jax.random.key(0))}
     factors = flatten_dict(params["lora"], sep="/")
@@ -199,3 +199,12 @@ def test_dropout_follows_from_seed_and_step():
 
     assert loss(state) == loss(start(pieces))
     assert abs(loss(state) - loss(state.replace(step=state.step + 1))) > 1e-3
+
+
+def test_unrolled_layers_take_the_same_step():
+    pieces, step, _ = prepared(1)
+    _, unrolled, _ = prepared(1, scan_layers=False)
+    batch = make_batch(LLAMA, UNEQUAL)
+    expected, _ = step(start(pieces), pieces.frozen, batch)
+    state, _ = unrolled(start(pieces), pieces.frozen, batch)
+    assert_same(state, expected, atol=1e-6)
