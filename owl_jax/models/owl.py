@@ -17,7 +17,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
+from owl_jax.errors import UserError
 from owl_jax.models.abstractor import Abstractor
 from owl_jax.models.attention import Placement, whole_rows
 from owl_jax.models.bloom import Bloom
@@ -121,7 +123,7 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
     """Fresh float32 weights, each leaf boxed with its logical axis names (flax.linen.Partitioned).
 
     Under `jax.eval_shape` this gives shapes and names without memory; `nn.meta.unbox` takes the
-    boxes off.
+    boxes off. Raises UserError for a LoRA target that the language model does not have.
     """
     size = config.vision.image_size
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -131,7 +133,14 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
     )
     params = dict(made["params"])
     if config.lora is not None:
-        params["lora"] = made[COLLECTION]["llm"]
+        adapter = made.get(COLLECTION, {}).get("llm", {})
+        adapted = {path[-2] for path in flatten_dict(adapter)}
+        if unknown := set(config.lora.targets) - adapted:
+            raise UserError(
+                f"LoRA targets {', '.join(sorted(unknown))}: {config.llm.architecture} has no such "
+                "projection (llama: q_proj, k_proj, ...; bloom: query_key_value, dense, ...)"
+            )
+        params["lora"] = adapter
     return params
 
 

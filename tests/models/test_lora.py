@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.models.config import Compute, LoraConfig
+from owl_jax.errors import UserError
+from owl_jax.models.config import Compute, LoraConfig, OwlConfig
 from owl_jax.models.lora import merge
 from owl_jax.models.owl import init_params
 from owl_jax.models.stack import unstack
@@ -118,3 +119,9 @@ def test_factor_without_projection_is_an_error():
     factors = {"nowhere": {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 1))}}
     with pytest.raises(KeyError, match="nowhere"):
         merge({"p": {"kernel": jnp.ones((1, 1))}}, factors, LoraConfig(rank=1, alpha=1.0))
+
+
+def test_misspelt_target_is_an_error_that_names_it():
+    config = OwlConfig(lora=LoraConfig(targets=("q_proj", "vproj")))
+    with pytest.raises(UserError, match="vproj: llama has no such projection"):
+        jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))

@@ -25,6 +25,7 @@ STEPS = 20
 CONFIG = '''
 """Stage 2 of a tiny model on the embedded data set."""
 
+import dataclasses
 from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
@@ -321,8 +322,8 @@ def test_a_config_without_its_weights_says_what_goes_where(tmp_path):
     assert_one_line(
         result,
         1,
-        "not found: 'weights/mplug-owl-llama' (config.init.vision, config.init.abstractor, "
-        "config.init.llm, config.tokenizer), 'data/alpaca.jsonl'",
+        "not found: 'weights/mplug-owl-llama' (config.init.abstractor, config.init.llm, "
+        "config.init.vision, config.tokenizer), 'data/alpaca.jsonl' (config.data.mixture[0])",
         "config.json, weights, tokenizer",
         "--config.tokenizer=DIR",
     )
