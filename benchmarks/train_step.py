@@ -23,7 +23,6 @@ from owl_jax import cli
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
-from owl_jax.models.stack import unstack
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
@@ -67,17 +66,18 @@ def main(argv: list[str]) -> None:
     stacked = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
     batch = jax.device_put(make_batch(config, _ROWS.value, _LENGTH.value))
 
-    def ready(step: Callable[..., Any], state: Any, frozen: Any) -> Callable[[], Any]:
+    labels = assign(stacked, RULES, set(RECIPES))
+    trainable, frozen = split(stacked, labels)
+    optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
+    state = new_state(trainable, optimizer)
+
+    def ready(step: Callable[..., Any]) -> Callable[[], Any]:
         return partial(step, state, frozen, batch)
 
     contestants = {}
     for name, compute in FORMS.items():
-        params = stacked if compute.scan_layers else jax.jit(unstack)(stacked)
-        labels = assign(params, RULES, set(RECIPES))
-        trainable, frozen = split(params, labels)
-        optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
         step = jax.jit(make_step(config, compute, optimizer, seed=0))
-        contestants[name] = partial(ready, step, new_state(trainable, optimizer), frozen)
+        contestants[name] = partial(ready, step)
 
     print(f"Decoder of {_LAYERS.value} x {_WIDTH.value}, {describe_device()}")
     title = f"Stage 2 step, {_ROWS.value} rows of {_LENGTH.value} positions"

@@ -14,7 +14,7 @@ from owl_jax.training.config import base_config
 
 def get_config() -> ConfigDict:
     config = base_config(DEMONSTRATION)
-    config.steps = 500
+    config.steps = 800
     config.batch_size = 32
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         ("(llm|lora)/.*", "frozen"),
     )
     config.recipes.visual = {
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,

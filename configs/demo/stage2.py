@@ -15,7 +15,7 @@ from owl_jax.training.config import base_config
 
 def get_config() -> ConfigDict:
     config = base_config(DEMONSTRATION)
-    config.steps = 500
+    config.steps = 600
     config.batch_size = 32
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (

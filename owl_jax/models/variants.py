@@ -30,24 +30,24 @@ LORA: dict[str, LoraConfig] = {
     "video": LoraConfig(),
 }
 
-# Small enough for two CPU cores (configs/demo): 48-pixel pictures, half a million weights to see
-# and a million to speak. Its queries start apart, which short trainings need.
+# Small enough for two CPU cores (configs/demo). A patch is a place of the scenes' grid. The queries
+# start apart, which a short training needs.
 DEMONSTRATION = OwlConfig(
     vision=VisionConfig(
         image_size=48,
-        patch_size=8,
+        patch_size=16,
         hidden_size=128,
         intermediate_size=256,
-        num_layers=4,
-        num_heads=4,
+        num_layers=2,
+        num_heads=2,
         temporal=True,
     ),
     abstractor=AbstractorConfig(
-        num_query_tokens=16,
+        num_query_tokens=12,
         hidden_size=128,
         mlp_size=256,
         num_layers=2,
-        num_heads=4,
+        num_heads=2,
         temporal=True,
         query_stddev=0.02,
     ),
@@ -55,9 +55,9 @@ DEMONSTRATION = OwlConfig(
         vocab_size=768,
         hidden_size=128,
         intermediate_size=336,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=4,
+        num_layers=3,
+        num_heads=2,
+        num_kv_heads=2,
         max_positions=1024,
     ),
     lora=LoraConfig(rank=8, alpha=32.0, dropout=0.0),

@@ -36,6 +36,7 @@ MODELS = {
 STEPS = 2
 
 
+@cache
 def boxed_params(config):
     return jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
 
