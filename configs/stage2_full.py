@@ -2,7 +2,7 @@
 
     python -m owl_jax.train --config=configs/stage2_full.py --workdir=DIR
 
-X-PLUG/mPLUG-Owl, scripts/train_it_wo_lora.sh: vision encoder and abstractor frozen. Float32
+As the original does without LoRA: vision encoder and abstractor frozen. Float32
 masters, gradients and two moments of the 6.7 B parameters take 108 GB, sharded over all devices.
 Needs what configs/stage2.py needs.
 """

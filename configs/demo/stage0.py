@@ -2,18 +2,18 @@
 
     python -m owl_jax.train --config=configs/demo/stage0.py --workdir=DIR
 
-There is no foundation language model on a fresh machine, so this makes one. Two CPU cores, about
-three minutes. `make demo` runs it and what follows from it.
+There is no foundation language model on a fresh machine, so this makes one. `make demo` runs it and
+what follows from it.
 """
 
 from ml_collections import ConfigDict
 
 from owl_jax.models.variants import DEMONSTRATION
-from owl_jax.training.config import base_config
+from owl_jax.training.config import small_config
 
 
 def get_config() -> ConfigDict:
-    config = base_config(DEMONSTRATION)
+    config = small_config(DEMONSTRATION)
     config.steps = 600
     config.batch_size = 32
     config.tokenizer = "configs/demo/tokenizer"
@@ -28,12 +28,7 @@ def get_config() -> ConfigDict:
         "b2": 0.98,
         "eps": 1e-6,
     }
-    config.frozen_dtype = config.compute.dtype = "float32"
-    config.compute.remat = "none"
-    config.compute.scan_layers = False
     config.data.length = 88
     config.data.image_slots = 0
     config.data.synthetic = {"text_description": 2.0, "text_scene": 2.0, "text_facts": 1.0}
-    config.data.threads = 2
-    config.checkpoint_every = 250
     return config

@@ -9,11 +9,11 @@ As configs/stage1.py, small. Alone it starts from fresh weights, which runs but 
 from ml_collections import ConfigDict
 
 from owl_jax.models.variants import DEMONSTRATION
-from owl_jax.training.config import base_config
+from owl_jax.training.config import small_config
 
 
 def get_config() -> ConfigDict:
-    config = base_config(DEMONSTRATION)
+    config = small_config(DEMONSTRATION)
     config.steps = 800
     config.batch_size = 32
     config.tokenizer = "configs/demo/tokenizer"
@@ -28,13 +28,8 @@ def get_config() -> ConfigDict:
         "b2": 0.98,
         "eps": 1e-6,
     }
-    config.frozen_dtype = config.compute.dtype = "float32"
-    config.compute.remat = "none"
-    config.compute.scan_layers = False
     config.data.length = 56
     config.data.image_slots = 1
     config.data.video_slots = 1
     config.data.synthetic = {"caption": 4.0, "video_caption": 1.0}
-    config.data.threads = 2
-    config.checkpoint_every = 250
     return config

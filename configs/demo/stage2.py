@@ -10,11 +10,11 @@ As configs/stage2.py, small. Alone it starts from fresh weights, which runs but 
 from ml_collections import ConfigDict
 
 from owl_jax.models.variants import DEMONSTRATION
-from owl_jax.training.config import base_config
+from owl_jax.training.config import small_config
 
 
 def get_config() -> ConfigDict:
-    config = base_config(DEMONSTRATION)
+    config = small_config(DEMONSTRATION)
     config.steps = 600
     config.batch_size = 32
     config.tokenizer = "configs/demo/tokenizer"
@@ -32,9 +32,6 @@ def get_config() -> ConfigDict:
     }
     config.recipes.lora = dict(recipe)
     config.recipes.abstractor = dict(recipe)
-    config.frozen_dtype = config.compute.dtype = "float32"
-    config.compute.remat = "none"
-    config.compute.scan_layers = False
     config.data.length = 104
     config.data.image_slots = 2
     config.data.video_slots = 1
@@ -45,6 +42,4 @@ def get_config() -> ConfigDict:
         "text_scene": 1.0,
         "text_facts": 1.0,
     }
-    config.data.threads = 2
-    config.checkpoint_every = 250
     return config

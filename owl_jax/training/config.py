@@ -74,6 +74,17 @@ def base_config(model: OwlConfig) -> ConfigDict:
     return config
 
 
+def small_config(model: OwlConfig) -> ConfigDict:
+    """`base_config` for a model that trains on a few CPU cores: float32, nothing recomputed."""
+    config = base_config(model)
+    config.frozen_dtype = config.compute.dtype = "float32"
+    config.compute.remat = "none"
+    config.compute.scan_layers = False
+    config.data.threads = 2
+    config.checkpoint_every = 250
+    return config
+
+
 def read_model(config: ConfigDict) -> OwlConfig:
     """The model's description. Raises UserError for a value that makes no model."""
     values = config.model.to_dict()
