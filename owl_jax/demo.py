@@ -8,7 +8,6 @@ and report.html. Run it again to go on where it stopped.
 from __future__ import annotations
 
 import json
-import runpy
 import time
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def main(_: list[str]) -> None:
     """Three trainings, one evaluation, two reports."""
     from owl_jax.evaluation.demonstration import evaluate, format_table
     from owl_jax.evaluation.report import write_report
-    from owl_jax.training.loop import train
+    from owl_jax.training.stages import train_stage
 
     workdir = Path(WORKDIR.value)
     seconds: dict[str, float] = {}
@@ -41,14 +40,9 @@ def main(_: list[str]) -> None:
     for stage, sources in STAGES.items():
         print(f"\n== {stage} ==", flush=True)
         start = time.monotonic()
-        config = runpy.run_path(str(Path(CONFIGS.value) / f"{stage}.py"))["get_config"]()
-        config.steps = max(round(config.steps * SCALE.value), 2)
-        for recipe in config.recipes.values():
-            recipe.warmup_steps = min(recipe.warmup_steps, config.steps // 2)
-        for branch, source in sources.items():
-            config.init[branch] = str(models[source])
-        train(config, workdir / stage)
-        models[stage] = workdir / stage / "model"
+        init = {branch: models[source] for branch, source in sources.items()}
+        file = Path(CONFIGS.value) / f"{stage}.py"
+        models[stage] = train_stage(file, workdir / stage, init, SCALE.value)
         seconds[stage] = round(time.monotonic() - start, 1)
 
     print("\n== held-out questions ==", flush=True)

@@ -14,21 +14,23 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 600
-    config.batch_size = 32
+    config.steps = 2400
+    config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
-        ("llm/.*", "llm"),
+        ("llm/(embed_tokens|lm_head)/.*", "words"),
+        ("llm/.*", "layers"),
         ("(vision|abstractor|lora)/.*", "frozen"),
     )
-    config.recipes.llm = {
+    config.recipes.words = {"learning_rate": 8e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.layers = {
+        "optimizer": "muon",
         "learning_rate": 4e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,
-        "eps": 1e-6,
     }
-    config.data.length = 88
+    config.data.length = 96
     config.data.image_slots = 0
-    config.data.synthetic = {"text_description": 2.0, "text_scene": 2.0, "text_facts": 1.0}
+    config.data.synthetic = {"text_description": 1.0, "text_scene": 2.0, "text_facts": 0.5}
     return config

@@ -14,21 +14,21 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 800
-    config.batch_size = 32
+    config.steps = 700
+    config.batch_size = 24
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
         ("(vision|abstractor)/.*", "visual"),
         ("(llm|lora)/.*", "frozen"),
     )
     config.recipes.visual = {
-        "learning_rate": 3e-3,
+        "optimizer": "muon",
+        "learning_rate": 4e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,
-        "eps": 1e-6,
     }
-    config.data.length = 56
+    config.data.length = 48
     config.data.image_slots = 1
     config.data.video_slots = 1
     config.data.synthetic = {"caption": 4.0, "video_caption": 1.0}

@@ -15,24 +15,23 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 600
-    config.batch_size = 32
+    config.steps = 900
+    config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
         ("abstractor/.*", "abstractor"),
         ("(vision|llm)/.*", "frozen"),
     )
-    recipe = {
+    config.recipes.lora = {"learning_rate": 3e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.abstractor = {
+        "optimizer": "muon",
         "learning_rate": 2e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,
-        "eps": 1e-6,
     }
-    config.recipes.lora = dict(recipe)
-    config.recipes.abstractor = dict(recipe)
-    config.data.length = 104
+    config.data.length = 112
     config.data.image_slots = 2
     config.data.video_slots = 1
     config.data.synthetic = {
@@ -40,6 +39,6 @@ def get_config() -> ConfigDict:
         "two_images": 1.0,
         "video": 1.0,
         "text_scene": 1.0,
-        "text_facts": 1.0,
+        "text_facts": 0.5,
     }
     return config

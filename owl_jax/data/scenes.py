@@ -1,7 +1,7 @@
 """Scenes of the embedded data set: what they hold, their split, what is asked, how they look.
 
-A scene is one to four coloured shapes on a 3 x 3 grid of places, at most one at a place. A clip is
-a short video in which one object moves along a row or a column; another may rest beside its path.
+A scene is one to three coloured shapes on a 2 x 2 grid of places, at most one at a place. A clip is
+a short video in which one object moves along a row or a column; another rests beside its path.
 Everything follows from the random generator that is passed in; Pillow and NumPy draw it.
 
 The split is a property of the scene alone: a stable hash of its objects and places keeps a tenth of
@@ -10,7 +10,8 @@ lie on the grid, both do.
 
 Questions are balanced: one for yes or no is asked only where its slots can be filled for either
 answer, and both are equally likely; a number is drawn before what is counted. So the words alone
-tell little of the answer.
+tell little of the answer. Answers are sentences, and where it takes several looks they say what was
+seen before they conclude.
 """
 
 import hashlib
@@ -27,22 +28,16 @@ from PIL import Image, ImageDraw
 
 SPLITS = ("train", "heldout")
 
-PLACES = (
-    "top left", "top", "top right",
-    "left", "center", "right",
-    "bottom left", "bottom", "bottom right",
-)  # fmt: skip
+SIDE = 2  # of the grid of places
+PLACES = ("top left", "top right", "bottom left", "bottom right")  # row by row
 
 COLORS = {
     "red": (230, 52, 48),
     "green": (46, 180, 84),
     "blue": (52, 116, 246),
     "yellow": (252, 208, 44),
-    "purple": (186, 72, 222),
-    "white": (246, 246, 246),
 }
 
-_ARM = 0.36
 # Corners of each shape in a square from -1 to 1, y downwards. The square is drawn smaller than the
 # circle so that both cover about the same area, and size alone never tells them apart.
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
@@ -51,16 +46,12 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     ),
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
     "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
-    "cross": (
-        (-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM),
-        (_ARM, 1.0), (-_ARM, 1.0), (-_ARM, _ARM), (-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM),
-    ),
-}  # fmt: skip
+}
 SHAPES = tuple(_OUTLINES)
 
 _ORDINALS = ("first", "second")
 
-MAX_THINGS = 4
+MAX_THINGS = 3
 _BUCKETS = 10
 _RADIUS = 0.385  # of a cell: the shapes fill about three quarters of it
 _SUPERSAMPLE = 4
@@ -89,7 +80,7 @@ class Clip:
 
     mover: Thing
     stop: int
-    bystander: Thing | None
+    bystander: Thing
 
     @property
     def shift(self) -> tuple[int, int]:
@@ -108,9 +99,8 @@ class Clip:
     @property
     def ends(self) -> tuple[Scene, Scene]:
         """The scenes of the first and of the last frame."""
-        rest = () if self.bystander is None else (self.bystander,)
         moved = self.mover._replace(place=self.stop)
-        return tuple(sorted((self.mover, *rest))), tuple(sorted((moved, *rest)))
+        return tuple(sorted((self.mover, self.bystander))), tuple(sorted((moved, self.bystander)))
 
 
 def stable_bucket(key: str, buckets: int) -> int:
@@ -124,15 +114,23 @@ def held_out(scene: Scene) -> bool:
 
 
 def caption(scene: Scene) -> str:
-    """The whole scene in words: "red circle at top left, blue square at center."."""
-    return ", ".join(f"{thing.name} at {PLACES[thing.place]}" for thing in scene) + "."
+    """The whole scene in words: "top left red circle, bottom right blue square."."""
+    return ", ".join(f"{PLACES[thing.place]} {thing.name}" for thing in scene) + "."
+
+
+def listing(scene: Scene) -> str:
+    """The same by colour and shape: "red circle is at top left, blue square is at top right."."""
+    colors = tuple(COLORS)
+    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape), t.place))
+    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
 
 
 def clip_caption(clip: Clip) -> str:
-    """The whole clip in words: "red circle moves right from left to center, blue cross at top."."""
+    """The whole clip in words, as "red circle moves down from top left to bottom left, top right
+    blue square."."""
     start, stop = PLACES[clip.mover.place], PLACES[clip.stop]
     words = f"{clip.mover.name} moves {clip.direction} from {start} to {stop}"
-    return f"{words}, {caption((clip.bystander,))}" if clip.bystander else f"{words}."
+    return f"{words}, {caption((clip.bystander,))}"
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
@@ -147,23 +145,19 @@ def sample_scene(rng: random.Random, split: str) -> Scene:
 
 
 def sample_clip(rng: random.Random, split: str) -> Clip:
-    """A clip of the split: a straight move of one or two cells, mostly beside a bystander."""
-    # Drawn before the split, as above. Few clips of one object alone are held out, hence mostly.
-    accompanied = rng.random() < 0.75
+    """A clip of the split: a move along a row or a column, beside another object that rests."""
     while True:
         start, stop = rng.sample(range(len(PLACES)), 2)
         (row, column), (stop_row, stop_column) = _cell(start), _cell(stop)
         if row != stop_row and column != stop_column:
             continue
         mover = _sample_thing(rng, start)
-        bystander = None
-        if accompanied:
-            step = 1 if row == stop_row else 3
-            path = range(min(start, stop), max(start, stop) + 1, step)
-            free = [place for place in range(len(PLACES)) if place not in path]
-            bystander = _sample_thing(rng, rng.choice(free))
-            if bystander.name == mover.name:
-                continue
+        step = 1 if row == stop_row else SIDE
+        path = range(min(start, stop), max(start, stop) + 1, step)
+        free = [place for place in range(len(PLACES)) if place not in path]
+        bystander = _sample_thing(rng, rng.choice(free))
+        if bystander.name == mover.name:
+            continue
         clip = Clip(mover, stop, bystander)
         if all(held_out(scene) == (split == "heldout") for scene in clip.ends):
             return clip
@@ -179,11 +173,13 @@ def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> l
     """The clip as `frames` (at least 2) RGB pictures, evenly spaced in time, both ends included."""
     backdrop = _sample_backdrop(rng)
     mover = _sample_sprite(clip.mover, rng)
-    rest = [] if clip.bystander is None else [_sample_sprite(clip.bystander, rng)]
+    bystander = _sample_sprite(clip.bystander, rng)
     rows, columns = clip.shift
     return [
         _paint(
-            [*rest, mover._replace(x=mover.x + t * columns, y=mover.y + t * rows)], backdrop, size
+            [bystander, mover._replace(x=mover.x + t * columns, y=mover.y + t * rows)],
+            backdrop,
+            size,
         )
         for t in np.linspace(0.0, 1.0, frames)
     ]
@@ -221,12 +217,13 @@ def ask_two_scenes(rng: random.Random, scenes: tuple[Scene, Scene]) -> Turn:
 
 def ask_clip(rng: random.Random, clip: Clip) -> Turn:
     """A question about the object that moves: where from, where to, which way, and what it is."""
+    mover = clip.mover
     asked = (
-        (f"Which way does the {clip.mover.name} move?", clip.direction),
-        ("What color is the moving object?", clip.mover.color),
-        ("What shape is the moving object?", clip.mover.shape),
-        ("Where does the moving object start?", PLACES[clip.mover.place]),
-        ("Where does the moving object stop?", PLACES[clip.stop]),
+        (f"Which way does the {mover.name} move?", f"The {mover.name} moves {clip.direction}."),
+        ("What color is the moving object?", f"The moving object is {mover.color}."),
+        ("What shape is the moving object?", f"The moving object is a {mover.shape}."),
+        ("Where does the moving object start?", f"It starts at {PLACES[mover.place]}."),
+        ("Where does the moving object stop?", f"It stops at {PLACES[clip.stop]}."),
     )
     return Turn("video", *rng.choice(asked))
 
@@ -238,32 +235,40 @@ Asked = tuple[str, str] | None
 def _ask_color(rng: random.Random, scene: Scene) -> Asked:
     thing = rng.choice(scene)
     if rng.random() < 0.5:
-        return f"What color is the object at {PLACES[thing.place]}?", thing.color
-    unique = [other.shape for other in scene].count(thing.shape) == 1
-    return (f"What color is the {thing.shape}?", thing.color) if unique else None
+        what = f"object at {PLACES[thing.place]}"
+    elif [other.shape for other in scene].count(thing.shape) == 1:
+        what = thing.shape
+    else:
+        return None
+    return f"What color is the {what}?", f"The {what} is {thing.color}."
 
 
 def _ask_shape(rng: random.Random, scene: Scene) -> Asked:
     thing = rng.choice(scene)
     if rng.random() < 0.5:
-        return f"What shape is at {PLACES[thing.place]}?", thing.shape
-    unique = [other.color for other in scene].count(thing.color) == 1
-    return (f"What shape is the {thing.color} object?", thing.shape) if unique else None
+        what, answer = f"object at {PLACES[thing.place]}", thing.name
+    elif [other.color for other in scene].count(thing.color) == 1:
+        what, answer = f"{thing.color} object", thing.shape
+    else:
+        return None
+    return f"What shape is the {what}?", f"The {what} is a {answer}."
 
 
 def _ask_count(rng: random.Random, scene: Scene) -> Asked:
     if rng.random() < 1 / 3:
-        return "How many objects are there?", str(len(scene))
-    counts = _counts(rng, scene)
-    number = rng.choice(sorted(set(counts.values())))
-    what = rng.choice([name for name, count in counts.items() if count == number])
-    return f"How many {what} are there?", str(number)
+        what, number = "objects", len(scene)
+    else:
+        counts = _counts(rng, scene)
+        number = rng.choice(sorted(set(counts.values())))
+        what = rng.choice([name for name, count in counts.items() if count == number])
+    return f"How many {what} are there?", f"The number of {what} is {number}."
 
 
 def _ask_position(rng: random.Random, scene: Scene) -> Asked:
     thing = rng.choice(scene)
-    unique = [other.name for other in scene].count(thing.name) == 1
-    return (f"Where is the {thing.name}?", PLACES[thing.place]) if unique else None
+    if [other.name for other in scene].count(thing.name) > 1:
+        return None
+    return f"Where is the {thing.name}?", f"The {thing.name} is at {PLACES[thing.place]}."
 
 
 def _ask_comparison(rng: random.Random, scene: Scene) -> Asked:
@@ -274,7 +279,9 @@ def _ask_comparison(rng: random.Random, scene: Scene) -> Asked:
         if not pairs:
             return None
         a, b = rng.choice(pairs)
-        return f"Are there more {a} than {b}?", _yes_or_no(counts[a] > counts[b])
+        reason = f"The number of {a} is {counts[a]} and the number of {b} is {counts[b]}"
+        answer = _yes_or_no(counts[a] > counts[b])
+        return f"Are there more {a} than {b}?", f"{reason}, so {answer}."
     if len(scene) < 2:
         return None
     names = [thing.name for thing in scene]
@@ -284,8 +291,11 @@ def _ask_comparison(rng: random.Random, scene: Scene) -> Asked:
     if names.count(one.name) > 1 or names.count(other.name) > 1 or here == there:
         return None
     which = rng.randrange(2)
-    truth = (here < there, here > there)[which]
-    return f"Is the {one.name} {words[which]} the {other.name}?", _yes_or_no(truth)
+    reason = (
+        f"The {one.name} is at {PLACES[one.place]} and the {other.name} is at {PLACES[other.place]}"
+    )
+    answer = _yes_or_no((here < there, here > there)[which])
+    return f"Is the {one.name} {words[which]} the {other.name}?", f"{reason}, so {answer}."
 
 
 def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
@@ -294,25 +304,32 @@ def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
     # An object where the other picture has one too, if there is: the number of the picture counts.
     taken = {thing.place for thing in other}
     thing = rng.choice([thing for thing in chosen if thing.place in taken] or chosen)
-    where = f"at {PLACES[thing.place]} in the {_ORDINALS[which]} image?"
+    image = f"{_ORDINALS[which]} image"
+    what = f"object at {PLACES[thing.place]} in the {image}"
     match rng.randrange(5):
         case 0:
-            more = len(scenes[1]) - len(scenes[0])
-            answer = "same" if more == 0 else _ORDINALS[more > 0]
-            return "Which image has more objects?", answer
+            first, second = map(len, scenes)
+            answer = "neither" if first == second else f"the {_ORDINALS[second > first]}"
+            reason = f"The first image has {first} and the second image has {second}"
+            return "Which image has more objects?", f"{reason}, so {answer}."
         case 1:
-            return f"How many objects are in the {_ORDINALS[which]} image?", str(len(chosen))
+            return f"How many objects does the {image} have?", f"The {image} has {len(chosen)}."
         case 2:
-            return f"What color is the object {where}", thing.color
+            return f"What color is the {what}?", f"The {what} is {thing.color}."
         case 3:
-            return f"What shape is {where}", thing.shape
+            return f"What shape is the {what}?", f"The {what} is a {thing.name}."
         case _:
-            first, second = ({thing.shape for thing in scene} for scene in scenes)
-            shapes = {"yes": sorted(first & second), "no": sorted(first ^ second)}
-            answer = rng.choice(("yes", "no"))
+            one, two = (Counter(thing.shape for thing in scene) for scene in scenes)
+            shapes = {
+                "yes": sorted(one.keys() & two.keys()),
+                "no": sorted(one.keys() ^ two.keys()),
+            }
+            truth = rng.choice(("yes", "no"))
             if not all(shapes.values()):
                 return None
-            return f"Do both images have a {rng.choice(shapes[answer])}?", answer
+            shape = rng.choice(shapes[truth])
+            reason = f"The number of {shape}s is {one[shape]} and {two[shape]}"
+            return f"Do both images have a {shape}?", f"{reason}, so {truth}."
 
 
 def _counts(rng: random.Random, scene: Scene) -> dict[str, int]:
@@ -321,7 +338,7 @@ def _counts(rng: random.Random, scene: Scene) -> dict[str, int]:
         colors = Counter(thing.color for thing in scene)
         return {f"{color} objects": colors[color] for color in COLORS}
     shapes = Counter(thing.shape for thing in scene)
-    return {"crosses" if shape == "cross" else f"{shape}s": shapes[shape] for shape in SHAPES}
+    return {f"{shape}s": shapes[shape] for shape in SHAPES}
 
 
 def _yes_or_no(truth: bool) -> str:
@@ -340,7 +357,7 @@ class _Sprite(NamedTuple):
 
 def _cell(place: int) -> tuple[int, int]:
     """Row and column of a place."""
-    return divmod(place, 3)
+    return divmod(place, SIDE)
 
 
 def _sample_thing(rng: random.Random, place: int) -> Thing:
@@ -372,7 +389,7 @@ def _paint(sprites: Sequence[_Sprite], backdrop: np.ndarray, size: int) -> Image
     canvas = Image.fromarray(backdrop).resize((size, size), Image.Resampling.BILINEAR)
     canvas = canvas.resize((large, large), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    cell = large / 3
+    cell = large / SIDE
     shade = tuple(int(channel) // 2 for channel in backdrop.mean(axis=(0, 1)))
     for sprite in sprites:
         # A soft shadow below right, of the backdrop's own tone, lifts the shape from the ground.

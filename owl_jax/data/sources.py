@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from owl_jax.errors import UserError
+from owl_jax.processing.conversation import SYSTEM
 
 Record = dict[str, Any]
 
@@ -23,9 +24,10 @@ Record = dict[str, Any]
 class JsonLinesSource:
     """The original's training file: one {"text", "image": [...], "task_type"} a line.
 
-    "image" and "video" hold a path or a list of paths, relative to `media_root`. The file is
-    indexed once by line; a line is read when it is asked for. Raises UserError for a file that is
-    missing or empty, and on access for a line that is not such an object.
+    A line {"question", "answer", "image"}, as OwlEval's answer files have it, is a conversation of
+    one turn. "image" and "video" hold a path or a list of paths, relative to `media_root`. The file
+    is indexed once by line; a line is read when it is asked for. Raises UserError for a file that
+    is missing or empty, and on access for a line that is not such an object.
     """
 
     path: Path
@@ -62,15 +64,19 @@ class JsonLinesSource:
             raise UserError(f"{where}: cannot be read ({error.strerror})") from None
         try:
             values = json.loads(line)
-            text = values["text"]
+            images = self._paths(values.get("image"), where)
+            text = values["text"] if "text" in values else _one_turn(values, len(images))
             if not isinstance(text, str):
                 raise TypeError
             text.encode()  # JSON can spell half a character, which no tokenizer takes
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f'{where}: expected a JSON object with a "text" string') from None
+        except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(
+                f'{where}: expected a JSON object with a "text" string, or with "question" and '
+                '"answer"'
+            ) from None
         return {
             "text": text,
-            "images": self._paths(values.get("image"), where),
+            "images": images,
             "videos": self._paths(values.get("video"), where),
             "task_type": values.get("task_type", ""),
             "where": where,
@@ -81,3 +87,10 @@ class JsonLinesSource:
         if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
             raise UserError(f'{where}: "image" and "video" must be a path or a list of paths')
         return [self.media_root / item for item in values]
+
+
+def _one_turn(values: Record, images: int) -> str:
+    """Question and answer in the original's format, below the pictures."""
+    marks = ["Human: <image>"] * images
+    question, answer = values["question"].strip(), values["answer"].strip()
+    return "\n".join([SYSTEM, *marks, f"Human: {question}", f"AI: {answer}"])

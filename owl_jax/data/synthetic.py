@@ -37,6 +37,7 @@ from owl_jax.data.scenes import (
     ask_two_scenes,
     caption,
     clip_caption,
+    listing,
     render,
     render_clip,
     sample_clip,
@@ -62,12 +63,9 @@ KINDS = (
 )
 QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith(("caption", "description")))
 
-_CAPTION_PROMPTS = (
-    "Describe the {}.",
-    "What does the {} show?",
-    "List the objects in the {}.",
-    "What is in the {}?",
-)
+# Captions go by place, listings by colour.
+_CAPTION_PROMPTS = ("Describe the {}.", "What does the {} show?")
+_LISTING_PROMPTS = ("List the objects in the {}.", "What is in the {}?")
 
 # Two phrasings, then subject and answer.
 _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -295,11 +293,11 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
             return _Dialogue((), (turn,))
         case "caption" | "text_description":
             scene = sample_scene(rng, split)
-            prompt = rng.choice(_CAPTION_PROMPTS).format("image")
-            told = (Turn("", prompt, caption(scene)),)
+            prompts, tell = rng.choice(((_CAPTION_PROMPTS, caption), (_LISTING_PROMPTS, listing)))
+            told = (Turn("", rng.choice(prompts).format("image"), tell(scene)),)
             if kind == "caption":
                 return _Dialogue(("<image>",), told, scenes=(scene,))
-            return _Dialogue((f"The image shows {caption(scene)}",), told)
+            return _Dialogue((f"The image shows {_told(rng, scene)}",), told)
         case "video_caption":
             clip = sample_clip(rng, split)
             prompt = rng.choice(_CAPTION_PROMPTS).format("video")
@@ -309,13 +307,13 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
             asked = _distinct(lambda: ask_scene(rng, scene), turns)
             if kind == "vqa":
                 return _Dialogue(("<image>",), asked, scenes=(scene,))
-            return _Dialogue((f"The image shows {caption(scene)}",), asked)
+            return _Dialogue((f"The image shows {_told(rng, scene)}",), asked)
         case "two_images" | "text_two_images":
             pair = sample_scene(rng, split), sample_scene(rng, split)
             asked = _distinct(lambda: ask_two_scenes(rng, pair), turns)
             if kind == "two_images":
                 return _Dialogue(("<image>", "<image>"), asked, scenes=pair)
-            first, second = map(caption, pair)
+            first, second = (_told(rng, scene) for scene in pair)
             words = f"The first image shows {first}", f"The second image shows {second}"
             return _Dialogue(words, asked)
         case "video" | "text_video":
@@ -330,6 +328,11 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
             return _Dialogue((), _distinct(lambda: rng.choice(_FACTS[split]), turns))
         case _:
             raise ValueError(f"no such kind: {kind}")
+
+
+def _told(rng: random.Random, scene: Scene) -> str:
+    """The scene in words as something to read: in any order, so that order answers nothing."""
+    return caption(tuple(rng.sample(scene, len(scene))))
 
 
 def _distinct(ask: Callable[[], Turn], turns: int) -> tuple[Turn, ...]:

@@ -17,7 +17,7 @@ from owl_jax.processing.conversation import tokenize_prompt
 from owl_jax.processing.image import load_image, preprocess_image
 from owl_jax.processing.video import load_video
 
-MAX_ANSWER_TOKENS = 16
+MAX_ANSWER_TOKENS = 32
 
 
 def answer(

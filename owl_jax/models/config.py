@@ -15,7 +15,10 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions."""
+    """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
+
+    `position_stddev` is for fresh weights only.
+    """
 
     image_size: int = 224
     patch_size: int = 14
@@ -25,6 +28,7 @@ class VisionConfig:
     num_heads: int = 16
     layer_norm_eps: float = 1e-6
     temporal: bool = False
+    position_stddev: float = 0.02
 
     @property
     def num_patches(self) -> int:

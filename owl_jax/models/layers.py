@@ -34,9 +34,9 @@ def constant_init(value: float, names: Sequence[str | None]) -> Any:
     return nn.with_logical_partitioning(nn.initializers.constant(value), tuple(names))
 
 
-def truncated_init(names: Sequence[str | None]) -> Any:
+def truncated_init(names: Sequence[str | None], stddev: float = INIT_STDDEV) -> Any:
     """Truncated normal initialiser whose result carries the logical axis `names`."""
-    return nn.with_logical_partitioning(nn.initializers.truncated_normal(INIT_STDDEV), tuple(names))
+    return nn.with_logical_partitioning(nn.initializers.truncated_normal(stddev), tuple(names))
 
 
 class Projection(nn.Module):

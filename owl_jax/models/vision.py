@@ -50,7 +50,7 @@ class VisionEncoder(nn.Module):
         x = Projection(
             {"patch": p * p * 3}, {"vision_embed": D}, dtype=self.compute.dtype, name="patch_embed"
         )(patches)
-        init = truncated_init((None, "vision_embed"))
+        init = truncated_init((None, "vision_embed"), config.position_stddev)
         class_token = self.param("class_token", init, (1, D)).astype(x.dtype)
         positions = self.param("positions", init, (1 + config.num_patches, D)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(class_token, (N * T, 1, D)), x], axis=1) + positions

@@ -1,7 +1,8 @@
 """Recipes: how each trainable partition is optimized.
 
-A recipe is AdamW with a learning-rate schedule. The optimizer sees the trainable tree only, so that
-moments exist for trainable leaves only, and the gradient's norm is clipped over just those.
+A recipe is AdamW, or Muon for matrices, with a learning-rate schedule. The optimizer sees the
+trainable tree only, so that moments exist for trainable leaves only, and the gradient's norm is
+clipped over just those.
 
 Weight decay spares vectors: biases, norm scales and every other leaf of rank one. The original's
 script leaves the choice to Hugging Face's Trainer, which decays all but biases and LayerNorm
@@ -17,11 +18,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from owl_jax.errors import UserError
 
 SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
+
+# Muon's update has this root mean square times the learning rate, about AdamW's: one rate suits
+# both (arXiv 2502.16982, section 2.2).
+_MUON_RMS = 0.2
+# Kernels [heads, width, D] that contract their first two axes; all others contract the first.
+_OUTPUT_PROJECTIONS = ("o_proj", "out", "dense")
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,13 @@ class Recipe:
 
     Attributes:
       learning_rate: the peak, reached after the warm-up.
+      optimizer: "adamw", or "muon" (arXiv 2502.16982) for the kernels of the layers, with AdamW for
+        all else that the recipe covers. Embeddings and output heads are usually left to AdamW.
       schedule: from the peak to `final_learning_rate` by "cosine" or "linear", or "constant".
       warmup_steps: steps of linear growth from zero.
       final_learning_rate: the rate at the last step (the original's --min-lr).
       weight_decay: decoupled, multiplied by the learning rate (AdamW, arXiv 1711.05101).
-      b1, b2, eps: Adam's (arXiv 1412.6980); PyTorch's defaults.
+      b1, b2, eps: Adam's (arXiv 1412.6980); PyTorch's defaults. Muon's momentum is 0.95.
       dtype: of the master weights, and so of the moments.
 
     Raises:
@@ -42,6 +53,7 @@ class Recipe:
     """
 
     learning_rate: float
+    optimizer: str = "adamw"
     schedule: str = "cosine"
     warmup_steps: int = 0
     final_learning_rate: float = 0.0
@@ -52,10 +64,15 @@ class Recipe:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype {self.dtype!r} of a recipe is none of {', '.join(DTYPES)}")
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("dtype", DTYPES),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} {getattr(self, name)!r} of a recipe is none of {', '.join(known)}"
+                )
         for name in ("learning_rate", "warmup_steps", "final_learning_rate", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} of a recipe must not be negative")
@@ -115,21 +132,61 @@ def make_optimizer(
     """
     if not jax.tree.leaves(labels):
         raise UserError("every parameter is frozen; give at least one pattern a recipe")
-    adamw = {
-        name: optax.adamw(
-            schedule(recipe, total_steps),
-            b1=recipe.b1,
-            b2=recipe.b2,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-            mask=decayed,
-        )
-        for name, recipe in recipes.items()
-    }
-    optimizer = optax.multi_transform(adamw, labels)
+    transforms = {name: _transform(recipe, total_steps) for name, recipe in recipes.items()}
+    optimizer = optax.multi_transform(transforms, labels)
     if clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _transform(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+    rate = schedule(recipe, total_steps)
+    adamw = optax.adamw(
+        rate,
+        b1=recipe.b1,
+        b2=recipe.b2,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        mask=decayed,
+    )
+    if recipe.optimizer == "adamw":
+        return adamw
+    muon = contrib.muon(
+        rate,
+        weight_decay=recipe.weight_decay,
+        consistent_rms=_MUON_RMS,
+        muon_weight_dimension_numbers=_matrices,
+    )
+
+    def label(params: Any) -> Any:
+        return jax.tree.map(
+            lambda axes: "adamw" if axes is None else "muon", _matrices(params), is_leaf=_is_axes
+        )
+
+    return optax.multi_transform({"adamw": adamw, "muon": muon}, label)
+
+
+def _matrices(params: Any) -> Any:
+    """For each kernel of a layer the axes that it contracts and gives; None for other leaves.
+
+    Layers are stacked on axis 0, and each is a matrix of its own. The kernel of a temporal
+    convolution is depthwise: no matrix.
+    """
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
+        names = [key.key for key in path]
+        if names[-1] != "kernel" or "layers" not in names or names[-2] == "temporal":
+            return None
+        output = 1 + (2 if names[-2] in _OUTPUT_PROJECTIONS and len(leaf.shape) > 3 else 1)
+        return contrib.MuonDimensionNumbers(
+            tuple(range(1, output)), tuple(range(output, len(leaf.shape)))
+        )
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+
+def _is_axes(value: Any) -> bool:
+    return value is None or isinstance(value, contrib.MuonDimensionNumbers)
 
 
 def decayed(params: Any) -> Any:

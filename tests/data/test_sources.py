@@ -5,6 +5,7 @@ import pytest
 
 from owl_jax.data.sources import JsonLinesSource
 from owl_jax.errors import UserError
+from owl_jax.processing.conversation import SYSTEM
 
 TEXT = "Be kind.\nHuman: <image>\nHuman: What?\nAI: An owl."
 
@@ -49,6 +50,19 @@ def test_media_may_be_one_path_absolute_or_none(write, tmp_path):
     assert [str(path) for path in source[1]["images"]] == ["/elsewhere/a.jpg"]
     assert source[1]["videos"] == source[2]["images"] == source[2]["videos"] == []
     assert source[2]["task_type"] == ""
+
+
+def test_question_and_answer_are_a_conversation_of_one_turn(write, tmp_path):
+    source = write(
+        {"image": "1.jpg", "question_id": 1, "question": "What?\n", "answer": "An owl.\n\nAwake."},
+        {"question": "Why?", "answer": "So."},
+        {"question": "Why?", "answer": 4},
+    )
+    assert source[0]["text"] == f"{SYSTEM}\nHuman: <image>\nHuman: What?\nAI: An owl.\n\nAwake."
+    assert source[0]["images"] == [tmp_path / "media" / "1.jpg"]
+    assert source[1]["text"] == f"{SYSTEM}\nHuman: Why?\nAI: So." and not source[1]["images"]
+    with pytest.raises(UserError, match=r'data\.jsonl:3: .* or with "question" and "answer"'):
+        source[2]
 
 
 def test_blank_lines_count_as_lines_but_not_as_records(write, tmp_path):

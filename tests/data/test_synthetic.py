@@ -1,7 +1,7 @@
 """The embedded data set: every answer is checked against what the pictures and words show.
 
 The solver below knows nothing of the generator: it reads objects back from the pixels, or from the
-caption in the words, and answers the questions by itself.
+caption in the words, and composes the whole answer by itself, reasons and conclusion.
 """
 
 import hashlib
@@ -13,12 +13,23 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from owl_jax.data.scenes import COLORS, PLACES, SHAPES, Thing, held_out, render, sample_scene
+from owl_jax.data.scenes import (
+    COLORS,
+    PLACES,
+    SHAPES,
+    Clip,
+    Thing,
+    held_out,
+    render,
+    sample_clip,
+    sample_scene,
+)
 from owl_jax.data.synthetic import (
     KINDS,
     QUESTION_KINDS,
@@ -37,10 +48,10 @@ IMAGE_KINDS = ("vqa", "two_images", "video")
 def scene_in_pixels(image):
     """The objects in a picture, read from its pixels."""
     pixels = np.asarray(image, np.float64)
-    cell = pixels.shape[0] // 3
+    cell = pixels.shape[0] // 2
     scene = []
-    for place in range(9):
-        row, column = divmod(place, 3)
+    for place in range(4):
+        row, column = divmod(place, 2)
         patch = pixels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
         distance = {
             color: np.linalg.norm(patch - np.array(rgb), axis=-1) for color, rgb in COLORS.items()
@@ -51,32 +62,39 @@ def scene_in_pixels(image):
         mask = distance[color] < 60
         rows, columns = np.nonzero(mask)
         box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        low = box[int(0.9 * len(box))].mean()
-        if box.mean() > 0.9:
-            shape = "square"
-        elif low > 0.75:
-            shape = "triangle"
-        else:
-            shape = "circle" if box.mean() > 0.7 else "cross"
+        full = box.mean()
+        shape = "square" if full > 0.9 else "circle" if full > 0.65 else "triangle"
         scene.append(Thing(place, color, shape))
     return tuple(scene)
 
 
 def scene_in_words(words):
-    """The objects in a caption."""
+    """The objects in a caption, in its order."""
     parts = [
-        re.fullmatch(r"(\w+) (\w+) at ([\w ]+)", part) for part in words.rstrip(".").split(", ")
+        re.fullmatch(r"([a-z]+ [a-z]+) ([a-z]+) ([a-z]+)", part)
+        for part in words.removesuffix(".").split(", ")
     ]
+    assert words.endswith(".")
+    return tuple(Thing(PLACES.index(part[1]), part[2], part[3]) for part in parts)
+
+
+def scene_in_listing(words):
+    """The objects in a listing, in its order."""
+    parts = [
+        re.fullmatch(r"([a-z]+) ([a-z]+) is at ([a-z ]+)", part)
+        for part in words.removesuffix(".").split(", ")
+    ]
+    assert words.endswith(".")
     return tuple(Thing(PLACES.index(part[3]), part[1], part[2]) for part in parts)
 
 
 def ends_in_words(words):
     """First and last scene of a video's caption."""
-    part = re.match(r"(\w+) (\w+) moves (\w+) from ([\w ]+) to ([\w ]+?)(?:, (.*))?\.$", words)
-    rest = scene_in_words(part[6]) if part[6] else ()
-    ends = tuple((Thing(PLACES.index(part[k]), part[1], part[2]), *rest) for k in (4, 5))
-    assert part[3] == solve_video("Which way does it move?", ends)
-    return ends
+    part = re.fullmatch(r"(\w+) (\w+) moves (\w+) from ([\w ]+) to ([\w ]+), (.*)", words)
+    rest = only(scene_in_words(part[6]))
+    mover, moved = (Thing(PLACES.index(part[k]), part[1], part[2]) for k in (4, 5))
+    assert part[3] == way(mover.place, moved.place)
+    return (mover, rest), (moved, rest)
 
 
 def parts_of(text):
@@ -97,65 +115,78 @@ def only(values):
 
 
 def members(scene, words):
-    """The objects that "red objects", "crosses", "red circle" or "circle" means."""
-    singular = [re.sub(r"(?<=cross)es$|(?<!cros)s$", "", word) for word in words.split()]
-    named = [word for word in singular if word != "object"]
-    return [thing for thing in scene if all(word in thing[1:] for word in named)]
+    """The objects that "red objects", "circles", "red circle" or "object at top left" means."""
+    what, _, place = words.partition(" at ")
+    named = {word.removesuffix("s") for word in what.split()} - {"object"}
+    assert named <= {*COLORS, *SHAPES} and place in ("", *PLACES)
+    return [
+        thing for thing in scene if named <= set(thing[1:]) and place in ("", PLACES[thing.place])
+    ]
+
+
+def way(start, stop):
+    """The direction from one place to another of the same row or column."""
+    if start // 2 == stop // 2:
+        return "right" if stop > start else "left"
+    assert start % 2 == stop % 2
+    return "down" if stop > start else "up"
 
 
 def solve_scene(question, scene):
-    if found := re.fullmatch(r"What color is the object at (.*)\?", question):
-        return only(thing.color for thing in scene if PLACES[thing.place] == found[1])
     if found := re.fullmatch(r"What color is the (.*)\?", question):
-        return only(thing.color for thing in members(scene, found[1]))
-    if found := re.fullmatch(r"What shape is at (.*)\?", question):
-        return only(thing.shape for thing in scene if PLACES[thing.place] == found[1])
+        return f"The {found[1]} is {only(members(scene, found[1])).color}."
     if found := re.fullmatch(r"What shape is the (.*)\?", question):
-        return only(thing.shape for thing in members(scene, found[1]))
+        thing = only(members(scene, found[1]))
+        named = f"{thing.color} {thing.shape}" if " at " in found[1] else thing.shape
+        return f"The {found[1]} is a {named}."
     if found := re.fullmatch(r"How many (.*) are there\?", question):
-        return str(len(members(scene, found[1])))
+        return f"The number of {found[1]} is {len(members(scene, found[1]))}."
     if found := re.fullmatch(r"Where is the (.*)\?", question):
-        return PLACES[only(members(scene, found[1])).place]
+        return f"The {found[1]} is at {PLACES[only(members(scene, found[1])).place]}."
     if found := re.fullmatch(r"Are there more (.*) than (.*)\?", question):
-        return "yes" if len(members(scene, found[1])) > len(members(scene, found[2])) else "no"
+        many, few = (len(members(scene, found[k])) for k in (1, 2))
+        seen = f"The number of {found[1]} is {many} and the number of {found[2]} is {few}"
+        return f"{seen}, so {'yes' if many > few else 'no'}."
     found = re.fullmatch(
         r"Is the (.*?) (above|below|to the left of|to the right of) the (.*)\?", question
     )
     one, other = (only(members(scene, found[k])).place for k in (1, 3))
     truth = {
-        "above": one // 3 < other // 3,
-        "below": one // 3 > other // 3,
-        "to the left of": one % 3 < other % 3,
-        "to the right of": one % 3 > other % 3,
-    }
-    return "yes" if truth[found[2]] else "no"
+        "above": one // 2 < other // 2,
+        "below": one // 2 > other // 2,
+        "to the left of": one % 2 < other % 2,
+        "to the right of": one % 2 > other % 2,
+    }[found[2]]
+    seen = f"The {found[1]} is at {PLACES[one]} and the {found[3]} is at {PLACES[other]}"
+    return f"{seen}, so {'yes' if truth else 'no'}."
 
 
 def solve_two(question, scenes):
-    sizes = [len(scene) for scene in scenes]
+    first, second = map(len, scenes)
     if question == "Which image has more objects?":
-        return "same" if sizes[0] == sizes[1] else "first" if sizes[0] > sizes[1] else "second"
+        more = "neither" if first == second else "the first" if first > second else "the second"
+        return f"The first image has {first} and the second image has {second}, so {more}."
     if found := re.fullmatch(r"Do both images have a (.*)\?", question):
-        return "yes" if all(members(scene, found[1]) for scene in scenes) else "no"
-    found = re.fullmatch(r"(.*) in the (first|second) image\?", question)
-    scene = scenes[found[2] == "second"]
-    rest = "How many objects are there" if found[1] == "How many objects are" else found[1]
-    return solve_scene(f"{rest}?", scene)
+        one, two = (len(members(scene, found[1])) for scene in scenes)
+        return f"The number of {found[1]}s is {one} and {two}, so {'yes' if one and two else 'no'}."
+    if found := re.fullmatch(r"How many objects does the (first|second) image have\?", question):
+        return f"The {found[1]} image has {first if found[1] == 'first' else second}."
+    found = re.fullmatch(r"(.* is the object at .*) in the (first|second) image\?", question)
+    answer = solve_scene(f"{found[1]}?", scenes[found[2] == "second"])
+    return answer.replace(" is ", f" in the {found[2]} image is ")
 
 
 def solve_video(question, ends):
     mover, moved = only(set(ends[0]) - set(ends[1])), only(set(ends[1]) - set(ends[0]))
     assert mover[1:] == moved[1:]
-    if question.startswith("Which way"):
-        if mover.place // 3 == moved.place // 3:
-            return "right" if moved.place > mover.place else "left"
-        assert mover.place % 3 == moved.place % 3
-        return "down" if moved.place > mover.place else "up"
     return {
-        "What color is the moving object?": mover.color,
-        "What shape is the moving object?": mover.shape,
-        "Where does the moving object start?": PLACES[mover.place],
-        "Where does the moving object stop?": PLACES[moved.place],
+        f"Which way does the {mover.color} {mover.shape} move?": (
+            f"The {mover.color} {mover.shape} moves {way(mover.place, moved.place)}."
+        ),
+        "What color is the moving object?": f"The moving object is {mover.color}.",
+        "What shape is the moving object?": f"The moving object is a {mover.shape}.",
+        "Where does the moving object start?": f"It starts at {PLACES[mover.place]}.",
+        "Where does the moving object stop?": f"It stops at {PLACES[moved.place]}.",
     }[question]
 
 
@@ -201,19 +232,88 @@ def test_every_answer_and_every_split_is_right(kind, split):
     assert asked[5] > (0 if kind.endswith("video") else 100)
 
 
-@pytest.mark.parametrize("kind", ["caption", "video_caption", "text_caption"])
-def test_captions_tell_the_whole_scene(kind):
-    for record in SyntheticSource({kind: 1.0}, size=60, seed=1):
-        (_, answer) = only(parts_of(record["text"])[1])
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("kind", ["caption", "text_description"])
+def test_descriptions_are_complete_and_in_their_order(kind, split):
+    """Captions go by place; listings by colour, then shape, then place."""
+    colors = list(COLORS)
+    prompts, crowds = Counter(), Counter()
+    for record in SyntheticSource({kind: 1.0}, split=split, size=240, seed=1):
+        context, turns = parts_of(record["text"])
+        prompt, answer = only(turns)
         if kind == "caption":
-            assert scene_in_words(answer) == scene_in_pixels(only(record["images"]))
-        elif kind == "video_caption":
+            seen = scene_in_pixels(only(record["images"]))
+        else:
+            seen = scene_in_words(only(context).removeprefix("The image shows "))
+        if prompt in ("Describe the image.", "What does the image show?"):
+            assert scene_in_words(answer) == tuple(sorted(seen))
+        else:
+            assert prompt in ("List the objects in the image.", "What is in the image?")
+            order = [(colors.index(t.color), SHAPES.index(t.shape), t.place) for t in seen]
+            assert scene_in_listing(answer) == tuple(
+                Thing(place, colors[color], SHAPES[shape]) for color, shape, place in sorted(order)
+            )
+            crowds[len(seen)] += 1
+        assert held_out(seen) == (split == "heldout")
+        prompts[prompt] += 1
+    assert len(prompts) == 4 and min(prompts.values()) > 40
+    assert set(crowds) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("kind", ["video_caption", "text_caption"])
+def test_captions_tell_the_whole_scene(kind, split):
+    for record in SyntheticSource({kind: 1.0}, split=split, size=60, seed=1):
+        (_, answer) = only(parts_of(record["text"])[1])
+        if kind == "video_caption":
             frames = only(record["videos"])
             seen = [set(scene_in_pixels(frame)) for frame in (frames[0], frames[-1])]
             assert [set(scene) for scene in ends_in_words(answer)] == seen
             assert len(frames) == 4
         else:
-            assert not held_out(scene_in_words(answer))
+            scene = scene_in_words(answer)
+            assert held_out(scene) == (split == "heldout")
+            assert scene == tuple(sorted(scene))
+
+
+@pytest.mark.parametrize("kind", ["text_scene", "text_two_images", "text_description"])
+def test_told_scenes_stand_in_any_order(kind):
+    orders = Counter()
+    for text in iter_texts(SyntheticSource({kind: 1.0}, size=3000, turns=1)):
+        for line in parts_of(text)[0]:
+            places = [thing.place for thing in scene_in_words(line.split(" shows ")[1])]
+            orders[tuple(sorted(places).index(place) for place in places)] += 1
+    for count in (2, 3):
+        shares = {order: orders[order] for order in permutations(range(count))}
+        expected = sum(shares.values()) / len(shares)
+        assert all(abs(share / expected - 1) < 0.25 for share in shares.values()), shares
+
+
+def every_clip(split):
+    """All straight moves of every object beside every other one, both ends in the split."""
+    names = list(product(COLORS, SHAPES))
+    found = set()
+    for start, stop, beside in permutations(range(4), 3):
+        if start // 2 != stop // 2 and start % 2 != stop % 2:
+            continue
+        for mover, rest in permutations(names, 2):
+            bystander = Thing(beside, *rest)
+            ends = [(Thing(place, *mover), bystander) for place in (start, stop)]
+            if all(held_out(scene) == (split == "heldout") for scene in ends):
+                found.add(Clip(Thing(start, *mover), stop, bystander))
+    return found
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1716), ("heldout", 20)])
+def test_clips_of_both_splits_exist_and_are_drawn_quickly(split, count):
+    clips = every_clip(split)
+    assert len(clips) == count
+    assert {way(clip.mover.place, clip.stop) for clip in clips} == {"left", "right", "up", "down"}
+    rng = random.Random(0)
+    start = time.perf_counter()
+    drawn = {sample_clip(rng, split) for _ in range(400)}
+    assert time.perf_counter() - start < 20
+    assert drawn <= clips and len(drawn) >= min(count, 300)
 
 
 def test_the_splits_share_no_scene():
@@ -222,11 +322,13 @@ def test_the_splits_share_no_scene():
         source = SyntheticSource({"text_two_images": 1.0}, split=split, size=2500, turns=1)
         contexts = [parts_of(text)[0] for text in iter_texts(source)]
         found[split] = {
-            scene_in_words(line.split(" shows ")[1]) for lines in contexts for line in lines
+            tuple(sorted(scene_in_words(line.split(" shows ")[1])))
+            for lines in contexts
+            for line in lines
         }
     assert not found["train"] & found["heldout"]
     assert not any(map(held_out, found["train"])) and all(map(held_out, found["heldout"]))
-    assert all({len(scene) for scene in scenes} == {1, 2, 3, 4} for scenes in found.values())
+    assert all({len(scene) for scene in scenes} == {1, 2, 3} for scenes in found.values())
 
 
 def test_held_out_is_a_tenth_and_does_not_see_the_order():
@@ -234,7 +336,7 @@ def test_held_out_is_a_tenth_and_does_not_see_the_order():
     scenes = [
         tuple(
             Thing(place, rng.choice(list(COLORS)), rng.choice(SHAPES))
-            for place in rng.sample(range(9), 3)
+            for place in rng.sample(range(4), 3)
         )
         for _ in range(4000)
     ]
@@ -289,41 +391,48 @@ def test_kinds_follow_their_weights():
 
 def without_slots(question):
     """The question with every colour, shape and number of a picture left out."""
-    slots = "|".join(
-        [*COLORS, "circles?", "squares?", "triangles?", "cross(?:es)?", "first|second"]
-    )
+    slots = "|".join([*COLORS, "circles?", "squares?", "triangles?", "first|second"])
     return re.sub(rf"\b({slots})\b", "_", question)
 
 
-def questions_and_answers(kind, split, size):
-    texts = iter_texts(SyntheticSource({kind: 1.0}, split=split, size=size, turns=1))
-    return [only(parts_of(text)[1]) for text in texts]
+def conclusion(answer):
+    """What an answer ends with: the part that was asked for."""
+    return re.split(r", so | is (?:a (?:\w+ (?=\w))?)?| has | moves | at ", answer.rstrip("."))[-1]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("vqa", 4000), ("two_images", 4000), ("video", 800)])
-def test_blind_guessing_does_not_pay(kind, count):
-    """Who knows the best answer to each question, but sees no picture, is mostly wrong."""
+def questions_and_conclusions(kind, split, size, seed=0):
+    texts = iter_texts(SyntheticSource({kind: 1.0}, split=split, size=size, seed=seed, turns=1))
+    asked = [only(parts_of(text)[1]) for text in texts]
+    return [(question, conclusion(answer)) for question, answer in asked]
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+def test_blind_guessing_does_not_pay(kind, split):
+    """Who knows the best conclusion for each question, but sees no picture, is mostly wrong."""
     seen = defaultdict(Counter)
-    for question, answer in questions_and_answers(kind, "train", 6000):
+    for question, answer in questions_and_conclusions(kind, "train", 20000):
         seen[question][answer] += 1
         seen[without_slots(question)][answer] += 1
     right, total = Counter(), Counter()
-    for question, answer in questions_and_answers(kind, "heldout", count):
+    for question, answer in questions_and_conclusions(kind, split, 4000, seed=1):
         known = question if seen[question].total() >= 20 else without_slots(question)
         guess = max(seen[known], key=seen[known].get, default="")
         family = " ".join(question.split()[:2])
         right[family] += guess == answer
         total[family] += 1
-    assert right.total() / total.total() < 0.35
     rates = {family: right[family] / total[family] for family in total}
+    assert right.total() / total.total() < 0.36
     assert max(rates.values()) < 0.55, rates
 
 
-def test_yes_and_no_are_equally_frequent():
-    for kind in ("vqa", "two_images"):
-        texts = iter_texts(SyntheticSource({kind: 1.0}, size=4000, turns=2))
-        answers = Counter(answer for text in texts for _, answer in parts_of(text)[1])
-        assert abs(answers["yes"] / (answers["yes"] + answers["no"]) - 0.5) < 0.03
+@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("kind", ["vqa", "two_images"])
+def test_yes_and_no_are_equally_frequent(kind, split):
+    texts = iter_texts(SyntheticSource({kind: 1.0}, split=split, size=4000, turns=2))
+    answers = Counter(conclusion(answer) for text in texts for _, answer in parts_of(text)[1])
+    assert answers["yes"] + answers["no"] > 800
+    assert abs(answers["yes"] / (answers["yes"] + answers["no"]) - 0.5) < 0.03
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -334,8 +443,8 @@ def test_questions_are_single_and_right(split):
         context, turns = parts_of(question.prompt_text + question.answer)
         assert turns == [(question.question, question.answer)]
         assert question.prompt_text.endswith(f"\nHuman: {question.question}\nAI: ")
-        assert 1 <= len(question.answer.split()) <= 3
         if question.ability in ("math", "facts"):
+            assert re.fullmatch(r"\w+", question.answer)
             continue
         facts = facts_of(question.kind, context, question.images, question.videos)
         solver = SOLVERS.get(question.ability, solve_scene)
@@ -393,10 +502,10 @@ def test_pictures_have_the_colours_at_the_places(size):
         image = render(scene, size, rng)
         assert image.size == (size, size) and image.mode == "RGB"
         taken = {thing.place: thing.color for thing in scene}
-        for place in range(9):
-            row, column = divmod(place, 3)
+        for place in range(4):
+            row, column = divmod(place, 2)
             pixel = np.array(
-                image.getpixel((int((column + 0.5) * size / 3), int((row + 0.5) * size / 3)))
+                image.getpixel((int((column + 0.5) * size / 2), int((row + 0.5) * size / 2)))
             )
             if place in taken:
                 assert np.abs(pixel - COLORS[taken[place]]).max() < 12

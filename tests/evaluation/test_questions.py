@@ -122,4 +122,4 @@ def test_blind_answers_do_not_look():
     asked = questions("heldout", 1, 50, ["vqa"], image_size=24)
     blind = blind_answers(known, asked)
     assert blind == blind_answers(known, shuffle_images(asked))
-    assert 0.2 < accuracy(asked, blind) < 0.7
+    assert 0.1 < accuracy(asked, blind) < 0.4

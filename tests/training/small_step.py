@@ -92,7 +92,7 @@ def take_apart(
     first: sees the gradients before the optimizer does.
     """
     # A large epsilon: where a gradient is zero but for rounding, so is Adam's update.
-    recipe = Recipe(0.01, "constant", eps=0.01)
+    recipe = Recipe(0.01, schedule="constant", eps=0.01)
     params = draw_params(config)
     recipes = {name: recipe for _, name in rules if name != FROZEN}
     labels = assign(params, rules, recipes)

@@ -23,12 +23,14 @@ from owl_jax.training.optimizer import (
     ],
 )
 def test_schedule_rises_falls_and_stays(kind, expected):
-    rate = schedule(Recipe(1.0, kind, warmup_steps=4, final_learning_rate=0.1), total_steps=12)
+    rate = schedule(
+        Recipe(1.0, schedule=kind, warmup_steps=4, final_learning_rate=0.1), total_steps=12
+    )
     np.testing.assert_allclose([rate(step) for step in (0, 2, 4, 8, 12, 20)], expected, atol=1e-6)
 
 
 def test_cosine_and_linear_differ_between_their_ends():
-    rates = [schedule(Recipe(1.0, kind), 100)(25) for kind in ("cosine", "linear")]
+    rates = [schedule(Recipe(1.0, schedule=kind), 100)(25) for kind in ("cosine", "linear")]
     np.testing.assert_allclose(rates, [0.5 + 0.5 * np.cos(np.pi / 4), 0.75], atol=1e-6)
 
 
@@ -44,6 +46,7 @@ def test_a_rate_of_zero_stays_zero():
     ("values", "message"),
     [
         ({"schedule": "cosin"}, "cosin.*cosine, linear, constant"),
+        ({"optimizer": "moun"}, "moun.*adamw, muon"),
         ({"dtype": "float16"}, "float16.*float32"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),
         ({"final_learning_rate": 2.0}, "above learning_rate"),
@@ -60,7 +63,10 @@ def test_warmup_must_end_before_the_training():
 
 
 def test_learning_rates_are_those_of_the_schedules():
-    recipes = {"a": Recipe(1.0, "linear"), "b": Recipe(0.5, "constant", warmup_steps=2)}
+    recipes = {
+        "a": Recipe(1.0, schedule="linear"),
+        "b": Recipe(0.5, schedule="constant", warmup_steps=2),
+    }
     rates = learning_rates(recipes, 10, 1)
     assert {name: float(rate) for name, rate in rates.items()} == {
         "learning_rate/a": pytest.approx(0.9),
@@ -92,8 +98,8 @@ def two_partitions():
     }
     rules = [("llm/.*", "frozen"), ("lora/.*", "lora"), (".*", "abstractor")]
     recipes = {
-        "lora": Recipe(0.1, "constant", weight_decay=0.5),
-        "abstractor": Recipe(0.01, "constant"),
+        "lora": Recipe(0.1, schedule="constant", weight_decay=0.5),
+        "abstractor": Recipe(0.01, schedule="constant"),
     }
     labels = partition.assign(params, rules, recipes)
     trainable, _ = partition.split(params, labels)
@@ -124,7 +130,7 @@ def test_each_partition_gets_its_recipe():
 def test_the_norm_is_clipped_over_all_trainable_partitions():
     params = {"a": jnp.zeros((3,)), "b": jnp.zeros((3,))}
     labels = {"a": "a", "b": "b"}
-    recipes = {name: Recipe(1.0, "constant", eps=1.0) for name in labels}
+    recipes = {name: Recipe(1.0, schedule="constant", eps=1.0) for name in labels}
     gradients = {"a": jnp.array([3.0, 0, 0]), "b": jnp.array([0, 4.0, 0])}
     clipped = jax.tree.map(lambda g: g / 5.0, gradients)
     with_clip = make_optimizer(recipes, labels, 10, clip_norm=1.0)
@@ -138,3 +144,54 @@ def test_the_norm_is_clipped_over_all_trainable_partitions():
 def test_nothing_to_train_is_an_error():
     with pytest.raises(UserError, match="every parameter is frozen"):
         make_optimizer({}, {}, 10, None)
+
+
+def orthogonal(matrix):
+    """U V^T of the singular value decomposition: what Muon's iteration comes close to."""
+    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    return u @ v
+
+
+def test_muon_orthogonalizes_each_layers_matrix_with_its_heads_joined():
+    shapes = {
+        "layers": {
+            "q_proj": {"kernel": (2, 6, 2, 3)},
+            "o_proj": {"kernel": (2, 2, 3, 6)},
+            "up_proj": {"kernel": (2, 6, 10), "bias": (2, 10)},
+            "temporal": {"kernel": (2, 3, 6)},
+        },
+        "lm_head": {"kernel": (6, 20)},
+    }
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda s: rng.normal(size=s).astype("f4"), shapes, is_leaf=is_shape)
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    labels = jax.tree.map(lambda _: "all", params)
+    recipes = {"all": Recipe(0.1, "muon", "constant")}
+    optimizer = make_optimizer(recipes, labels, 10, clip_norm=None)
+    updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+
+    kernels = {name: leaf["kernel"] for name, leaf in updates["layers"].items()}
+    for name in ("q_proj", "o_proj", "up_proj"):
+        for layer in range(2):
+            update = np.asarray(kernels[name][layer]).reshape(6, -1)
+            wanted = orthogonal(gradients["layers"][name]["kernel"][layer].reshape(6, -1))
+            scale = -0.1 * 0.2 * max(update.shape) ** 0.5
+            singular = np.linalg.svd(update / scale, compute_uv=False)
+            assert 0.6 < singular.min() <= singular.max() < 1.3
+            assert np.vdot(update / scale, wanted) > 0.8 * np.vdot(wanted, wanted)
+    # Everything else gets AdamW's first step: the rate, against the gradient's sign.
+    for update, gradient in (
+        (kernels["temporal"], gradients["layers"]["temporal"]["kernel"]),
+        (updates["layers"]["up_proj"]["bias"], gradients["layers"]["up_proj"]["bias"]),
+        (updates["lm_head"]["kernel"], gradients["lm_head"]["kernel"]),
+    ):
+        np.testing.assert_allclose(update, -0.1 * np.sign(gradient), rtol=1e-3)
+
+
+def test_muon_keeps_one_moment_for_a_matrix():
+    params = {"layers": {"up_proj": {"kernel": jnp.zeros((2, 6, 10))}}, "norm": jnp.zeros((6,))}
+    labels = jax.tree.map(lambda _: "all", params)
+    state = make_optimizer({"all": Recipe(0.1, "muon")}, labels, 10, None).init(params)
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if 6 in leaf.shape)
+    assert shapes == [(2, 6, 10), (6,), (6,)]

@@ -1,0 +1,38 @@
+"""Overfits a small mPLUG-Owl on OwlEval: its pictures, its questions and one system's answers.
+
+    python -m owl_jax.train --config=configs/demo/owleval.py:DIR --workdir=WORKDIR
+
+DIR is OwlEval as published (X-PLUG/mPLUG-Owl, OwlEval): `cases/` with the pictures and
+`answer/mPLUG_Owl_7b_answer.jsonl`. Nothing of it comes with this project. The model learns 82
+answers by heart, which shows that real pictures and free text go through every part; it
+learns nothing else. Answers longer than a row are cut.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.training.config import small_config
+
+
+def get_config(directory: str = "OwlEval") -> ConfigDict:
+    config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
+    config.steps = 600
+    config.batch_size = 8
+    config.tokenizer = "configs/demo/tokenizer"
+    config.rules = (
+        ("llm/(embed_tokens|lm_head)/.*", "words"),
+        (".*", "layers"),
+    )
+    config.recipes.words = {"learning_rate": 8e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.layers = {
+        "optimizer": "muon",
+        "learning_rate": 4e-3,
+        "warmup_steps": 25,
+        "b2": 0.98,
+    }
+    config.data.length = 384
+    config.data.mixture = ((f"{directory}/answer/mPLUG_Owl_7b_answer.jsonl", 1.0),)
+    config.data.media_root = f"{directory}/cases"
+    return config

@@ -1,0 +1,39 @@
+"""Trains one stage from its config file, on what earlier stages left: the demonstration's way."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from owl_jax.training.loop import train
+
+
+def train_stage(
+    config_file: Path,
+    workdir: Path,
+    init: Mapping[str, Path],
+    scale: float = 1.0,
+    change: Callable[[ConfigDict], None] = lambda config: None,
+) -> Path:
+    """Trains what `config_file` describes in `workdir`; returns the exported model's directory.
+
+    Args:
+      init: the model directory that each branch of the parameters starts from; the config's own
+        choice for the others.
+      scale: multiplies the steps.
+      change: edits the config before it is used.
+
+    Raises UserError as `training.loop.train` does.
+    """
+    config = runpy.run_path(str(config_file))["get_config"]()
+    change(config)
+    config.steps = max(round(config.steps * scale), 2)
+    for recipe in config.recipes.values():
+        recipe.warmup_steps = min(recipe.warmup_steps, config.steps // 2)
+    for branch, directory in init.items():
+        config.init[branch] = str(directory)
+    train(config, workdir)
+    return workdir / "model"
