@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo ablation test lint bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ setup: .venv/installed-test  ## make .venv and install owl_jax into it
 
 demo: .venv/installed-test  ## train a small model in three stages and ask it: runs/demo
 	$(RUN) -m owl_jax.demo --workdir=runs/demo
+
+ablation: .venv/installed-test  ## after demo: what stage 1 and the text data are worth (long)
+	$(RUN) -m owl_jax.ablation --demo=runs/demo --workdir=runs/ablation
 
 # Two workers: each compiles its own programs and needs a core.
 test: .venv/installed-test  ## all tests

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -52,19 +53,14 @@ def main(_: list[str]) -> None:
         raise UserError(f"{language}: not there; run `make demo` first, or name it with --demo=DIR")
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for seed in range(1, SEEDS.value + 1):
-
-        def change(config: ConfigDict, seed: int = seed, text: bool = True) -> None:
-            config.seed = seed
-            if not text:
-                kinds = config.data.synthetic.to_dict()
-                config.data.synthetic = {
-                    kind: weight for kind, weight in kinds.items() if not kind.startswith("text_")
-                }
-
         folder = workdir / f"seed{seed}"
         print(f"\n== seed {seed}: stage 1 ==", flush=True)
         visual = train_stage(
-            configs / "stage1.py", folder / "stage1", {"llm": language}, SCALE.value, change
+            configs / "stage1.py",
+            folder / "stage1",
+            {"llm": language},
+            SCALE.value,
+            partial(_change, seed=seed, with_text=True),
         )
         for arm, (with_stage1, with_text) in ARMS.items():
             print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
@@ -76,12 +72,21 @@ def main(_: list[str]) -> None:
                 folder / arm.replace(" ", "_"),
                 init,
                 SCALE.value,
-                lambda config, text=with_text, change=change: change(config, text=text),
+                partial(_change, seed=seed, with_text=with_text),
             )
             found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
     report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(format_table(report))
+
+
+def _change(config: ConfigDict, seed: int, with_text: bool) -> None:
+    config.seed = seed
+    if not with_text:
+        kinds = config.data.synthetic.to_dict()
+        config.data.synthetic = {
+            kind: weight for kind, weight in kinds.items() if not kind.startswith("text_")
+        }
 
 
 def summarize(

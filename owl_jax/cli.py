@@ -98,6 +98,11 @@ def _check_config(arguments: list[str]) -> None:
     path, _, parameter = source.partition(":")
     config = _load_config(path, parameter)
     for key in overrides:
+        if "[" in key:
+            name = key.partition("[")[0]
+            raise flags.Error(
+                f"--config.{key}: an override gives a whole value; write --config.{name}=VALUE"
+            )
         try:
             config_path.get_type(key, config)
         except (KeyError, AttributeError, IndexError, ValueError, TypeError):

@@ -127,6 +127,7 @@ def test_help_shows_the_docstring_and_the_flags(command, arguments):
         (["--config.zzz", "1"], ["--config.zzz", "end, learning_rate, mesh.data, rules, trained"]),
         (["--config.learning_rate.x=1"], ["learning_rate.x", "--config.learning_rate?"]),
         (["--config.items=1"], ["--config.items"]),
+        (["--config.rules[0]=1"], ["whole value", "--config.rules=VALUE"]),
         (["--config.learning_rate=fast"], ["--config.learning_rate=fast", "'fast'"]),
         (["words"], ["unexpected argument 'words'"]),
     ],

@@ -71,7 +71,9 @@ class Owl(nn.Module):
         media_index: jax.Array,
     ) -> jax.Array:
         """Word embeddings with media in their places, [B, L, D]."""
-        text = self.llm.embed(jnp.maximum(input_ids, 0))
+        text = nn.with_logical_constraint(
+            self.llm.embed(jnp.maximum(input_ids, 0)), ("batch", "length", "act_embed")
+        )
         media = []
         if images is not None and images.shape[1]:
             media.append(self.encode_media(images[:, :, None]))
@@ -79,7 +81,10 @@ class Owl(nn.Module):
             media.append(self.encode_media(videos))
         if not media:
             return text
-        return splice(text, jnp.concatenate(media, axis=1), media_index)
+        vectors = nn.with_logical_constraint(
+            jnp.concatenate(media, axis=1), ("batch", "slots", None, "act_embed")
+        )
+        return splice(text, vectors, media_index)
 
     def decode(
         self,
