@@ -14,7 +14,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 2400
+    config.steps = 2800
     config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (

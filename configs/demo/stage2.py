@@ -15,7 +15,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 900
+    config.steps = 1100
     config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
@@ -36,8 +36,8 @@ def get_config() -> ConfigDict:
     config.data.video_slots = 1
     config.data.synthetic = {
         "vqa": 4.0,
-        "two_images": 1.0,
-        "video": 1.0,
+        "two_images": 2.0,
+        "video": 1.5,
         "text_scene": 1.0,
         "text_facts": 0.5,
     }

@@ -194,7 +194,10 @@ class Turn(NamedTuple):
 
 
 def ask_scene(rng: random.Random, scene: Scene) -> Turn:
-    """A question about one picture: colour, shape, count, position or comparison."""
+    """A question about one picture: colour, shape, count, comparison or, twice as often, position.
+
+    Position takes longest to learn: in a scene told in words it stands before what it belongs to.
+    """
     asks = {
         "colour": _ask_color,
         "shape": _ask_shape,
@@ -203,7 +206,7 @@ def ask_scene(rng: random.Random, scene: Scene) -> Turn:
         "comparison": _ask_comparison,
     }
     while True:
-        ability = rng.choice(tuple(asks))
+        ability = rng.choice((*asks, "position"))
         if asked := asks[ability](rng, scene):
             return Turn(ability, *asked)
 
