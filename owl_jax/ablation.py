@@ -1,9 +1,10 @@
 """What each part of the recipe is worth: python -m owl_jax.ablation [--demo=runs/demo]
 
 The demonstration's stage 2 again, with and without stage 1 before it, on all data and on the
-multimodal data only: the comparison that the paper's recipe stands on (arXiv 2304.14178). Each is
-trained with several seeds, on the language model that the demonstration left; prints a table of
-means and spreads and writes report.json. Run it again to go on where it stopped.
+multimodal data only: the comparison that the paper's recipe stands on (arXiv 2304.14178). Without
+stage 1 the vision encoder stays as it was drawn, for stage 2 freezes it; the paper's comes from
+CLIP. Each is trained with several seeds, on the language model that the demonstration left; prints
+a table of means and spreads and writes report.json. Run it again to go on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, w
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
 SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each kind", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every training")
-QUESTIONS = flags.DEFINE_integer("questions", 200, "held-out questions about single pictures")
+QUESTIONS = flags.DEFINE_integer(
+    "questions", 200, "held-out questions about single pictures", lower_bound=1
+)
 
 # Row of the table -> (with stage 1, with the text-only data).
 ARMS = {

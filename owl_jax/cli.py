@@ -98,15 +98,15 @@ def _check_config(arguments: list[str]) -> None:
     path, _, parameter = source.partition(":")
     config = _load_config(path, parameter)
     for key in overrides:
-        if "[" in key:
-            name = key.partition("[")[0]
+        name, bracket, _ = key.partition("[")
+        try:
+            config_path.get_type(name, config)
+        except (KeyError, AttributeError, IndexError, ValueError, TypeError):
+            raise flags.Error(_unknown_key(name, path, config)) from None
+        if bracket:
             raise flags.Error(
                 f"--config.{key}: an override gives a whole value; write --config.{name}=VALUE"
             )
-        try:
-            config_path.get_type(key, config)
-        except (KeyError, AttributeError, IndexError, ValueError, TypeError):
-            raise flags.Error(_unknown_key(key, path, config)) from None
 
 
 def _load_config(path: str, parameter: str) -> ConfigDict:

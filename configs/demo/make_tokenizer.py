@@ -3,7 +3,8 @@
     python configs/demo/make_tokenizer.py configs/demo/tokenizer
 
 The template's sentence, its marks, the places and the stock phrases of the questions are one piece
-each: a short training should not spend its time on them.
+each: a short training should not spend its time on them. Rare pieces change their order with the
+data set; a model keeps the tokenizer that it was trained with.
 """
 
 import sys

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.processing.conversation import IMAGE_TOKEN, SYSTEM, VIDEO_TOKEN
 
 Record = dict[str, Any]
 
@@ -65,7 +65,9 @@ class JsonLinesSource:
         try:
             values = json.loads(line)
             images = self._paths(values.get("image"), where)
-            text = values["text"] if "text" in values else _one_turn(values, len(images))
+            videos = self._paths(values.get("video"), where)
+            media = len(images), len(videos)
+            text = values["text"] if "text" in values else _one_turn(values, *media)
             if not isinstance(text, str):
                 raise TypeError
             text.encode()  # JSON can spell half a character, which no tokenizer takes
@@ -77,7 +79,7 @@ class JsonLinesSource:
         return {
             "text": text,
             "images": images,
-            "videos": self._paths(values.get("video"), where),
+            "videos": videos,
             "task_type": values.get("task_type", ""),
             "where": where,
         }
@@ -89,8 +91,8 @@ class JsonLinesSource:
         return [self.media_root / item for item in values]
 
 
-def _one_turn(values: Record, images: int) -> str:
-    """Question and answer in the original's format, below the pictures."""
-    marks = ["Human: <image>"] * images
+def _one_turn(values: Record, images: int, videos: int) -> str:
+    """Question and answer in the original's format, below pictures and videos."""
+    marks = [f"Human: {IMAGE_TOKEN}"] * images + [f"Human: {VIDEO_TOKEN}"] * videos
     question, answer = values["question"].strip(), values["answer"].strip()
     return "\n".join([SYSTEM, *marks, f"Human: {question}", f"AI: {answer}"])

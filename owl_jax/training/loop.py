@@ -43,6 +43,9 @@ from owl_jax.training.step import make_step
 
 Tree = dict[str, Any]
 
+# What says how weights are drawn, not what they are for: runs that differ in it agree.
+_OF_FRESH_WEIGHTS = ("config.model.vision.position_stddev", "config.model.abstractor.query_stddev")
+
 
 def train(config: ConfigDict, workdir: Path) -> Path | None:
     """Trains, or resumes, what `config` describes; returns the exported model's directory.
@@ -225,6 +228,8 @@ def _dtypes(labels: Tree, config: ConfigDict, recipes: Mapping[str, Any]) -> Tre
 def _describe(model: OwlConfig, frozen: Tree) -> dict[str, Any]:
     """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
+    for name in _OF_FRESH_WEIGHTS:
+        del flat[name]
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     return described | {"frozen base": fingerprint(frozen) if frozen else "none"}

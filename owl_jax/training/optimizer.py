@@ -40,7 +40,7 @@ class Recipe:
     Attributes:
       learning_rate: the peak, reached after the warm-up.
       optimizer: "adamw", or "muon" (arXiv 2502.16982) for the kernels of the layers, with AdamW for
-        all else that the recipe covers. Embeddings and output heads are usually left to AdamW.
+        all else that the recipe covers: embeddings, heads, LoRA's factors, vectors.
       schedule: from the peak to `final_learning_rate` by "cosine" or "linear", or "constant".
       warmup_steps: steps of linear growth from zero.
       final_learning_rate: the rate at the last step (the original's --min-lr).
@@ -155,29 +155,29 @@ def _transform(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
         rate,
         weight_decay=recipe.weight_decay,
         consistent_rms=_MUON_RMS,
-        muon_weight_dimension_numbers=_matrices,
+        muon_weight_dimension_numbers=matrices,
     )
 
     def label(params: Any) -> Any:
         return jax.tree.map(
-            lambda axes: "adamw" if axes is None else "muon", _matrices(params), is_leaf=_is_axes
+            lambda axes: "adamw" if axes is None else "muon", matrices(params), is_leaf=_is_axes
         )
 
     return optax.multi_transform({"adamw": adamw, "muon": muon}, label)
 
 
-def _matrices(params: Any) -> Any:
+def matrices(params: Any) -> Any:
     """For each kernel of a layer the axes that it contracts and gives; None for other leaves.
 
-    Layers are stacked on axis 0, and each is a matrix of its own. The kernel of a temporal
-    convolution is depthwise: no matrix.
+    Layers are stacked on axis 0, and each is a matrix of its own; a fused projection is one matrix.
+    The kernel of a temporal convolution is depthwise: no matrix.
     """
 
     def of_leaf(path: tuple[Any, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
         names = [key.key for key in path]
         if names[-1] != "kernel" or "layers" not in names or names[-2] == "temporal":
             return None
-        output = 1 + (2 if names[-2] in _OUTPUT_PROJECTIONS and len(leaf.shape) > 3 else 1)
+        output = 3 if names[-2] in _OUTPUT_PROJECTIONS else 2
         return contrib.MuonDimensionNumbers(
             tuple(range(1, output)), tuple(range(output, len(leaf.shape)))
         )

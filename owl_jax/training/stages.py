@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 
 
@@ -26,10 +28,16 @@ def train_stage(
       scale: multiplies the steps.
       change: edits the config before it is used.
 
-    Raises UserError as `training.loop.train` does.
+    Raises UserError as `training.loop.train` does, for a missing file and for a scale that is not
+    above 0.
     """
+    if not config_file.is_file():
+        raise UserError(f"{config_file}: not there; name the stages' directory with --configs=DIR")
+    if not 0 < scale < math.inf:
+        raise UserError(f"--scale={scale}: expected a number above 0")
     config = runpy.run_path(str(config_file))["get_config"]()
     change(config)
+    config.export = "orbax"
     config.steps = max(round(config.steps * scale), 2)
     for recipe in config.recipes.values():
         recipe.warmup_steps = min(recipe.warmup_steps, config.steps // 2)

@@ -2,14 +2,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+from owl_jax.checkpoint.huggingface import abstract_params
 from owl_jax.errors import UserError
+from owl_jax.models.variants import VARIANTS
 from owl_jax.training import partition
 from owl_jax.training.optimizer import (
     Recipe,
     decayed,
     learning_rates,
     make_optimizer,
+    matrices,
     schedule,
 )
 
@@ -187,6 +191,38 @@ def test_muon_orthogonalizes_each_layers_matrix_with_its_heads_joined():
         (updates["lm_head"]["kernel"], gradients["lm_head"]["kernel"]),
     ):
         np.testing.assert_allclose(update, -0.1 * np.sign(gradient), rtol=1e-3)
+
+
+IN_1_OUT_1, IN_1_OUT_2, IN_2_OUT_1 = ((1,), (2,)), ((1,), (2, 3)), ((1, 2), (3,))
+FUSED = ((1,), (2, 3, 4))  # q, k and v of all heads
+MATRICES = {
+    "vision": {"qkv": FUSED, "out": IN_2_OUT_1, "up": IN_1_OUT_1, "down": IN_1_OUT_1},
+    "abstractor": {"query": IN_1_OUT_2, "key": IN_1_OUT_2, "value": IN_1_OUT_2, "out": IN_2_OUT_1}
+    | dict.fromkeys(("gate", "up", "down"), IN_1_OUT_1),
+    "llama": {"q_proj": IN_1_OUT_2, "k_proj": IN_1_OUT_2, "v_proj": IN_1_OUT_2}
+    | {"o_proj": IN_2_OUT_1}
+    | dict.fromkeys(("gate_proj", "up_proj", "down_proj"), IN_1_OUT_1),
+    "bloom": {"query_key_value": FUSED, "dense": IN_2_OUT_1}
+    | dict.fromkeys(("dense_h_to_4h", "dense_4h_to_h"), IN_1_OUT_1),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_muon_knows_the_axes_of_every_kernel_of_the_released_models(name):
+    model = VARIANTS[name]
+    found = {}
+    axes = flatten_dict(matrices(abstract_params(model)), is_leaf=lambda _, leaf: leaf is None)
+    for (branch, *path), numbers in axes.items():
+        if numbers is not None:
+            found.setdefault(branch, {})[".".join(path[1:-1])] = tuple(numbers)
+    expected = {
+        "vision": dict(MATRICES["vision"]),
+        "abstractor": MATRICES["abstractor"],
+        "llm": MATRICES[model.llm.architecture],
+    }
+    if model.temporal:
+        expected["vision"] |= {"temporal.up": IN_1_OUT_1, "temporal.down": IN_1_OUT_1}
+    assert found == expected
 
 
 def test_muon_keeps_one_moment_for_a_matrix():
