@@ -2,61 +2,97 @@
 
     python configs/demo/make_tokenizer.py configs/demo/tokenizer
 
-The template's sentence, its marks, the places and the stock phrases of the questions are one piece
-each: a short training should not spend its time on them. Rare pieces change their order with the
-data set; a model keeps the tokenizer that it was trained with.
+The template's sentence, its marks, the places, the objects' names and the stock phrases of the
+questions are one piece each: a short training should not spend its time on them. Rare pieces change
+their order with the data set; a model keeps the tokenizer that it was trained with.
 """
 
 import sys
 from pathlib import Path
 
-from owl_jax.data.scenes import PLACES
+from owl_jax.data.scenes import COLORS, PLACES, SHAPES
 from owl_jax.data.synthetic import KINDS, SyntheticSource, iter_texts
 from owl_jax.processing.conversation import SYSTEM
 from owl_jax.processing.tokenizer import train_sentencepiece
 
 VOCAB_SIZE = 768
 RECORDS = 6000
-PHRASES = (
-    "The image shows",
-    "The first image shows",
-    "The second image shows",
-    "The video shows",
+NAMES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+OPENINGS = (
     "Describe the image.",
+    "Describe the video.",
     "What does the image show?",
+    "What does the video show?",
     "List the objects in the image.",
     "What is in the image?",
     "What color is the",
     "What shape is the",
     "Where is the",
     "Where does the moving object",
+    "Which way does the",
+    "Which image has more objects?",
     "How many",
-    "are there?",
     "Are there more",
-    "to the left of",
-    "to the right of",
+    "Is the",
+    "Do both images have a",
+    "The image shows",
+    "The first image shows",
+    "The second image shows",
+    "The video shows",
+    "The number of",
+    "The first image has",
+    "The second image has",
+    "The moving object is",
+    "It starts at",
+    "It stops at",
+    "What is the capital of",
+    "Name the capital of",
+    "What is the opposite of",
+    "Name the opposite of",
+    "Which day comes after",
+    "Name the day after",
+    "Which month comes after",
+    "Name the month after",
+    "Name the young of a",
+    "What is a young",
+)
+PHRASES = (
+    "are there?",
+    "objects than",
+    "objects are there?",
+    "to the left of the",
+    "to the right of the",
+    "above the",
+    "below the",
     "in the first image",
     "in the second image",
+    "does the first image have?",
+    "does the second image have?",
     "object at",
     "moving object",
-    "The number of",
     "and the number of",
+    "and the second image has",
     "and the",
-    "first image has",
-    "second image has",
+    "is at",
     "is a",
-    "so yes",
-    "so no",
+    "The",
+    "0",
+    "1",
+    "2",
+    "3",
 )
+ENDINGS = (", so yes.", ", so no.")
 
 
 def make_tokenizer(directory: Path) -> None:
     source = SyntheticSource(dict.fromkeys(KINDS, 1.0), size=RECORDS)
+    # Every stretch of text begins with a space for the tokenizer (processing/conversation.py).
+    words = [f" {words}" for words in (SYSTEM, *OPENINGS, *PLACES, *NAMES, *PHRASES)]
     train_sentencepiece(
         iter_texts(source),
         VOCAB_SIZE,
         directory / "tokenizer.model",
-        whole=(SYSTEM, "\nHuman: ", "AI: ", "\n", *(f" {words}" for words in PLACES + PHRASES)),
+        whole=("\nHuman: ", "AI: ", "\n", *words, *ENDINGS),
     )
 
 

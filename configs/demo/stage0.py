@@ -14,7 +14,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 2800
+    config.steps = 3400
     config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.length = 96
+    config.data.length = 88
     config.data.image_slots = 0
-    config.data.synthetic = {"text_description": 1.0, "text_scene": 2.0, "text_facts": 0.5}
+    config.data.synthetic = {"text_description": 1.5, "text_scene": 2.0, "text_facts": 0.5}
     return config

@@ -15,7 +15,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 1100
+    config.steps = 1300
     config.batch_size = 16
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.length = 112
+    config.data.length = 96
     config.data.image_slots = 2
     config.data.video_slots = 1
     config.data.synthetic = {

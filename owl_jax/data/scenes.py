@@ -113,7 +113,7 @@ def held_out(scene: Scene) -> bool:
     return stable_bucket(caption(tuple(sorted(scene))), _BUCKETS) == 0
 
 
-def caption(scene: Scene) -> str:
+def caption(scene: Sequence[Thing]) -> str:
     """The whole scene in words: "top left red circle, bottom right blue square."."""
     return ", ".join(f"{PLACES[thing.place]} {thing.name}" for thing in scene) + "."
 
@@ -121,7 +121,7 @@ def caption(scene: Scene) -> str:
 def listing(scene: Scene) -> str:
     """The same by colour and shape: "red circle is at top left, blue square is at top right."."""
     colors = tuple(COLORS)
-    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape), t.place))
+    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape)))
     return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
 
 
@@ -194,10 +194,7 @@ class Turn(NamedTuple):
 
 
 def ask_scene(rng: random.Random, scene: Scene) -> Turn:
-    """A question about one picture: colour, shape, count, comparison or, twice as often, position.
-
-    Position takes longest to learn: in a scene told in words it stands before what it belongs to.
-    """
+    """A question about one picture: colour, shape, count, position or comparison."""
     asks = {
         "colour": _ask_color,
         "shape": _ask_shape,
@@ -206,7 +203,7 @@ def ask_scene(rng: random.Random, scene: Scene) -> Turn:
         "comparison": _ask_comparison,
     }
     while True:
-        ability = rng.choice((*asks, "position"))
+        ability = rng.choice(tuple(asks))
         if asked := asks[ability](rng, scene):
             return Turn(ability, *asked)
 

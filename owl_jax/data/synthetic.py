@@ -293,10 +293,13 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
             return _Dialogue((), (turn,))
         case "caption" | "text_description":
             scene = sample_scene(rng, split)
-            prompts, tell = rng.choice(((_CAPTION_PROMPTS, caption), (_LISTING_PROMPTS, listing)))
-            told = (Turn("", rng.choice(prompts).format("image"), tell(scene)),)
+            tellings = (_CAPTION_PROMPTS, caption), (_LISTING_PROMPTS, listing)
+            told = tuple(
+                Turn("", rng.choice(prompts).format("image"), tell(scene))
+                for prompts, tell in rng.sample(tellings, min(turns, 2))
+            )
             if kind == "caption":
-                return _Dialogue(("<image>",), told, scenes=(scene,))
+                return _Dialogue(("<image>",), told[:1], scenes=(scene,))
             return _Dialogue((f"The image shows {_told(rng, scene)}",), told)
         case "video_caption":
             clip = sample_clip(rng, split)
@@ -332,7 +335,7 @@ def _compose(kind: str, rng: random.Random, split: str, turns: int) -> _Dialogue
 
 def _told(rng: random.Random, scene: Scene) -> str:
     """The scene in words as something to read: in any order, so that order answers nothing."""
-    return caption(tuple(rng.sample(scene, len(scene))))
+    return caption(rng.sample(scene, len(scene)))
 
 
 def _distinct(ask: Callable[[], Turn], turns: int) -> tuple[Turn, ...]:
