@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test lint bench
+.PHONY: help setup demo ablation test parity lint bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ ablation: .venv/installed-test  ## after demo: what stage 1 and the text data ar
 # Two workers: each compiles its own programs and needs a core.
 test: .venv/installed-test  ## all tests
 	$(RUN) -m pytest -n 2
+
+parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
+	$(RUN) -m pytest -n 2 tests/parity
 
 lint: .venv/installed-dev  ## style and types
 	$(RUN) -m ruff check .

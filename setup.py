@@ -40,6 +40,7 @@ setup(
         "eval": EVALUATION,
         "convert": ["torch>=2.6"],
         "test": TEST,
+        "parity": [*TEST, "torch==2.13.0", "transformers>=5", "peft>=0.21"],
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.15"],
     },
 )

@@ -7,6 +7,7 @@ exception is a fault of ours and keeps its traceback.
 """
 
 import difflib
+import logging
 import re
 import runpy
 import sys
@@ -46,6 +47,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       main: takes [program name]; commands take flags only, anything else is refused. What it
         returns is the exit status, None meaning 0.
     """
+    # JAX tells, on machines without one, that it looked for a TPU.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         app.run(main, flags_parser=_parse_flags)
     except flags.Error as error:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from owl_jax.checkpoint.adapter import read_adapter
-from owl_jax.checkpoint.huggingface import read_config, read_params
+from owl_jax.checkpoint.model_directory import load_model
 from owl_jax.models.abstractor import Abstractor
 from owl_jax.models.attention import whole_rows
 from owl_jax.models.config import Compute, OwlConfig
@@ -56,8 +56,7 @@ jitted_forward = jax.jit(forward, static_argnums=(0, 1))
 def model(case: str) -> tuple[OwlConfig, Any]:
     """The config and float32 parameters of a case; case 5 is the model of case 1 and an adapter."""
     if case != LORA:
-        config = read_config(GOLDENS / case)
-        return config, read_params(config, GOLDENS / case, np.float32)
+        return load_model(GOLDENS / case, np.float32)
     config, params = model(LLAMA)
     lora_config, lora = read_adapter(GOLDENS / LORA, config, np.float32)
     return dataclasses.replace(config, lora=lora_config), {**params, "lora": lora}

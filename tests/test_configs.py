@@ -9,7 +9,7 @@ import jax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint.huggingface import abstract_params
+from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.models.variants import VARIANTS
 from owl_jax.processing.tokenizer import load_tokenizer

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from owl_jax.checkpoint.huggingface import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.models.config import (
     AbstractorConfig,
     LlamaConfig,

@@ -12,21 +12,32 @@ import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.huggingface import abstract_params, read_json
-from owl_jax.checkpoint.layout import Linear
+from owl_jax.checkpoint.huggingface import read_json
+from owl_jax.checkpoint.layout import Linear, Part
+from owl_jax.checkpoint.shards import write_file
+from owl_jax.checkpoint.stored import Mapped, read
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
+from owl_jax.checkpoint.torch_files import TorchFiles
+from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+_TORCH_FILE = "adapter_model.bin"
+
+_LANGUAGE = "language_model."
+_PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
 
 # Options of PEFT that change what the factors mean or which weights an adapter has.
 _UNSUPPORTED = (
@@ -42,19 +53,56 @@ _UNSUPPORTED = (
 def read_adapter(
     directory: Path, config: OwlConfig, dtype: Any
 ) -> tuple[LoraConfig, dict[str, Any]]:
-    """Reads an adapter for the model `config`.
+    """Reads what `open_adapter` opens: the tree's branch "lora" as NumPy arrays of `dtype`."""
+    lora, opened = open_adapter(directory, config)
+    return lora, jax.tree.map(partial(read, dtype=dtype), opened)
 
-    Returns: (its config, the tree's branch "lora" as NumPy arrays of `dtype`).
+
+def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
+    """Opens an adapter for the model `config`.
+
+    Returns: (its config, the tree's branch "lora", each leaf a `Stored`).
     Raises UserError for a missing or unsuitable file; every tensor that does not fit is listed (an
     adapter of another base, or of another rank than its config says).
     """
     lora = _read_config(directory, config)
-    path = directory / WEIGHTS_FILE
-    if not path.exists():
-        raise UserError(f"{directory}: no {WEIGHTS_FILE}; an adapter_model.bin must be converted")
+    if (directory / WEIGHTS_FILE).exists():
+        files = TensorFiles([directory / WEIGHTS_FILE])
+    elif (directory / _TORCH_FILE).exists():
+        files = TorchFiles([directory / _TORCH_FILE])
+    else:
+        raise UserError(f"{directory}: no {WEIGHTS_FILE} and no {_TORCH_FILE}; is it an adapter?")
+    # PEFT calls a model by the class that it was given: the whole, or its language model alone.
+    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in files.names()) else _BARE_PREFIX
     abstract = abstract_params(dataclasses.replace(config, lora=lora))
-    rows = _rows(config, lora.targets)
-    return lora, from_source(rows, TensorFiles([path]), abstract, dtype, directory, {})["lora"]
+    rows = _rows(config, lora.targets, prefix)
+    return lora, from_source(rows, files, abstract, directory)["lora"]
+
+
+def merge_stored(
+    llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig
+) -> dict[str, Any]:
+    """The language model with W + (alpha / rank) A B in place of each adapted W, as `Stored`: each
+    layer is merged, in float32, when it is read, and cast back to its dtype.
+    """
+    merged = flatten_dict(dict(llm))
+    factors = flatten_dict(dict(lora))
+    for path in {path[:-1] for path in factors}:
+        target = (*path, "kernel")
+        a, b = (read(factors[(*path, name)], np.float32) for name in "ab")
+        merged[target] = Mapped(merged[target], partial(_add_update, a, b, config.scale))
+    return unflatten_dict(merged)
+
+
+def _add_update(a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, part: Part) -> Any:
+    """kernel[layers, *in, *out] + scale a[layers, *in, R] b[layers, R, *out]."""
+    depth = a.ndim - 2  # axes contracted
+    layers, inputs, outputs = part[0], part[1 : 1 + depth], part[1 + depth :]
+    update = [
+        np.tensordot(one, other, axes=1)
+        for one, other in zip(a[(layers, *inputs)], b[(layers, slice(None), *outputs)], strict=True)
+    ]
+    return (kernel.astype(np.float32) + scale * np.stack(update)).astype(kernel.dtype)
 
 
 def write_adapter(
@@ -91,8 +139,8 @@ def write_adapter(
         "task_type": None,
     }
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tensors = to_source(_rows(config, config.lora.targets), {"lora": lora})
-    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    tensors = to_source(_rows(config, config.lora.targets, _PREFIX), {"lora": lora})
+    write_file(tensors, directory / WEIGHTS_FILE)
 
 
 def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
@@ -125,7 +173,7 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
         compiled = re.compile(pattern)
     except re.error as error:
         raise UserError(f"{path}: target_modules {pattern!r}: {error}") from None
-    projections = _projections(config)
+    projections = table.projections(config)
     targets = tuple(
         name
         for name, row in projections.items()
@@ -139,25 +187,16 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
     return targets
 
 
-def _rows(config: OwlConfig, targets: Collection[str]) -> list[Row]:
+def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The table of an adapter; a factor's contracted axes lie as its kernel's do."""
     rows = []
-    for name, row in _projections(config).items():
+    for name, row in table.projections(config).items():
         if name in targets:
-            source = "base_model.model." + row.source.removesuffix(".weight")
+            module = row.source.removesuffix(".weight").removeprefix(_LANGUAGE)
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
-            rows.append(Row(f"{source}.lora_A.weight", f"{target}a", row.layout))
-            rows.append(Row(f"{source}.lora_B.weight", f"{target}b", Linear()))
+            rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.layout))
+            rows.append(Row(f"{prefix}{module}.lora_B.weight", f"{target}b", Linear()))
     return rows
-
-
-def _projections(config: OwlConfig) -> dict[str, Row]:
-    """The kernels that can be adapted, by the name of their projection."""
-    return {
-        row.target.split("/")[-2]: row
-        for row in table.rows(config)
-        if row.per_layer and row.target.startswith("llm/") and row.target.endswith("/kernel")
-    }
 
 
 def _module(row: Row, layer: int) -> str:

@@ -1,4 +1,5 @@
-"""The released Hugging Face directories: config.json and *.safetensors, read and written."""
+"""config.json as Hugging Face has it: of mPLUG-Owl, read and written; of CLIP, LLaMA and BLOOM,
+read."""
 
 from __future__ import annotations
 
@@ -8,23 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-from flax import linen as nn
-from safetensors.numpy import save_file
-
-from owl_jax.checkpoint import table
-from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.errors import UserError
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
-    Compute,
     LanguageConfig,
     LlamaConfig,
     OwlConfig,
     VisionConfig,
 )
-from owl_jax.models.owl import init_params
+
+MODEL_TYPE = "mplug-owl"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -40,30 +35,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold a model's weights: those of the index, or model.safetensors.
+def read_config(directory: Path, temporal: bool) -> OwlConfig:
+    """Reads config.json of a released variant.
 
-    Raises UserError if there are none, or the index names a file that is not there.
-    """
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
-        names = sorted(set(weight_map.values()))
-        missing = [name for name in names if not (directory / name).exists()]
-        if missing:
-            raise UserError(f"{index} names {', '.join(missing)}, which is not there")
-        return [directory / name for name in names]
-    single = directory / "model.safetensors"
-    if not single.exists():
-        raise UserError(f"{directory}: no model.safetensors and no index of shards; is it a model?")
-    return [single]
-
-
-def read_config(directory: Path) -> OwlConfig:
-    """Reads config.json of a released variant; `temporal` is seen in the tensor names.
-
+    temporal: whether it is the video release, which its config.json does not say.
     Raises UserError for a missing or unsuitable file.
     """
     path = directory / "config.json"
@@ -74,7 +49,6 @@ def read_config(directory: Path) -> OwlConfig:
         raise UserError(
             f"{path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
-    temporal = "temporal_query_tokens" in TensorFiles(weight_files(directory)).names()
     vision, abstractor = values["vision_config"], values["visual_abstractor_config"]
     try:
         return OwlConfig(
@@ -97,8 +71,39 @@ def read_config(directory: Path) -> OwlConfig:
                 layer_norm_eps=abstractor["layer_norm_eps"],
                 temporal=temporal,
             ),
-            llm=_language_config(values["text_config"]),
+            llm=_language_config(values["text_config"], path),
         )
+    except KeyError as error:
+        raise UserError(f"{path}: no value for {error}") from None
+
+
+def read_vision_config(directory: Path) -> VisionConfig:
+    """Reads config.json of a CLIP model or of its vision tower. Raises UserError."""
+    path = directory / "config.json"
+    values = read_json(path)
+    vision = values.get("vision_config", values)
+    activation = vision.get("hidden_act", "quick_gelu")
+    if activation != "quick_gelu":
+        raise UserError(f"{path}: hidden_act {activation!r}; the vision encoder has quick_gelu")
+    try:
+        return VisionConfig(
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            hidden_size=vision["hidden_size"],
+            intermediate_size=vision["intermediate_size"],
+            num_layers=vision["num_hidden_layers"],
+            num_heads=vision["num_attention_heads"],
+            layer_norm_eps=vision.get("layer_norm_eps", 1e-5),
+        )
+    except KeyError as error:
+        raise UserError(f"{path}: no value for {error}") from None
+
+
+def read_language_config(directory: Path) -> LanguageConfig:
+    """Reads config.json of a plain LLaMA or BLOOM. Raises UserError."""
+    path = directory / "config.json"
+    try:
+        return _language_config(read_json(path), path)
     except KeyError as error:
         raise UserError(f"{path}: no value for {error}") from None
 
@@ -123,13 +128,17 @@ def _abstractor_intermediate_size(abstractor: AbstractorConfig) -> int:
     return size
 
 
-def _language_config(text: Mapping[str, Any]) -> LanguageConfig:
-    ids = {
-        name: text[name]
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if text.get(name) is not None
-    }
+def _language_config(text: Mapping[str, Any], path: Path) -> LanguageConfig:
+    ids = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = text.get(name)
+        if isinstance(value, list):  # any of them ends a text; the first is the usual one
+            value = value[0]
+        if value is not None:
+            ids[name] = value
     if text["model_type"] == "bloom":
+        if text.get("apply_residual_connection_post_layernorm"):
+            raise UserError(f"{path}: residuals after the norms, which BLOOM here does not have")
         return BloomConfig(
             vocab_size=text["vocab_size"],
             hidden_size=text.get("hidden_size") or text["n_embed"],
@@ -140,6 +149,11 @@ def _language_config(text: Mapping[str, Any]) -> LanguageConfig:
         )
     if text["model_type"] == "llama":
         heads = text["num_attention_heads"]
+        if (activation := text.get("hidden_act", "silu")) != "silu":
+            raise UserError(f"{path}: hidden_act {activation!r}; the LLaMA here has silu")
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
+            raise UserError(f"{path}: rope of type {kind!r}; expected plain rotary positions")
         return LlamaConfig(
             vocab_size=text["vocab_size"],
             hidden_size=text["hidden_size"],
@@ -148,15 +162,17 @@ def _language_config(text: Mapping[str, Any]) -> LanguageConfig:
             num_heads=heads,
             num_kv_heads=text.get("num_key_value_heads") or heads,
             rms_norm_eps=text["rms_norm_eps"],
-            rope_theta=text.get("rope_theta") or 10000.0,
+            rope_theta=text.get("rope_theta") or rope.get("rope_theta") or 10000.0,
             max_positions=text["max_position_embeddings"],
             **ids,
         )
-    raise UserError(f"language model {text['model_type']!r}: expected llama or bloom")
+    raise UserError(f"{path}: language model {text['model_type']!r}; expected llama or bloom")
 
 
-def write_config(config: OwlConfig, directory: Path, dtype: str) -> None:
-    """Writes config.json with the original's keys."""
+def write_config(
+    config: OwlConfig, directory: Path, dtype: str, source: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json with the original's keys; keys of `source` that say more are kept."""
     vision, abstractor, llm = config.vision, config.abstractor, config.llm
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if isinstance(llm, BloomConfig):
@@ -185,7 +201,7 @@ def write_config(config: OwlConfig, directory: Path, dtype: str) -> None:
         }
     values = {
         "architectures": ["MplugOwlForConditionalGeneration"],
-        "model_type": "mplug-owl",
+        "model_type": MODEL_TYPE,
         "num_query_tokens": config.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**text, **ids},
@@ -210,27 +226,16 @@ def write_config(config: OwlConfig, directory: Path, dtype: str) -> None:
             "layer_norm_eps": abstractor.layer_norm_eps,
         },
     }
-    (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
+    (directory / "config.json").write_text(written, encoding="utf-8")
 
 
-def abstract_params(config: OwlConfig) -> dict[str, Any]:
-    """Shapes of the whole tree without memory."""
-    return nn.meta.unbox(
-        jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0))
-    )
-
-
-def read_params(config: OwlConfig, directory: Path, dtype: Any) -> dict[str, Any]:
-    """Reads {"vision", "abstractor", "llm"} as NumPy arrays of `dtype`.
-
-    Raises UserError that lists every tensor that does not fit (checkpoint/tensors.py).
-    """
-    files = TensorFiles(weight_files(directory))
-    rows, tied = table.rows(config), table.tied(config)
-    return from_source(rows, files, abstract_params(config), dtype, directory, tied)
-
-
-def write_params(config: OwlConfig, params: Mapping[str, Any], directory: Path) -> None:
-    """Writes model.safetensors with the original's names. An adapter must be merged before."""
-    tensors = to_source(table.rows(config), params)
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`old` with the values of `new`, at every depth."""
+    result = dict(old)
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = _updated(before, value)
+        result[key] = value
+    return result

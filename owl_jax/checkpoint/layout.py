@@ -1,17 +1,35 @@
 """How a tensor of the original lies in ours: one small invertible function for each kind of weight.
 
 PyTorch keeps a linear weight as [out, in] with heads flattened; ours are [*in, *out] with heads
-apart (models/layers.py). Every layout can tell the source's shape from ours, read and write.
+apart (models/layers.py). Every layout can tell the source's shape from ours, read and write, and
+say which part of the source holds a part of ours.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 Shape = tuple[int, ...]
+Part = tuple[slice, ...]
+"""One slice for each axis, with its start and stop."""
+
+# Rows that are transposed together: as many as a first-level cache has ways, since rows of a length
+# that is a power of two share a place in it.
+_TRANSPOSED_AT_ONCE = 12
+
+
+def whole(shape: Shape) -> Part:
+    """The part that is everything."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def size_of(part: Part) -> Shape:
+    """The shape of a part."""
+    return tuple(axis.stop - axis.start for axis in part)
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,9 @@ class Same:
 
     def source_shape(self, shape: Shape) -> Shape:
         return (1,) * self.leading + shape
+
+    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+        return whole((1,) * self.leading) + part, part
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.reshape(shape)
@@ -36,6 +57,10 @@ class Flat:
 
     def source_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
+
+    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+        flat, covered = _flattened(shape, part)
+        return (flat,), covered
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.reshape(shape)
@@ -55,12 +80,18 @@ class Linear:
         inputs, outputs = shape[: self.num_in_axes], shape[self.num_in_axes :]
         return (math.prod(outputs), math.prod(inputs)) + (1,) * self.trailing
 
+    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+        n = self.num_in_axes
+        inputs, covered_inputs = _flattened(shape[:n], part[:n])
+        outputs, covered_outputs = _flattened(shape[n:], part[n:])
+        return (outputs, inputs, *whole((1,) * self.trailing)), covered_inputs + covered_outputs
+
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
-        return source.reshape(source.shape[:2]).T.reshape(shape)
+        return _transposed(source.reshape(source.shape[:2])).reshape(shape)
 
     def write(self, ours: np.ndarray) -> np.ndarray:
         shape = self.source_shape(ours.shape)
-        return ours.reshape(shape[1], shape[0]).T.reshape(shape)
+        return _transposed(ours.reshape(shape[1], shape[0])).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,9 @@ class PatchConvolution:
     def source_shape(self, shape: Shape) -> Shape:
         side = math.isqrt(shape[0] // 3)
         return (shape[1], 3, side, side)
+
+    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+        return whole(self.source_shape(shape)), whole(shape)
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.transpose(2, 3, 1, 0).reshape(shape)
@@ -86,6 +120,9 @@ class DepthwiseConvolution:
     def source_shape(self, shape: Shape) -> Shape:
         return (shape[1], 1, shape[0], 1, 1)
 
+    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+        return whole(self.source_shape(shape)), whole(shape)
+
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.reshape(shape[::-1]).T
 
@@ -94,3 +131,34 @@ class DepthwiseConvolution:
 
 
 Layout = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
+
+
+def read_part(
+    layout: Layout, read: Callable[[Part], np.ndarray], shape: Shape, part: Part
+) -> np.ndarray:
+    """The part of an array of ours of `shape`, reading as little of its source as is contiguous.
+
+    read: gives a part of the source.
+    """
+    source_part, covered = layout.source_part(shape, part)
+    found = layout.read(read(source_part), size_of(covered))
+    inside = zip(part, covered, strict=True)
+    return found[tuple(slice(p.start - c.start, p.stop - c.start) for p, c in inside)]
+
+
+def _flattened(shape: Shape, part: Part) -> tuple[slice, Part]:
+    """A part of axes that are flattened in the source: (the range there, what it covers here)."""
+    inner = math.prod(shape[1:])
+    covered = (part[0], *whole(shape[1:]))
+    return slice(part[0].start * inner, part[0].stop * inner), covered
+
+
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+    """A contiguous transpose."""
+    # NumPy copies numbers that it does not know itself, such as bfloat16, one by one.
+    bits = matrix.view(f"u{matrix.dtype.itemsize}")
+    result = np.empty(bits.shape[::-1], bits.dtype)
+    for start in range(0, len(bits), _TRANSPOSED_AT_ONCE):
+        rows = slice(start, start + _TRANSPOSED_AT_ONCE)
+        result[:, rows] = bits[rows].T
+    return result.view(matrix.dtype)

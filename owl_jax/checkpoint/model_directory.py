@@ -1,9 +1,11 @@
 """Model directories: the released Hugging Face ones, and our own.
 
 Our own holds
-  config.json   {"format": "owl_jax", "version": 1, "model": OwlConfig.to_dict()}
-  params/       the branches of the parameter tree, written by Orbax; it may hold only some
-  tokenizer files, as they came
+  config.json         {"format": "owl_jax", "version": 1, "model": OwlConfig.to_dict()}
+  params/             the branches of the parameter tree, written by Orbax; it may hold only some
+  owl_jax_base.json   what an adapter was trained on (checkpoint/base.py)
+  source_config.json  config.json of the Hugging Face directory that it was made from
+  tokenizer and preprocessor files, as they came
 
 A directory is written beside its place and renamed when it is complete: it is there whole or not
 at all.
@@ -14,36 +16,56 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from absl.logging import get_absl_logger
 from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import sync_global_devices
 from safetensors import SafetensorError
 
 from owl_jax.checkpoint import huggingface
-from owl_jax.checkpoint.manager import DISK_FULL, QuietOrbax
+from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.base import Base, fingerprint_base, write_base
+from owl_jax.checkpoint.manager import DISK_FULL
+from owl_jax.checkpoint.own import open_params, write_params
+from owl_jax.checkpoint.stored import read
+from owl_jax.checkpoint.weights import (
+    Opened,
+    abstract_params,
+    open_clip,
+    open_language,
+    open_owl,
+    write_owl,
+)
 from owl_jax.errors import UserError
-from owl_jax.models import lora
-from owl_jax.models.config import OwlConfig
+from owl_jax.models.config import LoraConfig, OwlConfig
 
-FORMATS = ("huggingface", "orbax")
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
+FORMATS = ("huggingface", "orbax", "peft")
+COMPANIONS = (
+    "added_tokens.json",
+    "generation_config.json",
+    "preprocessor_config.json",
     "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
 )
 
 _FORMAT, _VERSION = "owl_jax", 1
-_CONFIG, _PARAMS = "config.json", "params"
+_CONFIG, _PARAMS, _SOURCE_CONFIG = "config.json", "params", "source_config.json"
+
+_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
+    "clip": open_clip,
+    "clip_vision_model": open_clip,
+    "llama": open_language,
+    "bloom": open_language,
+}
 
 
 def is_own(directory: Path) -> bool:
@@ -54,7 +76,7 @@ def is_own(directory: Path) -> bool:
 def read_config(directory: Path) -> OwlConfig:
     """The model's description. Raises UserError for a missing, damaged or unknown config.json."""
     if not is_own(directory):
-        return huggingface.read_config(directory)
+        return open_owl(directory).config
     path = directory / _CONFIG
     values = huggingface.read_json(path)
     if values.get("version") != _VERSION:
@@ -67,27 +89,52 @@ def read_config(directory: Path) -> OwlConfig:
         raise UserError(f"{path}: no description of a model of this owl_jax ({error})") from None
 
 
-def load_model(directory: Path, dtype: Any) -> tuple[OwlConfig, dict[str, Any]]:
-    """Reads a whole model of either kind: (its config, its tree as NumPy arrays of `dtype`).
+def open_model(directory: Path) -> Opened:
+    """Opens a whole mPLUG-Owl of either kind; nothing is read but names and shapes.
 
     Raises UserError for what is missing or does not fit: a file, a branch, a tensor.
     """
-    config = read_config(directory)
-    return config, read_branches(directory, _branches(config), dtype)
+    opened = open_any(directory)
+    _check_branches(directory, _branches(opened.config), opened.params)
+    return opened
+
+
+def open_branches(directory: Path, names: Sequence[str]) -> Opened:
+    """Opens the branches `names` of a model of either kind, or of a plain CLIP, LLaMA or BLOOM.
+
+    Raises UserError for a branch that the directory does not hold, and as `open_model`.
+    """
+    opened = open_any(directory)
+    _check_branches(directory, names, opened.params)
+    return dataclasses.replace(opened, params={name: opened.params[name] for name in names})
+
+
+def load_model(directory: Path, dtype: Any) -> tuple[OwlConfig, dict[str, Any]]:
+    """Reads what `open_model` opens: (its config, its tree as NumPy arrays of `dtype`)."""
+    opened = open_model(directory)
+    return opened.config, jax.tree.map(partial(read, dtype=jnp.dtype(dtype)), opened.params)
 
 
 def read_branches(directory: Path, names: Sequence[str], dtype: Any) -> dict[str, Any]:
-    """Reads the branches `names` of a model of either kind, as NumPy arrays of `dtype`.
+    """Reads what `open_branches` opens, as NumPy arrays of `dtype`."""
+    opened = open_branches(directory, names)
+    return jax.tree.map(partial(read, dtype=jnp.dtype(dtype)), opened.params)
 
-    Raises UserError for a branch that the directory does not hold, and as `load_model`.
+
+def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
+    """Opens a PEFT directory's adapter, or that of a directory of ours, for the model `config`.
+
+    Returns: (its config, the tree's branch "lora", each leaf a `Stored`).
+    Raises UserError for an adapter of another model.
     """
-    config, dtype = read_config(directory), jnp.dtype(dtype)
-    if is_own(directory):
-        return _read_own(directory, config, names, dtype)
-    # A Hugging Face directory is checked as a whole, so it is also read as a whole.
-    params = huggingface.read_params(config, directory, dtype)
-    _check_branches(directory, names, params)
-    return {name: params[name] for name in names}
+    if (directory / CONFIG_FILE).exists() or not (directory / _CONFIG).exists():
+        return open_adapter(directory, config)
+    opened = open_any(directory)
+    if dataclasses.replace(opened.config, lora=None) != config:
+        raise UserError(f"{directory}: the adapter of another model; its config.json differs")
+    _check_branches(directory, ["lora"], opened.params)
+    assert opened.config.lora is not None
+    return opened.config.lora, opened.params["lora"]
 
 
 def save_model(
@@ -95,80 +142,107 @@ def save_model(
     config: OwlConfig,
     params: Mapping[str, Any],
     format: str,
-    tokenizer_source: Path | None = None,
+    companions: Path | None = None,
+    base: Base | None = None,
+    progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Writes a model directory in the dtypes that `params` has.
+    """Writes a model directory in the dtypes that `params` has, one layer at a time.
 
     Args:
       directory: must not exist, or be empty.
-      params: for "orbax", all branches or some; for "huggingface" all, and an adapter is merged.
-      format: "huggingface" or "orbax" (our own).
-      tokenizer_source: a directory whose tokenizer files are copied, as far as it has any.
+      params: in memory, on devices or stored. For "orbax", all branches or some; for "huggingface"
+        all, and an adapter is merged; for "peft" at least the adapter.
+      format: "huggingface", "orbax" (our own) or "peft" (the adapter alone).
+      companions: a directory whose tokenizer files and the like are copied, as far as it has any.
+      base: what the adapter was trained on; by default the language model among `params`.
+      progress: is told the bytes of each tensor after it is written.
 
     Raises UserError for an unknown format, a directory that is in use, a missing branch, a full
     disk; nothing is left behind then.
     """
     if format not in FORMATS:
-        raise UserError(f"format {format!r}; expected {' or '.join(FORMATS)}")
+        raise UserError(f"format {format!r}; expected one of {', '.join(FORMATS)}")
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists already; name another place or remove it")
+    if base is None and "lora" in params and "llm" in params:
+        base = base_of(str(companions or ""), params["llm"])
     if format == "huggingface":
         _check_branches(directory, _branches(config), params)
         if config.lora is not None:
-            merged = lora.merge(params["llm"], params["lora"], config.lora)
+            merged = merge_stored(params["llm"], params["lora"], config.lora)
             params = {**params, "llm": merged}
             config = dataclasses.replace(config, lora=None)
+        base = None
+    elif format == "peft":
+        _check_branches(directory, ["lora"], params)
     with _whole_or_not_at_all(directory) as target:
         if format == "orbax":
-            # All processes of a multi-host run write their part.
-            with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(target / _PARAMS, dict(params))
+            write_params(target / _PARAMS, params, progress)
         if jax.process_index() > 0:
             return
+        if base is not None:
+            write_base(target, base)
+        if format == "peft":
+            name = base.name if base else ""
+            write_adapter(config, params["lora"], target, name)
+            return
+        source = _source_config(companions)
         if format == "orbax":
             values = {"format": _FORMAT, "version": _VERSION, "model": config.to_dict()}
-            text = json.dumps(values, indent=2) + "\n"
-            (target / _CONFIG).write_text(text, encoding="utf-8")
+            _write_json(target / _CONFIG, values)
+            if source is not None:
+                _write_json(target / _SOURCE_CONFIG, source)
         else:
-            dtype = jax.tree.leaves(params["llm"])[0].dtype
-            huggingface.write_config(config, target, str(dtype))
-            huggingface.write_params(config, params, target)
-        for name in TOKENIZER_FILES:
-            if tokenizer_source is not None and (tokenizer_source / name).is_file():
-                shutil.copyfile(tokenizer_source / name, target / name)
+            dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
+            huggingface.write_config(config, target, dtype.name, source)
+            write_owl(config, params, target, progress)
+        for name in COMPANIONS:
+            if companions is not None and (companions / name).is_file():
+                shutil.copyfile(companions / name, target / name)
+
+
+def base_of(name: str, llm: Mapping[str, Any]) -> Base:
+    """What an adapter for the language model `llm` records."""
+    return Base(name, fingerprint_base(llm))
+
+
+def _source_config(companions: Path | None) -> dict[str, Any] | None:
+    """The config.json, in Hugging Face's form, of what a model is made from."""
+    for name in (_SOURCE_CONFIG, _CONFIG):
+        if companions is not None and (companions / name).is_file():
+            values = huggingface.read_json(companions / name)
+            return None if values.get("model_type") != huggingface.MODEL_TYPE else values
+    return None
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _branches(config: OwlConfig) -> list[str]:
     return ["vision", "abstractor", "llm"] + ["lora"] * (config.lora is not None)
 
 
-def _read_own(
-    directory: Path, config: OwlConfig, names: Sequence[str], dtype: Any
-) -> dict[str, Any]:
+def open_any(directory: Path) -> Opened:
+    """Opens whatever parts of a model a directory holds. Raises UserError as `open_model`."""
+    values = huggingface.read_json(directory / _CONFIG)
+    if values.get("format") == _FORMAT:
+        return _open_own(directory)
+    opener = _OPENERS.get(values.get("model_type", ""), open_owl)
+    return opener(directory)
+
+
+def _open_own(directory: Path) -> Opened:
+    config = read_config(directory)
     path = directory.absolute() / _PARAMS
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
-    try:
-        with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(path).item_metadata
-            if metadata is None:
-                raise UserError(f"{path}: damaged, copy the directory again (no metadata)")
-            held = metadata.tree
-            _check_branches(directory, names, held)
-            abstract = huggingface.abstract_params(config)
-            _check_branches(directory, names, abstract)
-            wanted = {name: abstract[name] for name in names}
-            _check_shapes(directory, {name: held[name] for name in names}, wanted)
-            restore = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), wanted
-            )
-            return checkpointer.restore(
-                path,
-                args=ocp.args.PyTreeRestore(wanted, restore_args=restore, partial_restore=True),
-            )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged, copy the directory again ({error})") from error
+    held = open_params(path)
+    abstract = abstract_params(config)
+    _check_branches(directory, list(held), abstract)
+    _check_shapes(directory, held, {name: abstract[name] for name in held})
+    return Opened(config, held)
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
@@ -224,13 +298,3 @@ def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    logger, silence = get_absl_logger(), QuietOrbax()
-    logger.addFilter(silence)
-    try:
-        yield
-    finally:
-        logger.removeFilter(silence)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -16,12 +17,15 @@ from owl_jax.checkpoint.layout import (
     PatchConvolution,
     Same,
 )
-from owl_jax.models.config import BloomConfig, OwlConfig
+from owl_jax.models.config import BloomConfig, LanguageConfig, OwlConfig
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of tensor. `source` and `target` hold `{i}` if there is one for each layer."""
+    """One kind of tensor. `source` holds `{i}` if there is one for each layer.
+
+    Several rows of one target, in order, are what lies together on its axis before the last.
+    """
 
     source: str
     target: str
@@ -148,8 +152,52 @@ def _bloom() -> list[Row]:
 
 def rows(config: OwlConfig) -> list[Row]:
     """The table of one variant; it covers every leaf of `vision`, `abstractor` and `llm`."""
-    language = _bloom() if isinstance(config.llm, BloomConfig) else _llama()
-    return _vision(config.temporal) + _abstractor(config.temporal) + language
+    return _vision(config.temporal) + _abstractor(config.temporal) + language_rows(config.llm)
+
+
+def clip_rows() -> list[Row]:
+    """The table of CLIP's vision tower (transformers, CLIPVisionModel): `vision`, not temporal."""
+    embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
+    ours = "vision/layers"
+    fused = [
+        row
+        for name in "qkv"
+        for row in _weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
+    ]
+    return [
+        Row(
+            f"{embeddings}.patch_embedding.weight", "vision/patch_embed/kernel", PatchConvolution()
+        ),
+        Row(f"{embeddings}.class_embedding", "vision/class_token", Flat()),
+        Row(f"{embeddings}.position_embedding.weight", "vision/positions", Same()),
+        # So misspelt there.
+        *_norm("vision_model.pre_layrnorm", "vision/pre_norm"),
+        *_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
+        *fused,
+        *_weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
+        *_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
+        *_weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
+        *_weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
+        *_norm("vision_model.post_layernorm", "vision/post_norm"),
+    ]
+
+
+def language_rows(config: LanguageConfig, prefix: str = "language_model.") -> list[Row]:
+    """The table of a language model; `prefix` is what its tensors' names begin with."""
+    table = _bloom() if isinstance(config, BloomConfig) else _llama()
+    return [
+        dataclasses.replace(row, source=prefix + row.source.removeprefix("language_model."))
+        for row in table
+    ]
+
+
+def projections(config: OwlConfig) -> dict[str, Row]:
+    """The kernels in the language model's layers, by the name of their projection."""
+    return {
+        row.target.split("/")[-2]: row
+        for row in language_rows(config.llm)
+        if row.per_layer and row.target.endswith("/kernel")
+    }
 
 
 def tied(config: OwlConfig) -> dict[str, str]:

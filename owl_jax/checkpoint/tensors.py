@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, read and written by the rows of a table (checkpoint/table.py).
+"""Tensors in files of a table's names and layouts (checkpoint/table.py), read and written by it.
 
 Nothing is ever left at random values: a missing, unexpected, duplicate or mis-shaped tensor is an
 error that lists them all.
@@ -6,80 +6,174 @@ error that lists them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
+from owl_jax.checkpoint.layout import Part, Shape, read_part, size_of, whole
+from owl_jax.checkpoint.stored import Stored, infinities
 from owl_jax.checkpoint.table import BUFFERS, Row
 from owl_jax.errors import UserError
 
+_DTYPES: Mapping[str, Any] = {
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I32": np.int32,
+    "I64": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a tensor is and what it is."""
+
+    file: Path
+    shape: Shape
+    dtype: np.dtype
+
 
 class TensorFiles:
-    """The tensors of some safetensors files, read one at a time.
+    """The tensors of some safetensors files, read in parts; nothing of them stays in memory.
+
+    bytes_read: what `read` has read so far.
+    infinite: {tensor: elements that are not finite}, of the float16 parts that were read.
 
     Raises UserError if a file is damaged or a tensor is in two of them.
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._files: dict[str, Any] = {}
+        self.bytes_read = 0
+        self.infinite: dict[str, int] = {}
+        self._held: dict[str, Held] = {}
         duplicates = []
         for path in paths:
-            try:
-                handle = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: not a readable safetensors file ({error})") from error
-            for name in handle.keys():  # noqa: SIM118 - safe_open is no mapping
-                if name in self._files:
+            for name, held in self._contents(path):
+                if name in self._held:
                     duplicates.append(name)
-                self._files[name] = handle
+                self._held[name] = held
         if duplicates:
             names = ", ".join(sorted(duplicates))
             raise UserError(f"{paths[0].parent}: in more than one file: {names}")
 
     def names(self) -> set[str]:
-        return set(self._files)
+        return set(self._held)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
+    def shape(self, name: str) -> Shape:
+        return self._held[name].shape
 
-    def read(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+    def dtype(self, name: str) -> np.dtype:
+        return self._held[name].dtype
+
+    def read(self, name: str, part: Part | None = None) -> np.ndarray:
+        """A part of a tensor (everything by default), in memory of its own."""
+        held = self._held[name]
+        value = self._read(held.file, name, whole(held.shape) if part is None else part)
+        self.bytes_read += value.nbytes
+        if value.dtype == np.float16 and (count := infinities(value)):
+            # What is read twice, such as for a fingerprint, is counted once.
+            self.infinite[name] = max(self.infinite.get(name, 0), count)
+        return value
+
+    def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                    view = file.get_slice(name)
+                    dtype = _DTYPES.get(view.get_dtype())
+                    if dtype is None:
+                        raise UserError(f"{path}: {name} is {view.get_dtype()}; expected floats")
+                    yield name, Held(path, tuple(view.get_shape()), np.dtype(dtype))
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+    def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
+        # Opened for each tensor: pages of a file that stays open count as this process's memory.
+        with safe_open(path, framework="numpy") as file:
+            value: np.ndarray = file.get_slice(name)[part] if part else file.get_tensor(name)
+        return value
+
+
+@dataclass(frozen=True)
+class FromSource:
+    """One of our parameters as it lies in files: a `Stored` (checkpoint/stored.py).
+
+    rows: one; or one for each index of the axis before the last, which the source keeps apart.
+    """
+
+    files: TensorFiles
+    rows: tuple[Row, ...]
+    shape: Shape
+    dtype: np.dtype
+
+    def __getitem__(self, part: Part) -> np.ndarray:
+        if not self.rows[0].per_layer:
+            return self._layer(None, self.shape, part)
+        layers = range(part[0].start, part[0].stop)
+        if len(layers) == 1:
+            return self._layer(layers[0], self.shape[1:], part[1:])[None]
+        result = np.empty(size_of(part), self.dtype)
+        for i, layer in enumerate(layers):
+            result[i] = self._layer(layer, self.shape[1:], part[1:])
+        return result
+
+    def _layer(self, layer: int | None, shape: Shape, part: Part) -> np.ndarray:
+        if len(self.rows) == 1:
+            return self._row(self.rows[0], layer, shape, part)
+        shape, chosen, part = shape[:-2] + shape[-1:], part[-2], part[:-2] + part[-1:]
+        return np.stack([self._row(row, layer, shape, part) for row in self.rows[chosen]], axis=-2)
+
+    def _row(self, row: Row, layer: int | None, shape: Shape, part: Part) -> np.ndarray:
+        name = row.source if layer is None else row.source.format(i=layer)
+        value = read_part(row.layout, lambda where: self.files.read(name, where), shape, part)
+        return value.astype(self.dtype, copy=False)
 
 
 def from_source(
     rows: Sequence[Row],
     files: TensorFiles,
     abstract: Mapping[str, Any],
-    dtype: Any,
     where: Path,
-    tied: Mapping[str, str],
+    tied: Mapping[str, str] | None = None,
+    ignored: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Any]:
-    """Reads what the rows name into a tree of NumPy arrays of `dtype`.
+    """The parameters that the rows name, as a tree of `Stored`; reads nothing but shapes.
 
     Args:
       abstract: a tree with a shape at every target of the rows.
       where: what an error names as the source.
       tied: {name: the tensor that it may repeat} (table.tied).
+      ignored: tensors of the source that are passed over, besides buffers.
 
     Raises UserError that lists every missing, unexpected and mis-shaped tensor, and every copy that
     differs from its original.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(dict(abstract), sep="/").items()}
-    expected = {
-        source: (row, layer) for row in rows for layer, source in _sources(row, shapes[row.target])
+    targets: dict[str, list[Row]] = {}
+    for row in rows:
+        targets.setdefault(row.target, []).append(row)
+    tied = tied or {}
+    wanted = {
+        source: row.layout.source_shape(_row_shape(row, shapes[target], len(group)))
+        for target, group in targets.items()
+        for row in group
+        for source in _sources(row, shapes[target])
     }
-    names = {name for name in files.names() if not BUFFERS.fullmatch(name)}
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - names)]
-    problems += [f"unexpected: {name}" for name in sorted(names - expected.keys() - tied.keys())]
-    for name in sorted(expected.keys() & names):
-        row, _ = expected[name]
-        want = row.layout.source_shape(_layer_shape(row, shapes[row.target]))
-        if files.shape(name) != want:
-            problems.append(f"shape of {name}: found {files.shape(name)}, expected {want}")
+    names = {name for name in files.names() if not BUFFERS.fullmatch(name) and not ignored(name)}
+    problems = [f"missing: {name}" for name in sorted(wanted.keys() - names)]
+    problems += [f"unexpected: {name}" for name in sorted(names - wanted.keys() - tied.keys())]
+    problems += [
+        f"shape of {name}: found {files.shape(name)}, expected {wanted[name]}"
+        for name in sorted(wanted.keys() & names)
+        if files.shape(name) != wanted[name]
+    ]
     problems += [
         f"tied, but different from {original}: {copy}"
         for copy, original in tied.items()
@@ -90,38 +184,63 @@ def from_source(
         raise UserError(
             f"{where}: tensors that do not fit the model ({len(problems)}):\n  {listed}"
         )
-
-    tree: dict[str, np.ndarray] = {}
-    for source, (row, layer) in expected.items():
-        shape = shapes[row.target]
-        value = row.layout.read(files.read(source), _layer_shape(row, shape)).astype(dtype)
-        if layer is None:
-            tree[row.target] = np.ascontiguousarray(value)
-        else:
-            tree.setdefault(row.target, np.empty(shape, dtype))[layer] = value
+    tree = {}
+    for target, group in targets.items():
+        dtypes = [files.dtype(name) for row in group for name in _sources(row, shapes[target])]
+        # Layers are stacked: where their types differ, all take the widest.
+        tree[target] = FromSource(files, tuple(group), shapes[target], _widest(dtypes))
     return unflatten_dict(tree, sep="/")
 
 
-def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor on its way into a file; `read` makes it."""
+
+    name: str
+    shape: Shape
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> list[Outgoing]:
     """The tree's arrays under the source's names and in its layouts: what `from_source` reads."""
     flat = flatten_dict(dict(tree), sep="/")
-    tensors = {}
+    tensors = []
     for row in rows:
-        value = np.asarray(flat[row.target])
-        for layer, source in _sources(row, value.shape):
-            tensors[source] = np.ascontiguousarray(
-                row.layout.write(value if layer is None else value[layer])
-            )
+        stored = flat[row.target]
+        shape = _row_shape(row, stored.shape)
+        for layer, name in enumerate(_sources(row, stored.shape)):
+            part = whole(stored.shape)
+            if row.per_layer:
+                part = (slice(layer, layer + 1), *part[1:])
+
+            def read(
+                row: Row = row, stored: Stored = stored, part: Part = part, shape: Shape = shape
+            ) -> np.ndarray:
+                value = np.asarray(stored[part]).reshape(shape)
+                return np.ascontiguousarray(row.layout.write(value))
+
+            source_shape = row.layout.source_shape(shape)
+            tensors.append(Outgoing(name, source_shape, np.dtype(stored.dtype), read))
     return tensors
 
 
-def _sources(row: Row, shape: tuple[int, ...]) -> Iterator[tuple[int | None, str]]:
+def _sources(row: Row, shape: Shape) -> list[str]:
     if not row.per_layer:
-        yield None, row.source
-        return
-    for layer in range(shape[0]):
-        yield layer, row.source.format(i=layer)
+        return [row.source]
+    return [row.source.format(i=layer) for layer in range(shape[0])]
 
 
-def _layer_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[1:] if row.per_layer else shape
+def _row_shape(row: Row, shape: Shape, of_rows: int = 1) -> Shape:
+    """The shape of what one tensor of the row holds."""
+    shape = shape[1:] if row.per_layer else shape
+    return shape if of_rows == 1 else shape[:-2] + shape[-1:]
+
+
+def _widest(dtypes: Sequence[np.dtype]) -> np.dtype:
+    found = set(dtypes)
+    return found.pop() if len(found) == 1 else np.dtype(np.float32)

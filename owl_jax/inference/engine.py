@@ -81,11 +81,12 @@ class Owl:
     ) -> jax.Array:
         """float32[B, L, V]; arguments and errors as `generate`. Rows of padding hold anything."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
+        compute, params = self._form
         with self._on_mesh(len(prompt.lengths)):
             logits = _forward(
                 self.config,
-                self._compute,
-                self.params,
+                compute,
+                params,
                 prompt.input_ids,
                 prompt.positions,
                 np.ones_like(prompt.key_segments),
@@ -133,7 +134,7 @@ class Owl:
             )
         eos_id = self.config.llm.eos_token_id if eos_token_id is None else eos_token_id
         with self._on_mesh(len(prompt.lengths)):
-            compute, params = self._decoding
+            compute, params = self._form
             return generate(
                 self.config,
                 compute,
@@ -196,11 +197,13 @@ class Owl:
     def save(self, path: str | Path, format: str = "huggingface") -> None:
         """Writes the model to a new directory, whole or not at all.
 
-        format: "huggingface" (the original's names, an adapter merged into the language model) or
-          "orbax" (our own, the adapter kept apart).
+        format: "huggingface" (the original's names, an adapter merged into the language model),
+          "orbax" (our own, the adapter kept apart) or "peft" (the adapter alone).
 
-        Raises UserError: checkpoint/model_directory.py, save_model.
+        Raises UserError for int8 weights, and as checkpoint/model_directory.py, save_model.
         """
+        if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
+            raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")
         model_directory.save_model(
             Path(path), self.config, self.params, format, self._tokenizer_source
         )
@@ -219,7 +222,7 @@ class Owl:
         return tokenizer
 
     @cached_property
-    def _decoding(self) -> tuple[Compute, Params]:
+    def _form(self) -> tuple[Compute, Params]:
         return quickest_form(self._compute, self.params)
 
     def _fitting(self, prompt: Prompt, wanted: int) -> int:
@@ -241,7 +244,7 @@ class Owl:
     ) -> Iterator[int]:
         """The tokens of a one-row prompt's answer as they come, without the end mark."""
         eos_id, capacity = self.tokenizer.eos_id, round_up(max_new_tokens)
-        compute, params = self._decoding
+        compute, params = self._form
         with self._on_mesh(1):
             key = jax.random.key(seed)
             state = prefill(self.config, compute, params, prompt, sampling, key, eos_id, capacity)

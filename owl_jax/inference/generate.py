@@ -25,6 +25,7 @@ from owl_jax.models.attention import Placement, whole_rows
 from owl_jax.models.cache import Cache, empty
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import Owl, Params, variables
+from owl_jax.models.product import bits_of
 from owl_jax.models.stack import unstack
 
 
@@ -62,14 +63,22 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
 
     The one place where the platform decides: on a CPU the layers are unrolled (models/stack.py),
     elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
-    allows it, which it does for all but tiny layers.
+    allows it, which it does for all but tiny layers; large bfloat16 weights become integers of the
+    same bits (models/product.py).
     """
     devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
     device = devices.pop()
     if devices or device.platform != "cpu":
         return compute, params
-    views = jax.tree.map(np.asarray, params)
+    views = jax.tree_util.tree_map_with_path(_view, params)
     return dataclasses.replace(compute, scan_layers=False), jax.device_put(unstack(views), device)
+
+
+def _view(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
+    view = np.asarray(leaf)
+    parent, name = (key.key for key in path[-2:])
+    widens = name == "embedding" or (name == "kernel" and parent != "temporal")  # a convolution's
+    return bits_of(view) if widens and view.dtype == jnp.bfloat16 else view
 
 
 @partial(jax.jit, static_argnames=("config", "compute", "capacity"))

@@ -10,58 +10,63 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint.adapter import CONFIG_FILE, read_adapter
-from owl_jax.checkpoint.model_directory import is_own, load_model, read_branches, read_config
+from owl_jax.checkpoint.base import check_base
+from owl_jax.checkpoint.int8 import quantize
+from owl_jax.checkpoint.model_directory import is_own, open_any_adapter, open_model
+from owl_jax.checkpoint.stored import place
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
-from owl_jax.models.config import Compute, LoraConfig, OwlConfig
+from owl_jax.models.config import Compute
 from owl_jax.models.owl import init_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("bfloat16", "float32", "int8")
 
 
-def load_owl(path: str | Path, dtype: Any, adapter: str | Path | None, mesh: Mesh | None) -> Owl:
+def load_owl(
+    path: str | Path,
+    dtype: Any,
+    adapter: str | Path | None,
+    mesh: Mesh | None,
+    any_base: bool = False,
+) -> Owl:
     """Reads a model directory, and an adapter for it; see `owl_jax.load`."""
     if dtype not in DTYPES and dtype not in map(jnp.dtype, DTYPES):
-        raise UserError(f"dtype {dtype!r}; expected {' or '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    name = jnp.dtype(dtype).name
     directory = Path(path)
-    config, params = load_model(directory, dtype)
+    opened = open_model(directory)
+    config, params = opened.config, opened.params
     if adapter is not None:
         if config.lora is not None:
             raise UserError(
                 f"{path} holds an adapter already; save it in the huggingface format, which merges "
                 "it, before you load another"
             )
-        lora_config, params["lora"] = _read_any_adapter(Path(adapter), config, dtype)
-        config = dataclasses.replace(config, lora=lora_config)
-    flat = flatten_dict(params)
-    del params
-    shardings: dict[Any, Any] = {}
+        check_base(Path(adapter), params["llm"], str(path), any_base)
+        lora, factors = open_any_adapter(Path(adapter), config)
+        config, params = dataclasses.replace(config, lora=lora), {**params, "lora": factors}
+    plain = flatten_dict(params)
+    flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
+    everywhere, shardings = None, {}
     if mesh is not None:
+        everywhere = NamedSharding(mesh, PartitionSpec())
         boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
         shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
-    # Each array of the host is let go as soon as it is on the device.
-    placed = {name: jax.device_put(flat.pop(name), shardings.get(name)) for name in list(flat)}
+    stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
+    placed = {}
+    for keys, leaf in flat.items():
+        dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # what was quantised stays
+        placed[keys] = place(leaf, dtype, shardings.get(keys, everywhere))
+    opened.tell(directory)
     return Owl(
         config,
         unflatten_dict(placed),
-        dtype,
+        # A CPU has no arithmetic of fewer bits: it would widen and narrow at every step.
+        "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,
         as_trained=is_own(directory),
     )
-
-
-def _read_any_adapter(
-    directory: Path, config: OwlConfig, dtype: Any
-) -> tuple[LoraConfig | None, dict[str, Any]]:
-    """A PEFT directory's adapter, or that of a model directory of ours."""
-    if (directory / CONFIG_FILE).exists() or not (directory / "config.json").exists():
-        return read_adapter(directory, config, dtype)
-    adapted = read_config(directory)
-    if dataclasses.replace(adapted, lora=None) != config:
-        raise UserError(f"{directory}: the adapter of another model; its config.json differs")
-    return adapted.lora, read_branches(directory, ["lora"], dtype)["lora"]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from owl_jax.models.config import LoraConfig
 from owl_jax.models.lora import low_rank_update
+from owl_jax.models.product import product, product_with_rows, widen
 
 Axes = Mapping[Any, int]  # logical axis name (or None) -> size, in order
 
@@ -44,6 +45,8 @@ class Projection(nn.Module):
 
     in_axes, out_axes: logical name (parallel/sharding.py) and size of the axes contracted and
       produced: {"embed": D} and {"heads": H, "kv": K} for a query projection.
+    A parameter `scale` of the shape of the output beside an int8 kernel is multiplied into the
+    product (checkpoint/int8.py); `init` never makes one.
     lora: adapts this projection if its module name is among `lora.targets` (models/lora.py).
     """
 
@@ -61,7 +64,9 @@ class Projection(nn.Module):
         kernel = self.param(
             "kernel", normal_init((*in_axes, *out_axes), self.stddev), (*axes.values(),)
         )
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=len(in_axes))
+        y = product(x.astype(self.dtype), kernel, len(in_axes))
+        if self.has_variable("params", "scale"):
+            y = (y * self.get_variable("params", "scale")).astype(self.dtype)
         if self.lora is not None and self.name in self.lora.targets:
             y += low_rank_update(self, x, self.lora, in_axes, out_axes, self.dtype, deterministic)
         if self.use_bias:
@@ -114,10 +119,10 @@ class Embedding(nn.Module):
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+        return widen(jnp.take(self.embedding, ids, axis=0), self.dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:
-        return jnp.einsum("...d,vd->...v", x, self.embedding.astype(x.dtype))
+        return product_with_rows(x, self.embedding)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -23,7 +23,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.manager import Checkpoints, fingerprint
-from owl_jax.checkpoint.model_directory import read_branches, save_model
+from owl_jax.checkpoint.model_directory import base_of, open_branches, save_model
+from owl_jax.checkpoint.stored import place
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.data.pipeline import DropLog, Prepare, WeightedSource, make_batches
 from owl_jax.data.sources import JsonLinesSource
@@ -114,7 +115,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         # An earlier end of this run, before config.steps was raised.
         shutil.rmtree(target, ignore_errors=True)
         params = merge(state.params, frozen)
-        save_model(target, model, params, config.export, Path(config.tokenizer))
+        base = base_of(config.init.llm, params["llm"]) if "lora" in params else None
+        save_model(target, model, params, config.export, Path(config.tokenizer), base)
     return target
 
 
@@ -180,15 +182,13 @@ def initialize(
         if value != settings.FRESH:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
-        loaded = read_branches(Path(directory), names, jnp.float32)
+        opened = open_branches(Path(directory), names)
+        if "llm" in names:
+            _check_language(opened.config, model, directory)
         for name in names:
-            _check_shapes(loaded[name], shapes[name], f"{directory}: {name}")
-            params[name] = jax.tree.map(
-                lambda x, d, s: jax.device_put(x.astype(d), s),
-                loaded[name],
-                dtypes[name],
-                shardings[name],
-            )
+            _check_shapes(opened.params[name], shapes[name], f"{directory}: {name}")
+            params[name] = jax.tree.map(place, opened.params[name], dtypes[name], shardings[name])
+        opened.tell(Path(directory))
     return params
 
 
@@ -251,6 +251,17 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
     ]
     if differences:
         raise UserError(f"{where} does not fit config.model: {'; '.join(differences[:5])}")
+
+
+def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
+    """What the shapes of the weights do not tell, and the language model does not work without."""
+    for field in ("architecture", "rope_theta", "rms_norm_eps", "layer_norm_eps"):
+        theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
+        if theirs != ours:
+            raise UserError(
+                f"{directory}: its {field} is {theirs}, config.model.llm.{field} is {ours}; give "
+                f"--config.model.llm.{field}={theirs}"
+            )
 
 
 def _stop_if_diverged(metrics: Mapping[str, Any], limit: int, step: int) -> None:

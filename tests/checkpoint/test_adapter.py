@@ -1,20 +1,34 @@
 """PEFT directories: read as PEFT wrote them, written back equal, refused when they do not fit."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
 
 import golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, write_adapter
-from owl_jax.checkpoint.huggingface import abstract_params
+from owl_jax.checkpoint.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    merge_stored,
+    open_adapter,
+    read_adapter,
+    write_adapter,
+)
+from owl_jax.checkpoint.stored import place, read
+from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError
 from owl_jax.models.config import LoraConfig
+from owl_jax.models.lora import merge
+from owl_jax.parallel.mesh import make_mesh
 
 RECORDED = golden.GOLDENS / golden.LORA
 BASE, _ = golden.model(golden.LLAMA)
@@ -48,7 +62,7 @@ def test_recorded_adapter_is_written_as_it_was_read(tmp_path):
     assert values[0] == values[1]
 
 
-@pytest.mark.parametrize(
+ADAPTED = pytest.mark.parametrize(
     ("case", "targets"),
     [
         (golden.LLAMA, ("q_proj", "o_proj", "down_proj")),
@@ -56,6 +70,9 @@ def test_recorded_adapter_is_written_as_it_was_read(tmp_path):
         (golden.BLOOM_6, ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
     ],
 )
+
+
+@ADAPTED
 def test_round_trip(case, targets, tmp_path):
     base, _ = golden.model(case)
     config = dataclasses.replace(base, lora=LoraConfig(4, 8.0, 0.1, targets))
@@ -170,3 +187,53 @@ def test_missing_parts_are_named(tmp_path):
 def test_model_without_adapter_writes_none(tmp_path):
     with pytest.raises(ValueError, match="no adapter"):
         write_adapter(BASE, {}, tmp_path)
+
+
+@ADAPTED
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merged_as_it_is_read_equals_merged_in_memory(case, targets, dtype):
+    base, params = golden.model(case)
+    lora = LoraConfig(4, 8.0, targets=targets)
+    factors = _random(dataclasses.replace(base, lora=lora))
+    llm = jax.tree.map(lambda x: x.astype(dtype), params["llm"])
+    merged = jax.tree.map(read, merge_stored(llm, factors, lora))
+    expected = jax.tree.map(np.asarray, merge(jax.tree.map(jnp.asarray, llm), factors, lora))
+    assert jax.tree.structure(merged) == jax.tree.structure(expected)
+    for path, value in jax.tree_util.tree_leaves_with_path(expected):
+        found = functools.reduce(lambda tree, key: tree[key.key], path, merged)
+        assert found.dtype == value.dtype
+        np.testing.assert_allclose(
+            # Sums in another order may round to the next bfloat16.
+            found.astype(np.float32),
+            value.astype(np.float32),
+            rtol=1e-6 if dtype == "float32" else 2**-7,
+            atol=1e-6,
+        )
+        if dtype == "bfloat16":
+            assert np.mean(found != value) < 0.001
+    for name in targets:
+        kernels = [tree["layers"][name]["kernel"] for tree in (merged, llm)]
+        assert np.mean(kernels[0] != kernels[1]) > 0.9
+
+
+def test_parts_of_a_merged_kernel():
+    lora, factors = open_adapter(RECORDED, BASE)
+    llm = merge_stored(golden.model(golden.LLAMA)[1]["llm"], factors, lora)
+    kernel = llm["layers"]["q_proj"]["kernel"]
+    whole = read(kernel)
+    part = (slice(1, 2), slice(5, 20), slice(1, 3), slice(0, 7))
+    np.testing.assert_allclose(kernel[part], whole[part], rtol=1e-6, atol=1e-6)
+    sharding = NamedSharding(make_mesh(2, 2, 2), P(None, "fsdp", "tensor"))
+    np.testing.assert_allclose(place(kernel, None, sharding), whole, rtol=1e-6, atol=1e-6)
+    # What is not adapted is what it was.
+    assert llm["norm"]["scale"] is golden.model(golden.LLAMA)[1]["llm"]["norm"]["scale"]
+
+
+def test_adapter_of_a_bare_language_model_is_read(tmp_path):
+    """PEFT around the language model alone leaves `language_model.` out of the names."""
+    _copy(tmp_path, target_modules=["q_proj", "v_proj"])
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    bare = {name.replace("language_model.", ""): value for name, value in tensors.items()}
+    save_file(bare, tmp_path / WEIGHTS_FILE)
+    read_back, recorded = (read_adapter(path, BASE, np.float32) for path in (tmp_path, RECORDED))
+    jax.tree.map(np.testing.assert_array_equal, read_back[1], recorded[1])

@@ -3,27 +3,32 @@ import shutil
 import subprocess
 import sys
 
+import directories
 import golden
 import jax
 import numpy as np
 import pytest
 import tiny
+from directories import assert_same_bits, assert_same_tree
 
-from owl_jax.checkpoint.model_directory import load_model, read_branches, read_config, save_model
+from owl_jax.checkpoint import table
+from owl_jax.checkpoint.adapter import read_adapter
+from owl_jax.checkpoint.model_directory import (
+    COMPANIONS,
+    load_model,
+    open_any_adapter,
+    open_model,
+    read_branches,
+    read_config,
+    save_model,
+)
+from owl_jax.checkpoint.stored import read
 from owl_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def assert_same_tree(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert isinstance(a, np.ndarray)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.VIDEO])
@@ -39,6 +44,78 @@ def test_round_trip(case, format, tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_released_model_comes_back_as_it_was(case, dtype, tmp_path):
+    """Through our own format and back, never in memory as a whole."""
+    values = directories.config(golden.GOLDENS / case)
+    tensors = {
+        name: value.astype(dtype)
+        for name, value in directories.tensors(golden.GOLDENS / case).items()
+    }
+    source = directories.write(tmp_path / "source", {**values, "torch_dtype": dtype}, tensors)
+    for name in (*COMPANIONS, "training_args.bin"):
+        (source / name).write_text(f"content of {name}")
+    opened = open_model(source)
+    written = []
+    save_model(
+        tmp_path / "own", opened.config, opened.params, "orbax", source, progress=written.append
+    )
+    assert sum(written) == sum(x.size * x.dtype.itemsize for x in _leaves(opened.params))
+    own = open_model(tmp_path / "own")
+    assert own.config == opened.config
+    save_model(tmp_path / "back", own.config, own.params, "huggingface", tmp_path / "own")
+
+    left_out = {name for name in tensors if table.BUFFERS.fullmatch(name)}
+    left_out |= table.tied(opened.config).keys()
+    kept = {name: value for name, value in tensors.items() if name not in left_out}
+    assert_same_bits(directories.tensors(tmp_path / "back"), kept)
+    back = directories.config(tmp_path / "back")
+    assert back["torch_dtype"] == dtype
+    for section in ("text_config", "vision_config", "visual_abstractor_config"):
+        # transformers reads from those what the original's config classes know besides ours.
+        assert values[section].keys() <= back[section].keys()
+        assert len(values[section].keys() - {"model_type"}) > 7
+    assert values.keys() <= back.keys()
+    for directory in ("own", "back"):
+        for name in COMPANIONS:
+            assert (tmp_path / directory / name).read_text() == f"content of {name}"
+        assert not (tmp_path / directory / "training_args.bin").exists()
+
+
+def _leaves(tree):
+    return [read(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_adapter_is_kept_apart_merged_or_alone(tmp_path):
+    config, params = golden.model(golden.LORA)
+    plain, _ = golden.model(golden.LLAMA)
+    for format in ("orbax", "huggingface", "peft"):
+        save_model(tmp_path / format, config, params, format)
+    loaded_config, loaded = load_model(tmp_path / "orbax", "float32")
+    assert loaded_config == config
+    assert_same_tree(loaded, params)
+    assert read_config(tmp_path / "huggingface") == plain
+    merged = read_branches(tmp_path / "huggingface", ["llm"], "float32")["llm"]["layers"]
+    for name in ("q_proj", "v_proj"):
+        a, b = (params["lora"]["layers"][name][factor] for factor in "ab")
+        update = np.einsum("lir,lrhk->lihk", a, b) * config.lora.scale
+        expected = params["llm"]["layers"][name]["kernel"] + update
+        np.testing.assert_allclose(merged[name]["kernel"], expected, rtol=1e-5, atol=1e-6)
+    assert_same_tree(read_adapter(tmp_path / "peft", plain, np.float32)[1], params["lora"])
+    # An adapter is taken from a directory of ours too, but only for its own model.
+    lora, factors = open_any_adapter(tmp_path / "orbax", plain)
+    assert lora == config.lora
+    assert_same_tree(jax.tree.map(read, factors), params["lora"])
+    with pytest.raises(UserError, match=r"the adapter of another model; its config\.json differs"):
+        open_any_adapter(tmp_path / "orbax", golden.model(golden.BLOOM)[0])
+    with pytest.raises(UserError, match="the model has no lora"):
+        save_model(tmp_path / "x", plain, golden.model(golden.LLAMA)[1], "peft")
+    with pytest.raises(UserError, match="format 'gguf'; expected one of huggingface, orbax, peft"):
+        save_model(tmp_path / "x", config, params, "gguf")
+    assert not (tmp_path / "x").exists()
+
+
 def test_dtype_is_chosen_when_reading(directory):
     _, exact = load_model(directory, "float32")
     _, params = load_model(directory, "bfloat16")
@@ -48,7 +125,7 @@ def test_dtype_is_chosen_when_reading(directory):
 def test_tokenizer_files_come_along(directory, tmp_path):
     config, params = load_model(directory, "float32")
     for format in ("huggingface", "orbax"):
-        save_model(tmp_path / format, config, params, format, tokenizer_source=directory)
+        save_model(tmp_path / format, config, params, format, companions=directory)
         copied = (tmp_path / format / "tokenizer.model").read_bytes()
         assert copied == (directory / "tokenizer.model").read_bytes()
 
@@ -113,6 +190,28 @@ def test_damaged_directories(directory, tmp_path):
     metadata.write_text(metadata.read_text()[:100])
     with pytest.raises(UserError, match="damaged, copy the directory again"):
         load_model(cut, "float32")
+    torn = copy("torn")
+    for path in (torn / "params").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="damaged, copy the directory again"):
+        load_model(torn, "float32")
+    # The damage is found while another directory is written: nothing of that stays.
+    config, params = load_model(directory, "float32")
+    broken = {**params, "llm": {**params["llm"], "norm": {"scale": _Damaged(params)}}}
+    for format in ("huggingface", "orbax"):
+        with pytest.raises(UserError, match="damaged, copy it"):
+            save_model(tmp_path / "new" / format, config, broken, format)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+class _Damaged:
+    """A stored array whose file turns out to be damaged when it is read."""
+
+    def __init__(self, params):
+        self.shape, self.dtype = params["llm"]["norm"]["scale"].shape, np.dtype(np.float32)
+
+    def __getitem__(self, part):
+        raise UserError("damaged, copy it")
 
 
 @pytest.mark.parametrize("format", ["huggingface", "orbax"])

@@ -1,0 +1,90 @@
+"""Weights of the language model's projections as int8, one scale for each output channel.
+
+A kernel W [*in, *out] becomes `kernel` int8 and `scale` float32 [*out] with
+W ~ kernel * scale, |W| <= 127 * scale: a projection multiplies by the scale after the product
+(models/layers.py), so W itself is never made. Made layer by layer as the weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from owl_jax.checkpoint import table
+from owl_jax.checkpoint.layout import Linear, Part, Shape, size_of, whole
+from owl_jax.checkpoint.stored import Stored, pieces
+from owl_jax.models.config import OwlConfig
+
+_LARGEST = 127
+
+
+def quantize(config: OwlConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with each kernel of the language model's layers as int8 and scale, all `Stored`."""
+    flat = flatten_dict(dict(params), sep="/")
+    for row in table.projections(config).values():
+        assert isinstance(row.layout, Linear)
+        kernel, depth = flat[row.target], row.layout.num_in_axes
+        shared = _Scales(kernel, depth)
+        flat[row.target] = _Int8(kernel, shared)
+        flat[row.target.removesuffix("kernel") + "scale"] = shared
+    return unflatten_dict(flat, sep="/")
+
+
+class _Scales:
+    """The scales of a stacked kernel [layers, *in, *out], float32[layers, *out]; each layer's is
+    found once."""
+
+    def __init__(self, kernel: Stored, depth: int):
+        self.dtype = np.dtype(np.float32)
+        self.depth = depth
+        self._kernel = kernel
+        self._found: dict[int, np.ndarray] = {}
+        self.shape: Shape = (kernel.shape[0], *kernel.shape[1 + depth :])
+
+    def __getitem__(self, part: Part) -> np.ndarray:
+        layers = range(part[0].start, part[0].stop)
+        return np.stack([self.of_layer(layer) for layer in layers])[(slice(None), *part[1:])]
+
+    def of_layer(self, layer: int, kernel: np.ndarray | None = None) -> np.ndarray:
+        """float32[*out]; `kernel` is the layer [*in, *out], if it is in memory."""
+        if layer not in self._found:
+            if kernel is None:
+                rest = whole(self._kernel.shape[1:])
+                kernel = np.asarray(self._kernel[(slice(layer, layer + 1), *rest)])[0]
+            axes = tuple(range(self.depth))
+            largest = np.maximum(kernel.max(axes), -kernel.min(axes)).astype(np.float32)
+            # A channel of zeros has any scale.
+            self._found[layer] = np.where(largest > 0, largest, 1.0) / np.float32(_LARGEST)
+        return self._found[layer]
+
+
+@dataclass(frozen=True)
+class _Int8:
+    kernel: Stored
+    scales: _Scales
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.int8)
+
+    @property
+    def shape(self) -> Shape:
+        return self.kernel.shape
+
+    def __getitem__(self, part: Part) -> np.ndarray:
+        result = np.empty(size_of(part), np.int8)
+        outputs = part[1 + self.scales.depth :]
+        for piece in pieces(self.shape, part):
+            layer = piece[0].start
+            value = np.asarray(self.kernel[piece])[0]
+            complete = piece[1:] == whole(self.shape[1:])
+            scale = self.scales.of_layer(layer, value if complete else None)[outputs]
+            value = value.astype(np.float32)
+            with np.errstate(invalid="ignore"):  # infinities are told elsewhere
+                value /= scale
+                result[layer - part[0].start] = np.rint(value, out=value).astype(np.int8)
+        return result

@@ -1,0 +1,98 @@
+"""Safetensors files, written tensor by tensor.
+
+The library writes a file from tensors that are all in memory; a shard is larger than that. The
+format: eight bytes with the header's length, a JSON header, the tensors one after another
+(github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from owl_jax.checkpoint.tensors import Outgoing
+
+# As transformers cut the released models.
+SHARD_BYTES = 10 * 10**9
+
+_NAMES: Mapping[str, str] = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "int8": "I8",
+    "int32": "I32",
+    "int64": "I64",
+}
+
+
+def write_shards(
+    tensors: Sequence[Outgoing],
+    directory: Path,
+    stem: str = "model",
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes the tensors in order to as many files as `shard_bytes` asks for, and their index.
+
+    progress: is told the bytes of each tensor after it is written.
+    """
+    shards = list(_cut(tensors, shard_bytes))
+    if len(shards) == 1:
+        write_file(tensors, directory / f"{stem}.safetensors", progress)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(shard, directory / name, progress)
+        weight_map |= {tensor.name: name for tensor in shard}
+    index = {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    text = json.dumps(index, indent=2) + "\n"
+    (directory / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def write_file(
+    tensors: Sequence[Outgoing],
+    path: Path,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes one safetensors file; one tensor is in memory at a time."""
+    # Wide numbers first: each tensor then begins at a multiple of its item's size.
+    ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": _NAMES[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in ordered:
+            value = tensor.read()
+            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+            progress(tensor.nbytes)
+
+
+def _cut(tensors: Sequence[Outgoing], shard_bytes: int) -> Iterator[list[Outgoing]]:
+    shard: list[Outgoing] = []
+    size = 0
+    for tensor in tensors:
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += tensor.nbytes
+    yield shard

@@ -1,0 +1,119 @@
+"""pytorch_model*.bin, read without running code that is in them: the only place that imports torch.
+
+Needs the extra `convert`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from owl_jax.checkpoint.layout import Part
+from owl_jax.checkpoint.tensors import Held, TensorFiles
+from owl_jax.errors import UserError
+
+# A file is closed after that much of it was read: mapped pages count as this process's memory.
+_MAPPED_BYTES = 500_000_000
+
+
+class TorchFiles(TensorFiles):
+    """The tensors of some files that `torch.save` wrote.
+
+    Raises UserError if torch is not installed, a file is damaged or holds more than tensors, or a
+    tensor is in two of them.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        try:
+            import torch
+        except ImportError:
+            raise UserError(
+                f"{paths[0]} was written by PyTorch, which is needed to read it: "
+                "pip install 'owl_jax[convert]'"
+            ) from None
+        self._torch = torch
+        self._open: tuple[Path, Mapping[str, Any]] | None = None
+        self._mapped = 0
+        super().__init__(paths)
+
+    def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
+        for name, tensor in self._tensors(path).items():
+            if not isinstance(tensor, self._torch.Tensor):
+                raise UserError(
+                    f"{path}: {name} is {type(tensor).__name__}; expected a dictionary of tensors"
+                )
+            try:
+                dtype = _numpy(tensor.reshape(-1)[:0]).dtype
+            except (TypeError, RuntimeError):
+                raise UserError(
+                    f"{path}: {name} is {tensor.type()}; expected plain floats"
+                ) from None
+            yield name, Held(path, tuple(tensor.shape), dtype)
+
+    def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
+        if self._mapped > _MAPPED_BYTES:
+            self._open = None
+        tensor = self._tensors(path)[name]
+        value = np.array(_numpy(tensor[part] if part else tensor))
+        self._mapped += value.nbytes
+        return value
+
+    def _tensors(self, path: Path) -> Mapping[str, Any]:
+        """The file's tensors, mapped into memory; only one file is open at a time."""
+        if self._open is None or self._open[0] != path:
+            self._open, self._mapped = None, 0
+            self._open = path, self._load(path)
+        return self._open[1]
+
+    def _load(self, path: Path) -> Mapping[str, Any]:
+        load = self._torch.load
+        try:
+            try:
+                held = load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                # torch before 1.6 wrote files that cannot be mapped.
+                if "mmap" not in str(error):
+                    raise
+                held = load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "Unsupported operand" in str(error):
+                raise UserError(
+                    f"{path}: not a readable PyTorch file; the pointer that git-lfs leaves?"
+                ) from None
+            raise UserError(
+                f"{path} holds more than tensors, and reading it would run code that is in it; "
+                "refused. Save the state_dict alone, best as safetensors"
+            ) from None
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            KeyError,
+            IndexError,
+            struct.error,
+        ) as error:
+            first = str(error).splitlines()[:1]
+            raise UserError(f"{path}: not a readable PyTorch file ({' '.join(first)})") from None
+        if not isinstance(held, Mapping):
+            raise UserError(
+                f"{path}: found {type(held).__name__}, expected a dictionary of tensors"
+            )
+        return held
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    """The tensor's memory as NumPy sees it; NumPy's bfloat16 is that of ml_dtypes."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        bits: np.ndarray = tensor.view(torch.uint16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: np.ndarray = tensor.detach().numpy()
+    return array

@@ -1,0 +1,214 @@
+"""The weights of Hugging Face directories, opened without reading them: of mPLUG-Owl, and of the
+parts that stage 1 starts from, CLIP's vision tower and a plain LLaMA or BLOOM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from owl_jax.checkpoint import huggingface, table
+from owl_jax.checkpoint.shards import write_shards
+from owl_jax.checkpoint.table import Row
+from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
+from owl_jax.checkpoint.torch_files import TorchFiles
+from owl_jax.errors import UserError
+from owl_jax.models.config import (
+    AbstractorConfig,
+    BloomConfig,
+    Compute,
+    LlamaConfig,
+    OwlConfig,
+)
+from owl_jax.models.owl import init_params
+
+# Names of files that hold a whole model, the better first.
+_KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
+    ("model.safetensors", TensorFiles),
+    ("pytorch_model.bin", TorchFiles),
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, or some branches of one, that lies in files.
+
+    config: what it is; of a part, the defaults stand for the rest.
+    params: its branches, a tree of `Stored` (checkpoint/stored.py).
+    notes: what a person should know about it, a line each.
+    files: where it is read from, if that is in the original's layout.
+    """
+
+    config: OwlConfig
+    params: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    files: TensorFiles | None = field(default=None, compare=False)
+
+    def tell(self, directory: Path) -> None:
+        """Says on stderr what there is to know, once everything has been read."""
+        if jax.process_index() > 0:
+            return
+        for note in self.notes:
+            print(f"note: {directory}: {note}", file=sys.stderr, flush=True)
+        infinite = self.files.infinite if self.files else {}
+        if infinite:
+            print(
+                f"warning: {directory}: {sum(infinite.values())} elements of {len(infinite)} "
+                f"float16 tensors are not finite, the first in {min(infinite)}; the model will "
+                "answer with nonsense. Take the weights in bfloat16 or float32",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def abstract_params(config: OwlConfig) -> dict[str, Any]:
+    """Shapes of the whole tree without memory."""
+    return nn.meta.unbox(
+        jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0))
+    )
+
+
+def open_files(directory: Path) -> TensorFiles:
+    """The tensors of a directory: safetensors, or what PyTorch wrote; one file or an index's.
+
+    Raises UserError if there are none, the index names a file that is not there or that has not
+    what the index says, or a file is damaged.
+    """
+    for name, kind in _KINDS:
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            return _open_indexed(index, kind)
+        if (directory / name).exists():
+            return kind([directory / name])
+    raise UserError(
+        f"{directory}: no model.safetensors, no pytorch_model.bin and no index of shards; is it a "
+        "model?"
+    )
+
+
+def _open_indexed(index: Path, kind: type[TensorFiles]) -> TensorFiles:
+    weight_map = huggingface.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
+    names = sorted(set(weight_map.values()))
+    if missing := [name for name in names if not (index.parent / name).exists()]:
+        raise UserError(f"{index} names {', '.join(missing)}, which is not there")
+    files = kind([index.parent / name for name in names])
+    if lost := sorted(weight_map.keys() - files.names()):
+        raise UserError(
+            f"{index} names tensors that its files do not hold ({len(lost)}): {', '.join(lost)}"
+        )
+    return files
+
+
+def open_owl(directory: Path) -> Opened:
+    """Opens a released mPLUG-Owl. Raises UserError that lists every tensor that does not fit."""
+    # Before the weights: a directory of something else is told by its config.json.
+    huggingface.read_config(directory, temporal=False)
+    files = open_files(directory)
+    config = huggingface.read_config(directory, "temporal_query_tokens" in files.names())
+    rows = table.rows(config)
+    config, notes = _with_found_vocabulary(config, rows, files)
+    params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
+    return Opened(config, params, notes, files)
+
+
+def open_clip(directory: Path) -> Opened:
+    """Opens the vision tower of a CLIP model, or one alone, as the branch `vision`.
+
+    Raises UserError that lists every tensor that does not fit.
+    """
+    vision = huggingface.read_vision_config(directory)
+    # An abstractor has its vision encoder's width.
+    beside = AbstractorConfig(hidden_size=vision.hidden_size, num_heads=vision.num_heads)
+    config = OwlConfig(vision, beside)
+    files = open_files(directory)
+    rows = table.clip_rows()
+    if not any(name.startswith("vision_model.") for name in files.names()):
+        rows = [
+            dataclasses.replace(row, source=row.source.removeprefix("vision_model."))
+            for row in rows
+        ]
+
+    def ignored(name: str) -> bool:
+        return name.startswith(("text_model.", "text_projection", "visual_projection")) or (
+            name == "logit_scale"
+        )
+
+    params = _open_part(rows, files, config, directory, {}, ignored)
+    unused = sum(map(ignored, files.names()))
+    note = f"CLIP's text tower, projections and logit scale ({unused} tensors) are not used"
+    return Opened(config, params, (note,) if unused else (), files)
+
+
+def open_language(directory: Path) -> Opened:
+    """Opens a plain LLaMA or BLOOM as the branch `llm`.
+
+    Raises UserError that lists every tensor that does not fit.
+    """
+    llm = huggingface.read_language_config(directory)
+    config = OwlConfig(llm=llm)
+    files = open_files(directory)
+    # BLOOM was published without its head, and so without the prefix of what lies below it.
+    bare = not any(name.startswith(("model.", "transformer.")) for name in files.names())
+    rows = table.language_rows(llm, prefix="")
+    if bare:
+        rows = [
+            dataclasses.replace(row, source=row.source.removeprefix("transformer.")) for row in rows
+        ]
+    embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
+    tied = {}
+    if isinstance(llm, BloomConfig):
+        tied = {"lm_head.weight": embedding}
+    elif huggingface.read_json(directory / "config.json").get("tie_word_embeddings"):
+        tied = {"lm_head.weight": embedding}
+        rows = [
+            dataclasses.replace(row, source=embedding) if row.source == "lm_head.weight" else row
+            for row in rows
+        ]
+    config, notes = _with_found_vocabulary(config, rows, files)
+    return Opened(config, _open_part(rows, files, config, directory, tied), notes, files)
+
+
+def write_owl(
+    config: OwlConfig,
+    params: Mapping[str, Any],
+    directory: Path,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes safetensors files with the original's names. An adapter must be merged before."""
+    write_shards(to_source(table.rows(config), params), directory, progress=progress)
+
+
+def _open_part(
+    rows: list[Row],
+    files: TensorFiles,
+    config: OwlConfig,
+    where: Path,
+    tied: Mapping[str, str],
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Any]:
+    return from_source(rows, files, abstract_params(config), where, tied, ignored)
+
+
+def _with_found_vocabulary(
+    config: OwlConfig, rows: list[Row], files: TensorFiles
+) -> tuple[OwlConfig, tuple[str, ...]]:
+    """The config with as many words as the embedding has: people add words to a model, and its
+    config.json does not always follow."""
+    embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
+    if embedding not in files.names() or len(files.shape(embedding)) != 2:
+        return config, ()
+    found, said = files.shape(embedding)[0], config.llm.vocab_size
+    if found == said:
+        return config, ()
+    llm: BloomConfig | LlamaConfig = dataclasses.replace(config.llm, vocab_size=found)
+    note = f"config.json says {said} words, the embedding has {found}; {found} it is"
+    return dataclasses.replace(config, llm=llm), (note,)

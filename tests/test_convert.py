@@ -1,0 +1,242 @@
+"""The command that converts: every format, adapters, dtypes; mistakes in one line."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import golden
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
+from owl_jax.checkpoint.base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches
+from owl_jax.models.lora import merge
+
+LLAMA, BLOOM = golden.GOLDENS / golden.LLAMA, golden.GOLDENS / golden.BLOOM
+ADAPTER = golden.GOLDENS / golden.LORA
+WEIGHTS = "model.safetensors"
+
+
+def _convert(source, target, format, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", "owl_jax.convert", f"--source={source}", f"--target={target}",
+         f"--format={format}", *flags],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _done(source, target, format, *flags):
+    """Converts and returns (parameters, what stderr says); the summary line is checked."""
+    done = _convert(source, target, format, *flags)
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(
+        r"(\S+) \((\w+)\): \d+ parameters' arrays, ([\d,]+) parameters, \d+\.\d\d GB of (\w+), "
+        r"\d+\.\d s, peak memory \d+\.\d\d GB\n",
+        done.stdout,
+    )
+    assert found, done.stdout
+    assert found[1] == str(target)
+    assert found[2] == format
+    assert [path.name for path in target.parent.iterdir() if path.name.endswith("partial")] == []
+    return int(found[3].replace(",", "")), found[4], done.stderr
+
+
+def _refused(source, target, format, *flags):
+    """The error of a conversion, which leaves nothing behind."""
+    done = _convert(source, target, format, *flags)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert not target.exists()
+    assert not target.with_name(f".{target.name}.partial").exists()
+    return line.removeprefix("error: ")
+
+
+def _assert_same(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The recorded adapter in our own form, alone, converted with its base."""
+    target = tmp_path_factory.mktemp("converted") / "own"
+    size, dtype, _ = _done(ADAPTER, target, "orbax", f"--base={LLAMA}")
+    assert (size, dtype) == (_size(golden.model(golden.LORA)[1]["lora"]), "float32")
+    return target
+
+
+def test_to_our_own_form_and_back(tmp_path):
+    config, params = golden.model(golden.BLOOM)
+    size, dtype, said = _done(BLOOM, tmp_path / "own", "orbax")
+    assert (size, dtype, said) == (_size(params), "float32", "")
+    assert (tmp_path / "own" / "source_config.json").exists()
+    _done(tmp_path / "own", tmp_path / "back", "huggingface", "--dtype=bfloat16")
+    written = load_file(tmp_path / "back" / WEIGHTS)
+    original = load_file(BLOOM / WEIGHTS)
+    assert original.keys() - written.keys() == {"language_model.lm_head.weight"}
+    for name, value in written.items():
+        assert value.tobytes() == original[name].astype("bfloat16").tobytes(), name
+    values = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert values["torch_dtype"] == "bfloat16"
+    assert load_model(tmp_path / "back", "float32")[0] == config
+
+
+def test_adapter_is_merged_from_either_form(own, tmp_path):
+    config, params = golden.model(golden.LORA)
+    expected = merge(params["llm"], params["lora"], config.lora)
+    for adapter, format in ((ADAPTER, "huggingface"), (own, "orbax")):
+        target = tmp_path / format
+        size, _, _ = _done(LLAMA, target, format, f"--merge_adapter={adapter}")
+        assert size == _size({**params, "lora": {}})
+        merged_config, merged = load_model(target, "float32")
+        assert merged_config == dataclasses.replace(config, lora=None)
+        assert not (target / BASE_FILE).exists()
+        for a, b in zip(jax.tree.leaves(merged["llm"]), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_adapter_alone_from_form_to_form(own, tmp_path):
+    config, params = golden.model(golden.LORA)
+    base = Base(str(LLAMA), fingerprint_base(params["llm"]))
+    assert read_base(own) == base
+    lora, _ = open_any_adapter(own, golden.model(golden.LLAMA)[0])
+    assert lora == config.lora
+    _assert_same(read_branches(own, ["lora"], "float32"), {"lora": params["lora"]})
+    size, _, _ = _done(own, tmp_path / "peft", "peft")
+    assert size == _size(params["lora"])
+    assert read_base(tmp_path / "peft") == base
+    written, original = (
+        load_file(tmp_path / "peft" / WEIGHTS_FILE),
+        load_file(ADAPTER / WEIGHTS_FILE),
+    )
+    _assert_same(written, original)
+    values = json.loads((tmp_path / "peft" / CONFIG_FILE).read_text())
+    assert values["base_model_name_or_path"] == str(LLAMA)
+
+
+def test_adapter_of_another_base_is_refused_unless_one_insists(own, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(LLAMA, other)
+    tensors = load_file(LLAMA / WEIGHTS)
+    tensors["language_model.model.norm.weight"] += 1
+    save_file(tensors, other / WEIGHTS)
+    target = tmp_path / "target"
+    for arguments in (
+        (other, target, "huggingface", f"--merge_adapter={own}"),
+        (_peft(own, tmp_path), target, "orbax", f"--base={other}"),
+    ):
+        message = _refused(*arguments)
+        assert f"was trained on {LLAMA} (" in message
+        assert f"not on {other} (" in message
+        assert "--any_base" in message
+        _done(*arguments, "--any_base")
+        shutil.rmtree(target)
+
+
+def _peft(own, path):
+    """The recorded adapter as PEFT has it, with a record of its base."""
+    target = path / "peft"
+    shutil.copytree(ADAPTER, target)
+    shutil.copyfile(own / BASE_FILE, target / BASE_FILE)
+    return target
+
+
+def test_parts_of_a_model(tmp_path):
+    text = json.loads((LLAMA / "config.json").read_text())["text_config"]
+    weights = {
+        name.removeprefix("language_model."): value
+        for name, value in load_file(LLAMA / WEIGHTS).items()
+        if name.startswith("language_model.")
+    }
+    source = tmp_path / "llama"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps({**text, "vocab_size": 100}))
+    save_file(weights, source / WEIGHTS)
+    _, _, said = _done(source, tmp_path / "own", "orbax")
+    note = "config.json says 100 words, the embedding has 128; 128 it is"
+    assert said == f"note: {source}: {note}\n"
+    llm = golden.model(golden.LLAMA)[1]["llm"]
+    _assert_same(read_branches(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
+    message = _refused(source, tmp_path / "whole", "huggingface")
+    assert "no vision and no abstractor; it has llm" in message
+
+
+def test_infinities_are_warned_of(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(LLAMA, source)
+    tensors = {name: x.astype(np.float16) for name, x in load_file(LLAMA / WEIGHTS).items()}
+    tensors["language_model.lm_head.weight"][:3, 0] = np.inf
+    save_file(tensors, source / WEIGHTS)
+    _, dtype, said = _done(source, tmp_path / "target", "huggingface")
+    assert dtype == "float16"
+    (line,) = said.splitlines()
+    assert line.startswith(f"warning: {source}: 3 elements of 1 float16 tensors are not finite")
+    assert json.loads((tmp_path / "target" / "config.json").read_text())["torch_dtype"] == "float16"
+
+
+@pytest.fixture(scope="module")
+def damaged(own, tmp_path_factory):
+    """A place with models that nothing can be made of."""
+    path = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(LLAMA, path / "torn")
+    (path / "torn" / WEIGHTS).write_bytes((LLAMA / WEIGHTS).read_bytes()[:-100])
+    (path / "gpt").mkdir()
+    (path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
+    shutil.copytree(own, path / "cut")
+    (path / "cut" / "params" / "_METADATA").write_text("{")
+    # What only shows while the target is being written.
+    shutil.copytree(own, path / "late")
+    for file in (path / "late" / "params" / "ocdbt.process_0").glob("d/*"):
+        if file.stat().st_size > 1000:  # a factor's numbers
+            file.write_bytes(file.read_bytes()[:50])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "format", "flags"),
+    [
+        ("no such directory", "nowhere", "orbax", ""),
+        ("is an adapter: name its model with --base=DIR", ADAPTER, "peft", ""),
+        ("no vision and no abstractor and no llm; it has lora", "own", "huggingface", ""),
+        ("the model has no lora; it has", LLAMA, "peft", ""),
+        ("no adapter_config.json", LLAMA, "orbax", "--merge_adapter=/nowhere"),
+        ("names no projection of this", BLOOM, "orbax", f"--merge_adapter={ADAPTER}"),
+        ("no language model to merge", "own", "orbax", f"--merge_adapter={ADAPTER}"),
+        ("not a readable safetensors file", "torn", "orbax", ""),
+        ("expected the config of an mPLUG-Owl model", "gpt", "orbax", ""),
+        ("damaged, copy the directory again", "cut", "orbax", ""),
+        ("damaged, copy the directory again", "late", "orbax", ""),
+        ("damaged, copy the directory again", "late", "peft", ""),
+    ],
+)
+def test_mistake_is_one_line(words, source, format, flags, own, damaged, tmp_path):
+    source = own if source == "own" else damaged / source  # a path that is whole stays as it is
+    assert words in _refused(source, tmp_path / "target", format, *flags.split())
+
+
+def test_target_that_exists_is_left_alone(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    done = _convert(LLAMA, tmp_path, "orbax")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"error: {tmp_path} exists already; name another place or remove it\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_wrong_flags_are_told(tmp_path):
+    done = _convert(LLAMA, tmp_path / "x", "gguf")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "--format" in done.stderr
