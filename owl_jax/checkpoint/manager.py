@@ -127,6 +127,7 @@ class Checkpoints:
         abstract_state: Any,
         data_iterator: Any,
         expected_meta: Mapping[str, Any] | None = None,
+        hints: Mapping[str, str] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Restores a checkpoint onto any mesh.
 
@@ -136,7 +137,9 @@ class Checkpoints:
           data_iterator: a fresh Grain iterator of the same pipeline, set to where the saved one
             was; or None.
           expected_meta: entries that the checkpoint's meta must have with just these values, such
-            as {"fingerprint": fingerprint(frozen)}.
+            as {"fingerprint": fingerprint(frozen)}. An entry "... name" is not compared, but names
+            what the entry of the rest of its key is of.
+          hints: what else one can do about an entry that differs.
 
         Returns:
           (state, meta)
@@ -151,12 +154,13 @@ class Checkpoints:
             raise UserError(f"{name} does not exist or is incomplete; there are: {steps}")
         composite = ocp.args.Composite
         meta = self._manager.restore(step, args=composite(meta=ocp.args.JsonRestore())).meta
-        for key, value in (expected_meta or {}).items():
-            if meta.get(key) != value:
+        expected = expected_meta or {}
+        for key, value in expected.items():
+            if meta.get(key) != value and not key.endswith(" name"):
                 raise UserError(
                     f"{name} is a checkpoint of another model or run: its {key} is "
-                    f"{meta.get(key)!r}, but {value!r} is expected; continue with what it was made "
-                    "with, or use a new workdir"
+                    f"{_named(meta, key)}, but {_named(expected, key)} is expected; continue with "
+                    f"what it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         metadata = self._manager.item_metadata(step)
         _check_tree(name, _described(metadata.state.tree), _described(abstract_state))
@@ -210,6 +214,11 @@ class Checkpoints:
                 f"cannot save a checkpoint to {self._directory}: {reason}. Free some space and run "
                 f"the command again: it resumes from the last complete checkpoint ({survivor})"
             ) from error
+
+
+def _named(meta: Mapping[str, Any], key: str) -> str:
+    name = meta.get(f"{key} name")
+    return repr(meta.get(key)) if name is None else f"{name} ({meta.get(key)})"
 
 
 class QuietOrbax(logging.Filter):

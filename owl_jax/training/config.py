@@ -41,6 +41,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     # or "fresh". The tokenizer is read from a directory, too.
     config.init = ConfigDict(dict.fromkeys(BRANCHES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
+    config.any_base = False  # resume though the frozen weights are others than the checkpoint's
 
     # Freezing is data: the first pattern that matches the whole path of a parameter gives it a
     # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".

@@ -47,6 +47,8 @@ Tree = dict[str, Any]
 # What says how weights are drawn, not what they are for: runs that differ in it agree.
 _OF_FRESH_WEIGHTS = ("config.model.vision.position_stddev", "config.model.abstractor.query_stddev")
 
+_BASE = "frozen base"  # of a checkpoint's meta
+
 
 def train(config: ConfigDict, workdir: Path) -> Path | None:
     """Trains, or resumes, what `config` describes; returns the exported model's directory.
@@ -78,10 +80,12 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
             initialize(config, model, shapes, shardings, _dtypes(labels, config, recipes)), labels
         )
         state = place_state(trainable, optimizer, split(shardings, labels)[0], mesh)
-        meta = _describe(model, frozen)
+        meta = _describe(model, frozen, config)
         start = checkpoints.latest() or 0
         if start:
-            state, _ = checkpoints.restore(start, _abstract(state), batches, meta)
+            expected = {k: v for k, v in meta.items() if not (config.any_base and k == _BASE)}
+            hints = {_BASE: ", or insist with --config.any_base=True"}
+            state, _ = checkpoints.restore(start, _abstract(state), batches, expected, hints)
             _say(f"resumed from step {start} of {workdir}")
         if jax.process_index() == 0:
             text = config.to_json_best_effort(indent=2)
@@ -225,14 +229,16 @@ def _dtypes(labels: Tree, config: ConfigDict, recipes: Mapping[str, Any]) -> Tre
     )
 
 
-def _describe(model: OwlConfig, frozen: Tree) -> dict[str, Any]:
+def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
     for name in _OF_FRESH_WEIGHTS:
         del flat[name]
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
-    return described | {"frozen base": fingerprint(frozen) if frozen else "none"}
+    directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
+    described |= {_BASE: fingerprint(frozen) if frozen else "none", f"{_BASE} name": directories}
+    return described
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -1,6 +1,7 @@
 """The training command, from its files in to its files out: run, kill, resume, refuse."""
 
 import json
+import re
 import os
 import runpy
 import signal
@@ -247,9 +248,13 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
     params["llm"]["norm"]["scale"] = params["llm"]["norm"]["scale"] * 1.5
     save_model(files / "other", model, params, "orbax")
     config.init.llm = str(files / "other")
-    with pytest.raises(UserError, match=r"another model.* its frozen base is 'sha256:") as error:
+    with pytest.raises(UserError, match=r"another model.* its frozen base is ") as error:
         train(config, workdir)
+    assert re.search(rf"{files / 'base'} \(sha256:.*{files / 'other'}.* \(sha256:", str(error.value))
+    assert "insist with --config.any_base=True" in str(error.value)
     assert "\n" not in str(error.value)
+    config.any_base = True
+    assert train(config, workdir) == workdir / "model"
 
 
 def test_a_run_whose_loss_stays_infinite_is_stopped(files):
