@@ -103,7 +103,8 @@ class PatchConvolution:
         return (shape[1], 3, side, side)
 
     def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
-        return whole(self.source_shape(shape)), whole(shape)
+        source = self.source_shape(shape)
+        return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.transpose(2, 3, 1, 0).reshape(shape)
@@ -121,7 +122,8 @@ class DepthwiseConvolution:
         return (shape[1], 1, shape[0], 1, 1)
 
     def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
-        return whole(self.source_shape(shape)), whole(shape)
+        source = self.source_shape(shape)
+        return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
         return source.reshape(shape[::-1]).T

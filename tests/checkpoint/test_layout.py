@@ -70,8 +70,8 @@ GROUPS = {
     "linear to heads": (Linear(), 4, [[0], [1, 2, 3]]),
     "linear from heads": (Linear(2), 3, [[0, 1], [2]]),
     "heads to heads": (Linear(2, trailing=1), 4, [[0, 1], [2, 3]]),
-    "patches": (PatchConvolution(), 2, []),
-    "depthwise": (DepthwiseConvolution(), 2, []),
+    "patches": (PatchConvolution(), 2, [[1]]),
+    "depthwise": (DepthwiseConvolution(), 2, [[1]]),
 }
 
 

@@ -1,8 +1,8 @@
 """The training command, from its files in to its files out: run, kill, resume, refuse."""
 
 import json
-import re
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -250,7 +250,8 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
     config.init.llm = str(files / "other")
     with pytest.raises(UserError, match=r"another model.* its frozen base is ") as error:
         train(config, workdir)
-    assert re.search(rf"{files / 'base'} \(sha256:.*{files / 'other'}.* \(sha256:", str(error.value))
+    both = rf"{files / 'base'} \(sha256:.*{files / 'other'}.* \(sha256:"
+    assert re.search(both, str(error.value))
     assert "insist with --config.any_base=True" in str(error.value)
     assert "\n" not in str(error.value)
     config.any_base = True
