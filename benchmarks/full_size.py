@@ -37,6 +37,7 @@ TOKENIZER = Path(__file__).parents[1] / "configs" / "demo" / "tokenizer"
 
 _FULL = flags.DEFINE_bool("full", False, "all layers of the language model")
 _VARIANT = flags.DEFINE_enum("variant", "llama", sorted(VARIANTS), "the released variant")
+_STEPS = flags.DEFINE_list("steps", ["convert", "load"], "what to measure")
 _DIRECTORY = flags.DEFINE_string("directory", None, "with room; by default the temporary one")
 
 
@@ -54,7 +55,17 @@ def run(folder: Path, variant: str, full: bool) -> None:
     os.sync()
     copy, _ = timed("cp", "-r", str(source), str(folder / "copy"))
     shutil.rmtree(folder / "copy")
-    print(f"{'step':<28}{'x cp':>8}{'peak GB':>10}{'x weights':>11}")
+    print(
+        f"cp -r: {copy:.1f} s\n{'step':<28}{'x cp':>8}{'peak GB':>10}{'x weights':>11}", flush=True
+    )
+    if "convert" in _STEPS.value:
+        convert(folder, source, copy, nbytes)
+    if "load" in _STEPS.value:
+        load(folder, source, copy, nbytes)
+
+
+def convert(folder: Path, source: Path, copy: float, nbytes: int) -> None:
+    """There and back; the files have to be the same."""
     module = (sys.executable, "-m", "owl_jax.convert")
     for name, start, end, form in (
         ("Hugging Face -> Orbax", source, folder / "orbax", "orbax"),
@@ -71,20 +82,19 @@ def run(folder: Path, variant: str, full: bool) -> None:
     print("written back: " + (f"{different} DIFFER" if different else "bit-equal"))
     for name in ("orbax", "back"):
         shutil.rmtree(folder / name)
-    Image.fromarray(np.arange(224 * 224 * 3, dtype=np.uint8).reshape(224, 224, 3)).save(
-        folder / "picture.png"
-    )
+
+
+def load(folder: Path, source: Path, copy: float, nbytes: int) -> None:
+    """Load, and load and answer a question about a picture, in each dtype."""
+    picture = folder / "picture.png"
+    pixels = np.arange(224 * 224 * 3, dtype=np.uint8).reshape(224, 224, 3)
+    Image.fromarray(pixels).save(picture)
+    question = (f"--model={source}", f"--image={picture}", "--prompt=What is it?")
     for dtype in ("bfloat16", "int8"):
-        question = (
-            f"--model={source}",
-            f"--image={folder / 'picture.png'}",
-            "--prompt=What is it?",
-            "--max_new_tokens=4",
-            f"--dtype={dtype}",
-        )
         seconds, peak = timed(sys.executable, "-c", LOAD, str(source), dtype)
         row(f"load, {dtype}", seconds / copy, peak, nbytes)
-        seconds, peak = timed(sys.executable, "-m", "owl_jax.chat", *question)
+        options = ("--max_new_tokens=4", f"--dtype={dtype}")
+        seconds, peak = timed(sys.executable, "-m", "owl_jax.chat", *question, *options)
         row(f"load and answer, {dtype}", seconds / copy, peak, nbytes)
 
 

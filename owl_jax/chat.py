@@ -27,11 +27,12 @@ from owl_jax.processing.video import load_video
 
 _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
+_ANY_BASE = flags.DEFINE_bool("any_base", False, "take the adapter though it has another base")
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; may be given several times")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; likewise")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and end")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, DTYPES, "of weights and computation; by default float32 on a CPU, else bfloat16"
+    "dtype", None, DTYPES, "of the weights; by default float32 on a CPU, bfloat16 elsewhere"
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", MAX_NEW_TOKENS, "longest answer")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token")
@@ -138,7 +139,7 @@ def main(argv: list[str]) -> None:
     """Loads the model and answers."""
     del argv
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    owl = owl_jax.load(_MODEL.value, dtype, _ADAPTER.value)
+    owl = owl_jax.load(_MODEL.value, dtype, _ADAPTER.value, any_base=_ANY_BASE.value)
     conversation = Conversation(
         owl,
         max_new_tokens=_MAX_NEW_TOKENS.value,

@@ -10,12 +10,14 @@ own, `peft` is the adapter alone.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from owl_jax import cli
@@ -50,17 +52,19 @@ def main(_: list[str]) -> None:
     if DTYPE.value is not None:
         params = jax.tree.map(lambda leaf: Cast(leaf, DTYPE.value), params)
     leaves = jax.tree.leaves(params.get("lora", {}) if FORMAT.value == "peft" else params)
-    sizes = [_elements(leaf) for leaf in leaves]
-    nbytes = sum(n * _itemsize(leaf) for n, leaf in zip(sizes, leaves, strict=True))
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
     with _Bar(nbytes) as bar:
-        save_model(target, config, params, FORMAT.value, source, base, bar.advance)
+        save_model(
+            target, config, params, FORMAT.value, source, base, opened.as_trained, bar.advance
+        )
     opened.tell(source)
     seconds = time.monotonic() - start
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     # Linux counts it in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
-        f"{target} ({FORMAT.value}): {len(leaves)} parameters' arrays, {sum(sizes):,} parameters, "
+        f"{target} ({FORMAT.value}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )
 
@@ -109,19 +113,6 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         lora, factors = model_directory.open_any_adapter(adapter, config)
         params = {**params, "llm": merge_stored(params["llm"], factors, lora)}
     return config, params, read_base(source), opened
-
-
-def _elements(leaf: Any) -> int:
-    count = 1
-    for size in leaf.shape:
-        count *= size
-    return count
-
-
-def _itemsize(leaf: Any) -> int:
-    import numpy as np
-
-    return int(np.dtype(leaf.dtype).itemsize)
 
 
 class _Bar:

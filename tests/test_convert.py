@@ -36,7 +36,7 @@ def _done(source, target, format, *flags):
     done = _convert(source, target, format, *flags)
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(
-        r"(\S+) \((\w+)\): \d+ parameters' arrays, ([\d,]+) parameters, \d+\.\d\d GB of (\w+), "
+        r"(\S+) \((\w+)\): \d+ tensors, ([\d,]+) parameters, \d+\.\d\d GB of (\w+), "
         r"\d+\.\d s, peak memory \d+\.\d\d GB\n",
         done.stdout,
     )

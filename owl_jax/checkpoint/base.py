@@ -60,7 +60,7 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -
     if found.fingerprint != recorded.fingerprint:
         raise UserError(
             f"{adapter} was trained on {recorded}, not on {found}; load that one, or insist: "
-            "owl_jax.load(..., any_base=True), --any_base on the command line"
+            "owl_jax.load(..., any_base=True), --any_base, in a training --config.any_base=True"
         )
 
 

@@ -49,9 +49,11 @@ def read_config(directory: Path, temporal: bool) -> OwlConfig:
         raise UserError(
             f"{path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
+    if (kind := values.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
+        raise UserError(f"{path}: model_type {kind!r}; expected {MODEL_TYPE!r}")
     vision, abstractor = values["vision_config"], values["visual_abstractor_config"]
     try:
-        return OwlConfig(
+        config = OwlConfig(
             vision=VisionConfig(
                 image_size=vision["image_size"],
                 patch_size=vision["patch_size"],
@@ -75,6 +77,9 @@ def read_config(directory: Path, temporal: bool) -> OwlConfig:
         )
     except KeyError as error:
         raise UserError(f"{path}: no value for {error}") from None
+    if problems := config.problems():
+        raise UserError(f"{path}: {'; '.join(problems)}")
+    return config
 
 
 def read_vision_config(directory: Path) -> VisionConfig:

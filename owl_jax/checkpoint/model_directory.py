@@ -1,7 +1,8 @@
 """Model directories: the released Hugging Face ones, and our own.
 
 Our own holds
-  config.json         {"format": "owl_jax", "version": 1, "model": OwlConfig.to_dict()}
+  config.json         {"format": "owl_jax", "version": 1, "as_trained": how prompts are cut,
+                      "model": OwlConfig.to_dict()}
   params/             the branches of the parameter tree, written by Orbax; it may hold only some
   owl_jax_base.json   what an adapter was trained on (checkpoint/base.py)
   source_config.json  config.json of the Hugging Face directory that it was made from
@@ -36,6 +37,7 @@ from owl_jax.checkpoint.manager import DISK_FULL
 from owl_jax.checkpoint.own import open_params, write_params
 from owl_jax.checkpoint.stored import read
 from owl_jax.checkpoint.weights import (
+    AS_TRAINED,
     Opened,
     abstract_params,
     open_clip,
@@ -144,6 +146,7 @@ def save_model(
     format: str,
     companions: Path | None = None,
     base: Base | None = None,
+    as_trained: bool = True,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Writes a model directory in the dtypes that `params` has, one layer at a time.
@@ -155,6 +158,7 @@ def save_model(
       format: "huggingface", "orbax" (our own) or "peft" (the adapter alone).
       companions: a directory whose tokenizer files and the like are copied, as far as it has any.
       base: what the adapter was trained on; by default the language model among `params`.
+      as_trained: how prompts are cut for it (weights.py, Opened).
       progress: is told the bytes of each tensor after it is written.
 
     Raises UserError for an unknown format, a directory that is in use, a missing branch, a full
@@ -189,12 +193,19 @@ def save_model(
             return
         source = _source_config(companions)
         if format == "orbax":
-            values = {"format": _FORMAT, "version": _VERSION, "model": config.to_dict()}
+            values = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                AS_TRAINED: as_trained,
+                "model": config.to_dict(),
+            }
             _write_json(target / _CONFIG, values)
             if source is not None:
                 _write_json(target / _SOURCE_CONFIG, source)
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
+            if as_trained:
+                source = {**(source or {}), AS_TRAINED: True}
             huggingface.write_config(config, target, dtype.name, source)
             write_owl(config, params, target, progress)
         for name in COMPANIONS:
@@ -242,7 +253,8 @@ def _open_own(directory: Path) -> Opened:
     abstract = abstract_params(config)
     _check_branches(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
-    return Opened(config, held)
+    values = huggingface.read_json(directory / _CONFIG)
+    return Opened(config, held, as_trained=bool(values.get(AS_TRAINED, True)))
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:

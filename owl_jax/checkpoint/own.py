@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flax.traverse_util import unflatten_dict
 
 from owl_jax.checkpoint.layout import Part, Shape
 from owl_jax.checkpoint.manager import QuietOrbax
-from owl_jax.checkpoint.stored import Stored, pieces
+from owl_jax.checkpoint.stored import Stored, ahead, pieces
 from owl_jax.errors import UserError
 
 # What TensorStore keeps together: a process that holds a part of an array reads little beyond it.
@@ -124,6 +125,10 @@ class _Streamed:
         return self.size * self.dtype.itemsize
 
 
+def _read(stored: Stored, part: Part) -> np.ndarray:
+    return np.asarray(stored[part])
+
+
 class _StreamingHandler(ocp.type_handlers.NumpyHandler):
     """Writes arrays one after another, and each piece by piece."""
 
@@ -146,9 +151,10 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
 
     async def _write(self, value: _Streamed, tspec: dict[str, Any], ts_context: ts.Context) -> None:
         store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
-        for piece in pieces(value.shape):
-            found = np.asarray(value.stored[piece])
-            await store[piece].write(found, can_reference_source_data_indefinitely=True)
+        parts = list(pieces(value.shape))
+        reads = [partial(_read, value.stored, part) for part in parts]
+        for part, found in zip(parts, ahead(reads), strict=True):
+            await store[part].write(found, can_reference_source_data_indefinitely=True)
             self._progress(found.nbytes)
 
 

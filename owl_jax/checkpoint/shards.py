@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from owl_jax.checkpoint.stored import ahead
 from owl_jax.checkpoint.tensors import Outgoing
 
 # As transformers cut the released models.
@@ -64,7 +65,7 @@ def write_file(
     path: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Writes one safetensors file; one tensor is in memory at a time."""
+    """Writes one safetensors file; a few tensors are in memory at a time."""
     # Wide numbers first: each tensor then begins at a multiple of its item's size.
     ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -80,8 +81,7 @@ def write_file(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in ordered:
-            value = tensor.read()
+        for tensor, value in zip(ordered, ahead(t.read for t in ordered), strict=True):
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
             progress(tensor.nbytes)
 

@@ -7,7 +7,9 @@ in memory. Trees of them are what is converted, quantised and put on devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +22,8 @@ from owl_jax.checkpoint.layout import Part, Shape, size_of, whole
 
 # Arrays that begin at a multiple of this are taken over by a CPU device without a copy.
 _ALIGNMENT = 64
+
+_AHEAD = 2  # pieces
 
 
 class Stored(Protocol):
@@ -79,6 +83,18 @@ def pieces(shape: Shape, part: Part | None = None) -> Iterator[Part]:
         return
     for i in range(part[0].start, part[0].stop):
         yield (slice(i, i + 1), *part[1:])
+
+
+def ahead(reads: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
+    """The results in order; the next two are being read while one is used."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[Future[np.ndarray]] = deque()
+        for call in reads:
+            waiting.append(pool.submit(call))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read(stored: Stored, dtype: Any = None, part: Part | None = None) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TorchFiles(TensorFiles):
         self._torch = torch
         self._open: tuple[Path, Mapping[str, Any]] | None = None
         self._mapped = 0
+        self._lock = threading.Lock()
         super().__init__(paths)
 
     def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
@@ -57,11 +59,12 @@ class TorchFiles(TensorFiles):
             yield name, Held(path, tuple(tensor.shape), dtype)
 
     def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
-        if self._mapped > _MAPPED_BYTES:
-            self._open = None
-        tensor = self._tensors(path)[name]
-        value = np.array(_numpy(tensor[part] if part else tensor))
-        self._mapped += value.nbytes
+        with self._lock:
+            if self._mapped > _MAPPED_BYTES:
+                self._open = None
+            tensor = self._tensors(path)[name]
+            value = np.array(_numpy(tensor[part] if part else tensor))
+            self._mapped += value.nbytes
         return value
 
     def _tensors(self, path: Path) -> Mapping[str, Any]:

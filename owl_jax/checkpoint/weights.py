@@ -29,6 +29,8 @@ from owl_jax.models.config import (
 )
 from owl_jax.models.owl import init_params
 
+AS_TRAINED = "as_trained"  # in config.json of either form
+
 # Names of files that hold a whole model, the better first.
 _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
     ("model.safetensors", TensorFiles),
@@ -42,12 +44,15 @@ class Opened:
 
     config: what it is; of a part, the defaults stand for the rest.
     params: its branches, a tree of `Stored` (checkpoint/stored.py).
+    as_trained: whether prompts are cut as in training (processing/conversation.py): so for what
+      owl_jax trained, whatever its form, and not for the released models.
     notes: what a person should know about it, a line each.
     files: where it is read from, if that is in the original's layout.
     """
 
     config: OwlConfig
     params: dict[str, Any]
+    as_trained: bool = False
     notes: tuple[str, ...] = ()
     files: TensorFiles | None = field(default=None, compare=False)
 
@@ -117,7 +122,8 @@ def open_owl(directory: Path) -> Opened:
     rows = table.rows(config)
     config, notes = _with_found_vocabulary(config, rows, files)
     params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
-    return Opened(config, params, notes, files)
+    as_trained = bool(huggingface.read_json(directory / "config.json").get(AS_TRAINED))
+    return Opened(config, params, as_trained, notes, files)
 
 
 def open_clip(directory: Path) -> Opened:
@@ -145,7 +151,7 @@ def open_clip(directory: Path) -> Opened:
     params = _open_part(rows, files, config, directory, {}, ignored)
     unused = sum(map(ignored, files.names()))
     note = f"CLIP's text tower, projections and logit scale ({unused} tensors) are not used"
-    return Opened(config, params, (note,) if unused else (), files)
+    return Opened(config, params, notes=(note,) if unused else (), files=files)
 
 
 def open_language(directory: Path) -> Opened:
@@ -174,7 +180,8 @@ def open_language(directory: Path) -> Opened:
             for row in rows
         ]
     config, notes = _with_found_vocabulary(config, rows, files)
-    return Opened(config, _open_part(rows, files, config, directory, tied), notes, files)
+    params = _open_part(rows, files, config, directory, tied)
+    return Opened(config, params, notes=notes, files=files)
 
 
 def write_owl(

@@ -205,7 +205,12 @@ class Owl:
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")
         model_directory.save_model(
-            Path(path), self.config, self.params, format, self._tokenizer_source
+            Path(path),
+            self.config,
+            self.params,
+            format,
+            self._tokenizer_source,
+            as_trained=self._as_trained,
         )
 
     @cached_property

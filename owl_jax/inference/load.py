@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint.base import check_base
+from owl_jax.checkpoint.base import check_base, read_base
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.model_directory import is_own, open_any_adapter, open_model
+from owl_jax.checkpoint.model_directory import open_any_adapter, open_model
 from owl_jax.checkpoint.stored import place
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
@@ -68,5 +68,7 @@ def load_owl(
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,
-        as_trained=is_own(directory),
+        # An adapter with a record of its base is one that owl_jax trained.
+        as_trained=opened.as_trained
+        or (adapter is not None and read_base(Path(adapter)) is not None),
     )

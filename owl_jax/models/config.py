@@ -141,6 +141,32 @@ class OwlConfig:
         """True for the video release."""
         return self.vision.temporal
 
+    def problems(self) -> list[str]:
+        """What keeps the sizes from being a model, a line each; empty if nothing does."""
+        vision, abstractor, llm = self.vision, self.abstractor, self.llm
+        divided = {
+            "vision.image_size": (vision.image_size, "vision.patch_size", vision.patch_size),
+            "vision.hidden_size": (vision.hidden_size, "vision.num_heads", vision.num_heads),
+            "abstractor.hidden_size": (
+                abstractor.hidden_size,
+                "abstractor.num_heads",
+                abstractor.num_heads,
+            ),
+            "llm.hidden_size": (llm.hidden_size, "llm.num_heads", llm.num_heads),
+            "llm.num_heads": (llm.num_heads, "llm.num_kv_heads", llm.num_kv_heads),
+        }
+        problems = [
+            f"{name} {size} is not a multiple of {by} {divisor}"
+            for name, (size, by, divisor) in divided.items()
+            if divisor < 1 or size % divisor
+        ]
+        if abstractor.hidden_size != vision.hidden_size:
+            problems.append(
+                f"abstractor.hidden_size {abstractor.hidden_size} is not vision.hidden_size "
+                f"{vision.hidden_size}: its queries attend to themselves and to the image's patches"
+            )
+        return problems
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; `OwlConfig.from_dict` reads it back."""
         return dataclasses.asdict(self)

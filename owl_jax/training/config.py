@@ -90,9 +90,12 @@ def read_model(config: ConfigDict) -> OwlConfig:
     """The model's description. Raises UserError for a value that makes no model."""
     values = config.model.to_dict()
     try:
-        return OwlConfig.from_dict(values)
+        model = OwlConfig.from_dict(values)
     except (TypeError, KeyError) as error:
         raise UserError(f"config.model: {error}") from None
+    if problems := model.problems():
+        raise UserError(f"config.model: {'; '.join(problems)}")
+    return model
 
 
 def read_compute(config: ConfigDict) -> Compute:

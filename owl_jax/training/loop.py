@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from owl_jax.checkpoint.base import check_base
 from owl_jax.checkpoint.manager import Checkpoints, fingerprint
 from owl_jax.checkpoint.model_directory import base_of, open_branches, save_model
 from owl_jax.checkpoint.stored import place
@@ -193,6 +194,8 @@ def initialize(
             _check_shapes(opened.params[name], shapes[name], f"{directory}: {name}")
             params[name] = jax.tree.map(place, opened.params[name], dtypes[name], shardings[name])
         opened.tell(Path(directory))
+    if config.init.get("lora", settings.FRESH) != settings.FRESH:
+        check_base(Path(config.init.lora), params["llm"], config.init.llm, config.any_base)
     return params
 
 

@@ -96,7 +96,7 @@ def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
     if decay_steps < 1:
         raise UserError(
             f"warmup_steps={recipe.warmup_steps} is not below the {total_steps} steps of the "
-            "training; lower it or train longer"
+            "training; lower --config.recipes.NAME.warmup_steps or train longer"
         )
     peak = recipe.learning_rate
     final = recipe.final_learning_rate

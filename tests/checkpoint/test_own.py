@@ -51,11 +51,11 @@ def test_parts_of_what_was_written(tmp_path):
         np.testing.assert_array_equal(opened[path][part], array[part])
 
 
-def test_one_layer_is_written_at_a_time(tmp_path):
+def test_few_layers_are_in_memory_at_a_time(tmp_path):
     events = []
 
     class Leaf:
-        shape, dtype = (3, 4, 5), np.dtype(np.float32)
+        shape, dtype = (9, 4, 5), np.dtype(np.float32)
 
         def __getitem__(self, part):
             events.append(("read", tuple(axis.stop - axis.start for axis in part)))
@@ -63,9 +63,11 @@ def test_one_layer_is_written_at_a_time(tmp_path):
 
     note = lambda nbytes: events.append(("written", nbytes))  # noqa: E731
     write_params(tmp_path / "params", {"x": Leaf(), "y": Leaf()}, note)
-    assert events == [("read", (1, 4, 5)), ("written", 80)] * 6
+    assert sorted(events) == [("read", (1, 4, 5))] * 18 + [("written", 80)] * 18
+    held = np.cumsum([1 if what == "read" else -1 for what, _ in events])
+    assert held.max() <= 3  # the one that is written, and two ahead
     for leaf in jax.tree.map(read, open_params(tmp_path / "params")).values():
-        np.testing.assert_array_equal(leaf[:, 0, 0], [0, 1, 2])
+        np.testing.assert_array_equal(leaf[:, 0, 0], np.arange(9))
 
 
 def test_damaged_directory_is_told(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -158,8 +159,13 @@ def test_chat_stops_at_the_end_mark(owl, directory):
     assert brief.chat(QUESTION, max_new_tokens=20) == owl.tokenizer.decode(tokens[:end])
 
 
-def test_original_directories_get_the_originals_prompts(owl, tmp_path):
+def test_released_models_get_the_originals_prompts(owl, tmp_path):
     owl.save(tmp_path / "released")
+    ours = owl_jax.load(tmp_path / "released", "float32")
+    assert ours.chat(QUESTION, max_new_tokens=9) == owl.chat(QUESTION, max_new_tokens=9)
+    values = json.loads((tmp_path / "released" / "config.json").read_text())
+    assert values.pop("as_trained") is True
+    (tmp_path / "released" / "config.json").write_text(json.dumps(values))
     released = owl_jax.load(tmp_path / "released", "float32")
     ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.num_query_tokens)
     tokens = released.generate(ids[None], max_new_tokens=9, eos_token_id=-1)[0]
