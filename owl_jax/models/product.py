@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Elements of a block; wide, it fits into a second-level cache or nearly so.
-_BLOCK = 2**20
+_BLOCK = 2**19
 
 
 def product(x: jax.Array, kernel: jax.Array, depth: int) -> jax.Array:
@@ -34,8 +34,9 @@ def product(x: jax.Array, kernel: jax.Array, depth: int) -> jax.Array:
             block = jax.lax.dynamic_slice_in_dim(flat_kernel, i * size, size)
             return total + columns @ widen(block, x.dtype)
 
-        total = jnp.zeros((len(flat_x), flat_kernel.shape[1]), x.dtype)
-        total = jax.lax.fori_loop(0, rows // size, add, total)
+        # Zeros that wait for x: those of all products would be made at the start.
+        zeros = jnp.broadcast_to(flat_x[:, :1] * 0, (len(flat_x), flat_kernel.shape[1]))
+        total = jax.lax.fori_loop(0, rows // size, add, zeros)
         return total.reshape(*x.shape[: x.ndim - depth], *kernel.shape[depth:])
 
     if not _goes_by_blocks(x, kernel):
