@@ -51,7 +51,12 @@ def main(_: list[str]) -> None:
     config, params, base, opened = _open(source)
     if DTYPE.value is not None:
         params = jax.tree.map(lambda leaf: Cast(leaf, DTYPE.value), params)
-    leaves = jax.tree.leaves(params.get("lora", {}) if FORMAT.value == "peft" else params)
+    kept = {
+        name: branch
+        for name, branch in params.items()
+        if FORMAT.value == "orbax" or (name == "lora") == (FORMAT.value == "peft")
+    }
+    leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
     with _Bar(nbytes) as bar:
@@ -112,6 +117,9 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         check_base(adapter, params["llm"], str(source), ANY_BASE.value)
         lora, factors = model_directory.open_any_adapter(adapter, config)
         params = {**params, "llm": merge_stored(params["llm"], factors, lora)}
+        # An adapter with a record of its base is one that owl_jax trained.
+        trained = opened.as_trained or read_base(adapter) is not None
+        opened = dataclasses.replace(opened, as_trained=trained)
     return config, params, read_base(source), opened
 
 

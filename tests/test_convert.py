@@ -104,6 +104,9 @@ def test_adapter_is_merged_from_either_form(own, tmp_path):
         merged_config, merged = load_model(target, "float32")
         assert merged_config == dataclasses.replace(config, lora=None)
         assert not (target / BASE_FILE).exists()
+        # What owl_jax trained, which a record of its base tells, gets prompts as in training.
+        values = json.loads((target / "config.json").read_text())
+        assert values.get("as_trained", False) == (adapter == own)
         for a, b in zip(jax.tree.leaves(merged["llm"]), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
