@@ -5,8 +5,9 @@
 
 The recipe of the paper (arXiv 2304.14178, section 3.2): 50,000 steps of 2.1 M tokens, AdamW, peak
 1e-4 after 2,000 steps, cosine, 224 px. Here a row is one pair of 128 positions, 65 of them the
-image's. At this size it is a job for a TPU pod. Needs a model directory, its tokenizer, and pairs
-in JSON Lines (docs/training.md).
+image's. At this size it is a job for a TPU pod. The abstractor starts fresh, as the paper's did.
+Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and pairs in JSON
+Lines (docs/training.md).
 """
 
 from ml_collections import ConfigDict
@@ -20,8 +21,7 @@ def get_config(name: str = "llama") -> ConfigDict:
     config.steps = 50_000
     config.batch_size = 16_384
     config.accumulate = 16
-    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
-    config.tokenizer = f"weights/mplug-owl-{name}"
+    config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's, and LLaMA's
     config.rules = (
         ("(vision|abstractor)/.*", "visual"),
         ("llm/.*", "frozen"),

@@ -38,7 +38,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.model = ConfigDict(model.to_dict())
 
     # Where each branch of the parameter tree starts: a directory (Hugging Face or owl_jax's own),
-    # or "fresh". The tokenizer is read from a directory, too.
+    # or "fresh". The tokenizer is read from a directory, too; "": the language model's.
     config.init = ConfigDict(dict.fromkeys(BRANCHES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
     config.any_base = False  # resume though the frozen weights are others than the checkpoint's
@@ -141,10 +141,16 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={config[key]}: expected at least 1")
 
 
+def tokenizer_directory(config: ConfigDict) -> str:
+    """Where the tokenizer is; "" if neither it nor a directory of the language model is given."""
+    llm: str = config.init.llm
+    return config.tokenizer or ("" if llm == FRESH else llm)
+
+
 def check_directories(config: ConfigDict) -> None:
     """Raises one UserError that names everything the config needs and that is not there."""
     needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
-    needed["config.tokenizer"] = config.tokenizer
+    needed["config.tokenizer"] = tokenizer_directory(config)
     for number, (path, _) in enumerate(config.data.mixture):
         needed[f"config.data.mixture[{number}]"] = path
     missing: dict[str, list[str]] = {}

@@ -121,7 +121,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         shutil.rmtree(target, ignore_errors=True)
         params = merge(state.params, frozen)
         base = base_of(config.init.llm, params["llm"]) if "lora" in params else None
-        save_model(target, model, params, config.export, Path(config.tokenizer), base)
+        tokenizer = Path(settings.tokenizer_directory(config))
+        save_model(target, model, params, config.export, tokenizer, base)
     return target
 
 
@@ -152,7 +153,7 @@ def open_data(config: ConfigDict, model: OwlConfig) -> Any:
     )
     return make_batches(
         sources,
-        Prepare(load_tokenizer(config.tokenizer), shape),
+        Prepare(load_tokenizer(settings.tokenizer_directory(config)), shape),
         config.batch_size // processes,
         config.seed,
         DropLog(data.max_dropped),

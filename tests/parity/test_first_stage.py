@@ -71,8 +71,6 @@ def settings(files):
         "log_every": 1,
         "init.vision": str(files / "clip"),
         "init.llm": str(files / "llama"),
-        "init.abstractor": "fresh",
-        "tokenizer": str(files / "llama"),
         "data.mixture": ((str(files / "pairs.jsonl"), 1.0),),
         "data.length": 192,  # a small vocabulary makes long captions
         "recipes.visual.warmup_steps": 1,
@@ -154,7 +152,8 @@ def test_sizes_that_do_not_fit_are_one_line(files, changes, words, tmp_path):
     ],
 )
 def test_a_part_that_is_not_there_is_one_line(files, branch, place, message, tmp_path):
-    config = stage1(files, {f"init.{branch}": str(files / place)})
+    changes = {f"init.{branch}": str(files / place), "tokenizer": str(files / "llama")}
+    config = stage1(files, changes)
     with pytest.raises(UserError, match=message) as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
