@@ -51,11 +51,8 @@ def main(_: list[str]) -> None:
     config, params, base, opened = _open(source)
     if DTYPE.value is not None:
         params = jax.tree.map(lambda leaf: Cast(leaf, DTYPE.value), params)
-    kept = {
-        name: branch
-        for name, branch in params.items()
-        if FORMAT.value == "orbax" or (name == "lora") == (FORMAT.value == "peft")
-    }
+    written = {"orbax": {*params}, "peft": {"lora"}, "huggingface": {*params} - {"lora"}}
+    kept = {name: params[name] for name in params if name in written[FORMAT.value]}
     leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
@@ -76,11 +73,9 @@ def main(_: list[str]) -> None:
 
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     """(config, params, base of the adapter, what was opened) of the source as the flags ask."""
-    import dataclasses
-
     from owl_jax.checkpoint import model_directory
     from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored
-    from owl_jax.checkpoint.base import check_base, read_base
+    from owl_jax.checkpoint.base import Base, read_base
 
     if not source.is_dir():
         raise UserError(f"{source}: no such directory")
@@ -95,31 +90,19 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
                 f"--source=MODEL --merge_adapter={source}"
             )
         opened = model_directory.open_model(Path(BASE.value))
-        check_base(source, opened.params["llm"], BASE.value, ANY_BASE.value)
-        lora, factors = model_directory.open_any_adapter(source, opened.config)
-        config = dataclasses.replace(opened.config, lora=lora)
-        return (
-            config,
-            {"lora": factors},
-            read_base(source) or model_directory.base_of(BASE.value, opened.params["llm"]),
-            opened,
-        )
+        base = read_base(source) or Base.of(BASE.value, opened.params["llm"])
+        opened = model_directory.add_adapter(opened, Path(BASE.value), source, ANY_BASE.value)
+        return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
         raise UserError(f"--base={BASE.value} goes with an adapter; {source} is none")
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
         adapter = Path(MERGE_ADAPTER.value)
-        if "llm" not in params:
-            raise UserError(f"{source} has no language model to merge {adapter} into")
-        if config.lora is not None:
-            raise UserError(f"{source} holds an adapter already; convert it to huggingface first")
-        check_base(adapter, params["llm"], str(source), ANY_BASE.value)
-        lora, factors = model_directory.open_any_adapter(adapter, config)
-        params = {**params, "llm": merge_stored(params["llm"], factors, lora)}
-        # An adapter with a record of its base is one that owl_jax trained.
-        trained = opened.as_trained or read_base(adapter) is not None
-        opened = dataclasses.replace(opened, as_trained=trained)
+        opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
+        assert opened.config.lora is not None
+        llm = merge_stored(params["llm"], opened.params["lora"], opened.config.lora)
+        params = {**params, "llm": llm}
     return config, params, read_base(source), opened
 
 

@@ -37,6 +37,11 @@ class Base:
     name: str
     fingerprint: str
 
+    @staticmethod
+    def of(name: str, llm: Mapping[str, Any]) -> Base:
+        """What an adapter for the language model `llm` records."""
+        return Base(name, fingerprint_base(llm))
+
     def __str__(self) -> str:
         return f"{self.name or 'a base without name'} ({self.fingerprint[:14]})"
 
@@ -56,7 +61,7 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -
     recorded = read_base(adapter)
     if recorded is None or insist:
         return
-    found = Base(name, fingerprint_base(llm))
+    found = Base.of(name, llm)
     if found.fingerprint != recorded.fingerprint:
         raise UserError(
             f"{adapter} was trained on {recorded}, not on {found}; load that one, or insist: "

@@ -54,16 +54,7 @@ def read_config(directory: Path, temporal: bool) -> OwlConfig:
     vision, abstractor = values["vision_config"], values["visual_abstractor_config"]
     try:
         config = OwlConfig(
-            vision=VisionConfig(
-                image_size=vision["image_size"],
-                patch_size=vision["patch_size"],
-                hidden_size=vision["hidden_size"],
-                intermediate_size=vision["intermediate_size"],
-                num_layers=vision["num_hidden_layers"],
-                num_heads=vision["num_attention_heads"],
-                layer_norm_eps=vision["layer_norm_eps"],
-                temporal=temporal,
-            ),
+            vision=_vision_config(vision, vision["layer_norm_eps"], temporal),
             abstractor=AbstractorConfig(
                 num_query_tokens=values["num_query_tokens"],
                 hidden_size=abstractor["hidden_size"],
@@ -91,15 +82,7 @@ def read_vision_config(directory: Path) -> VisionConfig:
     if activation != "quick_gelu":
         raise UserError(f"{path}: hidden_act {activation!r}; the vision encoder has quick_gelu")
     try:
-        return VisionConfig(
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            hidden_size=vision["hidden_size"],
-            intermediate_size=vision["intermediate_size"],
-            num_layers=vision["num_hidden_layers"],
-            num_heads=vision["num_attention_heads"],
-            layer_norm_eps=vision.get("layer_norm_eps", 1e-5),
-        )
+        return _vision_config(vision, vision.get("layer_norm_eps", 1e-5), temporal=False)
     except KeyError as error:
         raise UserError(f"{path}: no value for {error}") from None
 
@@ -131,6 +114,19 @@ def _abstractor_intermediate_size(abstractor: AbstractorConfig) -> int:
             "multiples of 256"
         )
     return size
+
+
+def _vision_config(vision: Mapping[str, Any], eps: float, temporal: bool) -> VisionConfig:
+    return VisionConfig(
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        hidden_size=vision["hidden_size"],
+        intermediate_size=vision["intermediate_size"],
+        num_layers=vision["num_hidden_layers"],
+        num_heads=vision["num_attention_heads"],
+        layer_norm_eps=eps,
+        temporal=temporal,
+    )
 
 
 def _language_config(text: Mapping[str, Any], path: Path) -> LanguageConfig:

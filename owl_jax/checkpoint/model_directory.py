@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 
 from owl_jax.checkpoint import huggingface
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
-from owl_jax.checkpoint.base import Base, fingerprint_base, write_base
+from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.manager import DISK_FULL
 from owl_jax.checkpoint.own import open_params, write_params
 from owl_jax.checkpoint.stored import read
@@ -123,6 +123,30 @@ def read_branches(directory: Path, names: Sequence[str], dtype: Any) -> dict[str
     return jax.tree.map(partial(read, dtype=jnp.dtype(dtype)), opened.params)
 
 
+def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) -> Opened:
+    """What was opened from `directory`, with an adapter, PEFT's or ours, as its branch "lora".
+
+    Raises UserError if there is one already, no language model to adapt, or the adapter belongs to
+    another model; its recorded base may be another if `any_base`.
+    """
+    if "llm" not in opened.params:
+        raise UserError(f"{directory} has no language model to merge {adapter} into")
+    if opened.config.lora is not None:
+        raise UserError(
+            f"{directory} holds an adapter already; save it in the huggingface format, which "
+            "merges it, before you load another"
+        )
+    check_base(adapter, opened.params["llm"], str(directory), any_base)
+    lora, factors = open_any_adapter(adapter, opened.config)
+    return dataclasses.replace(
+        opened,
+        config=dataclasses.replace(opened.config, lora=lora),
+        params={**opened.params, "lora": factors},
+        # An adapter with a record of its base is one that owl_jax trained.
+        as_trained=opened.as_trained or read_base(adapter) is not None,
+    )
+
+
 def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
     """Opens a PEFT directory's adapter, or that of a directory of ours, for the model `config`.
 
@@ -170,7 +194,7 @@ def save_model(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists already; name another place or remove it")
     if base is None and "lora" in params and "llm" in params:
-        base = base_of(str(companions or ""), params["llm"])
+        base = Base.of(str(companions or ""), params["llm"])
     if format == "huggingface":
         _check_branches(directory, _branches(config), params)
         if config.lora is not None:
@@ -211,11 +235,6 @@ def save_model(
         for name in COMPANIONS:
             if companions is not None and (companions / name).is_file():
                 shutil.copyfile(companions / name, target / name)
-
-
-def base_of(name: str, llm: Mapping[str, Any]) -> Base:
-    """What an adapter for the language model `llm` records."""
-    return Base(name, fingerprint_base(llm))
 
 
 def _source_config(companions: Path | None) -> dict[str, Any] | None:

@@ -101,13 +101,10 @@ def read(stored: Stored, dtype: Any = None, part: Part | None = None) -> np.ndar
     """Reads a part (everything by default) piece by piece into one array of `dtype`."""
     part = whole(stored.shape) if part is None else part
     result = _aligned_empty(size_of(part), np.dtype(stored.dtype if dtype is None else dtype))
-    start = part[0].start if part else 0
     for piece in pieces(stored.shape, part):
-        found = np.asarray(stored[piece])
-        if len(stored.shape) < 3:
-            result[...] = found
-        else:
-            result[piece[0].start - start : piece[0].stop - start] = found
+        inside = zip(piece, part, strict=True)
+        where = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in inside)
+        result[where] = np.asarray(stored[piece])
     return result
 
 

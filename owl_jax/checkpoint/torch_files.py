@@ -51,7 +51,7 @@ class TorchFiles(TensorFiles):
                     f"{path}: {name} is {type(tensor).__name__}; expected a dictionary of tensors"
                 )
             try:
-                dtype = _numpy(tensor.reshape(-1)[:0]).dtype
+                dtype = self._numpy(tensor.reshape(-1)[:0]).dtype
             except (TypeError, RuntimeError):
                 raise UserError(
                     f"{path}: {name} is {tensor.type()}; expected plain floats"
@@ -63,7 +63,7 @@ class TorchFiles(TensorFiles):
             if self._mapped > _MAPPED_BYTES:
                 self._open = None
             tensor = self._tensors(path)[name]
-            value = np.array(_numpy(tensor[part] if part else tensor))
+            value = np.array(self._numpy(tensor[part] if part else tensor))
             self._mapped += value.nbytes
         return value
 
@@ -110,13 +110,10 @@ class TorchFiles(TensorFiles):
             )
         return held
 
-
-def _numpy(tensor: Any) -> np.ndarray:
-    """The tensor's memory as NumPy sees it; NumPy's bfloat16 is that of ml_dtypes."""
-    import torch
-
-    if tensor.dtype == torch.bfloat16:
-        bits: np.ndarray = tensor.view(torch.uint16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: np.ndarray = tensor.detach().numpy()
-    return array
+    def _numpy(self, tensor: Any) -> np.ndarray:
+        """The tensor's memory as NumPy sees it; NumPy's bfloat16 is that of ml_dtypes."""
+        if tensor.dtype == self._torch.bfloat16:
+            bits: np.ndarray = tensor.view(self._torch.uint16).numpy()
+            return bits.view(ml_dtypes.bfloat16)
+        array: np.ndarray = tensor.detach().numpy()
+        return array

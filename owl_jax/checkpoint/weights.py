@@ -138,17 +138,14 @@ def open_clip(directory: Path) -> Opened:
     files = open_files(directory)
     rows = table.clip_rows()
     if not any(name.startswith("vision_model.") for name in files.names()):
-        rows = [
-            dataclasses.replace(row, source=row.source.removeprefix("vision_model."))
-            for row in rows
-        ]
+        rows = _without_prefix(rows, "vision_model.")
 
     def ignored(name: str) -> bool:
         return name.startswith(("text_model.", "text_projection", "visual_projection")) or (
             name == "logit_scale"
         )
 
-    params = _open_part(rows, files, config, directory, {}, ignored)
+    params = from_source(rows, files, abstract_params(config), directory, {}, ignored)
     unused = sum(map(ignored, files.names()))
     note = f"CLIP's text tower, projections and logit scale ({unused} tensors) are not used"
     return Opened(config, params, notes=(note,) if unused else (), files=files)
@@ -166,9 +163,7 @@ def open_language(directory: Path) -> Opened:
     bare = not any(name.startswith(("model.", "transformer.")) for name in files.names())
     rows = table.language_rows(llm, prefix="")
     if bare:
-        rows = [
-            dataclasses.replace(row, source=row.source.removeprefix("transformer.")) for row in rows
-        ]
+        rows = _without_prefix(rows, "transformer.")
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     tied = {}
     if isinstance(llm, BloomConfig):
@@ -180,7 +175,7 @@ def open_language(directory: Path) -> Opened:
             for row in rows
         ]
     config, notes = _with_found_vocabulary(config, rows, files)
-    params = _open_part(rows, files, config, directory, tied)
+    params = from_source(rows, files, abstract_params(config), directory, tied)
     return Opened(config, params, notes=notes, files=files)
 
 
@@ -194,15 +189,8 @@ def write_owl(
     write_shards(to_source(table.rows(config), params), directory, progress=progress)
 
 
-def _open_part(
-    rows: list[Row],
-    files: TensorFiles,
-    config: OwlConfig,
-    where: Path,
-    tied: Mapping[str, str],
-    ignored: Callable[[str], bool] = lambda name: False,
-) -> dict[str, Any]:
-    return from_source(rows, files, abstract_params(config), where, tied, ignored)
+def _without_prefix(rows: list[Row], prefix: str) -> list[Row]:
+    return [dataclasses.replace(row, source=row.source.removeprefix(prefix)) for row in rows]
 
 
 def _with_found_vocabulary(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint.base import check_base, read_base
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.model_directory import open_any_adapter, open_model
+from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.checkpoint.stored import place
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
@@ -38,16 +36,9 @@ def load_owl(
     name = jnp.dtype(dtype).name
     directory = Path(path)
     opened = open_model(directory)
-    config, params = opened.config, opened.params
     if adapter is not None:
-        if config.lora is not None:
-            raise UserError(
-                f"{path} holds an adapter already; save it in the huggingface format, which merges "
-                "it, before you load another"
-            )
-        check_base(Path(adapter), params["llm"], str(path), any_base)
-        lora, factors = open_any_adapter(Path(adapter), config)
-        config, params = dataclasses.replace(config, lora=lora), {**params, "lora": factors}
+        opened = add_adapter(opened, directory, Path(adapter), any_base)
+    config, params = opened.config, opened.params
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
     everywhere, shardings = None, {}
@@ -68,7 +59,5 @@ def load_owl(
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,
-        # An adapter with a record of its base is one that owl_jax trained.
-        as_trained=opened.as_trained
-        or (adapter is not None and read_base(Path(adapter)) is not None),
+        as_trained=opened.as_trained,
     )

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.base import check_base
+from owl_jax.checkpoint.base import Base, check_base
 from owl_jax.checkpoint.manager import Checkpoints, fingerprint
-from owl_jax.checkpoint.model_directory import base_of, open_branches, save_model
+from owl_jax.checkpoint.model_directory import open_branches, save_model
 from owl_jax.checkpoint.stored import place
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.data.pipeline import DropLog, Prepare, WeightedSource, make_batches
@@ -120,7 +120,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         # An earlier end of this run, before config.steps was raised.
         shutil.rmtree(target, ignore_errors=True)
         params = merge(state.params, frozen)
-        base = base_of(config.init.llm, params["llm"]) if "lora" in params else None
+        base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
         tokenizer = Path(settings.tokenizer_directory(config))
         save_model(target, model, params, config.export, tokenizer, base)
     return target

@@ -36,22 +36,18 @@ def scene_in_pixels(image):
 
 def scene_in_words(words):
     """The objects in a caption, in its order."""
-    parts = [
-        re.fullmatch(r"([a-z]+ [a-z]+) ([a-z]+) ([a-z]+)", part)
-        for part in words.removesuffix(".").split(", ")
-    ]
-    assert words.endswith(".")
-    return tuple(Thing(PLACES.index(part[1]), part[2], part[3]) for part in parts)
+    return _things_in(words, r"(?P<place>[a-z]+ [a-z]+) (?P<color>[a-z]+) (?P<shape>[a-z]+)")
 
 
 def scene_in_listing(words):
     """The objects in a listing, in its order."""
-    parts = [
-        re.fullmatch(r"([a-z]+) ([a-z]+) is at ([a-z ]+)", part)
-        for part in words.removesuffix(".").split(", ")
-    ]
+    return _things_in(words, r"(?P<color>[a-z]+) (?P<shape>[a-z]+) is at (?P<place>[a-z ]+)")
+
+
+def _things_in(words, pattern):
     assert words.endswith(".")
-    return tuple(Thing(PLACES.index(part[3]), part[1], part[2]) for part in parts)
+    parts = [re.fullmatch(pattern, part) for part in words.removesuffix(".").split(", ")]
+    return tuple(Thing(PLACES.index(p["place"]), p["color"], p["shape"]) for p in parts)
 
 
 def ends_in_words(words):
