@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EVALUATION: list[str] = []  # evaluation needs nothing beyond the core today
-TEST = ["pytest>=8", "pytest-xdist>=3.6"]
+DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
+TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6"]
 
 setup(
     name="owl_jax",
@@ -18,11 +19,13 @@ setup(
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
     install_requires=[
         "absl-py>=2.1",
+        "array-record>=0.8",
         "av>=14",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.12",
         "ml_collections>=1.1",
+        "msgpack>=1.1",
         "numpy>=2.1",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<1",
@@ -36,6 +39,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
+        "data": DATA,
         "serve": ["fastapi>=0.115", "uvicorn>=0.34", "sse-starlette>=2.2"],
         "eval": EVALUATION,
         "convert": ["torch>=2.6"],

@@ -4,10 +4,16 @@
     python -m owl_jax.train --config=configs/stage1.py:bloomz --workdir=DIR
 
 The recipe of the paper (arXiv 2304.14178, section 3.2): 50,000 steps of 2.1 M tokens, AdamW, peak
-1e-4 after 2,000 steps, cosine, 224 px. Here a row is one pair of 128 positions, 65 of them the
-image's. At this size it is a job for a TPU pod. The abstractor starts fresh, as the paper's did.
-Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and pairs in JSON
-Lines (docs/training.md).
+1e-4 after 2,000 steps, cosine, 224 px. A row packs some sixteen pairs, each with the 65 positions
+of its image. At this size it is a job for a TPU pod. The abstractor starts fresh, as the paper's
+did. Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and the pairs, each
+source in proportion to its size:
+
+    data/laion400m, data/coyo700m   folders of WebDataset tars as img2dataset writes them
+    data/conceptual_captions        the same; CC3M, or CC12M, or both in one folder
+    data/coco_captions.jsonl        {"image": "train2017/000000000009.jpg", "caption": "..."} a line
+
+docs/data.md tells what else a source may be, and how to turn them into shards that read faster.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +25,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(variant(name))
     config.steps = 50_000
-    config.batch_size = 16_384
+    config.batch_size = 1_024
     config.accumulate = 16
     config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's, and LLaMA's
     config.rules = (
@@ -35,6 +41,13 @@ def get_config(name: str = "llama") -> ConfigDict:
         "b2": 0.98,
         "eps": 1e-6,
     }
-    config.data.length = 128
-    config.data.mixture = (("data/pairs.jsonl", 1.0),)
+    config.data.length = 2_048
+    config.data.image_slots = 18
+    config.data.augmentation = "caption"
+    config.data.mixture = (
+        ("data/laion400m", "1 epoch"),
+        ("data/coyo700m", "1 epoch"),
+        ("data/conceptual_captions", "1 epoch"),
+        ("data/coco_captions.jsonl", "1 epoch"),
+    )
     return config

@@ -6,9 +6,18 @@
 
 The recipe of the paper (arXiv 2304.14178, sections 3.2 and 4.1): text-only and multimodal
 instructions together, vision encoder and base of the language model frozen, 2,000 steps of batch
-256 at 2e-5; optimizer as in stage 1. The text-only part is Alpaca, Vicuna and Baize (102k, 90k and
-50k conversations), the multimodal one LLaVA's 150k. In bfloat16 the frozen 7B takes 14 GB, sharded
-over all devices. Needs a stage 1 model directory, its tokenizer and the data (docs/training.md).
+256 at 2e-5; optimizer as in stage 1. In bfloat16 the frozen 7B takes 14 GB, sharded over all
+devices. Needs a stage 1 model directory, its tokenizer and the data, in the paper's proportions:
+
+    data/alpaca.jsonl   102k instructions (tatsu-lab/stanford_alpaca), words alone
+    data/vicuna.jsonl   90k talks (ShareGPT), words alone
+    data/baize.jsonl    50k talks (project-baize/baize-chatbot), words alone
+    data/llava.json     150k (liuhaotian/LLaVA-Instruct-150K, llava_instruct_150k.json), with COCO's
+                        pictures in data/train2017
+
+The first three as {"messages": [{"role": "user", "content": "..."}, ...]} a line, or in any other
+form of docs/data.md. Rows are packed: some four conversations in 2,048 positions, with room for two
+pictures; give more image_slots to conversations that have more.
 """
 
 import dataclasses
@@ -22,7 +31,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 2_000
-    config.batch_size = 256
+    config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
     config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (
@@ -41,12 +50,12 @@ def get_config(name: str = "llama") -> ConfigDict:
     }
     config.recipes.lora = dict(recipe)
     config.recipes.abstractor = dict(recipe)
-    config.data.image_slots = 4
+    config.data.image_slots = 2
     config.data.video_slots = 1 if name == "video" else 0
     config.data.mixture = (
         ("data/alpaca.jsonl", 102.0),
         ("data/vicuna.jsonl", 90.0),
         ("data/baize.jsonl", 50.0),
-        ("data/llava.jsonl", 150.0),
+        ("data/llava.json", 150.0, "data/train2017"),
     )
     return config

@@ -19,7 +19,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 4_236
-    config.batch_size = 256
+    config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
     config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (
@@ -32,6 +32,6 @@ def get_config(name: str = "llama") -> ConfigDict:
         "warmup_steps": 50,
         "weight_decay": 1e-4,
     }
-    config.data.image_slots = 4
+    config.data.image_slots = 2
     config.data.mixture = (("data/instructions.jsonl", 1.0),)
     return config

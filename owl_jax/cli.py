@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
@@ -72,6 +73,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except SystemExit:
         # Only --help and its kin exit while flags are parsed; absl gives them status 1.
         sys.exit(0)
+    if flags.FLAGS["verbosity"].using_default_value:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # libraries of data sets tell what they do
     if len(rest) > 1:
         raise flags.Error(f"unexpected argument {rest[1]!r}; every flag is written --name=value")
     return rest

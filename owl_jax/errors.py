@@ -1,9 +1,25 @@
-"""The one exception that means "the user can mend this"."""
+"""Errors that are about what the user gave, not about this code."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us: a file, a flag, a config, a prompt.
+    """Bad input that the user can mend.
 
-    The message says what was found, what was expected and how to fix it, in one line; every command
-    prints it without a traceback and exits with status 1 (owl_jax/cli.py).
+    The message is one line: what was found, what was expected and how to fix it. Commands print it
+    without a traceback and exit with a status other than zero.
     """
+
+
+class BadData(UserError):
+    """One record, or one picture or video of it, that cannot be used: it is dropped and counted.
+
+    Args:
+      reason: a few words to count by ("missing file"), the same for every case of its kind.
+      message: what was found where, for the person who mends it.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)  # both, so that it survives pickling
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])

@@ -167,10 +167,22 @@ class Checkpoints:
 
         items = {"state": ocp.args.StandardRestore(abstract_state)}
         if data_iterator is not None:
-            if not (self._directory / str(step) / "data").exists():
-                raise UserError(f"{name} holds no position in the data; it was saved without one")
+            self._check_position(step, name)
             items["data"] = grain.checkpoint.CheckpointRestore(data_iterator)
         return self._manager.restore(step, args=composite(**items)).state, meta
+
+    def _check_position(self, step: int, name: str) -> None:
+        directory = self._directory / str(step) / "data"
+        if not directory.exists():
+            raise UserError(f"{name} holds no position in the data; it was saved without one")
+        count = jax.process_count()
+        if not (directory / f"process_{jax.process_index()}-of-{count}.json").exists():
+            (saved,) = {path.stem.rpartition("-of-")[2] for path in directory.glob("process_*")}
+            raise UserError(
+                f"{name} holds the positions in the data of {saved} processes, but there are "
+                f"{count} now; start it with {saved}, or begin the data again with "
+                "--config.data.resume=False"
+            )
 
     def wait(self) -> None:
         """Blocks until what is being saved is saved.

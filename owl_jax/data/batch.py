@@ -2,8 +2,8 @@
 
 Letters: B rows, L positions, N image slots, M video slots, T frames, S picture side.
 
-An example is what processing makes of one conversation; a row holds it with its targets shifted by
-one. Shapes never change during a run, so the step is compiled once.
+An example is one conversation with its pixels; a row holds several, each with its targets shifted
+by one. Shapes never change during a run, so the step is compiled once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Batch:
     input_ids:   int32[B, L]; media positions hold 0.
     targets:     int32[B, L], the token that follows; anything where loss_mask is 0.
     loss_mask:   float32[B, L], 1 where the prediction is supervised.
-    positions:   int32[B, L], counted from 0 in each conversation.
+    positions:   int32[B, L], counted from 0 in each conversation; 0 on padding.
     segment_ids: int32[B, L], 0 on padding, 1, 2, ... for the conversations of a row.
     media_index: int32[B, L], models/media.py.
     images:      uint8[B, N, S, S, 3].
@@ -72,35 +72,41 @@ class Batch:
     videos: Array
 
 
-def collate(examples: Sequence[Example], shape: RowShape) -> Batch:
-    """One example a row, padded on the right.
+def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
+    """Lays out the conversations of each row one after another, padded on the right.
 
-    Raises ValueError if an example does not fit its row: the pipeline drops those before.
+    Each has positions from 0 on and a segment of its own; the last token of each is a target only,
+    so nothing is predicted from one conversation about the next. An empty row is all padding.
+    Raises ValueError if a row has not room for its conversations: packing sees to that.
     """
-    B, L, S = len(examples), shape.length, shape.image_size
-    ids = np.zeros((B, L + 1), np.int32)
-    mask = np.zeros((B, L + 1), np.float32)
-    segment_ids = np.zeros((B, L), np.int32)
+    B, L, S = len(rows), shape.length, shape.image_size
+    ids, targets = np.zeros((B, L), np.int32), np.zeros((B, L), np.int32)
+    loss_mask = np.zeros((B, L), np.float32)
+    positions, segment_ids = np.zeros((B, L), np.int32), np.zeros((B, L), np.int32)
     images = np.zeros((B, shape.image_slots, S, S, 3), np.uint8)
     videos = np.zeros((B, shape.video_slots, shape.frames, S, S, 3), np.uint8)
-    for row, example in enumerate(examples):
-        n = len(example.input_ids)
-        if n > L + 1:
-            raise ValueError(f"an example of {n} tokens does not fit a row of {L + 1}")
-        ids[row, :n] = example.input_ids
-        mask[row, :n] = example.loss_mask
-        segment_ids[row, : n - 1] = 1
-        images[row, : len(example.images)] = example.images
-        if len(example.videos):
-            videos[row, : len(example.videos)] = example.videos
-    inputs = ids[:, :-1]
+    for row, examples in enumerate(rows):
+        start, image, video = 0, 0, 0
+        for segment, example in enumerate(examples, start=1):
+            n, k, m = len(example.input_ids) - 1, len(example.images), len(example.videos)
+            if start + n > L:
+                raise ValueError(f"{start + n} positions do not fit a row of {L}")
+            span = slice(start, start + n)
+            ids[row, span], targets[row, span] = example.input_ids[:-1], example.input_ids[1:]
+            loss_mask[row, span] = example.loss_mask[1:]
+            positions[row, span], segment_ids[row, span] = np.arange(n), segment
+            if k:
+                images[row, image : image + k] = example.images
+            if m:
+                videos[row, video : video + m] = example.videos
+            start, image, video = start + n, image + k, video + m
     return Batch(
-        input_ids=np.maximum(inputs, 0),
-        targets=np.maximum(ids[:, 1:], 0),
-        loss_mask=mask[:, 1:],
-        positions=np.broadcast_to(np.arange(L, dtype=np.int32), (B, L)).copy(),
+        input_ids=np.maximum(ids, 0),
+        targets=np.maximum(targets, 0),
+        loss_mask=loss_mask,
+        positions=positions,
         segment_ids=segment_ids,
-        media_index=index_media(inputs, shape.media_length, shape.image_slots, shape.video_slots),
+        media_index=index_media(ids, shape.media_length, shape.image_slots, shape.video_slots),
         images=images,
         videos=videos,
     )

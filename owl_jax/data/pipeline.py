@@ -1,200 +1,206 @@
 """From records to an endless, resumable stream of batches (Grain).
 
-record -> Example -> rows of a Batch. A record that cannot become an example is dropped, counted
-and reported with its place; nothing stands in for it.
+    mixture -> conversations -> rows -> batches of rows -> pixels -> Batch
+
+The order is decided by the mixture and the packing alone, in the first three steps, which see no
+pixel. Of the mixture, process p of n reads every n-th record.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import partial
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grain
-import numpy as np
-from absl import logging
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
-from owl_jax.data.sources import Record
+from owl_jax.data.conversations import Conversation, Tokenize
+from owl_jax.data.decoding import Decoding, Media, Pixels, decode, make_executor
+from owl_jax.data.drops import DropLog, Dropped
+from owl_jax.data.mixture import WeightedSource, mix, shares
+from owl_jax.data.packing import PackRows
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import check_media, tokenize_conversation
-from owl_jax.processing.image import load_image, preprocess_image
 from owl_jax.processing.tokenizer import Tokenizer
-from owl_jax.processing.video import load_video
 
-# The share of dropped records is judged once this many have been seen.
-_RECORDS_BEFORE_JUDGING = 100
+BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
+_Rows: TypeAlias = Sequence[Sequence[Conversation]]
 
-
-@dataclass(frozen=True)
-class Dropped:
-    """A record that gave no example. reason: a few words to count by; detail: for the person."""
-
-    reason: str
-    detail: str
+# Batches that are being decoded while one is waited for, and batches that lie ready.
+_AHEAD = 2
+_READY = 1
 
 
 @dataclass(frozen=True)
-class Prepare:
-    """Turns a record into an Example, or says why not."""
+class Reading:
+    """How the stream is read. Nothing of it but `process` and `num_processes` changes what comes.
 
-    tokenizer: Tokenizer
-    shape: RowShape
-
-    def __call__(self, record: Record) -> Example | Dropped:
-        shape, where = self.shape, record["where"]
-        text, pictures, clips = record["text"], record["images"], record["videos"]
-        try:
-            check_media(text, len(pictures), len(clips), where)
-        except UserError as error:
-            return Dropped("media marks", str(error))
-        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length - 1, shape.length)
-        if not tokens.loss_mask[1:].any():
-            detail = f"{where}: no answer within {shape.length} tokens"
-            return Dropped("no supervised token", detail)
-        if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:
-            return Dropped(
-                "too many media",
-                f"{where}: {tokens.num_images} images and {tokens.num_videos} videos, room for "
-                f"{shape.image_slots} and {shape.video_slots} (data.image_slots, data.video_slots)",
-            )
-        size = shape.image_size
-        try:
-            images = [
-                preprocess_image(load_image(picture, where), size)
-                for picture in pictures[: tokens.num_images]
-            ]
-            videos = [
-                load_video(clip, shape.frames, size, where) for clip in clips[: tokens.num_videos]
-            ]
-        except UserError as error:
-            return Dropped("unreadable media", str(error))
-        return Example(
-            tokens.input_ids,
-            tokens.loss_mask,
-            np.asarray(images, np.uint8).reshape(len(images), size, size, 3),
-            np.asarray(videos, np.uint8).reshape(len(videos), shape.frames, size, size, 3),
-        )
-
-
-@dataclass
-class DropLog:
-    """Counts dropped records by reason; stops the run when their share passes `limit`.
-
-    A run that has not seen a single usable record stops whatever the limit: it would never end.
+    threads: that read records, and that decode. workers: processes that decode instead.
+    process, num_processes: which part of the mixture this process reads.
     """
 
-    limit: float
-    seen: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def keep(self, item: Example | Dropped) -> bool:
-        """True for an example. Raises UserError where there are too many others."""
-        self.seen += 1
-        if isinstance(item, Example):
-            return True
-        self.reasons[item.reason] += 1
-        logging.warning("dropped (%s): %s", item.reason, item.detail)
-        dropped = self.reasons.total()
-        too_many = dropped > self.limit * self.seen or dropped == self.seen
-        if self.seen >= _RECORDS_BEFORE_JUDGING and too_many:
-            counts = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
-            raise UserError(
-                f"{dropped} of {self.seen} records were dropped ({counts}), allowed is a share of "
-                f"data.max_dropped={self.limit}; mend the data or allow more. The last one: "
-                f"{item.detail}"
-            )
-        return False
+    threads: int = 2
+    workers: int = 0
+    process: int = 0
+    num_processes: int = 1
 
 
-@dataclass(frozen=True)
-class WeightedSource:
-    """A random-access source of records and its share of the mixture."""
-
-    source: Any
-    weight: float
-
-
-class _Shares(grain.transforms.DatasetSelectionMap):
-    """Which source each record of the mixture comes from, and which of its records that is.
-
-    At any point the first source is within one record of its share, the second within one of its
-    share of what the first leaves, and so on. Weights count as they are written: 0.3 is three
-    tenths. (Grain's own `mix` rounds them to hundredths of the smallest.)
-    """
-
-    def __init__(self, weights: Sequence[float]):
-        ratios = [Fraction(str(weight)) for weight in weights]
-        scale = math.lcm(*(ratio.denominator for ratio in ratios))
-        self._weights = [int(ratio * scale) for ratio in ratios]
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        total = sum(self._weights)
-        for source, weight in enumerate(self._weights):
-            own = -(-index * weight // total)  # of the first `index` records, rounded up
-            if -(-(index + 1) * weight // total) > own:
-                return source, own
-            index, total = index - own, total - weight
-        raise AssertionError("the last source takes what the others leave")
-
-
-class _Guarded:
-    """A source whose unreadable records become Dropped instead of exceptions."""
-
-    def __init__(self, source: Any):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record | Dropped:
-        try:
-            return self._source[index]
-        except UserError as error:
-            return Dropped("unreadable record", str(error))
+def tokenized(
+    sources: Sequence[WeightedSource], tokenizer: Tokenizer, shape: RowShape, seed: int
+) -> grain.MapDataset[Conversation | Dropped]:
+    """The endless mixture as conversations, by their number. Raises UserError as `mix`."""
+    return mix(sources, seed).map_with_index(Tokenize(tokenizer, shape))
 
 
 def make_batches(
     sources: Sequence[WeightedSource],
-    prepare: Prepare,
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    decoding: Decoding,
     batch_size: int,
     seed: int,
-    drop_log: DropLog,
-    num_threads: int = 2,
-    process: int = 0,
-    num_processes: int = 1,
-) -> Iterator[Batch]:
-    """An endless Grain iterator of batches; its state goes into checkpoints.
+    drops: DropLog,
+    open_rows: int = 64,
+    reading: Reading = Reading(),
+) -> BatchIterator:
+    """An endless iterator of Batches of `batch_size` rows; its state goes into checkpoints.
 
-    Each source is shuffled anew in every epoch; shares are exact. Of the mixture, process p of n
-    reads every n-th record and makes batches of `batch_size` rows.
+    A record that cannot be used is dropped, counted and listed (data/drops.py); nothing stands in
+    for it. A conversation whose media turn out to be unreadable leaves its place in the row empty.
 
-    Raises UserError for no source or a weight of 0 or less; the iterator raises it where too many
-    records are dropped (DropLog).
+    Args:
+      open_rows: among how many rows a conversation finds its place (data/packing.py); 0 gives each
+        a row of its own.
+
+    Raises UserError for no source or wrong weights; the iterator raises it where too many records
+    are dropped.
     """
-    if not sources:
-        raise UserError("no data: set config.data.mixture or config.data.synthetic")
-    weights = [item.weight for item in sources]
-    if not all(0 < weight < float("inf") for weight in weights):
-        raise UserError(f"config.data.mixture has the weights {weights}; expected numbers above 0")
-    datasets = [
-        grain.MapDataset.source(_Guarded(item.source)).seed(seed + i).shuffle().repeat()
-        for i, item in enumerate(sources)
-    ]
-    mixed = grain.MapDataset.select_from_datasets(datasets, _Shares(weights))
-    mixed = mixed[process::num_processes]
-    mixed = mixed.map(lambda item: item if isinstance(item, Dropped) else prepare(item))
-    stream = mixed.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * batch_size)
+    conversations = tokenized(sources, tokenizer, shape, seed)
+    own = conversations[reading.process :: reading.num_processes]
+    stream = own.to_iter_dataset(
+        grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=4 * batch_size)
     )
-    stream = stream.filter(drop_log.keep)
-    collate_rows = partial(collate, shape=prepare.shape)
-    return iter(stream.batch(batch_size, drop_remainder=True, batch_fn=collate_rows))
+    rows = PackRows(stream.filter(drops.keep), conversations, shape, open_rows)
+    identity = {
+        "records and shares": [
+            f"{len(item.source)} ({share})"
+            for item, share in zip(sources, shares(sources), strict=True)
+        ],
+        "seed": seed,
+        "data processes": reading.num_processes,
+        "batch_size for each process": batch_size,
+        "data.length": shape.length,
+        "data.image_slots": shape.image_slots,
+        "data.video_slots": shape.video_slots,
+        "data.open_rows": open_rows,
+    }
+    finished = _FinishBatches(
+        rows.batch(batch_size, drop_remainder=True, batch_fn=list),
+        shape,
+        decoding,
+        drops,
+        lambda: make_executor(reading.threads, reading.workers),
+        identity,
+    )
+    ready = grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=_READY)
+    return iter(ready)
+
+
+class _FinishBatches(grain.IterDataset[Batch]):
+    """Decodes the media of rows and lays them out as a Batch.
+
+    identity: what a checkpoint must have been made with, by the names of the settings.
+    """
+
+    def __init__(
+        self,
+        batches: grain.IterDataset[_Rows],
+        shape: RowShape,
+        decoding: Decoding,
+        drops: DropLog,
+        executor: Callable[[], Executor],
+        identity: dict[str, Any],
+    ):
+        super().__init__(batches)
+        self._arguments = shape, decoding, drops, executor, identity
+
+    def __iter__(self) -> _FinishIterator:
+        return _FinishIterator(iter(self._parent), *self._arguments)
+
+
+class _FinishIterator(grain.DatasetIterator[Batch]):
+    def __init__(
+        self,
+        parent: grain.DatasetIterator[_Rows],
+        shape: RowShape,
+        decoding: Decoding,
+        drops: DropLog,
+        executor: Callable[[], Executor],
+        identity: dict[str, Any],
+    ):
+        super().__init__(parent)
+        self._shape, self._decoding, self._drops, self._identity = shape, decoding, drops, identity
+        self._executor = executor()
+        self._state = parent.get_state()
+        # What is under way, each with the parent's state behind it.
+        self._ahead: deque[tuple[_Rows, list[list[Future]], dict[str, Any]]] = deque()
+
+    def __next__(self) -> Batch:
+        while len(self._ahead) <= _AHEAD:
+            rows = next(self._parent)
+            pixels = [[self._start(item) for item in row] for row in rows]
+            self._ahead.append((rows, pixels, self._parent.get_state()))
+        rows, pixels, self._state = self._ahead.popleft()
+        examples = [
+            [
+                example
+                for conversation, future in zip(row, futures, strict=True)
+                if (example := self._finish(conversation, future.result()))
+            ]
+            for row, futures in zip(rows, pixels, strict=True)
+        ]
+        return collate(examples, self._shape)
+
+    def _start(self, item: Conversation) -> Future[Pixels | Dropped]:
+        media = Media(item.number, item.images, item.videos, item.has_sides, item.where)
+        if item.images or item.videos:
+            return self._executor.submit(decode, self._decoding, media)
+        done: Future[Pixels | Dropped] = Future()
+        done.set_result(decode(self._decoding, media))
+        return done
+
+    def _finish(self, conversation: Conversation, pixels: Pixels | Dropped) -> Example | None:
+        if isinstance(pixels, Dropped):
+            self._drops.drop(pixels)
+            return None
+        return Example(conversation.input_ids, conversation.loss_mask, *pixels)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"made with": self._identity, "rows": self._state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        for key, expected in self._identity.items():
+            if (found := state["made with"].get(key)) != expected:
+                raise UserError(
+                    f"the checkpoint's position in the data was made with {key} = {found}, but "
+                    f"now it is {expected}; set it back, or begin the data again with "
+                    "--config.data.resume=False"
+                )
+        self._cancel()
+        self._state = state["rows"]
+        self._parent.set_state(self._state)
+
+    def _cancel(self) -> None:
+        while self._ahead:
+            _, pixels, _ = self._ahead.popleft()
+            for future in (future for row in pixels for future in row):
+                future.cancel()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._cancel()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        super().close()

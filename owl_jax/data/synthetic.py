@@ -23,7 +23,6 @@ import random
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
@@ -44,6 +43,7 @@ from owl_jax.data.scenes import (
     sample_scene,
     stable_bucket,
 )
+from owl_jax.data.sources.record import Record
 from owl_jax.errors import UserError
 from owl_jax.processing.conversation import SYSTEM
 
@@ -208,7 +208,7 @@ class SyntheticSource:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         """Record `index`: "text", "images", "videos", "task_type" (the kind) and "where"."""
         index = operator.index(index)
         kind, dialogue, rng = self._dialogue(index)

@@ -1,12 +1,10 @@
 """The reports people look at: report.html of the demonstration, and of one training's workdir.
 
-Both are one file each (evaluation/page.py): pictures and curves are in it.
+Both are one file each (pages/page.py): pictures and curves are in it.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from owl_jax.data.synthetic import Question, normalize_answer
-from owl_jax.evaluation.chart import Line, line_chart
-from owl_jax.evaluation.page import Share, bar_table, grid, page
+from owl_jax.pages.chart import Line, line_chart
+from owl_jax.pages.page import Share, bar_table, grid, page
+from owl_jax.pages.picture import picture
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 from owl_jax.training.metrics import FILE_NAME
 
@@ -169,16 +168,10 @@ def _strip(pictures: Sequence[Image.Image], noun: str) -> str:
     """The pictures in a row, inside the page."""
     if not pictures:
         return ""
-    tags = []
-    for number, picture in enumerate(pictures, start=1):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-        alt = f"{noun} {number} of {len(pictures)}"
-        tags.append(
-            f'<img src="data:image/png;base64,{data}" alt="{alt}" '
-            f'width="{picture.width}" height="{picture.height}">'
-        )
+    tags = (
+        picture(image, f"{noun} {number} of {len(pictures)}")
+        for number, image in enumerate(pictures, start=1)
+    )
     return f'<div class="media">{"".join(tags)}</div>'
 
 

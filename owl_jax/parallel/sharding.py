@@ -118,6 +118,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def own_rows(mesh: Mesh) -> tuple[int, int]:
+    """(part, parts): which part of a batch's rows this process has to read.
+
+    Mostly each process has a part of its own; processes that only tensor axes tell apart share one.
+    """
+    rows = _size(BATCH_AXES, mesh)
+    table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
+    by_process: dict[int, set[int]] = {}
+    for device, (index,) in table.items():
+        by_process.setdefault(device.process_index, set()).add(index.start or 0)
+    parts = sorted({tuple(sorted(held)) for held in by_process.values()})
+    return parts.index(tuple(sorted(by_process[jax.process_index()]))), len(parts)
+
+
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch onto its devices.
 

@@ -58,8 +58,11 @@ class TokenizedConversation:
     num_videos: int
 
 
+_Kind = Literal["prompt", "answer", "end", "media"]
+
+
 class _Piece(NamedTuple):
-    kind: Literal["prompt", "answer", "end", "media"]
+    kind: _Kind
     ids: list[int]
 
 
@@ -145,30 +148,36 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
         if not messages.strip():
             raise UserError("the conversation is empty; expected at least one question")
         return messages
-    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
-        raise UserError(
-            f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
-            '{"role": ..., "content": ...}'
-        )
-    if not messages:
-        raise UserError("the conversation is empty; expected at least one message of the user")
-    lines = [SYSTEM]
-    for number, message in enumerate(messages, start=1):
-        role = str(message.get("role"))
-        contents = _contents(message, f"message {number} ({role})")
-        if role == "system" and number == 1:
-            lines = contents
-        elif role == "system":
-            raise UserError(f"message {number} has the role system; only the first message may")
-        elif role in _SPEAKERS:
-            lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
-        else:
-            raise UserError(
-                f"message {number} has the role {role!r}; expected system, user or assistant"
-            )
-    if role != "user":
-        raise UserError(f"the last message is the {role}'s; expected a question of the user")
-    return "".join(lines) + "\n" + _ANSWER_MARK
+    text, roles = _write(messages)
+    if roles[-1] != "user":
+        raise UserError(f"the last message is the {roles[-1]}'s; expected a question of the user")
+    return f"{text}\n{_ANSWER_MARK}"
+
+
+def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The original's training text of a finished conversation in OpenAI-style messages.
+
+    Messages as in `prompt_from_messages`, and the same text. A question of the user at the end, to
+    which nobody answers, stays as it is: nothing of it is trained on.
+
+    Raises UserError as `prompt_from_messages` does, and where no message is the assistant's.
+    """
+    text, roles = _write(messages)
+    if "assistant" not in roles:
+        raise UserError("no message is the assistant's; expected at least one answer")
+    return text
+
+
+def answers(text: str) -> list[str]:
+    """What a text in the original's format is trained on, one string a turn, media left out."""
+    found, answer = [], ""
+    for kind, part in _parts(text, _MARKS):
+        if kind == "answer":
+            answer += part
+        elif kind == "end":
+            found.append(answer)
+            answer = ""
+    return found
 
 
 def count_media(text: str) -> tuple[int, int]:
@@ -198,20 +207,56 @@ def _split(
     An answer runs from "AI: " to the next turn or the end of the text and always ends with EOS,
     also when it is empty; media inside it are not trained on, the text around them is.
     """
+    for kind, part in _parts(text, marks):
+        if kind == "media":
+            yield _Piece(kind, [_MEDIA_IDS[part]] * (num_query_tokens + 1))
+        else:
+            yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
+
+
+def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
+    """The pieces of a conversation as text; that of an answer's end is empty."""
     answering = False
     # A split by a pattern with one group: text at even places, marks at odd ones.
     for place, part in enumerate(marks.split(text)):
         if place % 2 == 0:
-            yield _Piece("answer" if answering else "prompt", tokenizer.encode(part))
+            yield "answer" if answering else "prompt", part
         elif part in _MEDIA_IDS:
-            yield _Piece("media", [_MEDIA_IDS[part]] * (num_query_tokens + 1))
+            yield "media", part
         else:
             if answering:
-                yield _Piece("end", [tokenizer.eos_id])
-            yield _Piece("prompt", tokenizer.encode(part))
+                yield "end", ""
+            yield "prompt", part
             answering = part == _ANSWER_MARK
     if answering:
-        yield _Piece("end", [tokenizer.eos_id])
+        yield "end", ""
+
+
+def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """The text of messages, without a mark for what comes next, and the role of each of them."""
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
+        raise UserError(
+            f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
+            '{"role": ..., "content": ...}'
+        )
+    if not messages:
+        raise UserError("the conversation is empty; expected at least one message of the user")
+    lines = [SYSTEM]
+    roles = [str(message.get("role")) for message in messages]
+    for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
+        contents = _contents(message, f"message {number} ({role})")
+        if role == "system" and number == 1:
+            # Nothing stands before its first line, so that this one could open a turn too.
+            lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
+        elif role == "system":
+            raise UserError(f"message {number} has the role system; only the first message may")
+        elif role in _SPEAKERS:
+            lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
+        else:
+            raise UserError(
+                f"message {number} has the role {role!r}; expected system, user or assistant"
+            )
+    return "".join(lines), roles
 
 
 def _contents(message: Mapping[str, Any], where: str) -> list[str]:

@@ -6,6 +6,17 @@ path does the same; its prompt path resizes before it converts, which gives pale
 nearest-neighbour pixels, and is not copied. One thing is added: the EXIF orientation is applied,
 which the original ignores, so that the model sees a phone's photograph as its owner does.
 
+What cannot be used raises BadData with one of these reasons:
+
+    missing file, unreadable file (a folder, no permission), not a picture, damaged picture (spoilt
+    or cut short), picture too large (MAX_PIXELS), empty picture (no pixels), unsupported pixels
+    (floating-point, 32 bits);
+
+and with unusual="refuse", for data that must not be altered in silence:
+
+    animated picture (several frames or pages, of which one would be seen), CMYK picture, 16-bit
+    picture (more than 8 bits a channel).
+
 Pixels stay uint8 until they are on the device. Letters: S side of the square.
 """
 
@@ -13,12 +24,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, Protocol, TypeGuard
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from owl_jax.errors import UserError
+from owl_jax.errors import BadData
 
 # OpenAI CLIP's preprocessing, as in the original's preprocessor_config.json.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,37 +42,68 @@ _LARGEST = f"the largest is {MAX_PIXELS // 1_000_000} megapixels, please scale i
 # Not all that Pillow knows: its EPS reader, for one, starts another program on the file.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-ImageSource = str | Path | bytes | BinaryIO | Image.Image
+
+class Part(Protocol):
+    """A file within another: read() gives all of it, str() its name for messages."""
+
+    def read(self) -> bytes: ...
 
 
-def load_image(source: ImageSource, where: str | None = None) -> Image.Image:
-    """An upright RGB picture from a path, the bytes of a file, an open binary file or a picture.
+ImageSource = str | Path | bytes | BinaryIO | Part | Image.Image
+Unusual = Literal["convert", "refuse"]
+
+
+def load_image(
+    source: ImageSource,
+    where: str | None = None,
+    *,
+    unusual: Unusual = "convert",
+    shrink_to: int | None = None,
+) -> Image.Image:
+    """An upright RGB picture from a file, its bytes, an open binary file, a Part or a picture.
 
     Of an animation the first frame. Transparency is dropped as Pillow's convert("RGB") does: the
     stored colour shows, no background is mixed in. 16-bit grey is scaled to 8 bits, not clipped.
-    `where` ("data.jsonl:12") is put before the file's name in messages.
 
-    Raises UserError, naming file and reason, for what is missing, is no picture, is damaged or cut
-    short, has more than MAX_PIXELS pixels (read from the header, before decoding) or has
-    floating-point or 32-bit pixels.
+    Args:
+      where: "data.jsonl:12", put before the file's name in messages.
+      unusual: whether animated, CMYK and 16-bit pictures are converted or refused.
+      shrink_to: a JPEG is decoded at the smallest of a whole, half, quarter or eighth of its size
+        whose sides are both at least this long, which is faster; a square resized from it differs
+        by a few levels from the whole picture's. None decodes the whole.
+
+    Raises BadData (the module's docstring lists the reasons), naming the file. Too many pixels are
+    found by the header, before decoding.
     """
-    with describe_failure(name_source(source, where, "picture")):
-        if isinstance(source, Image.Image):
-            return _to_rgb(source)
-        if isinstance(source, bytes):
-            source = BytesIO(source)
-        elif not isinstance(source, str | Path) and not hasattr(source, "read"):
-            raise UserError(
-                f"found {type(source).__name__}; expected a path, bytes, an open file or a PIL "
-                "image"
+    name = name_source(source, where, "picture")
+    given: Any = read_part(source, where) if is_part(source) else source
+    with describe_failure(name):
+        if isinstance(given, Image.Image):
+            return to_rgb(given, unusual)
+        if isinstance(given, bytes):
+            given = BytesIO(given)
+        elif not isinstance(given, str | Path) and not hasattr(given, "read"):
+            raise BadData(
+                "not a picture",
+                f"found {type(given).__name__}; expected a path, bytes, an open file or a PIL "
+                "image",
             )
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
-            return _to_rgb(image)
+        with Image.open(given, formats=IMAGE_FORMATS) as image:
+            check_size(image)
+            if shrink_to is not None:
+                image.draft(None, (shrink_to, shrink_to))
+            return _to_upright_rgb(image, unusual)
 
 
 def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
-    """The picture squashed to uint8[S, S, 3], S = size; no crop, whatever its aspect ratio."""
-    return np.array(load_image(image).resize((size, size), Image.Resampling.BICUBIC))
+    """The picture squashed to uint8[S, S, 3], S = size; no crop, whatever its aspect ratio.
+
+    Raises BadData like load_image.
+    """
+    with describe_failure("the picture"):
+        check_size(image)
+        square = _to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(square)
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
@@ -76,55 +118,132 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     return (unit - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
 
 
+def check_size(image: Image.Image) -> None:
+    """Raises BadData, without a name, for too many pixels or none; the header tells."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadData("picture too large", f"too large ({width} x {height} pixels); {_LARGEST}")
+    if width * height == 0:
+        raise BadData("empty picture", f"has no pixels ({width} x {height})")
+
+
+def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:
+    """A new upright RGB picture. is_frame: one frame of several is what is wanted.
+
+    Raises BadData without a name: callers add it (describe_failure).
+    """
+    check_size(image)
+    upright = _to_upright_rgb(image, unusual, is_frame)
+    return upright.copy() if upright is image else upright
+
+
+def is_part(source: object) -> TypeGuard[Part]:
+    """Whether `source` gives its bytes at once; an open file gives them piece by piece."""
+    return hasattr(source, "read") and not hasattr(source, "seek")
+
+
+def read_part(part: Part, where: str | None) -> bytes:
+    """The part's bytes. Raises the BadData of its read(), which names it, with `where` before."""
+    try:
+        return part.read()
+    except BadData as error:
+        message = f"{where}: {error}" if where else str(error)
+        raise BadData(error.reason, message) from error
+
+
 def name_source(source: object, where: str | None, noun: str) -> str:
     """What messages call a source: "data.jsonl:12: a.jpg", or "the picture" for one of no name."""
-    name = str(source) if isinstance(source, str | Path) else f"the {noun}"
+    has_name = isinstance(source, str | Path) or is_part(source)
+    name = str(source) if has_name else f"the {noun}"
     return f"{where}: {name}" if where else name
 
 
 @contextmanager
-def describe_failure(name: str) -> Iterator[None]:
-    """Turn a failure to open or decode with Pillow into a UserError of one line about `name`."""
+def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
+    """Turn a failure to open or decode with Pillow into BadData of one line about `name`.
+
+    noun: what the reasons call it ("damaged video").
+    """
     try:
         yield
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+    except BadData as error:
+        raise BadData(error.reason, f"{name}: {error}") from error
     except FileNotFoundError as error:
-        raise UserError(f"{name}: no such file") from error
+        raise BadData("missing file", f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise UserError(
-            f"{name}: not a picture, whatever its name says; expected {', '.join(IMAGE_FORMATS)}"
-        ) from error
+        expected = ", ".join(IMAGE_FORMATS)
+        message = f"{name}: not a {noun}, whatever its name says; expected {expected}"
+        raise BadData(f"not a {noun}", message) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: too large ({_one_line(error)}); {_LARGEST}") from error
+        message = f"{name}: too large ({_one_line(error)}); {_LARGEST}"
+        raise BadData("picture too large", message) from error
     # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
     except Exception as error:
-        from_system = isinstance(error, OSError) and error.strerror
-        kind = "cannot be read" if from_system else "damaged or cut short"
-        raise UserError(f"{name}: {kind} ({from_system or _one_line(error)})") from error
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{name}: cannot be read ({error.strerror})"
+            raise BadData("unreadable file", message) from error
+        message = f"{name}: damaged or cut short ({_one_line(error)})"
+        raise BadData(f"damaged {noun}", message) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """A new upright RGB picture that no longer needs its file."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(f"too large ({width} x {height} pixels); {_LARGEST}")
-    if width * height == 0:
-        raise UserError(f"has no pixels ({width} x {height})")
+def _to_upright_rgb(
+    image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False
+) -> Image.Image:
+    """The picture upright and in RGB, decoded; the same object where it was so: a copy costs time.
+
+    It no longer needs its file.
+    """
+    if unusual == "refuse":
+        _refuse_unusual(image, is_frame)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise UserError("has floating-point pixels; expected 8 or 16 bits, please convert it")
+        raise BadData(
+            "unsupported pixels",
+            "has floating-point pixels; expected 8 or 16 bits, please convert it",
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow would clip at 255, which turns the picture white.
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise UserError("has 32-bit pixels; expected 8 or 16 bits, please convert it")
+            raise BadData(
+                "unsupported pixels", "has 32-bit pixels; expected 8 or 16 bits, please convert it"
+            )
         image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         # The same colours, without Pillow's warning.
         image = image.convert("RGBA")
+    if image.mode == "RGB":
+        image.load()
+        return image
     return image.convert("RGB")
+
+
+def _refuse_unusual(image: Image.Image, is_frame: bool) -> None:
+    """Raises BadData for a picture of which only an altered form can be seen."""
+    # The further pictures of an MPO are a camera's previews, depth map or second eye.
+    has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
+    if has_frames and not is_frame:
+        raise BadData("animated picture", "has several frames or pages; expected a still picture")
+    if image.mode == "CMYK":
+        raise BadData("CMYK picture", "has the colours of print (CMYK); expected RGB or grey")
+    if image.mode == "I" or image.mode.startswith("I;16") or _has_deep_colours(image):
+        raise BadData("16-bit picture", "has more than 8 bits a channel; expected 8")
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the file of a picture that Pillow calls 8-bit has more; known until it is decoded.
+
+    Pillow keeps the upper byte of 16-bit colours; only what it tells its decoder shows that.
+    """
+    tiles = getattr(image, "tile", None)
+    if not tiles or image.format not in ("PNG", "PPM", "TIFF"):
+        return False
+    codec, _, _, arguments = tiles[0]
+    first, *others = arguments if isinstance(arguments, tuple) else (arguments,)
+    if codec.startswith("ppm"):
+        return others[0] > 255
+    return ";16" in str(first)
 
 
 def _one_line(error: Exception) -> str:

@@ -10,13 +10,16 @@ import dataclasses
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from owl_jax.data.sources.open import is_missing
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.stack import REMAT_POLICIES
+from owl_jax.processing.augment import Augmentation
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
@@ -24,6 +27,11 @@ FRESH = "fresh"  # init: new random weights instead of a directory
 BRANCHES = ("vision", "abstractor", "llm", "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
 ATTENTIONS = ("xla", "cudnn")
+AUGMENTATIONS = {
+    "none": None,
+    "caption": Augmentation(),
+    "caption+randaugment": Augmentation(rand_augment=True),
+}
 
 
 def base_config(model: OwlConfig) -> ConfigDict:
@@ -31,6 +39,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.steps = 1
+    config.epochs = 0.0  # above 0: steps is set to what that many epochs of the data take
     config.batch_size = 256  # rows a step, over all processes and micro-batches
     config.accumulate = 1  # micro-batches a step; the result is that of one large batch
     config.clip_norm = 1.0  # of the gradient over all trainable parameters; 0: no clipping
@@ -61,12 +70,19 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.data.image_slots = 1
     config.data.video_slots = 0
     config.data.frames = 4  # of each video
-    config.data.mixture = ()  # ((file.jsonl, weight), ...)
-    config.data.media_root = ""  # what paths in the files are relative to; "": each file's folder
+    config.data.pack = True  # several conversations a row; False: one
+    config.data.open_rows = 64  # among which a conversation finds its place
+    config.data.mixture = ()  # ((source, weight), (source, weight, media_root), ...); docs/data.md
+    config.data.media_root = ""  # of sources without their own; "": the folder of each file
     config.data.synthetic = ConfigDict()  # {kind: weight} of the embedded data set
     config.data.synthetic_size = 100_000  # examples of the embedded data set
+    config.data.augmentation = "none"  # or a key of AUGMENTATIONS
+    config.data.unusual_images = "refuse"  # animated, CMYK, 16-bit; or "convert"
+    config.data.decoder = "exact"  # "fast": JPEG at a reduced size, other pixels by a little
     config.data.max_dropped = 0.01  # share of unusable records above which the run stops
-    config.data.threads = 16
+    config.data.threads = 16  # that read and decode
+    config.data.workers = 0  # processes that decode instead of threads
+    config.data.resume = True  # False: a resumed run begins the data again
 
     config.log_every = 10
     config.checkpoint_every = 500
@@ -82,6 +98,7 @@ def small_config(model: OwlConfig) -> ConfigDict:
     config.compute.remat = "none"
     config.compute.scan_layers = False
     config.data.threads = 2
+    config.data.pack = False  # the demonstration's recipes are tuned to a conversation a row
     config.checkpoint_every = 250
     return config
 
@@ -124,10 +141,39 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
     return rules, recipes
 
 
+class MixturePart(NamedTuple):
+    """One entry of `config.data.mixture`. media_root: what paths in it are relative to; "": its
+    folder."""
+
+    source: str
+    weight: float | str
+    media_root: str
+
+
+def read_mixture(config: ConfigDict) -> list[MixturePart]:
+    """The sources of a config. Raises UserError for an entry that has another form."""
+    parts = []
+    for number, entry in enumerate(config.data.mixture):
+        match entry:
+            case (str(source), float() | int() | str() as weight):
+                parts.append(MixturePart(source, weight, config.data.media_root))
+            case (str(source), float() | int() | str() as weight, str(media_root)):
+                parts.append(MixturePart(source, weight, media_root))
+            case _:
+                raise UserError(
+                    f"config.data.mixture[{number}] is {entry!r}; expected (source, weight) or "
+                    "(source, weight, media_root)"
+                )
+    return parts
+
+
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that would fail only later in the run."""
     _check_choice(config, "export", EXPORT_FORMATS)
     _check_choice(config, "frozen_dtype", DTYPES)
+    _check_choice(config, "data.augmentation", list(AUGMENTATIONS))
+    _check_choice(config, "data.unusual_images", ("refuse", "convert"))
+    _check_choice(config, "data.decoder", ("exact", "fast"))
     for key in (
         "steps",
         "batch_size",
@@ -136,9 +182,15 @@ def check_values(config: ConfigDict) -> None:
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "data.length",
+        "data.open_rows",
+        "data.threads",
     ):
-        if config[key] < 1:
-            raise UserError(f"config.{key}={config[key]}: expected at least 1")
+        _check_least(config, key, 1)
+    for key in ("epochs", "data.image_slots", "data.video_slots", "data.workers"):
+        _check_least(config, key, 0)
+    if not 0 <= config.data.max_dropped <= 1:
+        raise UserError(f"config.data.max_dropped={config.data.max_dropped}: expected 0 to 1")
 
 
 def tokenizer_directory(config: ConfigDict) -> str:
@@ -151,8 +203,9 @@ def check_directories(config: ConfigDict) -> None:
     """Raises one UserError that names everything the config needs and that is not there."""
     needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
     needed["config.tokenizer"] = tokenizer_directory(config)
-    for number, (path, _) in enumerate(config.data.mixture):
-        needed[f"config.data.mixture[{number}]"] = path
+    for number, part in enumerate(read_mixture(config)):
+        if is_missing(part.source):
+            needed[f"config.data.mixture[{number}]"] = part.source
     missing: dict[str, list[str]] = {}
     for key, value in needed.items():
         if value != FRESH and not (value and Path(value).exists()):
@@ -161,9 +214,15 @@ def check_directories(config: ConfigDict) -> None:
         listed = ", ".join(f"{path!r} ({', '.join(keys)})" for path, keys in missing.items())
         raise UserError(
             f"not found: {listed}. Put model directories (config.json, weights, tokenizer files) "
-            "and JSON Lines there, or name other places, as in --config.tokenizer=DIR "
-            "(docs/training.md tells where to get them)"
+            "and data there, or name other places, as in --config.tokenizer=DIR (docs/training.md "
+            "and docs/data.md tell where to get them)"
         )
+
+
+def _check_least(config: ConfigDict, key: str, least: int) -> None:
+    value = operator.attrgetter(key)(config)
+    if not value >= least:
+        raise UserError(f"config.{key}={value}: expected at least {least}")
 
 
 def _check_choice(config: ConfigDict, key: str, choices: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -26,17 +27,14 @@ from owl_jax.checkpoint.base import Base, check_base
 from owl_jax.checkpoint.manager import Checkpoints, fingerprint
 from owl_jax.checkpoint.model_directory import open_branches, save_model
 from owl_jax.checkpoint.stored import place
-from owl_jax.data.batch import Batch, RowShape
-from owl_jax.data.pipeline import DropLog, Prepare, WeightedSource, make_batches
-from owl_jax.data.sources import JsonLinesSource
-from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
-from owl_jax.processing.tokenizer import load_tokenizer
+from owl_jax.parallel.sharding import LogicalRules, own_rows, param_shardings, shard_batch
 from owl_jax.training import config as settings
+from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates, make_optimizer
 from owl_jax.training.partition import FROZEN, assign, merge, split, table
@@ -64,6 +62,11 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     model, compute = settings.read_model(config), settings.read_compute(config)
     rules, recipes = settings.read_recipes(config)
     logical, mesh = LogicalRules(), make_mesh(**config.mesh)
+    part, parts = own_rows(mesh)
+    data = open_data(config, model, workdir, part, parts)
+    if config.epochs:
+        config.steps = steps_of_epochs(config, data)
+        _say(f"config.epochs={config.epochs}: {config.steps} steps")
 
     # Weights are kept stacked by layer, however the step computes.
     boxed = jax.eval_shape(partial(init_params, model, Compute()), jax.random.key(config.seed))
@@ -73,10 +76,12 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     optimizer = make_optimizer(recipes, trained_labels, config.steps, config.clip_norm or None)
     _say(table(shapes, labels, recipes))
 
-    with closing(
-        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.checkpoint_every)
-    ) as checkpoints:
-        batches = open_data(config, model)
+    with (
+        closing(data),
+        closing(
+            Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.checkpoint_every)
+        ) as checkpoints,
+    ):
         trainable, frozen = split(
             initialize(config, model, shapes, shardings, _dtypes(labels, config, recipes)), labels
         )
@@ -86,7 +91,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         if start:
             expected = {k: v for k, v in meta.items() if not (config.any_base and k == _BASE)}
             hints = {_BASE: ", or insist with --config.any_base=True"}
-            state, _ = checkpoints.restore(start, _abstract(state), batches, expected, hints)
+            position = data.batches if config.data.resume else None
+            state, _ = checkpoints.restore(start, _abstract(state), position, expected, hints)
             _say(f"resumed from step {start} of {workdir}")
         if jax.process_index() == 0:
             text = config.to_json_best_effort(indent=2)
@@ -100,18 +106,20 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
             nn.logical_axis_rules(logical.flax_rules()),
             MetricWriter(workdir, config.steps, start, workdir.name) as writer,
         ):
-            clock = _Clock()
+            clock = _Clock(parts)
             for number in range(start + 1, config.steps + 1):
-                batch = Batch(**shard_batch(vars(next(batches)), mesh))
-                state, metrics = step(state, frozen, batch)
-                clock.count(metrics["supervised_tokens"], config.batch_size)
+                with clock.waiting_for_data():
+                    rows = next(data.batches)
+                state, metrics = step(state, frozen, Batch(**shard_batch(vars(rows), mesh)))
+                clock.count(metrics["supervised_tokens"], rows)
                 if number % config.log_every == 0 or number in (start + 1, config.steps):
                     # A skipped step does not move the schedule.
                     taken = number - 1 - metrics["skipped"]
                     metrics |= learning_rates(recipes, config.steps, taken)
+                    metrics["dropped"] = data.drops.reasons.total()
                     writer.write(number, metrics | clock.read())
                     _stop_if_diverged(metrics, config.max_skipped_steps, number)
-                checkpoints.save(number, state, batches, meta, force=number == config.steps)
+                checkpoints.save(number, state, data.batches, meta, force=number == config.steps)
 
     target = None if config.export == "none" else workdir / "model"
     if start >= config.steps and (target is None or target.exists()):
@@ -124,43 +132,6 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         tokenizer = Path(settings.tokenizer_directory(config))
         save_model(target, model, params, config.export, tokenizer, base)
     return target
-
-
-def open_data(config: ConfigDict, model: OwlConfig) -> Any:
-    """The batch iterator of this process. Raises UserError for missing or unusable data."""
-    processes = jax.process_count()
-    if config.batch_size % (processes * config.accumulate):
-        raise UserError(
-            f"config.batch_size={config.batch_size} must be a multiple of {processes} processes "
-            f"times config.accumulate={config.accumulate}"
-        )
-    data = config.data
-    sources = [
-        WeightedSource(JsonLinesSource(path, data.media_root or Path(path).parent), weight)
-        for path, weight in data.mixture
-    ]
-    if data.synthetic:
-        kinds = data.synthetic.to_dict()
-        source = SyntheticSource(kinds, size=data.synthetic_size, seed=config.seed)
-        sources.append(WeightedSource(source, float(sum(kinds.values()))))
-    shape = RowShape(
-        data.length,
-        model.media_length,
-        model.vision.image_size,
-        data.image_slots,
-        data.video_slots,
-        data.frames,
-    )
-    return make_batches(
-        sources,
-        Prepare(load_tokenizer(settings.tokenizer_directory(config)), shape),
-        config.batch_size // processes,
-        config.seed,
-        DropLog(data.max_dropped),
-        data.threads,
-        jax.process_index(),
-        processes,
-    )
 
 
 def initialize(
@@ -201,26 +172,49 @@ def initialize(
 
 
 class _Clock:
-    """Throughput between two reads; the first one contains the compilation of the step."""
+    """Throughput between two reads; the first one contains the compilation of the step.
 
-    def __init__(self) -> None:
+    data_wait is the share of the time in which the device had nothing to do because the batch was
+    not there. Steps run while the loop goes on, so waiting counts only if the step before had
+    ended when the batch came: an upper bound.
+
+    parts: of the data, this process reads one.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
+        self._last: jax.Array | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._tokens: list[jax.Array] = []
-        self._examples = 0
+        self._conversations, self._used, self._positions = 0, 0, 0
+        self._waited = 0.0
         self._start = time.monotonic()
 
-    def count(self, supervised_tokens: jax.Array, examples: int) -> None:
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        if self._last is not None and self._last.is_ready():  # type: ignore[attr-defined]
+            self._waited += time.monotonic() - start
+
+    def count(self, supervised_tokens: jax.Array, rows: Batch) -> None:
+        """supervised_tokens: of the step, over all processes. rows: this process's, on the host."""
+        self._last = supervised_tokens
         self._tokens.append(supervised_tokens)
-        self._examples += examples
+        self._conversations += int(rows.segment_ids.max(axis=1).sum())
+        self._used += int(np.count_nonzero(rows.segment_ids))
+        self._positions += rows.segment_ids.size
 
     def read(self) -> dict[str, float]:
         tokens = float(sum(jax.device_get(self._tokens)))  # waits for the device
         elapsed = time.monotonic() - self._start
         rates = {
             "tokens_per_second": tokens / elapsed,
-            "examples_per_second": self._examples / elapsed,
+            "examples_per_second": self._conversations * self._parts / elapsed,
+            "row_fill": self._used / self._positions,
+            "data_wait": self._waited / elapsed,
         }
         self._reset()
         return rates

@@ -28,9 +28,9 @@ def example(ids, supervised, images=(), videos=(), shape=SHAPE):
 def batch():
     return collate(
         [
-            example([1, -1, -1, 5, 6, 9, 2], [5, 6], images=[10]),
-            example([1, 7, 8, 2], [2, 3]),
-            example([1, -2, -2, -1, -1, 4, 9, 2], [6, 7], images=[20], videos=[30]),
+            [example([1, -1, -1, 5, 6, 9, 2], [5, 6], images=[10])],
+            [example([1, 7, 8, 2], [2, 3])],
+            [example([1, -2, -2, -1, -1, 4, 9, 2], [6, 7], images=[20], videos=[30])],
         ],
         SHAPE,
     )
@@ -39,7 +39,7 @@ def batch():
 def test_targets_are_the_inputs_shifted_by_one(batch):
     np.testing.assert_array_equal(
         batch.input_ids,
-        [[1, 0, 0, 5, 6, 9, 2], [1, 7, 8, 2, 0, 0, 0], [1, 0, 0, 0, 0, 4, 9]],
+        [[1, 0, 0, 5, 6, 9, 0], [1, 7, 8, 0, 0, 0, 0], [1, 0, 0, 0, 0, 4, 9]],
     )
     np.testing.assert_array_equal(
         batch.targets,
@@ -60,7 +60,9 @@ def test_segments_end_with_the_last_prediction(batch):
         batch.segment_ids,
         [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]],
     )
-    np.testing.assert_array_equal(batch.positions, [range(7)] * 3)
+    np.testing.assert_array_equal(
+        batch.positions, [[0, 1, 2, 3, 4, 5, 0], [0, 1, 2, 0, 0, 0, 0], range(7)]
+    )
 
 
 def test_media_index_counts_image_slots_and_then_video_slots(batch):
@@ -80,7 +82,7 @@ def test_media_lie_in_their_slots_and_unused_slots_are_black(batch):
 
 
 def test_two_pictures_of_a_row_keep_their_order():
-    row = collate([example([1, -1, -1, -1, -1, 3, 2], [5], images=[1, 2])], SHAPE)
+    row = collate([[example([1, -1, -1, -1, -1, 3, 2], [5], images=[1, 2])]], SHAPE)
     np.testing.assert_array_equal(row.media_index, [[-1, 0, 1, 2, 3, -1, -1]])
     np.testing.assert_array_equal(row.images[0, :, 0, 0, 0], [1, 2])
 
@@ -100,14 +102,14 @@ def test_shapes_and_types(batch):
 
 
 def test_words_alone_need_no_slots():
-    batch = collate([example([1, 3, 2], [1, 2], shape=WORDS)], WORDS)
+    batch = collate([[example([1, 3, 2], [1, 2], shape=WORDS)]], WORDS)
     assert isinstance(batch, Batch)
     assert batch.images.shape == (1, 0, 2, 2, 3) and batch.videos.shape == (1, 0, 0, 2, 2, 3)
-    np.testing.assert_array_equal(batch.input_ids, [[1, 3, 2, 0]])
+    np.testing.assert_array_equal(batch.input_ids, [[1, 3, 0, 0]])
 
 
 def test_an_example_that_fills_its_row_loses_only_its_last_input():
-    batch = collate([example([1, 3, 4, 5, 2], [3, 4], shape=WORDS)], WORDS)
+    batch = collate([[example([1, 3, 4, 5, 2], [3, 4], shape=WORDS)]], WORDS)
     np.testing.assert_array_equal(batch.input_ids, [[1, 3, 4, 5]])
     np.testing.assert_array_equal(batch.targets, [[3, 4, 5, 2]])
     np.testing.assert_array_equal(batch.segment_ids, [[1, 1, 1, 1]])
@@ -125,19 +127,56 @@ def test_an_example_that_fills_its_row_loses_only_its_last_input():
 )
 def test_what_does_not_fit_is_refused(misfit):
     with pytest.raises(ValueError):
-        collate([example([1, 3, 2], [1], shape=WORDS), misfit], WORDS)
+        collate([[example([1, 3, 2], [1], shape=WORDS)], [misfit]], WORDS)
 
 
 def test_too_long_says_how_long():
-    with pytest.raises(ValueError, match="6 tokens does not fit a row of 5"):
-        collate([example([1, 3, 4, 5, 6, 2], [5], shape=WORDS)], WORDS)
+    with pytest.raises(ValueError, match="5 positions do not fit a row of 4"):
+        collate([[example([1, 3, 4, 5, 6, 2], [5], shape=WORDS)]], WORDS)
 
 
 def test_more_pictures_than_slots_are_refused():
     with pytest.raises(ValueError):
-        collate([example([1, -1, -1, 3, 2], [3], images=[1, 2, 3])], SHAPE)
+        collate([[example([1, -1, -1, 3, 2], [3], images=[1, 2, 3])]], SHAPE)
 
 
 def test_a_broken_span_is_refused():
     with pytest.raises(ValueError, match="row 0 has 1 positions of media id -1"):
-        collate([example([1, -1, 3, 2], [2], images=[1])], SHAPE)
+        collate([[example([1, -1, 3, 2], [2], images=[1])]], SHAPE)
+
+
+@pytest.fixture
+def packed():
+    """Three conversations in a row of nine positions, and a row that none is left of."""
+    shape = RowShape(length=9, media_length=2, image_size=2, image_slots=2, video_slots=1, frames=2)
+    row = [
+        example([1, -1, -1, 5, 2], [3, 4], images=[10]),
+        example([1, 7, 2], [2]),
+        example([1, -1, -1, 2], [3], images=[20]),
+    ]
+    return collate([row, []], shape)
+
+
+def test_conversations_of_a_row_are_kept_apart(packed):
+    np.testing.assert_array_equal(packed.input_ids[0], [1, 0, 0, 5, 1, 7, 1, 0, 0])
+    np.testing.assert_array_equal(packed.targets[0], [0, 0, 5, 2, 7, 2, 0, 0, 2])
+    np.testing.assert_array_equal(packed.loss_mask[0], [0, 0, 1, 1, 0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(packed.segment_ids[0], [1, 1, 1, 1, 2, 2, 3, 3, 3])
+    np.testing.assert_array_equal(packed.positions[0], [0, 1, 2, 3, 0, 1, 0, 1, 2])
+
+
+def test_each_conversation_of_a_row_has_its_own_pictures(packed):
+    np.testing.assert_array_equal(packed.media_index[0], [-1, 0, 1, -1, -1, -1, -1, 2, 3])
+    np.testing.assert_array_equal(packed.images[0, :, 0, 0, 0], [10, 20])
+
+
+def test_an_empty_row_is_all_padding(packed):
+    for array in (packed.input_ids, packed.loss_mask, packed.segment_ids, packed.images):
+        assert not array[1].any()
+    assert (packed.media_index[1] == -1).all()
+
+
+def test_a_row_too_many_conversations_is_refused():
+    row = [example([1, 3, 2], [1], shape=WORDS)] * 3
+    with pytest.raises(ValueError, match="6 positions do not fit a row of 4"):
+        collate([row], WORDS)

@@ -10,7 +10,13 @@ from jax.sharding import PartitionSpec as P
 
 from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, batch_sharding, param_shardings, shard_batch
+from owl_jax.parallel.sharding import (
+    LogicalRules,
+    batch_sharding,
+    own_rows,
+    param_shardings,
+    shard_batch,
+)
 
 RULES = LogicalRules()
 
@@ -120,3 +126,8 @@ def test_each_device_holds_its_rows_of_a_batch():
 def test_rows_that_cannot_be_divided_are_refused():
     with pytest.raises(UserError, match=r"batch of 6 rows.*among 8 devices.*multiple of 8"):
         shard_batch({"ids": np.zeros((6, 3))}, make_mesh())
+
+
+def test_one_process_reads_all_rows():
+    for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)):
+        assert own_rows(make_mesh(*sizes)) == (0, 1)

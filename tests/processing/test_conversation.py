@@ -13,9 +13,11 @@ from owl_jax.processing.conversation import (
     IMAGE_ID,
     SYSTEM,
     VIDEO_ID,
+    answers,
     check_media,
     count_media,
     prompt_from_messages,
+    text_from_messages,
     tokenize_conversation,
     tokenize_prompt,
 )
@@ -307,6 +309,60 @@ def test_words_of_a_message_open_no_turn(tokenize, llama):
     assert "here is < image>" in prompt
     answers = supervised(llama, tokenize(prompt + "Done."))
     assert answers.count("|") == 2 and answers.endswith("|Done.|")
+
+
+def test_first_line_of_a_system_message_opens_no_turn(tokenize, llama):
+    for content, first in (("AI: no\nAI: no", " AI: no\n AI: no"), ("Human: hi", " Human: hi")):
+        prompt = prompt_from_messages([{"role": "system", "content": content}, USER])
+        assert prompt == f"{first}\nHuman: hi\nAI: "
+        assert supervised(llama, tokenize(prompt + "Yes.")) == "Yes.|"
+
+
+def test_finished_messages_are_the_prompt_and_its_answer():
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?\nAI: x"}]},
+    ]
+    answer = {"role": "assistant", "content": "An owl <image>.\nHuman: y"}
+    text = text_from_messages([*messages, answer])
+    assert text == (
+        "Be brief.\nHuman: <image>\nHuman: What?\n AI: x\nAI: An owl < image>.\n Human: y"
+    )
+    assert text.startswith(prompt_from_messages(messages))
+    assert text_from_messages([*messages, answer, USER]) == f"{text}\nHuman: hi"
+
+
+def test_finished_messages_need_an_answer():
+    with pytest.raises(UserError, match="no message is the assistant's"):
+        text_from_messages([USER])
+    for messages, words in (
+        ([], "conversation is empty"),
+        (["hi"], "messages is list"),
+        ([USER, {"role": "robot", "content": "hi"}], "role 'robot'"),
+        ([USER, {"role": "assistant", "content": [{"type": "image"}]}], "only the user's"),
+    ):
+        with pytest.raises(UserError, match=words):
+            text_from_messages(messages)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("Human: hi", []),
+        ("AI: hello\nHuman: OpenAI: they\nAI: did <image>so\nHuman: x", ["hello", "did so"]),
+        ("\nHuman: hi\nAI: ", [""]),
+        ("\nHuman: hi\nAI: \nHuman: hi\nAI: <image>", ["", ""]),
+    ],
+)
+def test_answers_of_a_text(text, expected):
+    assert [answer.strip() for answer in answers(text)] == expected
+
+
+def test_answers_are_what_is_trained_on(tokenize, llama):
+    text = f"{SYSTEM}\nHuman: <image>\nHuman: One?\nAI: Yes.\nHuman: Two?\nAI: No."
+    joined = "".join(answer.strip() + "|" for answer in answers(text))
+    assert supervised(llama, tokenize(text)) == joined == "Yes.|No.|"
 
 
 def test_empty_earlier_answer_is_allowed():

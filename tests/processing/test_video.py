@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl_jax.errors import UserError
+from owl_jax.errors import BadData, UserError
 from owl_jax.processing import video
 from owl_jax.processing.image import preprocess_image
-from owl_jax.processing.video import frame_indices, load_video
+from owl_jax.processing.video import frame_indices, load_frames, load_video
 
 ARRAYS = np.load(Path(__file__).parents[1] / "goldens" / "case07_image_preprocess" / "outputs.npz")
 SIZE = 16
@@ -24,6 +24,26 @@ def pictures(count) -> list[Image.Image]:
 def numbers(frames) -> list[int]:
     """The number of each frame, read from its grey level."""
     return [round(float(frame.mean()) / STEP) for frame in frames]
+
+
+def reason_of(source, **options) -> str:
+    with pytest.raises(BadData) as error:
+        load_video(source, 4, SIZE, **options)
+    assert "\n" not in str(error.value)
+    return error.value.reason
+
+
+class Part:
+    """What a source gives for a file within another."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+    def __str__(self) -> str:
+        return "shard.tar/a.mp4"
 
 
 def write_video(path, count, codec="libx264", pixel_format="yuv420p", gop=7) -> Path:
@@ -229,7 +249,112 @@ def test_broken_frame_of_a_folder_is_named(tmp_path):
         load_video(tmp_path, 4, SIZE)
 
 
-@pytest.mark.parametrize("source", [None, 3, b"bytes"])
+@pytest.mark.parametrize("source", [None, 3])
 def test_other_objects_are_refused(source):
     with pytest.raises(UserError, match=f"is {type(source).__name__}"):
         load_video(source, 4, SIZE)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "raw.h264"])
+def test_bytes_and_parts_give_what_the_file_gives(tmp_path, name):
+    codec = "libvpx-vp9" if name == "a.webm" else "libx264"
+    path = write_video(tmp_path / name, 23, codec)
+    expected = load_video(path, 5, SIZE)
+    for source in (path.read_bytes(), Part(path)):
+        np.testing.assert_array_equal(load_video(source, 5, SIZE), expected)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_animation_is_told_by_its_bytes(tmp_path, suffix):
+    path = tmp_path / "named.mp4"
+    first, *rest = pictures(11)
+    first.save(path, suffix, save_all=True, append_images=rest, lossless=True)
+    for source in (path, path.read_bytes(), Part(path)):
+        # That a video moves is not unusual.
+        assert numbers(load_video(source, 4, SIZE, unusual="refuse")) == frame_indices(11, 4)
+
+
+def test_video_is_told_by_its_bytes_whatever_its_name(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 9).rename(tmp_path / "a.gif")
+    assert numbers(load_video(path, 2, SIZE)) == frame_indices(9, 2)
+
+
+def test_frames_may_be_of_any_kind(tmp_path):
+    first, second, third, fourth = pictures(4)
+    second.save(tmp_path / "1.png")
+    third.save(tmp_path / "2.png")
+    fourth.save(tmp_path / "3.png")
+    frames = [
+        first,
+        tmp_path / "1.png",
+        (tmp_path / "2.png").read_bytes(),
+        Part(tmp_path / "3.png"),
+    ]
+    loaded = load_frames(frames, 4)
+    assert [np.asarray(frame)[0, 0, 0] for frame in loaded] == [
+        STEP * index for index in frame_indices(4, 4)
+    ]
+
+
+def test_frames_that_would_be_altered_are_refused_on_demand(tmp_path):
+    cmyk = Image.new("CMYK", (8, 8))
+    assert load_video([cmyk], 4, SIZE).shape == (4, SIZE, SIZE, 3)
+    assert reason_of([cmyk], unusual="refuse") == "CMYK picture"
+    first, *rest = pictures(3)
+    first.save(tmp_path / "frame0.gif", save_all=True, append_images=rest)
+    assert reason_of(tmp_path, unusual="refuse") == "animated picture"
+    assert numbers(load_video(tmp_path / "frame0.gif", 3, SIZE, unusual="refuse")) == [0, 1, 1]
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert reason_of(tmp_path / "deep.png", unusual="refuse") == "16-bit picture"
+
+
+def test_jpeg_frames_are_shrunk_on_demand(tmp_path):
+    Image.new("RGB", (640, 480)).save(tmp_path / "0.jpg")
+    assert [frame.size for frame in load_frames(tmp_path, 2, shrink_to=100)] == [(160, 120)] * 2
+
+
+def test_every_failure_has_its_reason(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 20)
+    content = bytearray(path.read_bytes())
+    assert reason_of(tmp_path / "absent.mp4") == "missing file"
+    for nothing in (b"text", b"", None, 3):
+        assert reason_of(nothing) == "not a video"
+    assert reason_of(bytes(content[: len(content) // 2])) == "damaged video"
+    begin, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[begin:end] = bytes(end - begin)
+    assert reason_of(bytes(content)) == "damaged video"
+    assert reason_of([]) == "video without frames"
+    assert reason_of([tmp_path / "absent.png"]) == "missing file"
+    assert reason_of([b"text"]) == "not a picture"
+    first, *rest = [Image.effect_noise((64, 64), 90) for _ in range(9)]
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest)
+    content = (tmp_path / "a.png").read_bytes()
+    assert reason_of(content[: len(content) // 2]) == "damaged video"
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {})])
+def test_video_that_was_cut_short_is_not_taken_for_a_shorter_one(tmp_path, suffix, options):
+    """These say at their head how long they are; FFmpeg gives the frames that are left."""
+    path, noise = tmp_path / f"a.{suffix}", np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(41):
+            pixels = noise.integers(0, 256, (48, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert load_video(path, 4, SIZE).shape == (4, SIZE, SIZE, 3)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(BadData, match=rf"a\.{suffix}: cut short: 4\.1 s, of which 2") as error:
+        load_video(path, 4, SIZE)
+    assert error.value.reason == "damaged video"
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_frames_too_large_are_refused_by_the_header(tmp_path):
+    first, second = pictures(2)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    content = bytearray((tmp_path / "a.gif").read_bytes())
+    content[6:10] = (12_000).to_bytes(2, "little") + (10_000).to_bytes(2, "little")
+    assert reason_of(bytes(content)) == "picture too large"

@@ -66,7 +66,9 @@ def make_batch(config: OwlConfig, answers: Sequence[int], pictures: bool = True)
         mask = np.arange(len(ids)) >= len(ids) - count
         images = random.integers(0, 256, (int(bool(picture)), side, side, 3)).astype(np.uint8)
         examples.append(Example(ids, mask, images, np.zeros((0, 1, side, side, 3), np.uint8)))
-    return collate(examples, RowShape(LENGTH, config.media_length, side, image_slots=1))
+    return collate(
+        [[item] for item in examples], RowShape(LENGTH, config.media_length, side, image_slots=1)
+    )
 
 
 @dataclass

@@ -20,6 +20,7 @@ import owl_jax
 from owl_jax.checkpoint.model_directory import load_model, save_model
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
+from owl_jax.training.step import make_step
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -143,6 +144,9 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
         "supervised_tokens",
         "tokens_per_second",
         "examples_per_second",
+        "row_fill",
+        "data_wait",
+        "dropped",
         "learning_rate/lora",
         "learning_rate/abstractor",
         "grad_norm",
@@ -157,6 +161,7 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
     assert lines[0]["learning_rate/lora"] == pytest.approx(1e-2)
     assert all(line["tokens_per_second"] > 0 < line["supervised_tokens"] for line in lines)
     assert sum(line["skipped"] for line in lines) == 0
+    assert all(0.5 < line["row_fill"] <= 1 and 0 <= line["data_wait"] < 1 for line in lines)
 
     assert json.loads((workdir / "config.json").read_text())["steps"] == STEPS
     assert list(workdir.glob("events.out.tfevents.*"))
@@ -212,6 +217,30 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, files):
     timeless = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora")
     for got, wanted in zip(metrics_of(workdir), metrics_of(expected), strict=True):
         assert [got[name] for name in timeless] == [wanted[name] for name in timeless]
+
+
+def test_the_step_is_traced_once_in_a_run(config, tmp_path, monkeypatch):
+    """Rows of words, of pictures and of videos, packed and not full, are one program."""
+    traces = 0
+
+    def make_counted(*arguments, **options):
+        step = make_step(*arguments, **options)
+
+        def counted(*arguments):
+            nonlocal traces
+            traces += 1
+            return step(*arguments)
+
+        return counted
+
+    monkeypatch.setattr("owl_jax.training.loop.make_step", make_counted)
+    with config.unlocked():
+        config.data.synthetic = {"vqa": 1.0, "video": 1.0, "text_math": 1.0}
+    config.data.video_slots = 1
+    config.steps = 6
+    config.export = "none"
+    train(config, tmp_path / "run")
+    assert len(metrics_of(tmp_path / "run")) == 6 and traces == 1
 
 
 def test_a_finished_run_is_left_alone(finished, files):

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from owl_jax.evaluation.chart import Line, line_chart
+from owl_jax.pages.chart import Line, line_chart
 
 RAW, MEAN = ('class="raw"', 'class="mean"')
 

@@ -2,7 +2,7 @@
 
 Nothing is fetched from anywhere and nothing needs a script. The page follows the reader's light or
 dark mode, and a phone's width. All text that is passed in is escaped here, but for `body` and
-`cells`, which are HTML. The style of evaluation/chart.py is here, too: a page has one.
+`cells`, which are HTML. The style of the charts is here, too: a page has one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ table { border-collapse: collapse; table-layout: fixed; width: 100%; max-width: 
 th { text-align: left; font-weight: normal; padding: .2rem .75rem .2rem 0; }
 td { padding: .2rem 0; }
 .inner th { padding-left: 1.25rem; color: var(--soft); }
-td.bar { width: 25%; }
+td.bar { width: 25%; padding-right: .5rem; }
 td.bar div { height: .6rem; background: var(--lines-0); border-radius: 2px; min-width: 1px; }
 .inner td.bar div { background: var(--soft); }
 table.narrow { width: auto; }
@@ -53,6 +53,8 @@ svg path { fill: none; stroke-linecap: round; stroke-linejoin: round;
   vector-effect: non-scaling-stroke; }
 svg .axis { stroke: var(--rule); stroke-width: 1; }
 svg .mean { stroke-width: 1.8; }
+svg .mark { stroke-width: 1.8; }
+svg .bar { fill: var(--lines-0); }
 svg .raw { stroke-width: 1; opacity: .35; }
 .media { display: flex; gap: .3rem; }
 .media img { flex: 0 1 8rem; min-width: 0; width: 8rem; height: auto; border-radius: 3px; }
@@ -72,12 +74,12 @@ class Share:
     inner: bool = False
 
 
-def page(title: str, body: str) -> str:
-    """The whole file. body: HTML, everything in it escaped."""
+def page(title: str, body: str, style: str = "") -> str:
+    """The whole file. body: HTML, everything in it escaped. style: CSS of this page alone."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
 

@@ -1,0 +1,81 @@
+"""Records as conversations: tokenised, their media not decoded yet.
+
+Everything that decides whether a conversation fits into a row is known here, so that packing needs
+no pixel and holds none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from owl_jax.data.batch import RowShape
+from owl_jax.data.drops import Dropped
+from owl_jax.data.sources.record import Medium, Record, Video
+from owl_jax.errors import UserError
+from owl_jax.processing.augment import names_a_side
+from owl_jax.processing.conversation import check_media, tokenize_conversation
+from owl_jax.processing.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """One conversation on its way into a row.
+
+    number: its place in the mixture, over all epochs and processes; seeds its augmentation.
+    input_ids: int32[n], media positions negative (processing/conversation.py).
+    loss_mask: bool[n], True on answer tokens and their end marks.
+    images, videos: as stored, those whose positions are in input_ids.
+    has_sides: its words tell left from right, so that it must not be mirrored.
+    """
+
+    number: int
+    input_ids: np.ndarray
+    loss_mask: np.ndarray
+    images: Sequence[Medium]
+    videos: Sequence[Video]
+    has_sides: bool
+    where: str
+
+    @property
+    def length(self) -> int:
+        """Positions that it takes in a row: the last token is a target only."""
+        return len(self.input_ids) - 1
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Turns a record into a Conversation that fits a row, or says why it cannot."""
+
+    tokenizer: Tokenizer
+    shape: RowShape
+
+    def __call__(self, number: int, record: Record | Dropped) -> Conversation | Dropped:
+        if isinstance(record, Dropped):
+            return record
+        shape, where, text = self.shape, record["where"], record["text"]
+        images, videos = record["images"], record["videos"]
+        try:
+            check_media(text, len(images), len(videos), where)
+        except UserError as error:
+            return Dropped("media marks", str(error))
+        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length - 1, shape.length)
+        if not tokens.loss_mask[1:].any():
+            return Dropped("no answer", f"{where}: no answer within {shape.length} tokens")
+        if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:
+            return Dropped(
+                "too many media",
+                f"{where}: {tokens.num_images} images and {tokens.num_videos} videos, room for "
+                f"{shape.image_slots} and {shape.video_slots} (data.image_slots, data.video_slots)",
+            )
+        return Conversation(
+            number,
+            tokens.input_ids,
+            tokens.loss_mask,
+            images[: tokens.num_images],
+            videos[: tokens.num_videos],
+            names_a_side(text),
+            where,
+        )

@@ -1,0 +1,98 @@
+"""From stored pictures and videos to pixels, in threads or in worker processes.
+
+Decoding comes after packing, so neither the order of the data nor a checkpoint depends on how many
+threads or workers there are. Worker processes import this module: it must not import JAX.
+
+Letters: T frames, S picture side.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from owl_jax.data.drops import Dropped
+from owl_jax.data.sources.record import Medium, Video
+from owl_jax.errors import BadData
+from owl_jax.processing.augment import Augmentation
+from owl_jax.processing.image import Unusual, load_image, preprocess_image
+from owl_jax.processing.video import load_frames
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How media become pixels.
+
+    size: S. frames: T, of each video. seed: of the augmentation, if there is one.
+    unusual: what to do with animated, CMYK and 16-bit pictures (processing/image.py).
+    decoder: "exact", or "fast" where the file format can be decoded at a smaller size.
+    """
+
+    size: int
+    frames: int = 0
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    unusual: Unusual = "refuse"
+    decoder: Literal["exact", "fast"] = "exact"
+
+
+class Media(NamedTuple):
+    """What is to be decoded for one conversation (data/conversations.py)."""
+
+    number: int
+    images: Sequence[Medium]
+    videos: Sequence[Video]
+    has_sides: bool
+    where: str
+
+
+class Pixels(NamedTuple):
+    """images: uint8[k, S, S, 3]. videos: uint8[m, T, S, S, 3]."""
+
+    images: np.ndarray
+    videos: np.ndarray
+
+
+def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
+    """The pixels of one conversation. They depend on the arguments alone."""
+    size, augmentation = settings.size, settings.augmentation
+    random = np.random.default_rng((settings.seed, media.number))
+    enough = None
+    if settings.decoder == "fast":
+        enough = augmentation.smallest_side(size) if augmentation else size
+    load_picture = partial(load_image, unusual=settings.unusual, shrink_to=enough)
+    load_clip = partial(load_frames, unusual=settings.unusual, shrink_to=enough)
+
+    def finish(frames: Sequence[Image.Image]) -> np.ndarray:
+        if augmentation:
+            return augmentation.augment(frames, size, random, keep_places=media.has_sides)
+        return np.stack([preprocess_image(frame, size) for frame in frames])
+
+    try:
+        images = [finish([load_picture(image, media.where)])[0] for image in media.images]
+        videos = [finish(load_clip(video, settings.frames, media.where)) for video in media.videos]
+    except BadData as error:
+        return Dropped.of(error)
+    return Pixels(
+        np.array(images, np.uint8).reshape(len(images), size, size, 3),
+        np.array(videos, np.uint8).reshape(len(videos), settings.frames, size, size, 3),
+    )
+
+
+def make_executor(threads: int, workers: int) -> Executor:
+    """Threads of this process, or with `workers` above 0 that many processes instead.
+
+    Threads are enough on most machines, since decoders let go of Python's lock; processes help on
+    hosts with so many cores that the rest of Python becomes the limit.
+    """
+    if workers:
+        # Not fork: JAX's threads do not survive it.
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode")

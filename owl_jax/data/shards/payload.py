@@ -1,0 +1,95 @@
+"""A record as the bytes that a shard holds, its media included.
+
+A payload is a msgpack map, which sources/array_record.py reads again: "text", "images" (the bytes
+of a file each), "videos" (the bytes of a file, or of each frame), "task_type" and "where". Media
+keep the bytes that they had; a picture that was never a file, as in the embedded data set, becomes
+PNG, which loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import msgpack
+from PIL import Image
+
+from owl_jax.data.sources.record import FilePart, Medium, Record, Video
+from owl_jax.errors import BadData
+from owl_jax.processing.image import load_image
+from owl_jax.processing.video import frame_files, load_frames
+
+# Of a video file, spread over it: decoding all would take minutes for a long one, and in training
+# a damaged place is met only where one of a few frames is near it.
+_FRAMES_TO_TRY = 16
+
+
+@dataclass(frozen=True)
+class Reencoding:
+    """Pictures and frames as new JPEG files; video files stay as they are.
+
+    quality: 1 to 100. max_side: pictures with a longer side are scaled down to it.
+    """
+
+    quality: int
+    max_side: int | None = None
+
+
+def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
+    """The payload of a record, after each of its media has been decoded to see that it can be.
+
+    Animated, CMYK and 16-bit pictures are kept: training decides about them.
+    Raises BadData for media that cannot be read or decoded.
+    """
+    where = record["where"]
+    values = {
+        "text": record["text"],
+        "images": [_pack_picture(image, where, reencoding) for image in record["images"]],
+        "videos": [_pack_video(video, where, reencoding) for video in record["videos"]],
+        "task_type": record["task_type"],
+        "where": where,
+    }
+    try:
+        # A file's name, in "where", may have bytes that are no UTF-8.
+        return msgpack.packb(values, unicode_errors="backslashreplace")
+    except ValueError as error:  # a file of 4 GiB
+        raise BadData("record too large", f"{where}: its media are too large ({error})") from None
+
+
+def _pack_picture(picture: Medium, where: str, reencoding: Reencoding | None) -> bytes:
+    image = load_image(picture, where)
+    if reencoding:
+        if reencoding.max_side is not None:
+            image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
+        return _encode(image, "JPEG", quality=reencoding.quality)
+    return _encode(image, "PNG") if isinstance(picture, Image.Image) else _read(picture, where)
+
+
+def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> bytes | list[bytes]:
+    if isinstance(video, Path) and video.is_dir():
+        video = frame_files(video)
+    if isinstance(video, Sequence) and not isinstance(video, bytes):
+        if not video:
+            raise BadData("video without frames", f"{where}: a video has no frames")
+        return [_pack_picture(frame, where, reencoding) for frame in video]
+    load_frames(video, _FRAMES_TO_TRY, where)
+    return _read(video, where)
+
+
+def _read(medium: Path | bytes | FilePart, where: str) -> bytes:
+    if isinstance(medium, FilePart):
+        return medium.read()
+    if isinstance(medium, Path):
+        try:
+            return medium.read_bytes()
+        except OSError as error:
+            raise BadData("missing file", f"{where}: {medium}: {error.strerror}") from None
+    return medium
+
+
+def _encode(image: Image.Image, format: str, **options: int) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()

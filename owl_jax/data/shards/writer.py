@@ -1,0 +1,82 @@
+"""One ArrayRecord file after another, each there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from owl_jax.data.shards.journal import Journal, partial_path
+from owl_jax.data.shards.manifest import Shard
+from owl_jax.errors import UserError
+
+# One record is read at a time, in any order.
+_WRITER_OPTIONS = "group_size:1"
+
+
+class ShardWriter:
+    """Puts payloads into shards of at most `shard_bytes`; a context manager.
+
+    What is not finished when it is left is deleted: it comes again.
+    """
+
+    def __init__(self, target: Path, journal: Journal, shard_bytes: int) -> None:
+        self._target, self._journal, self._shard_bytes = target, journal, shard_bytes
+        self._writer: ArrayRecordWriter | None = None
+        self._part = Path()
+        self._records = self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            with suppress(RuntimeError):
+                self._writer.close()
+            with suppress(OSError):
+                self._part.unlink()
+
+    def add(self, payload: bytes, index: int) -> None:
+        """Adds record `index` of the source. Raises UserError where it cannot be written."""
+        if self._records and self._bytes + len(payload) > self._shard_bytes:
+            self.finish(index)
+        if self._writer is None:
+            name = f"data-{len(self._journal.shards):05d}.array_record"
+            self._part = partial_path(self._target / name)
+        with writing(self._part):
+            if self._writer is None:
+                self._writer = ArrayRecordWriter(str(self._part), _WRITER_OPTIONS)
+            self._writer.write(payload)
+        self._records += 1
+        self._bytes += len(payload)
+
+    def finish(self, next_index: int) -> None:
+        """Ends the shard, if there is one; all records before `next_index` are done."""
+        if self._writer is None:
+            return
+        with writing(self._part):
+            self._writer.close()
+            with self._part.open("rb") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            name, size = self._part.name.removesuffix(".partial"), self._part.stat().st_size
+            shard = Shard(name, self._records, size, digest)
+            self._writer, self._records, self._bytes = None, 0, 0
+            self._journal.finish_shard(shard, self._part, next_index)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write (a full disk, no permission) into a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
+        why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be written ({why}); what is finished stays, the same command goes on"
+        ) from None

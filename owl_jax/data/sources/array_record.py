@@ -1,0 +1,120 @@
+"""ArrayRecord files as records: what `python -m owl_jax.prepare` writes, or the like.
+
+Each entry is a msgpack map in one of the forms of sources/values.py, with the bytes of pictures and
+videos in it, and "where" it came from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from owl_jax.data.shards.manifest import check_shards, read_manifest
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.values import record_from
+from owl_jax.errors import BadData, UserError
+
+# For access in any order, by many threads.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_READER_BUFFER = 1 << 15
+# That are open at a time, of what may be thousands.
+_MOST_READERS = 256
+
+
+@dataclass
+class ArrayRecordSource:
+    """The entries of one or more ArrayRecord files, in order.
+
+    A file is opened when its first record is asked for, unless its entries must be counted before.
+
+    Args:
+      paths: of the files.
+      media_root: what paths in an entry are relative to; prepare leaves none.
+      counts: the number of entries of each file, if it is known.
+
+    Raises UserError for a file that is missing or no ArrayRecord, and where there is no entry.
+    """
+
+    paths: Sequence[Path]
+    media_root: Path
+    counts: Sequence[int] | None = None
+    _ends: np.ndarray = field(init=False, repr=False)
+    _readers: dict[int, ArrayRecordReader] = field(init=False, repr=False, default_factory=dict)
+    _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if self.counts is None:
+            self.counts = [_count(path) for path in self.paths]
+        self._ends = np.cumsum(self.counts)
+        if not len(self._ends) or self._ends[-1] == 0:
+            raise UserError(f"{', '.join(map(str, self.paths[:3]))}: no records")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        place = index - (int(self._ends[number - 1]) if number else 0)
+        where = f"{self.paths[number]}:{place}"
+        try:
+            (payload,) = self._reader(number).read([place])
+            values = msgpack.unpackb(payload)
+        except RuntimeError as error:  # a check sum that is wrong, or no entry of that number
+            raise BadData("damaged record", f"{where}: {_one_line(error)}") from None
+        except (ValueError, msgpack.UnpackException) as error:
+            raise BadData("malformed record", f"{where}: not msgpack ({error})") from None
+        if isinstance(values, dict) and isinstance(values.get("where"), str):
+            where = values["where"]
+        return record_from(values, where, self.media_root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _reader(self, number: int) -> ArrayRecordReader:
+        with self._lock:
+            reader = self._readers.pop(number, None) or _open(self.paths[number])
+            self._readers[number] = reader  # the last of them, as the latest that was used
+            if len(self._readers) > _MOST_READERS:
+                # It is closed when no thread reads from it any more.
+                del self._readers[next(iter(self._readers))]
+            return reader
+
+
+def open_shards(directory: Path) -> ArrayRecordSource:
+    """The records of a directory that prepare wrote.
+
+    Raises UserError where it is not finished, of another version, or lacks a shard or a part of it.
+    """
+    manifest = read_manifest(directory)
+    check_shards(directory, manifest)
+    paths = [directory / shard.name for shard in manifest.shards]
+    return ArrayRecordSource(paths, directory, [shard.records for shard in manifest.shards])
+
+
+def _count(path: Path) -> int:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    reader = _open(path)
+    count = reader.num_records()
+    if not reader.ok():
+        raise UserError(f"{path}: not an ArrayRecord file, or cut short")
+    reader.close()
+    return count
+
+
+def _open(path: Path) -> ArrayRecordReader:
+    return ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

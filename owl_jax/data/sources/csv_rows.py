@@ -1,0 +1,145 @@
+"""Tables of examples as text: CSV, TSV and with semicolons, below a header.
+
+A row is an image-text pair (caption with image or video), or has the columns of another form of
+sources/values.py: question and answer, or text. Cells may be quoted and hold line ends then.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from owl_jax.data.sources.index import IndexedFile, open_data, skip_bom
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.values import record_from
+from owl_jax.errors import BadData, UserError
+
+_DELIMITERS = (",", "\t", ";")
+_MEDIA_COLUMNS = {"image", "images", "video", "videos"}
+_COLUMNS = {"caption", "question", "answer", "text", "task_type"} | _MEDIA_COLUMNS
+_ROWS_A_PART = 1 << 16
+
+
+class CsvSource:
+    """The records of a table; its delimiter is the first that makes a header of known columns.
+
+    Args:
+      path: of the file, in UTF-8. Names of columns are taken without regard to case; columns of
+        other names are passed over.
+      media_root: what relative paths of media are relative to.
+      index_dir: where the index of the rows is kept for the next run; None keeps it in memory.
+
+    Raises UserError for a file that is missing, empty or changed while it is in use, and for one
+    whose header has not the columns of any form; BadData on access for a row that is no example.
+    """
+
+    def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
+        self._delimiter, self._columns = _read_header(Path(path))
+        scan = partial(scan_rows, delimiter=self._delimiter)
+        name = f"rows {self._delimiter}"
+        self._file = IndexedFile(path, scan, name, "rows below the header", index_dir)
+        self._media_root = Path(media_root)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getitem__(self, index: int) -> Record:
+        where = self._file.where(index)
+        try:
+            cells = _parse(self._file.read(index), self._delimiter)
+        except UnicodeDecodeError as error:
+            raise BadData("invalid UTF-8", f"{where}: not UTF-8 ({error})") from None
+        except csv.Error as error:
+            raise BadData("malformed record", f"{where}: not a whole row ({error})") from None
+        # Spreadsheets leave delimiters behind the last cell.
+        if len(cells) < len(self._columns) or any(cells[len(self._columns) :]):
+            raise BadData(
+                "wrong number of fields",
+                f"{where}: {len(cells)} fields; the header has {len(self._columns)}",
+            )
+        values = dict(zip(self._columns, cells, strict=False))
+        values = {column: cell for column, cell in values.items() if column in _COLUMNS}
+        return record_from(values, where, self._media_root)
+
+
+def scan_rows(file: BinaryIO, delimiter: str) -> Iterator[np.ndarray]:
+    """The rows below the header that are not blank: int64[n, 3] of sources/index.py."""
+    rows = _rows(file, delimiter)
+    next(rows, None)
+    part = []
+    for row in rows:
+        part.append(row)
+        if len(part) == _ROWS_A_PART:
+            yield np.array(part)
+            part = []
+    if part:
+        yield np.array(part)
+
+
+def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
+    """(start, end, line) of each row that is not blank, the header's first.
+
+    Where quotes do not match, only one line is taken for broken, not all up to the next quote. No
+    byte is read more than about twice: a second such line ends what the first had opened.
+    """
+    start, line = skip_bom(file), 1
+    broken = True
+    while broken:
+        broken, first = False, line
+        file.seek(start)
+        # Latin-1 makes a character of every byte, and none of UTF-8's longer ones becomes a mark.
+        lines = (data.decode("latin-1") for data in file)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                end = file.tell()
+                if "".join(cells).strip():
+                    yield start, end, line
+                start, line = end, first + reader.line_num
+        except csv.Error:
+            broken = True
+            file.seek(start)
+            end = start + len(file.readline())
+            yield start, end, line
+            start, line = end, line + 1
+
+
+def _parse(data: bytes, delimiter: str) -> list[str]:
+    """The cells of a row. Raises UnicodeDecodeError or csv.Error."""
+    lines = io.StringIO(data.decode(), newline="\n")
+    return next(csv.reader(lines, delimiter=delimiter, strict=True))
+
+
+def _read_header(path: Path) -> tuple[str, list[str]]:
+    """The delimiter and the names of the columns, in lower case."""
+    most: list[str] = []
+    for delimiter in _DELIMITERS:
+        with open_data(path) as file:
+            start, end, _ = next(_rows(file, delimiter), (0, 0, 0))
+            file.seek(start)
+            data = file.read(end - start)
+        if not data:
+            raise UserError(f"{path}: empty; expected a header and rows below it")
+        try:
+            columns = [name.strip().lower() for name in _parse(data, delimiter)]
+        except (UnicodeDecodeError, csv.Error):
+            continue
+        if _make_a_form(set(columns)):
+            return delimiter, columns
+        most = max(most, columns, key=len)
+    found = f"the columns {', '.join(map(ascii, most))}" if most else "no columns that can be read"
+    raise UserError(
+        f"{path}: the header has {found}; expected image (or video) and caption, or question and "
+        "answer, or text"
+    )
+
+
+def _make_a_form(columns: set[str]) -> bool:
+    is_pair = "caption" in columns and bool(columns & _MEDIA_COLUMNS)
+    return is_pair or "text" in columns or {"question", "answer"} <= columns

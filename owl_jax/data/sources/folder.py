@@ -1,0 +1,132 @@
+"""A folder of media with their texts beside them, at any depth, as records.
+
+Files of one key are one sample, as in a tar (sources/samples.py): "a.jpg" with "a.txt" or "a.json",
+"b.mp4" with "b.txt". A folder of frames is a video: "clip/" with "clip.txt" or "clip.json" beside
+it and nothing but pictures in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.samples import (
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    record_of_files,
+    split_name,
+    suffix_of,
+)
+from owl_jax.errors import UserError
+from owl_jax.processing.video import natural_key
+
+# Between the parts of a sample in the list of samples: no file's name can contain it.
+_SEPARATOR = "\0"
+# Stands among the extensions of a sample that has a folder of frames.
+_FRAMES = "/"
+
+
+@dataclass
+class FolderSource:
+    """The samples below a folder, folder by folder, in natural order ("f2" before "f10").
+
+    The names of all files are read once, and nothing else until a record is asked for.
+
+    Args:
+      path: of the folder.
+      media_root: what paths inside a sample's .json are relative to.
+
+    Raises UserError for a folder that cannot be read or has no sample.
+    """
+
+    path: Path
+    media_root: Path
+    # For each sample: key relative to the folder, "/" if it has a folder of frames, extensions.
+    # In one array, which is a tenth of what a million strings take.
+    _names: np.ndarray = field(init=False, repr=False)
+    _ends: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names, ends = bytearray(), [0]
+        try:
+            for key, extensions in _samples(self.path):
+                names += os.fsencode(_SEPARATOR.join([key, *extensions]))
+                ends.append(len(names))
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        if len(ends) == 1:
+            raise UserError(
+                f"{self.path}: no samples; expected pictures or videos, each with a .txt or .json "
+                "of the same name beside it"
+            )
+        self._names, self._ends = np.frombuffer(bytes(names), np.uint8), np.asarray(ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        name = self._names[self._ends[index] : self._ends[index + 1]].tobytes()
+        key, *extensions = os.fsdecode(name).split(_SEPARATOR)
+        path = self.path.absolute() / key
+        frames = path if _FRAMES in extensions else None
+        files = {
+            extension: path.with_name(f"{path.name}.{extension}")
+            for extension in extensions
+            if extension != _FRAMES
+        }
+        return record_of_files(files, str(self.path / key), self.media_root, frames)
+
+
+def _samples(root: Path, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(key, extensions) of the samples in a folder, then in those below it.
+
+    prefix: of the keys, which are relative to `root`: "" or the folder and "/".
+    """
+    samples: dict[str, list[str]] = {}
+    folders = []
+    with os.scandir(root / prefix) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                    folders.append(entry.name)
+            elif named := split_name(entry.name):
+                samples.setdefault(named[0], []).append(named[1])
+    below = []
+    for name in sorted(folders, key=natural_key):
+        texts = _take_texts(root / prefix / name, samples)
+        if texts:
+            samples[name] = [*texts, _FRAMES]
+        else:
+            below.append(name)
+    for key in sorted(samples, key=natural_key):
+        yield prefix + key, sorted(samples[key])
+    for name in below:
+        yield from _samples(root, f"{prefix}{name}/")
+
+
+def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
+    """Takes the texts beside a folder of frames out of `samples`, and gives their extensions.
+
+    samples: of the folder that it is in, by key. [] for any other folder.
+    """
+    # "clip.v1/" has "clip.v1.txt", which is of the key "clip".
+    key, dot, rest = folder.name.partition(".")
+    prefix = f"{rest}{dot}"
+    others = [name for name in samples.get(key, []) if not name.startswith(prefix)]
+    own = [name for name in samples.get(key, []) if name.startswith(prefix)]
+    if not own or any(suffix_of(name) not in TEXT_SUFFIXES for name in own):
+        return []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_frame = suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.is_dir()
+            if not is_frame and not entry.name.startswith("."):
+                return []
+    del samples[key]
+    if others:
+        samples[key] = others
+    return [name.removeprefix(prefix) for name in own]

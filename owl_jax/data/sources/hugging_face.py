@@ -1,0 +1,198 @@
+"""Hugging Face `datasets` as records: what save_to_disk wrote, and parquet files.
+
+A row's columns are the values of sources/values.py. Rows are read as Arrow has them, so no picture
+is decoded, and lie in files that are mapped into memory. Parquet can only be read by blocks of many
+rows: it is written once as such a file, below the index directory.
+
+`datasets` is an optional dependency: pip install 'owl_jax[data]'.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.values import record_from
+from owl_jax.errors import BadData, UserError
+
+# Parquet files are named so where they hold several splits: train-00000-of-00002.parquet.
+_SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+
+
+@dataclass
+class HuggingFaceSource:
+    """The rows of a `datasets.Dataset`, in order.
+
+    Args:
+      dataset: whose columns are one of the forms of sources/values.py.
+      name: what messages call it.
+      media_root: what paths in the columns are relative to.
+    """
+
+    dataset: Any
+    name: str
+    media_root: Path
+    # Removes the files of the dataset together with the source that made them.
+    _files: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.dataset) == 0:
+            raise UserError(f"{self.name}: no rows")
+        self.dataset = self.dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Record:
+        where = f"{self.name}:{index}"
+        try:
+            (values,) = self.dataset[int(index)].to_pylist()
+        except (ValueError, OSError) as error:  # what Arrow raises on a damaged file
+            raise BadData("damaged record", f"{where}: {_one_line(error)}") from None
+        return record_from(values, where, self.media_root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": None}
+
+
+def open_saved(directory: Path, split: str | None, media_root: Path) -> HuggingFaceSource:
+    """The rows of a directory that Dataset.save_to_disk or DatasetDict.save_to_disk wrote.
+
+    Args:
+      split: of a DatasetDict; None is "train", or the only one that there is.
+
+    Raises UserError where the directory is incomplete or has no such split, or where `datasets` is
+    not installed.
+    """
+    datasets = _import_datasets(directory)
+    name = str(directory)
+    listed = directory / "dataset_dict.json"
+    if split is not None and not listed.is_file():
+        raise UserError(f"{directory} has no splits; leave @{split} out")
+    try:
+        if listed.is_file():
+            splits = json.loads(listed.read_text("utf-8"))["splits"]
+            split = choose_split(split, splits, directory)
+            directory, name = directory / split, f"{name}@{split}"
+        dataset = datasets.load_from_disk(str(directory))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: cannot be read ({_one_line(error)})") from None
+    return HuggingFaceSource(dataset, name, media_root)
+
+
+def open_parquet(
+    paths: Sequence[Path], split: str | None, media_root: Path, index_dir: Path | None = None
+) -> HuggingFaceSource:
+    """The rows of parquet files, one file after another.
+
+    Args:
+      split: where the files are named by splits, as on Hugging Face's hub; None is "train", or the
+        only one that there is.
+      index_dir: where the rows are written as Arrow, for the next time too; None is a temporary
+        directory, which goes with the source.
+
+    Raises UserError for a file that is no parquet, files of other columns, no such split, or where
+    `datasets` is not installed.
+    """
+    datasets = _import_datasets(paths[0])
+    paths = _checked(_files_of_split(paths, split))
+    temporary = None
+    if index_dir is None:
+        temporary = tempfile.TemporaryDirectory(prefix="owl_jax-")
+        index_dir = Path(temporary.name)
+    try:
+        with _without_bars(datasets):
+            dataset = datasets.Dataset.from_parquet(
+                [str(path) for path in paths], cache_dir=str(index_dir)
+            )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        why = _one_line(error.__cause__ or error)
+        raise UserError(f"{paths[0]}: cannot be written as Arrow in {index_dir} ({why})") from None
+    name = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    return HuggingFaceSource(dataset, name, media_root, temporary)
+
+
+def choose_split(split: str | None, splits: Sequence[str], directory: Path) -> str:
+    """The split that is asked for; if none is, "train" or the only one.
+
+    Raises UserError where there is no such split.
+    """
+    if split is None and len(splits) == 1:
+        return splits[0]
+    chosen = split or "train"
+    if chosen not in splits:
+        raise UserError(
+            f"{directory} has the splits {', '.join(splits)}, not {chosen}; choose one with "
+            f"{directory}@SPLIT"
+        )
+    return chosen
+
+
+def _files_of_split(paths: Sequence[Path], split: str | None) -> Sequence[Path]:
+    matches = [_SPLIT_NAME.fullmatch(path.name) for path in paths]
+    names = [match[1] for match in matches if match]
+    if len(names) < len(paths):
+        if split is not None:
+            raise UserError(f"{paths[0]} is not named by its split; leave @{split} out")
+        return paths
+    chosen = choose_split(split, sorted(set(names)), paths[0].parent)
+    return [path for path, name in zip(paths, names, strict=True) if name == chosen]
+
+
+def _checked(paths: Sequence[Path]) -> list[Path]:
+    """The files that have rows. Raises UserError for what is no parquet or has other columns."""
+    import pyarrow.parquet
+
+    checked: list[Path] = []
+    first: list[str] = []
+    for path in paths:
+        try:
+            metadata = pyarrow.parquet.read_metadata(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a parquet file, or cut short ({error})") from None
+        columns = metadata.schema.to_arrow_schema().names
+        first = first or columns
+        if columns != first:
+            raise UserError(
+                f"{path} has the columns {', '.join(columns)}, {paths[0]} has {', '.join(first)}; "
+                "expected the same in all files"
+            )
+        if metadata.num_rows:
+            checked.append(path)
+    if not checked:
+        raise UserError(f"{paths[0]}: no rows")
+    return checked
+
+
+def _import_datasets(path: Path) -> ModuleType:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"{path}: needs the package datasets; pip install 'owl_jax[data]'"
+        ) from None
+    return datasets
+
+
+@contextmanager
+def _without_bars(datasets: ModuleType) -> Iterator[None]:
+    """Without the library's progress bars, whose switch is one for the whole process."""
+    were_on = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_on:
+            datasets.enable_progress_bars()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

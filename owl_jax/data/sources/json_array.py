@@ -1,0 +1,147 @@
+"""One JSON array of examples, as LLaVA's training files are, read element by element.
+
+The file may be far larger than memory: a scan finds where its elements lie without making objects
+of them. Each may have any of the forms of sources/values.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import SEEK_CUR
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from owl_jax.data.sources.index import IndexedFile, skip_bom
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.values import record_from_json
+from owl_jax.errors import UserError
+
+_CHUNK = 1 << 20  # bytes; what is made of them stays in the processor's cache
+_QUOTE, _COMMA, _OPEN, _CLOSE = 1, 2, 3, 4
+_KINDS = dict(zip(b'",[{]}', (_QUOTE, _COMMA, _OPEN, _OPEN, _CLOSE, _CLOSE), strict=True))
+_KIND_OF_BYTE = bytes(_KINDS.get(byte, 0) for byte in range(256))
+
+
+class JsonArraySource:
+    """The records of a file that holds one JSON array of objects.
+
+    Args:
+      path: of the file, in UTF-8.
+      media_root: what relative paths of media are relative to.
+      index_dir: where the index of the elements is kept for the next run; None keeps it in memory.
+
+    A file that is cut short, or so broken that no later element can be told, has one bad record in
+    place of the rest.
+
+    Raises UserError for a file that is missing, empty, no array or changed while it is in use, and
+    BadData on access for an element that is no example.
+    """
+
+    def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
+        self._file = IndexedFile(path, scan_array, "array", "a JSON array of objects", index_dir)
+        self._media_root = Path(media_root)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getitem__(self, index: int) -> Record:
+        where = self._file.where(index)
+        return record_from_json(self._file.read(index), where, self._media_root)
+
+
+def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:
+    """The elements of an array: int64[n, 3] of sources/index.py.
+
+    An element is what lies between two commas, blanks included; it may be invalid JSON. Raises
+    UserError where the file does not begin with "[".
+    """
+    line = _find_first(file)
+    if not line:
+        return
+    position = start = file.tell()
+    # Of the element that begins at `start`: the line of its first mark, 0 where none was found yet.
+    begun = 0
+    depth, inside, rest = 1, False, b""
+    while block := file.read(chunk_size):
+        # Without escapes every quote opens or closes a string. No escape is torn apart.
+        block = (rest + block).replace(rb"\\", b"  ").replace(rb"\"", b"  ")
+        rest = b"\\" if block.endswith(b"\\") else b""
+        block = block.removesuffix(rest)
+
+        places, kinds, inside = _marks(block, inside)
+        depths = depth + np.cumsum((kinds == _OPEN).astype(np.int64) - (kinds == _CLOSE))
+        closed = np.flatnonzero(depths == 0)[:1]
+        if len(closed):
+            places, kinds, depths = (array[: closed[0] + 1] for array in (places, kinds, depths))
+        separators = np.flatnonzero((depths == 0) | ((depths == 1) & (kinds == _COMMA)))
+
+        # Of the elements that end here and of the one that does not: the first mark and its line.
+        firsts = np.append(places, -1)[np.append(0, separators + 1)]
+        breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        lines = np.where(firsts < 0, 0, line + np.searchsorted(breaks, firsts))
+        lines[0] = begun or lines[0]
+        ends = places[separators] + position
+        starts = np.append(start, ends + 1)
+        yield np.stack([starts[:-1], ends, lines[:-1]], axis=1)
+
+        if len(closed):
+            file.seek(ends[-1] + 1)
+            line = _skip_blanks(file, line + int(np.searchsorted(breaks, places[-1])))
+            if file.read(1):  # what stands behind the array belongs to nothing
+                yield np.array([[file.tell() - 1, -1, line]])
+            return
+        start, begun = int(starts[-1]), int(lines[-1])
+        depth = int(depths[-1]) if len(depths) else depth
+        line, position = line + len(breaks), position + len(block)
+    if begun and depth == 1 and not inside:  # whole, and only what comes behind it is missing
+        yield np.array([[start, position, begun]])
+        start, begun = position, line
+    yield np.array([[start, -1, begun or line]])
+
+
+def _marks(block: bytes, inside: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Quotes that open a string, and commas and brackets outside of strings.
+
+    Args:
+      block: a part of the file, without escapes.
+      inside: whether it begins inside a string.
+
+    Returns: their places int64[n], their kinds uint8[n], whether the block ends inside a string.
+    """
+    kind_of_byte = np.frombuffer(block.translate(_KIND_OF_BYTE), np.uint8)
+    places = np.flatnonzero(kind_of_byte != 0)
+    kinds = kind_of_byte[places]
+    is_quote = kinds == _QUOTE
+    inside_after = np.logical_xor.accumulate(is_quote) ^ inside
+    outside_before = inside_after == is_quote
+    ends_inside = bool(inside_after[-1]) if len(places) else inside
+    return places[outside_before], kinds[outside_before], ends_inside
+
+
+def _find_first(file: BinaryIO) -> int:
+    """Goes to the array's first element; its line, or 0 for an empty file or array."""
+    skip_bom(file)
+    line = _skip_blanks(file, 1)
+    bracket = file.read(1)
+    if bracket not in (b"[", b""):
+        raise UserError(
+            f"{file.name}: begins with {bracket.decode('latin-1')!a}; expected one JSON array of "
+            "objects (with one object a line it is JSON Lines)"
+        )
+    line = _skip_blanks(file, line)
+    first = file.read(1)
+    file.seek(-len(first), SEEK_CUR)
+    return 0 if first == b"]" or not bracket else line
+
+
+def _skip_blanks(file: BinaryIO, line: int) -> int:
+    """Goes to the next byte that is not blank, from a place on `line`; the line of that byte."""
+    while block := file.read(4096):
+        rest = block.lstrip(b" \t\r\n")
+        line += block.count(b"\n", 0, len(block) - len(rest))
+        if rest:
+            file.seek(-len(rest), SEEK_CUR)
+            break
+    return line

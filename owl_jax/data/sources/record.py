@@ -1,0 +1,70 @@
+"""What every source gives: records, and a source as random access to them.
+
+A source is picklable, opens its files when it is first asked, and holds no record. What lies in a
+larger file (a member of a tar) is a FilePart until its bytes are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypedDict
+
+from PIL import Image
+
+from owl_jax.errors import BadData
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """`size` bytes of a file from `offset` on; `name` is what messages call it."""
+
+    path: Path
+    offset: int
+    size: int
+    name: str
+
+    def read(self) -> bytes:
+        """The bytes. Raises BadData where the file is gone or shorter."""
+        try:
+            with self.path.open("rb") as file:
+                data = os.pread(file.fileno(), self.size, self.offset)
+        except OSError as error:
+            raise BadData("missing file", f"{self.name}: {error.strerror}") from None
+        if len(data) < self.size:
+            raise BadData("truncated file", f"{self.name}: {self.path} ends within it")
+        return data
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Medium = Path | bytes | FilePart | Image.Image
+Video = Path | bytes | FilePart | Sequence[Medium]
+
+
+class Record(TypedDict):
+    """One conversation as it is stored, before anything of it is decoded.
+
+    text: in the original's format (processing/conversation.py), a mark for each medium.
+    images: in reading order. videos: each a file, or its frames in order.
+    task_type: the original's; nothing depends on it. where: "FILE:LINE" or the like, for messages.
+    """
+
+    text: str
+    images: list[Medium]
+    videos: list[Video]
+    task_type: str
+    where: str
+
+
+class Source(Protocol):
+    """Random access to records."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Record `index`. Raises BadData for one that cannot be read as a conversation."""
+        ...

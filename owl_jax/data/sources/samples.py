@@ -1,0 +1,106 @@
+"""Files that are one sample by their names: what tars (WebDataset) and folders have in common.
+
+The key of a file is its path up to the first dot of its name, its extension what follows:
+"train/01.jpg" and "train/01.txt" are one sample, and "01.0.jpg", "01.1.jpg" are two pictures of
+one. Pictures and videos are told by the last suffix; .txt is a caption; .json holds values as a
+line of JSON Lines does (sources/values.py), of which conversations come before the caption. Other
+files are passed over, and so are hidden ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from owl_jax.data.sources.record import FilePart, Record
+from owl_jax.data.sources.values import record_from
+from owl_jax.errors import BadData
+from owl_jax.processing.video import natural_key
+
+IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
+VIDEO_SUFFIXES = ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv")
+TEXT_SUFFIXES = ("json", "txt")
+_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES)
+
+
+def split_name(path: str) -> tuple[str, str] | None:
+    """(key, extension) of a file that a sample may have, None for any other.
+
+    path: relative, with slashes.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    # "._01.jpg" and "__MACOSX" are what macOS adds to the tars that it writes.
+    if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return None
+    stem, dot, extension = parts[-1].partition(".")
+    if not dot or suffix_of(extension) not in _SUFFIXES:
+        return None
+    return "/".join([*parts[:-1], stem]), extension
+
+
+def suffix_of(extension: str) -> str:
+    """The last part of an extension, in lower case: "jpg" of "0.JPG"."""
+    return extension.rpartition(".")[2].lower()
+
+
+def record_of_files(
+    files: Mapping[str, Path | FilePart], where: str, media_root: Path, frames: Path | None = None
+) -> Record:
+    """The record of one sample.
+
+    Args:
+      files: by extension, of one key.
+      media_root: what paths inside a .json are relative to.
+      frames: a folder of frames that is the sample's video.
+
+    Raises BadData where texts or media are missing, and for texts that are double or malformed.
+    """
+    ordered = sorted(files, key=natural_key)
+    images = [files[name] for name in ordered if suffix_of(name) in IMAGE_SUFFIXES]
+    videos = [files[name] for name in ordered if suffix_of(name) in VIDEO_SUFFIXES]
+    if frames is not None:
+        videos.append(frames)
+    values: dict[str, Any] = {}
+    for suffix in TEXT_SUFFIXES:
+        found = [files[name] for name in ordered if suffix_of(name) == suffix]
+        if len(found) > 1:
+            raise BadData("double text", f"{where}: {len(found)} .{suffix} files; expected one")
+        for file in found:
+            words = _read(file, f"{where}: the .{suffix}")
+            values |= _from_json(words, where) if suffix == "json" else {"caption": words.strip()}
+    if not values:
+        raise BadData("no text", f"{where}: no .txt or .json of this name beside it")
+    if not images and not videos and values.keys() == {"caption"}:
+        raise BadData("no media", f"{where}: a caption, but no picture or video of this name")
+    # Pictures and videos of the sample come before what its .json says: that is where they came
+    # from, a path on another machine.
+    for key, media in (("image", images), ("video", videos)):
+        if media:
+            values.pop(f"{key}s", None)
+            values[key] = media
+    return record_from(values, where, media_root)
+
+
+def _from_json(words: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(words)
+    except (ValueError, RecursionError) as error:
+        raise BadData("malformed record", f"{where}: the .json is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise BadData(
+            "malformed record",
+            f"{where}: the .json holds a {type(values).__name__}; expected an object",
+        )
+    return values
+
+
+def _read(file: Path | FilePart, name: str) -> str:
+    try:
+        data = file.read() if isinstance(file, FilePart) else file.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
+    except OSError as error:
+        raise BadData("missing file", f"{name} cannot be read ({error.strerror})") from None

@@ -1,0 +1,133 @@
+"""Where the members of a tar lie, found once and kept.
+
+With an `index_dir` what was found is a file there. Its name depends on path, size and time of
+change of the tar, so that a changed tar is read through anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from owl_jax.data.sources.samples import split_name
+from owl_jax.errors import UserError
+
+# Stands where others have the number of a sample: the tar ends before it should.
+CUT = -1
+
+# Of what is kept: a new number makes every index anew.
+_VERSION = 1
+
+
+def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
+    """Finds where the members of each sample have their headers.
+
+    Returns int64[n, 2], or the file in `index_dir` that holds it: byte and number of the sample for
+    each member, sorted by sample. If the tar is cut short, the last row is the first byte that is
+    lost, and CUT.
+
+    Raises UserError for a file that is missing or no tar, and where the index cannot be written.
+    """
+    if index_dir is None:
+        return _scan(path)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    parts = (_VERSION, str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+    digest = hashlib.sha256(os.fsencode(repr(parts))).hexdigest()[:16]
+    kept = index_dir / f"{path.name}.{digest}.npy"
+    if not kept.exists():
+        index = _scan(path)
+        # Under a name of its own until it is whole: other processes may write the same.
+        part = kept.with_suffix(f".{os.getpid()}.partial")
+        try:
+            index_dir.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.save(file, index)
+            part.replace(kept)
+        except OSError as error:
+            raise UserError(
+                f"{kept}: the index of {path} cannot be written ({error.strerror})"
+            ) from None
+    return kept
+
+
+def load_index(index: Path | np.ndarray) -> np.ndarray:
+    """The array of an index, mapped into memory where it lies in a file."""
+    return np.load(index, mmap_mode="r") if isinstance(index, Path) else index
+
+
+def count_samples(index: np.ndarray) -> int:
+    """The samples of an index; what is cut off counts as one."""
+    is_cut = len(index) > 0 and index[-1, 1] == CUT
+    numbers = index[:-1, 1] if is_cut else index[:, 1]
+    return (int(numbers[-1]) + 1 if len(numbers) else 0) + int(is_cut)
+
+
+def _scan(path: Path) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    rows: list[tuple[int, int]] = []
+    try:
+        with path.open("rb") as file:
+            for member, is_whole in _members(file):
+                named = split_name(member.name)
+                if not is_whole:
+                    # A sample that lacks the lost member is lost with it.
+                    last = len(numbers) - 1
+                    if named and last >= 0 and numbers.get(named[0]) == last:
+                        rows = [row for row in rows if row[1] != last]
+                    rows.append((member.offset, CUT))
+                elif named:
+                    number = numbers.setdefault(named[0], len(numbers))
+                    rows.append((member.offset, number))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except tarfile.TarError as error:
+        raise UserError(
+            f"{path}: not a tar ({error}); a compressed one must be decompressed first"
+        ) from None
+    index = np.asarray(rows, np.int64).reshape(-1, 2)
+    cut = index[:, 1] == CUT
+    whole = index[~cut]
+    return np.concatenate([whole[np.argsort(whole[:, 1], kind="stable")], index[cut]])
+
+
+def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
+    """The regular files of a tar, and whether they are there in full.
+
+    If the tar ends early, its last member is not; it has no name if its header is not there either.
+    Raises tarfile.TarError if the file does not begin as a tar.
+    """
+    size = file.seek(0, os.SEEK_END)
+    position = 0
+    while True:
+        member = None
+        file.seek(position)
+        try:
+            # A new one each time: it would keep all members.
+            tar = tarfile.TarFile(fileobj=file)
+            member = tar.next()
+        except tarfile.TarError:
+            if not position:
+                raise
+        if member is None:
+            break
+        position = tar.offset
+        if member.isreg() and not member.issparse():
+            is_whole = member.offset_data + member.size <= size
+            yield member, is_whole
+            if not is_whole:
+                return
+    # It stops at whatever is no header; only a block of zeros is the end.
+    file.seek(position)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        lost = tarfile.TarInfo()
+        lost.offset = position
+        yield lost, False

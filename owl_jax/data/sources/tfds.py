@@ -1,0 +1,119 @@
+"""TensorFlow Datasets' directories as records, without TensorFlow.
+
+An example's features are the values of sources/values.py; pictures stay the bytes of their files.
+Only formats with random access can be read: array_record, and parquet, which the library holds in
+memory as a whole.
+
+`tensorflow-datasets` is an optional dependency: pip install 'owl_jax[data]'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.values import record_from
+from owl_jax.errors import BadData, UserError
+
+
+class _AsStored:
+    """What the library takes for a decoder: gives the bytes of a picture, or a list of them.
+
+    Its own SkipDecoding cannot be used for lists without TensorFlow.
+    """
+
+    def setup(self, *, feature: Any) -> None:
+        pass
+
+    def decode_example_np(self, value: Any) -> Any:
+        return value
+
+    decode_batch_example_np = decode_ragged_example_np = decode_example_np
+
+
+@dataclass
+class TfdsSource:
+    """The examples of one split of a directory with dataset_info.json and features.json.
+
+    Args:
+      directory: of one version: .../NAME/1.0.0.
+      split: as the library writes them, "train" or "train[:50%]".
+      media_root: what paths in the features are relative to.
+
+    Raises UserError for a directory that cannot be read without TensorFlow, a split that it has
+    not, or where `tensorflow-datasets` is not installed.
+    """
+
+    directory: Path
+    split: str
+    media_root: Path
+    _examples: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._open()
+        if len(self._examples) == 0:
+            raise UserError(f"{self.directory}@{self.split}: no examples")
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Record:
+        where = f"{self.directory}@{self.split}:{index}"
+        try:
+            example = self._examples[int(index)]
+        except (RuntimeError, ValueError) as error:  # of a shard that is damaged or gone
+            why = " ".join(str(error).split())
+            raise BadData("damaged record", f"{where}: {why}") from None
+        return record_from(example, where, self.media_root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_examples": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        tfds = _import_tfds(self.directory)
+        try:
+            builder = tfds.builder_from_directory(str(self.directory))
+            decoders = _decoders(tfds, builder.info.features)
+            self._examples = builder.as_data_source(self.split, decoders=decoders)
+        except NotImplementedError:
+            raise UserError(
+                f"{self.directory} is in the format {builder.info.file_format.value}, which cannot "
+                "be read in any order; where TensorFlow is installed, convert it: tfds "
+                f"convert_format --dataset_version_dir={self.directory} "
+                "--out_file_format=array_record"
+            ) from None
+        except ImportError:
+            raise UserError(
+                f"{self.directory} has a feature that cannot be read without TensorFlow; expected "
+                "Text, Image and sequences of them"
+            ) from None
+        except (OSError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"{self.directory}@{self.split}: cannot be opened ({why})") from None
+
+
+def _decoders(tfds: ModuleType, feature: Any) -> Any:
+    """_AsStored for each picture, in the structure of the features; None for what has none."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        found = {name: _decoders(tfds, inner) for name, inner in feature.items()}
+        return {name: decoder for name, decoder in found.items() if decoder is not None} or None
+    if isinstance(feature, tfds.features.Sequence):
+        return _decoders(tfds, feature.feature)
+    return _AsStored() if isinstance(feature, tfds.features.Image) else None
+
+
+def _import_tfds(directory: Path) -> ModuleType:
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise UserError(
+            f"{directory}: needs the package tensorflow-datasets; pip install 'owl_jax[data]'"
+        ) from None
+    return tensorflow_datasets

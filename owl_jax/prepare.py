@@ -1,0 +1,153 @@
+"""Any source as ArrayRecord shards, which training reads fastest and in any order.
+
+    python -m owl_jax.prepare --source=SPEC --target=DIR
+
+SPEC is whatever a mixture may name (owl_jax/data/sources/open.py). Every picture and video is
+decoded once, so that what training would drop is found and listed in DIR/skipped.jsonl; what is
+kept has the bytes that it had. Killed at any moment, the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from owl_jax import cli
+from owl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from owl_jax.data.shards.manifest import Manifest
+    from owl_jax.data.shards.write import Progress
+
+SOURCE = flags.DEFINE_string(
+    "source", None, "what to read: a file, directory or pattern", required=True
+)
+TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty", required=True)
+MEDIA_ROOT = flags.DEFINE_string(
+    "media_root", "", "what paths in the source are relative to; by default its own directory"
+)
+SHARD_SIZE = flags.DEFINE_float("shard_size", 256, "MiB of a shard", lower_bound=2**-10)
+LIMIT = flags.DEFINE_integer("limit", None, "only so many of the first records", lower_bound=1)
+REENCODE = flags.DEFINE_integer(
+    "reencode",
+    None,
+    "store pictures as JPEG of this quality; by default as they are",
+    lower_bound=1,
+    upper_bound=100,
+)
+MAX_SIDE = flags.DEFINE_integer(
+    "max_side", None, "with --reencode: scale pictures down to this longer side", lower_bound=1
+)
+THREADS = flags.DEFINE_integer(
+    "threads", None, "that read and decode; by default one for each core", lower_bound=1
+)
+MAX_DROPPED = flags.DEFINE_float(
+    "max_dropped", 0.01, "share of records that may be skipped", lower_bound=0, upper_bound=1
+)
+RESTART = flags.DEFINE_bool("restart", False, "throw away what an earlier run has left in target")
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def main(_: list[str]) -> None:
+    """Opens the source, writes the target, and says what that was."""
+    # Imported here, since they take a while, which --help can do without.
+    from owl_jax.data.shards import write as shards
+    from owl_jax.data.sources.open import open_source
+
+    start = time.monotonic()
+    spec, target = SOURCE.value, Path(TARGET.value)
+    if MAX_SIDE.value is not None and REENCODE.value is None:
+        raise UserError("--max_side goes with --reencode=QUALITY: pictures stay as they are else")
+    options = shards.Options(
+        MEDIA_ROOT.value, SHARD_SIZE.value, LIMIT.value, REENCODE.value, MAX_SIDE.value
+    )
+    if RESTART.value:
+        shards.restart(target)
+    manifest = shards.find_finished(target, spec, options)
+    if manifest is not None:
+        print(f"{target} is finished: {_summary(manifest)}")
+        return
+    source = open_source(spec, MEDIA_ROOT.value, target / shards.INDEX_DIR)
+    with _Progress() as progress:
+        manifest = shards.write_shards(
+            source,
+            target,
+            spec,
+            options,
+            MAX_DROPPED.value,
+            THREADS.value or os.cpu_count() or 1,
+            progress.show,
+        )
+    print(f"{target}: {_summary(manifest)}, {time.monotonic() - start:.1f} s")
+
+
+def _summary(manifest: Manifest) -> str:
+    size = sum(shard.bytes for shard in manifest.shards)
+    skipped = sum(manifest.skipped.values())
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in manifest.skipped.items())
+    return (
+        f"{manifest.records:,} records in {len(manifest.shards):,} shards, {size / 1e9:.2f} GB, "
+        f"{skipped:,} skipped{f' ({reasons})' if reasons else ''}"
+    )
+
+
+class _Progress:
+    """A bar on a terminal; otherwise a line every few seconds."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._is_terminal = sys.stdout.isatty()
+        self._bar = Progress(
+            TextColumn("prepare"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            disable=not self._is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, note="")
+        self._first: tuple[float, int] | None = None
+        self._told = 0.0
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Tells how far it is; called after each record."""
+        done, total, skipped = progress
+        self._bar.update(self._task, completed=done, total=total, note=f"{skipped} skipped")
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._told = (now, done), now
+        if self._is_terminal or now - self._told < _SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        began, before = self._first
+        rate = (done - before) / (now - began)
+        left = round((total - done) / rate) if rate else 0
+        print(
+            f"{done:,} of {total:,} records, {skipped:,} skipped, {rate:.0f} a second, "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

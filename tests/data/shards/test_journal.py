@@ -1,0 +1,126 @@
+"""The journal of a run that can be killed at any moment."""
+
+import json
+import os
+import resource
+
+import pytest
+
+from owl_jax.data.drops import Dropped
+from owl_jax.data.shards.journal import SKIPPED_FILE, Journal, partial_path, read_header
+from owl_jax.data.shards.manifest import JOURNAL_FILE, Shard
+from owl_jax.errors import UserError
+
+HEADER = {"source": "öwls", "options": {"limit": None}, "records": 9}
+
+
+def _part(target, number):
+    shard = Shard(f"data-{number}.array_record", 2, 5, "ab")
+    part = partial_path(target / shard.name)
+    part.write_bytes(b"12345")
+    return shard, part
+
+
+def _skipped(target):
+    lines = (target / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["where"] for line in lines]
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A target with one finished shard; two records were skipped before its end, one after."""
+    with Journal(tmp_path, HEADER) as journal:
+        journal.skip(Dropped("no text", "x:1: none"))
+        journal.skip(Dropped("no text", "x:2: none"))
+        journal.finish_shard(*_part(tmp_path, 0), next_index=4)
+        journal.skip(Dropped("missing file", "x:5: gone"))
+    return tmp_path
+
+
+def test_a_new_one(tmp_path):
+    assert read_header(tmp_path) is None
+    with Journal(tmp_path, HEADER) as journal:
+        assert (journal.shards, journal.next_index, journal.skipped) == ([], 0, {})
+        assert read_header(tmp_path) == HEADER
+
+
+def test_it_goes_on_after_the_last_finished_shard(begun):
+    assert _skipped(begun) == ["x:1", "x:2", "x:5"]
+    with Journal(begun, HEADER) as journal:
+        assert [shard.name for shard in journal.shards] == ["data-0.array_record"]
+        assert (journal.next_index, journal.skipped) == (4, {"no text": 2})
+        assert _skipped(begun) == ["x:1", "x:2"]
+        journal.skip(Dropped("missing file", "x:5: gone"))
+        journal.finish_shard(*_part(begun, 1), next_index=9)
+    with Journal(begun, HEADER) as journal:
+        assert journal.next_index == 9
+        assert journal.skipped == {"no text": 2, "missing file": 1}
+    assert _skipped(begun) == ["x:1", "x:2", "x:5"]
+
+
+def test_a_line_that_was_cut_off_counts_for_nothing(begun):
+    path = begun / JOURNAL_FILE
+    whole = path.read_bytes()
+    with Journal(begun, HEADER) as journal:
+        journal.finish_shard(*_part(begun, 1), next_index=9)
+    longer = path.read_bytes()
+    for size in range(len(whole), len(longer)):
+        path.write_bytes(longer[:size])
+        with Journal(begun, HEADER) as journal:
+            assert journal.next_index == 4
+        assert path.read_bytes() == whole
+    for size in range(whole.index(b"\n") + 1):
+        path.write_bytes(whole[:size])
+        assert read_header(begun) is None
+        with Journal(begun, HEADER) as journal:
+            assert journal.next_index == 0
+        assert read_header(begun) == HEADER
+
+
+def test_resumed_without_another_record_skipped(begun):
+    with Journal(begun, HEADER) as journal:
+        journal.finish_shard(*_part(begun, 1), next_index=9)
+    with Journal(begun, HEADER):
+        assert _skipped(begun) == ["x:1", "x:2"]
+
+
+def test_killed_between_the_line_and_the_name(begun):
+    shard = begun / "data-0.array_record"
+    shard.rename(partial_path(shard))
+    with Journal(begun, HEADER):
+        assert shard.read_bytes() == b"12345"
+
+
+def test_another_source_or_another_process_is_refused(begun):
+    with pytest.raises(UserError, match=r"the source has changed since .*; give --restart"):
+        Journal(begun, {**HEADER, "records": 10})
+    with Journal(begun, HEADER), pytest.raises(UserError, match="another process is writing"):
+        Journal(begun, HEADER)
+
+
+def test_a_lost_shard_is_named(begun):
+    os.truncate(begun / "data-0.array_record", 4)
+    with pytest.raises(UserError, match=r"data-0\.array_record: missing or of another size"):
+        Journal(begun, HEADER)
+    (begun / "data-0.array_record").unlink()
+    with pytest.raises(UserError, match=r"data-0\.array_record: missing or of another size"):
+        Journal(begun, HEADER)
+
+
+def test_a_full_disk(begun):
+    """Files of this process cannot grow beyond a size: the nearest thing to a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = (begun / JOURNAL_FILE).read_bytes()
+    with Journal(begun, HEADER) as opened:
+        part = _part(begun, 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(journal) + 20, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"File too large|No space left"):
+                opened.skip(Dropped("no text", f"x:5: {'long ' * 200}"))
+            with pytest.raises(OSError, match=r"File too large|No space left"):
+                opened.finish_shard(*part, next_index=9)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Journal(begun, HEADER) as opened:
+        assert opened.next_index == 4
+        assert (begun / JOURNAL_FILE).read_bytes() == journal

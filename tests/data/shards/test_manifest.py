@@ -1,0 +1,81 @@
+"""manifest.json: written, read, refused."""
+
+import json
+
+import pytest
+
+from owl_jax.data.shards.manifest import (
+    JOURNAL_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    Shard,
+    check_shards,
+    read_manifest,
+)
+from owl_jax.errors import UserError
+
+MANIFEST = Manifest(
+    "öwls.jsonl",
+    {"limit": 5, "reencode": None},
+    {"no text": 1, "missing file": 2},
+    [Shard("data-00000.array_record", 3, 100, "ab"), Shard("data-00001.array_record", 1, 7, "cd")],
+)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / MANIFEST_FILE).write_text(MANIFEST.to_json(), encoding="utf-8")
+    return tmp_path
+
+
+def test_what_is_in_it(directory):
+    values = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+    assert values == {
+        "format": "owl_jax shards",
+        "version": 1,
+        "source": "öwls.jsonl",
+        "options": {"limit": 5, "reencode": None},
+        "records": 4,
+        "skipped": {"total": 3, "reasons": {"missing file": 2, "no text": 1}},
+        "shards": [
+            {"name": "data-00000.array_record", "records": 3, "bytes": 100, "sha256": "ab"},
+            {"name": "data-00001.array_record", "records": 1, "bytes": 7, "sha256": "cd"},
+        ],
+    }
+    assert read_manifest(directory) == MANIFEST
+
+
+def test_shards_are_there_in_full(directory):
+    for shard in MANIFEST.shards:
+        (directory / shard.name).write_bytes(bytes(shard.bytes))
+    check_shards(directory, MANIFEST)
+    (directory / "data-00001.array_record").write_bytes(bytes(8))
+    with pytest.raises(UserError, match=r"00001\.array_record: 8 bytes, manifest\.json says 7"):
+        check_shards(directory, MANIFEST)
+    (directory / "data-00001.array_record").unlink()
+    with pytest.raises(UserError, match=r"00001\.array_record: missing"):
+        check_shards(directory, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "no manifest of owl_jax; this owl_jax reads"),
+        ("{}", "no manifest of owl_jax"),
+        ('{"format": "owl_jax shards", "version": 2}', '"owl_jax shards" of version 2; this'),
+        ('{"format": "owl_jax shards", "version": 1}', r"malformed \(KeyError"),
+    ],
+)
+def test_what_is_no_manifest(directory, text, message):
+    (directory / MANIFEST_FILE).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_manifest(directory)
+
+
+def test_a_directory_without_one(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest\.json; expected shards of prepare"):
+        read_manifest(tmp_path)
+    (tmp_path / JOURNAL_FILE).write_text("")
+    with pytest.raises(UserError, match="is not finished: give the command that began it again"):
+        read_manifest(tmp_path)

@@ -1,0 +1,129 @@
+"""Files that are one sample by their names."""
+
+import json
+
+import pytest
+import source_files
+
+from owl_jax.data.sources.samples import (
+    record_of_files,
+    split_name,
+)
+from owl_jax.errors import BadData
+from owl_jax.processing.video import frame_files, natural_key
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("01.jpg", ("01", "jpg")),
+        ("./train/01.jpg", ("train/01", "jpg")),
+        ("train.v1/01.0.JPG", ("train.v1/01", "0.JPG")),
+        ("01.json", ("01", "json")),
+        ("01.mp4", ("01", "mp4")),
+        ("01.cls", None),
+        ("jpg", None),
+        ("", None),
+        (".01.jpg", None),
+        ("train/._01.jpg", None),
+        (".cache/01.jpg", None),
+        ("__MACOSX/01.jpg", None),
+    ],
+)
+def test_key_and_extension(path, expected):
+    assert split_name(path) == expected
+
+
+def test_natural_order():
+    names = ["f10", "f2", "F1", "g", "", "2.jpg", "10.jpg", "a1b10", "a1b9"]
+    ordered = ["", "2.jpg", "10.jpg", "a1b9", "a1b10", "F1", "f2", "f10", "g"]
+    assert sorted(names, key=natural_key) == ordered
+
+
+@pytest.fixture
+def record(tmp_path):
+    def record(files, **kwargs):
+        source_files.write_files(tmp_path, files)
+        paths = {name.partition(".")[2]: tmp_path / name for name in files}
+        return record_of_files(paths, "here:1", tmp_path, **kwargs)
+
+    return record
+
+
+def test_a_caption_is_the_answer_to_its_picture(record, tmp_path):
+    found = record({"a.JPG": b"", "a.txt": "\ufeff An öwl.\r\n"})
+    assert found["text"].endswith("\nHuman: <image>\nAI: An öwl.")
+    assert found["images"] == [tmp_path / "a.JPG"]
+    assert (found["videos"], found["where"]) == ([], "here:1")
+
+
+def test_several_media_come_in_natural_order(record, tmp_path):
+    conversation = source_files.conversation("<image>" * 3)
+    files = {f"a.{n}.jpg": b"" for n in (10, 9, 1)}
+    found = record({**files, "a.json": json.dumps({"conversations": conversation})})
+    assert found["images"] == [tmp_path / f"a.{n}.jpg" for n in (1, 9, 10)]
+
+
+def test_conversations_come_before_the_caption(record):
+    values = {"conversations": source_files.conversation("<image>"), "caption": "Not this."}
+    found = record({"a.jpg": b"", "a.txt": "Nor this.", "a.json": json.dumps(values)})
+    assert found["text"].endswith("AI: An owl.")
+
+
+def test_a_json_may_hold_the_caption_beside_other_things(record):
+    values = {"caption": "Right.", "width": 3, "exif": "{}", "error_message": None}
+    assert record({"a.jpg": b"", "a.json": json.dumps(values)})["text"].endswith("AI: Right.")
+
+
+def test_media_of_the_sample_come_before_those_that_its_json_names(record, tmp_path):
+    values = {"caption": "x", "images": ["/elsewhere/1.jpg"]}
+    found = record({"a.jpg": b"", "a.json": json.dumps(values)})
+    assert found["images"] == [tmp_path / "a.jpg"]
+    found = record({"a.json": json.dumps(values)})
+    assert [str(path) for path in found["images"]] == ["/elsewhere/1.jpg"]
+
+
+def test_frames_are_a_video(record, tmp_path):
+    found = record({"a.txt": "It flies."}, frames=tmp_path / "a")
+    assert found["videos"] == [tmp_path / "a"] and "<|video|>" in found["text"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason", "message"),
+    [
+        ({"a.jpg": b""}, "no text", r"here:1: no \.txt or \.json"),
+        ({"README.txt": "x"}, "no media", "here:1: a caption, but no picture"),
+        ({"a.jpg": b"", "a.txt": "x", "a.1.txt": "y"}, "double text", r"2 \.txt files"),
+        ({"a.jpg": b"", "a.txt": b"\xff\xfe"}, "invalid UTF-8", "here:1: the .txt is not UTF-8"),
+        ({"a.jpg": b"", "a.json": '{"caption": "cut'}, "malformed record", "is not JSON"),
+        (
+            {"a.jpg": b"", "a.json": b'{"caption": "\xff"}'},
+            "invalid UTF-8",
+            "here:1: the .json is not UTF-8",
+        ),
+        ({"a.jpg": b"", "a.json": "[1]"}, "malformed record", "holds a list"),
+        ({"a.jpg": b"", "a.json": '{"width": 3}'}, "not an example", "here:1: .*width"),
+        ({"a.jpg": b"", "a.txt": " \n"}, "empty text", "here:1"),
+    ],
+)
+def test_what_is_no_sample(record, files, reason, message):
+    with pytest.raises(BadData, match=message) as error:
+        record(files)
+    assert error.value.reason == reason
+
+
+def test_a_text_that_vanished(tmp_path):
+    with pytest.raises(BadData, match=r"here:1: the \.txt cannot be read \(No such file") as error:
+        record_of_files({"txt": tmp_path / "a.txt"}, "here:1", tmp_path)
+    assert error.value.reason == "missing file"
+
+
+def test_frames_are_those_that_the_video_loader_takes(tmp_path):
+    names = ["f10.png", "f9.PNG", "F1.jpg"]
+    frames = {name: source_files.picture(n, "PNG") for n, name in enumerate(names)}
+    source_files.write_files(tmp_path, frames)
+    source_files.write_files(tmp_path, {".f0.png": b"hidden", "notes.txt": "x"})
+    assert [path.name for path in frame_files(tmp_path)] == ["F1.jpg", "f9.PNG", "f10.png"]
+    _, (by_folder,) = source_files.pixels({"images": [], "videos": [tmp_path]})
+    _, (by_list,) = source_files.pixels({"images": [], "videos": [frame_files(tmp_path)]})
+    assert (by_folder == by_list).all()

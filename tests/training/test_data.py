@@ -1,0 +1,115 @@
+"""A config's data, opened: sources of several kinds, epochs as steps, where things are kept."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from owl_jax.data.conversations import Conversation
+from owl_jax.errors import UserError
+from owl_jax.training.config import small_config
+from owl_jax.training.data import open_data, steps_of_epochs
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, talks in the original's form, and pairs of which one lacks its picture."""
+    directory = tmp_path_factory.mktemp("data")
+    tiny.write_model(directory / "base")
+    talks = [{"text": f"Human: Say it.\nAI: {'word ' * (n % 7)}{n}"} for n in range(60)]
+    (directory / "talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    rows = ["image,caption", *(f"{n}.png,picture number {n}" for n in range(40)), "no.png,none"]
+    (directory / "pairs.csv").write_text("\n".join(rows))
+    for n in range(40):
+        Image.new("RGB", (9, 9), (n, n, n)).save(directory / f"{n}.png")
+    return directory
+
+
+@pytest.fixture
+def config(files):
+    config = small_config(tiny.CONFIG)
+    config.batch_size = 4
+    config.tokenizer = str(files / "base")
+    config.data.length = 192
+    config.data.pack = True
+    config.data.open_rows = 4
+    config.data.max_dropped = 0.2
+    config.data.image_slots = 4
+    config.data.mixture = ((f"{files}/talks.jsonl", 3.0), (f"{files}/pairs.csv", 1.0))
+    return config
+
+
+def test_sources_of_several_kinds_in_one_stream(config, tmp_path):
+    data = open_data(config, tiny.CONFIG, tmp_path)
+    try:
+        assert [len(item.source) for item in data.sources] == [60, 41]
+        rows = [next(data.batches) for _ in range(30)]
+        used = np.concatenate([(batch.media_index >= 0).any(axis=1) for batch in rows])
+        assert 0.2 < used.mean() < 1  # rows with pictures and rows without
+        assert max(batch.segment_ids.max() for batch in rows) > 2
+    finally:
+        data.close()
+    assert (tmp_path / "index").is_dir()
+    (line,) = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "missing file"
+    assert json.loads(line)["where"].endswith("pairs.csv:42")
+
+
+def test_conversations_can_be_looked_at_by_number(config):
+    data = open_data(config, tiny.CONFIG)
+    first = [data.conversations[number] for number in range(20)]
+    data.close()
+    assert all(isinstance(item, Conversation) for item in first)
+    assert [item.number for item in first] == list(range(20))
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_epochs_are_as_many_steps_as_it_takes(config, files, pack):
+    config.data.pack = pack
+    config.data.mixture = ((f"{files}/talks.jsonl", "1 epoch"),)
+    config.epochs = 3.0
+    data = open_data(config, tiny.CONFIG)
+    steps = steps_of_epochs(config, data)
+    taught: set[str] = set()
+    needed = 0
+    while len(taught) < 60:  # the first epoch, as the stream gives it
+        batch = next(data.batches)
+        needed += 1
+        for row, mask, segments in zip(
+            batch.targets, batch.loss_mask, batch.segment_ids, strict=True
+        ):
+            for segment in range(1, segments.max() + 1):
+                taught.add(data.tokenizer.decode(row[(segments == segment) & (mask == 1)]))
+    data.close()
+    if pack:
+        assert 3 <= steps <= 45 / 3
+        # Each of the four rows that are open at an epoch's end may come after the next one's first.
+        assert abs(steps / 3 - needed) <= 2
+    else:
+        assert steps == math.ceil(3 * 60 / 4) and needed == 15
+
+
+def test_rows_are_divided_among_parts(config):
+    with pytest.raises(UserError, match=r"config\.batch_size=4 must be a multiple of 3 parts"):
+        open_data(config, tiny.CONFIG, None, 0, 3)
+
+
+def test_a_source_may_have_its_pictures_elsewhere(config, files, tmp_path):
+    (tmp_path / "pairs.csv").write_text("image,caption\n7.png,seven\n")
+    config.data.mixture = ((f"{tmp_path}/pairs.csv", 1.0, str(files)),)
+    config.batch_size = 1
+    data = open_data(config, tiny.CONFIG)
+    assert (next(data.batches).images[0, 0] == 7).all()
+    data.close()
+
+
+@pytest.mark.parametrize("entry", ["a.jsonl", ("a.jsonl",), ("a.jsonl", 1.0, "b", "c"), (1.0, "a")])
+def test_an_entry_of_another_form_is_shown(config, entry):
+    config.data.mixture = (entry,)
+    with pytest.raises(
+        UserError, match=r"config\.data\.mixture\[0\] is .* expected \(source, weight"
+    ):
+        open_data(config, tiny.CONFIG)

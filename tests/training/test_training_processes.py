@@ -1,0 +1,149 @@
+"""Two real processes of four devices each: they share the data out, and go on only as two."""
+
+import json
+import runpy
+import socket
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import tiny
+
+from owl_jax.errors import UserError
+from owl_jax.training.loop import train
+
+START = """
+import json, runpy, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+config = runpy.run_path(sys.argv[3])["get_config"]()
+workdir = Path(sys.argv[4])
+"""
+
+# Every example of one epoch and a half, as the global arrays of the steps hold them.
+READ = """
+import numpy as np
+from owl_jax.parallel.mesh import make_mesh
+from owl_jax.parallel.sharding import own_rows, shard_batch
+from owl_jax.training.config import read_model
+from owl_jax.training.data import open_data
+
+# Processes that only the tensor axis tells apart hold the same rows.
+assert own_rows(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
+assert own_rows(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
+mesh = make_mesh(**config.mesh)
+data = open_data(config, read_model(config), workdir, *own_rows(mesh))
+count = jax.jit(lambda mask: mask.sum())
+numbers, supervised, steps = [], [], 0
+for steps in range(1, 19):
+    batch = shard_batch(vars(next(data.batches)), mesh)
+    assert batch["input_ids"].shape == (config.batch_size, config.data.length)
+    supervised.append(float(count(batch["loss_mask"])))  # over both processes
+    shards = {name: {str(s.index): s for s in batch[name].addressable_shards} for name in batch}
+    for index in shards["targets"]:
+        rows = (np.asarray(shards[name][index].data) for name in ("targets", "loss_mask"))
+        numbers += [int(data.tokenizer.decode(t[m == 1])) for t, m in zip(*rows, strict=True)]
+data.close()
+print(json.dumps({"numbers": numbers, "supervised": supervised, "steps": steps}))
+"""
+
+TRAIN = """
+from owl_jax.training.loop import train
+train(config, workdir)
+print(json.dumps({"done": jax.process_index()}))
+"""
+
+CONFIG = """
+import dataclasses
+from pathlib import Path
+from owl_jax.checkpoint.model_directory import read_config
+from owl_jax.training.config import small_config
+
+
+def get_config():
+    config = small_config(read_config(Path("{base}")))
+    config.steps = 3
+    config.batch_size = 16
+    config.init.vision = config.init.abstractor = config.init.llm = config.tokenizer = "{base}"
+    config.rules = (("abstractor/.*", "abstractor"), (".*", "frozen"))
+    config.recipes.abstractor = {{"learning_rate": 1e-3}}
+    config.data.length = 64
+    config.data.mixture = (("{data}", 1.0),)
+    config.checkpoint_every = 3
+    config.export = "none"
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("processes")
+    base, data = tiny.write_model(directory / "base"), directory / "data.jsonl"
+    lines = [json.dumps({"text": f"Human: Say it.\nAI: {number}"}) for number in range(192)]
+    data.write_text("\n".join(lines))
+    (directory / "config.py").write_text(CONFIG.format(base=base, data=data))
+    return directory
+
+
+def run_two(script, files, workdir):
+    """What each process printed last."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", START + script, address, str(number),
+             str(files / "config.py"), str(workdir)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    try:
+        results = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, err) in zip(processes, results, strict=True):
+        assert process.returncode == 0, err
+    return [json.loads(out.splitlines()[-1]) for out, _ in results]
+
+
+def test_together_they_see_each_example_of_an_epoch_once(files, tmp_path):
+    first, second = run_two(READ, files, tmp_path)
+    assert first["steps"] == second["steps"] == 18
+    assert first["supervised"] == second["supervised"]
+    # Eight rows a step each: an epoch of 192 takes twelve steps.
+    epochs = [
+        [n for found in (first, second) for n in found["numbers"][start : start + 96]]
+        for start in (0, 96)
+    ]
+    assert sorted(epochs[0]) == list(range(192))
+    assert len(epochs[1]) == 96 and max(Counter(epochs[1]).values()) == 1
+
+
+def test_a_run_of_two_processes_goes_on_as_two(files, tmp_path):
+    workdir = tmp_path / "run"
+    assert run_two(TRAIN, files, workdir) == [{"done": 0}, {"done": 1}]
+    positions = workdir / "checkpoints" / "3" / "data"
+    assert sorted(path.name for path in positions.glob("process_*")) == [
+        "process_0-of-2.json",
+        "process_1-of-2.json",
+    ]
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+
+    config = runpy.run_path(str(files / "config.py"))["get_config"]()
+    config.steps = 4
+    with pytest.raises(
+        UserError, match="of 2 processes, but there are 1 now; start it with 2"
+    ) as e:
+        train(config, workdir)
+    assert "--config.data.resume=False" in str(e.value)
+    config.data.resume = False
+    assert train(config, workdir) is None
+    assert (workdir / "checkpoints" / "4" / "data" / "process_0-of-1.json").exists()
