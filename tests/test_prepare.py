@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -21,9 +20,9 @@ def _command(source, target, *flags):
     return [sys.executable, "-m", "owl_jax.prepare", *arguments]
 
 
-def _run(*args, **kwargs):
+def _run(*args, before=(), **kwargs):
     return subprocess.run(
-        _command(*args), capture_output=True, text=True, check=False, **kwargs
+        [*before, *_command(*args)], capture_output=True, text=True, check=False, **kwargs
     )  # fmt: skip
 
 
@@ -183,9 +182,7 @@ def test_a_finished_target_is_left_as_it_is(pictures, tmp_path):
 def test_a_full_disk_leaves_what_is_finished(tmp_path):
     """Files of this process cannot grow beyond a size: the nearest thing to a full disk."""
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
+    limit = ("bash", "-c", 'ulimit -f 200; exec "$@"', "--")  # blocks of 1,024 bytes
     # Shards of the first pictures fit; the last picture does not.
     folder = tmp_path / "pictures"
     sizes = [(16, 16)] * 5 + [(700, 700)]
@@ -193,7 +190,7 @@ def test_a_full_disk_leaves_what_is_finished(tmp_path):
     files |= {f"{n}.txt": "An owl." for n in range(len(sizes))}
     source_files.write_files(folder, files)
     target, flags = tmp_path / "target", ("--shard_size=0.002", "--threads=1")
-    message = _refused(1, folder, target, *flags, preexec_fn=limit)
+    message = _refused(1, folder, target, *flags, before=limit)
     assert "data-00005.array_record.partial: cannot be written" in message
     assert "File too large" in message
     assert len([*target.glob("data-*.array_record")]) == 5
