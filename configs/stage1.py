@@ -6,8 +6,8 @@
 The recipe of the paper (arXiv 2304.14178, section 3.2): 50,000 steps of 2.1 M tokens, AdamW, peak
 1e-4 after 2,000 steps, cosine, 224 px. A row packs some sixteen pairs, each with the 65 positions
 of its image. At this size it is a job for a TPU pod. The abstractor starts fresh, as the paper's
-did. Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and the pairs, each
-source in proportion to its size:
+did. Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and the pairs,
+each source in proportion to its size:
 
     data/laion400m, data/coyo700m   folders of WebDataset tars as img2dataset writes them
     data/conceptual_captions        the same; CC3M, or CC12M, or both in one folder
@@ -42,7 +42,7 @@ def get_config(name: str = "llama") -> ConfigDict:
         "eps": 1e-6,
     }
     config.data.length = 2_048
-    config.data.image_slots = 18
+    config.data.image_slots = 17
     config.data.augmentation = "caption"
     config.data.mixture = (
         ("data/laion400m", "1 epoch"),

@@ -4,7 +4,8 @@
 
 As the original does without LoRA: vision encoder and abstractor frozen. Float32
 masters, gradients and two moments of the 6.7 B parameters take 108 GB, sharded over all devices.
-Needs what configs/stage2.py needs.
+Needs the weights that configs/stage2.py needs, and conversations in data/instructions.jsonl, in any
+form of docs/data.md.
 """
 
 from ml_collections import ConfigDict

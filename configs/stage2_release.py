@@ -5,7 +5,8 @@
 X-PLUG/mPLUG-Owl, pipeline/train.py and its script: r 8, alpha 32, dropout 0.05 on q_proj
 and v_proj, abstractor frozen, 2,048 tokens, 4,236 steps, 50 of warm-up, weight decay 1e-4, clip
 1.0. The script's cosine, minimum rate and betas never reach its optimizer: what ran is a linear
-decay to zero with betas 0.9 and 0.999, and so it is here. Needs what configs/stage2.py needs.
+decay to zero with betas 0.9 and 0.999, and so it is here. Needs the weights that configs/stage2.py
+needs, and conversations in data/instructions.jsonl, in any form of docs/data.md.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ exception is a fault of ours and keeps its traceback.
 
 import difflib
 import logging
+import os
 import re
 import runpy
 import sys
@@ -62,6 +63,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def _leave(message: str, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        # A process that is one of several would wait for the others on its way out, and they for
+        # its part of the step. Without it they are told that it is gone, and end, too.
+        os._exit(status)
     sys.exit(status)
 
 

@@ -23,3 +23,8 @@ class BadData(UserError):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+def one_line(error: BaseException) -> str:
+    """What another library says went wrong, as one line to put into a message."""
+    return " ".join(str(error).split()) or type(error).__name__

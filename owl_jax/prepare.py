@@ -57,26 +57,38 @@ _SECONDS_BETWEEN_LINES = 5.0
 def main(_: list[str]) -> None:
     """Opens the source, writes the target, and says what that was."""
     # Imported here, since they take a while, which --help can do without.
-    from owl_jax.data.shards import write as shards
-    from owl_jax.data.sources.open import open_source
+    from owl_jax.data.shards.target import (
+        INDEX_DIR,
+        Options,
+        check_unchanged,
+        find_finished,
+        restart,
+    )
+    from owl_jax.data.shards.write import write_shards
+    from owl_jax.data.sources.fingerprint import fingerprint
+    from owl_jax.data.sources.open import is_missing, open_source
 
     start = time.monotonic()
     spec, target = SOURCE.value, Path(TARGET.value)
     if MAX_SIDE.value is not None and REENCODE.value is None:
         raise UserError("--max_side goes with --reencode=QUALITY: pictures stay as they are else")
-    options = shards.Options(
+    options = Options(
         MEDIA_ROOT.value, SHARD_SIZE.value, LIMIT.value, REENCODE.value, MAX_SIDE.value
     )
     if RESTART.value:
-        shards.restart(target)
-    manifest = shards.find_finished(target, spec, options)
+        restart(target)
+    manifest = find_finished(target, spec, options)
     if manifest is not None:
+        if not is_missing(spec):  # it may have been deleted since
+            # Nothing is kept in a target that is finished.
+            check_unchanged(target, manifest, fingerprint(open_source(spec, MEDIA_ROOT.value)))
         print(f"{target} is finished: {_summary(manifest)}")
         return
-    source = open_source(spec, MEDIA_ROOT.value, target / shards.INDEX_DIR)
+    source = open_source(spec, MEDIA_ROOT.value, target / INDEX_DIR)
     with _Progress() as progress:
-        manifest = shards.write_shards(
+        manifest = write_shards(
             source,
+            fingerprint(source),
             target,
             spec,
             options,

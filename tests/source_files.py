@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import av
 import msgpack
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
+from owl_jax.errors import BadData
 from owl_jax.processing.image import load_image
 from owl_jax.processing.video import load_frames
 
@@ -64,6 +67,42 @@ def assert_same_records(found: Sequence, expected: Sequence) -> None:
             assert len(ours) == len(theirs)
             for x, y in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(x, y)
+
+
+class NumberedSource:
+    """Records of 1 KiB and a little; some are broken; asking for record `stop` ends the run."""
+
+    def __init__(self, size, broken=(), stop=None, slow=False):
+        self.size, self.broken, self.stop, self.slow = size, broken, stop, slow
+        self.asked = []
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        if index == self.stop:
+            raise KeyboardInterrupt
+        if self.slow:
+            time.sleep(0.002 * (7 * index % 5))
+        if index in self.broken:
+            raise BadData(f"reason {index % 2}", f"{self.where(index)}: is broken")
+        words = text() + f" {index} ".center(1024 - 140, ".")
+        where = self.where(index)
+        return {"text": words, "images": [], "videos": [], "task_type": "", "where": where}
+
+    def where(self, index):
+        return f"x: y:{index}"
+
+    def num_bytes(self):
+        return 1024 * self.size
+
+
+def assert_told(source, index, words=""):
+    """Record `index` is BadData, with its place before the words."""
+    with pytest.raises(BadData) as error:
+        source[index]
+    assert str(error.value).startswith(f"{source.where(index)}: {words}")
 
 
 def write_tar(path: Path, members: Mapping[str, bytes | str]) -> Path:

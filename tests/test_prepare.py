@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import source_files
 
 from owl_jax.data.shards.journal import SKIPPED_FILE
 from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
+from owl_jax.data.shards.target import INDEX_DIR
 from owl_jax.data.sources.open import open_source
 
 
@@ -100,7 +102,7 @@ def test_broken_records_are_skipped_and_named(pictures, tmp_path):
 
 def test_too_many_broken_end_it(pictures, tmp_path):
     message = _refused(1, pictures, tmp_path, "--threads=2")
-    assert message.startswith("2 of 100 records were skipped (damaged picture: 2), allowed is a")
+    assert message.startswith("2 of 120 records were skipped (damaged picture: 2), allowed is a")
     assert not (tmp_path / MANIFEST_FILE).exists()
     assert _done(pictures, tmp_path, "--max_dropped=0.05")[0] == 118
 
@@ -177,6 +179,40 @@ def test_a_finished_target_is_left_as_it_is(pictures, tmp_path):
     assert f"with --source={pictures}, not with --source=synthetic:vqa" in message
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert _done(pictures, tmp_path, "--limit=6", "--restart")[0] == 6
+
+
+def test_a_source_that_changed_since_is_noticed(pictures, tmp_path):
+    """Whether the target is finished, or a run was stopped before that was."""
+    source, words = tmp_path / "data.jsonl", pictures.read_text()
+    changed = words.replace('"99.jpg"', '"1.jpg"')
+    source.write_text(words)
+    finished, begun = tmp_path / "finished", tmp_path / "begun"
+    root = f"--media_root={pictures.parent}"
+    _done(source, finished, root, "--limit=5")
+    _refused(1, source, begun, root, "--shard_size=0.05")  # too many are broken
+    shutil.rmtree(begun / INDEX_DIR)
+    before = _content(finished), _content(begun)
+    source.write_text(changed)
+    message = _refused(1, source, finished, root, "--limit=5")
+    assert "is finished, but its source has changed since (fingerprint " in message
+    message = _refused(1, source, begun, root, "--shard_size=0.05")
+    assert "the source has changed since it was begun (fingerprint " in message
+    shutil.rmtree(begun / INDEX_DIR)
+    assert (_content(finished), _content(begun)) == before
+    source.write_text(words)
+    assert "is finished" in _run(source, finished, root, "--limit=5").stdout
+    assert _done(source, begun, root, "--shard_size=0.05", "--max_dropped=0.1")[0] == 118
+    source.unlink()
+    assert "is finished" in _run(source, finished, root, "--limit=5").stdout
+
+
+def test_a_restart_spares_what_is_not_ours(pictures, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "web app"}')
+    (tmp_path / "skipped.jsonl").write_text("mine")
+    before = _content(tmp_path)
+    message = _refused(1, pictures, tmp_path, "--restart")
+    assert "manifest.json is not of prepare, so nothing is deleted; give a new or empty" in message
+    assert _content(tmp_path) == before
 
 
 def test_a_full_disk_leaves_what_is_finished(tmp_path):

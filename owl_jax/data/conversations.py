@@ -15,8 +15,8 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
-from owl_jax.processing.augment import names_a_side
 from owl_jax.processing.conversation import check_media, tokenize_conversation
+from owl_jax.processing.places import tells_places
 from owl_jax.processing.tokenizer import Tokenizer
 
 
@@ -24,11 +24,11 @@ from owl_jax.processing.tokenizer import Tokenizer
 class Conversation:
     """One conversation on its way into a row.
 
-    number: its place in the mixture, over all epochs and processes; seeds its augmentation.
+    number: its place in the process's mixture, over all epochs; seeds its augmentation.
     input_ids: int32[n], media positions negative (processing/conversation.py).
     loss_mask: bool[n], True on answer tokens and their end marks.
     images, videos: as stored, those whose positions are in input_ids.
-    has_sides: its words tell left from right, so that it must not be mirrored.
+    keep_places: its words are false for a cut or mirrored picture (processing/places.py).
     """
 
     number: int
@@ -36,7 +36,7 @@ class Conversation:
     loss_mask: np.ndarray
     images: Sequence[Medium]
     videos: Sequence[Video]
-    has_sides: bool
+    keep_places: bool
     where: str
 
     @property
@@ -60,12 +60,13 @@ class Tokenize:
         try:
             check_media(text, len(images), len(videos), where)
         except UserError as error:
-            return Dropped("media marks", str(error))
+            return Dropped(where, "media marks", str(error))
         tokens = tokenize_conversation(text, self.tokenizer, shape.media_length - 1, shape.length)
         if not tokens.loss_mask[1:].any():
-            return Dropped("no answer", f"{where}: no answer within {shape.length} tokens")
+            return Dropped(where, "no answer", f"{where}: no answer within {shape.length} tokens")
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:
             return Dropped(
+                where,
                 "too many media",
                 f"{where}: {tokens.num_images} images and {tokens.num_videos} videos, room for "
                 f"{shape.image_slots} and {shape.video_slots} (data.image_slots, data.video_slots)",
@@ -76,6 +77,6 @@ class Tokenize:
             tokens.loss_mask,
             images[: tokens.num_images],
             videos[: tokens.num_videos],
-            names_a_side(text),
+            tells_places(text),
             where,
         )

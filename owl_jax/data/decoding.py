@@ -9,6 +9,9 @@ Letters: T frames, S picture side.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ from owl_jax.processing.video import load_frames
 class Decoding:
     """How media become pixels.
 
-    size: S. frames: T, of each video. seed: of the augmentation, if there is one.
+    size: S. frames: T, of each video. seed: numbers of the augmentation, if there is one.
     unusual: what to do with animated, CMYK and 16-bit pictures (processing/image.py).
     decoder: "exact", or "fast" where the file format can be decoded at a smaller size.
     """
@@ -38,7 +41,7 @@ class Decoding:
     size: int
     frames: int = 0
     augmentation: Augmentation | None = None
-    seed: int = 0
+    seed: tuple[int, ...] = (0,)
     unusual: Unusual = "refuse"
     decoder: Literal["exact", "fast"] = "exact"
 
@@ -49,7 +52,7 @@ class Media(NamedTuple):
     number: int
     images: Sequence[Medium]
     videos: Sequence[Video]
-    has_sides: bool
+    keep_places: bool
     where: str
 
 
@@ -63,7 +66,7 @@ class Pixels(NamedTuple):
 def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
     """The pixels of one conversation. They depend on the arguments alone."""
     size, augmentation = settings.size, settings.augmentation
-    random = np.random.default_rng((settings.seed, media.number))
+    random = np.random.default_rng((*settings.seed, media.number))
     enough = None
     if settings.decoder == "fast":
         enough = augmentation.smallest_side(size) if augmentation else size
@@ -72,14 +75,14 @@ def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
 
     def finish(frames: Sequence[Image.Image]) -> np.ndarray:
         if augmentation:
-            return augmentation.augment(frames, size, random, keep_places=media.has_sides)
+            return augmentation.augment(frames, size, random, keep_places=media.keep_places)
         return np.stack([preprocess_image(frame, size) for frame in frames])
 
     try:
         images = [finish([load_picture(image, media.where)])[0] for image in media.images]
         videos = [finish(load_clip(video, settings.frames, media.where)) for video in media.videos]
     except BadData as error:
-        return Dropped.of(error)
+        return Dropped.of(error, media.where)
     return Pixels(
         np.array(images, np.uint8).reshape(len(images), size, size, 3),
         np.array(videos, np.uint8).reshape(len(videos), settings.frames, size, size, 3),
@@ -90,9 +93,24 @@ def make_executor(threads: int, workers: int) -> Executor:
     """Threads of this process, or with `workers` above 0 that many processes instead.
 
     Threads are enough on most machines, since decoders let go of Python's lock; processes help on
-    hosts with so many cores that the rest of Python becomes the limit.
+    hosts with so many cores that the rest of Python becomes the limit. A script that asks for them
+    must start below `if __name__ == "__main__":`, for each of them imports it.
     """
     if workers:
         # Not fork: JAX's threads do not survive it.
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(workers, context, initializer=_leave_with_parent)
     return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode")
+
+
+def _leave_with_parent() -> None:
+    """In a worker: ends it when its parent is gone, however that came; Ctrl-C is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

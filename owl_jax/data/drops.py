@@ -6,8 +6,9 @@ Nothing stands in for a record that is dropped.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,44 @@ _RECORDS_BEFORE_JUDGING = 100
 
 # A list that is longer helps nobody, and a web-scale data set would fill the memory with it.
 _LONGEST_LIST = 100_000
+_MOST_LOGGED = 20
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A record that cannot be used, and why. The message begins with its place and ": "."""
+    """A record that cannot be used, and why.
 
+    where: its file and line, or what the source has instead. reason: to count by. message: for the
+    person who mends it; begins with the place.
+    """
+
+    where: str
     reason: str
     message: str
 
     @classmethod
-    def of(cls, error: BadData) -> Dropped:
-        return cls(error.reason, str(error))
+    def of(cls, error: BadData, where: str) -> Dropped:
+        return cls(where, error.reason, str(error))
 
-    @property
-    def where(self) -> str:
-        """Its file and line, or what the source has instead."""
-        return self.message.partition(": ")[0]
+    def to_json(self) -> str:
+        """A line of skipped.jsonl."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def too_many(dropped: int, seen: int, limit: float) -> bool:
+    """Whether more records were dropped than a share of `limit` would explain.
+
+    A sample's share goes up and down around that of the data: allowed are three standard deviations
+    above the limit, and nothing is judged before 100 records.
+    """
+    allowed = limit * seen + 3 * math.sqrt(limit * seen)
+    return seen >= _RECORDS_BEFORE_JUDGING and (dropped > allowed or dropped == seen)
 
 
 class DropLog:
     """Counts and lists what is dropped; stops the run when its share passes `limit`.
 
-    A run that has not seen a single usable record stops whatever the limit: it would never end.
+    A run that sees no usable record stops whatever the limit: it would never end.
 
     Args:
       limit: the share of records that may be dropped.
@@ -51,54 +67,63 @@ class DropLog:
 
     Attributes:
       seen: records that came by since the start of this process, dropped ones included.
+      used: those of them that became examples with all their media.
       reasons: how many of them were dropped, by reason.
       dropped: the list, without repetitions.
     """
 
     def __init__(self, limit: float, file: Path | None = None) -> None:
         self.limit = limit
-        self.seen = 0
+        self.seen = self.used = 0
         self.reasons: Counter[str] = Counter()
         self.dropped: list[Dropped] = []
         self._places: set[str] = set()
         self._file = file
+        self._undecoded = 0
         if file and file.exists():
-            whole, newline, half = file.read_text(encoding="utf-8").rpartition("\n")
-            if half:  # the run was killed while it was written
-                file.write_text(whole + newline, encoding="utf-8")
-            for line in whole.splitlines():
-                values = json.loads(line)
-                self._list(Dropped(values["reason"], values["message"]))
+            self._read_list(file)
 
     def keep(self, item: Any) -> bool:
         """Counts a record as seen; False for one that is dropped. Raises UserError as `drop`."""
         self.seen += 1
         if isinstance(item, Dropped):
-            self.drop(item)
+            self._count(item)
             return False
         return True
 
+    def use(self) -> None:
+        """Counts a record as used, media and all."""
+        self.used += 1
+
     def drop(self, item: Dropped) -> None:
-        """Counts and lists it. Raises UserError if that makes too many."""
+        """Counts and lists a record that was kept. Raises UserError if it is one too many."""
+        self._undecoded += 1
+        self._count(item)
+        if not self.used and self._undecoded >= _RECORDS_BEFORE_JUDGING:
+            self._stop(item)
+
+    def _count(self, item: Dropped) -> None:
         self.reasons[item.reason] += 1
         if self._list(item):
-            logging.warning("dropped (%s): %s", item.reason, item.message)
+            if len(self.dropped) <= _MOST_LOGGED:
+                logging.warning("dropped (%s): %s", item.reason, _printable(item.message))
+            if len(self.dropped) == _MOST_LOGGED:
+                logging.warning("more that is dropped is listed in %s", self._file or "no file")
             if self._file:
-                line = {"where": item.where, "reason": item.reason, "message": item.message}
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                # A file's name may hold bytes that are no text.
-                with self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        count = self.reasons.total()
-        too_many = count > self.limit * self.seen or count == self.seen
-        if self.seen >= _RECORDS_BEFORE_JUDGING and too_many:
-            by_reason = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
-            listed = f" All are listed in {self._file}." if self._file else ""
-            raise UserError(
-                f"{count} of {self.seen} records were dropped ({by_reason}), allowed is a share of "
-                f"data.max_dropped={self.limit}; mend the data or allow more.{listed} The last "
-                f"one: {item.message}"
-            )
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(_printable(item.to_json()) + "\n")
+        if too_many(self.reasons.total(), self.seen, self.limit):
+            self._stop(item)
+
+    def _stop(self, last: Dropped) -> None:
+        by_reason = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
+        listed = f" All are listed in {self._file}." if self._file else ""
+        raise UserError(
+            f"{self.reasons.total()} of {self.seen} records were dropped ({by_reason}), allowed is "
+            f"a share of data.max_dropped={self.limit}; mend the data or allow more.{listed} The "
+            f"last one: {last.message}"
+        )
 
     def _list(self, item: Dropped) -> bool:
         """Whether it was not in the list, and is now."""
@@ -107,3 +132,23 @@ class DropLog:
         self._places.add(item.where)
         self.dropped.append(item)
         return True
+
+    def _read_list(self, file: Path) -> None:
+        """Takes over the list of an earlier run, but for a line that was cut by its end."""
+        whole, newline, half = file.read_text(encoding="utf-8").rpartition("\n")
+        if half:
+            file.write_text(whole + newline, encoding="utf-8")
+        # Not splitlines: a file's name may hold what Unicode takes for the end of a line.
+        for line in whole.split("\n") if whole else ():
+            try:
+                self._list(Dropped(**json.loads(line)))
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{file}: {line[:80]!r} is no line of a list of dropped records; move the file "
+                    "away"
+                ) from None
+
+
+def _printable(text: str) -> str:
+    """The text, with what is none spelled out: a file's name may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()

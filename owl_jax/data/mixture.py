@@ -30,18 +30,27 @@ class WeightedSource:
     weight: float | str
 
 
-def mix(sources: Sequence[WeightedSource], seed: int) -> grain.MapDataset[Record | Dropped]:
-    """The endless mixture: element i depends on the sources, their weights, the seed and i alone.
+def mix(
+    sources: Sequence[WeightedSource], seed: int, part: int = 0, parts: int = 1
+) -> grain.MapDataset[Record | Dropped]:
+    """The endless mixture: element i depends on the arguments and i alone.
 
     Every source is shuffled anew in each of its epochs and begins again when it is used up. A
     record that its source cannot read is Dropped.
+
+    Args:
+      part, parts: of several processes, each mixes every `parts`-th record of every source, in the
+        same shares. (Every `parts`-th record of the mixture would not do: its order is periodic,
+        and a process might get the records of one source alone.)
+
     Raises UserError for no source, or weights that make no sense.
     """
     datasets = [
         grain.MapDataset.source(_Guarded(item.source)).seed(seed + i).shuffle().repeat()
         for i, item in enumerate(sources)
     ]
-    return grain.MapDataset.select_from_datasets(datasets, _Order(shares(sources)))
+    own = [dataset[part::parts] for dataset in datasets]
+    return grain.MapDataset.select_from_datasets(own, _Order(shares(sources)))
 
 
 def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
@@ -114,4 +123,4 @@ class _Guarded:
         try:
             return self._source[index]
         except BadData as error:
-            return Dropped.of(error)
+            return Dropped.of(error, self._source.where(index))

@@ -128,7 +128,11 @@ class _RowIterator(grain.DatasetIterator[Sequence[Conversation]]):
         if self._packer:
             state["count"] = self._packer.count
             state["open"] = [
-                {"opened": row.opened, "numbers": [item.number for item in row.conversations]}
+                {
+                    "opened": row.opened,
+                    "numbers": [item.number for item in row.conversations],
+                    "lengths": [item.length for item in row.conversations],
+                }
                 for row in self._packer.rows
             ]
         return state
@@ -141,14 +145,15 @@ class _RowIterator(grain.DatasetIterator[Sequence[Conversation]]):
 
     def _reopened(self, saved: dict[str, Any]) -> Row:
         row = Row(saved["opened"])
-        for number in saved["numbers"]:
-            conversation = self._lookup[number]
-            if isinstance(conversation, Dropped):
+        for number, length in zip(saved["numbers"], saved["lengths"], strict=True):
+            item = self._lookup[number]
+            if isinstance(item, Dropped) or item.length != length:
+                what = item.message if isinstance(item, Dropped) else item.where
                 raise UserError(
-                    f"the data has changed since the checkpoint: {conversation.message}; put it "
-                    "back as it was, or begin it again with --config.data.resume=False"
+                    f"the data has changed since the checkpoint: {what}; put it back as it was, "
+                    "or begin it again with --config.data.resume=False"
                 )
-            row.add(conversation)
+            row.add(item)
         return row
 
 

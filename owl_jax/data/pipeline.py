@@ -3,15 +3,16 @@
     mixture -> conversations -> rows -> batches of rows -> pixels -> Batch
 
 The order is decided by the mixture and the packing alone, in the first three steps, which see no
-pixel. Of the mixture, process p of n reads every n-th record.
+pixel. Each of several processes has a mixture of its own (data/mixture.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grain
@@ -20,7 +21,7 @@ from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.data.conversations import Conversation, Tokenize
 from owl_jax.data.decoding import Decoding, Media, Pixels, decode, make_executor
 from owl_jax.data.drops import DropLog, Dropped
-from owl_jax.data.mixture import WeightedSource, mix, shares
+from owl_jax.data.mixture import WeightedSource, mix
 from owl_jax.data.packing import PackRows
 from owl_jax.errors import UserError
 from owl_jax.processing.tokenizer import Tokenizer
@@ -28,30 +29,36 @@ from owl_jax.processing.tokenizer import Tokenizer
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
 _Rows: TypeAlias = Sequence[Sequence[Conversation]]
 
-# Batches that are being decoded while one is waited for, and batches that lie ready.
-_AHEAD = 2
-_READY = 1
+# Batches that are being decoded while one is waited for, if their pixels take no more than this.
+_MOST_AHEAD, _BYTES_AHEAD = 2, 2**30
+_READY = 1  # batches that lie ready
+_MOST_RECORDS_AHEAD = 512
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the stream is read. Nothing of it but `process` and `num_processes` changes what comes.
+    """How the stream is read.
 
-    threads: that read records, and that decode. workers: processes that decode instead.
-    process, num_processes: which part of the mixture this process reads.
+    threads: that read records, and that decode. workers: processes that decode instead; neither
+    changes what comes. part, parts: which part of the data this process reads.
     """
 
     threads: int = 2
     workers: int = 0
-    process: int = 0
-    num_processes: int = 1
+    part: int = 0
+    parts: int = 1
 
 
 def tokenized(
-    sources: Sequence[WeightedSource], tokenizer: Tokenizer, shape: RowShape, seed: int
+    sources: Sequence[WeightedSource],
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    seed: int,
+    part: int = 0,
+    parts: int = 1,
 ) -> grain.MapDataset[Conversation | Dropped]:
     """The endless mixture as conversations, by their number. Raises UserError as `mix`."""
-    return mix(sources, seed).map_with_index(Tokenize(tokenizer, shape))
+    return mix(sources, seed, part, parts).map_with_index(Tokenize(tokenizer, shape))
 
 
 def make_batches(
@@ -64,6 +71,7 @@ def make_batches(
     drops: DropLog,
     open_rows: int = 64,
     reading: Reading = Reading(),
+    made_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> BatchIterator:
     """An endless iterator of Batches of `batch_size` rows; its state goes into checkpoints.
 
@@ -73,121 +81,115 @@ def make_batches(
     Args:
       open_rows: among how many rows a conversation finds its place (data/packing.py); 0 gives each
         a row of its own.
+      made_with: what decides what comes, by the names of the settings and as JSON gives it back. A
+        state that was made with something else is refused.
 
     Raises UserError for no source or wrong weights; the iterator raises it where too many records
     are dropped.
     """
-    conversations = tokenized(sources, tokenizer, shape, seed)
-    own = conversations[reading.process :: reading.num_processes]
-    stream = own.to_iter_dataset(
-        grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=4 * batch_size)
+    conversations = tokenized(sources, tokenizer, shape, seed, reading.part, reading.parts)
+    ahead = min(4 * batch_size, _MOST_RECORDS_AHEAD)
+    stream = conversations.to_iter_dataset(
+        grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=ahead)
     )
     rows = PackRows(stream.filter(drops.keep), conversations, shape, open_rows)
-    identity = {
-        "records and shares": [
-            f"{len(item.source)} ({share})"
-            for item, share in zip(sources, shares(sources), strict=True)
-        ],
-        "seed": seed,
-        "data processes": reading.num_processes,
-        "batch_size for each process": batch_size,
-        "data.length": shape.length,
-        "data.image_slots": shape.image_slots,
-        "data.video_slots": shape.video_slots,
-        "data.open_rows": open_rows,
-    }
     finished = _FinishBatches(
         rows.batch(batch_size, drop_remainder=True, batch_fn=list),
-        shape,
-        decoding,
-        drops,
-        lambda: make_executor(reading.threads, reading.workers),
-        identity,
+        _Finishing(shape, decoding, batch_size, drops, reading, made_with),
     )
     ready = grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=_READY)
     return iter(ready)
 
 
+@dataclass(frozen=True)
+class _Finishing:
+    """What turns rows of conversations into Batches, and what their state must agree on."""
+
+    shape: RowShape
+    decoding: Decoding
+    batch_size: int
+    drops: DropLog
+    reading: Reading
+    made_with: Mapping[str, Any]
+
+    @property
+    def batches_ahead(self) -> int:
+        shape = self.shape
+        pictures = shape.image_slots + shape.video_slots * shape.frames
+        pixels = self.batch_size * pictures * shape.image_size**2 * 3
+        return min(_MOST_AHEAD, _BYTES_AHEAD // max(pixels, 1))
+
+
 class _FinishBatches(grain.IterDataset[Batch]):
-    """Decodes the media of rows and lays them out as a Batch.
+    """Decodes the media of rows and lays them out as a Batch."""
 
-    identity: what a checkpoint must have been made with, by the names of the settings.
-    """
-
-    def __init__(
-        self,
-        batches: grain.IterDataset[_Rows],
-        shape: RowShape,
-        decoding: Decoding,
-        drops: DropLog,
-        executor: Callable[[], Executor],
-        identity: dict[str, Any],
-    ):
+    def __init__(self, batches: grain.IterDataset[_Rows], settings: _Finishing):
         super().__init__(batches)
-        self._arguments = shape, decoding, drops, executor, identity
+        self._settings = settings
 
     def __iter__(self) -> _FinishIterator:
-        return _FinishIterator(iter(self._parent), *self._arguments)
+        return _FinishIterator(iter(self._parent), self._settings)
 
 
 class _FinishIterator(grain.DatasetIterator[Batch]):
-    def __init__(
-        self,
-        parent: grain.DatasetIterator[_Rows],
-        shape: RowShape,
-        decoding: Decoding,
-        drops: DropLog,
-        executor: Callable[[], Executor],
-        identity: dict[str, Any],
-    ):
+    def __init__(self, parent: grain.DatasetIterator[_Rows], settings: _Finishing):
         super().__init__(parent)
-        self._shape, self._decoding, self._drops, self._identity = shape, decoding, drops, identity
-        self._executor = executor()
+        self._settings = settings
+        self._executor = make_executor(settings.reading.threads, settings.reading.workers)
         self._state = parent.get_state()
         # What is under way, each with the parent's state behind it.
         self._ahead: deque[tuple[_Rows, list[list[Future]], dict[str, Any]]] = deque()
 
     def __next__(self) -> Batch:
-        while len(self._ahead) <= _AHEAD:
+        while len(self._ahead) <= self._settings.batches_ahead:
             rows = next(self._parent)
             pixels = [[self._start(item) for item in row] for row in rows]
             self._ahead.append((rows, pixels, self._parent.get_state()))
-        rows, pixels, self._state = self._ahead.popleft()
+        rows, pixels, state = self._ahead.popleft()
         examples = [
             [
                 example
                 for conversation, future in zip(row, futures, strict=True)
-                if (example := self._finish(conversation, future.result()))
+                if (example := self._finish(conversation, future))
             ]
             for row, futures in zip(rows, pixels, strict=True)
         ]
-        return collate(examples, self._shape)
+        self._state = state
+        return collate(examples, self._settings.shape)
 
     def _start(self, item: Conversation) -> Future[Pixels | Dropped]:
-        media = Media(item.number, item.images, item.videos, item.has_sides, item.where)
+        media = Media(item.number, item.images, item.videos, item.keep_places, item.where)
         if item.images or item.videos:
-            return self._executor.submit(decode, self._decoding, media)
+            try:
+                return self._executor.submit(decode, self._settings.decoding, media)
+            except BrokenExecutor:
+                raise self._killed() from None
         done: Future[Pixels | Dropped] = Future()
-        done.set_result(decode(self._decoding, media))
+        done.set_result(decode(self._settings.decoding, media))
         return done
 
-    def _finish(self, conversation: Conversation, pixels: Pixels | Dropped) -> Example | None:
+    def _finish(self, item: Conversation, future: Future[Pixels | Dropped]) -> Example | None:
+        try:
+            pixels = future.result()
+        except BrokenExecutor:
+            raise self._killed() from None
         if isinstance(pixels, Dropped):
-            self._drops.drop(pixels)
+            self._settings.drops.drop(pixels)
             return None
-        return Example(conversation.input_ids, conversation.loss_mask, *pixels)
+        self._settings.drops.use()
+        return Example(item.input_ids, item.loss_mask, *pixels)
+
+    def _killed(self) -> UserError:
+        return UserError(
+            "a process that decodes pictures was killed, most likely for want of memory; give "
+            f"fewer than config.data.workers={self._settings.reading.workers}, or none"
+        )
 
     def get_state(self) -> dict[str, Any]:
-        return {"made with": self._identity, "rows": self._state}
+        return {"made with": dict(self._settings.made_with), "rows": self._state}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        for key, expected in self._identity.items():
-            if (found := state["made with"].get(key)) != expected:
-                raise UserError(
-                    f"the checkpoint's position in the data was made with {key} = {found}, but "
-                    f"now it is {expected}; set it back, or begin the data again with "
-                    "--config.data.resume=False"
-                )
+        _check_same(state.get("made with", {}), self._settings.made_with)
         self._cancel()
         self._state = state["rows"]
         self._parent.set_state(self._state)
@@ -204,3 +206,13 @@ class _FinishIterator(grain.DatasetIterator[Batch]):
         self._cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
         super().close()
+
+
+def _check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for key in {**expected, **found}:
+        if found.get(key) != expected.get(key):
+            raise UserError(
+                f"the checkpoint's position in the data was made with {key} = "
+                f"{found.get(key, 'unknown')}, but now it is {expected.get(key, 'unknown')}; set "
+                "it back, or begin the data again with --config.data.resume=False"
+            )

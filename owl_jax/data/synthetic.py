@@ -217,8 +217,16 @@ class SyntheticSource:
             "images": [render(scene, self.image_size, rng) for scene in dialogue.scenes],
             "videos": [render_clip(clip, self.image_size, rng) for clip in dialogue.clips],
             "task_type": kind,
-            "where": f"synthetic:{index}",
+            "where": self.where(index),
         }
+
+    def where(self, index: int) -> str:
+        """synthetic:INDEX."""
+        return f"synthetic:{index}"
+
+    def num_bytes(self) -> int:
+        """0: its records are nowhere written."""
+        return 0
 
     def _dialogue(self, index: int) -> tuple[str, _Dialogue, random.Random]:
         """Kind and dialogue of a record, and the generator to draw its pictures with."""

@@ -122,6 +122,9 @@ def own_rows(mesh: Mesh) -> tuple[int, int]:
     """(part, parts): which part of a batch's rows this process has to read.
 
     Mostly each process has a part of its own; processes that only tensor axes tell apart share one.
+
+    Raises:
+      UserError: the rows of two processes are the same in part, so that neither could read its own.
     """
     rows = _size(BATCH_AXES, mesh)
     table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
@@ -129,6 +132,11 @@ def own_rows(mesh: Mesh) -> tuple[int, int]:
     for device, (index,) in table.items():
         by_process.setdefault(device.process_index, set()).add(index.start or 0)
     parts = sorted({tuple(sorted(held)) for held in by_process.values()})
+    if len(set().union(*parts)) < sum(map(len, parts)):
+        raise UserError(
+            f"mesh {dict(mesh.shape)}: hosts hold the same rows of a batch in part; let the tensor "
+            "axis divide the devices of a host, or be a multiple of them"
+        )
     return parts.index(tuple(sorted(by_process[jax.process_index()]))), len(parts)
 
 

@@ -9,7 +9,6 @@ Letters: T frames, S side of the square.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,26 +42,6 @@ _MAGNITUDES = {
 _GREY = (128, 128, 128)  # shows where a moved picture leaves the square empty
 
 Box = tuple[int, int, int, int]
-
-# "right" is also "correct", and 左右 "about": in doubt a picture is not mirrored.
-_SIDES = re.compile(
-    r"(?<![a-z])(?:top|bottom|upper|lower)?(?:left|right)"
-    r"(?:most|wards?|side|hand(?:ed|er)?)?(?![a-z])"
-    r"|clock-?wise"
-    r"|(?<![a-z])(?:north|south)?-?(?:east|west)(?:ern|erly|most|wards?)?(?![a-z])"
-    r"|[左右]|[顺順逆][时時][针針]|[东東西][边邊侧側部]",
-    re.IGNORECASE,
-)
-
-
-def names_a_side(text: str) -> bool:
-    """Whether English or Chinese words name left, right or a sense of rotation, east or west.
-
-    Such a text is false for the mirror image, and may be false for a part of the picture: where a
-    thing lies in a crop, or in a turned or sheared picture, is not where it lay. So the caller
-    passes keep_places=True. Words that only look alike ("all right", "he left") count as well.
-    """
-    return _SIDES.search(text) is not None
 
 
 @dataclass(frozen=True)

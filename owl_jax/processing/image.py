@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Literal, Protocol, TypeGuard
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from owl_jax.errors import BadData
+from owl_jax.errors import BadData, one_line
 
 # OpenAI CLIP's preprocessing, as in the original's preprocessor_config.json.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -175,14 +175,14 @@ def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
         message = f"{name}: not a {noun}, whatever its name says; expected {expected}"
         raise BadData(f"not a {noun}", message) from error
     except Image.DecompressionBombError as error:
-        message = f"{name}: too large ({_one_line(error)}); {_LARGEST}"
+        message = f"{name}: too large ({one_line(error)}); {_LARGEST}"
         raise BadData("picture too large", message) from error
     # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             message = f"{name}: cannot be read ({error.strerror})"
             raise BadData("unreadable file", message) from error
-        message = f"{name}: damaged or cut short ({_one_line(error)})"
+        message = f"{name}: damaged or cut short ({one_line(error)})"
         raise BadData(f"damaged {noun}", message) from error
 
 
@@ -244,7 +244,3 @@ def _has_deep_colours(image: Image.Image) -> bool:
     if codec.startswith("ppm"):
         return others[0] > 255
     return ";16" in str(first)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

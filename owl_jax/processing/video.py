@@ -40,7 +40,7 @@ from owl_jax.processing.image import (
 
 _HEAD = 12  # bytes that tell animations from other videos
 _WHOLE = 0.9  # of the stated duration; streams of a whole file need not end together
-_FRAME_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FRAME_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 VideoSource = str | Path | bytes | Part | Sequence[ImageSource]
 
@@ -108,7 +108,7 @@ def load_frames(
             "pictures",
         )
     if not given:
-        message = f"{name}: no frames; expected pictures ({', '.join(_FRAME_SUFFIXES)})"
+        message = f"{name}: no frames; expected pictures ({', '.join(FRAME_SUFFIXES)})"
         raise BadData("video without frames", message)
     return [
         load_image(given[i], name, unusual=unusual, shrink_to=shrink_to)
@@ -121,7 +121,7 @@ def frame_files(folder: Path) -> list[Path]:
     files = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in _FRAME_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")
     ]
     return sorted(files, key=lambda path: natural_key(path.name))
 

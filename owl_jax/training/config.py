@@ -187,8 +187,10 @@ def check_values(config: ConfigDict) -> None:
         "data.threads",
     ):
         _check_least(config, key, 1)
-    for key in ("epochs", "data.image_slots", "data.video_slots", "data.workers"):
+    for key in ("seed", "epochs", "data.image_slots", "data.video_slots", "data.workers"):
         _check_least(config, key, 0)
+    if config.data.video_slots:
+        _check_least(config, "data.frames", 1)
     if not 0 <= config.data.max_dropped <= 1:
         raise UserError(f"config.data.max_dropped={config.data.max_dropped}: expected 0 to 1")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grain
 from ml_collections import ConfigDict
@@ -14,9 +16,10 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog, Dropped
-from owl_jax.data.mixture import WeightedSource, records_of_an_epoch
+from owl_jax.data.mixture import WeightedSource, records_of_an_epoch, shares
 from owl_jax.data.packing import Packer
 from owl_jax.data.pipeline import BatchIterator, Reading, make_batches, tokenized
+from owl_jax.data.sources.fingerprint import fingerprint
 from owl_jax.data.sources.open import open_source
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
@@ -26,6 +29,20 @@ from owl_jax.training import config as settings
 
 # Of a data set, to tell how many rows an epoch of it makes: within about 2 % of the truth.
 _SAMPLE = 2_000
+_RECORDS_FOR_AN_OPEN_ROW = 32
+
+# The keys of config.data that decide what comes.
+_DECIDING = (
+    "length",
+    "image_slots",
+    "video_slots",
+    "frames",
+    "pack",
+    "open_rows",
+    "augmentation",
+    "unusual_images",
+    "decoder",
+)
 
 
 @dataclass(frozen=True)
@@ -100,18 +117,52 @@ def open_data(
             shape.image_size,
             shape.frames,
             settings.AUGMENTATIONS[data.augmentation],
-            config.seed,
+            (config.seed, part),
             data.unusual_images,
             data.decoder,
         ),
         config.batch_size // parts,
         config.seed,
         drops,
-        data.open_rows if data.pack else 0,
+        _open_rows(config, sources, parts),
         Reading(data.threads, data.workers, part, parts),
+        _made_with(config, sources, tokenizer, shape, parts),
     )
-    conversations = tokenized(sources, tokenizer, shape, config.seed)
+    conversations = tokenized(sources, tokenizer, shape, config.seed, part, parts)
     return TrainingData(names, sources, tokenizer, shape, conversations, batches, drops)
+
+
+def _open_rows(config: ConfigDict, sources: Sequence[WeightedSource], parts: int) -> int:
+    """`data.open_rows`, or fewer for a small data set.
+
+    What waits in open rows is of several epochs if an epoch makes not many more rows than are open.
+    """
+    if not config.data.pack:
+        return 0
+    records = records_of_an_epoch(sources) // parts
+    return max(1, min(config.data.open_rows, records // _RECORDS_FOR_AN_OPEN_ROW))
+
+
+def _made_with(
+    config: ConfigDict,
+    sources: Sequence[WeightedSource],
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    parts: int,
+) -> dict[str, Any]:
+    """What decides which batches come, by the names of the settings."""
+    keys = ("seed", "batch_size", *(f"data.{key}" for key in _DECIDING))
+    made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
+    made_with["config.model.vision.image_size"] = shape.image_size
+    made_with["positions of a picture"] = shape.media_length
+    made_with["number of processes that read data"] = parts
+    probe = tokenizer.encode("A picture of 2 owls, asleep. 猫头鹰")
+    made_with["tokenizer"] = f"{tokenizer.vocab_size} pieces, {probe}"
+    # By what is in them, not by their names: data may be moved.
+    for number, (item, share) in enumerate(zip(sources, shares(sources), strict=True)):
+        described = f"{len(item.source)} records ({fingerprint(item.source)}), share {share}"
+        made_with[f"source {number + 1}"] = described
+    return made_with
 
 
 def steps_of_epochs(config: ConfigDict, data: TrainingData) -> int:
@@ -125,7 +176,7 @@ def steps_of_epochs(config: ConfigDict, data: TrainingData) -> int:
     kept = [item for item in sample if isinstance(item, Conversation)]
     rows = float(len(kept))
     if config.data.pack and kept:
-        packer = Packer(data.shape, config.data.open_rows)
+        packer = Packer(data.shape, _open_rows(config, data.sources, 1))
         closed = [row for item in kept if (row := packer.place(item))]
         # Open rows count as far as they are filled, or will be.
         length = sum(row.length for row in closed) / len(closed) if closed else data.shape.length

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -108,8 +109,14 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         ):
             clock = _Clock(parts)
             for number in range(start + 1, config.steps + 1):
-                with clock.waiting_for_data():
-                    rows = next(data.batches)
+                try:
+                    with clock.waiting_for_data():
+                        rows = next(data.batches)
+                except UserError:
+                    # Nothing is lost: once the data are mended the run goes on from here.
+                    if jax.process_count() == 1 and number > start + 1:
+                        checkpoints.save(number - 1, state, data.batches, meta, force=True)
+                    raise
                 state, metrics = step(state, frozen, Batch(**shard_batch(vars(rows), mesh)))
                 clock.count(metrics["supervised_tokens"], rows)
                 if number % config.log_every == 0 or number in (start + 1, config.steps):
@@ -175,15 +182,15 @@ class _Clock:
     """Throughput between two reads; the first one contains the compilation of the step.
 
     data_wait is the share of the time in which the device had nothing to do because the batch was
-    not there. Steps run while the loop goes on, so waiting counts only if the step before had
-    ended when the batch came: an upper bound.
+    not there. Steps run while the loop goes on, so waiting counts from the end of the step before.
 
     parts: of the data, this process reads one.
     """
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
-        self._last: jax.Array | None = None
+        self._watch = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
+        self._end: Future[float] | None = None  # of the step before
         self._reset()
 
     def _reset(self) -> None:
@@ -196,12 +203,12 @@ class _Clock:
     def waiting_for_data(self) -> Iterator[None]:
         start = time.monotonic()
         yield
-        if self._last is not None and self._last.is_ready():  # type: ignore[attr-defined]
-            self._waited += time.monotonic() - start
+        if self._end is not None and self._end.done():
+            self._waited += time.monotonic() - max(start, self._end.result())
 
     def count(self, supervised_tokens: jax.Array, rows: Batch) -> None:
         """supervised_tokens: of the step, over all processes. rows: this process's, on the host."""
-        self._last = supervised_tokens
+        self._end = self._watch.submit(_time_when_ready, supervised_tokens)
         self._tokens.append(supervised_tokens)
         self._conversations += int(rows.segment_ids.max(axis=1).sum())
         self._used += int(np.count_nonzero(rows.segment_ids))
@@ -218,6 +225,11 @@ class _Clock:
         }
         self._reset()
         return rates
+
+
+def _time_when_ready(array: jax.Array) -> float:
+    array.block_until_ready()
+    return time.monotonic()
 
 
 def _dtypes(labels: Tree, config: ConfigDict, recipes: Mapping[str, Any]) -> Tree:

@@ -60,12 +60,12 @@ def test_media_of_a_part_that_is_cut_off_are_not_kept(tokenize):
 
 def test_a_conversation_about_sides_is_known(tokenize):
     sides = tokenize(0, record("Human: Is it on the left?\nAI: 1"))
-    others = tokenize(0, record("Human: What number is it?\nAI: 1"))
-    assert sides.has_sides and not others.has_sides
+    others = tokenize(0, record("Human: What is it?\nAI: 1"))
+    assert sides.keep_places and not others.keep_places
 
 
 def test_what_was_dropped_before_stays_dropped(tokenize):
-    dropped = Dropped("not an example", "here:7: nonsense")
+    dropped = Dropped("here:7", "not an example", "here:7: nonsense")
     assert tokenize(0, dropped) is dropped
 
 

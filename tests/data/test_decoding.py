@@ -29,8 +29,8 @@ def encoded(image, format="JPEG", **options):
     return buffer.getvalue()
 
 
-def media(*images, videos=(), number=3, has_sides=False):
-    return Media(number, images, videos, has_sides, "data.jsonl:7")
+def media(*images, videos=(), number=3, keep_places=False):
+    return Media(number, images, videos, keep_places, "data.jsonl:7")
 
 
 def test_words_alone_have_no_pixels():
@@ -62,7 +62,7 @@ def test_the_augmentation_is_of_the_example_and_the_seed(tmp_path):
     data = encoded(photograph())
 
     def pixels(seed=0, number=3):
-        settings = Decoding(SIZE, augmentation=Augmentation(rand_augment=True), seed=seed)
+        settings = Decoding(SIZE, augmentation=Augmentation(rand_augment=True), seed=(seed,))
         return decode(settings, media(data, number=number)).images
 
     np.testing.assert_array_equal(pixels(), pixels())
@@ -76,7 +76,7 @@ def test_a_picture_of_which_the_words_tell_sides_stays_as_it_is():
     moved = 0
     for number in range(20):
         settings = Decoding(SIZE, augmentation=Augmentation())
-        told = decode(settings, media(data, number=number, has_sides=True)).images[0]
+        told = decode(settings, media(data, number=number, keep_places=True)).images[0]
         np.testing.assert_array_equal(told, plain)
         other = decode(settings, media(data, number=number)).images[0]
         moved += not np.array_equal(other, plain)

@@ -22,8 +22,11 @@ class Source:
 
     def __getitem__(self, index):
         if self.numbers[index] in self.bad:
-            raise BadData("not an example", f"list:{self.numbers[index]}: nonsense")
+            raise BadData("not an example", f"{self.where(index)}: nonsense")
         return self.numbers[index]
+
+    def where(self, index):
+        return f"list:{self.numbers[index]}"
 
 
 def weighted(*pairs):
@@ -90,6 +93,24 @@ def test_every_epoch_holds_each_record_once_in_a_new_order():
         assert one != other
 
 
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 1, 1, 1), (102, 90, 50, 150)])
+@pytest.mark.parametrize("parts", [2, 4, 16])
+def test_each_process_has_the_shares_of_the_mixture(weights, parts):
+    sources = weighted(*((range(1000 * i, 1000 * i + 200), w) for i, w in enumerate(weights)))
+    for part in range(parts):
+        dataset = mix(sources, 1, part, parts)
+        found = Counter(dataset[i] // 1000 for i in range(784))
+        for i, weight in enumerate(weights):
+            assert abs(found[i] - 784 * weight / sum(weights)) < 3
+
+
+def test_processes_together_see_each_record_of_an_epoch_once():
+    sources = weighted((range(90), 1), (range(100, 190), 1))
+    parts = [mix(sources, 1, part, 3) for part in range(3)]
+    found = [part[i] for part in parts for i in range(60)]
+    assert sorted(found) == [*range(90), *range(100, 190)]
+
+
 def test_the_seed_alone_decides_the_order():
     sources = weighted((range(50), 1), (range(100, 150), 2))
     assert take(sources, 90) == take(sources, 90)
@@ -106,7 +127,7 @@ def test_two_sources_of_a_seed_are_shuffled_differently():
 def test_a_record_that_cannot_be_read_is_dropped_in_its_place():
     good = take([WeightedSource(Source(range(9)), 1)], 9)
     mixed = take([WeightedSource(Source(range(9), bad=[4]), 1)], 9)
-    expected = Dropped("not an example", "list:4: nonsense")
+    expected = Dropped("list:4", "not an example", "list:4: nonsense")
     assert mixed == [expected if number == 4 else number for number in good]
 
 

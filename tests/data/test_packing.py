@@ -140,6 +140,9 @@ def test_a_state_whose_conversations_are_gone_is_refused(llava_like):
     state = rows.get_state()
     number = state["open"][0]["numbers"][0]
     changed = list(llava_like)
-    changed[number] = Dropped("missing file", f"list:{number}: gone")
+    changed[number] = Dropped(f"list:{number}", "missing file", f"list:{number}: gone")
     with pytest.raises(UserError, match=rf"data has changed since .*list:{number}: gone"):
+        stream(changed, 4, ROW).set_state(state)
+    changed[number] = conversation(number, 7)
+    with pytest.raises(UserError, match=rf"data has changed since the checkpoint: list:{number};"):
         stream(changed, 4, ROW).set_state(state)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from owl_jax.errors import UserError
-from owl_jax.processing.augment import Augmentation, Draw, names_a_side
+from owl_jax.processing.augment import Augmentation, Draw
 from owl_jax.processing.image import preprocess_image
 
 SIZE = 32
@@ -262,49 +262,3 @@ def test_no_crop_of_the_smallest_picture_is_smaller_than_the_square():
                 left, upper, right, lower = draw.box
                 assert min(right - left, lower - upper) >= 224
     assert WHOLE.smallest_side(224) == 224
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "What is on the left?",
-        "The Right hand",
-        "in the top-left corner",
-        "topright",
-        "the leftmost cup",
-        "LEFT-HANDED",
-        "turn rightwards",
-        "on the right-side",
-        "it rotates counterclockwise",
-        "anti-clockwise",
-        "which state is farthest west",
-        "in the north-eastern part",
-        "狗在猫的左边。",
-        "右側",
-        "逆时针旋转",
-        "东侧的门",
-        # Words that only look alike count as well.
-        "That's right.",
-        "He left the room.",
-    ],
-)
-def test_texts_that_name_a_side(text):
-    assert names_a_side(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "A bright street above the river",
-        "copyright, upright, human rights, alright",
-        "leftovers and a cleft",
-        "at least two beasts at Easter",
-        "What is at the top of the picture?",
-        "桌子上有一只猫。这是什么东西?",
-        "The following is a conversation between a curious human and AI assistant. The assistant "
-        "gives helpful, detailed, and polite answers to the user's questions.",
-    ],
-)
-def test_texts_that_name_none(text):
-    assert not names_a_side(text)

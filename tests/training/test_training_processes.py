@@ -45,8 +45,14 @@ for steps in range(1, 19):
     supervised.append(float(count(batch["loss_mask"])))  # over both processes
     shards = {name: {str(s.index): s for s in batch[name].addressable_shards} for name in batch}
     for index in shards["targets"]:
-        rows = (np.asarray(shards[name][index].data) for name in ("targets", "loss_mask"))
-        numbers += [int(data.tokenizer.decode(t[m == 1])) for t, m in zip(*rows, strict=True)]
+        rows = (
+            np.asarray(shards[name][index].data)
+            for name in ("targets", "loss_mask", "segment_ids")
+        )
+        for targets, mask, segments in zip(*rows, strict=True):
+            for segment in range(1, segments.max() + 1):
+                taught = targets[(mask == 1) & (segments == segment)]
+                numbers.append(int(data.tokenizer.decode(taught)))
 data.close()
 print(json.dumps({"numbers": numbers, "supervised": supervised, "steps": steps}))
 """
@@ -83,13 +89,15 @@ def get_config():
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes")
     base, data = tiny.write_model(directory / "base"), directory / "data.jsonl"
-    lines = [json.dumps({"text": f"Human: Say it.\nAI: {number}"}) for number in range(192)]
-    data.write_text("\n".join(lines))
+    for file, numbers in (data, range(192)), (directory / "long.jsonl", range(1000, 1096)):
+        said = ["Say it." if file == data else "Say it, and say it again."] * len(numbers)
+        texts = [f"Human: {what}\nAI: {n}" for what, n in zip(said, numbers, strict=True)]
+        file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     (directory / "config.py").write_text(CONFIG.format(base=base, data=data))
     return directory
 
 
-def run_two(script, files, workdir):
+def run_two(script, files, workdir, config="config.py"):
     """What each process printed last."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -97,7 +105,7 @@ def run_two(script, files, workdir):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", START + script, address, str(number),
-             str(files / "config.py"), str(workdir)],
+             str(files / config), str(workdir)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -125,6 +133,24 @@ def test_together_they_see_each_example_of_an_epoch_once(files, tmp_path):
     ]
     assert sorted(epochs[0]) == list(range(192))
     assert len(epochs[1]) == 96 and max(Counter(epochs[1]).values()) == 1
+
+
+def test_packed_they_have_the_mixture_s_shares(files, tmp_path):
+    """Two sources of other lengths, one record of each in turn: neither process gets one alone."""
+    config = (files / "config.py").read_text()
+    mixture = 'config.data.mixture = (("{0}/data.jsonl", 1.0), ("{0}/long.jsonl", 1.0))'
+    changed = config.replace(
+        "    config.checkpoint_every",
+        f"    {mixture.format(files)}\n    config.data.pack = True\n    config.data.length = 128\n"
+        "    config.checkpoint_every",
+    )
+    (files / "two.py").write_text(changed)
+    found = run_two(READ, files, tmp_path, "two.py")
+    assert found[0]["steps"] == found[1]["steps"] == 18
+    for process in found:
+        long = sum(number >= 1000 for number in process["numbers"])
+        assert abs(long / len(process["numbers"]) - 0.5) < 0.02
+        assert len(process["numbers"]) > 18 * 8  # packed
 
 
 def test_a_run_of_two_processes_goes_on_as_two(files, tmp_path):

@@ -54,6 +54,8 @@ def main(_: list[str]) -> None:
             "config.tokenizer is empty; name the directory of a tokenizer, as in "
             "--config.tokenizer=DIR"
         )
+    # Only what is shown is made: a batch of a pod's size would take minutes.
+    config.batch_size, config.accumulate = ROWS.value, 1
     drops = DropLog(1.0)  # what is dropped is shown, however much it is
     workdir = Path(WORKDIR.value) if WORKDIR.value else None
     batches, fault = [], None

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from owl_jax.data.drops import Dropped
-from owl_jax.data.shards.manifest import JOURNAL_FILE, Shard
+from owl_jax.data.shards.manifest import FORMAT, JOURNAL_FILE, Shard
 from owl_jax.errors import UserError
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -37,7 +37,7 @@ class Journal:
     def __init__(self, target: Path, header: Mapping[str, Any]):
         """Begins the journal of the directory `target`, or goes on with an earlier run's.
 
-        header: what is made of what, as JSON would give it back.
+        header: what is made of what, with the source's "fingerprint", as JSON would give it back.
 
         Raises UserError where the earlier run's was another, where another process is writing, or
         where a finished shard is gone; OSError where the files cannot be written.
@@ -49,12 +49,15 @@ class Journal:
         self._file = (target / JOURNAL_FILE).open("a+b", buffering=0)
         lock(self._file, target)
         lines = self._whole_lines()
+        first = {"format": FORMAT, **header}
         if not lines:
-            self._append(header)
-        elif lines[0] != header:
+            self._append(first)
+        elif lines[0] != first:
+            names = [name for name in first if lines[0].get(name) != first[name]]
+            changes = ", ".join(f"{name} {lines[0].get(name)}, now {first[name]}" for name in names)
             raise UserError(
-                f"{target}: the source has changed since it was begun ({lines[0]}, now {header}); "
-                "give --restart"
+                f"{target}: the source has changed since it was begun ({changes}); give another "
+                "--target, or --restart to throw away what is there"
             )
         skipped_bytes = 0
         for line in lines[1:]:
@@ -81,8 +84,7 @@ class Journal:
     def skip(self, dropped: Dropped) -> None:
         """Lists a record that is not going to be in a shard."""
         self.skipped[dropped.reason] += 1
-        line = {"where": dropped.where, "reason": dropped.reason, "message": dropped.message}
-        _write_line(self._skipped_file, line)
+        _write_line(self._skipped_file, dropped.to_json())
 
     def finish_shard(self, shard: Shard, part: Path, next_index: int) -> None:
         """Takes the file `part` as a shard, for good.
@@ -109,7 +111,7 @@ class Journal:
         return [json.loads(line) for line in whole.splitlines()]
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        _write_line(self._file, line)
+        _write_line(self._file, json.dumps(line, ensure_ascii=False))
         os.fsync(self._file.fileno())
 
     def _check_shards(self) -> None:
@@ -135,13 +137,31 @@ def lock(journal: IO[bytes], target: Path) -> None:
 
 
 def read_header(target: Path) -> dict[str, Any] | None:
-    """What the journal of `target` began with; None where there is none, or none in full."""
+    """What the journal of `target` began with; None where it is not there in full, or not ours."""
     try:
         with (target / JOURNAL_FILE).open("rb") as file:
             line = file.readline()
-    except (FileNotFoundError, NotADirectoryError):
+        header = json.loads(line) if line.endswith(b"\n") else None
+    except (OSError, ValueError):
         return None
-    return json.loads(line) if line.endswith(b"\n") else None
+    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
+        return None
+    return header
+
+
+def is_begun(target: Path) -> bool:
+    """Whether a journal of ours is there, with its first line in full."""
+    return read_header(target) is not None
+
+
+def is_barely_begun(target: Path) -> bool:
+    """Whether the journal is the beginning of ours: a run was killed in its first moment."""
+    whole = json.dumps({"format": FORMAT}).removesuffix("}").encode()
+    try:
+        data = (target / JOURNAL_FILE).read_bytes()
+    except OSError:
+        return False
+    return b"\n" not in data and (data.startswith(whole) or whole.startswith(data))
 
 
 def partial_path(path: Path) -> Path:
@@ -149,8 +169,8 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def _write_line(file: IO[bytes], values: Mapping[str, Any]) -> None:
+def _write_line(file: IO[bytes], text: str) -> None:
     # Half a character, as a file's name may have, becomes what JSON writes for it.
-    line = json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    line = text.encode("utf-8", "backslashreplace") + b"\n"
     if file.write(line) < len(line):  # not buffered: a disk that is nearly full takes a part
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

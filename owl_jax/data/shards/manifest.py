@@ -36,10 +36,12 @@ class Shard:
 class Manifest:
     """source: as it was given. options: those that decide what is in the shards, by name.
 
-    skipped: how many records of the source are not in the shards, by reason.
+    fingerprint: of the source (sources/fingerprint.py). skipped: how many records of the source are
+    not in the shards, by reason.
     """
 
     source: str
+    fingerprint: str
     options: Mapping[str, Any]
     skipped: Mapping[str, int]
     shards: Sequence[Shard]
@@ -55,6 +57,7 @@ class Manifest:
             "format": FORMAT,
             "version": VERSION,
             "source": self.source,
+            "fingerprint": self.fingerprint,
             "options": dict(self.options),
             "records": self.records,
             "skipped": {
@@ -64,6 +67,15 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether prepare's manifest, of whatever version, is there."""
+    try:
+        values = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("format") == FORMAT
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -92,7 +104,8 @@ def read_manifest(directory: Path) -> Manifest:
         )
     try:
         shards = [Shard(**shard) for shard in values["shards"]]
-        return Manifest(values["source"], values["options"], values["skipped"]["reasons"], shards)
+        skipped = values["skipped"]["reasons"]
+        return Manifest(values["source"], values["fingerprint"], values["options"], skipped, shards)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: malformed ({error!r}); prepare the data again") from None
 

@@ -80,7 +80,10 @@ def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> byte
 
 def _read(medium: Path | bytes | FilePart, where: str) -> bytes:
     if isinstance(medium, FilePart):
-        return medium.read()
+        try:
+            return medium.read()
+        except BadData as error:
+            raise BadData(error.reason, f"{where}: {error}") from None
     if isinstance(medium, Path):
         try:
             return medium.read_bytes()

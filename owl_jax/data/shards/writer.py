@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from owl_jax.data.shards.journal import Journal, partial_path
 from owl_jax.data.shards.manifest import Shard
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, one_line
 
 # One record is read at a time, in any order.
 _WRITER_OPTIONS = "group_size:1"
@@ -76,7 +76,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
-        why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"{path}: cannot be written ({why}); what is finished stays, the same command goes on"
         ) from None

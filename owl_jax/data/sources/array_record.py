@@ -17,9 +17,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from owl_jax.data.shards.manifest import check_shards, read_manifest
+from owl_jax.data.sources.index import bytes_of
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.values import record_from
-from owl_jax.errors import BadData, UserError
+from owl_jax.errors import BadData, UserError, one_line
 
 # For access in any order, by many threads.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -60,25 +61,39 @@ class ArrayRecordSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        place = index - (int(self._ends[number - 1]) if number else 0)
-        where = f"{self.paths[number]}:{place}"
+        number, place = self._find(index)
+        where = self.where(index)
         try:
             (payload,) = self._reader(number).read([place])
             values = msgpack.unpackb(payload)
         except RuntimeError as error:  # a check sum that is wrong, or no entry of that number
-            raise BadData("damaged record", f"{where}: {_one_line(error)}") from None
+            raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         except (ValueError, msgpack.UnpackException) as error:
             raise BadData("malformed record", f"{where}: not msgpack ({error})") from None
-        if isinstance(values, dict) and isinstance(values.get("where"), str):
-            where = values["where"]
-        return record_from(values, where, self.media_root)
+        record = record_from(values, where, self.media_root)
+        if isinstance(values.get("where"), str):
+            record["where"] = values["where"]
+        return record
+
+    def where(self, index: int) -> str:
+        """FILE:NUMBER, counted from 0. (A record that can be read tells where it came from.)"""
+        number, place = self._find(index)
+        return f"{self.paths[number]}:{place}"
+
+    def num_bytes(self) -> int:
+        """Of the files."""
+        return bytes_of(self.paths)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The number of the file that has a record, and the record's number in it."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, index - (int(self._ends[number - 1]) if number else 0)
 
     def _reader(self, number: int) -> ArrayRecordReader:
         with self._lock:
@@ -114,7 +129,3 @@ def _count(path: Path) -> int:
 
 def _open(path: Path) -> ArrayRecordReader:
     return ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -20,6 +20,20 @@ class ConcatenatedSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
+        source, place = self._find(index)
+        return source[place]
+
+    def where(self, index: int) -> str:
+        """As the source calls it that has the record."""
+        source, place = self._find(index)
+        return source.where(place)
+
+    def num_bytes(self) -> int:
+        """Of all sources."""
+        return sum(source.num_bytes() for source in self._sources)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        """The source that has a record, and the record's number in it."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[number - 1]) if number else 0
-        return self._sources[number][index - before]
+        return self._sources[number], index - before

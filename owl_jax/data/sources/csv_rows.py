@@ -25,6 +25,12 @@ _MEDIA_COLUMNS = {"image", "images", "video", "videos"}
 _COLUMNS = {"caption", "question", "answer", "text", "task_type"} | _MEDIA_COLUMNS
 _ROWS_A_PART = 1 << 16
 
+# Characters of a cell: room for a picture of 24 MB as a data URL. Python stops at 131,072 and has
+# one limit for the whole process, so it is set once here. It is not endless, since a quote that
+# nothing closes makes one cell of all that follows.
+_LARGEST_CELL = 1 << 25
+csv.field_size_limit(max(_LARGEST_CELL, csv.field_size_limit()))
+
 
 class CsvSource:
     """The records of a table; its delimiter is the first that makes a header of known columns.
@@ -50,7 +56,7 @@ class CsvSource:
         return len(self._file)
 
     def __getitem__(self, index: int) -> Record:
-        where = self._file.where(index)
+        where = self.where(index)
         try:
             cells = _parse(self._file.read(index), self._delimiter)
         except UnicodeDecodeError as error:
@@ -66,6 +72,14 @@ class CsvSource:
         values = dict(zip(self._columns, cells, strict=False))
         values = {column: cell for column, cell in values.items() if column in _COLUMNS}
         return record_from(values, where, self._media_root)
+
+    def where(self, index: int) -> str:
+        """FILE:LINE, the line on which the row begins."""
+        return self._file.where(index)
+
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self._file.num_bytes
 
 
 def scan_rows(file: BinaryIO, delimiter: str) -> Iterator[np.ndarray]:

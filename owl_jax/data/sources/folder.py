@@ -70,8 +70,7 @@ class FolderSource:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> Record:
-        name = self._names[self._ends[index] : self._ends[index + 1]].tobytes()
-        key, *extensions = os.fsdecode(name).split(_SEPARATOR)
+        key, extensions = self._sample(index)
         path = self.path.absolute() / key
         frames = path if _FRAMES in extensions else None
         files = {
@@ -79,7 +78,22 @@ class FolderSource:
             for extension in extensions
             if extension != _FRAMES
         }
-        return record_of_files(files, str(self.path / key), self.media_root, frames)
+        return record_of_files(files, self.where(index), self.media_root, frames)
+
+    def where(self, index: int) -> str:
+        """FOLDER/KEY."""
+        key, _ = self._sample(index)
+        return str(self.path / key)
+
+    def num_bytes(self) -> int:
+        """Of the names: the texts would have to be asked for one by one."""
+        return len(self._names)
+
+    def _sample(self, index: int) -> tuple[str, list[str]]:
+        """Its key and its extensions."""
+        name = self._names[self._ends[index] : self._ends[index + 1]].tobytes()
+        key, *extensions = os.fsdecode(name).split(_SEPARATOR)
+        return key, extensions
 
 
 def _samples(root: Path, prefix: str = "") -> Iterator[tuple[str, list[str]]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.values import record_from
-from owl_jax.errors import BadData, UserError
+from owl_jax.errors import BadData, UserError, one_line
 
 # Parquet files are named so where they hold several splits: train-00000-of-00002.parquet.
 _SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
@@ -52,12 +52,20 @@ class HuggingFaceSource:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Record:
-        where = f"{self.name}:{index}"
+        where = self.where(index)
         try:
             (values,) = self.dataset[int(index)].to_pylist()
         except (ValueError, OSError) as error:  # what Arrow raises on a damaged file
-            raise BadData("damaged record", f"{where}: {_one_line(error)}") from None
+            raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         return record_from(values, where, self.media_root)
+
+    def where(self, index: int) -> str:
+        """NAME:NUMBER, counted from 0."""
+        return f"{self.name}:{index}"
+
+    def num_bytes(self) -> int:
+        """Of the columns, as Arrow has them."""
+        return int(self.dataset.data.nbytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": None}
@@ -84,7 +92,7 @@ def open_saved(directory: Path, split: str | None, media_root: Path) -> HuggingF
             directory, name = directory / split, f"{name}@{split}"
         dataset = datasets.load_from_disk(str(directory))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: cannot be read ({_one_line(error)})") from None
+        raise UserError(f"{directory}: cannot be read ({one_line(error)})") from None
     return HuggingFaceSource(dataset, name, media_root)
 
 
@@ -114,7 +122,7 @@ def open_parquet(
                 [str(path) for path in paths], cache_dir=str(index_dir)
             )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        why = _one_line(error.__cause__ or error)
+        why = one_line(error.__cause__ or error)
         raise UserError(f"{paths[0]}: cannot be written as Arrow in {index_dir} ({why})") from None
     name = str(paths[0] if len(paths) == 1 else paths[0].parent)
     return HuggingFaceSource(dataset, name, media_root, temporary)
@@ -192,7 +200,3 @@ def _without_bars(datasets: ModuleType) -> Iterator[None]:
     finally:
         if were_on:
             datasets.enable_progress_bars()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

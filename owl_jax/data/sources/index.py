@@ -5,25 +5,22 @@ ends and on which line. The index is an array int64[N, 3] of (start, end, line) 
 bytes and in lines counted from 1. A negative end says that what begins at the start is broken, and
 where it would end cannot be told.
 
-With an `index_dir` the index is a file there that is mapped into memory: the next run finds it, and
-so does every other process of this one. Its name depends on path, size and time of change of the
-data, so that a changed file is indexed anew.
+With an `index_dir` the index is a file there (sources/kept_index.py): the next run finds it, and so
+does every other process of this one.
 """
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 
+from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
 from owl_jax.errors import BadData, UserError
 
 # Of the array and of what the scans find. A new number makes every index anew.
@@ -54,7 +51,7 @@ class IndexedFile:
         self.path, self._scan, self._name, self._expected = Path(path), scan, name, expected
         self._index_dir = None if index_dir is None else Path(index_dir)
         with open_data(self.path) as file:
-            self._state = _state(file)
+            self._state = state_of(file)
         _ = self._index
 
     def __len__(self) -> int:
@@ -63,18 +60,29 @@ class IndexedFile:
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_index"}
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self._state[0]
+
     def where(self, number: int) -> str:
-        """What messages call a record: "FILE:LINE"."""
-        return f"{self.path}:{self._index[number, 2]}"
+        """What messages call a record: FILE:LINE, or FILE:LINE[NUMBER] where a line has several.
+
+        The line is the one on which it begins; the number counts all records from 0.
+        """
+        number = range(len(self._index))[number]
+        lines = self._index[max(number - 1, 0) : number + 2, 2].tolist()
+        line = self._index[number, 2]
+        return f"{self.path}:{line}" + (f"[{number}]" if lines.count(line) > 1 else "")
 
     def read(self, number: int) -> bytes:
         """The bytes of a record; any number of threads may read at once.
 
         Raises BadData for a broken one, UserError where the file is gone or has changed.
         """
-        start, end, line = self._index[number].tolist()
+        start, end, _ = self._index[number].tolist()
         if end < 0:
-            message = f"{self.path}:{line}: broken or cut short from here on"
+            message = f"{self.where(number)}: broken or cut short from here on"
             raise BadData("cut short", message)
         with open_data(self.path) as file:
             self._check(file)
@@ -84,22 +92,9 @@ class IndexedFile:
     def _index(self) -> np.ndarray:
         if self._index_dir is None:
             return np.concatenate(list(self._find()))
-        kept = self._index_dir / f"{self.path.name[:40]}.{self._digest()}.npy"
-        try:
-            return _map(kept)
-        except (OSError, ValueError, EOFError):
-            pass  # there is none, or a damaged one
-        try:
-            _save(kept, self._find())
-        except OSError as error:
-            raise UserError(
-                f"{kept}: the index of {self.path} cannot be written ({error.strerror})"
-            ) from None
-        return _map(kept)
-
-    def _digest(self) -> str:
-        key = (_VERSION, self._name, str(self.path.resolve()), *self._state)
-        return hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        kept = index_file(self._index_dir, self.path, self._state, _VERSION, self._name)
+        keep_index(kept, self.path, 3, self._find)
+        return map_index(kept)
 
     def _find(self) -> Iterator[np.ndarray]:
         """The parts of the index, none of them empty, at least one."""
@@ -114,7 +109,7 @@ class IndexedFile:
             raise UserError(f"{self.path}: empty; expected {self._expected}")
 
     def _check(self, file: BinaryIO) -> None:
-        if _state(file) != self._state:
+        if state_of(file) != self._state:
             raise UserError(
                 f"{self.path}: was changed while it was in use; leave it alone and start again"
             )
@@ -128,47 +123,19 @@ def open_data(path: Path) -> BinaryIO:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def bytes_of(paths: Iterable[Path]) -> int:
+    """Of files of the user's, together. Raises UserError for one that is gone."""
+    return sum(_size(path) for path in paths)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def skip_bom(file: BinaryIO) -> int:
     """Goes to where the text of a file begins, behind a byte order mark; the position."""
     start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
     return file.seek(start)
-
-
-def _state(file: BinaryIO) -> tuple[int, int]:
-    """Size and time of the last change, in nanoseconds."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
-
-
-def _map(path: Path) -> np.ndarray:
-    # Not as np.memmap, which takes several times as long to give a row.
-    return np.load(path, mmap_mode="r").view(np.ndarray)
-
-
-def _save(path: Path, parts: Iterator[np.ndarray]) -> None:
-    """Writes the parts as one array, under another name until it is whole.
-
-    Several processes may do so at once: the last to finish replaces what is the same.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            _write_header(file, 0)
-            count = 0
-            for part in parts:
-                file.write(part.astype(np.int64).tobytes())
-                count += len(part)
-            file.seek(0)
-            _write_header(file, count)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _write_header(file: BinaryIO, count: int) -> None:
-    """The head of a .npy file, in which NumPy leaves room for the count to grow."""
-    descr = npy.dtype_to_descr(np.dtype(np.int64))
-    npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (count, 3)})

@@ -47,8 +47,15 @@ class JsonArraySource:
         return len(self._file)
 
     def __getitem__(self, index: int) -> Record:
-        where = self._file.where(index)
-        return record_from_json(self._file.read(index), where, self._media_root)
+        return record_from_json(self._file.read(index), self.where(index), self._media_root)
+
+    def where(self, index: int) -> str:
+        """FILE:LINE, or FILE:LINE[NUMBER] where several elements begin on the line."""
+        return self._file.where(index)
+
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self._file.num_bytes
 
 
 def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:

@@ -1,13 +1,14 @@
 """From what a config or a command names to a source: by what lies there.
 
 data.jsonl, .ndjson      JSON Lines
-data.json                a JSON array, as LLaVA's
+data.json                a JSON array, as LLaVA's, or JSON Lines
 pairs.csv, .tsv          rows with a header
 data.tar                 WebDataset
 data.array_record        ArrayRecord
 data.parquet             parquet, by Hugging Face's `datasets`
 DIR                      what prepare wrote; save_to_disk of `datasets`; TensorFlow Datasets;
-                         files of one of the kinds above; or media with texts beside them
+                         files of one of the kinds above (sources/kinds.py); or media with texts
+                         beside them
 "shards/*.tar"           all that match, in natural order
 DIR@SPLIT                one split of a data set that has several
 synthetic:KIND=2,KIND    the embedded data set, kinds with weights
@@ -16,10 +17,11 @@ synthetic:KIND=2,KIND    the embedded data set, kinds with weights
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from owl_jax.data.shards.manifest import FORMAT, JOURNAL_FILE, MANIFEST_FILE
+from owl_jax.data.shards.journal import is_begun
+from owl_jax.data.shards.manifest import is_finished
 from owl_jax.data.sources import hugging_face
 from owl_jax.data.sources.array_record import ArrayRecordSource, open_shards
 from owl_jax.data.sources.concatenated import ConcatenatedSource
@@ -27,6 +29,7 @@ from owl_jax.data.sources.csv_rows import CsvSource
 from owl_jax.data.sources.folder import FolderSource
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource
+from owl_jax.data.sources.kinds import files_of_one_kind, is_json_lines, kind_of
 from owl_jax.data.sources.record import Source
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
@@ -39,17 +42,6 @@ _UNDERSTOOD = (
     "Hugging Face datasets, of TensorFlow Datasets, of prepare, or of media with texts beside "
     "them, or synthetic:KIND"
 )
-_FILES: Mapping[str, Callable[[Path, Path, Path | None], Source]] = {
-    ".jsonl": JsonLinesSource,
-    ".ndjson": JsonLinesSource,
-    ".json": JsonArraySource,
-    ".csv": CsvSource,
-    ".tsv": CsvSource,
-}
-# What a directory is taken for if it holds such files: the first that it has. (Tars come with
-# tables of their own: img2dataset writes 00000.tar beside 00000.parquet.)
-_IN_DIRECTORIES = (".tar", ".array_record", ".parquet", ".jsonl", ".ndjson", ".csv", ".tsv")
-
 _SYNTHETIC = "synthetic:"
 _SYNTHETIC_SIZE = 100_000
 
@@ -91,7 +83,7 @@ def _find(spec: str) -> tuple[list[Path], str | None]:
     """(what lies there, the split that is asked for). A file may have "@" or "*" in its name."""
     named, _, split = spec.rpartition("@")
     for pattern, chosen in ((spec, None), (named, split)):
-        if pattern and Path(pattern).exists():
+        if pattern and _exists(Path(pattern)):
             return [Path(pattern)], chosen
         if matches := glob.glob(pattern, recursive=True):  # noqa: PTH207 (that takes no "/...")
             return [Path(match) for match in sorted(matches, key=natural_key)], chosen
@@ -103,28 +95,37 @@ def _find(spec: str) -> tuple[list[Path], str | None]:
 def _open_files(
     paths: Sequence[Path], split: str | None, media_root: str, index_dir: Path | None
 ) -> Source:
-    suffixes = sorted({path.suffix.lower() for path in paths})
-    if len(suffixes) > 1:
+    kinds = {kind_of(path) for path in paths}
+    if len(kinds) > 1:
+        suffixes = sorted({path.suffix.lower() for path in paths})
         raise UserError(
             f"{paths[0].parent}: found {', '.join(suffixes)} files together; give a pattern for "
             "one kind"
         )
-    (suffix,) = suffixes
+    (kind,) = kinds
     root = _root(media_root, paths[0].parent)
-    if suffix == ".parquet":
+    if kind == ".parquet":
         return hugging_face.open_parquet(paths, split, root, index_dir)
     if split is not None:
         raise UserError(f"{paths[0]} has no splits; leave @{split} out")
-    if suffix == ".tar":
+    if kind == ".tar":
         return TarSource(paths, root, index_dir)
-    if suffix == ".array_record":
+    if kind == ".array_record":
         return ArrayRecordSource(paths, root)
-    if suffix not in _FILES:
-        found = f"a file {suffix}" if suffix else "a file without suffix"
-        raise UserError(f"{paths[0]}: found {found}; {_UNDERSTOOD}")
-    make = _FILES[suffix]
-    opened = [make(path, _root(media_root, path.parent), index_dir) for path in paths]
+    opened = [_open_file(path, _root(media_root, path.parent), index_dir) for path in paths]
     return opened[0] if len(opened) == 1 else ConcatenatedSource(opened)
+
+
+def _open_file(path: Path, root: Path, index_dir: Path | None) -> Source:
+    kind = kind_of(path)
+    if kind == ".csv":
+        return CsvSource(path, root, index_dir)
+    if kind == ".jsonl" or (kind == ".json" and is_json_lines(path)):
+        return JsonLinesSource(path, root, index_dir)
+    if kind == ".json":
+        return JsonArraySource(path, root, index_dir)
+    found = f"a file {kind}" if kind else "a file without suffix"
+    raise UserError(f"{path}: found {found}; {_UNDERSTOOD}")
 
 
 def _open_directory(
@@ -136,32 +137,24 @@ def _open_directory(
         return hugging_face.open_saved(path, split, root)
     if {"dataset_info.json", "features.json"} <= names:
         return TfdsSource(path, split or "train", root)
-    files = _files_in(path)
-    if files and files[0].suffix == ".parquet":
+    is_ours = is_finished(path) or is_begun(path)
+    files = [] if is_ours else files_of_one_kind(path)
+    if files and kind_of(files[0]) == ".parquet":
         return hugging_face.open_parquet(files, split, root, index_dir)
     if split is not None:
         raise UserError(f"{path} has no splits; leave @{split} out")
-    if JOURNAL_FILE in names or _is_ours(path / MANIFEST_FILE):
+    if is_ours:
         return open_shards(path)
     if files:
         return _open_files(files, None, media_root, index_dir)
     return FolderSource(path, root)
 
 
-def _files_in(directory: Path) -> list[Path]:
-    """The files of the first kind that the directory has, in natural order."""
-    for suffix in _IN_DIRECTORIES:
-        # The hub keeps tables in a folder "data".
-        pattern = f"**/*{suffix}" if suffix == ".parquet" else f"*{suffix}"
-        found = [path for path in directory.glob(pattern) if not path.name.startswith(".")]
-        if found:
-            return sorted(found, key=lambda path: natural_key(str(path)))
-    return []
-
-
-def _is_ours(manifest: Path) -> bool:
-    """Whether a manifest is prepare's, of whatever version."""
-    return manifest.is_file() and f'"{FORMAT}"' in manifest.read_text("utf-8", "replace")
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _root(media_root: str, folder: Path) -> Path:

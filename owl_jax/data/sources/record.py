@@ -66,5 +66,24 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`. Raises BadData for one that cannot be read as a conversation."""
+        """Record `index`.
+
+        Raises BadData for one that cannot be read as a conversation; its message begins with
+        `where(index)` and ": ".
+        """
+        ...
+
+    def where(self, index: int) -> str:
+        """What messages call record `index`: FILE:LINE, TAR:KEY or the like.
+
+        No medium is opened for it, and it is there for a record that cannot be read, too.
+        """
+        ...
+
+    def num_bytes(self) -> int:
+        """Of what the records are read from, without the files of media beside it.
+
+        Little else shows that one record of millions was edited (sources/fingerprint.py). A copy
+        has as many; what is nowhere written has 0.
+        """
         ...

@@ -17,9 +17,9 @@ from typing import Any
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
-from owl_jax.processing.video import natural_key
+from owl_jax.processing.video import FRAME_SUFFIXES, natural_key
 
-IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
+IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in FRAME_SUFFIXES)
 VIDEO_SUFFIXES = ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv")
 TEXT_SUFFIXES = ("json", "txt")
 _SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES)
@@ -104,3 +104,5 @@ def _read(file: Path | FilePart, name: str) -> str:
         raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
     except OSError as error:
         raise BadData("missing file", f"{name} cannot be read ({error.strerror})") from None
+    except BadData as error:  # of a FilePart, which does not know the sample
+        raise BadData(error.reason, f"{name}: {error}") from None

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from owl_jax.data.sources.index import bytes_of
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.samples import record_of_files, split_name
 from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, load_index
@@ -56,35 +57,67 @@ class TarSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
+        path, sample, headers, is_cut = self._find(index)
+        if is_cut:
+            raise BadData(
+                "truncated file",
+                f"{self.where(index)}: cut short after {sample} samples; the rest of it is lost",
+            )
+        files: dict[str, Path | FilePart] = {}
+        keys = set()
+        try:
+            with path.open("rb") as file:
+                for header in headers:
+                    key, extension, files[extension] = _member(file, path, header)
+                    keys.add(key)
+            if len(keys) > 1:
+                raise tarfile.ReadError("its members are others than they were")
+        except (OSError, tarfile.TarError) as error:
+            message = f"{self.where(index)}: gone, or changed while it was in use ({error})"
+            raise BadData("unreadable file", message) from None
+        return record_of_files(files, f"{path}:{key}", self.media_root)
+
+    def where(self, index: int) -> str:
+        """TAR:KEY, or "TAR:byte NUMBER" where the tar ends early or a header cannot be read."""
+        path, _, headers, is_cut = self._find(index)
+        if not is_cut:
+            try:
+                with path.open("rb") as file:
+                    key, _, _ = _member(file, path, headers[0])
+                return f"{path}:{key}"
+            except (OSError, tarfile.TarError):
+                pass
+        return f"{path}:byte {headers[0]}"
+
+    def num_bytes(self) -> int:
+        """Of the tars."""
+        return bytes_of(self.paths)
+
+    def _find(self, index: int) -> tuple[Path, int, list[int], bool]:
+        """(tar, number of the sample in it, bytes at which its headers begin, whether it is lost).
+
+        Of what is lost the only "header" is where that begins.
+        """
         number = int(np.searchsorted(self._ends, index, side="right"))
         path, places = self.paths[number], load_index(self._indices[number])
         sample = index - (int(self._ends[number - 1]) if number else 0)
         samples = places[:, 1]
         if samples[-1] == CUT:
             if sample == count_samples(places) - 1:
-                raise BadData(
-                    "truncated file",
-                    f"{path}: cut short after {sample} samples, at byte {places[-1, 0]}; the rest "
-                    "of it is lost",
-                )
+                return path, sample, [int(places[-1, 0])], True
             samples = samples[:-1]
         first, last = np.searchsorted(samples, [sample, sample + 1])
-        try:
-            with path.open("rb") as file:
-                members = [_member(file, int(place)) for place in places[first:last, 0]]
-        except (OSError, tarfile.TarError) as error:
-            raise BadData("unreadable file", f"{path}: sample {sample} is gone ({error})") from None
-        files: dict[str, Path | FilePart] = {}
-        for member in members:
-            key, extension = split_name(member.name) or ("", "")
-            files[extension] = FilePart(path, member.offset_data, member.size, member.name)
-        return record_of_files(files, f"{path}:{key}", self.media_root)
+        return path, sample, places[first:last, 0].tolist(), False
 
 
-def _member(file: BinaryIO, place: int) -> tarfile.TarInfo:
-    """The member whose header is at byte `place`. Raises tarfile.TarError if there is none."""
-    file.seek(place)
+def _member(file: BinaryIO, path: Path, header: int) -> tuple[str, str, FilePart]:
+    """(key, extension, content) of the member whose header is at a byte.
+
+    Raises tarfile.TarError if there is none that belongs to a sample.
+    """
+    file.seek(header)
     member = tarfile.TarFile(fileobj=file).next()
-    if member is None:
-        raise tarfile.ReadError(f"no header at byte {place}")
-    return member
+    named = split_name(member.name) if member else None
+    if member is None or named is None:
+        raise tarfile.ReadError(f"no member of a sample at byte {header}")
+    return *named, FilePart(path, member.offset_data, member.size, member.name)

@@ -1,12 +1,10 @@
 """Where the members of a tar lie, found once and kept.
 
-With an `index_dir` what was found is a file there. Its name depends on path, size and time of
-change of the tar, so that a changed tar is read through anew.
+With an `index_dir` what was found is a file there (sources/kept_index.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from owl_jax.data.sources.index import open_data
+from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
 from owl_jax.data.sources.samples import split_name
 from owl_jax.errors import UserError
 
@@ -36,32 +36,15 @@ def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
     """
     if index_dir is None:
         return _scan(path)
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    parts = (_VERSION, str(path.absolute()), stat.st_size, stat.st_mtime_ns)
-    digest = hashlib.sha256(os.fsencode(repr(parts))).hexdigest()[:16]
-    kept = index_dir / f"{path.name}.{digest}.npy"
-    if not kept.exists():
-        index = _scan(path)
-        # Under a name of its own until it is whole: other processes may write the same.
-        part = kept.with_suffix(f".{os.getpid()}.partial")
-        try:
-            index_dir.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                np.save(file, index)
-            part.replace(kept)
-        except OSError as error:
-            raise UserError(
-                f"{kept}: the index of {path} cannot be written ({error.strerror})"
-            ) from None
+    with open_data(path) as file:
+        kept = index_file(index_dir, path, state_of(file), _VERSION, "tar")
+    keep_index(kept, path, 2, lambda: iter([_scan(path)]))
     return kept
 
 
 def load_index(index: Path | np.ndarray) -> np.ndarray:
     """The array of an index, mapped into memory where it lies in a file."""
-    return np.load(index, mmap_mode="r") if isinstance(index, Path) else index
+    return map_index(index) if isinstance(index, Path) else index
 
 
 def count_samples(index: np.ndarray) -> int:

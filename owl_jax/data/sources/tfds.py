@@ -16,7 +16,7 @@ from typing import Any
 
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.values import record_from
-from owl_jax.errors import BadData, UserError
+from owl_jax.errors import BadData, UserError, one_line
 
 
 class _AsStored:
@@ -51,6 +51,7 @@ class TfdsSource:
     split: str
     media_root: Path
     _examples: Any = field(init=False, repr=False)
+    _num_bytes: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._open()
@@ -61,13 +62,20 @@ class TfdsSource:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        where = f"{self.directory}@{self.split}:{index}"
+        where = self.where(index)
         try:
             example = self._examples[int(index)]
         except (RuntimeError, ValueError) as error:  # of a shard that is damaged or gone
-            why = " ".join(str(error).split())
-            raise BadData("damaged record", f"{where}: {why}") from None
+            raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         return record_from(example, where, self.media_root)
+
+    def where(self, index: int) -> str:
+        """DIRECTORY@SPLIT:NUMBER, counted from 0."""
+        return f"{self.directory}@{self.split}:{index}"
+
+    def num_bytes(self) -> int:
+        """Of all splits, as dataset_info.json says."""
+        return self._num_bytes
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_examples": None}
@@ -80,6 +88,7 @@ class TfdsSource:
         tfds = _import_tfds(self.directory)
         try:
             builder = tfds.builder_from_directory(str(self.directory))
+            self._num_bytes = int(builder.info.dataset_size)
             decoders = _decoders(tfds, builder.info.features)
             self._examples = builder.as_data_source(self.split, decoders=decoders)
         except NotImplementedError:
@@ -95,8 +104,9 @@ class TfdsSource:
                 "Text, Image and sequences of them"
             ) from None
         except (OSError, ValueError, RuntimeError) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"{self.directory}@{self.split}: cannot be opened ({why})") from None
+            raise UserError(
+                f"{self.directory}@{self.split}: cannot be opened ({one_line(error)})"
+            ) from None
 
 
 def _decoders(tfds: ModuleType, feature: Any) -> Any:

@@ -228,7 +228,8 @@ def drop_log(count):
     drops = DropLog(1)
     for number in range(1, count + 1):
         reason = "missing file" if number % 3 else "<media> marks"
-        drops.keep(Dropped(reason, f"a.jsonl:{number}: owl {number}.jpg is <gone>"))
+        where = f"a.jsonl:{number}"
+        drops.keep(Dropped(where, reason, f"{where}: owl {number}.jpg is <gone>"))
     for _ in range(3 * count):
         drops.keep("a conversation")
     return drops

@@ -7,11 +7,18 @@ import resource
 import pytest
 
 from owl_jax.data.drops import Dropped
-from owl_jax.data.shards.journal import SKIPPED_FILE, Journal, partial_path, read_header
+from owl_jax.data.shards.journal import (
+    SKIPPED_FILE,
+    Journal,
+    is_barely_begun,
+    is_begun,
+    partial_path,
+    read_header,
+)
 from owl_jax.data.shards.manifest import JOURNAL_FILE, Shard
 from owl_jax.errors import UserError
 
-HEADER = {"source": "öwls", "options": {"limit": None}, "records": 9}
+HEADER = {"source": "öwls", "options": {"limit": None}, "records": 9, "fingerprint": "12"}
 
 
 def _part(target, number):
@@ -30,10 +37,10 @@ def _skipped(target):
 def begun(tmp_path):
     """A target with one finished shard; two records were skipped before its end, one after."""
     with Journal(tmp_path, HEADER) as journal:
-        journal.skip(Dropped("no text", "x:1: none"))
-        journal.skip(Dropped("no text", "x:2: none"))
+        journal.skip(Dropped("x:1", "no text", "x:1: none"))
+        journal.skip(Dropped("x:2", "no text", "x:2: none"))
         journal.finish_shard(*_part(tmp_path, 0), next_index=4)
-        journal.skip(Dropped("missing file", "x:5: gone"))
+        journal.skip(Dropped("x:5", "missing file", "x:5: gone"))
     return tmp_path
 
 
@@ -50,7 +57,7 @@ def test_it_goes_on_after_the_last_finished_shard(begun):
         assert [shard.name for shard in journal.shards] == ["data-0.array_record"]
         assert (journal.next_index, journal.skipped) == (4, {"no text": 2})
         assert _skipped(begun) == ["x:1", "x:2"]
-        journal.skip(Dropped("missing file", "x:5: gone"))
+        journal.skip(Dropped("x:5", "missing file", "x:5: gone"))
         journal.finish_shard(*_part(begun, 1), next_index=9)
     with Journal(begun, HEADER) as journal:
         assert journal.next_index == 9
@@ -71,10 +78,17 @@ def test_a_line_that_was_cut_off_counts_for_nothing(begun):
         assert path.read_bytes() == whole
     for size in range(whole.index(b"\n") + 1):
         path.write_bytes(whole[:size])
-        assert read_header(begun) is None
+        assert read_header(begun) is None and not is_begun(begun) and is_barely_begun(begun)
         with Journal(begun, HEADER) as journal:
             assert journal.next_index == 0
-        assert read_header(begun) == HEADER
+        assert read_header(begun) == HEADER and is_begun(begun) and not is_barely_begun(begun)
+
+
+@pytest.mark.parametrize("data", ['{"step": 1}\n', '{"step": 1}', "[]\n", "words\n", "words", "\n"])
+def test_a_journal_of_somebody_else(tmp_path, data):
+    (tmp_path / JOURNAL_FILE).write_text(data)
+    assert read_header(tmp_path) is None
+    assert not is_begun(tmp_path) and not is_barely_begun(tmp_path)
 
 
 def test_resumed_without_another_record_skipped(begun):
@@ -92,8 +106,11 @@ def test_killed_between_the_line_and_the_name(begun):
 
 
 def test_another_source_or_another_process_is_refused(begun):
-    with pytest.raises(UserError, match=r"the source has changed since .*; give --restart"):
+    expected = r"the source has changed since it was begun \(records 9, now 10\); give another"
+    with pytest.raises(UserError, match=expected):
         Journal(begun, {**HEADER, "records": 10})
+    with pytest.raises(UserError, match=r"changed since .* \(fingerprint 12, now 34\)"):
+        Journal(begun, {**HEADER, "fingerprint": "34"})
     with Journal(begun, HEADER), pytest.raises(UserError, match="another process is writing"):
         Journal(begun, HEADER)
 
@@ -116,7 +133,7 @@ def test_a_full_disk(begun):
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(journal) + 20, limits[1]))
         try:
             with pytest.raises(OSError, match=r"File too large|No space left"):
-                opened.skip(Dropped("no text", f"x:5: {'long ' * 200}"))
+                opened.skip(Dropped("x:5", "no text", f"x:5: {'long ' * 200}"))
             with pytest.raises(OSError, match=r"File too large|No space left"):
                 opened.finish_shard(*part, next_index=9)
         finally:

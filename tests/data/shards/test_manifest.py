@@ -10,12 +10,14 @@ from owl_jax.data.shards.manifest import (
     Manifest,
     Shard,
     check_shards,
+    is_finished,
     read_manifest,
 )
 from owl_jax.errors import UserError
 
 MANIFEST = Manifest(
     "öwls.jsonl",
+    "12ef",
     {"limit": 5, "reencode": None},
     {"no text": 1, "missing file": 2},
     [Shard("data-00000.array_record", 3, 100, "ab"), Shard("data-00001.array_record", 1, 7, "cd")],
@@ -34,6 +36,7 @@ def test_what_is_in_it(directory):
         "format": "owl_jax shards",
         "version": 1,
         "source": "öwls.jsonl",
+        "fingerprint": "12ef",
         "options": {"limit": 5, "reencode": None},
         "records": 4,
         "skipped": {"total": 3, "reasons": {"missing file": 2, "no text": 1}},
@@ -71,6 +74,7 @@ def test_what_is_no_manifest(directory, text, message):
     (directory / MANIFEST_FILE).write_text(text)
     with pytest.raises(UserError, match=message):
         read_manifest(directory)
+    assert is_finished(directory) == ("owl_jax shards" in text)
 
 
 def test_a_directory_without_one(tmp_path):

@@ -31,7 +31,7 @@ def shards(tmp_path):
         path.parent.mkdir(exist_ok=True)
         source_files.write_array_record(path, [_entry(number) for number in numbers])
         listed.append(Shard(path.name, len(numbers), path.stat().st_size, "0"))
-    manifest = Manifest("x", {}, {"no text": 2}, listed)
+    manifest = Manifest("x", "12ef", {}, {"no text": 2}, listed)
     (tmp_path / "shards" / MANIFEST_FILE).write_text(manifest.to_json())
     return tmp_path / "shards"
 

@@ -14,5 +14,7 @@ def test_one_after_another():
     assert len(source) == 6
     expected = [part[i] for part in parts for i in range(len(part))]
     assert [source[i] for i in range(6)] == expected
+    places = [0, 1, 0, 0, 1, 2]
+    assert [source.where(i) for i in range(6)] == [f"synthetic:{place}" for place in places]
     with pytest.raises(IndexError):
         source[6]

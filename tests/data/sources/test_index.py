@@ -59,8 +59,20 @@ def test_records_lie_where_the_scan_says(data, tmp_path, kept):
         file.read(2)
     assert error.value.reason == "cut short"
     assert file.where(-1) == file.where(2)
-    with pytest.raises(IndexError):
-        file.read(3)
+    for call in (file.where, file.read):
+        with pytest.raises(IndexError):
+            call(3)
+
+
+def test_records_of_one_line_are_told_apart(data):
+    def scan(file):
+        yield np.array([[0, 1, 1], [1, 2, 1], [2, 3, 2], [3, 4, 3], [5, -1, 3]])
+
+    file = open_lines(data, None, scan)
+    places = [file.where(number).removeprefix(f"{data}:") for number in range(5)]
+    assert places == ["1[0]", "1[1]", "2", "3[3]", "3[4]"]
+    with pytest.raises(BadData, match=r"data\.jsonl:3\[4\]: broken"):
+        file.read(4)
 
 
 def test_an_index_is_found_again_and_is_one_file_beside_the_run(data, tmp_path):

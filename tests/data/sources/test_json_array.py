@@ -48,13 +48,14 @@ def test_an_element_is_a_record_with_its_line(write, tmp_path, indent, head):
     lines_before = head.count("\n") + 2 if indent else head.count("\n") + 1
     lines_each = 14 if indent else 0
     for number in (2, 0, 3, 1):
+        line = lines_before + lines_each * number
         assert source[number] == {
             "text": f"{SYSTEM}\nHuman: <image>\nHuman: What?\nAI: "
             f'"Owl" [{number}], {{awake}} \\ 鸮',
             "images": [tmp_path / "media" / f"{number}.jpg"],
             "videos": [],
             "task_type": "",
-            "where": f"{tmp_path}/data.json:{lines_before + lines_each * number}",
+            "where": f"{tmp_path}/data.json:{line}" + ("" if indent else f"[{number}]"),
         }
 
 
@@ -65,13 +66,13 @@ def test_every_element_has_its_own_verdict(write):
     )
     assert [source[number]["text"] for number in (0, 7)] == ["one", "six"]
     assert [reason_and_place(source, number) for number in (1, 2, 3, 4, 5, 6, 8)] == [
-        ("not an example", "2"),
-        ("not an example", "2"),
-        ("not an example", "3"),
-        ("malformed record", "3"),
-        ("malformed record", "5"),
-        ("malformed record", "5"),
-        ("malformed record", "6"),
+        ("not an example", "2[1]"),
+        ("not an example", "2[2]"),
+        ("not an example", "3[3]"),
+        ("malformed record", "3[4]"),
+        ("malformed record", "5[5]"),
+        ("malformed record", "5[6]"),
+        ("malformed record", "6[8]"),
     ]
 
 
@@ -101,13 +102,13 @@ def test_the_cut_element_is_named_by_its_line(write):
 @pytest.mark.parametrize(
     ("data", "whole", "line"),
     [
-        ('[{"text": "one"}, {"text": "two}, {"text": "three"},\n {"text": "four"}]', 1, "1"),
+        ('[{"text": "one"}, {"text": "two}, {"text": "three"},\n {"text": "four"}]', 1, "1[1]"),
         ('[{"text": "one"},\n {"text": [["two"}, {"text": "three"}]', 1, "2"),
         ('[{"text": "one"}]\n [{"text": "two"}]', 1, "2"),
-        ('[{"text": "one"}] ]', 1, "1"),
+        ('[{"text": "one"}] ]', 1, "1[1]"),
         ('[{"text": "one"}\n', 1, "2"),
-        ('[{"text": "one"}, 12', 1, "1"),
-        ('[{"text": "one"}, "\\', 1, "1"),
+        ('[{"text": "one"}, 12', 1, "1[1]"),
+        ('[{"text": "one"}, "\\', 1, "1[1]"),
         ("[", 0, "1"),
         ("\n[ \n", 0, "3"),
     ],

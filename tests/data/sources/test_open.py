@@ -13,7 +13,7 @@ from owl_jax.data.sources.folder import FolderSource
 from owl_jax.data.sources.hugging_face import HuggingFaceSource
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource
-from owl_jax.data.sources.open import open_source
+from owl_jax.data.sources.open import is_missing, open_source
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
 from owl_jax.data.synthetic import SyntheticSource
@@ -44,7 +44,10 @@ def test_every_kind_is_told_by_what_lies_there(specs, kind, tmp_path):
     expected, count = KINDS[kind]
     assert type(source) is expected and len(source) == count
     for index in range(min(count, 5)):
-        source_files.pixels(source[index])  # with media that are found and can be decoded
+        record = source[index]
+        source_files.pixels(record)  # with media that are found and can be decoded
+        if kind != "array_record":
+            assert source.where(index) == record["where"]
 
 
 @pytest.mark.parametrize("kind", ["tar", "array_record", "parquet", "json_lines", "csv"])
@@ -64,10 +67,73 @@ def test_a_folder_and_a_pattern_of_files(specs, kind, tmp_path):
 
 
 def test_tars_come_before_the_tables_beside_them(specs, tmp_path):
-    shutil.copy(specs["tar"], tmp_path / "00000.tar")
-    shutil.copy(specs["parquet"], tmp_path / "00000.parquet")
-    (tmp_path / "00000_stats.json").write_text("{}")
-    assert type(open_source(str(tmp_path))) is TarSource
+    """As img2dataset writes them."""
+    for number in range(2):
+        shutil.copy(specs["tar"], tmp_path / f"0000{number}.tar")
+        shutil.copy(specs["parquet"], tmp_path / f"0000{number}.parquet")
+        (tmp_path / f"0000{number}_stats.json").write_text('{"count": 4}')
+    source = open_source(str(tmp_path))
+    assert type(source) is TarSource and len(source) == 8
+    shutil.copy(specs["parquet"], tmp_path / "00002.parquet")
+    with pytest.raises(
+        UserError, match=r"several kinds of data \(2 \.tar, 1 \.parquet\); give a pattern"
+    ):
+        open_source(str(tmp_path))
+
+
+def test_several_kinds_in_a_folder_are_refused(specs, tmp_path):
+    shutil.copy(specs["json_lines"], tmp_path / "b.jsonl")
+    shutil.copy(specs["json_lines"], tmp_path / "a.NDJSON")
+    for name in ("README.md", "notes.txt", "1.jpg", "LICENSE", ".hidden.csv"):
+        (tmp_path / name).write_text("none of them is data")
+    (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
+    source = open_source(str(tmp_path))
+    assert len(source) == 10 and source.where(0) == f"{tmp_path}/a.NDJSON:1"
+    shutil.copy(specs["csv"], tmp_path / "c.tsv")
+    shutil.copy(specs["json_array"], tmp_path / "d.json")
+    with pytest.raises(UserError) as error:
+        open_source(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: found several kinds of data (2 .jsonl, 1 .csv, 1 .json); give a pattern for "
+        f"one, such as {tmp_path}/*.jsonl, or move the others away"
+    )
+    assert len(open_source(f"{tmp_path}/*.json*l")) == 5
+
+
+def test_a_folder_of_json_arrays(specs, tmp_path):
+    for name in ("2.json", "10.json"):
+        shutil.copy(specs["json_array"], tmp_path / name)
+    (tmp_path / "1.jpg").write_bytes(source_files.picture(1))
+    source = open_source(str(tmp_path))
+    assert len(source) == 4 and source.where(0) == f"{tmp_path}/2.json:2"
+
+
+def test_a_folder_of_samples_with_json(tmp_path):
+    """The words of a sample are in a file that may hold anything, even an array."""
+    source_files.write_files(tmp_path, {"1.jpg": b"", "1.json": "[]", "2.json": '{"text": "x"}'})
+    source = open_source(str(tmp_path))
+    assert type(source) is FolderSource and len(source) == 2
+    (tmp_path / "data.csv").write_text("text\nowl\n")
+    expected = r"several kinds of data \(1 \.csv, media with texts of the same names\); give"
+    with pytest.raises(UserError, match=expected):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("head", ["", "\ufeff", "\n \n"])
+def test_json_lines_may_be_called_json(tmp_path, head):
+    line = json.dumps({"text": source_files.text()})
+    path = tmp_path / "data.json"
+    path.write_text(f"{head}{line}\n{line}", encoding="utf-8")
+    source = open_source(str(path))
+    assert type(source) is JsonLinesSource and len(source) == 2
+    assert source[1]["text"] == source_files.text()
+
+
+@pytest.mark.parametrize("words", ['{\n  "images": []\n}', "words", '{"images"'])
+def test_json_that_is_neither(tmp_path, words):
+    (tmp_path / "data.json").write_text(words)
+    with pytest.raises(UserError, match=r"begins with '.'; expected one JSON array of objects"):
+        open_source(str(tmp_path / "data.json"))
 
 
 def test_tables_in_the_folder_of_a_hub(specs, tmp_path):
@@ -138,7 +204,12 @@ def test_what_is_not_there(tmp_path):
         (f"{tmp_path}/none@train", "no such file or directory"),
         (f"{tmp_path}/*.tar", "no file matches"),
         ("", "no such file or directory"),
+        (f"{tmp_path}/{'owl' * 100}", "no such file or directory"),
+        (f"{tmp_path}/{'owl' * 100}*.tar", "no file matches"),
+        (f"{tmp_path}/\0", "no such file or directory"),
+        ("{}", "no such file or directory"),
     ):
+        assert is_missing(spec)
         with pytest.raises(UserError) as error:
             open_source(spec)
         message = str(error.value)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import resource
 import tarfile
@@ -137,7 +138,9 @@ def test_a_tar_cut_short_gives_what_is_before_the_cut(tmp_path, cut, index_dir):
             record = source[first + n]
             assert record["text"].endswith(f"number {n}")
             assert record["images"][0].read() == members[f"{n}.jpg"]
-        with pytest.raises(BadData, match=rf"x\.tar: cut short after {count} samples") as error:
+        with pytest.raises(
+            BadData, match=rf"x\.tar:byte \d+: cut short after {count} samples"
+        ) as error:
             source[first + count]
         assert error.value.reason == "truncated file"
 
@@ -167,11 +170,34 @@ def test_a_tar_that_vanished_or_changed(tmp_path):
     path = source_files.write_tar(tmp_path / "x.tar", source_files.samples(tmp_path))
     source = TarSource([path], tmp_path)
     path.write_bytes(b"\1" * path.stat().st_size)
-    with pytest.raises(BadData, match=r"x\.tar: sample 1 is gone"):
+    with pytest.raises(BadData, match=r"x\.tar:byte 2560: gone, or changed while it was in use"):
         source[1]
     path.unlink()
-    with pytest.raises(BadData, match=r"x\.tar: sample 1 is gone .*No such file"):
+    with pytest.raises(BadData, match=r"x\.tar:byte 2560: gone, .*No such file"):
         source[1]
+
+
+def test_a_tar_whose_samples_were_moved(tmp_path):
+    members = {"1.txt": "one", "1.jpg": b"", "2.txt": "two", "2.jpg": b""}
+    source = TarSource([source_files.write_tar(tmp_path / "x.tar", members)], tmp_path)
+    moved = {"1.txt": "one", "3.jpg": b"", "2.npy": "two", "2.jpg": b""}
+    source_files.write_tar(tmp_path / "x.tar", moved)
+    with pytest.raises(
+        BadData, match=r"x\.tar:1: gone, .* \(its members are others than they were"
+    ):
+        source[0]
+    with pytest.raises(
+        BadData, match=r"x\.tar:byte 1536: gone, .* \(no member of a sample at byte"
+    ):
+        source[1]
+
+
+def test_a_text_that_was_cut_off_later(tmp_path):
+    members = {"1.jpg": b"", "1.txt": "one" * 1000}
+    path = source_files.write_tar(tmp_path / "x.tar", members)
+    source = TarSource([path], tmp_path)
+    os.truncate(path, 2000)
+    source_files.assert_told(source, 0, "the .txt: 1.txt: ")
 
 
 def test_what_is_no_tar(tmp_path):

@@ -1,0 +1,97 @@
+"""Which kind of data the files of a directory are, by their names and, for .json, a first look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import BinaryIO
+
+from owl_jax.data.sources.index import open_data, skip_bom
+from owl_jax.data.sources.samples import TEXT_SUFFIXES, split_name, suffix_of
+from owl_jax.errors import UserError
+from owl_jax.processing.video import natural_key
+
+_KINDS = (".tar", ".array_record", ".parquet", ".jsonl", ".csv", ".json")
+_SAME_KIND = {".ndjson": ".jsonl", ".tsv": ".csv"}
+
+# Of .json files without others of their names, which may be samples of words alone by the million.
+_MOST_LOOKED_INTO = 1000
+_LONGEST_LINE = 1 << 26  # bytes; a file of one object may be all one line
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that stands for all of its kind: .jsonl, .csv, ..., or whatever the file has."""
+    suffix = path.suffix.lower()
+    return _SAME_KIND.get(suffix, suffix)
+
+
+def files_of_one_kind(directory: Path) -> list[Path]:
+    """The data files of a directory in natural order; [] where it has none.
+
+    A .json counts if it holds an array and no other file has its name: it is a sample's words
+    otherwise (sources/samples.py). Parquet files count at any depth, as the hub keeps them. Those
+    that stand beside tars of the same names, as img2dataset writes them, do not.
+
+    Raises UserError where the files are of several kinds, or lie beside samples of media and texts.
+    """
+    # The hub keeps tables in a folder "data".
+    nested = [path for path in directory.rglob("*.parquet") if path.parent != directory]
+    files = [path for path in [*directory.iterdir(), *nested] if not path.name.startswith(".")]
+    found: dict[str, list[Path]] = {kind: [] for kind in _KINDS}
+    for path in sorted(files, key=lambda path: natural_key(str(path))):
+        if (kind := kind_of(path)) in found and path.is_file():
+            found[kind].append(path)
+    found[".json"] = _arrays(found[".json"], files)
+    tars = {path.stem for path in found[".tar"]}
+    found[".parquet"] = [path for path in found[".parquet"] if path.stem not in tars]
+    kinds = [kind for kind in _KINDS if found[kind]]
+    counts = [f"{len(found[kind])} {kind}" for kind in kinds]
+    if kinds and _has_samples(files):
+        counts.append("media with texts of the same names")
+    if len(counts) > 1:
+        raise UserError(
+            f"{directory}: found several kinds of data ({', '.join(counts)}); give a pattern for "
+            f"one, such as {directory}/*{kinds[0]}, or move the others away"
+        )
+    return found[kinds[0]] if kinds else []
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a .json holds an object a line, by its first line, and not one array."""
+    with open_data(path) as file:
+        return _go_to_first(file) == b"{" and file.readline(_LONGEST_LINE).rstrip().endswith(b"}")
+
+
+def _arrays(paths: list[Path], files: list[Path]) -> list[Path]:
+    """Those of the .json files that hold an array, and are no part of a sample."""
+    names = Counter(_key(path) for path in files)
+    alone = [path for path in paths if names[_key(path)] == 1]
+    return [path for path in alone[:_MOST_LOOKED_INTO] if _begins_as_array(path)]
+
+
+def _has_samples(files: list[Path]) -> bool:
+    """Whether there is a picture or video with words beside it."""
+    keys: dict[bool, set[str]] = {True: set(), False: set()}
+    for path in files:
+        if named := split_name(path.name):
+            keys[suffix_of(named[1]) in TEXT_SUFFIXES].add(named[0])
+    return not keys[True].isdisjoint(keys[False])
+
+
+def _key(path: Path) -> str:
+    named = split_name(path.name)
+    return named[0] if named else path.name
+
+
+def _begins_as_array(path: Path) -> bool:
+    with open_data(path) as file:
+        return _go_to_first(file) == b"["
+
+
+def _go_to_first(file: BinaryIO) -> bytes:
+    """Goes to the first byte that is not blank; that byte."""
+    start = skip_bom(file)
+    head = file.read(4096)
+    words = head.lstrip()
+    file.seek(start + len(head) - len(words))
+    return words[:1]
