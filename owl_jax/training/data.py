@@ -47,7 +47,10 @@ _DECIDING = (
 
 @dataclass(frozen=True)
 class TrainingData:
-    """names, sources: the mixture. conversations: all of it, endless, by number, not decoded."""
+    """names, sources: the mixture. conversations: the whole of it, by number, not decoded.
+
+    batches: this process's part.
+    """
 
     names: Sequence[str]
     sources: Sequence[WeightedSource]
@@ -128,7 +131,7 @@ def open_data(
         Reading(data.threads, data.workers, part, parts),
         _made_with(config, sources, tokenizer, shape, parts),
     )
-    conversations = tokenized(sources, tokenizer, shape, config.seed, part, parts)
+    conversations = tokenized(sources, tokenizer, shape, config.seed)  # of all parts
     return TrainingData(names, sources, tokenizer, shape, conversations, batches, drops)
 
 

@@ -92,6 +92,16 @@ def test_epochs_are_as_many_steps_as_it_takes(config, files, pack):
         assert steps == math.ceil(3 * 60 / 4) and needed == 15
 
 
+def test_epochs_are_as_many_steps_on_every_process(config):
+    config.epochs = 2.0
+    steps = []
+    for part in range(2):
+        data = open_data(config, tiny.CONFIG, None, part, 2)
+        steps.append(steps_of_epochs(config, data))
+        data.close()
+    assert steps[0] == steps[1] > 1
+
+
 def test_rows_are_divided_among_parts(config):
     with pytest.raises(UserError, match=r"config\.batch_size=4 must be a multiple of 3 parts"):
         open_data(config, tiny.CONFIG, None, 0, 3)
