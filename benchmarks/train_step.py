@@ -56,7 +56,7 @@ def make_batch(config: OwlConfig, rows: int, length: int) -> Batch:
         picture = random.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(length + 1) > length // 2, picture, picture[:0])
 
-    return collate([example() for _ in range(rows)], shape)
+    return collate([[example()] for _ in range(rows)], shape)
 
 
 def main(argv: list[str]) -> None:
