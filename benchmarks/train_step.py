@@ -4,7 +4,7 @@
 
 A stage 2 step (LoRA and abstractor trained, everything else frozen), float32, one picture a row,
 the optimizer included. The first run is mostly compilation, which is what scanning is for. "full"
-and "minimal" are remat policies (models/stack.py).
+and "minimal" are remat policies (models/remat.py).
 """
 
 from __future__ import annotations

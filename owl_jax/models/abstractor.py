@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from owl_jax.models.attention import attend
 from owl_jax.models.config import AbstractorConfig, Compute
 from owl_jax.models.layers import LayerNorm, Projection, normal_init, truncated_init
+from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 
 ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_ln takes the config's
@@ -52,6 +53,9 @@ class Abstractor(nn.Module):
             if T > 1:
                 queries = jnp.concatenate([queries, temporal_queries])
         x = jnp.broadcast_to(queries.astype(dtype), (N, *queries.shape))
+        x, image = (
+            nn.with_logical_constraint(y, ("batch", "length", "act_embed")) for y in (x, image)
+        )
         x, _ = apply_layers(
             partial(AbstractorBlock, config, self.vision_width, self.compute),
             config.num_layers,
@@ -85,19 +89,21 @@ class AbstractorBlock(nn.Module):
         biased = partial(Projection, use_bias=True, dtype=self.compute.dtype)
         norm = partial(LayerNorm, names=("vision_embed",))
 
-        x = norm(ATTENTION_NORM_EPS, name="query_norm")(x)
+        x = norm(ATTENTION_NORM_EPS, name="query_norm")(named("input", x))
         seen = norm(ATTENTION_NORM_EPS, name="image_norm")(image)
         seen = jnp.concatenate([x, seen.astype(x.dtype)], axis=1)
-        q = biased(embed, heads, name="query")(x)
-        k = biased({"vision_embed": self.vision_width}, heads, name="key")(seen)
-        v = biased({"vision_embed": self.vision_width}, heads, name="value")(seen)
+        sees = {"vision_embed": self.vision_width}
+        q = named("query", biased(embed, heads, name="query")(x))
+        k = named("key", biased(sees, heads, name="key")(seen))
+        v = named("value", biased(sees, heads, name="value")(seen))
         y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
-        x += biased(heads, embed, name="out")(y)
+        x += named("attention", biased(heads, embed, name="out")(y))
 
         y = norm(ATTENTION_NORM_EPS, name="mlp_norm")(x)
         mlp = {"mlp": config.mlp_size}
-        y = nn.silu(biased(embed, mlp, name="gate")(y)) * biased(embed, mlp, name="up")(y)
-        y = LayerNorm(config.layer_norm_eps, ("mlp",), name="inner_norm")(y)
-        x += biased(mlp, embed, name="down")(y)
+        gate = named("gate", biased(embed, mlp, name="gate")(y))
+        up = named("up", biased(embed, mlp, name="up")(y))
+        y = LayerNorm(config.layer_norm_eps, ("mlp",), name="inner_norm")(nn.silu(gate) * up)
+        x += biased(mlp, embed, name="down")(named("mlp", y))
         self.sow("intermediates", "output", x)
         return x, None

@@ -1,4 +1,4 @@
-"""Attention by name: who may see whom, and the implementations that compute it.
+"""Attention: who may see whom, and which implementation computes it.
 
 Letters: B batch, L query positions, S key slots, H heads, G key heads, K head width.
 
@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from owl_jax.errors import UserError
+from owl_jax.models.remat import named
+from owl_jax.models.splash import splash
+
+IMPLEMENTATIONS = ("auto", "xla", "splash", "cudnn")
 _MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
+_LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
 
 
 @struct.dataclass
@@ -40,6 +46,10 @@ class Placement:
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
         return (causal & same)[:, None]
 
+    def is_whole_rows(self) -> bool:
+        """Whether the queries are all slots there are, in order: no cache, or the whole of it."""
+        return self.query_segments.shape == self.key_segments.shape
+
 
 def whole_rows(positions: jax.Array, segment_ids: jax.Array) -> Placement:
     """Placement of rows that attend to themselves; int32[B, L] each."""
@@ -52,7 +62,7 @@ def attend(
     k: jax.Array,
     v: jax.Array,
     placement: Placement | None = None,
-    bias: jax.Array | None = None,
+    slopes: jax.Array | None = None,
     implementation: str = "xla",
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) + bias) v, the softmax in float32.
@@ -60,21 +70,80 @@ def attend(
     Args:
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
       placement: None lets every query see every key (vision, abstractor).
-      bias: float32, broadcastable to [B, H, L, S] (ALiBi).
-      implementation: "xla" everywhere; "cudnn" for NVIDIA GPUs (no bias).
+      slopes: float32[H], ALiBi's; they need a placement.
+      implementation: one of IMPLEMENTATIONS. "splash" computes what `choose` gives it, and the rest
+        goes to "xla"; "cudnn" computes everything or raises.
 
-    Returns: [B, L, H, K] in the dtype of q. Raises ValueError for an unknown implementation.
+    Returns: [B, L, H, K] in the dtype of q, under the name `context` (models/remat.py).
+    Raises UserError for an unknown implementation, and for ALiBi by cuDNN.
     """
-    if implementation == "xla":
-        return _xla(q, k, v, placement, bias)
-    if implementation == "cudnn":
-        if bias is not None:
-            raise ValueError('attention "cudnn" takes no bias: use "xla" for BLOOM')
-        mask = None if placement is None else placement.mask()
-        return jax.nn.dot_product_attention(
-            q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask, implementation="cudnn"
-        )
-    raise ValueError(f'unknown attention implementation {implementation!r}: "xla" or "cudnn"')
+    if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"attention {implementation!r}: expected one of {known}")
+    chosen = choose(implementation, q, k, placement, slopes)
+    if chosen == "splash":
+        assert placement is not None
+        positions = None if slopes is None else placement.key_positions
+        segments = placement.query_segments, placement.key_segments
+        interpret = platform() != "tpu"
+        return splash(q, k, v, *segments, slopes, positions, interpret=interpret)
+    return named("context", (_cudnn if chosen == "cudnn" else _xla)(q, k, v, placement, slopes))
+
+
+def choose(
+    implementation: str,
+    q: jax.Array,
+    k: jax.Array,
+    placement: Placement | None,
+    slopes: jax.Array | None,
+) -> str:
+    """Which computes this call if `implementation` is asked for: "xla", "splash" or "cudnn".
+
+    "auto" is splash on a TPU and cuDNN on a GPU; each takes what it is good at, XLA the rest:
+      splash  causal rows of at least 128 positions. Not the vision tower: 257 tokens of width 64
+              are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a picture.
+              Not the abstractor's 64 queries, nor a cache, where queries are few.
+      cuDNN   16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
+              length (under a mask it has no gradient of odd ones), or no mask.
+    """
+    whole = placement is not None and placement.is_whole_rows()
+    _, L, _, K = q.shape
+    if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
+        return "splash" if whole and L >= _LEAST_SPLASH else "xla"
+    if implementation == "auto" and platform() in ("gpu", "cuda"):
+        suits = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
+        return "cudnn" if suits and (placement is None or (whole and L % 2 == 0)) else "xla"
+    return "xla" if implementation == "auto" else implementation
+
+
+def platform() -> str:
+    """What the program being traced will run on: the mesh's devices, else JAX's default.
+
+    A program may be compiled where it will not run, for a TPU that is not there.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def alibi_bias(slopes: jax.Array, placement: Placement) -> jax.Array:
+    """float32[B, H, L, S]: slope times (key position - query position) (arXiv 2108.12409)."""
+    distance = placement.key_positions[:, None, :] - placement.query_positions[:, :, None]
+    return slopes[:, None, None] * distance[:, None].astype(jnp.float32)
+
+
+def _cudnn(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    placement: Placement | None,
+    slopes: jax.Array | None,
+) -> jax.Array:
+    if slopes is not None:
+        raise UserError('attention "cudnn" takes no bias: use "auto" or "xla" for BLOOM')
+    mask = None if placement is None else placement.mask()
+    return jax.nn.dot_product_attention(
+        q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask, implementation="cudnn"
+    )
 
 
 def _xla(
@@ -82,16 +151,16 @@ def _xla(
     k: jax.Array,
     v: jax.Array,
     placement: Placement | None,
-    bias: jax.Array | None,
+    slopes: jax.Array | None,
 ) -> jax.Array:
     B, L, H, K = q.shape
     G, S = k.shape[1:3]
     grouped = q.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bgsk->bgrls", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, H, L, S) / math.sqrt(K)
-    if bias is not None:
-        scores += bias
     if placement is not None:
+        if slopes is not None:
+            scores += alibi_bias(slopes, placement)
         scores = jnp.where(placement.mask(), scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bgrls,bgsk->blgrk", weights.reshape(B, G, H // G, L, S), v).reshape(q.shape)

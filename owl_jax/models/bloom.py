@@ -1,6 +1,6 @@
 """BLOOM (arXiv 2211.05100): LayerNorm with biases, ALiBi instead of positions, tied output head.
 
-Letters: B batch, L positions, S key slots, D width, H heads, K head width, V vocabulary.
+Letters: B batch, L positions, D width, H heads, K head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from owl_jax.models.attention import Placement, attend
 from owl_jax.models.cache import Cache, LayerCache, update
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
 from owl_jax.models.layers import Embedding, LayerNorm, Projection, bloom_gelu
+from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 
 
@@ -51,13 +52,11 @@ class Bloom(nn.Module):
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache | None]:
         """Runs the decoder; arguments and result as `Llama.__call__`."""
-        bias = alibi_bias(self.config.num_heads, placement)
         x, cache = apply_layers(
             partial(BloomBlock, self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
-            bias,
             placement,
             cache_start,
             scan=self.compute.scan_layers,
@@ -79,7 +78,6 @@ class BloomBlock(nn.Module):
         self,
         x: jax.Array,
         layer_cache: LayerCache | None,
-        bias: jax.Array,
         placement: Placement,
         cache_start: jax.Array | None,
         *,
@@ -96,18 +94,19 @@ class BloomBlock(nn.Module):
                 ("batch", "length", *(axis and f"act_{axis}" for axis in out_axes)),
             )
 
+        x = named("input", x)
         y = LayerNorm(config.layer_norm_eps, name="attention_norm")(x)
         # The fused projection keeps q, k and v of a head together: [H, 3, K].
         fused = project("query_key_value", embed, {"heads": H, None: 3, "kv": K}, y)
-        q, k, v = jnp.moveaxis(fused, -2, 0)
+        q, k, v = map(named, ("query", "key", "value"), jnp.moveaxis(fused, -2, 0))
         k, v, layer_cache = update(layer_cache, k, v, cache_start)
-        y = attend(q, k, v, placement, bias, self.compute.attention)
-        x += project("dense", heads, embed, y)
+        slopes = jnp.asarray(alibi_slopes(H))
+        y = attend(q, k, v, placement, slopes, self.compute.attention)
+        x += named("attention", project("dense", heads, embed, y))
 
         y = LayerNorm(config.layer_norm_eps, name="mlp_norm")(x)
-        x += project(
-            "dense_4h_to_h", mlp, embed, bloom_gelu(project("dense_h_to_4h", embed, mlp, y))
-        )
+        up = named("up", project("dense_h_to_4h", embed, mlp, y))
+        x += project("dense_4h_to_h", mlp, embed, named("mlp", bloom_gelu(up)))
         self.sow("intermediates", "output", x)
         return x, layer_cache
 
@@ -120,10 +119,3 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     extra = 2.0 ** -(4.0 / closest)
     slopes += [extra ** (2 * i + 1) for i in range(num_heads - closest)]
     return np.asarray(slopes, np.float32)
-
-
-def alibi_bias(num_heads: int, placement: Placement) -> jax.Array:
-    """float32[B, H, L, S]: slope times (key position - query position)."""
-    distance = placement.key_positions[:, None, :] - placement.query_positions[:, :, None]
-    slopes = jnp.asarray(alibi_slopes(num_heads))[:, None, None]
-    return slopes * distance[:, None].astype(jnp.float32)

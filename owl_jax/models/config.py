@@ -192,12 +192,14 @@ class Compute:
     """How the model is computed; changes no weight.
 
     dtype: of activations and matrix products; norms, softmax and loss stay in float32.
-    attention: implementation name (models/attention.py).
-    remat: what the backward pass keeps of a layer (models/stack.py).
+    attention: "auto" chooses by platform, or an implementation's name (models/attention.py).
+    remat: what the backward pass keeps of a layer (models/remat.py).
     scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).
+    loss_tile: positions of each row whose logits are there at a time (training/loss.py); 0: all.
     """
 
     dtype: Any = jnp.float32
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
     scan_layers: bool = True
+    loss_tile: int = 0

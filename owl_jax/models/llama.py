@@ -17,6 +17,7 @@ from owl_jax.models.attention import Placement, attend
 from owl_jax.models.cache import Cache, LayerCache, update
 from owl_jax.models.config import Compute, LlamaConfig, LoraConfig
 from owl_jax.models.layers import Embedding, Projection, RMSNorm
+from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 
 
@@ -112,17 +113,19 @@ class LlamaBlock(nn.Module):
                 layer(x, deterministic), ("batch", "length", *(f"act_{axis}" for axis in out_axes))
             )
 
+        x = named("input", x)
         y = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
-        q = rotate(project("q_proj", embed, heads, y), *rotation)
-        k = rotate(project("k_proj", embed, key_heads, y), *rotation)
-        v = project("v_proj", embed, key_heads, y)
+        q = named("query", rotate(project("q_proj", embed, heads, y), *rotation))
+        k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
+        v = named("value", project("v_proj", embed, key_heads, y))
         k, v, layer_cache = update(layer_cache, k, v, cache_start)
         y = attend(q, k, v, placement, implementation=self.compute.attention)
-        x += project("o_proj", heads, embed, y)
+        x += named("attention", project("o_proj", heads, embed, y))
 
         y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
-        y = nn.silu(project("gate_proj", embed, mlp, y)) * project("up_proj", embed, mlp, y)
-        x += project("down_proj", mlp, embed, y)
+        gate = named("gate", project("gate_proj", embed, mlp, y))
+        up = named("up", project("up_proj", embed, mlp, y))
+        x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
         return x, layer_cache
 

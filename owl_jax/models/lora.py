@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.models.config import LoraConfig
+from owl_jax.models.remat import named
 
 COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` branch
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
@@ -58,7 +59,8 @@ def low_rank_update(
     a = factor("a", a_init, (*shape_in, config.rank))
     b = factor("b", b_init, (config.rank, *shape_out))
     x = nn.Dropout(config.dropout, parent=projection)(x, deterministic=deterministic)
-    return config.scale * jnp.tensordot(jnp.tensordot(x.astype(dtype), a, axes=depth), b, axes=1)
+    middle = named("lora", jnp.tensordot(x.astype(dtype), a, axes=depth))
+    return config.scale * jnp.tensordot(middle, b, axes=1)
 
 
 def merge(llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Letters: B rows, L positions, N images, M videos, T frames, Q queries, D languag
 V vocabulary.
 
 The tree has one branch per partition, {"vision", "abstractor", "llm"} and, for a model with an
-adapter, "lora". `Owl` is used only through the functions here: `init_params`, `forward`,
+adapter, "lora". `Owl` is used only through the functions here: `init_params`, `forward`, `head`,
 `encode_media`, `decode`; they take the tree and return arrays.
 """
 
@@ -110,10 +110,15 @@ class Owl(nn.Module):
         media_index: jax.Array,
         placement: Placement,
         deterministic: bool = True,
+        logits: bool = True,
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
         hidden, _ = self.decode(embeddings, placement, deterministic=deterministic)
+        return self.logits(hidden) if logits else hidden
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """`head` of whole rows: [B, L, D] -> float32[B, L, V]."""
         logits = self.head(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "act_vocab"))
 
@@ -161,6 +166,7 @@ def forward(
     videos: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     key_segments: jax.Array | None = None,
+    logits: bool = True,
 ) -> jax.Array:
     """Logits of whole rows.
 
@@ -171,13 +177,14 @@ def forward(
       images: [B, N, S, S, 3], videos: [B, M, T, S, S, 3]; uint8, or float32 normalised.
       dropout_key: None switches LoRA's dropout off.
       key_segments: int32[B, L] if keys are hidden otherwise than by `segment_ids`.
+      logits: False for the hidden states that `head` makes them of.
 
-    Returns: float32[B, L, V].
+    Returns: float32[B, L, V], or [B, L, D].
     """
     placement = whole_rows(positions, segment_ids)
     if key_segments is not None:
         placement = dataclasses.replace(placement, key_segments=key_segments)
-    logits: Any = Owl(config, compute).apply(
+    result: Any = Owl(config, compute).apply(
         variables(params),
         input_ids,
         images,
@@ -185,6 +192,41 @@ def forward(
         media_index,
         placement,
         dropout_key is None,
+        logits,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
+    return result
+
+
+def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array) -> jax.Array:
+    """Logits float32[B, L, V] of hidden states [B, L, D]; reads `head_params(params)` only."""
+    logits: Any = Owl(config, compute).apply(variables(params), hidden, method="logits")
     return logits
+
+
+def head_params(params: Params) -> Params:
+    """The branches of the tree as far as `head` reads them: LLaMA's head, or BLOOM's words."""
+    names = ("lm_head", "word_embeddings")
+    return {
+        branch: {name: params[branch][name] for name in names if name in params[branch]}
+        for branch in ("llm", "lora")
+        if branch in params
+    }
+
+
+def gather_head(compute: Compute, params: Params) -> Params:
+    """`head_params` as a loop over `head` should take them, so that it moves them once: in the
+    dtype of the products, and on each device whole but for the vocabulary."""
+    axes = {"kernel": ("embed", "vocab"), "embedding": ("vocab", "embed")}
+
+    def gather(path: tuple[Any, ...], weight: jax.Array) -> jax.Array:
+        names = axes.get(path[-1].key)
+        if names is None:
+            return weight
+        if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
+            # Named where it lies, it is cast there, and travels in the narrow dtype.
+            weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
+        whole = tuple(None if name == "embed" else name for name in names)
+        return nn.with_logical_constraint(weight, whole)
+
+    return jax.tree_util.tree_map_with_path(gather, params)

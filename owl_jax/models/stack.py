@@ -1,4 +1,4 @@
-"""A stack of equal layers: scanned or unrolled, with the backward pass's memory chosen by name.
+"""A stack of equal layers: scanned or unrolled, and what its backward pass keeps in memory.
 
 Scanned, the weights of all layers are one array with a leading axis "layers", and the compiler sees
 one layer: compile time does not grow with depth. On CPU the scan copies each layer's slice at every
@@ -13,13 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-# What the backward pass finds in memory: "none" keeps everything, "full" recomputes the whole layer
-# from its input, "minimal" keeps the results of matrix products with weights.
-REMAT_POLICIES: Mapping[str, Callable[..., Any] | None] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-}
+from owl_jax.models.remat import policy
 
 Carry = Any
 
@@ -42,19 +36,17 @@ def apply_layers(
       per_layer: one input for each layer (the cache): stacked on axis 0 if `scan`, else a tuple
         of `length`; or None.
       shared: what every layer gets.
+      remat: what the backward pass keeps of a layer (models/remat.py).
 
     Returns: (carry, outputs), the outputs stacked or in a tuple like `per_layer`.
-    Raises ValueError for an unknown remat policy.
+    Raises UserError for an unknown remat policy.
     """
 
     def body(block: Any, carry: Carry, layer: Any, *shared: Any) -> tuple[Carry, Any]:
         return block(carry, layer, *shared, deterministic=deterministic)
 
     if remat != "none":
-        if remat not in REMAT_POLICIES:
-            known = ", ".join(["none", *REMAT_POLICIES])
-            raise ValueError(f"unknown remat policy {remat!r}: choose one of {known}")
-        body = nn.remat(body, prevent_cse=not scan, policy=REMAT_POLICIES[remat])
+        body = nn.remat(body, prevent_cse=not scan, policy=policy(remat))
     if scan:
         scanned = nn.scan(
             body,

@@ -25,6 +25,7 @@ from owl_jax.models.layers import (
     quick_gelu,
     truncated_init,
 )
+from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 
 TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default, not the config's: the original passes none
@@ -56,6 +57,8 @@ class VisionEncoder(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(class_token, (N * T, 1, D)), x], axis=1) + positions
         norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
         x = norm(name="pre_norm")(x)
+        # Else the compiler may divide the width, as the weights lie, and not the media.
+        x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         self.sow("intermediates", "embeddings", x)
         x, _ = apply_layers(
             partial(VisionBlock, config, self.compute, T),
@@ -82,6 +85,7 @@ class VisionBlock(nn.Module):
         embed, heads = {"vision_embed": D}, {"heads": H, "kv": D // H}
         norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
         biased = partial(Projection, use_bias=True, dtype=dtype)
+        x = named("input", x)
         if config.temporal:
             temporal = TemporalConvolution(config, self.compute, name="temporal")
             if self.num_frames > 1:
@@ -91,13 +95,15 @@ class VisionBlock(nn.Module):
                 temporal(x[:, None])
         y = norm(name="attention_norm")(x)
         # The fused projection keeps q, k and v of a head together: [H, 3, K].
-        fused = {"heads": H, None: 3, "kv": D // H}
-        q, k, v = jnp.moveaxis(biased(embed, fused, name="qkv")(y), -2, 0)
+        fused_axes = {"heads": H, None: 3, "kv": D // H}
+        fused = jnp.moveaxis(biased(embed, fused_axes, name="qkv")(y), -2, 0)
+        q, k, v = map(named, ("query", "key", "value"), fused)
         y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
-        x += biased(heads, embed, name="out")(y)
+        x += named("attention", biased(heads, embed, name="out")(y))
         y = norm(name="mlp_norm")(x)
         mlp = {"mlp": config.intermediate_size}
-        x += biased(mlp, embed, name="down")(quick_gelu(biased(embed, mlp, name="up")(y)))
+        up = named("up", biased(embed, mlp, name="up")(y))
+        x += biased(mlp, embed, name="down")(named("mlp", quick_gelu(up)))
         self.sow("intermediates", "output", x)
         return x, None
 
@@ -119,13 +125,14 @@ class TemporalConvolution(nn.Module):
         patches = LayerNorm(TEMPORAL_NORM_EPS, ("vision_embed",), name="norm")(x[:, :, 1:])
         embed, bottleneck = {"vision_embed": D}, {"mlp": narrow}
         biased = partial(Projection, use_bias=True, dtype=dtype)
-        y = biased(embed, bottleneck, name="down")(patches)
+        y = named("temporal", biased(embed, bottleneck, name="down")(patches))
         kernel = self.param("kernel", normal_init((None, "mlp")), (3, narrow)).astype(dtype)
         bias = self.param("bias", constant_init(0.0, ("mlp",)), (narrow,)).astype(dtype)
         T = y.shape[1]
         padded = jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0)))
         y = sum(padded[:, i : i + T] * kernel[i] for i in range(3)) + bias
         y = biased(bottleneck, embed, name="up", stddev=0.0)(quick_gelu(y))
+        y = named("temporal", y)
         y = jnp.concatenate([x[:, :, :1], y], axis=2)
         self.sow("intermediates", "output", y)
         return y

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from owl_jax.data.sources.open import is_missing
 from owl_jax.errors import UserError
+from owl_jax.models.attention import IMPLEMENTATIONS
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.stack import REMAT_POLICIES
+from owl_jax.models.remat import policy
 from owl_jax.processing.augment import Augmentation
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
@@ -26,7 +27,6 @@ from owl_jax.training.partition import FROZEN, Rules
 FRESH = "fresh"  # init: new random weights instead of a directory
 BRANCHES = ("vision", "abstractor", "llm", "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
-ATTENTIONS = ("xla", "cudnn")
 AUGMENTATIONS = {
     "none": None,
     "caption": Augmentation(),
@@ -60,9 +60,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
-    config.compute.attention = "xla"
-    config.compute.remat = "full"
+    config.compute.attention = "auto"  # by platform; or a name of models/attention.py
+    config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
+    config.compute.loss_tile = 512  # positions of a row whose logits are there at a time; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()
@@ -97,6 +98,7 @@ def small_config(model: OwlConfig) -> ConfigDict:
     config.frozen_dtype = config.compute.dtype = "float32"
     config.compute.remat = "none"
     config.compute.scan_layers = False
+    config.compute.loss_tile = 0
     config.data.threads = 2
     config.data.pack = False  # the demonstration's recipes are tuned to a conversation a row
     config.checkpoint_every = 250
@@ -118,8 +120,12 @@ def read_model(config: ConfigDict) -> OwlConfig:
 def read_compute(config: ConfigDict) -> Compute:
     """How to compute. Raises UserError for an unknown dtype, policy or implementation."""
     _check_choice(config, "compute.dtype", DTYPES)
-    _check_choice(config, "compute.attention", ATTENTIONS)
-    _check_choice(config, "compute.remat", ("none", *REMAT_POLICIES))
+    _check_choice(config, "compute.attention", IMPLEMENTATIONS)
+    _check_least(config, "compute.loss_tile", 0)
+    try:
+        policy(config.compute.remat)
+    except UserError as error:
+        raise UserError(f"config.compute.{error}") from None
     values = config.compute.to_dict()
     return Compute(**{**values, "dtype": jnp.dtype(values["dtype"])})
 

@@ -1,6 +1,6 @@
 """The training step: (state, frozen, batch) -> (state, metrics), one pure function.
 
-Letters: B rows, L positions, V vocabulary, A micro-batches.
+Letters: A micro-batches.
 
 Gradients exist for the trainable part only: the loss is differentiated with respect to it, and the
 frozen part is an argument of its own.
@@ -9,6 +9,7 @@ frozen part is an argument of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,27 +18,14 @@ import optax
 
 from owl_jax.data.batch import Batch
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import forward
+from owl_jax.models.owl import forward, gather_head, head, head_params
 from owl_jax.models.stack import unstack
+from owl_jax.training.loss import tiled_cross_entropy
 from owl_jax.training.partition import merge
 from owl_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
-
-
-def cross_entropy(
-    logits: jax.Array, targets: jax.Array, loss_mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Sum of -log p(target) over supervised positions, and their number.
-
-    float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. The mean is their
-    quotient; kept apart so that micro-batches can be weighted by their tokens.
-    """
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return jnp.sum(losses * loss_mask), jnp.sum(loss_mask)
 
 
 def summed_loss(
@@ -47,10 +35,13 @@ def summed_loss(
     batch: Batch,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` of a batch under the whole tree `params`, its layers stacked."""
+    """Sum of -log p(target) of a batch's supervised positions, and their number.
+
+    params: the whole tree, its layers stacked.
+    """
     if not compute.scan_layers:
         params = unstack(params)
-    logits = forward(
+    hidden = forward(
         config,
         compute,
         params,
@@ -61,8 +52,17 @@ def summed_loss(
         batch.images,
         batch.videos,
         dropout_key,
+        logits=False,
     )
-    return cross_entropy(logits, batch.targets, batch.loss_mask)
+    return tiled_cross_entropy(
+        partial(head, config, compute),
+        partial(gather_head, compute),
+        head_params(params),
+        hidden,
+        batch.targets,
+        batch.loss_mask,
+        compute.loss_tile,
+    )
 
 
 def make_step(

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl_jax.models.attention import Placement, attend, whole_rows
+from owl_jax.errors import UserError
+from owl_jax.models.attention import Placement, alibi_bias, attend, choose, whole_rows
 
 
 def _int(values):
@@ -50,15 +51,17 @@ def test_attend_is_softmax_attention(key_heads):
     random = np.random.default_rng(0)
     q = random.normal(size=(B, L, H, K)).astype(np.float32)
     k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
-    bias = random.normal(size=(B, H, L, L)).astype(np.float32)
+    slopes = random.random(H).astype(np.float32)
     placement = whole_rows(_int([[0, 1, 2, 0, 1]] * B), _int([[1, 1, 1, 2, 2]] * B))
 
     whole_k, whole_v = (x.repeat(H // key_heads, axis=1).astype(np.float64) for x in (k, v))
-    scores = np.einsum("blhk,bhsk->bhls", q, whole_k) / np.sqrt(K) + bias
+    distance = np.array([0, 1, 2, 0, 1]) - np.array([0, 1, 2, 0, 1])[:, None]
+    scores = np.einsum("blhk,bhsk->bhls", q, whole_k) / np.sqrt(K)
+    scores += slopes[:, None, None] * distance
     weights = np.exp(scores) * np.asarray(placement.mask())
     weights /= weights.sum(axis=-1, keepdims=True)
     expected = np.einsum("bhls,bhsk->blhk", weights, whole_v)
-    np.testing.assert_allclose(attend(q, k, v, placement, bias), expected, atol=1e-5)
+    np.testing.assert_allclose(attend(q, k, v, placement, slopes), expected, atol=1e-5)
 
 
 def test_without_placement_every_query_sees_every_key():
@@ -75,9 +78,58 @@ def test_a_query_that_sees_nothing_gives_numbers():
     assert np.isfinite(jax.grad(loss)(q)).all()
 
 
+def test_alibi_counts_positions_of_the_conversation_not_slots():
+    placement = whole_rows(_int([[0, 1, 0, 1]]), _int([[1, 1, 2, 2]]))
+    bias = alibi_bias(jnp.asarray([0.5, 0.25]), placement)
+    assert bias.shape == (1, 2, 4, 4)
+    assert bias.dtype == jnp.float32
+    np.testing.assert_allclose(bias[0, 0, 1], [-0.5, 0, -0.5, 0])
+    np.testing.assert_allclose(bias[0, 1, 3], [-0.25, 0, -0.25, 0])
+
+
 def test_unsuitable_implementation_is_named():
     x = jnp.ones((1, 1, 1, 4))
-    with pytest.raises(ValueError, match="'flash'"):
+    with pytest.raises(UserError, match="'flash': expected one of auto, xla, splash, cudnn"):
         attend(x, x, x, implementation="flash")
-    with pytest.raises(ValueError, match="no bias"):
-        attend(x, x, x, bias=jnp.zeros((1, 1, 1, 1)), implementation="cudnn")
+    placement = whole_rows(_int([[0]]), _int([[0]]))
+    with pytest.raises(UserError, match="no bias"):
+        attend(x, x, x, placement, slopes=jnp.zeros(1), implementation="cudnn")
+
+
+ROW, CACHE, NONE = "row", "cache", "none"
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "length", "dtype", "alibi", "expected"),
+    [
+        ("tpu", ROW, 2048, "bfloat16", False, "splash"),
+        ("tpu", ROW, 300, "float32", True, "splash"),
+        ("tpu", ROW, 127, "bfloat16", False, "xla"),
+        ("tpu", CACHE, 1, "bfloat16", False, "xla"),
+        ("tpu", NONE, 257, "bfloat16", False, "xla"),
+        ("gpu", ROW, 2048, "bfloat16", False, "cudnn"),
+        ("gpu", NONE, 257, "bfloat16", False, "cudnn"),
+        ("gpu", ROW, 2048, "bfloat16", True, "xla"),
+        ("gpu", ROW, 2048, "float32", False, "xla"),
+        ("gpu", ROW, 301, "bfloat16", False, "xla"),
+        ("gpu", CACHE, 1, "bfloat16", False, "xla"),
+        ("cpu", ROW, 2048, "bfloat16", False, "xla"),
+    ],
+)
+def test_auto_follows_the_mesh_that_the_program_is_for(
+    platform, kind, length, dtype, alibi, expected
+):
+    """A mesh of devices that are not there, as in a compilation ahead of time."""
+    slots = 4096 if kind == CACHE else length
+    q = jax.ShapeDtypeStruct((1, length, 4, 64), dtype)
+    k = jax.ShapeDtypeStruct((1, 4, slots, 64), dtype)
+    queries, keys = (jax.ShapeDtypeStruct((1, n), "int32") for n in (length, slots))
+    placement = None if kind == NONE else Placement(queries, queries, queries, keys, keys)
+    device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    ):
+        assert choose("auto", q, k, placement, jnp.ones(4) if alibi else None) == expected
+        if expected != "cudnn":  # splash by name where it is no good: XLA
+            named = choose("splash", q, k, placement, None)
+            assert named == ("splash" if kind == ROW and length >= 128 else "xla")

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl_jax.models.stack import REMAT_POLICIES, apply_layers, unstack
+from owl_jax.errors import UserError
+from owl_jax.models.remat import NAMES, named
+from owl_jax.models.stack import apply_layers, unstack
 
 LENGTH, WIDTH = 3, 4
 X = jnp.linspace(-1.0, 1.0, WIDTH)
@@ -19,7 +21,7 @@ class Block(nn.Module):
     def __call__(self, x, offset, shared, *, deterministic):
         assert deterministic
         kernel = self.param("kernel", nn.initializers.normal(1.0), (WIDTH, WIDTH))
-        return jnp.tanh(x @ kernel + offset + shared), x
+        return jnp.tanh(named("up", x @ kernel) + offset + shared), x
 
 
 class Stack(nn.Module):
@@ -63,7 +65,7 @@ def test_each_layer_starts_with_weights_of_its_own():
 
 
 @pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("remat", REMAT_POLICIES)
+@pytest.mark.parametrize("remat", NAMES[1:])
 def test_remat_changes_no_gradient(scan, remat):
     params = SCANNED if scan else unstack(SCANNED)
     expected = jax.grad(_loss)(params, scan, "none")
@@ -83,7 +85,7 @@ def test_full_remat_computes_the_layer_again():
 
 
 def test_unknown_policy_is_named():
-    with pytest.raises(ValueError, match="'some': choose one of none, full, minimal, dots"):
+    with pytest.raises(UserError, match="'some': expected one of none, dots, minimal, full"):
         Stack(remat="some").init(jax.random.key(0), X, OFFSETS, 0.5)
 
 

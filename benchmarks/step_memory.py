@@ -1,0 +1,66 @@
+"""How much memory a training step takes, by what is kept of a layer and by the tile of the loss.
+
+    python benchmarks/step_memory.py [--width=256] [--layers=8] [--length=128] [--rows=2]
+
+The stage 2 step of benchmarks/train_step.py with 32,000 words, compiled for this machine and not
+run: the compiler tells what it needs besides weights and batch. On a CPU attention is XLA's, whose
+scores are kept by "none" and "dots" alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+from _timing import describe_device, small_model
+from absl import flags
+from train_step import RECIPES, RULES, make_batch
+
+from owl_jax import cli
+from owl_jax.models.config import Compute
+from owl_jax.models.owl import init_params
+from owl_jax.training.optimizer import make_optimizer
+from owl_jax.training.partition import assign, split
+from owl_jax.training.state import new_state
+from owl_jax.training.step import make_step
+
+FORMS = {
+    "everything kept": Compute(remat="none"),
+    "dots": Compute(remat="dots"),
+    "minimal": Compute(remat="minimal"),
+    "query, key, value, context": Compute(remat="save:query,key,value,context"),
+    "context": Compute(remat="save:context"),
+    "full": Compute(remat="full"),
+    "full, loss by 128": Compute(remat="full", loss_tile=128),
+    "full, loss by 32": Compute(remat="full", loss_tile=32),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table."""
+    del argv
+    config = small_model(flags.FLAGS.width, flags.FLAGS.layers)
+    config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, vocab_size=32_000))
+    boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
+    shapes = nn.meta.unbox(boxed)
+    labels = assign(shapes, RULES, set(RECIPES))
+    trainable, frozen = split(shapes, labels)
+    optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
+    state = jax.eval_shape(partial(new_state, optimizer=optimizer), trainable)
+    batch = make_batch(config, flags.FLAGS.rows, flags.FLAGS.length)
+
+    print(f"Decoder of {flags.FLAGS.layers} x {flags.FLAGS.width}, {describe_device()}")
+    print(f"\nStage 2 step, {flags.FLAGS.rows} rows of {flags.FLAGS.length} positions")
+    print(f"{'':<28}{'temporaries':>14}{'ratio':>8}")
+    baseline = None
+    for name, compute in FORMS.items():
+        step = jax.jit(make_step(config, compute, optimizer, seed=0))
+        size = step.lower(state, frozen, batch).compile().memory_analysis().temp_size_in_bytes
+        baseline = baseline or size
+        print(f"{name:<28}{size / 1e6:>11.1f} MB{size / baseline:>8.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,158 @@
+"""Remat policies: what their text means, and that every layer names its tensors."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl_jax.errors import UserError
+from owl_jax.models.abstractor import AbstractorBlock
+from owl_jax.models.attention import whole_rows
+from owl_jax.models.bloom import BloomBlock
+from owl_jax.models.config import (
+    AbstractorConfig,
+    BloomConfig,
+    Compute,
+    LlamaConfig,
+    LoraConfig,
+    VisionConfig,
+)
+from owl_jax.models.llama import LlamaBlock, rotary_tables
+from owl_jax.models.remat import NAMES, TENSORS, named, policy
+from owl_jax.models.vision import VisionBlock
+
+B, L, D = 2, 6, 16
+X = jnp.asarray(np.random.default_rng(0).normal(size=(B, L, D)), jnp.float32)
+POSITIONS = jnp.tile(jnp.arange(L), (B, 1))
+PLACEMENT = whole_rows(POSITIONS, jnp.ones((B, L), jnp.int32))
+LLAMA, BLOOM = LlamaConfig(32, D, 24, 1, 2, 2), BloomConfig(32, D, 1, 2)
+ROTATION = rotary_tables(POSITIONS, LLAMA.head_dim, 1e4)
+COMPUTE, LORA = Compute(), partial(LoraConfig, 2, 4.0, 0.0)
+VISION = VisionConfig(8, 4, D, 24, 1, 2, temporal=True)
+# The block, what it gets besides x, and the tensors that it does not have.
+BLOCKS = {
+    "llama": (
+        LlamaBlock(LLAMA, COMPUTE, LORA(("q_proj",))),
+        (None, ROTATION, PLACEMENT, None),
+        {"temporal"},
+    ),
+    "bloom": (
+        BloomBlock(BLOOM, COMPUTE, LORA(("dense",))),
+        (None, PLACEMENT, None),
+        {"gate", "temporal"},
+    ),
+    "vision": (VisionBlock(VISION, COMPUTE, B), (None,), {"gate", "lora"}),
+    "abstractor": (
+        AbstractorBlock(AbstractorConfig(L, D, 24, 1, 2), D, COMPUTE),
+        (None, X),
+        {"temporal", "lora"},
+    ),
+}
+
+
+def block_and_weights(name):
+    block, given, absent = BLOCKS[name]
+    weights = block.init(jax.random.key(0), X, *given, deterministic=True)
+    random = np.random.default_rng(1)
+    weights = jax.tree.map(lambda w: jnp.asarray(random.normal(0, 0.3, w.shape), w.dtype), weights)
+
+    def loss(weights, x):
+        y, _ = block.apply(weights, x, *given, deterministic=True)
+        return jnp.sum(jnp.sin(y))
+
+    return loss, weights, absent
+
+
+def kept(loss, text, weights, capsys):
+    """The names of the tensors that the backward pass finds, and how many others it finds."""
+    jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(loss, policy=policy(text)), weights, X)
+    lines = capsys.readouterr().out.splitlines()
+    names = [re.search("named '(.*?)'", line) for line in lines]
+    inputs = [line for line in lines if "argument" in line or "constant" in line]
+    return {m[1] for m in names if m}, len(lines) - len(inputs) - len([m for m in names if m])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_layer_names_its_tensors(name, capsys):
+    loss, weights, absent = block_and_weights(name)
+    names, others = kept(loss, f"save:{','.join(TENSORS)}", weights, capsys)
+    assert names == set(TENSORS) - absent
+    assert others == 0
+
+
+@pytest.mark.parametrize("tensors", [("context",), ("query", "up")])
+def test_what_is_not_named_is_not_kept(tensors, capsys):
+    loss, weights, _ = block_and_weights("llama")
+    assert kept(loss, f"save:{','.join(tensors)}", weights, capsys) == (set(tensors), 0)
+    assert kept(loss, "full", weights, capsys) == (set(), 0)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_minimal_computes_no_product_with_weights_again(name):
+    loss, weights, _ = block_and_weights(name)
+
+    def products(text):
+        gradient = jax.value_and_grad(jax.checkpoint(loss, policy=policy(text)), (0, 1))
+        return jax.jit(gradient).lower(weights, X).as_text().count("dot_general")
+
+    everything = products("none")
+    assert products("minimal") == everything + 2  # the two of attention, without weights
+    assert products("dots") == everything
+    assert products("full") > everything + 6
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "save:query,value,context",
+        "save:context;offload:gate,up",
+        "offload:input",
+        "save: mlp, lora",
+    ],
+)
+def test_no_policy_changes_a_gradient(name, text):
+    loss, weights, _ = block_and_weights(name)
+    expected = jax.jit(jax.grad(loss, (0, 1)))(weights, X)
+    ours = jax.jit(jax.grad(jax.checkpoint(loss, policy=policy(text)), (0, 1)))(weights, X)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), ours, expected)
+
+
+def test_offloaded_tensors_go_to_the_host():
+    loss, weights, _ = block_and_weights("llama")
+
+    def program(text):
+        return str(jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=policy(text))))(weights, X))
+
+    assert "Host" not in program("save:gate")
+    assert program("offload:gate").count("MemorySpace.Host") == 1
+    assert program("save:context;offload:gate,up").count("MemorySpace.Host") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("some", "'some': expected one of none, dots, minimal, full, or tensors"),
+        ("", "'': expected one of"),
+        ("keep:query", "'keep:query' should begin with save: or offload:"),
+        ("save:query;value", "'value' should begin with"),
+        ("save:q_proj", f"unknown tensor 'q_proj'; choose from {', '.join(TENSORS)}"),
+        ("save:query,", "unknown tensor ''"),
+        ("save:query;offload:query", "names 'query' twice"),
+    ],
+)
+def test_a_wrong_policy_is_explained(text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        policy(text)
+
+
+def test_names_are_policies():
+    assert all(callable(policy(name)) for name in NAMES)
+
+
+def test_a_name_outside_the_vocabulary_is_a_mistake():
+    with pytest.raises(ValueError, match="'qery' is not in TENSORS"):
+        named("qery", X)
