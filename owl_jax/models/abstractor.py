@@ -63,7 +63,7 @@ class Abstractor(nn.Module):
             None,
             image,
             scan=self.compute.scan_layers,
-            remat=self.compute.remat,
+            remat=self.compute.media_remat,
         )
         y = project(x[:, :Q])
         if project_temporal is not None and (T > 1 or self.is_initializing()):

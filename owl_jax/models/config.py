@@ -193,7 +193,8 @@ class Compute:
 
     dtype: of activations and matrix products; norms, softmax and loss stay in float32.
     attention: "auto" chooses by platform, or an implementation's name (models/attention.py).
-    remat: what the backward pass keeps of a layer (models/remat.py).
+    remat: what the backward pass keeps of a layer of the language model (models/remat.py).
+    media_remat: the same of vision encoder and abstractor.
     scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).
     loss_tile: positions of each row whose logits are there at a time (training/loss.py); 0: all.
     """
@@ -201,5 +202,6 @@ class Compute:
     dtype: Any = jnp.float32
     attention: str = "auto"
     remat: str = "none"
+    media_remat: str = "none"
     scan_layers: bool = True
     loss_tile: int = 0

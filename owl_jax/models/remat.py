@@ -20,7 +20,7 @@ besides query, key and value, so that it does not run again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -71,29 +71,29 @@ def policy(text: str) -> Policy:
 
     Raises UserError for what is no policy, or names a tensor that is unknown or named twice.
     """
+
+    def refuse(why: str) -> NoReturn:
+        raise UserError(f"{text!r} is no remat policy: {why}")
+
     if ":" not in text:
         if text not in _NAMED:
-            raise UserError(
-                f"remat={text!r}: expected one of {', '.join(NAMES)}, or tensors as in "
-                '"save:query,context;offload:input"'
-            )
+            example = '"save:query,context;offload:input"'
+            refuse(f"expected one of {', '.join(NAMES)}, or tensors as in {example}")
         return _NAMED[text]
     chosen: dict[str, list[str]] = {"save": [], "offload": []}
     for part in text.split(";"):
         place, _, names = part.partition(":")
         if place.strip() not in chosen:
-            raise UserError(f"remat={text!r}: {part!r} should begin with save: or offload:")
+            refuse(f"{part!r} should begin with save: or offload:")
         chosen[place.strip()] += [name.strip() for name in names.split(",")]
-    named = chosen["save"] + chosen["offload"]
-    for name in named:
+    tensors = chosen["save"] + chosen["offload"]
+    for name in tensors:
         if name not in TENSORS:
-            raise UserError(
-                f"remat={text!r}: unknown tensor {name!r}; choose from {', '.join(TENSORS)}"
-            )
-        if named.count(name) > 1:
-            raise UserError(f"remat={text!r} names {name!r} twice")
+            refuse(f"unknown tensor {name!r}; choose from {', '.join(TENSORS)}")
+        if tensors.count(name) > 1:
+            refuse(f"it names {name!r} twice")
     if not chosen["offload"]:
-        return _POLICIES.save_only_these_names(*named)
+        return _POLICIES.save_only_these_names(*tensors)
     return _POLICIES.save_and_offload_only_these_names(
         names_which_can_be_saved=chosen["save"],
         names_which_can_be_offloaded=chosen["offload"],

@@ -66,7 +66,7 @@ class VisionEncoder(nn.Module):
             x,
             None,
             scan=self.compute.scan_layers,
-            remat=self.compute.remat,
+            remat=self.compute.media_remat,
         )
         return norm(name="post_norm")(x).reshape(N, T, 1 + config.num_patches, D)
 

@@ -62,6 +62,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.compute.dtype = "bfloat16"
     config.compute.attention = "auto"  # by platform; or a name of models/attention.py
     config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
+    config.compute.media_remat = "full"  # the same of vision encoder and abstractor
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
     config.compute.loss_tile = 512  # positions of a row whose logits are there at a time; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
@@ -96,7 +97,7 @@ def small_config(model: OwlConfig) -> ConfigDict:
     """`base_config` for a model that trains on a few CPU cores: float32, nothing recomputed."""
     config = base_config(model)
     config.frozen_dtype = config.compute.dtype = "float32"
-    config.compute.remat = "none"
+    config.compute.remat = config.compute.media_remat = "none"
     config.compute.scan_layers = False
     config.compute.loss_tile = 0
     config.data.threads = 2
@@ -122,10 +123,11 @@ def read_compute(config: ConfigDict) -> Compute:
     _check_choice(config, "compute.dtype", DTYPES)
     _check_choice(config, "compute.attention", IMPLEMENTATIONS)
     _check_least(config, "compute.loss_tile", 0)
-    try:
-        policy(config.compute.remat)
-    except UserError as error:
-        raise UserError(f"config.compute.{error}") from None
+    for key in ("remat", "media_remat"):
+        try:
+            policy(config.compute[key])
+        except UserError as error:
+            raise UserError(f"config.compute.{key}={error}") from None
     values = config.compute.to_dict()
     return Compute(**{**values, "dtype": jnp.dtype(values["dtype"])})
 

@@ -76,7 +76,7 @@ def test_unrolled_layers_equal_scanned(case, prefix):
 @pytest.mark.parametrize("policy", [*NAMES[1:], "save:query,context,lora;offload:input,gate"])
 def test_remat_policy_changes_no_gradient(policy):
     _assert_gradients(
-        flatten_dict(golden.gradients(golden.LORA, Compute(remat=policy))),
+        flatten_dict(golden.gradients(golden.LORA, Compute(remat=policy, media_remat=policy))),
         flatten_dict(golden.gradients(golden.LORA, Compute())),
         relative=1e-4,
     )

@@ -135,8 +135,11 @@ def test_offloaded_tensors_go_to_the_host():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("some", "'some': expected one of none, dots, minimal, full, or tensors"),
-        ("", "'': expected one of"),
+        (
+            "some",
+            "'some' is no remat policy: expected one of none, dots, minimal, full, or tensors",
+        ),
+        ("", "'' is no remat policy: expected one of"),
         ("keep:query", "'keep:query' should begin with save: or offload:"),
         ("save:query;value", "'value' should begin with"),
         ("save:q_proj", f"unknown tensor 'q_proj'; choose from {', '.join(TENSORS)}"),
