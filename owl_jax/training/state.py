@@ -36,13 +36,12 @@ def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainStat
     return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
 
 
-def place_state(
+def state_shardings(
     params: Any, optimizer: optax.GradientTransformation, shardings: Any, mesh: Mesh
 ) -> TrainState:
-    """The state before the first step, on the mesh: moments lie where their parameters lie.
+    """Where each part of the state lies: moments where their parameters lie, the rest everywhere.
 
-    params: the trainable tree; its arrays are donated, so that they exist once.
-    shardings: the same tree of NamedShardings of `mesh`.
+    params: the trainable tree; shapes are enough. shardings: the same tree of NamedShardings.
     """
     whole = NamedSharding(mesh, PartitionSpec())
     # Each recipe's moments have holes where the parameters of the other recipes are.
@@ -55,6 +54,17 @@ def place_state(
         transform_non_params=lambda _: whole,
         is_leaf=is_hole,
     )
-    out = TrainState(whole, shardings, moments, whole, whole)
+    return TrainState(whole, shardings, moments, whole, whole)
+
+
+def place_state(
+    params: Any, optimizer: optax.GradientTransformation, shardings: Any, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on the mesh.
+
+    params: the trainable tree; its arrays are donated, so that they exist once.
+    shardings: the same tree of NamedShardings of `mesh`.
+    """
+    out = state_shardings(params, optimizer, shardings, mesh)
     make = jax.jit(partial(new_state, optimizer=optimizer), out_shardings=out, donate_argnums=0)
     return make(params)

@@ -1,0 +1,199 @@
+"""The training program of a config, before anything of it is in memory.
+
+Shapes, dtypes and shardings of all that a step takes, and the step itself: what training fills and
+runs (training/loop.py), and what is compiled for a TPU that is not there (aot/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from owl_jax.checkpoint.abstract import int8_params
+from owl_jax.data.batch import Batch, RowShape
+from owl_jax.errors import UserError
+from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.owl import init_params
+from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_sharding, param_shardings
+from owl_jax.training import config as settings
+from owl_jax.training.flops import training_flops
+from owl_jax.training.optimizer import Recipe, make_optimizer
+from owl_jax.training.partition import FROZEN, assign, split
+from owl_jax.training.state import TrainState, new_state, state_shardings
+from owl_jax.training.step import make_step
+
+INT8 = "int8"  # of config.frozen_dtype
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingProgram:
+    """What a config and a mesh make.
+
+    params: the whole parameter tree as `jax.ShapeDtypeStruct`s: each leaf in the dtype that it is
+      kept in, and where it lies. Layers are stacked, however the step computes.
+    labels: the same tree with each leaf's recipe, or "frozen".
+    row, rows: what a row has room for, and how many a step takes over all devices.
+    step: (state, frozen, batch) -> (state, metrics), jitted; takes the state over.
+    """
+
+    model: OwlConfig
+    compute: Compute
+    mesh: Mesh
+    logical: LogicalRules
+    params: Tree
+    labels: Tree
+    recipes: Mapping[str, Recipe]
+    optimizer: optax.GradientTransformation
+    row: RowShape
+    rows: int
+    step: Any
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The mesh and the table of logical names, for tracing and running the step."""
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.logical.flax_rules()):
+            yield
+
+    def state(self) -> TrainState:
+        """The state as ShapeDtypeStructs."""
+        trainable, _ = split(self.params, self.labels)
+        where = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(partial(new_state, optimizer=self.optimizer), trainable),
+            state_shardings(trainable, self.optimizer, where, self.mesh),
+        )
+
+    def frozen(self) -> Tree:
+        """The frozen part of `params`."""
+        return split(self.params, self.labels)[1]
+
+    def batch(self) -> Batch:
+        """A batch as ShapeDtypeStructs; data/batch.py says what its arrays are."""
+        B, L, S = self.rows, self.row.length, self.row.image_size
+        sharding = batch_sharding(self.mesh)
+
+        def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((B, *shape), dtype, sharding=sharding)
+
+        return Batch(
+            input_ids=array(jnp.int32, L),
+            targets=array(jnp.int32, L),
+            loss_mask=array(jnp.float32, L),
+            positions=array(jnp.int32, L),
+            segment_ids=array(jnp.int32, L),
+            media_index=array(jnp.int32, L),
+            images=array(jnp.uint8, self.row.image_slots, S, S, 3),
+            videos=array(jnp.uint8, self.row.video_slots, self.row.frames, S, S, 3),
+        )
+
+    def trace(self) -> jax.stages.Traced:
+        """Traces the step; nothing of it has to be in memory, nor the devices be there."""
+        arguments = self.state(), self.frozen(), self.batch()
+        with self.active():
+            traced: jax.stages.Traced = self.step.trace(*arguments)
+        return traced
+
+    def flops(self) -> float:
+        """Model work of a step over all devices (training/flops.py)."""
+        return self.rows * training_flops(self.model, self.params, self.labels, self.row)
+
+
+def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
+    """Makes the program that `config` describes, for the devices of `mesh`.
+
+    Raises UserError for values that make no program, and a batch that the mesh cannot divide.
+    """
+    model, compute = settings.read_model(config), settings.read_compute(config)
+    rules, recipes = settings.read_recipes(config)
+    logical = LogicalRules()
+    params = abstract_params(model, mesh, logical, config.seed)
+    labels = assign(params, rules, set(recipes))
+    # In 8 bits are the language model's projections only (checkpoint/int8.py).
+    frozen_dtype = "bfloat16" if config.frozen_dtype == INT8 else config.frozen_dtype
+    kept = {FROZEN: frozen_dtype} | {name: r.dtype for name, r in recipes.items()}
+    params = jax.tree.map(
+        lambda leaf, label: leaf.update(dtype=jnp.dtype(kept[label])), params, labels
+    )
+    if config.frozen_dtype == INT8:
+        params, labels = _quantized(model, params, labels)
+    optimizer = make_optimizer(
+        recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
+    )
+    step = make_step(model, compute, optimizer, config.seed, config.accumulate)
+    _check_rows(config, mesh)
+    return TrainingProgram(
+        model,
+        compute,
+        mesh,
+        logical,
+        params,
+        labels,
+        recipes,
+        optimizer,
+        row_shape(config, model),
+        config.batch_size,
+        jax.jit(step, donate_argnums=0),
+    )
+
+
+def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: int = 0) -> Tree:
+    """The parameter tree as float32 ShapeDtypeStructs with their shardings."""
+    boxed = jax.eval_shape(partial(init_params, model, Compute()), jax.random.key(seed))
+    params: Tree = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.meta.unbox(boxed),
+        param_shardings(boxed, mesh, logical),
+    )
+    return params
+
+
+def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
+    """What a row of the config's batches has room for."""
+    data = config.data
+    return RowShape(
+        data.length,
+        model.media_length,
+        model.vision.image_size,
+        data.image_slots,
+        data.video_slots,
+        data.frames,
+    )
+
+
+def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
+    parts = 1
+    for axis in BATCH_AXES:
+        parts *= mesh.shape[axis]
+    if config.batch_size % (parts * config.accumulate):
+        raise UserError(
+            f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
+            f"axes {' and '.join(BATCH_AXES)}) times config.accumulate={config.accumulate}; make "
+            f"it a multiple of {parts * config.accumulate}"
+        )
+
+
+def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree]:
+    """The same with the frozen language model in 8 bits. Raises UserError if it is trained."""
+    if trained := {label for label in jax.tree.leaves(labels["llm"]) if label != FROZEN}:
+        raise UserError(
+            f"config.frozen_dtype={INT8} is for a frozen language model, but config.rules train it "
+            f"(recipe {', '.join(sorted(trained))}); use bfloat16"
+        )
+    params = int8_params(model, params)
+    named = flatten_dict(labels)
+    named |= {path: FROZEN for path in flatten_dict(params) if path not in named}
+    return params, unflatten_dict(named)
