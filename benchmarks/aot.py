@@ -1,0 +1,208 @@
+"""What the TPU's compiler makes of the full-size programs, without a TPU: python benchmarks/aot.py
+
+    python benchmarks/aot.py                       # quick: memory, work and bytes; ten minutes
+    python benchmarks/aot.py --full                # and time by estimate; an hour or two
+    python benchmarks/aot.py --full --only=stage2-v5e-8x8,stage1-v5e-8x8
+
+Each row is one run of `python -m owl_jax.compile`, whose command is printed with it. Estimates are
+to be compared with each other only. The last column is the estimated tokens/s/chip over MaxText's
+on the same chips and batch: text-only LLaMA-2-7B, trained in full, compiled by its own
+train_compile and measured by the same estimator. A frozen base gives about 1.5 in theory.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from owl_jax import cli
+from owl_jax.errors import UserError
+
+_FULL = flags.DEFINE_bool("full", False, "with time by estimate")
+_ONLY = flags.DEFINE_list("only", [], "names of rows; all by default")
+_JSON = flags.DEFINE_string("json", None, "file to write all numbers to, by row")
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# All that the backward pass needs of a layer but what is cheap to make again.
+_SAVED = "--config.compute.remat=save:query,key,value,context,attention,gate,up"
+_ONE_PICTURE = ("--config.data.image_slots=1", "--config.accumulate=1")
+_DECODING = (
+    "--program=decode",
+    "--config.batch_size=32",
+    "--config.mesh.fsdp=1",
+    "--config.mesh.tensor=-1",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """flags: of the command. mfu, work: at least, at most. maxtext: its tokens/s/chip."""
+
+    name: str
+    config: str
+    flags: tuple[str, ...]
+    mfu: float | None = None
+    work: float | None = None
+    maxtext: float | None = None
+
+
+ROWS = (
+    Row(
+        "stage2-v5e-8x8",
+        "stage2.py",
+        ("--topology=v5e:8x8", "--batch_per_device=2", _SAVED),
+        mfu=0.50,
+        work=1.15,
+        maxtext=2_331,
+    ),
+    Row(
+        "stage1-v5e-8x8",
+        "stage1.py",
+        ("--topology=v5e:8x8", "--batch_per_device=2", _SAVED),
+        mfu=0.47,
+        work=1.20,
+        maxtext=2_331,
+    ),
+    Row(
+        "stage2-v5e-16x16",
+        "stage2.py",
+        ("--topology=v5e:16x16", "--batch_per_device=2", "--config.mesh.data=4", _SAVED),
+        mfu=0.52,
+        work=1.15,
+        maxtext=2_586,
+    ),
+    Row(
+        "stage2-v5p-4x4x4",
+        "stage2.py",
+        ("--topology=v5p:4x4x4", "--batch_per_device=4", "--config.mesh.data=4", _SAVED),
+        mfu=0.48,
+        work=1.10,
+    ),
+    Row(
+        "stage2-v6e-8x8",
+        "stage2.py",
+        ("--topology=v6e:8x8", "--batch_per_device=4", _SAVED),
+        work=1.15,
+    ),
+    Row(
+        "stage2-int8-v5e-1x1",
+        "stage2.py",
+        ("--topology=v5e:1x1", "--batch_per_device=1", "--config.frozen_dtype=int8"),
+    ),
+    Row(
+        "stage2-2-slices",
+        "stage2.py",
+        (
+            "--topology=v5e:16x16",
+            "--slices=2",
+            "--batch_per_device=2",
+            "--config.mesh.data=2",
+            _SAVED,
+        ),
+    ),
+    Row(
+        "stage1-2-slices",
+        "stage1.py",
+        (
+            "--topology=v5e:16x16",
+            "--slices=2",
+            "--batch_per_device=2",
+            "--config.mesh.data=2",
+            _SAVED,
+        ),
+    ),
+    Row(
+        "full-v5e-16x16",
+        "stage2_full.py",
+        ("--topology=v5e:16x16", "--batch_per_device=2", "--config.mesh.data=4", _SAVED),
+        mfu=0.54,
+        maxtext=2_586,
+    ),
+    Row("decode-v5e-2x4", "stage1.py", ("--topology=v5e:2x4", *_DECODING)),
+    Row("decode-int8-v5e-2x4", "stage1.py", ("--topology=v5e:2x4", *_DECODING, "--dtype=int8")),
+)
+
+
+def main(argv: list[str]) -> None:
+    """Prints a line for each row as it comes; a `!` stands after what misses its mark."""
+    del argv
+    if unknown := set(_ONLY.value) - {row.name for row in ROWS}:
+        raise UserError(
+            f"no rows {', '.join(sorted(unknown))}; the rows are {', '.join(r.name for r in ROWS)}"
+        )
+    print(
+        f"{'':<22}{'GB':>7}{'of':>7}{'work':>7}{'gathered':>10}{'summed':>8}{'scattered':>10}"
+        f"{'DCN':>7}{'MFU':>7}{'tok/s/chip':>12}{'MaxText':>9}{'compiled':>10}"
+    )
+    reports = {}
+    for row in ROWS:
+        if not _ONLY.value or row.name in _ONLY.value:
+            command = [f"--config={CONFIGS / row.config}", *row.flags, *_ONE_PICTURE]
+            command += [] if _FULL.value else ["--quick"]
+            reports[row.name] = report = run(command)
+            print(line(row, report), flush=True)
+            print(f"    {shlex.join(command)}", flush=True)
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(reports, indent=2), encoding="utf-8")
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    """The command's JSON, also of a program that does not fit; {"error": ...} if there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "report.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "owl_jax.compile", *command, f"--json={written}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not written.exists():
+            return {"error": done.stderr.strip()}
+        report: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return report
+
+
+def line(row: Row, report: dict[str, Any]) -> str:
+    """A row of the table."""
+    if "error" in report:
+        return f"{row.name:<22}{report['error']}"
+    memory = report["hbm_bytes_per_device"]
+    cells = [
+        cell(memory["peak"] / 1e9, 7, ".2f", not report["fits"]),
+        cell(memory["limit"] / 1e9, 7, ".2f"),
+    ]
+    ratio = report["hardware_over_model_flops"]
+    cells.append(cell(ratio, 7, ".2f", row.work is not None and (ratio or 0) > row.work))
+    kinds = report["collectives"]
+    for kind, width in (("all-gather", 10), ("all-reduce", 8), ("reduce-scatter", 10)):
+        cells.append(cell(kinds.get(kind, {"bytes": 0})["bytes"] / 1e9, width, ".2f"))
+    cells.append(cell(sum(kind["dcn_bytes"] for kind in kinds.values()) / 1e9, 7, ".2f"))
+    estimated = report["estimated"] or {}
+    mfu, speed = estimated.get("mfu"), estimated.get("tokens_per_second_per_chip")
+    cells.append(cell(mfu, 7, ".3f", mfu is not None and row.mfu is not None and mfu < row.mfu))
+    cells.append(cell(speed, 12, ",.0f"))
+    cells.append(cell(speed / row.maxtext if speed and row.maxtext else None, 9, ".2f"))
+    cells.append(cell(report["compile_seconds"], 10, ".0f"))
+    needed = report["weight_and_cache_bytes_per_device"]
+    if needed and report["hbm_bytes_read_per_device"]:
+        read = report["hbm_bytes_read_per_device"] / needed
+        cells.append(f"   reads {read:.2f} x weights and cache{'!' if read > 1.1 else ''}")
+    return f"{row.name:<22}{''.join(cells)}"
+
+
+def cell(value: float | None, width: int, form: str, misses: bool = False) -> str:
+    text = "-" if value is None else f"{value:{form}}" + ("!" if misses else "")
+    return f"{text:>{width}}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,155 @@
+"""What the devices exchange: kind, count and bytes, inside a slice (ICI) and between them (DCN).
+
+The bytes of a collective are those of its larger side on one device: what an all-gather gives, what
+an all-reduce sums, what a reduce-scatter takes.
+
+Three things of the TPU's compiler are undone here. It cuts a collective into steps inside the
+fusions of other work; these share a channel, and count once. A sum of which each device keeps a
+part is an all-reduce inside a fusion with a name of its own: a reduce-scatter. And what goes
+between slices goes through the hosts, as a send and a receive that name what they stand for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from owl_jax.aot.groups import first_group
+from owl_jax.aot.hlo import Computation, Instruction, Module
+from owl_jax.aot.runs import Runs
+from owl_jax.aot.topology import Topology
+from owl_jax.parallel.chips import Chip
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_BETWEEN_SLICES = ("send", "recv")
+_REDUCE_SCATTER = "all-reduce-scatter"  # how a fusion's computation is called that is one
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of the program.
+
+    key: what all its parts in the text have in common. runs: how often it runs. nbytes: of one run.
+    group: ids of devices that exchange, the first such group; the others are alike. Empty for what
+      goes between slices through the hosts.
+    """
+
+    key: str
+    kind: str
+    runs: int
+    nbytes: int
+    group: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a group's devices are joined.
+
+    size: devices that exchange, or slices. links: ICI ports of a chip that lead to the others; 0
+    between slices.
+    """
+
+    size: int
+    links: int
+
+    @property
+    def network(self) -> str:
+        return "ICI" if self.links else "DCN"
+
+
+def find(runs: Runs, devices: int) -> list[Collective]:
+    """All collectives of a program for so many devices."""
+    found = []
+    for name, count in runs.scheduled.items():
+        scheduled = runs.module.computations[name]
+        seen: set[str] = set()
+        for step in scheduled.instructions:
+            for computation, part in parts(runs.module, scheduled, step):
+                if key(part) not in seen and part.opcode != "recv":
+                    seen.add(key(part))
+                    found.append(_collective(computation, part, count, devices))
+    return found
+
+
+def parts(
+    module: Module, computation: Computation, step: Instruction
+) -> Iterator[tuple[Computation, Instruction]]:
+    """The collectives, or parts of them, that a step is or has inside, with where they stand.
+
+    What a call or a condition calls are steps of their own.
+    """
+    if is_part(step):
+        yield computation, step
+    for called in module.called(step) if step.opcode not in ("call", "conditional") else ():
+        for instruction in called.instructions:
+            yield from parts(module, called, instruction)
+
+
+def is_part(instruction: Instruction) -> bool:
+    """Whether an instruction is a collective, starts one, or is a step of one."""
+    if instruction.opcode in _BETWEEN_SLICES:
+        return "megascale" in instruction.attributes
+    return instruction.opcode.removesuffix("-start") in KINDS
+
+
+def key(part: Instruction) -> str:
+    """What tells one collective from another."""
+    if part.opcode in _BETWEEN_SLICES:
+        return f"between slices {part.attribute('_xla_host_transfer_rendezvous')}"
+    channel = part.attribute("channel_id")
+    return part.name if channel is None else f"channel {channel}"
+
+
+def route(collective: Collective, devices: np.ndarray, topology: Topology) -> Route:
+    """The network of a collective. devices: of the mesh, in the order of their ids in the program.
+
+    Along a dimension of the grid a chip has two neighbours where the dimension closes to a ring and
+    the group takes all of it; else the chips at its ends have one, and everybody waits for them.
+    """
+    members = [devices[number] for number in collective.group]
+    slices = {getattr(device, "slice_index", 0) for device in members}
+    if len(slices) != 1:
+        return Route(len(slices) or topology.slices, 0)
+    grid = np.array([device.coords[: topology.chip.dimensions] for device in members])
+    links = 0
+    for places, whole in zip(grid.T, topology.shape, strict=True):
+        extent = len(set(places.tolist()))
+        is_ring = extent == whole and whole % topology.chip.ring_size == 0
+        links += 0 if extent == 1 else 2 if is_ring else 1
+    return Route(len(members), max(links, 1))
+
+
+def seconds(collective: Collective, route: Route, chip: Chip) -> float:
+    """Time on the wire, if nothing else is on it: bytes over bandwidth.
+
+    Each takes in what the others have, (n - 1) / n of the whole; a sum goes round twice.
+    """
+    bandwidth = route.links * chip.link_bandwidth or chip.dcn_bandwidth
+    if collective.kind == "collective-permute":
+        return collective.nbytes / bandwidth
+    rounds = 2 if collective.kind == "all-reduce" else 1
+    return rounds * collective.nbytes * (route.size - 1) / route.size / bandwidth
+
+
+def _collective(computation: Computation, part: Instruction, runs: int, devices: int) -> Collective:
+    taken = sum(operand.nbytes for operand in computation.operands(part))
+    if part.opcode == "send":
+        kind = (part.attribute("_xla_megascale_transfer_type") or "").lower().replace("_", "-")
+        return Collective(key(part), kind, runs, taken, ())
+    kind, given = part.opcode.removesuffix("-start"), part.nbytes
+    if part.opcode.endswith("-start") and kind != "all-reduce":
+        given = max(array.nbytes for array in part.arrays)  # the operands are in the result, too
+    if kind == "all-reduce" and re.match(_REDUCE_SCATTER, computation.name):
+        kind = "reduce-scatter"
+    return Collective(key(part), kind, runs, max(given, taken), first_group(part, devices))

@@ -1,0 +1,83 @@
+"""Compiles a lowered program for its topology, and tells what memory it takes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+
+from owl_jax.errors import UserError
+
+_QUICK = {"optimization_level": 9}  # XLA's O0
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device's HBM, the compiler's own numbers.
+
+    aliased: outputs that take the place of arguments that were given up. program: its code.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    aliased: int
+    program: int
+
+    @property
+    def peak(self) -> int:
+        """What there has to be while it runs."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """memory and text (HLO) of a program; or, for one that the compiler refused since it does not
+    fit, the temporaries' bytes that it named."""
+
+    seconds: float
+    memory: Memory | None = None
+    text: str = ""
+    refused: int = 0
+
+
+def compile_program(
+    lowered: jax.stages.Lowered, quick: bool = False, options: Mapping[str, Any] | None = None
+) -> Compiled:
+    """Compiles. Raises UserError for an option that the compiler does not know.
+
+    quick: at optimisation level O0: the same work and nearly the same memory, useless for time.
+    options: XLA's, "xla_tpu_scoped_vmem_limit_kib" -> "65536".
+    """
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=(_QUICK if quick else {}) | dict(options or {}))
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return Compiled(time.perf_counter() - start, refused=_needed(str(error)))
+        if options and "INVALID_ARGUMENT" in str(error):
+            raise UserError(f"compiler options: {error}") from error
+        raise
+    seconds = time.perf_counter() - start
+    found, text = compiled.memory_analysis(), compiled.as_text()
+    assert found is not None and text is not None  # a TPU's program has both
+    memory = Memory(
+        arguments=found.argument_size_in_bytes,
+        outputs=found.output_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        aliased=found.alias_size_in_bytes,
+        program=found.generated_code_size_in_bytes,
+    )
+    return Compiled(seconds, memory, text)
+
+
+def _needed(message: str) -> int:
+    """The bytes that a refusal names: "(42.93G)" or "Used 20.32G of 15.75G hbm"."""
+    match = re.search(r"\(([\d.]+)G\)|Used ([\d.]+)G of", message)
+    return int(float(match[1] or match[2]) * _GIB) if match else 0

@@ -1,0 +1,135 @@
+"""How often each computation of a compiled program runs.
+
+XLA's own cost analysis counts the body of a loop once. Here it counts times the loop's trip count,
+and a loop inside a loop times both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from owl_jax.aot.hlo import Computation, Instruction, Module
+
+
+@dataclass
+class Runs:
+    """Runs of computations in one run of a program.
+
+    scheduled: those whose instructions are steps of the device: the program, bodies of loops, and
+      what they call.
+    inside: these and the ones that are inside fusions and asynchronous operations.
+    unknown: loops whose trip count is not in the text; they count once.
+    """
+
+    module: Module
+    scheduled: dict[str, int] = field(default_factory=dict)
+    inside: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def steps(self) -> Iterator[tuple[Computation, Instruction, int]]:
+        """Every step, with how often it runs."""
+        yield from self._instructions(self.scheduled)
+
+    def everything(self) -> Iterator[tuple[Computation, Instruction, int]]:
+        """Every step and every instruction inside of one."""
+        yield from self._instructions(self.inside)
+
+    def _instructions(
+        self, counts: dict[str, int]
+    ) -> Iterator[tuple[Computation, Instruction, int]]:
+        for name, count in counts.items():
+            computation = self.module.computations[name]
+            for instruction in computation.instructions:
+                yield computation, instruction, count
+
+
+def count_runs(module: Module, start: str | None = None) -> Runs:
+    """Follows the calls from the computation `start` on, by default the entry.
+
+    All branches of a condition count as taken.
+    """
+    first = start or module.entry.name
+    runs = Runs(module, {first: 1}, {first: 1})
+    # Callers stand after what they call: backwards, each has all of its runs when its turn comes.
+    for computation in reversed(list(module.computations.values())):
+        count = runs.inside.get(computation.name, 0)
+        is_scheduled = computation.name in runs.scheduled
+        for instruction in computation.instructions if count else ():
+            called, times = instruction.called, count
+            if instruction.opcode == "while":
+                trips = trip_count(module, computation, instruction)
+                if trips is None:
+                    runs.unknown.append(instruction.name)
+                called = (_body(instruction),)
+                times *= 1 if trips is None else trips
+            for name in called:
+                runs.inside[name] = runs.inside.get(name, 0) + times
+                if is_scheduled and instruction.opcode in ("while", "call", "conditional"):
+                    runs.scheduled[name] = runs.scheduled.get(name, 0) + times
+    return runs
+
+
+def endless_loop(module: Module) -> str | None:
+    """The body of the entry's loop whose trip count is not in the text, if there is one."""
+    for instruction in module.entry.instructions:
+        if instruction.opcode == "while" and trip_count(module, module.entry, instruction) is None:
+            return _body(instruction)
+    return None
+
+
+def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
+    """How often a loop's body runs: what the compiler noted, else what the condition tells.
+
+    A condition compares a counter, one element of the loop's tuple, with a constant; the counter
+    starts at a constant and grows by one. None for any other.
+    """
+    noted = re.search(r'"known_trip_count":\s*\{\s*"n":\s*"?(\d+)', loop.attributes)
+    if noted:
+        return int(noted[1])
+    compare, arguments = _comparison(module, module.computations[loop.attribute("condition") or ""])
+    direction = None if compare is None else compare.attribute("direction")
+    if direction not in ("LT", "LE"):
+        return None
+    counter, bound = arguments
+    limit = _number(bound)
+    if limit is None or counter.opcode != "get-tuple-element":
+        return None
+    start = _first_value(computation, loop, int(counter.attribute("index") or 0))
+    return max(limit - start + (direction == "LE"), 0)
+
+
+def _comparison(
+    module: Module, condition: Computation
+) -> tuple[Instruction | None, list[Instruction]]:
+    """The condition's comparison and the two that it compares; it may be fused."""
+    root = condition.root
+    arguments = condition.operands(root)
+    if root.opcode == "fusion":
+        (fused,) = module.called(root)
+        compared = fused.operands(fused.root)
+        if any(value.opcode != "parameter" for value in compared):
+            return None, []
+        root, arguments = fused.root, [arguments[int(value.literal)] for value in compared]
+    return (root, arguments) if root.opcode == "compare" else (None, [])
+
+
+def _first_value(computation: Computation, loop: Instruction, index: int) -> int:
+    """The counter's value before the loop; 0 where it is not in the text, as scans start there."""
+    (initial,) = computation.operands(loop)
+    if initial.opcode != "tuple":
+        return 0
+    value = computation.by_name[initial.operands[index]]
+    while value.opcode in ("copy", "bitcast"):
+        (value,) = computation.operands(value)
+    return _number(value) or 0
+
+
+def _number(instruction: Instruction) -> int | None:
+    is_number = instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.literal)
+    return int(instruction.literal) if is_number else None
+
+
+def _body(loop: Instruction) -> str:
+    return loop.attribute("body") or ""

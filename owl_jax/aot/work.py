@@ -1,0 +1,157 @@
+"""Floating-point operations of a compiled program: products, and Pallas kernels by formula.
+
+Letters: L positions, H heads, K head width.
+
+A multiplication and the addition that follows count as two. The TPU's compiler turns every product
+of matrices into a convolution, batch dimensions into dilated windows; what such a window multiplies
+with padding is not counted, since it is not done.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+from owl_jax.aot.hlo import Array, Computation, Instruction
+from owl_jax.aot.runs import Runs
+
+PALLAS = "tpu_custom_call"
+
+# Products of the size L x L x K that an attention kernel makes: forward scores and values; the
+# gradients once more the scores, then the probabilities' and the query's, or the key's and value's.
+_PRODUCTS = {"dkv": 4, "dq": 3, "fwd": 2}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Pallas kernel. flops: of all its runs; None if there is no formula for it."""
+
+    name: str
+    runs: int
+    flops: float | None
+
+
+def product_flops(runs: Runs) -> float:
+    """Operations of all dots and convolutions of one run."""
+    return math.fsum(
+        count * of_product(computation, instruction)
+        for computation, instruction, count in runs.everything()
+        if instruction.opcode in ("dot", "convolution")
+    )
+
+
+def kernels(runs: Runs) -> list[Kernel]:
+    """The Pallas kernels, by name."""
+    times: Counter[str] = Counter()
+    flops: dict[str, float | None] = {}
+    for computation, instruction, count in runs.everything():
+        if is_kernel(instruction):
+            name = kernel_name(instruction)
+            times[name] += count
+            work, before = kernel_flops(computation, instruction), flops.get(name, 0.0)
+            flops[name] = None if work is None or before is None else before + count * work
+    return [Kernel(name, times[name], flops[name]) for name in sorted(times)]
+
+
+def of_product(computation: Computation, instruction: Instruction) -> float:
+    """Operations of one dot or convolution."""
+    (result,) = instruction.arrays
+    left, right = (operand.arrays[0] for operand in computation.operands(instruction)[:2])
+    if instruction.opcode == "dot":
+        contracted = _numbers(instruction.attribute("lhs_contracting_dims") or "")
+        return 2.0 * result.elements * math.prod(left.shape[axis] for axis in contracted)
+    return _convolution(instruction, left, right, result)
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    return instruction.attribute("custom_call_target") == PALLAS
+
+
+def kernel_name(instruction: Instruction) -> str:
+    """As its author named it: JAX's path ends in ".../NAME/pallas_call"."""
+    path = [part for part in instruction.op_name.split("/") if part != "pallas_call"]
+    return path[-1] if path else re.sub(r"[.\d]+$", "", instruction.name)
+
+
+def kernel_flops(computation: Computation, instruction: Instruction) -> float | None:
+    """Operations of one run of an attention kernel; None for any other.
+
+    Splash attention computes the score matrix by blocks, under a causal mask those that touch its
+    lower triangle. Its first operand is a table of the blocks. The places of the queries are an
+    operand only if they are causal; segments are two more like it.
+    """
+    kind = next((kind for kind in _PRODUCTS if kind in kernel_name(instruction)), None)
+    operands = [operand.arrays[0] for operand in computation.operands(instruction)]
+    floats = [array.shape for array in operands if array.dtype in ("bf16", "f32", "f16")]
+    if kind is None or len(floats) < 3:
+        return None
+    queries, keys = floats[:2]
+    products = _PRODUCTS[kind]
+    gradients = [array for array in instruction.arrays if array.shape[-2:] == keys[-2:]]
+    if kind == "dkv" and len(gradients) > 2:
+        products += 1  # gives the queries' gradient as well
+    is_causal = sum(array.dtype == "s32" for array in operands) % 2 == 1
+    share = _causal_share(*operands[0].shape[-2:]) if is_causal else 1.0
+    return 2.0 * products * math.prod(queries) * keys[-2] * share
+
+
+@cache
+def _causal_share(rows: int, columns: int) -> float:
+    """Share of a grid's blocks that touch the lower triangle."""
+    touched = sum(
+        column * rows < (row + 1) * columns for row in range(rows) for column in range(columns)
+    )
+    return touched / (rows * columns)
+
+
+def _convolution(instruction: Instruction, left: Array, right: Array, result: Array) -> float:
+    labels = instruction.attribute("dim_labels") or ""
+    inputs, kernel, outputs = re.split(r"_|->", labels)
+    window = _window(instruction.attributes)
+    pairs = 1
+    for axis in filter(str.isdigit, inputs):
+        pairs *= _pairs(
+            left.shape[inputs.index(axis)],
+            right.shape[kernel.index(axis)],
+            result.shape[outputs.index(axis)],
+            *(window.get(name, {}).get(int(axis), default) for name, default in _WINDOW.items()),
+        )
+    batch, features = result.shape[outputs.index("b")], result.shape[outputs.index("f")]
+    return 2.0 * pairs * batch * features * right.shape[kernel.index("i")]
+
+
+# Of a window in HLO's text, with what holds where they are not given.
+_WINDOW = {"stride": 1, "pad": 0, "lhs_dilate": 1, "rhs_dilate": 1}
+
+
+def _window(attributes: str) -> dict[str, dict[int, int]]:
+    """{"stride": {axis: value}, ...} of window={size=1x32 pad=0_0x31_31 ...}; of a padding, the
+    low side."""
+    match = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(part.split("=") for part in match[1].split()) if match else {}
+    return {
+        name: {axis: int(value.split("_")[0]) for axis, value in enumerate(text.split("x"))}
+        for name, text in fields.items()
+        if name in _WINDOW
+    }
+
+
+@cache
+def _pairs(
+    size: int, kernel: int, outputs: int, stride: int, pad: int, dilate: int, kernel_dilate: int
+) -> int:
+    """Pairs (output, kernel element) along an axis that meet an element of the input."""
+    pairs = 0
+    for element in range(kernel):
+        offset = element * kernel_dilate - pad
+        for output in range(outputs):
+            position = output * stride + offset
+            pairs += position >= 0 and position % dilate == 0 and position // dilate < size
+    return pairs
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]

@@ -1,0 +1,99 @@
+"""Compiles a program for a TPU that is not there, and tells whether it fits and what it does.
+
+    python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8
+    python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8 --quick
+    python -m owl_jax.compile --config=configs/stage1.py --topology=v5e:2x4 --program=decode \\
+        --config.batch_size=32 --config.mesh.fsdp=1 --config.mesh.tensor=-1
+
+Needs no TPU, no weights and no data, only TPU's compiler: pip install 'owl_jax[tpu]'. What is named
+in the config but not there is never looked for. The exit status is 1 for a program that does not
+fit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from owl_jax import cli
+from owl_jax.aot import environment
+from owl_jax.errors import UserError
+
+CONFIG = cli.define_config_flag()
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "chip and shape of a slice: v5e:8x8, v6e:16x16, v5p:4x4x4", required=True
+)
+SLICES = flags.DEFINE_integer(
+    "slices", 1, "how many slices, joined by the data-centre network", lower_bound=1
+)
+PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], "what to compile")
+BATCH_PER_DEVICE = flags.DEFINE_integer(
+    "batch_per_device",
+    0,
+    "rows of each device at a time; 0: as config.batch_size has it",
+    lower_bound=0,
+)
+QUICK = flags.DEFINE_bool("quick", False, "only what fits and what is exchanged, not how fast")
+JSON = flags.DEFINE_string("json", None, "file to write the numbers to")
+HLO = flags.DEFINE_string("hlo", None, "file to write the compiled program's text to")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "of the weights in prefill and decode"
+)
+NEW_TOKENS = flags.DEFINE_integer(
+    "new_tokens", 256, "room for an answer in a row, in prefill and decode", lower_bound=1
+)
+XLA_FLAGS = flags.DEFINE_bool(
+    "xla_flags", True, "with the flags of parallel/xla_flags.py, as launched; never if --quick"
+)
+XLA_OPTION = flags.DEFINE_multi_string(
+    "xla_option", [], "NAME=VALUE of one more flag, as xla_tpu_scoped_vmem_limit_kib=65536"
+)
+
+
+def main(_: list[str]) -> None:
+    """Compiles, prints a table, writes JSON. Raises UserError if the program does not fit."""
+    # Imported here, since they import JAX, which --help can do without.
+    from owl_jax.aot.analyse import analyse
+    from owl_jax.aot.program import open_program
+    from owl_jax.aot.topology import open_topology
+    from owl_jax.parallel.xla_flags import flags_for
+
+    topology = open_topology(TOPOLOGY.value, SLICES.value)
+    options: dict[str, str] = {}
+    if XLA_FLAGS.value and not QUICK.value:
+        options = {flag.name: flag.value for flag in flags_for(topology.chip.name)}
+    options |= dict(_pair(text) for text in XLA_OPTION.value)
+    program = open_program(
+        CONFIG.value,
+        topology,
+        PROGRAM.value,
+        BATCH_PER_DEVICE.value,
+        DTYPE.value,
+        NEW_TOKENS.value,
+    )
+    report = analyse(program, topology, QUICK.value, options)
+    print(report)
+    if JSON.value:
+        text = json.dumps(report.to_dict(), indent=2)
+        Path(JSON.value).write_text(f"{text}\n", encoding="utf-8")
+    if HLO.value:
+        Path(HLO.value).write_text(report.text, encoding="utf-8")
+    if not report.fits:
+        raise UserError(
+            f"does not fit: {report.memory.peak / 1e9:.2f} of {topology.chip.hbm_bytes / 1e9:.2f} "
+            "GB; lower --batch_per_device, keep less with config.compute.remat, or take more chips"
+        )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UserError(f"--xla_option={text}: expected NAME=VALUE")
+    return name, value
+
+
+if __name__ == "__main__":
+    environment.prepare()  # now: reading the config imports JAX
+    cli.run(main)

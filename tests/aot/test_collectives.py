@@ -1,0 +1,134 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from small_hlo import TEXT
+
+from owl_jax.aot import collectives
+from owl_jax.aot.collectives import Collective, Route
+from owl_jax.aot.hlo import parse
+from owl_jax.aot.runs import count_runs
+from owl_jax.parallel.chips import CHIPS
+from owl_jax.parallel.mesh import make_mesh
+
+
+def test_count_and_bytes_of_the_larger_side():
+    found = collectives.find(count_runs(parse(TEXT)), devices=4)
+    assert found == [
+        Collective("channel 1", "all-gather", 5, 8 * 16 * 4, (0, 1)),
+        Collective("channel 2", "all-reduce", 15, 8 * 4 * 4, (0, 1)),
+    ]
+
+
+def test_a_collective_in_parts_counts_once():
+    """As the compiler hides a gather in products: a start, a step of it in a fusion, a done."""
+    gather = "all-gather(%part), channel_id=1"
+    parts = f"""\
+%step (part: f32[4,16]) -> f32[8,16] {{
+  %part = f32[4,16] parameter(0)
+  ROOT %inside = f32[8,16] {gather}, replica_groups={{{{0,1}},{{2,3}}}}
+}}
+
+%body ("""
+    text = TEXT.replace("%body (", parts).replace(
+        "  %zero.4 =",
+        "  %more = f32[8,16] fusion(%part), kind=kCustom, calls=%step\n"
+        "  %end = f32[8,16] fusion(%part), kind=kCustom, calls=%step\n  %zero.4 =",
+    )
+    kinds = [(item.kind, item.runs) for item in collectives.find(count_runs(parse(text)), 4)]
+    assert kinds == [("all-gather", 5), ("all-reduce", 15)]
+
+
+def test_a_call_s_collectives_count_once():
+    text = """\
+%called (x: bf16[4,16]) -> bf16[8,16] {
+  %x = bf16[4,16]{1,0} parameter(0)
+  ROOT %g = bf16[8,16]{1,0} all-gather(%x), channel_id=3, dimensions={0}
+}
+
+ENTRY %main (x: bf16[4,16]) -> bf16[8,16] {
+  %x = bf16[4,16]{1,0} parameter(0)
+  ROOT %y = bf16[8,16]{1,0} call(%x), to_apply=%called
+}
+"""
+    assert [item.runs for item in collectives.find(count_runs(parse(text)), devices=2)] == [1]
+
+
+def test_an_asynchronous_start_gives_what_it_gathers():
+    text = """\
+ENTRY %main (x: bf16[4,16]) -> bf16[8,16] {
+  %x = bf16[4,16]{1,0} parameter(0)
+  %start = (bf16[4,16]{1,0}, bf16[8,16]{1,0}) all-gather-start(%x), channel_id=3, dimensions={0}
+  ROOT %done = bf16[8,16]{1,0} all-gather-done(%start)
+}
+"""
+    (found,) = collectives.find(count_runs(parse(text)), devices=2)
+    assert found == Collective("channel 3", "all-gather", 1, 8 * 16 * 2, (0, 1))
+
+
+def gradient_of_a_scan(topology, sizes):
+    """Collectives of the gradient of seven layers whose weights and rows are spread over a mesh."""
+    mesh = make_mesh(**sizes, devices=topology.devices)
+
+    def loss(w: jax.Array, x: jax.Array) -> jax.Array:
+        turn = lambda x, w: (jnp.tanh(x @ w), None)  # noqa: E731
+        return jnp.square(jax.lax.scan(turn, x, w)[0].astype(jnp.float32)).sum()
+
+    weights = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    w = jax.ShapeDtypeStruct((7, 512, 512), jnp.bfloat16, sharding=weights)
+    x = jax.ShapeDtypeStruct((64, 512), jnp.bfloat16, sharding=rows)
+    lowered = jax.jit(jax.grad(loss), out_shardings=weights).lower(w, x)
+    runs = count_runs(parse(lowered.compile().as_text()))
+    totals = {}
+    for item in collectives.find(runs, mesh.size):
+        route = collectives.route(item, mesh.devices.reshape(-1), topology)
+        count, nbytes = totals.get((item.kind, route.network), (0, 0))
+        totals[item.kind, route.network] = count + item.runs, nbytes + item.runs * item.nbytes
+    return totals
+
+
+def test_weights_are_gathered_for_each_layer_and_gradients_scattered(open_topology):
+    """Forward and backward, seven times each; 512 x 512 of bfloat16."""
+    totals = gradient_of_a_scan(open_topology("v5e:2x2"), {"data": 1, "fsdp": 4})
+    whole = 512 * 512 * 2
+    assert totals == {
+        ("all-gather", "ICI"): (14, 14 * whole),
+        ("reduce-scatter", "ICI"): (7, 7 * whole),
+    }
+
+
+def test_between_slices_go_the_gradients_alone(open_topology):
+    totals = gradient_of_a_scan(open_topology("v5e:2x2", slices=2), {"data": 2, "fsdp": 4})
+    whole = 512 * 512 * 2
+    assert totals == {
+        ("all-gather", "ICI"): (14, 14 * whole),
+        ("reduce-scatter", "ICI"): (7, 7 * whole),
+        ("all-reduce", "DCN"): (7, 7 * whole // 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "route"),
+    [
+        ("v5e:4x4", {"data": 1, "fsdp": 16}, Route(16, 2)),  # open at its ends: one each way
+        ("v5e:16x16", {"data": 1, "fsdp": 256}, Route(256, 4)),  # rings
+        ("v5e:16x16", {"data": 16, "fsdp": 16}, Route(16, 2)),  # one of them
+        ("v5p:4x4x4", {"data": 1, "fsdp": 64}, Route(64, 6)),
+    ],
+)
+def test_links_by_the_grid(open_topology, name, sizes, route):
+    topology = open_topology(name)
+    devices = make_mesh(**sizes, devices=topology.devices).devices
+    group = tuple(range(sizes["fsdp"]))
+    item = Collective("channel 1", "all-gather", 1, 100, group)
+    assert collectives.route(item, devices.reshape(-1), topology) == route
+
+
+def test_seconds_on_the_wire():
+    v5e = CHIPS["v5e"]
+    gather = Collective("a", "all-gather", 1, 10**9, (0, 1, 2, 3))
+    assert collectives.seconds(gather, Route(4, 2), v5e) == pytest.approx(0.75e9 / 100e9)
+    total = Collective("b", "all-reduce", 1, 10**9, (0, 1, 2, 3))
+    assert collectives.seconds(total, Route(4, 2), v5e) == pytest.approx(1.5e9 / 100e9)
+    assert collectives.seconds(total, Route(2, 0), v5e) == pytest.approx(1e9 / 3.125e9)
