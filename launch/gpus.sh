@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Trains on this machine's GPUs, and starts again after a preemption.
+#
+#   launch/gpus.sh [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
+#
+# What follows -- goes to python -m owl_jax.train unchanged. Its exit status is this one's, but for
+# 75 (preempted, and saved): then it is started again. SIGTERM and Ctrl-C are passed on; the training
+# saves, and this ends with 75.
+#
+#   --processes=N         1 (default): one process for all GPUs. N: the GPUs shared out among N
+#                         processes. gpus: a process for each
+#   --gpus=N              how many GPUs there are (default: as many as nvidia-smi lists)
+#   --port=PORT           where process 0 waits for the others, if there are any (default 8476)
+#   --logs=DIR            for what processes 1, 2, ... print (default: logs); 0 prints here
+#   --python=FILE         the Python that owl_jax is installed in (default: .venv/bin/python)
+#   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
+#   --max-quick-ends=N    so many preemptions in a row, each a quick end, are the last (default 5)
+#   --dry-run             print each command as it would run, and run none
+#   --help                this text
+
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+processes=1 gpus='' port=8476 logs=logs python=.venv/bin/python
+while (($#)); do
+    case $1 in
+        --processes=?*) processes=${1#*=} ;;
+        --gpus=?*) gpus=${1#*=} ;;
+        --port=?*) port=${1#*=} ;;
+        --logs=?*) logs=${1#*=} ;;
+        --python=?*) python=${1#*=} ;;
+        --quick-seconds=?*) quick_seconds=${1#*=} ;;
+        --max-quick-ends=?*) max_quick_ends=${1#*=} ;;
+        --dry-run) dry_run=yes ;;
+        --help) help_text && exit ;;
+        --) shift && training=("$@") && break ;;
+        *) refuse "$1" ;;
+    esac
+    shift
+done
+needs_training
+numbers --port --quick-seconds --max-quick-ends
+
+if [[ $processes != 1 ]]; then
+    if [[ ! $gpus ]]; then
+        gpus=$(run nvidia-smi --list-gpus | wc -l) || fail "nvidia-smi finds no GPUs; give --gpus=N"
+        [[ $dry_run ]] && gpus=8 && echo "# supposing that it lists 8"
+    fi
+    [[ $processes == gpus ]] && processes=$gpus
+    numbers --gpus --processes
+    ((processes > 0 && gpus > 0 && gpus % processes == 0)) ||
+        wrong "--processes=$processes cannot share out $gpus GPUs evenly; choose a divisor"
+fi
+
+# command_of PROCESS: sets `command`.
+command_of() {
+    command=("$python" -m owl_jax.train)
+    if ((processes > 1)); then
+        local own=$((gpus / processes))
+        local first=$(($1 * own))
+        # JAX takes these devices and no others; hiding the others would keep NCCL off NVLink.
+        command=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s , "$first" $((first + own - 1)))" "${command[@]}"
+            --multihost "--coordinator_address=localhost:$port" "--num_processes=$processes"
+            "--process_id=$1")
+    fi
+    command+=("${training[@]}")
+}
+
+cd "$REPOSITORY" || exit
+if [[ $dry_run ]]; then
+    quoted cd "$REPOSITORY"
+    flags_line XLA_FLAGS "$python" gpu
+    for ((i = 0; i < processes; ++i)); do
+        command_of "$i"
+        if ((i + 1 < processes)); then echo "$(quoted "${command[@]}") &"; else run "${command[@]}"; fi
+    done
+    exit
+fi
+
+signals=0 children=()
+# shellcheck disable=SC2329  # the trap calls it
+pass_on() {
+    signals=$((signals + 1))
+    kill -TERM "${children[@]}" 2>/dev/null || true
+}
+trap pass_on TERM INT
+
+eval "$(flags_line XLA_FLAGS "$python" gpu)"
+if ((processes > 1)); then mkdir -p "$logs"; fi
+status=$AGAIN
+while ((signals == 0)); do
+    started=$SECONDS children=() statuses=()
+    for ((i = 0; i < processes; ++i)); do
+        command_of "$i"
+        say "+ $(quoted "${command[@]}")"
+        if ((i == 0)); then
+            "${command[@]}" &
+        else
+            "${command[@]}" >>"$logs/process-$i.log" 2>&1 &
+        fi
+        children+=($!)
+    done
+    for child in "${children[@]}"; do
+        # A signal to this shell ends `wait` early; the child's own status comes with the next one.
+        before=-1 status=0
+        while ((before != signals)); do
+            before=$signals status=0
+            wait "$child" || status=$?
+        done
+        statuses+=("$status")
+    done
+    status=$(verdict "${statuses[@]}")
+    ((signals == 0)) || break
+    start_again "$status" $((SECONDS - started)) || break
+done
+exit "$status"

@@ -1,0 +1,164 @@
+"""Flags of XLA and libtpu by kind of chip: what each does, why it is set, and who says so.
+
+A TPU's flags go into the environment variable LIBTPU_INIT_ARGS, those of a GPU into XLA_FLAGS,
+before JAX starts: libtpu and XLA read them once. The launchers (launch/) do that with
+
+    LIBTPU_INIT_ARGS=$(python -m owl_jax.parallel.xla_flags --chip=v5e) python -m owl_jax.train ...
+
+A flag that its library does not know ends the program at its start. So each of these was given to
+the library that has to take it: libtpu 0.0.42 and 0.0.52 compiled a small training step with them
+for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those of a GPU (2026-11-24).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from owl_jax.errors import UserError
+
+TPUS = ("v4", "v5e", "v5p", "v6e")
+CHIPS = (*TPUS, "gpu", "cpu")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag as a chip gets it.
+
+    Attributes:
+      group: the name under which flags with one purpose stand together.
+      why: what it does and why it is set.
+      source: where that is said or measured.
+    """
+
+    name: str
+    value: str
+    group: str
+    why: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"--{self.name}={self.value}"
+
+
+MAXTEXT = "MaxText, benchmarks/xla_flags_library.py and its model configs"
+
+# How much of the fast memory beside the matrix units (VMEM) one operation may use. XLA's default,
+# 16 MiB, is all that a v4 has; with more, a fusion works on larger tiles and waits less for HBM.
+# It changes time, not what fits in HBM, and compiling takes several times as long.
+# VMEM of a core: v4 16, v5p 64, v5e and v6e 128 MiB (jax/_src/pallas/mosaic/tpu_info.py).
+SCOPED_VMEM_KIB = {
+    "v5e": (
+        "65536",
+        "half the VMEM; stage 2's language model: MFU 0.475 -> 0.495, compiling 4x as long",
+        "estimated from the program compiled for 8x8",
+    ),
+    "v5p": ("49152", "three quarters of the VMEM", "not measured; Levanter sets 50000"),
+    "v6e": ("98304", "three quarters of the VMEM", MAXTEXT),
+}
+
+# Under fsdp every layer's weights are gathered before they are used. These split a gather into
+# steps inside the matrix product that runs meanwhile, so that the product hides it. On v5e alone:
+# libtpu 0.0.52 refuses to compile with them for v4, v5p and v6e, since results may be wrong or
+# never come; 0.0.42 compiles without a word.
+GATHER_FUSION = {
+    "xla_enable_async_all_gather": "gathers run beside other work",
+    "xla_tpu_enable_async_collective_fusion": "fuses collectives with what runs meanwhile",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "gathers too",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "over several steps of a product",
+    "xla_tpu_overlap_compute_collective_tc": "the matrix unit goes on during a collective",
+}
+
+# Between slices, over the data centre's network, only gradients of what is trained are summed.
+# These let that sum run while the rest of the backward pass does. One slice has no such sums.
+SLICE_OVERLAP = {
+    "xla_tpu_enable_data_parallel_all_reduce_opt": "sums of gradients between slices run early",
+    "xla_tpu_data_parallel_opt_different_sized_ops": "also where they differ in size",
+}
+
+# XLA schedules a GPU's collectives early and waits for them late, so that products hide them, and
+# prefetches in one iteration of the loop over layers what the next one gathers.
+GPU_OVERLAP = {
+    "xla_gpu_enable_latency_hiding_scheduler": "collectives are ordered to run beside other work",
+    "xla_gpu_enable_pipelined_all_gather": "a layer's weights are gathered one layer ahead",
+    "xla_gpu_enable_pipelined_reduce_scatter": "a layer's gradients are scattered one layer behind",
+}
+GPU_SOURCES = "JAX, GPU performance tips; NVIDIA JAX-Toolbox, Tips for High-Performance LLMs"
+
+
+def flags_for(chip: str) -> tuple[Flag, ...]:
+    """The flags of a chip, group by group; a CPU has none.
+
+    Args:
+      chip: one of `CHIPS`.
+
+    Raises:
+      UserError: no such chip.
+    """
+    if chip not in CHIPS:
+        raise UserError(f"no flags are known for chip {chip!r}; choose {', '.join(CHIPS)}")
+    flags: list[Flag] = []
+    if chip in SCOPED_VMEM_KIB:
+        kib, why, source = SCOPED_VMEM_KIB[chip]
+        flags.append(Flag("xla_tpu_scoped_vmem_limit_kib", kib, "scoped VMEM", why, source))
+    if chip == "v5e":
+        flags += _switched_on(GATHER_FUSION, "gather fusion", MAXTEXT)
+    if chip in TPUS:
+        flags += _switched_on(SLICE_OVERLAP, "slice overlap", MAXTEXT)
+    if chip == "gpu":
+        flags += _switched_on(GPU_OVERLAP, "GPU overlap", GPU_SOURCES)
+    return tuple(flags)
+
+
+def libtpu_init_args(chip: str) -> str:
+    """What LIBTPU_INIT_ARGS has to be for a chip; empty for what is no TPU. Raises UserError."""
+    flags = _joined(chip)
+    return flags if chip in TPUS else ""
+
+
+def xla_flags(chip: str) -> str:
+    """What XLA_FLAGS has to be for a chip; empty for a TPU and a CPU. Raises UserError."""
+    flags = _joined(chip)
+    return "" if chip in TPUS else flags
+
+
+def explain(chip: str) -> str:
+    """A chip's flags with their reasons and sources, a group a paragraph. Raises UserError."""
+    flags = flags_for(chip)
+    if not flags:
+        return f"{chip}: XLA's own defaults"
+    lines = []
+    for group in dict.fromkeys(flag.group for flag in flags):
+        own = [flag for flag in flags if flag.group == group]
+        lines.append(f"{chip}, {group} ({'; '.join(dict.fromkeys(flag.source for flag in own))})")
+        lines += [f"  {flag}  {flag.why}" for flag in own]
+    return "\n".join(lines)
+
+
+def _switched_on(group: dict[str, str], name: str, source: str) -> list[Flag]:
+    return [Flag(flag, "true", name, why, source) for flag, why in group.items()]
+
+
+def _joined(chip: str) -> str:
+    return " ".join(str(flag) for flag in flags_for(chip))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints a chip's flags in one line, as the environment variable takes them."""
+    parser = _Parser(prog="python -m owl_jax.parallel.xla_flags", description=main.__doc__)
+    parser.add_argument("--chip", required=True, choices=CHIPS)
+    parser.add_argument("--explain", action="store_true", help="a line for each flag, with reasons")
+    given = parser.parse_args(arguments)
+    print(explain(given.chip) if given.explain else _joined(given.chip))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
