@@ -2,8 +2,9 @@
 
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
 success (and --help), 1 a UserError or a config file that cannot be loaded, 2 a wrong flag or config
-key, 130 an interrupt from the keyboard. Each of those prints one line on stderr. Every other
-exception is a fault of ours and keeps its traceback.
+key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. A training that was
+preempted and has saved ends with 75. Every other exception is a fault of ours and keeps its
+traceback.
 """
 
 import difflib

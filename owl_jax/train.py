@@ -1,7 +1,8 @@
 """Trains a model: python -m owl_jax.train --config=configs/stage2.py --workdir=DIR
 
 Any key of the config can be overridden with --config.KEY=VALUE. Run the same command again to
-resume from the newest checkpoint in the workdir.
+resume from the newest checkpoint in the workdir. SIGTERM to any process saves and ends the run with
+status 75.
 """
 
 from __future__ import annotations
@@ -20,24 +21,53 @@ WORKDIR = flags.DEFINE_string(
 MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "join the other hosts of this TPU pod or GPU cluster before training"
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "with --multihost where TPU pods, GKE, Slurm and MPI do not tell it: host:port of process 0",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "with --coordinator_address: how many there are", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "with --coordinator_address: which one this is, from 0", lower_bound=0
+)
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int | None:
     """Parses nothing itself: flags come in, training/loop.py does the work."""
     # Imported here, since they import JAX, which --help can do without.
     import jax
 
     from owl_jax.evaluation.report import write_curves
+    from owl_jax.parallel.xla_flags import in_use
     from owl_jax.training.loop import train
+    from owl_jax.training.preemption import EXIT_STATUS, Preempted
+    from owl_jax.training.start_up import keep_compiled
 
+    by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MULTIHOST.value:
-        start_multihost()
+        start_multihost(*by_hand)
+    elif any(value is not None for value in by_hand):
+        raise flags.Error(
+            "--coordinator_address, --num_processes and --process_id are for --multihost"
+        )
+    is_first = jax.process_index() == 0
     workdir = Path(WORKDIR.value)
-    model = train(CONFIG.value, workdir)
-    if jax.process_index() == 0:
+    keep_compiled(workdir)
+    if is_first and (text := in_use(jax.devices()[0].device_kind)):
+        print(text, flush=True)
+    try:
+        model = train(CONFIG.value, workdir)
+    except Preempted as preempted:
+        if is_first:
+            print(f"preempted: {preempted}; the same command goes on from there", flush=True)
+        return EXIT_STATUS
+    if is_first:
         report = workdir / "report.html"
         write_curves(report, workdir)
         print(f"curves: {report}" + (f"  model: {model}" if model else ""))
+    return None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from owl_jax.parallel.sharding import LogicalRules
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
-from owl_jax.training.program import abstract_params, make_program, row_shape
+from owl_jax.training.program import abstract_params, make_program
 
 NAMES = ("train", "prefill", "decode")
 
@@ -104,8 +104,8 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
             "optimizer": bytes_on_a_device(program.state().opt_state),
             "batch": bytes_on_a_device(program.batch()),
         },
-        compute=f"{compute.dtype}, attention {compute.attention}, remat {compute.remat}, "
-        f"accumulate {config.accumulate}",
+        compute=f"{compute.dtype}, frozen {config.frozen_dtype}, attention {compute.attention}, "
+        f"remat {compute.remat}, accumulate {config.accumulate}",
     )
 
 
@@ -117,7 +117,7 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
         shapes,
         mesh,
         dtype,
-        row_shape(config, model),
+        settings.row_shape(config, model),
         config.batch_size,
         new_tokens,
         compute.attention,

@@ -6,24 +6,27 @@ in `meta`, so that a checkpoint is never continued on another base.
 
 Saving is asynchronous. Orbax writes into a temporary directory and renames it when it is complete,
 so a checkpoint that is there is whole: half-written ones are not seen, and are replaced when their
-step is saved again.
+step is saved again. What happens to its files later is found when it is read: `meta` also holds the
+fingerprint of the state.
 """
 
-import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
+from jax.errors import JaxRuntimeError
+from jax.experimental.multihost_utils import process_allgather, sync_global_devices
 
-from owl_jax.errors import UserError
+from owl_jax.checkpoint.fingerprint import described, fingerprint
+from owl_jax.errors import UserError, one_line
 
 # POSIX errors of a device that takes no more: EFBIG, ENOSPC, EDQUOT. TensorStore reports them
 # inside a ValueError as text.
@@ -31,6 +34,17 @@ DISK_FULL = ("File too large", "No space left on device", "quota exceeded")
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
 _SHOWN = 5
+
+_LONGEST = 200  # characters of another library's message
+
+_STATE = "state"  # in meta: the fingerprint of what the checkpoint holds
+
+# How Orbax, TensorStore and Grain tell of files that are missing, cut or changed.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+
+
+class DamagedCheckpoint(UserError):
+    """The files of a checkpoint are not what was written."""
 
 
 class Checkpoints:
@@ -53,9 +67,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             # Orbax's own default also saves the first step it is shown.
-            save_decision_policy=policies.AnySavePolicy(
-                [policies.FixedIntervalPolicy(every), policies.PreemptionCheckpointingPolicy()]
-            ),
+            save_decision_policy=policies.FixedIntervalPolicy(every),
         )
         try:
             self._manager = ocp.CheckpointManager(
@@ -111,15 +123,70 @@ class Checkpoints:
                 self._finish()
             if step == self._manager.latest_step():
                 return False
+            if not (force or self._manager.should_save(step)):
+                return False
             items = {
                 "state": ocp.args.StandardSave(state),
-                "meta": ocp.args.JsonSave(dict(meta)),
+                "meta": ocp.args.JsonSave({**meta, _STATE: fingerprint(state)}),
             }
             if data_iterator is not None:
                 items["data"] = grain.checkpoint.CheckpointSave(data_iterator)
-            started = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            started = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._saving |= started
             return started
+
+    def resume(
+        self,
+        abstract_state: Any,
+        data_iterator: Any,
+        expected_meta: Mapping[str, Any] | None = None,
+        hints: Mapping[str, str] | None = None,
+        skip_damaged: bool = False,
+        tell: Callable[[str], None] = print,
+    ) -> tuple[int, Any] | None:
+        """Restores the newest checkpoint, if there is one; all processes the same.
+
+        Args:
+          skip_damaged: take the one before a damaged one, which is moved away, not deleted.
+          tell: gets a line about each that is moved.
+          The others are those of `restore`.
+
+        Returns:
+          (step, state), or None if there is no checkpoint.
+
+        Raises:
+          UserError: as `restore`; DamagedCheckpoint, which tells what to resume from.
+        """
+        while (step := self.latest()) is not None:
+            damage = None
+            try:
+                state, _ = self.restore(step, abstract_state, data_iterator, expected_meta, hints)
+            except DamagedCheckpoint as error:
+                damage = error
+            if not _anywhere(damage is not None):
+                return step, state
+            damage = damage or DamagedCheckpoint(f"{self._name(step)} is damaged for others")
+            if not skip_damaged:
+                earlier = [before for before in self._manager.all_steps() if before < step]
+                rest = f"the one before it, of step {max(earlier)}" if earlier else "the beginning"
+                raise DamagedCheckpoint(
+                    f"{damage}; to go on from {rest}, give --config.skip_damaged=True (this one is "
+                    "moved, not deleted)"
+                )
+            tell(f"{damage}; moved to {self._set_aside(step)}")
+        return None
+
+    def _set_aside(self, step: int) -> epath.Path:
+        """Moves a checkpoint to where none is looked for; returns where it is now."""
+        target = self._directory.with_name(f"{self._directory.name}-damaged") / str(step)
+        if jax.process_index() == 0:
+            target.rmtree(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self._directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            sync_global_devices(f"checkpoint {step} is set aside")
+        self._manager.reload()
+        return target
 
     def restore(
         self,
@@ -147,13 +214,15 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint, or it is one of another model or another run: an
             entry of meta, a path, a shape or a dtype differs. Both sides are named.
+          DamagedCheckpoint: its files cannot be read, or hold another state than was saved.
         """
-        name = f"checkpoint {self._directory / str(step)}"
+        name = self._name(step)
         if step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"{name} does not exist or is incomplete; there are: {steps}")
         composite = ocp.args.Composite
-        meta = self._manager.restore(step, args=composite(meta=ocp.args.JsonRestore())).meta
+        with _reading(name):
+            meta = self._manager.restore(step, args=composite(meta=ocp.args.JsonRestore())).meta
         expected = expected_meta or {}
         for key, value in expected.items():
             if meta.get(key) != value and not key.endswith(" name"):
@@ -162,14 +231,23 @@ class Checkpoints:
                     f"{_named(meta, key)}, but {_named(expected, key)} is expected; continue with "
                     f"what it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
-        metadata = self._manager.item_metadata(step)
-        _check_tree(name, _described(metadata.state.tree), _described(abstract_state))
+        with _reading(name):
+            found = described(self._manager.item_metadata(step).state.tree)
+        _check_tree(name, found, described(abstract_state))
 
         items = {"state": ocp.args.StandardRestore(abstract_state)}
         if data_iterator is not None:
             self._check_position(step, name)
             items["data"] = grain.checkpoint.CheckpointRestore(data_iterator)
-        return self._manager.restore(step, args=composite(**items)).state, meta
+        with _reading(name):
+            state = self._manager.restore(step, args=composite(**items)).state
+        recorded = meta.pop(_STATE, None)
+        if recorded is not None and fingerprint(state) != recorded:
+            raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
+        return state, meta
+
+    def _name(self, step: int) -> str:
+        return f"checkpoint {self._directory / str(step)}"
 
     def _check_position(self, step: int, name: str) -> None:
         directory = self._directory / str(step) / "data"
@@ -228,6 +306,21 @@ class Checkpoints:
             ) from error
 
 
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, JaxRuntimeError, PermissionError):  # of the run or its machine
+        raise
+    except _UNREADABLE as error:
+        raise DamagedCheckpoint(f"{name} is damaged: {one_line(error)[:_LONGEST]}") from error
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether it is so on any process; all of them have to ask."""
+    return here if jax.process_count() == 1 else bool(process_allgather(np.array(here)).any())
+
+
 def _named(meta: Mapping[str, Any], key: str) -> str:
     name = meta.get(f"{key} name")
     return repr(meta.get(key)) if name is None else f"{name} ({meta.get(key)})"
@@ -243,64 +336,6 @@ class QuietOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         from_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
         return not from_orbax or (record.levelno >= logging.WARNING and not record.exc_info)
-
-
-def fingerprint(params: Any) -> str:
-    """A name for the exact bits of a tree of arrays.
-
-    sha256 over the sorted lines "path shape dtype sum". The sum is taken on the device, modulo
-    2^32, over the bits of each element as an unsigned integer times an odd weight that differs by
-    position: so it does not depend on the order of addition, and hence not on the sharding. One
-    changed element always changes it; a transposed matrix or exchanged rows almost always do. It
-    finds mistakes, not forgers.
-
-    Args:
-      params: a tree of arrays of any sharding; dtypes of at most 32 bits.
-
-    Returns:
-      "sha256:" and 64 hexadecimal digits.
-    """
-    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_bit_sum, tree))(params))
-    described = _described(params)
-    lines = [
-        f"{path} {described[path][0]} {described[path][1]} {int(total)}"
-        for path, total in sorted(_flatten(sums).items())
-    ]
-    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _bit_sum(array: jax.Array) -> jax.Array:
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        width = array.dtype.itemsize * 8
-        bits = jax.lax.bitcast_convert_type(array, f"uint{width}").astype(jnp.uint32)
-    else:
-        bits = array.astype(jnp.uint32)
-    # The position is summed up from one counter per dimension, since flattening an array that is
-    # split over devices would gather it.
-    position = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(array.shape):
-        position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
-            jnp.uint32, array.shape, axis
-        )
-    return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, which reads the same for tuples and attributes as for Orbax's metadata."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _described(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    described = {}
-    for path, leaf in _flatten(tree).items():
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # Orbax stores a key as the integers it is made of.
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        described[path] = (tuple(leaf.shape), jnp.dtype(leaf.dtype).name)
-    return described
 
 
 def _check_tree(

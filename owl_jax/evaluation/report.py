@@ -73,7 +73,10 @@ def write_curves(path: Path, workdir: Path) -> None:
         line_chart("Loss", [_line(rows, "loss")], log=True, smooth=True),
         line_chart("Learning rate", [_line(rows, name) for name in rates]),
         line_chart("Gradient norm", [_line(rows, "grad_norm")], log=True, smooth=True),
-        line_chart("Supervised tokens per second", [_line(rows, "tokens_per_second")]),
+        line_chart(
+            "Tokens per second",
+            [_line(rows, name) for name in ("tokens_per_second", "useful_tokens_per_second")],
+        ),
     ]
     body = (
         '<p class="soft">By step. Loss and gradient norm: each logged step (thin) and the mean of '

@@ -102,6 +102,12 @@ CHIPS = {
 _GPU_PEAKS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
 
 
+def name_of(device_kind: str) -> str:
+    """A chip's name in `CHIPS`, "gpu" or "cpu", of a `jax.Device.device_kind`."""
+    names = [chip.name for chip in CHIPS.values() if device_kind in chip.kinds]
+    return names[0] if names else "gpu" if device_kind.startswith("NVIDIA") else "cpu"
+
+
 def peak_flops(device_kind: str) -> float | None:
     """bfloat16 operations a second of a `jax.Device.device_kind`; None if it is not known."""
     for chip in CHIPS.values():

@@ -85,7 +85,8 @@ def start_multihost(
 ) -> None:
     """Joins this process to the others of a multi-host run, before any device is touched.
 
-    TPU pods, GKE, Slurm and MPI need no arguments. A single host must not call this.
+    TPU pods, GKE, Slurm and MPI need no arguments, and may be of one host. A machine that is none
+    of these and has no others does not call this.
 
     Args:
       coordinator_address: "host:port" of process 0.

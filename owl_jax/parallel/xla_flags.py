@@ -13,12 +13,14 @@ for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those of a GPU (2026-11-24).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from owl_jax.errors import UserError
+from owl_jax.parallel.chips import name_of
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
 CHIPS = (*TPUS, "gpu", "cpu")
@@ -135,6 +137,29 @@ def explain(chip: str) -> str:
         own = [flag for flag in flags if flag.group == group]
         lines.append(f"{chip}, {group} ({'; '.join(dict.fromkeys(flag.source for flag in own))})")
         lines += [f"  {flag}  {flag.why}" for flag in own]
+    return "\n".join(lines)
+
+
+def in_use(device_kind: str) -> str:
+    """What the environment of this process sets on this kind of device, for its log; "" on a CPU.
+
+    device_kind: of a `jax.Device`.
+    """
+    chip = name_of(device_kind)
+    known = {str(flag): flag for flag in flags_for(chip)}
+    if not known:
+        return ""
+    variable = "LIBTPU_INIT_ARGS" if chip in TPUS else "XLA_FLAGS"
+    given = os.environ.get(variable, "").split()
+    lines = [f"{variable} on {device_kind}:" + ("" if given else " none")]
+    lines += [f"  {flag}  {known[flag].why if flag in known else 'set by hand'}" for flag in given]
+    set_names = {flag.partition("=")[0] for flag in given}
+    missing = [str(flag) for flag in known.values() if f"--{flag.name}" not in set_names]
+    if missing:
+        lines.append(
+            f"  not set: {' '.join(missing)} (python -m owl_jax.parallel.xla_flags --chip={chip} "
+            "--explain says why they would be)"
+        )
     return "\n".join(lines)
 
 

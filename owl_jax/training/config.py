@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from owl_jax.data.batch import RowShape
 from owl_jax.data.sources.open import is_missing
 from owl_jax.errors import UserError
 from owl_jax.models.attention import IMPLEMENTATIONS
@@ -24,6 +25,7 @@ from owl_jax.processing.augment import Augmentation
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
+INT8 = "int8"  # frozen_dtype: the frozen language model's projections (checkpoint/int8.py)
 FRESH = "fresh"  # init: new random weights instead of a directory
 BRANCHES = ("vision", "abstractor", "llm", "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
@@ -56,7 +58,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".
     config.rules = ()
     config.recipes = ConfigDict()
-    config.frozen_dtype = "bfloat16"
+    config.frozen_dtype = "bfloat16"  # float32, bfloat16; "int8": the language model's projections
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
@@ -89,6 +91,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 500
     config.keep_checkpoints = 2
+    config.skip_damaged = False  # resume from the checkpoint before one that cannot be read
+    config.hang_report = 600.0  # seconds without the end of a step after which stacks are printed
+    config.hang_exit = 0.0  # seconds after which a hung process ends with status 75; 0: never
+    config.profile = (0, 0)  # first and last step to trace into WORKDIR/profile; 0: none
     config.export = "orbax"  # WORKDIR/model at the end: "orbax", "huggingface" or "none"
     return config
 
@@ -178,7 +184,7 @@ def read_mixture(config: ConfigDict) -> list[MixturePart]:
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that would fail only later in the run."""
     _check_choice(config, "export", EXPORT_FORMATS)
-    _check_choice(config, "frozen_dtype", DTYPES)
+    _check_choice(config, "frozen_dtype", (*DTYPES, INT8))
     _check_choice(config, "data.augmentation", list(AUGMENTATIONS))
     _check_choice(config, "data.unusual_images", ("refuse", "convert"))
     _check_choice(config, "data.decoder", ("exact", "fast"))
@@ -195,12 +201,42 @@ def check_values(config: ConfigDict) -> None:
         "data.threads",
     ):
         _check_least(config, key, 1)
-    for key in ("seed", "epochs", "data.image_slots", "data.video_slots", "data.workers"):
+    for key in (
+        "seed",
+        "epochs",
+        "hang_report",
+        "hang_exit",
+        "data.image_slots",
+        "data.video_slots",
+        "data.workers",
+    ):
         _check_least(config, key, 0)
+    if len(config.profile) != 2 or not 0 <= config.profile[0] <= config.profile[1]:
+        raise UserError(
+            f"config.profile={config.profile}: expected the first and the last step, as in (10, 12)"
+        )
+    if config.frozen_dtype == INT8 and config.init.llm == FRESH:
+        raise UserError(
+            f"config.frozen_dtype={INT8} takes its weights from a directory, but "
+            "config.init.llm=fresh; use bfloat16"
+        )
     if config.data.video_slots:
         _check_least(config, "data.frames", 1)
     if not 0 <= config.data.max_dropped <= 1:
         raise UserError(f"config.data.max_dropped={config.data.max_dropped}: expected 0 to 1")
+
+
+def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
+    """What a row of the config's batches has room for."""
+    data = config.data
+    return RowShape(
+        data.length,
+        model.media_length,
+        model.vision.image_size,
+        data.image_slots,
+        data.video_slots,
+        data.frames,
+    )
 
 
 def tokenizer_directory(config: ConfigDict) -> str:

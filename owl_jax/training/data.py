@@ -100,14 +100,7 @@ def open_data(
         source = SyntheticSource(kinds, size=data.synthetic_size, seed=config.seed)
         names.append("synthetic")
         sources.append(WeightedSource(source, float(sum(kinds.values()))))
-    shape = RowShape(
-        data.length,
-        model.media_length,
-        model.vision.image_size,
-        data.image_slots,
-        data.video_slots,
-        data.frames,
-    )
+    shape = settings.row_shape(config, model)
     tokenizer = load_tokenizer(settings.tokenizer_directory(config))
     if drops is None:
         name = "skipped.jsonl" if parts == 1 else f"skipped-{part}-of-{parts}.jsonl"

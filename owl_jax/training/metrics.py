@@ -1,10 +1,10 @@
 """Where the numbers of a training run go: a JSON Lines file, TensorBoard, and the person watching.
 
 metrics.jsonl holds one object per logged step, each step once, also after a resume. The keys are
-`step`, `loss`, `supervised_tokens`, `tokens_per_second`, `examples_per_second`,
-`learning_rate/<recipe>`, `grad_norm`, and `mfu` where the device's peak is known; the writer takes
-whatever it is given. A number that is not finite is written as null, since JSON has no other word
-for it; TensorBoard and the printed line show what it was.
+`step`, `loss`, `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, and the rates of
+clock.py (`tokens_per_second`, `examples_per_second`, `mfu` where the device's peak is known, ...);
+the writer takes whatever it is given. A number that is not finite is written as null, since JSON
+has no other word for it; TensorBoard and the printed line show what it was.
 
 Only process 0 writes; on the others every method returns at once.
 """

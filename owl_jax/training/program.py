@@ -33,8 +33,6 @@ from owl_jax.training.partition import FROZEN, assign, split
 from owl_jax.training.state import TrainState, new_state, state_shardings
 from owl_jax.training.step import make_step
 
-INT8 = "int8"  # of config.frozen_dtype
-
 Tree = dict[str, Any]
 
 
@@ -123,12 +121,12 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
     params = abstract_params(model, mesh, logical, config.seed)
     labels = assign(params, rules, set(recipes))
     # In 8 bits are the language model's projections only (checkpoint/int8.py).
-    frozen_dtype = "bfloat16" if config.frozen_dtype == INT8 else config.frozen_dtype
+    frozen_dtype = "bfloat16" if config.frozen_dtype == settings.INT8 else config.frozen_dtype
     kept = {FROZEN: frozen_dtype} | {name: r.dtype for name, r in recipes.items()}
     params = jax.tree.map(
         lambda leaf, label: leaf.update(dtype=jnp.dtype(kept[label])), params, labels
     )
-    if config.frozen_dtype == INT8:
+    if config.frozen_dtype == settings.INT8:
         params, labels = _quantized(model, params, labels)
     optimizer = make_optimizer(
         recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
@@ -144,7 +142,7 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
         labels,
         recipes,
         optimizer,
-        row_shape(config, model),
+        settings.row_shape(config, model),
         config.batch_size,
         jax.jit(step, donate_argnums=0),
     )
@@ -159,19 +157,6 @@ def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: i
         param_shardings(boxed, mesh, logical),
     )
     return params
-
-
-def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
-    """What a row of the config's batches has room for."""
-    data = config.data
-    return RowShape(
-        data.length,
-        model.media_length,
-        model.vision.image_size,
-        data.image_slots,
-        data.video_slots,
-        data.frames,
-    )
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
@@ -190,8 +175,8 @@ def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree
     """The same with the frozen language model in 8 bits. Raises UserError if it is trained."""
     if trained := {label for label in jax.tree.leaves(labels["llm"]) if label != FROZEN}:
         raise UserError(
-            f"config.frozen_dtype={INT8} is for a frozen language model, but config.rules train it "
-            f"(recipe {', '.join(sorted(trained))}); use bfloat16"
+            f"config.frozen_dtype={settings.INT8} is for a frozen language model, but config.rules "
+            f"train it (recipe {', '.join(sorted(trained))}); use bfloat16"
         )
     params = int8_params(model, params)
     named = flatten_dict(labels)

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.manager import Checkpoints, fingerprint
+from owl_jax.checkpoint.fingerprint import fingerprint
+from owl_jax.checkpoint.manager import Checkpoints, DamagedCheckpoint
 from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
 
@@ -154,6 +157,91 @@ def test_what_is_not_there_is_named(checkpoints):
         checkpoints.restore(2, abstract(make_state()), make_data())
 
 
+def largest_file(directory):
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def cut(directory):
+    path = largest_file(directory / "state")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(directory):
+    path = largest_file(directory / "state")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def forget_the_state(directory):
+    shutil.rmtree(directory / "state")
+
+
+def cut_meta(directory):
+    (directory / "meta" / "metadata").write_text('{"model": "d')
+
+
+def cut_position(directory):
+    next((directory / "data").glob("process_*")).write_text("")
+
+
+def exchange_the_state(directory):
+    """Whole and readable, but of another step."""
+    shutil.rmtree(directory / "state")
+    shutil.copytree(directory.with_name("2") / "state", directory / "state")
+
+
+DAMAGES = [cut, flip_a_bit, forget_the_state, cut_meta, cut_position, exchange_the_state]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_moved_if_asked(checkpoints, tmp_path, damage):
+    for step in (2, 4):
+        checkpoints.save(step, make_state(step), make_data(), {"model": "demo"})
+    checkpoints.wait()
+    damage(tmp_path / "checkpoints" / "4")
+
+    found = (abstract(make_state()), make_data(), {"model": "demo"})
+    with pytest.raises(DamagedCheckpoint) as error:
+        checkpoints.resume(*found)
+    message = str(error.value)
+    assert message.startswith(f"checkpoint {tmp_path}/checkpoints/4 is damaged: ")
+    assert "\n" not in message
+    assert "the one before it, of step 2, give --config.skip_damaged=True" in message
+    assert checkpoints.latest() == 4
+
+    told = []
+    step, state = checkpoints.resume(*found, skip_damaged=True, tell=told.append)
+    assert step == 2
+    assert_trees_equal(state, make_state(2))
+    (line,) = told
+    assert line.endswith(f"moved to {tmp_path}/checkpoints-damaged/4")
+    assert (tmp_path / "checkpoints-damaged" / "4").is_dir()
+    # Its place is free again.
+    assert checkpoints.save(4, make_state(4), make_data(), {"model": "demo"})
+    step, state = checkpoints.resume(*found)
+    assert step == 4
+    assert_trees_equal(state, make_state(4))
+
+
+def test_there_is_nothing_before_the_only_checkpoint(checkpoints, tmp_path):
+    assert checkpoints.resume(abstract(make_state()), None) is None
+    checkpoints.save(2, make_state(2), None, {})
+    checkpoints.wait()
+    cut(tmp_path / "checkpoints" / "2")
+    with pytest.raises(DamagedCheckpoint, match="to go on from the beginning, give"):
+        checkpoints.resume(abstract(make_state()), None)
+    assert checkpoints.resume(abstract(make_state()), None, skip_damaged=True) is None
+
+
+def test_a_checkpoint_of_another_model_is_not_a_damaged_one(checkpoints):
+    checkpoints.save(2, make_state(2), None, {"model": "demo"})
+    with pytest.raises(UserError, match="another model or run") as error:
+        checkpoints.resume(abstract(make_state()), None, {"model": "7b"}, skip_damaged=True)
+    assert not isinstance(error.value, DamagedCheckpoint)
+    assert checkpoints.latest() == 2
+
+
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write checkpoints to .*file/checkpoints"):
@@ -163,7 +251,7 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 FULL_DISK = """
 import resource, sys
 import jax, jax.numpy as jnp
-from owl_jax.checkpoint.manager import Checkpoints
+from owl_jax.checkpoint.manager import Checkpoints, DamagedCheckpoint
 from owl_jax.errors import UserError
 
 def state(step):

@@ -175,6 +175,7 @@ def test_curves_of_a_workdir(tmp_path):
                 "loss": 1 / step,
                 "grad_norm": None if step == 2 else 0.5,
                 "tokens_per_second": 100.0 * step,
+                "useful_tokens_per_second": 80.0 * step,
                 "learning_rate/vision": 1e-4 * step,
                 "learning_rate/lora": 1e-3 * step,
             }
@@ -189,7 +190,8 @@ def test_curves_of_a_workdir(tmp_path):
         "Learning rate: lora from 0.001 at step 1 to 0.003 at step 3; "
         "vision from 0.0001 at step 1 to 0.0003 at step 3",
         "Gradient norm: grad_norm from 0.5 at step 1 to 0.5 at step 3",
-        "Supervised tokens per second: tokens_per_second from 100 at step 1 to 300 at step 3",
+        "Tokens per second: tokens_per_second from 100 at step 1 to 300 at step 3; "
+        "useful_tokens_per_second from 80 at step 1 to 240 at step 3",
     ]
     assert page.text.startswith("run <1> run <1>")
 

@@ -1,13 +1,9 @@
 """The training command, from its files in to its files out: run, kill, resume, refuse."""
 
 import json
-import os
 import re
 import runpy
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
+from runs import CONFIG, command, metrics_of, start
 
 import owl_jax
 from owl_jax.checkpoint.model_directory import load_model, save_model
@@ -22,46 +19,7 @@ from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 from owl_jax.training.step import make_step
 
-ROOT = Path(__file__).parents[2]
 STEPS = 20
-CONFIG = '''
-"""Stage 2 of a tiny model on the embedded data set."""
-
-import dataclasses
-from pathlib import Path
-
-from owl_jax.checkpoint.model_directory import read_config
-from owl_jax.models.config import LoraConfig
-from owl_jax.training.config import base_config
-
-BASE = "{base}"
-
-
-def get_config():
-    lora = LoraConfig(rank=2, alpha=4.0, dropout=0.1)
-    config = base_config(dataclasses.replace(read_config(Path(BASE)), lora=lora))
-    config.steps = 20
-    config.batch_size = 8
-    config.init.vision = config.init.abstractor = config.init.llm = BASE
-    config.tokenizer = BASE
-    config.rules = (
-        ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
-        ("(vision|llm)/.*", "frozen"),
-    )
-    config.recipes.lora = {{"learning_rate": 1e-2}}
-    config.recipes.abstractor = {{"learning_rate": 1e-2, "warmup_steps": 2}}
-    config.compute.dtype = "float32"
-    config.compute.remat = "none"
-    config.data.length = 192
-    config.data.synthetic = {{"vqa": 1.0, "text_math": 1.0}}
-    config.data.synthetic_size = 1000
-    config.data.threads = 2
-    config.data.max_dropped = 0.9
-    config.log_every = 1
-    config.checkpoint_every = 5
-    return config
-'''
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +34,6 @@ def files(tmp_path_factory):
 @pytest.fixture
 def config(files):
     return runpy.run_path(str(files / "config.py"))["get_config"]()
-
-
-def start(config, workdir, *arguments):
-    # One device; compiled in a third of the time.
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def command(config, workdir, *arguments):
-    """Runs the command to its end: exit status, stdout, stderr."""
-    process = start(config, workdir, *arguments)
-    out, err = process.communicate()
-    return process.returncode, out, err
 
 
 def assert_one_line(result, status, *words):
@@ -114,10 +51,6 @@ def finished(files):
     code, out, err = command(files / "config.py", files / "run")
     assert code == 0, err
     return files / "run", out
-
-
-def metrics_of(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def checkpoint_of(workdir, step):
@@ -143,7 +76,11 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
         "loss",
         "supervised_tokens",
         "tokens_per_second",
+        "useful_tokens_per_second",
         "examples_per_second",
+        "step_seconds/p50",
+        "step_seconds/p90",
+        "step_seconds/p99",
         "row_fill",
         "data_wait",
         "dropped",
@@ -159,7 +96,12 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
         [0, 5e-3, 1e-2]
     )
     assert lines[0]["learning_rate/lora"] == pytest.approx(1e-2)
-    assert all(line["tokens_per_second"] > 0 < line["supervised_tokens"] for line in lines)
+    assert all(0 < line["supervised_tokens"] <= 8 * 192 for line in lines)
+    for line in lines:
+        useful = line["useful_tokens_per_second"] / line["tokens_per_second"]
+        assert useful == pytest.approx(line["row_fill"])
+        # One step between two lines.
+        assert line["step_seconds/p50"] == pytest.approx(8 * 192 / line["tokens_per_second"])
     assert sum(line["skipped"] for line in lines) == 0
     assert all(0.5 < line["row_fill"] <= 1 and 0 <= line["data_wait"] < 1 for line in lines)
 
@@ -233,7 +175,7 @@ def test_the_step_is_traced_once_in_a_run(config, tmp_path, monkeypatch):
 
         return counted
 
-    monkeypatch.setattr("owl_jax.training.loop.make_step", make_counted)
+    monkeypatch.setattr("owl_jax.training.program.make_step", make_counted)
     with config.unlocked():
         config.data.synthetic = {"vqa": 1.0, "video": 1.0, "text_math": 1.0}
     config.data.video_slots = 1
@@ -327,14 +269,20 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"recipes.lora": {"learning_rte": 1.0}}, r"config.recipes.lora.*\['learning_rte'\]"),
         ({"recipes.lora": {"learning_rate": 1.0, "warmup_steps": 20}}, "warmup_steps=20"),
         ({"mesh.data": 3}, "8 devices cannot be divided by 3"),
-        ({"batch_size": 6}, "batch of 6 rows"),
+        ({"batch_size": 6}, "config.batch_size=6 cannot be divided among 8 devices"),
         ({"batch_size": 8, "accumulate": 3}, "config.batch_size=8 must be a multiple"),
         ({"compute.attention": "flash"}, "config.compute.attention='flash': .* xla, splash, cudnn"),
         ({"compute.dtype": "float16"}, "config.compute.dtype='float16': .* float32, bfloat16"),
-        ({"compute.remat": "some"}, "config.compute.remat='some': .* none, dots, minimal, full"),
+        (
+            {"compute.remat": "some"},
+            "config.compute.remat='some' is no remat .* none, dots, minimal, full",
+        ),
         ({"frozen_dtype": "int4"}, "config.frozen_dtype='int4'"),
         ({"export": "torch"}, "config.export='torch': .* orbax, huggingface, none"),
         ({"log_every": 0}, "config.log_every=0: expected at least 1"),
+        ({"hang_exit": -1.0}, "config.hang_exit=-1.0: expected at least 0"),
+        ({"profile": (5, 4)}, r"config.profile=\(5, 4\): expected the first and the last step"),
+        ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 takes its weights from a directory"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(files, config, tmp_path, changes, message):

@@ -1,0 +1,44 @@
+"""A trace of some steps for TensorBoard's and XProf's profilers, by `config.profile`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+DIRECTORY = "profile"  # in the workdir
+
+
+class Profile:
+    """Traces steps `first` to `last`, both included, or those of them that the run still takes.
+
+    Each process writes what its own devices and threads do, under WORKDIR/profile.
+    """
+
+    def __init__(self, workdir: Path, first: int, last: int) -> None:
+        self._directory = workdir / DIRECTORY
+        self._first, self._last = first, last
+        self._tracing = False
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around everything that belongs to step `number`."""
+        if not self._tracing and self._first <= number <= self._last:
+            jax.profiler.start_trace(self._directory)
+            self._tracing = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def end(self, number: int, result: jax.Array) -> None:
+        """After step `number` was started. result: something that the step computes."""
+        if self._tracing and number >= self._last:
+            result.block_until_ready()
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace, if there is one."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False

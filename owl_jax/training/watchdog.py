@@ -1,0 +1,77 @@
+"""Tells when a run hangs, and where: the stacks of all threads, on stderr."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import jax
+
+from owl_jax.training.preemption import EXIT_STATUS
+
+
+class Watchdog:
+    """Watches that steps end; a context manager around the loop.
+
+    Args:
+      report_after: seconds without the end of a step after which stderr gets a report, and again
+        after twice the time, four times ...; 0: never.
+      exit_after: seconds after which the process is ended with the status that makes a launcher
+        start it again; 0: never. What hangs in a collective does not end otherwise.
+      start: the step that the run goes on from.
+    """
+
+    def __init__(self, report_after: float, exit_after: float, start: int) -> None:
+        self._report_after, self._exit_after = report_after, exit_after
+        self._step, self._since = start, time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def step_ended(self, step: int) -> None:
+        """Called from any thread."""
+        self._step, self._since = step, time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._since = time.monotonic()
+        if self._report_after or self._exit_after:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done.set()
+
+    def _watch(self) -> None:
+        reported, due = self._since, self._report_after
+        shortest = min(x for x in (self._report_after, self._exit_after) if x)
+        while not self._done.wait(min(1.0, shortest / 4)):
+            since = self._since
+            waited = time.monotonic() - since
+            if since != reported:
+                reported, due = since, self._report_after
+            if due and waited >= due:
+                self._report(waited)
+                due *= 2
+            if self._exit_after and waited >= self._exit_after:
+                self._report(waited)
+                print(f"hung for {waited:.0f} s: exit status {EXIT_STATUS}", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(EXIT_STATUS)
+
+    def _report(self, waited: float) -> None:
+        print(
+            f"no step has ended for {waited:.0f} s: process {jax.process_index()} of "
+            f"{jax.process_count()} waits for the end of step {self._step + 1}; its threads:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)

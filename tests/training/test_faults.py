@@ -1,0 +1,163 @@
+"""What happens to machines: preemption, kills in mid-save, damaged files, hangs.
+
+Real processes and real signals; a run that was hit goes on to the bits of one that never was.
+"""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import tiny
+from runs import CONFIG, command, finish, metrics_of, start, start_several, state_of, steps_of
+
+PREEMPTED = 75
+TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("faults")
+    base = tiny.write_model(directory / "base")
+    config = CONFIG.format(base=base).replace("steps = 20", "steps = 40")
+    (directory / "config.py").write_text(config)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def unhurt(files):
+    """A run of one process that nothing happened to."""
+    code, _, err = command(files / "config.py", files / "unhurt", "--config.export=none")
+    assert code == 0, err
+    return files / "unhurt"
+
+
+@pytest.fixture(scope="module")
+def unhurt_pair(files):
+    """The same of two processes."""
+    processes = start_several(files / "config.py", files / "pair", "--config.export=none")
+    assert [code for code, _, _ in finish(processes)] == [0, 0]
+    return files / "pair"
+
+
+def wait_for_step(process, step):
+    """Reads what a process prints until it logs a step from `step` on; returns the lines."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        counter = line.split()[1:2]
+        if counter and counter[0].endswith("/40") and int(counter[0].split("/")[0]) >= step:
+            return lines
+    raise AssertionError(f"ended before step {step}: {lines} {process.stderr.read()}")
+
+
+def assert_the_same(workdir, expected):
+    assert state_of(workdir, 40) == state_of(expected, 40)
+    for got, wanted in zip(metrics_of(workdir), metrics_of(expected), strict=True):
+        assert [got[name] for name in TIMELESS] == [wanted[name] for name in TIMELESS]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
+    workdir = files / "preempted"
+    process = start(files / "config.py", workdir, "--config.export=none")
+    wait_for_step(process, 7)
+    process.send_signal(signal.SIGTERM)
+    ((code, out, err),) = finish([process])
+    assert (code, err) == (PREEMPTED, "")
+    step = steps_of(workdir)[-1]
+    assert 7 <= step < 40
+    assert f"preempted: step {step} of 40 is saved in {workdir}" in out.splitlines()[-1]
+    assert metrics_of(workdir)[-1]["step"] == step
+
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert code == 0, err
+    assert f"resumed from step {step} of" in out
+    assert_the_same(workdir, unhurt)
+
+
+def test_sigterm_to_one_of_two_saves_at_the_same_step_on_both(files, unhurt_pair):
+    workdir = files / "preempted_pair"
+    both = start_several(files / "config.py", workdir, "--config.export=none")
+    wait_for_step(both[0], 7)
+    both[1].send_signal(signal.SIGTERM)
+    results = finish(both)
+    assert [code for code, _, _ in results] == [PREEMPTED, PREEMPTED], results
+    step = steps_of(workdir)[-1]
+    assert 7 <= step < 40
+    positions = workdir / "checkpoints" / str(step) / "data"
+    assert sorted(path.name for path in positions.glob("process_*")) == [
+        "process_0-of-2.json",
+        "process_1-of-2.json",
+    ]
+    assert f"preempted: step {step} of 40" in results[0][1]
+    assert "preempted" not in results[1][1]
+
+    again = finish(start_several(files / "config.py", workdir, "--config.export=none"))
+    assert [code for code, _, _ in again] == [0, 0], again
+    assert f"resumed from step {step} of" in again[0][1]
+    assert_the_same(workdir, unhurt_pair)
+
+
+def test_a_kill_in_mid_save_costs_one_interval(files, unhurt):
+    workdir = files / "killed"
+    process = start(files / "config.py", workdir, "--config.export=none")
+    wait_for_step(process, 1)
+    unfinished = []
+    while not unfinished:
+        assert process.poll() is None, "ended before it was caught in a save"
+        if list(workdir.glob("checkpoints/*tmp*")) and steps_of(workdir):
+            process.send_signal(signal.SIGSTOP)  # nothing moves while it is looked at
+            time.sleep(0.05)
+            unfinished = list(workdir.glob("checkpoints/*tmp*"))
+            process.send_signal(signal.SIGKILL if unfinished else signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    good, saving = steps_of(workdir)[-1], int(unfinished[0].name.split(".")[0])
+    assert saving - 5 <= good < saving
+
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert code == 0, err
+    assert f"resumed from step {good} of" in out
+    assert_the_same(workdir, unhurt)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken_if_asked(files, unhurt):
+    workdir = files / "damaged"
+    shutil.copytree(unhurt, workdir)
+    arrays = [path for path in (workdir / "checkpoints/40/state").rglob("*") if path.is_file()]
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+    code, _, err = command(files / "config.py", workdir, "--config.export=none")
+    (line,) = err.splitlines()
+    assert code == 1
+    assert line.startswith(f"error: checkpoint {workdir}/checkpoints/40 is damaged: ")
+    assert "go on from the one before it, of step 35, give --config.skip_damaged=True" in line
+    assert steps_of(workdir) == [35, 40]
+
+    arguments = ("--config.export=none", "--config.skip_damaged=True")
+    code, out, err = command(files / "config.py", workdir, *arguments)
+    assert code == 0, err
+    assert f"moved to {workdir}/checkpoints-damaged/40" in out
+    assert "resumed from step 35 of" in out
+    assert (workdir / "checkpoints-damaged/40/state").is_dir()
+    assert_the_same(workdir, unhurt)
+
+
+def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
+    """One process of two stands still: the other waits for its part of a step."""
+    workdir = files / "hung"
+    arguments = ("--config.hang_report=2", "--config.hang_exit=5", "--config.export=none")
+    both = start_several(files / "config.py", workdir, *arguments)
+    wait_for_step(both[0], 3)
+    both[1].send_signal(signal.SIGSTOP)
+    _, err = both[0].communicate(timeout=120)
+    both[1].kill()
+    both[1].communicate()
+    assert both[0].returncode == PREEMPTED, err
+    reports = [line for line in err.splitlines() if line.startswith("no step has ended for ")]
+    assert len(reports) >= 2
+    assert "process 0 of 2 waits for the end of step" in reports[0]
+    assert "Thread 0x" in err and "loop.py" in err and "in train" in err
+    assert "exit status 75" in err.splitlines()[-1]
