@@ -39,9 +39,6 @@ _LONGEST = 200  # characters of another library's message
 
 _STATE = "state"  # in meta: the fingerprint of what the checkpoint holds
 
-# How Orbax, TensorStore and Grain tell of files that are missing, cut or changed.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-
 
 class DamagedCheckpoint(UserError):
     """The files of a checkpoint are not what was written."""
@@ -310,10 +307,11 @@ class Checkpoints:
 def _reading(name: str) -> Iterator[None]:
     try:
         yield
-    except (UserError, JaxRuntimeError, PermissionError):  # of the run or its machine
+    except (UserError, JaxRuntimeError, PermissionError, MemoryError):  # of the run or its machine
         raise
-    except _UNREADABLE as error:
-        raise DamagedCheckpoint(f"{name} is damaged: {one_line(error)[:_LONGEST]}") from error
+    except Exception as error:  # of any class, for files that are missing, cut or changed
+        reason = one_line(error.__cause__ or error)[:_LONGEST]
+        raise DamagedCheckpoint(f"{name} is damaged: {reason}") from error
 
 
 def _anywhere(here: bool) -> bool:

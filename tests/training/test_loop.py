@@ -1,8 +1,10 @@
 """The training command, from its files in to its files out: run, kill, resume, refuse."""
 
+import gzip
 import json
 import re
 import runpy
+import shutil
 import signal
 
 import jax
@@ -129,6 +131,51 @@ def test_the_exported_model_is_the_last_checkpoint_on_its_base(finished, files):
             rounded = base[path].astype("bfloat16").astype(np.float32)  # config.frozen_dtype
             np.testing.assert_array_equal(array, rounded)
     assert np.abs(got["lora/layers/q_proj/b"]).max() > 0
+
+
+def test_a_start_is_timed_and_its_programs_are_kept(files):
+    workdir = files / "kept"
+    arguments = ("--config.steps=3", "--config.export=none")
+    cache, programs = workdir / "compilation_cache", []
+    for _ in range(2):
+        process = start(
+            files / "config.py",
+            workdir,
+            *arguments,
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        )
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        (line,) = [line for line in out.splitlines() if line.startswith("started in ")]
+        assert re.fullmatch(
+            r"started in [\d.]+ s: data [\d.]+, weights [\d.]+, checkpoint [\d.]+, "
+            r"tracing [\d.]+, compiling [\d.]+",
+            line,
+        )
+        assert re.search(r"^the step takes [\d.]+ GB of each device: ", out, re.MULTILINE)
+        phases = json.loads((workdir / "start_up.json").read_text())
+        assert list(phases) == ["data", "weights", "checkpoint", "tracing", "compiling"]
+        kept = {path.name: path.stat().st_mtime_ns for path in cache.glob("jit_step-*-cache")}
+        assert len(kept) == 1
+        programs.append(kept)
+        shutil.rmtree(workdir / "checkpoints")
+    assert programs[0] == programs[1]  # the second start found it
+
+
+def test_steps_are_traced_by_config(files, config, tmp_path):
+    config.profile = (2, 3)
+    config.steps, config.export = 4, "none"
+    train(config, tmp_path / "run")
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace, "rt") as file:
+        events = json.load(file)["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert steps == {"2", "3"}
+
+
+def test_an_address_is_for_several_processes(files):
+    result = command(files / "config.py", files / "x", "--coordinator_address=localhost:1")
+    assert_one_line(result, 2, "--process_id are for --multihost")
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, files):

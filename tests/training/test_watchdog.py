@@ -1,0 +1,45 @@
+"""When a hang is told, and when it ends the process. A real one is in test_faults.py."""
+
+import subprocess
+import sys
+import time
+
+from owl_jax.training.watchdog import Watchdog
+
+
+def test_silence_while_steps_end(capfd):
+    with Watchdog(report_after=0.4, exit_after=0.0, start=0) as watchdog:
+        for step in range(1, 8):
+            time.sleep(0.1)
+            watchdog.step_ended(step)
+    time.sleep(0.6)  # nothing comes after the loop
+    assert capfd.readouterr().err == ""
+
+
+def test_a_report_names_the_step_and_the_line_that_waits(capfd):
+    with Watchdog(report_after=0.2, exit_after=0.0, start=6) as watchdog:
+        time.sleep(1.2)
+        watchdog.step_ended(7)
+    reports = capfd.readouterr().err.split("no step has ended for ")[1:]
+    assert 2 <= len(reports) <= 3  # after 0.2, 0.4 and 0.8 s
+    for report in reports:
+        assert "s: process 0 of 1 waits for the end of step 7; its threads:" in report
+        assert "test_watchdog.py" in report
+        assert "in test_a_report_names_the_step_and_the_line_that_waits" in report
+
+
+HANG = """
+import time
+from owl_jax.training.watchdog import Watchdog
+with Watchdog(report_after={report}, exit_after={exit}, start=0):
+    time.sleep(60)
+"""
+
+
+def test_a_hung_process_ends_so_that_it_is_started_again():
+    for report in (0.0, 0.1):
+        script = HANG.format(report=report, exit=0.3)
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert result.returncode == 75, result.stderr
+        assert "exit status 75" in result.stderr.splitlines()[-1]
+        assert "Thread 0x" in result.stderr
