@@ -55,21 +55,37 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     try:
         app.run(main, flags_parser=_parse_flags)
     except flags.Error as error:
-        _leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
+        leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
     except UserError as error:
-        _leave(str(error), 1)
+        leave(str(error), 1)
     except KeyboardInterrupt:
-        _leave("interrupted", 130)
+        leave("interrupted", 130)
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        _leave_the_others(1)
 
 
-def _leave(message: str, status: int) -> NoReturn:
+def leave(message: str, status: int) -> NoReturn:
+    """Ends the process with one line on stderr."""
     print(f"error: {message}", file=sys.stderr, flush=True)
-    jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized():
-        # A process that is one of several would wait for the others on its way out, and they for
-        # its part of the step. Without it they are told that it is gone, and end, too.
-        os._exit(status)
+    if _is_one_of_several():
+        _leave_the_others(status)
     sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return bool(jax and jax.distributed.is_initialized())
+
+
+def _leave_the_others(status: int) -> NoReturn:
+    # On the usual way out a process would wait for the others, and they for its part of the step.
+    # Without it they are told that it is gone, and end, too.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 Any key of the config can be overridden with --config.KEY=VALUE. Run the same command again to
 resume from the newest checkpoint in the workdir. SIGTERM to any process saves and ends the run with
-status 75.
+status 75; so does, without saving, the loss of one of several processes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from owl_jax import cli
+from owl_jax.errors import one_line
 from owl_jax.parallel.mesh import start_multihost
 
 CONFIG = cli.define_config_flag()
@@ -38,6 +39,7 @@ def main(_: list[str]) -> int | None:
     """Parses nothing itself: flags come in, training/loop.py does the work."""
     # Imported here, since they import JAX, which --help can do without.
     import jax
+    from jax.errors import JaxRuntimeError
 
     from owl_jax.evaluation.report import write_curves
     from owl_jax.parallel.xla_flags import in_use
@@ -63,6 +65,14 @@ def main(_: list[str]) -> int | None:
         if is_first:
             print(f"preempted: {preempted}; the same command goes on from there", flush=True)
         return EXIT_STATUS
+    except JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        cli.leave(
+            f"{one_line(error)[:500]}. Mostly another process is gone; the same command goes on "
+            "from the newest checkpoint",
+            EXIT_STATUS,
+        )
     if is_first:
         report = workdir / "report.html"
         write_curves(report, workdir)

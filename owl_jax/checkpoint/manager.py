@@ -67,15 +67,14 @@ class Checkpoints:
             save_decision_policy=policies.FixedIntervalPolicy(every),
         )
         try:
+            # Named up front, so that the shapes of a checkpoint can be read before it is.
+            self._handlers = {
+                "state": ocp.StandardCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            }
             self._manager = ocp.CheckpointManager(
-                self._directory,
-                options=options,
-                # Named up front, so that the shapes of a checkpoint can be read before it is.
-                item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    "data": grain.checkpoint.CheckpointHandler(),
-                    "meta": ocp.JsonCheckpointHandler(),
-                },
+                self._directory, options=options, item_handlers=self._handlers
             )
         except OSError as error:
             absl_logging.get_absl_logger().removeFilter(self._quiet)
@@ -155,22 +154,18 @@ class Checkpoints:
           UserError: as `restore`; DamagedCheckpoint, which tells what to resume from.
         """
         while (step := self.latest()) is not None:
-            damage = None
             try:
                 state, _ = self.restore(step, abstract_state, data_iterator, expected_meta, hints)
-            except DamagedCheckpoint as error:
-                damage = error
-            if not _anywhere(damage is not None):
                 return step, state
-            damage = damage or DamagedCheckpoint(f"{self._name(step)} is damaged for others")
-            if not skip_damaged:
-                earlier = [before for before in self._manager.all_steps() if before < step]
-                rest = f"the one before it, of step {max(earlier)}" if earlier else "the beginning"
-                raise DamagedCheckpoint(
-                    f"{damage}; to go on from {rest}, give --config.skip_damaged=True (this one is "
-                    "moved, not deleted)"
-                )
-            tell(f"{damage}; moved to {self._set_aside(step)}")
+            except DamagedCheckpoint as damage:
+                if not skip_damaged:
+                    earlier = [before for before in self._manager.all_steps() if before < step]
+                    before = f"the one before it, of step {max(earlier)}" if earlier else "nothing"
+                    raise DamagedCheckpoint(
+                        f"{damage}; to go on from {before}, give --config.skip_damaged=True (this "
+                        "one is moved, not deleted)"
+                    ) from damage
+                tell(f"{damage}; moved to {self._set_aside(step)}")
         return None
 
     def _set_aside(self, step: int) -> epath.Path:
@@ -217,9 +212,8 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"{name} does not exist or is incomplete; there are: {steps}")
-        composite = ocp.args.Composite
         with _reading(name):
-            meta = self._manager.restore(step, args=composite(meta=ocp.args.JsonRestore())).meta
+            meta = self._read(step, "meta", ocp.args.JsonRestore())
         expected = expected_meta or {}
         for key, value in expected.items():
             if meta.get(key) != value and not key.endswith(" name"):
@@ -232,16 +226,21 @@ class Checkpoints:
             found = described(self._manager.item_metadata(step).state.tree)
         _check_tree(name, found, described(abstract_state))
 
-        items = {"state": ocp.args.StandardRestore(abstract_state)}
         if data_iterator is not None:
             self._check_position(step, name)
-            items["data"] = grain.checkpoint.CheckpointRestore(data_iterator)
         with _reading(name):
-            state = self._manager.restore(step, args=composite(**items)).state
+            state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
+            if data_iterator is not None:
+                self._read(step, "data", grain.checkpoint.CheckpointRestore(data_iterator))
         recorded = meta.pop(_STATE, None)
         if recorded is not None and fingerprint(state) != recorded:
             raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
         return state, meta
+
+    def _read(self, step: int, item: str, args: Any) -> Any:
+        # By its handler: the manager would wait for the other processes, and they for this one if
+        # it cannot read its part.
+        return self._handlers[item].restore(self._directory / str(step) / item, args=args)
 
     def _name(self, step: int) -> str:
         return f"checkpoint {self._directory / str(step)}"
@@ -305,18 +304,22 @@ class Checkpoints:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
+    """Damage that one process finds is an error of all of them."""
+    damage = None
     try:
         yield
     except (UserError, JaxRuntimeError, PermissionError, MemoryError):  # of the run or its machine
         raise
     except Exception as error:  # of any class, for files that are missing, cut or changed
         reason = one_line(error.__cause__ or error)[:_LONGEST]
-        raise DamagedCheckpoint(f"{name} is damaged: {reason}") from error
-
-
-def _anywhere(here: bool) -> bool:
-    """Whether it is so on any process; all of them have to ask."""
-    return here if jax.process_count() == 1 else bool(process_allgather(np.array(here)).any())
+        damage = DamagedCheckpoint(f"{name} is damaged: {reason}")
+    unreadable = np.array([damage is not None])
+    if jax.process_count() > 1:
+        unreadable = process_allgather(unreadable)
+    if unreadable.any():
+        raise damage or DamagedCheckpoint(
+            f"{name} is damaged: process {int(unreadable.argmax())} cannot read its part"
+        )
 
 
 def _named(meta: Mapping[str, Any], key: str) -> str:

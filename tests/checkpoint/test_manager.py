@@ -229,7 +229,7 @@ def test_there_is_nothing_before_the_only_checkpoint(checkpoints, tmp_path):
     checkpoints.save(2, make_state(2), None, {})
     checkpoints.wait()
     cut(tmp_path / "checkpoints" / "2")
-    with pytest.raises(DamagedCheckpoint, match="to go on from the beginning, give"):
+    with pytest.raises(DamagedCheckpoint, match="to go on from nothing, give"):
         checkpoints.resume(abstract(make_state()), None)
     assert checkpoints.resume(abstract(make_state()), None, skip_damaged=True) is None
 

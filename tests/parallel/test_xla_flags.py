@@ -11,6 +11,7 @@ from owl_jax.parallel.xla_flags import (
     TPUS,
     explain,
     flags_for,
+    in_use,
     libtpu_init_args,
     xla_flags,
 )
@@ -115,3 +116,21 @@ def test_wrong_arguments(arguments, words):
     assert result.stderr.startswith("error: ")
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_is_in_use_is_told_with_what_is_missing(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"{libtpu_init_args('v5p')} --xla_mine=1")
+    first, *lines = in_use("TPU v5p").splitlines()
+    assert first == "LIBTPU_INIT_ARGS on TPU v5p:"
+    assert lines[-1].split() == ["--xla_mine=1", "set", "by", "hand"]
+    assert len(lines) == len(flags_for("v5p")) + 1
+
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=1024")
+    first, second, third = in_use("TPU v5 lite").splitlines()
+    assert second.split()[0] == "--xla_tpu_scoped_vmem_limit_kib=1024"
+    assert third.startswith("  not set: ") and "xla_enable_async_all_gather=true" in third
+    assert "scoped_vmem" not in third and "--chip=v5e" in third
+
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert in_use("NVIDIA H100 80GB HBM3").startswith("XLA_FLAGS on NVIDIA H100 80GB HBM3: none")
+    assert in_use("cpu") == ""

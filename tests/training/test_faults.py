@@ -145,6 +145,36 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken_if_asked(file
     assert_the_same(workdir, unhurt)
 
 
+def test_damage_to_what_one_process_reads_is_an_error_of_both(files, unhurt_pair):
+    workdir = files / "damaged_pair"
+    shutil.copytree(unhurt_pair, workdir)
+    os.truncate(workdir / "checkpoints/40/data/process_1-of-2.json", 100)
+
+    results = finish(start_several(files / "config.py", workdir, "--config.export=none"))
+    assert [code for code, _, _ in results] == [1, 1], results
+    for (_, _, err), reason in zip(results, ["process 1 cannot read its part", "Un"], strict=True):
+        assert f"error: checkpoint {workdir}/checkpoints/40 is damaged: {reason}" in err
+        assert "Traceback" not in err
+
+    arguments = ("--config.export=none", "--config.skip_damaged=True")
+    results = finish(start_several(files / "config.py", workdir, *arguments))
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "resumed from step 35 of" in results[0][1]
+    assert_the_same(workdir, unhurt_pair)
+
+
+def test_a_process_whose_other_is_killed_ends_too(files):
+    arguments = ("--config.export=none", "--config.hang_exit=5")
+    both = start_several(files / "config.py", files / "alone", *arguments)
+    wait_for_step(both[0], 3)
+    both[1].send_signal(signal.SIGKILL)
+    _, err = both[0].communicate(timeout=200)
+    both[1].communicate()
+    # Its part of a step fails, or is waited for.
+    assert both[0].returncode == PREEMPTED, err
+    assert "another process is gone" in err or "hung for " in err
+
+
 def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
     """One process of two stands still: the other waits for its part of a step."""
     workdir = files / "hung"
