@@ -7,7 +7,7 @@ are on the chip were read when they were copied there. Reading twice in one step
 from __future__ import annotations
 
 from owl_jax.aot.hlo import Computation, Instruction, Module
-from owl_jax.aot.runs import Runs
+from owl_jax.aot.runs import Runs, trip_count
 
 # These hand arrays on and read nothing themselves.
 _FREE = frozenset(
@@ -22,11 +22,22 @@ _WHOLE = ("dot", "convolution", "reduce", "sort", "scatter", "custom-call")
 
 
 def bytes_read(runs: Runs) -> int:
-    """Of one run of the program."""
-    return sum(
-        count * of_step(runs.module, computation, instruction)
-        for computation, instruction, count in runs.steps()
-    )
+    """Of one run of the program. Of a condition, the branch that reads most is taken."""
+    start = next(iter(runs.scheduled))
+    return _of_computation(runs.module, runs.module.computations[start])
+
+
+def _of_computation(module: Module, computation: Computation) -> int:
+    total = 0
+    for step in computation.instructions:
+        total += of_step(module, computation, step)
+        if step.opcode == "while":
+            trips = trip_count(module, computation, step)
+            once = _of_computation(module, module.computations[step.attribute("body") or ""])
+            total += once if trips is None else trips * once
+        elif step.opcode in ("call", "conditional"):
+            total += max(_of_computation(module, called) for called in module.called(step))
+    return total
 
 
 def of_step(module: Module, computation: Computation, step: Instruction) -> int:
@@ -36,36 +47,46 @@ def of_step(module: Module, computation: Computation, step: Instruction) -> int:
     total = 0
     for number, operand in enumerate(computation.operands(step)):
         if any(array.space == 0 for array in operand.arrays):
-            share = _of_operand(module, step, number, operand, _count(step)) / _count(operand)
-            total += round(operand.nbytes * share)
+            needed = _of_operand(module, step, number, operand, _count(step), True)
+            total += round(operand.nbytes * needed / _count(operand))
     return total
 
 
 def _of_operand(
-    module: Module, user: Instruction, number: int, operand: Instruction, wanted: int
+    module: Module,
+    user: Instruction,
+    number: int,
+    operand: Instruction,
+    wanted: int,
+    is_result: bool,
 ) -> int:
     """How many elements of its operand number `number` an instruction needs for `wanted` of its
-    own."""
+    own. is_result: these are what a step writes, and not something on the way to it."""
     whole = _count(operand)
     if user.opcode in _SLICES and number == 0:
         # A slice-start's result is (operand, slice, semaphore).
         return user.arrays[1 if user.opcode == "slice-start" else 0].elements
     if user.opcode == "dynamic-update-slice" and number == 0:
-        return 0  # written in place
+        return 0 if is_result else wanted  # a result is written in place
     if user.opcode == "fusion":
         (fused,) = module.called(user)
-        return _inside(module, fused, fused.parameter(number), wanted, {})
+        return _inside(module, fused, fused.parameter(number), wanted, is_result, {})
     is_by_element = _count(user) == whole and user.opcode not in _WHOLE
     return min(wanted, whole) if is_by_element else whole
 
 
 def _inside(
-    module: Module, fused: Computation, value: Instruction, wanted: int, known: dict[str, int]
+    module: Module,
+    fused: Computation,
+    value: Instruction,
+    wanted: int,
+    is_result: bool,
+    known: dict[str, int],
 ) -> int:
     """How many elements of a value inside a fusion are needed for `wanted` of the fusion's.
 
     A fusion computes an element when it is asked for: of what is converted and then sliced, it
-    needs the slice. known: what was found before, by name.
+    needs the slice. is_result: of the fusion, as above. known: what was found before, by name.
     """
     if value.name not in known:
         total = wanted if value.is_root else 0
@@ -73,13 +94,23 @@ def _inside(
             for number, name in enumerate(user.operands):
                 if name != value.name:
                     continue
-                if user.opcode != "tuple":
-                    of_user = _inside(module, fused, user, wanted, known)
-                    total += _of_operand(module, user, number, value, of_user)
-                elif value.opcode != "parameter":  # one that is handed through is not read
-                    total += _count(value)
+                if user.opcode == "tuple":
+                    # A parameter that is handed through is not read.
+                    total += 0 if value.opcode == "parameter" else _count(value)
+                    continue
+                of_user = _inside(module, fused, user, wanted, is_result, known)
+                handed_out = is_result and _is_handed_out(fused, user)
+                total += _of_operand(module, user, number, value, of_user, handed_out)
         known[value.name] = min(total, _count(value))
     return known[value.name]
+
+
+def _is_handed_out(fused: Computation, value: Instruction) -> bool:
+    """Whether a value inside a fusion is its result, and serves nothing else."""
+    users = [user for user in fused.instructions if value.name in user.operands]
+    return all(
+        user.opcode in ("bitcast", "tuple") and _is_handed_out(fused, user) for user in users
+    )
 
 
 def _count(value: Instruction) -> int:

@@ -22,7 +22,7 @@ from flax import struct
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
 from owl_jax.models.attention import Placement, whole_rows
-from owl_jax.models.cache import Cache, empty
+from owl_jax.models.cache import Cache, with_room, write
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import Owl, Params, variables
 from owl_jax.models.product import bits_of
@@ -105,18 +105,13 @@ def prefill(
     )
     placement = whole_rows(positions, jnp.ones((B, L), jnp.int32))
     placement = dataclasses.replace(placement, key_segments=key_segments)
-    cache = empty(config.llm, B, L, compute.dtype, compute.scan_layers)
-    hidden, cache = run(embeddings, placement, cache, 0, method="decode")
+    hidden, cache = run(embeddings, placement, method="decode")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
-    def make_room(layer: jax.Array) -> jax.Array:
-        *outer, _, K = layer.shape
-        return jnp.concatenate([layer, jnp.zeros((*outer, capacity, K), layer.dtype)], axis=-2)
-
     new_positions = prompt.lengths[:, None] + jnp.arange(capacity)
     state = DecodeState(
-        cache=jax.tree.map(make_room, cache),
+        cache=with_room(cache, capacity),
         tokens=jnp.full((B, capacity), config.llm.pad_token_id, jnp.int32),
         count=jnp.zeros((), jnp.int32),
         logits=logits,
@@ -164,9 +159,14 @@ def decode(
         )
         no_media = jnp.full((B, 1), -1, jnp.int32)
         embeddings = run(token, None, None, no_media, method="embed")
-        hidden, cache = run(embeddings, placement, state.cache, slot, method="decode")
+        hidden, new = run(embeddings, placement, state.cache, method="decode")
         logits = run(hidden, method="head")[:, 0]
-        return _choose(config, dataclasses.replace(state, cache=cache), logits)
+        state = _choose(config, state, logits)
+        # Leaving out rows that have ended makes the writing wait for the logits. A CPU's compiler
+        # would write before all layers have read, and so into a copy of the cache.
+        going_on = ~state.done[:, None, None, None]
+        new = jax.tree.map(lambda leaf: jnp.where(going_on, leaf, 0), new)
+        return dataclasses.replace(state, cache=write(state.cache, new, slot))
 
     return jax.lax.while_loop(unfinished, step, state)
 

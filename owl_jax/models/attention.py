@@ -8,11 +8,14 @@ array; each implementation makes of it what it needs. All implementations give t
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.nn import logsumexp
 
 from owl_jax.errors import UserError
 from owl_jax.models.remat import named
@@ -21,13 +24,16 @@ from owl_jax.models.splash import splash
 IMPLEMENTATIONS = ("auto", "xla", "splash", "cudnn")
 _MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
 _LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
+# The TPU's compiler multiplies a single query element by element. In as many copies as the matrix
+# unit takes at a time anyway, it goes there, by its estimate in two fifths of the time.
+_COPIES = 8
 
 
 @struct.dataclass
 class Placement:
     """Where queries and keys stand. A query sees keys of its segment that are not after it.
 
-    query_slots:     int32[L], index in the row or cache; "after" is a matter of slots.
+    query_slots:     int32[L], successive indices in the row or cache; "after" is a matter of slots.
     query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation counts from 0.
     query_segments:  int32[B, L]; conversations packed in a row have different numbers.
     key_positions:   int32[B, S]; key s is in slot s.
@@ -64,6 +70,7 @@ def attend(
     placement: Placement | None = None,
     slopes: jax.Array | None = None,
     implementation: str = "xla",
+    past: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) + bias) v, the softmax in float32.
 
@@ -73,6 +80,9 @@ def attend(
       slopes: float32[H], ALiBi's; they need a placement.
       implementation: one of IMPLEMENTATIONS. "splash" computes what `choose` gives it, and the rest
         goes to "xla"; "cudnn" computes everything or raises.
+      past: {"k", "v"}, each [B, G, S, K]: a cache that holds what is before the queries, whose own
+        keys and values are k and v, of S = L. The placement is theirs among the cache's slots.
+        Computed by XLA, whatever the implementation.
 
     Returns: [B, L, H, K] in the dtype of q, under the name `context` (models/remat.py).
     Raises UserError for an unknown implementation, and for ALiBi by cuDNN.
@@ -80,6 +90,9 @@ def attend(
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(IMPLEMENTATIONS)
         raise UserError(f"attention {implementation!r}: expected one of {known}")
+    if past is not None:
+        assert placement is not None
+        return _after(past, q, k, v, placement, slopes)
     chosen = choose(implementation, q, k, placement, slopes)
     if chosen == "splash":
         assert placement is not None
@@ -153,14 +166,49 @@ def _xla(
     placement: Placement | None,
     slopes: jax.Array | None,
 ) -> jax.Array:
+    return _weighed(jax.nn.softmax(_scores(q, k, placement, slopes), axis=-1), v)
+
+
+def _after(
+    past: Mapping[str, jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    placement: Placement,
+    slopes: jax.Array | None,
+) -> jax.Array:
+    """One softmax over the cache's keys and the queries' own; joining them would copy the cache."""
+    start, length = placement.query_slots[0], q.shape[1]
+    before = dataclasses.replace(placement, query_slots=jnp.full(length, start - 1))
+    among = whole_rows(placement.query_positions, placement.query_segments)
+    copies = _COPIES if length == 1 and platform() == "tpu" else 1
+    old = _scores(jnp.repeat(q, copies, axis=1), past["k"], before, slopes)[:, :, :length]
+    own = _scores(q, k, among, slopes)
+    total = jnp.logaddexp(logsumexp(old, -1, keepdims=True), logsumexp(own, -1, keepdims=True))
+    old, own = jnp.exp(old - total), jnp.exp(own - total)
+    result = _weighed(jnp.repeat(old, copies, axis=2), past["v"])[:, :length] + _weighed(own, v)
+    return named("context", result)
+
+
+def _scores(
+    q: jax.Array, k: jax.Array, placement: Placement | None, slopes: jax.Array | None
+) -> jax.Array:
+    """float32[B, H, L, S], masked."""
     B, L, H, K = q.shape
     G, S = k.shape[1:3]
     grouped = q.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bgsk->bgrls", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, H, L, S) / math.sqrt(K)
-    if placement is not None:
-        if slopes is not None:
-            scores += alibi_bias(slopes, placement)
-        scores = jnp.where(placement.mask(), scores, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bgrls,bgsk->blgrk", weights.reshape(B, G, H // G, L, S), v).reshape(q.shape)
+    if placement is None:
+        return scores
+    if slopes is not None:
+        scores += alibi_bias(slopes, placement)
+    return jnp.where(placement.mask(), scores, _MASKED)
+
+
+def _weighed(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Values [B, G, S, K] by weights [B, H, L, S]: [B, L, H, K]."""
+    B, H, L, S = weights.shape
+    G, K = v.shape[1], v.shape[3]
+    grouped = weights.astype(v.dtype).reshape(B, G, H // G, L, S)
+    return jnp.einsum("bgrls,bgsk->blgrk", grouped, v).reshape(B, L, H, K)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl_jax.models.attention import Placement, attend
-from owl_jax.models.cache import Cache, LayerCache, update
+from owl_jax.models.cache import Cache, LayerCache
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
 from owl_jax.models.layers import Embedding, LayerNorm, Projection, bloom_gelu
 from owl_jax.models.remat import named
@@ -48,26 +48,24 @@ class Bloom(nn.Module):
         embeddings: jax.Array,
         placement: Placement,
         cache: Cache | None = None,
-        cache_start: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache]:
         """Runs the decoder; arguments and result as `Llama.__call__`."""
-        x, cache = apply_layers(
+        x, new = apply_layers(
             partial(BloomBlock, self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
             placement,
-            cache_start,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
         )
-        return self.norm(x), cache
+        return self.norm(x), new
 
 
 class BloomBlock(nn.Module):
-    """One decoder layer; with a cache slice it returns the updated slice."""
+    """One decoder layer. Returns (x, the keys and values of its positions)."""
 
     config: BloomConfig
     compute: Compute
@@ -77,12 +75,11 @@ class BloomBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        layer_cache: LayerCache | None,
+        past: LayerCache | None,
         placement: Placement,
-        cache_start: jax.Array | None,
         *,
         deterministic: bool,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> tuple[jax.Array, LayerCache]:
         config = self.config
         D, H, K = config.hidden_size, config.num_heads, config.head_dim
         embed, heads, mlp = {"embed": D}, {"heads": H, "kv": K}, {"mlp": 4 * D}
@@ -99,16 +96,16 @@ class BloomBlock(nn.Module):
         # The fused projection keeps q, k and v of a head together: [H, 3, K].
         fused = project("query_key_value", embed, {"heads": H, None: 3, "kv": K}, y)
         q, k, v = map(named, ("query", "key", "value"), jnp.moveaxis(fused, -2, 0))
-        k, v, layer_cache = update(layer_cache, k, v, cache_start)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         slopes = jnp.asarray(alibi_slopes(H))
-        y = attend(q, k, v, placement, slopes, self.compute.attention)
+        y = attend(q, k, v, placement, slopes, self.compute.attention, past)
         x += named("attention", project("dense", heads, embed, y))
 
         y = LayerNorm(config.layer_norm_eps, name="mlp_norm")(x)
         up = named("up", project("dense_h_to_4h", embed, mlp, y))
         x += project("dense_4h_to_h", mlp, embed, named("mlp", bloom_gelu(up)))
         self.sow("intermediates", "output", x)
-        return x, layer_cache
+        return x, {"k": k, "v": v}
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl_jax.models.attention import Placement, attend
-from owl_jax.models.cache import Cache, LayerCache, update
+from owl_jax.models.cache import Cache, LayerCache
 from owl_jax.models.config import Compute, LlamaConfig, LoraConfig
 from owl_jax.models.layers import Embedding, Projection, RMSNorm
 from owl_jax.models.remat import named
@@ -52,38 +52,37 @@ class Llama(nn.Module):
         embeddings: jax.Array,
         placement: Placement,
         cache: Cache | None = None,
-        cache_start: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache]:
         """Runs the decoder.
 
         Args:
           embeddings: [B, L, D], words and media.
           placement: of the row, or of the row's queries among the cache's slots.
-          cache: written from slot `cache_start` on.
+          cache: keys and values of the positions before; only read.
 
-        Returns: (hidden states after the last norm [B, L, D], the cache).
+        Returns: (hidden states after the last norm [B, L, D], keys and values of these L positions
+        in the cache's form). A compiler leaves them out where nobody takes them, as in training.
         """
         rotation = rotary_tables(
             placement.query_positions, self.config.head_dim, self.config.rope_theta
         )
-        x, cache = apply_layers(
+        x, new = apply_layers(
             partial(LlamaBlock, self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
             rotation,
             placement,
-            cache_start,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
         )
-        return self.norm(x), cache
+        return self.norm(x), new
 
 
 class LlamaBlock(nn.Module):
-    """One decoder layer; with a cache slice it returns the updated slice."""
+    """One decoder layer. Returns (x, the keys and values of its positions)."""
 
     config: LlamaConfig
     compute: Compute
@@ -93,13 +92,12 @@ class LlamaBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        layer_cache: LayerCache | None,
+        past: LayerCache | None,
         rotation: tuple[jax.Array, jax.Array],
         placement: Placement,
-        cache_start: jax.Array | None,
         *,
         deterministic: bool,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> tuple[jax.Array, LayerCache]:
         config = self.config
         D, K = config.hidden_size, config.head_dim
         embed, heads = {"embed": D}, {"heads": config.num_heads, "kv": K}
@@ -118,8 +116,8 @@ class LlamaBlock(nn.Module):
         q = named("query", rotate(project("q_proj", embed, heads, y), *rotation))
         k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
         v = named("value", project("v_proj", embed, key_heads, y))
-        k, v, layer_cache = update(layer_cache, k, v, cache_start)
-        y = attend(q, k, v, placement, implementation=self.compute.attention)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        y = attend(q, k, v, placement, None, self.compute.attention, past)
         x += named("attention", project("o_proj", heads, embed, y))
 
         y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
@@ -127,7 +125,7 @@ class LlamaBlock(nn.Module):
         up = named("up", project("up_proj", embed, mlp, y))
         x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
-        return x, layer_cache
+        return x, {"k": k, "v": v}
 
 
 def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:

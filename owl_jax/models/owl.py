@@ -91,12 +91,11 @@ class Owl(nn.Module):
         embeddings: jax.Array,
         placement: Placement,
         cache: Cache | None = None,
-        cache_start: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache]:
         """The language model without its head; see Llama.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
-        return self.llm(embeddings, placement, cache, cache_start, deterministic)
+        return self.llm(embeddings, placement, cache, deterministic)
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""

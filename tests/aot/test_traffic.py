@@ -1,11 +1,6 @@
-import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
-
 from owl_jax.aot.hlo import parse
 from owl_jax.aot.runs import count_runs
 from owl_jax.aot.traffic import bytes_read
-from owl_jax.parallel.mesh import make_mesh
 
 TEXT = """\
 %fused (a: f32[10,8,128], n: s32[]) -> f32[8,128] {
@@ -43,13 +38,51 @@ def test_slices_and_what_is_on_the_chip():
     assert bytes_read(count_runs(parse(TEXT))) == 3 * slice_of_it + 2 * 4
 
 
-def test_a_compiled_scan_reads_each_layer_s_weight_once(open_topology):
-    """Weights too large to be kept on the chip, rows so few that they stay there."""
-    mesh = make_mesh(devices=open_topology("v5e:2x2").devices)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    w = jax.ShapeDtypeStruct((7, 4096, 4096), jnp.bfloat16, sharding=everywhere)
-    x = jax.ShapeDtypeStruct((8, 4096), jnp.bfloat16, sharding=everywhere)
-    run = lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]  # noqa: E731
-    runs = count_runs(parse(jax.jit(run).lower(x, w).compile().as_text()))
-    weights = 7 * 4096 * 4096 * 2
-    assert weights <= bytes_read(runs) < 1.01 * weights
+BRANCHES = """\
+%one (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  ROOT %once = f32[8,128]{1,0} copy(%a)
+}
+
+%two (b: f32[8,128]) -> f32[8,128] {
+  %b = f32[8,128]{1,0} parameter(0)
+  %first = f32[8,128]{1,0} copy(%b)
+  ROOT %second = f32[8,128]{1,0} copy(%first)
+}
+
+ENTRY %main (p: s32[], x: f32[8,128]) -> f32[8,128] {
+  %p = s32[] parameter(0)
+  %x = f32[8,128]{1,0} parameter(1)
+  ROOT %either = f32[8,128]{1,0} conditional(%p, %x, %x), branch_computations={%one, %two}
+}
+"""
+
+
+def test_one_branch_is_taken_the_larger():
+    assert bytes_read(count_runs(parse(BRANCHES))) == 2 * 8 * 128 * 4
+
+
+USED_ON_THE_WAY = """\
+%product (a: f32[8,128], b: f32[1,128], n: s32[], x: f32[128,16]) -> f32[8,16] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[1,128]{1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %x = f32[128,16]{1,0} parameter(3)
+  %z = s32[] constant(0)
+  %put = f32[8,128]{1,0} dynamic-update-slice(%a, %b, %n, %z)
+  ROOT %dot = f32[8,16]{1,0} dot(%put, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[8,128], b: f32[1,128], n: s32[], x: f32[128,16]) -> f32[8,16] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[1,128]{1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %x = f32[128,16]{1,0} parameter(3)
+  ROOT %y = f32[8,16]{1,0} fusion(%a, %b, %n, %x), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_an_update_that_is_no_result_reads_what_it_is_put_into():
+    """A product of the updated array needs all of it; written in place it would need the update."""
+    assert bytes_read(count_runs(parse(USED_ON_THE_WAY))) == 4 * (8 * 128 + 128 + 1 + 128 * 16)

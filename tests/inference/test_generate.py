@@ -1,6 +1,7 @@
 """The recorded greedy runs of the original, one by one and as padded batches."""
 
 import functools
+import re
 
 import golden
 import jax
@@ -151,6 +152,20 @@ def test_one_program_for_prompts_of_a_bucket_and_all_settings():
     np.testing.assert_array_equal(run(60, 40, top_k=40, top_p=0.95, seed=1), first)
     assert (run(60, 40, top_k=40, top_p=0.95, seed=2) != first).any()
     assert (prefill._cache_size(), decode._cache_size()) == compiled
+
+
+@pytest.mark.parametrize("case", [RUNS, golden.BLOOM])
+def test_unrolled_cache_is_written_in_place(case):
+    """The compiler finds an order in which all layers have read before one is written."""
+    owl = load(case)
+    compute, params = quickest_form(Compute(), owl.params)
+    prompt = prompt_arrays(owl.config, np.full((3, 7), 5))
+    state = prefill(owl.config, compute, params, prompt, Sampling(), jax.random.key(0), -1, BUCKET)
+    shape = ",".join(map(str, state.cache[0]["k"].shape))
+    text = decode.lower(owl.config, compute, params, state, 9).compile().as_text()
+    written = re.findall(rf"= f32\[{shape}\]\S* ([a-z-]+)\(", text)
+    assert written.count("dynamic-update-slice") == 2 * owl.config.llm.num_layers
+    assert "copy" not in written
 
 
 def test_unrolled_weights_are_no_copy():

@@ -1,5 +1,7 @@
 """Attention: who sees whom, and the numbers against a NumPy computation in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,14 @@ from owl_jax.models.attention import Placement, alibi_bias, attend, choose, whol
 
 def _int(values):
     return jnp.asarray(values, jnp.int32)
+
+
+def _for_platform(platform):
+    """A mesh of a device that is not there, as in a compilation ahead of time."""
+    device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
+    return jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    )
 
 
 def test_mask_of_a_row_is_causal():
@@ -62,6 +72,58 @@ def test_attend_is_softmax_attention(key_heads):
     weights /= weights.sum(axis=-1, keepdims=True)
     expected = np.einsum("bhls,bhsk->blhk", weights, whole_v)
     np.testing.assert_allclose(attend(q, k, v, placement, slopes), expected, atol=1e-5)
+
+
+def _after_a_cache(start, key_heads, alibi):
+    """(attention after a cache of `start` slots that are in use, arguments, what it gives).
+
+    Two rows of 5 positions in a cache of 7 slots; the first two of the second row are padding. What
+    lies from `start` on in the cache must not be seen.
+    """
+    B, L, S, H, K = 2, 5, 7, 4, 8
+    random = np.random.default_rng(0)
+    q = random.normal(size=(B, L, H, K)).astype(np.float32)
+    k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
+    slopes = random.random(H).astype(np.float32) if alibi else None
+    positions, segments = _int([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2]]), _int([[1] * 5, [0, 0, 1, 1, 1]])
+    whole = whole_rows(positions, jnp.ones_like(segments))
+    whole = dataclasses.replace(whole, key_segments=segments)
+    expected = attend(q, k, v, whole, slopes)[:, start:]
+
+    past = {"k": np.full((B, key_heads, S, K), 1e4, np.float32)}
+    past["v"] = past["k"].copy()
+    past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
+    placement = Placement(
+        jnp.arange(start, L),
+        positions[:, start:],
+        jnp.ones((B, L - start), jnp.int32),
+        jnp.pad(positions, ((0, 0), (0, S - L))),
+        jnp.pad(segments, ((0, 0), (0, S - L)), constant_values=1),
+    )
+
+    def run(q, k, v, past):
+        return attend(q, k, v, placement, slopes, past=past)
+
+    return run, (q[:, start:], k[:, :, start:], v[:, :, start:], past), expected
+
+
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("start", [4, 2])
+def test_after_a_cache_as_in_whole_rows(start, key_heads, alibi):
+    run, arguments, expected = _after_a_cache(start, key_heads, alibi)
+    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+
+
+def test_after_a_cache_on_a_tpu_as_anywhere():
+    """Traced for a TPU, where a single query goes in copies, and computed here."""
+    run, arguments, expected = _after_a_cache(4, 2, alibi=True)
+    here = jax.make_jaxpr(run)(*arguments)
+    with _for_platform("tpu"):
+        there = jax.make_jaxpr(run)(*arguments)
+    assert "[2,8,4,8]" in str(there) and "[2,8,4,8]" not in str(here)
+    (result,) = jax.core.eval_jaxpr(there.jaxpr, there.consts, *jax.tree.leaves(arguments))
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_without_placement_every_query_sees_every_key():
@@ -119,16 +181,12 @@ ROW, CACHE, NONE = "row", "cache", "none"
 def test_auto_follows_the_mesh_that_the_program_is_for(
     platform, kind, length, dtype, alibi, expected
 ):
-    """A mesh of devices that are not there, as in a compilation ahead of time."""
     slots = 4096 if kind == CACHE else length
     q = jax.ShapeDtypeStruct((1, length, 4, 64), dtype)
     k = jax.ShapeDtypeStruct((1, 4, slots, 64), dtype)
     queries, keys = (jax.ShapeDtypeStruct((1, n), "int32") for n in (length, slots))
     placement = None if kind == NONE else Placement(queries, queries, queries, keys, keys)
-    device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
-    with jax.sharding.use_abstract_mesh(
-        jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
-    ):
+    with _for_platform(platform):
         assert choose("auto", q, k, placement, jnp.ones(4) if alibi else None) == expected
         if expected != "cudnn":  # splash by name where it is no good: XLA
             named = choose("splash", q, k, placement, None)

@@ -3,35 +3,32 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from owl_jax.models.cache import empty, update
-from owl_jax.models.config import BloomConfig, LlamaConfig
+from owl_jax.models.cache import with_room, write
 
-
-def test_empty_has_a_place_for_each_layer_and_key_head():
-    config = LlamaConfig(num_layers=3, num_heads=4, num_kv_heads=2, hidden_size=32)
-    stacked = empty(config, 5, 7, jnp.bfloat16, scan_layers=True)
-    unrolled = empty(config, 5, 7, jnp.bfloat16, scan_layers=False)
-    assert jax.tree.map(jnp.shape, stacked) == {"k": (3, 5, 2, 7, 8), "v": (3, 5, 2, 7, 8)}
-    assert jax.tree.map(jnp.shape, unrolled) == ({"k": (5, 2, 7, 8), "v": (5, 2, 7, 8)},) * 3
-    assert {x.dtype for x in jax.tree.leaves((stacked, unrolled))} == {jnp.dtype("bfloat16")}
-    bloom = BloomConfig(num_layers=1, num_heads=4, hidden_size=32)
-    assert empty(bloom, 1, 2, jnp.float32, scan_layers=True)["k"].shape == (1, 1, 4, 2, 8)
+LAYERS = [
+    {"k": jnp.full((2, 1, 3, 4), 1.0 + i), "v": jnp.full((2, 1, 3, 4), -1.0 - i)} for i in (0, 1)
+]
+STACKED = jax.tree.map(lambda *layers: jnp.stack(layers), *LAYERS)
 
 
-def test_update_writes_at_the_slot_and_nowhere_else():
-    layer = {"k": jnp.zeros((1, 1, 4, 1)), "v": jnp.full((1, 1, 4, 1), 9.0)}
-    new = jnp.asarray([[[[1.0]], [[2.0]]]])  # [B, L, G, K]
-    k, v, written = update(layer, new, -new, jnp.asarray(1))
-    np.testing.assert_array_equal(k[0, 0, :, 0], [0, 1, 2, 0])
-    np.testing.assert_array_equal(v[0, 0, :, 0], [9, -1, -2, 9])
-    np.testing.assert_array_equal(written["k"], k)
-    np.testing.assert_array_equal(written["v"], v)
+@pytest.mark.parametrize("cache", [STACKED, tuple(LAYERS)], ids=["stacked", "unrolled"])
+def test_room_is_zeros_after_the_slots(cache):
+    roomy = with_room(cache, 2)
+    assert jax.tree.structure(roomy) == jax.tree.structure(cache)
+    for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(roomy), strict=True):
+        np.testing.assert_array_equal(new[..., :3, :], old)
+        np.testing.assert_array_equal(new[..., 3:, :], np.zeros((*old.shape[:-2], 2, 4)))
 
 
-def test_without_a_cache_keys_only_change_their_layout():
-    k = jnp.arange(6.0).reshape(1, 3, 2, 1)
-    keys, values, layer = update(None, k, -k, None)
-    np.testing.assert_array_equal(keys[0, :, :, 0], [[0, 2, 4], [1, 3, 5]])
-    np.testing.assert_array_equal(values, -keys)
-    assert layer is None
+@pytest.mark.parametrize("cache", [STACKED, tuple(LAYERS)], ids=["stacked", "unrolled"])
+def test_write_changes_its_slots_and_nothing_else(cache):
+    """Two positions from slot 1 on, in the cache's dtype."""
+    narrow = jax.tree.map(lambda layers: layers.astype(jnp.bfloat16), cache)
+    new = jax.tree.map(lambda layers: 10 * layers[..., :2, :], cache)
+    written = write(narrow, new, jnp.asarray(1))
+    for old, layers in zip(jax.tree.leaves(cache), jax.tree.leaves(written), strict=True):
+        assert layers.dtype == jnp.bfloat16
+        factors = np.asarray([1, 10, 10])[:, None]
+        np.testing.assert_array_equal(layers, old * factors)

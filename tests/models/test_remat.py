@@ -36,12 +36,12 @@ VISION = VisionConfig(8, 4, D, 24, 1, 2, temporal=True)
 BLOCKS = {
     "llama": (
         LlamaBlock(LLAMA, COMPUTE, LORA(("q_proj",))),
-        (None, ROTATION, PLACEMENT, None),
+        (None, ROTATION, PLACEMENT),
         {"temporal"},
     ),
     "bloom": (
         BloomBlock(BLOOM, COMPUTE, LORA(("dense",))),
-        (None, PLACEMENT, None),
+        (None, PLACEMENT),
         {"gate", "temporal"},
     ),
     "vision": (VisionBlock(VISION, COMPUTE, B), (None,), {"gate", "lora"}),
