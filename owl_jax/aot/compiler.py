@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -75,6 +76,11 @@ def compile_program(
         program=found.generated_code_size_in_bytes,
     )
     return Compiled(seconds, memory, text)
+
+
+def versions() -> dict[str, str]:
+    """Of what compiles: another version gives other programs."""
+    return {name: metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _needed(message: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from owl_jax.aot.compiler import Memory
+from owl_jax.aot.compiler import Memory, versions
 from owl_jax.aot.program import Program
 from owl_jax.aot.topology import Topology
 from owl_jax.aot.work import Kernel
@@ -19,6 +19,17 @@ class Traffic:
 
     count: int = 0
     nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class LargeArrays:
+    """Arrays of one type. count: how many are there at once. nbytes: of one. origins: what writes
+    them, as JAX names it."""
+
+    count: int
+    nbytes: int
+    type: str
+    origins: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Estimated:
 
 @dataclass
 class Report:
-    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: (bytes, type, origin) of arrays.
+    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: arrays between arguments and outputs.
     hardware_flops: of one device. bytes_read: from its HBM. unknown_loops: counted once.
     estimated: None where the program was compiled too quickly to tell, or does not fit. slowest:
     (seconds by that estimate, origin) of operations. text: the compiled program's (HLO).
@@ -51,7 +62,7 @@ class Report:
     memory: Memory
     seconds: dict[str, float]
     refused: bool = False
-    largest: list[tuple[int, str, str]] = field(default_factory=list)
+    largest: list[LargeArrays] = field(default_factory=list)
     collectives: dict[str, dict[str, Traffic]] = field(default_factory=dict)
     kernels: list[Kernel] = field(default_factory=list)
     hardware_flops: float | None = None
@@ -123,6 +134,7 @@ class Report:
             "lower_seconds": self.seconds["lower"],
             "compile_seconds": self.seconds["compile"],
             "estimated": None if self.estimated is None else vars(self.estimated),
+            "versions": versions(),
         }
 
     def __str__(self) -> str:
@@ -141,7 +153,18 @@ class Report:
         return (
             f"{program.name} on {slices}{topology.name}: {program.mesh.size} devices, mesh {mesh}\n"
             f"{program.rows:,} rows ({program.rows / program.mesh.size:g} a device) of "
-            f"{program.row.length:,} positions, {media}; {program.compute}"
+            f"{program.row.length:,} positions, {media}; {program.compute}\n"
+            f"{self._chip()}"
+        )
+
+    def _chip(self) -> str:
+        chip = self.topology.chip
+        between = f", {chip.dcn_bandwidth / _GB:.1f} GB/s between slices"
+        return (
+            f"a {chip.name} has {chip.peak_flops / _T:.0f} TFLOP/s in bfloat16, "
+            f"{chip.hbm_bytes / _GB:.2f} GB at {chip.hbm_bandwidth / _GB:,.0f} GB/s, links of "
+            f"{chip.link_bandwidth / _GB:.0f} GB/s each way"
+            f"{between if self.topology.slices > 1 else ''} (sources: owl_jax/parallel/chips.py)"
         )
 
     def _memory(self) -> str:
@@ -162,9 +185,11 @@ class Report:
         if self.refused:
             lines[0] += ": the compiler refused it"
         if self.largest:
-            lines.append("largest arrays in between")
+            lines.append("largest arrays in between: how many, GB each, type, what writes them")
         lines += [
-            f"  {nbytes / _GB:6.2f}  {kind:<28} {origin}" for nbytes, kind, origin in self.largest
+            f"  {large.count:>2} x {large.nbytes / _GB:5.2f}  {large.type:<28} "
+            f"{'; '.join(large.origins)}"
+            for large in self.largest
         ]
         return "\n".join(lines)
 
@@ -204,6 +229,9 @@ class Report:
     def _time(self) -> str:
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines = [spent + (" (quick: optimisation level O0)" if self.quick else "")]
+        lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))
+        if self.options:
+            lines[-1] += "; " + " ".join(f"{name}={value}" for name, value in self.options.items())
         if (estimated := self.estimated) is not None:
             lines.append(
                 f"by estimate, to be compared with other estimates only: "

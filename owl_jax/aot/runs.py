@@ -6,6 +6,7 @@ and a loop inside a loop times both.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     """How often a loop's body runs: what the compiler noted, else what the condition tells.
 
     A condition compares a counter, one element of the loop's tuple, with a constant; the counter
-    starts at a constant and grows by one. None for any other.
+    starts at a constant and grows by one, or by more if several turns were made one. None for any
+    other.
     """
     noted = re.search(r'"known_trip_count":\s*\{\s*"n":\s*"?(\d+)', loop.attributes)
     if noted:
@@ -96,8 +98,9 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     limit = _number(bound)
     if limit is None or counter.opcode != "get-tuple-element":
         return None
-    start = _first_value(computation, loop, int(counter.attribute("index") or 0))
-    return max(limit - start + (direction == "LE"), 0)
+    index = int(counter.attribute("index") or 0)
+    span = limit - _first_value(computation, loop, index) + (direction == "LE")
+    return max(math.ceil(span / _growth(module, module.computations[_body(loop)], index)), 0)
 
 
 def _comparison(
@@ -124,6 +127,25 @@ def _first_value(computation: Computation, loop: Instruction, index: int) -> int
     while value.opcode in ("copy", "bitcast"):
         (value,) = computation.operands(value)
     return _number(value) or 0
+
+
+def _growth(module: Module, body: Computation, index: int) -> int:
+    """By how much a turn raises the counter; 1 where it is not in the text."""
+    if body.root.opcode != "tuple":
+        return 1
+    value = body.by_name[body.root.operands[index]]
+    while value.opcode in ("copy", "bitcast"):
+        (value,) = body.operands(value)
+    added = body.operands(value)
+    if value.opcode == "fusion":
+        (fused,) = module.called(value)
+        value, given = fused.root, added
+        added = [
+            given[int(part.literal)] if part.opcode == "parameter" else part
+            for part in fused.operands(value)
+        ]
+    numbers = [_number(part) for part in added] if value.opcode == "add" else []
+    return next((number for number in numbers if number), 1)
 
 
 def _number(instruction: Instruction) -> int | None:

@@ -10,6 +10,7 @@ delta = (alpha / rank) * (dropout(x) A) B, A random, B zero, so that a new adapt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` br
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
+_DRAWS = 2**16  # values of half a random word
 
 
 def low_rank_update(
@@ -58,9 +60,28 @@ def low_rank_update(
 
     a = factor("a", a_init, (*shape_in, config.rank))
     b = factor("b", b_init, (config.rank, *shape_out))
-    x = nn.Dropout(config.dropout, parent=projection)(x, deterministic=deterministic)
+    if config.dropout and not deterministic:
+        x = dropout(projection.make_rng("dropout"), x, config.dropout)
     middle = named("lora", jnp.tensordot(x.astype(dtype), a, axes=depth))
     return config.scale * jnp.tensordot(middle, b, axes=1)
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """x with each element zero with probability `rate`, the others divided by 1 - rate.
+
+    x: [..., D], and so is the result. The rate is rounded to a multiple of 1 / 65536, also where it
+    divides. Which elements are zero depends on key and shape, not on how x is sharded.
+    """
+    kept = round((1.0 - rate) * _DRAWS)
+    if kept == 0:
+        return jnp.zeros_like(x)
+    *rows, width = x.shape
+    # A word of 32 bits for two elements: on a TPU, drawing them is most of what dropout costs.
+    words = jax.random.bits(key, (*rows, math.ceil(width / 2)))
+    # Side by side and not in turns, which would change the layout.
+    mask = jnp.concatenate([words % _DRAWS < kept, words // _DRAWS < kept], axis=-1)
+    scaled = x.astype(jnp.float32) * (_DRAWS / kept)
+    return jnp.where(mask[..., :width], scaled, 0.0).astype(x.dtype)
 
 
 def merge(llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
 
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, LoraConfig, OwlConfig
-from owl_jax.models.lora import merge
+from owl_jax.models.lora import dropout, merge
 from owl_jax.models.owl import init_params
 from owl_jax.models.stack import unstack
+from owl_jax.parallel.mesh import make_mesh
 
 EVERYWHERE = {
     golden.LLAMA: ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -125,3 +127,60 @@ def test_misspelt_target_is_an_error_that_names_it():
     config = OwlConfig(lora=LoraConfig(targets=("q_proj", "vproj")))
     with pytest.raises(UserError, match="vproj: llama has no such projection"):
         jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
+
+
+KEY = jax.random.key(3)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
+def test_dropout_s_share_and_scale(rate):
+    """Within four standard deviations in each half of the width, and between the two halves."""
+    kept = np.asarray(dropout(KEY, jnp.ones((500, 400)), rate))
+    scale = 65536 / round((1 - rate) * 65536)
+    assert set(np.unique(kept)) == {np.float32(0), np.float32(scale)}
+    mask = kept != 0
+    for part in (mask[:, :200], mask[:, 200:]):
+        assert abs(part.mean() - (1 - rate)) < 4 * (rate * (1 - rate) / part.size) ** 0.5
+    together = (mask[:, :200] & mask[:, 200:]).mean()
+    both = (1 - rate) ** 2
+    assert abs(together - both) < 4 * (both * (1 - both) / 100_000) ** 0.5
+
+
+def test_dropout_draws_for_every_element():
+    """No two rows, no two columns alike; another key, other elements."""
+    mask = np.asarray(dropout(KEY, jnp.ones((64, 64)), 0.5)) != 0
+    assert len(np.unique(mask, axis=0)) == len(np.unique(mask, axis=1)) == 64
+    other = np.asarray(dropout(jax.random.key(4), jnp.ones((64, 64)), 0.5)) != 0
+    assert 0.4 < (mask == other).mean() < 0.6
+
+
+@pytest.mark.parametrize("width", [1, 7, 8])
+def test_dropout_of_any_width_keeps_shape_and_dtype(width):
+    y = dropout(KEY, jnp.ones((100, width), jnp.bfloat16), 0.25)
+    assert y.shape == (100, width) and y.dtype == jnp.bfloat16
+    assert set(np.unique(y.astype(np.float32))) == {0, float(jnp.bfloat16(4 / 3))}
+    assert all(0 < (y[:, column] != 0).sum() < 100 for column in range(width))
+
+
+def test_dropout_of_nothing_and_of_all():
+    x = jnp.arange(1.0, 9.0)
+    np.testing.assert_array_equal(dropout(KEY, x, 0.0), x)
+    gradient = jax.grad(lambda x: dropout(KEY, x, 1.0).sum())(x)
+    np.testing.assert_array_equal(gradient, jnp.zeros(8))
+
+
+def test_dropout_is_the_same_on_eight_devices():
+    x = jnp.arange(1.0, 1 + 16 * 8 * 6).reshape(16, 8, 6)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    drop = jax.jit(dropout, static_argnums=2)
+    expected = drop(KEY, x, 0.5)
+    for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec("data", None, "tensor")):
+        spread = jax.device_put(x, NamedSharding(mesh, spec))
+        np.testing.assert_array_equal(drop(KEY, spread, 0.5), expected)
+
+
+def test_dropout_s_gradient_has_its_mask_also_recomputed():
+    x = jnp.arange(1.0, 101.0)
+    expected = dropout(KEY, x, 0.3) / x
+    recomputed = jax.checkpoint(lambda x: jnp.square(dropout(KEY, x, 0.3)).sum())
+    np.testing.assert_allclose(jax.grad(recomputed)(x), 2 * expected**2 * x, rtol=1e-6)

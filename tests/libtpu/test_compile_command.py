@@ -1,0 +1,116 @@
+"""The command with the TPU's compiler: what it prints, writes and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = """
+from owl_jax.models.config import AbstractorConfig, LlamaConfig, LoraConfig, OwlConfig, VisionConfig
+from owl_jax.training.config import base_config
+
+def get_config():
+    config = base_config(OwlConfig(
+        vision=VisionConfig(32, 16, 128, 256, num_layers=1, num_heads=2),
+        abstractor=AbstractorConfig(15, 128, 256, num_layers=1, num_heads=2),
+        llm=LlamaConfig(512, 128, 256, num_layers=2, num_heads=2, num_kv_heads=2),
+        lora=LoraConfig(rank=8),
+    ))
+    config.rules = (("lora/.*", "lora"), (".*", "frozen"))
+    config.recipes.lora = {"learning_rate": 1e-4}
+    config.batch_size = 8
+    config.data.length = 256
+    config.data.mixture = (("no/such/data.jsonl", 1.0),)
+    config.init.llm = config.tokenizer = "no/such/directory"
+    return config
+"""
+
+
+@pytest.fixture
+def compile_it(tmp_path):
+    """Runs the command in an environment that would break it, were it read."""
+    (tmp_path / "config.py").write_text(CONFIG)
+
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "owl_jax.compile", f"--config={tmp_path}/config.py", *flags],
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "tpu",
+                "LIBTPU_INIT_ARGS": "--xla_no_such_flag=1",
+                "XLA_FLAGS": "--xla_no_such_flag=1",
+                "TPU_LIBRARY_PATH": "/no/such/library",
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+def test_a_table_and_json_without_weights_or_data(compile_it, tmp_path):
+    result = compile_it(
+        "--topology=v5e:2x2",
+        "--batch_per_device=3",
+        "--config.compute.remat=none",
+        f"--json={tmp_path}/report.json",
+        f"--hlo={tmp_path}/program.txt",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    first, second, third = result.stdout.splitlines()[:3]
+    assert first == "train on v5e:2x2: 4 devices, mesh data 1, fsdp 4, tensor 1"
+    assert second.startswith("12 rows (3 a device) of 256 positions, 1 image slots; bfloat16")
+    assert third.startswith("a v5e has 197 TFLOP/s in bfloat16, 16.91 GB at 819 GB/s")
+    assert "FITS" in result.stdout
+    assert "; xla_tpu_scoped_vmem_limit_kib=" in result.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fits"] and report["batch"]["rows"] == 12
+    assert "xla_tpu_scoped_vmem_limit_kib" in report["compiler_options"]
+    assert (tmp_path / "program.txt").read_text().startswith("HloModule jit_step")
+
+
+def test_two_slices_quickly(compile_it):
+    result = compile_it("--topology=v5e:2x2", "--slices=2", "--config.mesh.data=2", "--quick")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("train on 2 slices of v5e:2x2: 8 devices, mesh data 2, fsdp 4")
+    exchanged = [line.split() for line in result.stdout.splitlines() if " DCN " in line]
+    assert [line[:2] for line in exchanged] == [["all-reduce", "DCN"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "takes 3 devices, but there are 4"),
+        (["--topology=v5e:4x4"], "batch_size=8 cannot be divided among 16 devices"),
+        (["--topology=v5e:3x3"], "topology 'v5e:3x3' is no slice of a v5e: "),
+        (
+            ["--topology=v5e:2x2", "--quick", "--xla_option=xla_no_such_flag=1"],
+            "compiler options: ",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(compile_it, flags, message):
+    result = compile_it(*flags)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert result.stdout == ""
+
+
+def test_what_does_not_fit_is_an_error(compile_it, tmp_path):
+    result = compile_it(
+        "--topology=v5e:2x2",
+        "--quick",
+        "--batch_per_device=8192",
+        "--config.compute.remat=none",
+        f"--json={tmp_path}/report.json",
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: does not fit: ")
+    assert "DOES NOT FIT" in result.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["fits"] is False

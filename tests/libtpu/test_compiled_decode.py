@@ -1,0 +1,37 @@
+"""A decoded token of a small model, compiled for a TPU that is not there: what it reads."""
+
+import pytest
+
+from owl_jax.aot.analyse import analyse
+from owl_jax.aot.program import open_program
+from owl_jax.models.config import (
+    AbstractorConfig,
+    BloomConfig,
+    LlamaConfig,
+    OwlConfig,
+    VisionConfig,
+)
+from owl_jax.training.config import base_config
+
+# On each chip 9 MB of weights in a layer, some of which stay on it from token to token, and twice
+# 134 MB of cache, of which none can.
+LLAMA = LlamaConfig(4096, 1024, 4096, num_layers=4, num_heads=8, num_kv_heads=8)
+BLOOM = BloomConfig(4096, 1024, num_layers=4, num_heads=8)
+
+
+@pytest.mark.parametrize(("llm", "dtype"), [(LLAMA, "bfloat16"), (LLAMA, "int8"), (BLOOM, "int8")])
+def test_a_token_reads_weights_and_cache_once(open_topology, llm, dtype):
+    """The cache is written in place: there is no second one beside it."""
+    config = base_config(
+        OwlConfig(
+            vision=VisionConfig(32, 16, 256, 512, num_layers=1, num_heads=2),
+            abstractor=AbstractorConfig(15, 256, 512, num_layers=1, num_heads=2),
+            llm=llm,
+        )
+    )
+    config.batch_size, config.data.length = 128, 2048
+    config.mesh.update(fsdp=1, tensor=4)
+    topology = open_topology("v5e:2x2")
+    report = analyse(open_program(config, topology, "decode", dtype=dtype), topology)
+    assert 0.95 < report.bytes_read / report.program.read_once <= 1.1
+    assert report.memory.temporaries < 0.01 * report.program.arguments["cache"]
