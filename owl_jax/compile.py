@@ -45,7 +45,10 @@ NEW_TOKENS = flags.DEFINE_integer(
     "new_tokens", 256, "room for an answer in a row, in prefill and decode", lower_bound=1
 )
 XLA_FLAGS = flags.DEFINE_bool(
-    "xla_flags", True, "with the flags of parallel/xla_flags.py, as launched; never if --quick"
+    "xla_flags",
+    True,
+    "with the flags of parallel/xla_flags.py, as launched; if --quick those alone that change what "
+    "is exchanged",
 )
 XLA_OPTION = flags.DEFINE_multi_string(
     "xla_option", [], "NAME=VALUE of one more flag, as xla_tpu_scoped_vmem_limit_kib=65536"
@@ -58,13 +61,17 @@ def main(_: list[str]) -> None:
     from owl_jax.aot.analyse import analyse
     from owl_jax.aot.program import open_program
     from owl_jax.aot.topology import open_topology
-    from owl_jax.parallel.xla_flags import flags_for
+    from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
     given = dict(_pair(text) for text in XLA_OPTION.value)
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     options: dict[str, str] = {}
-    if XLA_FLAGS.value and not QUICK.value:
-        options = {flag.name: flag.value for flag in flags_for(topology.chip.name)}
+    if XLA_FLAGS.value:
+        options = {
+            flag.name: flag.value
+            for flag in flags_for(topology.chip.name)
+            if flag.group == PARTITIONING or not QUICK.value
+        }
     options |= given
     program = open_program(
         CONFIG.value,

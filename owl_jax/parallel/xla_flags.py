@@ -7,7 +7,7 @@ before JAX starts: libtpu and XLA read them once. The launchers (launch/) do tha
 
 A flag that its library does not know ends the program at its start. So each of these was given to
 the library that has to take it: libtpu 0.0.42 and 0.0.52 compiled a small training step with them
-for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those of a GPU (2026-11-24).
+for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those of a GPU (2026-11-25).
 """
 
 from __future__ import annotations
@@ -74,6 +74,18 @@ GATHER_FUSION = {
     "xla_tpu_overlap_compute_collective_tc": "the matrix unit goes on during a collective",
 }
 
+# On slices of 32 chips and fewer, XLA takes gathers and the products that use them apart into loops
+# of small steps ("windowed einsum"), unless their operands are smaller than this.
+WHOLE_GATHERS = {
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": (
+        "1000000",
+        "gathers stay whole on small slices; stage 2 on v5e:4x8: 2.51 -> 0.96 s a step",
+        f"estimated from the compiled program; {MAXTEXT} (DISABLE_COLLECTIVE_MATMUL)",
+    ),
+}
+# The group of flags that change what is exchanged and not only when.
+PARTITIONING = "whole gathers"
+
 # Between slices, over the data centre's network, only gradients of what is trained are summed.
 # These let that sum run while the rest of the backward pass does. One slice has no such sums.
 SLICE_OVERLAP = {
@@ -109,6 +121,10 @@ def flags_for(chip: str) -> tuple[Flag, ...]:
     if chip == "v5e":
         flags += _switched_on(GATHER_FUSION, "gather fusion", MAXTEXT)
     if chip in TPUS:
+        flags += [
+            Flag(name, value, PARTITIONING, why, source)
+            for name, (value, why, source) in WHOLE_GATHERS.items()
+        ]
         flags += _switched_on(SLICE_OVERLAP, "slice overlap", MAXTEXT)
     if chip == "gpu":
         flags += _switched_on(GPU_OVERLAP, "GPU overlap", GPU_SOURCES)
