@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -36,20 +37,24 @@ def small_model(width: int, layers: int) -> OwlConfig:
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int
+    contestants: Mapping[str, Callable[[], Callable[[], Any]]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[float, list[float]]]:
     """Times each contestant once in every round.
 
     contestants: name -> function that prepares a run, untimed, and returns what is timed. Its
       arrays are waited for.
+    clock: seconds; `time.process_time` for those that this process's threads compute, which depend
+      less on what else the machine does.
 
     Returns: name -> (seconds of the first run, which compiles; seconds of each later round).
     """
-    first = {name: _seconds(prepare()) for name, prepare in contestants.items()}
+    first = {name: _seconds(prepare(), clock) for name, prepare in contestants.items()}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, prepare in contestants.items():
-            times[name].append(_seconds(prepare()))
+            times[name].append(_seconds(prepare(), clock))
     return {name: (first[name], times[name]) for name in contestants}
 
 
@@ -77,7 +82,13 @@ def describe_device() -> str:
     return f"jax {jax.__version__}, {len(jax.devices())} x {device.device_kind}"
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def missing(*modules: str) -> str:
+    """Those of these modules that are not installed, joined by commas, and that they are not."""
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"{', '.join(absent)} not installed" if absent else ""
+
+
+def _seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
+    start = clock()
     jax.block_until_ready(run())
-    return time.perf_counter() - start
+    return clock() - start
