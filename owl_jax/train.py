@@ -34,6 +34,17 @@ PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "with --coordinator_address: which one this is, from 0", lower_bound=0
 )
 
+# In what JAX's runtime says when its part of a collective is not answered.
+LOST = (
+    "Gloo",
+    "gloo",
+    "NCCL",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "oordination service",
+    "heartbeat",
+)
+
 
 def main(_: list[str]) -> int | None:
     """Parses nothing itself: flags come in, training/loop.py does the work."""
@@ -65,8 +76,8 @@ def main(_: list[str]) -> int | None:
         if is_first:
             print(f"preempted: {preempted}; the same command goes on from there", flush=True)
         return EXIT_STATUS
-    except JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    except (JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
             raise
         cli.leave(
             f"{one_line(error)[:500]}. Mostly another process is gone; the same command goes on "

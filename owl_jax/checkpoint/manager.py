@@ -10,6 +10,7 @@ step is saved again. What happens to its files later is found when it is read: `
 fingerprint of the state.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -158,22 +159,27 @@ class Checkpoints:
                 state, _ = self.restore(step, abstract_state, data_iterator, expected_meta, hints)
                 return step, state
             except DamagedCheckpoint as damage:
-                if not skip_damaged:
-                    earlier = [before for before in self._manager.all_steps() if before < step]
-                    before = f"the one before it, of step {max(earlier)}" if earlier else "nothing"
+                earlier = [before for before in self._manager.all_steps() if before < step]
+                if not earlier:
                     raise DamagedCheckpoint(
-                        f"{damage}; to go on from {before}, give --config.skip_damaged=True (this "
-                        "one is moved, not deleted)"
+                        f"{damage}; there is none before it: put its files back, or begin again in "
+                        "a new workdir"
+                    ) from damage
+                if not skip_damaged:
+                    raise DamagedCheckpoint(
+                        f"{damage}; to go on from the one before it, of step {max(earlier)}, give "
+                        "--config.skip_damaged=True (this one is moved, not deleted)"
                     ) from damage
                 tell(f"{damage}; moved to {self._set_aside(step)}")
         return None
 
     def _set_aside(self, step: int) -> epath.Path:
         """Moves a checkpoint to where none is looked for; returns where it is now."""
-        target = self._directory.with_name(f"{self._directory.name}-damaged") / str(step)
+        parent = self._directory.with_name(f"{self._directory.name}-damaged")
+        names = (f"{step}-{number}" if number else str(step) for number in itertools.count())
+        target = next(parent / name for name in names if not (parent / name).exists())
         if jax.process_index() == 0:
-            target.rmtree(missing_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            parent.mkdir(parents=True, exist_ok=True)
             (self._directory / str(step)).rename(target)
         if jax.process_count() > 1:
             sync_global_devices(f"checkpoint {step} is set aside")
@@ -226,15 +232,16 @@ class Checkpoints:
             found = described(self._manager.item_metadata(step).state.tree)
         _check_tree(name, found, described(abstract_state))
 
-        if data_iterator is not None:
-            self._check_position(step, name)
         with _reading(name):
-            state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
             if data_iterator is not None:
-                self._read(step, "data", grain.checkpoint.CheckpointRestore(data_iterator))
+                self._check_position(step, name)
+            state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
         recorded = meta.pop(_STATE, None)
         if recorded is not None and fingerprint(state) != recorded:
             raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
+        if data_iterator is not None:  # last, since nothing sets it back
+            with _reading(name):
+                self._read(step, "data", grain.checkpoint.CheckpointRestore(data_iterator))
         return state, meta
 
     def _read(self, step: int, item: str, args: Any) -> Any:
@@ -247,16 +254,17 @@ class Checkpoints:
 
     def _check_position(self, step: int, name: str) -> None:
         directory = self._directory / str(step) / "data"
-        if not directory.exists():
-            raise UserError(f"{name} holds no position in the data; it was saved without one")
         count = jax.process_count()
-        if not (directory / f"process_{jax.process_index()}-of-{count}.json").exists():
-            (saved,) = {path.stem.rpartition("-of-")[2] for path in directory.glob("process_*")}
+        mine = directory / f"process_{jax.process_index()}-of-{count}.json"
+        saved = {int(path.stem.rpartition("-of-")[2]) for path in directory.glob("process_*-of-*")}
+        if saved and count not in saved:
             raise UserError(
-                f"{name} holds the positions in the data of {saved} processes, but there are "
-                f"{count} now; start it with {saved}, or begin the data again with "
+                f"{name} holds the positions in the data of {max(saved)} processes, but there are "
+                f"{count} now; start it with {max(saved)}, or begin the data again with "
                 "--config.data.resume=False"
             )
+        if not mine.exists():
+            raise FileNotFoundError(f"no position in the data in {mine}")
 
     def wait(self) -> None:
         """Blocks until what is being saved is saved.
@@ -308,7 +316,9 @@ def _reading(name: str) -> Iterator[None]:
     damage = None
     try:
         yield
-    except (UserError, JaxRuntimeError, PermissionError, MemoryError):  # of the run or its machine
+    except (FileNotFoundError, NotADirectoryError) as error:
+        damage = DamagedCheckpoint(f"{name} is damaged: {one_line(error)[:_LONGEST]}")
+    except (UserError, JaxRuntimeError, OSError, MemoryError):  # of the run or its machine
         raise
     except Exception as error:  # of any class, for files that are missing, cut or changed
         reason = one_line(error.__cause__ or error)[:_LONGEST]

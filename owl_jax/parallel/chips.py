@@ -99,13 +99,21 @@ CHIPS = {
     )
 }
 
-_GPU_PEAKS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
+# By the beginning of the kind, longer ones first: a card's forms differ in clock and power.
+_GPU_PEAKS = {
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
 
 
 def name_of(device_kind: str) -> str:
     """A chip's name in `CHIPS`, "gpu" or "cpu", of a `jax.Device.device_kind`."""
     names = [chip.name for chip in CHIPS.values() if device_kind in chip.kinds]
-    return names[0] if names else "gpu" if device_kind.startswith("NVIDIA") else "cpu"
+    return names[0] if names else "gpu" if device_kind.startswith(("NVIDIA", "Tesla")) else "cpu"
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -47,7 +47,9 @@ class Clock:
         """Around what brings the next batch."""
         start = time.monotonic()
         yield
-        if self._end is not None and self._end.done():
+        if self._end is None:  # the first batch
+            self._waited += time.monotonic() - start
+        elif self._end.done():
             self._waited += time.monotonic() - max(start, self._end.result())
 
     def count(self, step: int, result: jax.Array, rows: Batch) -> None:

@@ -211,7 +211,8 @@ def check_values(config: ConfigDict) -> None:
         "data.workers",
     ):
         _check_least(config, key, 0)
-    if len(config.profile) != 2 or not 0 <= config.profile[0] <= config.profile[1]:
+    whole = all(isinstance(step, int) for step in config.profile)
+    if not (whole and len(config.profile) == 2 and 0 <= config.profile[0] <= config.profile[1]):
         raise UserError(
             f"config.profile={config.profile}: expected the first and the last step, as in (10, 12)"
         )

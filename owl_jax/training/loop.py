@@ -58,6 +58,11 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     Raises UserError for whatever the user can mend: missing weights or data, a checkpoint of
     another model, a full disk, a loss that stays non-finite; and Preempted after SIGTERM.
     """
+    with Preemption() as preemption:
+        return _train(config, workdir, preemption)
+
+
+def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | None:
     start_up = StartUp()
     settings.check_values(config)
     settings.check_directories(config)
@@ -107,9 +112,12 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
             (workdir / "config.json").write_text(f"{text}\n", encoding="utf-8")
             start_up.write(workdir)
 
+        target = None if config.export == "none" else workdir / "model"
+        if start < config.steps:
+            _keep_as_former(workdir / "model", start)
         peak = peak_flops(mesh.devices.flat[0].device_kind)
+        preemption.training_begins()
         with (
-            Preemption() as preemption,
             MetricWriter(workdir, config.steps, start, workdir.name) as writer,
             closing(Profile(workdir, *config.profile)) as profile,
             Watchdog(config.hang_report, config.hang_exit, start) as watchdog,
@@ -137,19 +145,18 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
                     metrics["dropped"] = data.drops.reasons.total()
                     writer.write(number, metrics | clock.read())
                     _stop_if_diverged(metrics, config.max_skipped_steps, number)
-                preempted = preemption.reached(number)
-                last = preempted or number == config.steps
-                checkpoints.save(number, state, data.batches, meta, force=last)
-                if preempted:
-                    checkpoints.wait()
-                    raise Preempted(f"step {number} of {config.steps} is saved in {workdir}")
+                is_last = number == config.steps
+                preempted = preemption.reached(number) and not is_last
+                with watchdog.patient():
+                    force = preempted or is_last
+                    checkpoints.save(number, state, data.batches, meta, force)
+                    if preempted:
+                        checkpoints.wait()
+                        raise Preempted(f"step {number} of {config.steps} is saved in {workdir}")
 
-    target = None if config.export == "none" else workdir / "model"
     if start >= config.steps and (target is None or target.exists()):
         _say(f"nothing left to do: {workdir} is at step {start} of {config.steps}")
     elif target is not None:
-        # An earlier end of this run, before config.steps was raised.
-        shutil.rmtree(target, ignore_errors=True)
         params = unrounded(config, merge(state.params, frozen))
         base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
         tokenizer = Path(settings.tokenizer_directory(config))
@@ -165,8 +172,19 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
-    described |= {_BASE: fingerprint(frozen) if frozen else "none", f"{_BASE} name": directories}
+    described |= {
+        _BASE: fingerprint(frozen) if frozen else "none",
+        f"{_BASE} name": f"{directories} in {config.frozen_dtype}",
+    }
     return described
+
+
+def _keep_as_former(model: Path, step: int) -> None:
+    """An earlier end of this run, before config.steps was raised, is not its model any more."""
+    if jax.process_index() == 0 and model.exists():
+        former = model.with_name(f"{model.name}-{step}")
+        shutil.rmtree(former, ignore_errors=True)
+        model.rename(former)
 
 
 def _stop_if_diverged(metrics: Mapping[str, Any], limit: int, step: int) -> None:

@@ -15,25 +15,26 @@ EXIT_STATUS = 75
 
 
 class Preempted(Exception):
-    """The run has saved and ended before its last step."""
+    """The run has ended before its last step, and nothing of it is lost."""
 
 
 class Preemption:
-    """Tells at which step the run has to be saved and ended.
+    """Tells at which step the run has to be saved and ended; a context manager around the run.
 
-    A process alone looks at its own signal. Several ask JAX's coordination service, which passes
-    the signal of any of them on to all, and names one step that none of them has passed yet.
+    A process alone looks at its own signal. Where JAX's coordination service runs it is asked: it
+    passes the signal of any process on to all, and names one step that none of them has passed yet.
 
-    A second SIGTERM to a process alone ends it at once.
+    Signals may come twice, from a launcher and from the system: the second changes nothing.
     """
 
     def __init__(self) -> None:
-        self._signalled = False
+        self._signalled = self._training = False
         self._former: Any = None
 
     def __enter__(self) -> Self:
         # Python takes signals in its main thread only; elsewhere they are their owner's.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not jax.distributed.is_initialized():
             self._former = signal.signal(signal.SIGTERM, self._notice)
         return self
 
@@ -43,19 +44,21 @@ class Preemption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._restore()
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+
+    def training_begins(self) -> None:
+        """From here on a signal waits for the end of a step; before, the run ends where it is."""
+        self._training = True
 
     def reached(self, step: int) -> bool:
         """Whether `step` is the one; every process asks after each of its steps."""
-        if jax.process_count() == 1:
-            return self._signalled
-        return reached_preemption_sync_point(step)
+        if jax.distributed.is_initialized():
+            return reached_preemption_sync_point(step)
+        return self._signalled
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
+        if not self._training and not self._signalled:
+            self._signalled = True
+            raise Preempted("no step was taken yet")
         self._signalled = True
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
-            self._former = None

@@ -14,11 +14,14 @@ DIRECTORY = "profile"  # in the workdir
 class Profile:
     """Traces steps `first` to `last`, both included, or those of them that the run still takes.
 
-    Each process writes what its own devices and threads do, under WORKDIR/profile.
+    Each process writes what its own devices and threads do: under WORKDIR/profile, or if there are
+    several, under WORKDIR/profile/process-N.
     """
 
     def __init__(self, workdir: Path, first: int, last: int) -> None:
         self._directory = workdir / DIRECTORY
+        if jax.process_count() > 1:
+            self._directory /= f"process-{jax.process_index()}"
         self._first, self._last = first, last
         self._tracing = False
 

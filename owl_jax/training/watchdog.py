@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -29,12 +31,20 @@ class Watchdog:
     def __init__(self, report_after: float, exit_after: float, start: int) -> None:
         self._report_after, self._exit_after = report_after, exit_after
         self._step, self._since = start, time.monotonic()
+        self._patient = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def step_ended(self, step: int) -> None:
         """Called from any thread."""
         self._step, self._since = step, time.monotonic()
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Around what may take its time, such as saving: it is reported, but ends nothing."""
+        self._patient = True
+        yield
+        self._patient, self._since = False, time.monotonic()
 
     def __enter__(self) -> Self:
         self._since = time.monotonic()
@@ -61,7 +71,7 @@ class Watchdog:
             if due and waited >= due:
                 self._report(waited)
                 due *= 2
-            if self._exit_after and waited >= self._exit_after:
+            if self._exit_after and waited >= self._exit_after and not self._patient:
                 self._report(waited)
                 print(f"hung for {waited:.0f} s: exit status {EXIT_STATUS}", file=sys.stderr)
                 sys.stderr.flush()
@@ -70,7 +80,7 @@ class Watchdog:
     def _report(self, waited: float) -> None:
         print(
             f"no step has ended for {waited:.0f} s: process {jax.process_index()} of "
-            f"{jax.process_count()} waits for the end of step {self._step + 1}; its threads:",
+            f"{jax.process_count()}, after step {self._step}; its threads:",
             file=sys.stderr,
             flush=True,
         )

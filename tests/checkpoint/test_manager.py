@@ -185,13 +185,30 @@ def cut_position(directory):
     next((directory / "data").glob("process_*")).write_text("")
 
 
+def forget_the_position(directory):
+    shutil.rmtree(directory / "data")
+
+
+def forget_a_file(directory):
+    next((directory / "data").glob("process_*")).unlink()
+
+
 def exchange_the_state(directory):
     """Whole and readable, but of another step."""
     shutil.rmtree(directory / "state")
     shutil.copytree(directory.with_name("2") / "state", directory / "state")
 
 
-DAMAGES = [cut, flip_a_bit, forget_the_state, cut_meta, cut_position, exchange_the_state]
+DAMAGES = [
+    cut,
+    flip_a_bit,
+    forget_the_state,
+    cut_meta,
+    cut_position,
+    forget_the_position,
+    forget_a_file,
+    exchange_the_state,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -224,14 +241,39 @@ def test_a_damaged_checkpoint_is_named_and_moved_if_asked(checkpoints, tmp_path,
     assert_trees_equal(state, make_state(4))
 
 
-def test_there_is_nothing_before_the_only_checkpoint(checkpoints, tmp_path):
+def test_the_only_checkpoint_is_never_moved(checkpoints, tmp_path):
     assert checkpoints.resume(abstract(make_state()), None) is None
     checkpoints.save(2, make_state(2), None, {})
     checkpoints.wait()
     cut(tmp_path / "checkpoints" / "2")
-    with pytest.raises(DamagedCheckpoint, match="to go on from nothing, give"):
-        checkpoints.resume(abstract(make_state()), None)
-    assert checkpoints.resume(abstract(make_state()), None, skip_damaged=True) is None
+    for skip in (False, True):
+        with pytest.raises(DamagedCheckpoint, match="there is none before it: put its files back"):
+            checkpoints.resume(abstract(make_state()), None, skip_damaged=skip)
+    assert checkpoints.latest() == 2
+
+
+def test_a_place_for_damaged_checkpoints_is_never_taken_twice(checkpoints, tmp_path):
+    checkpoints.save(2, make_state(2), None, {})
+    for number in range(2):
+        checkpoints.save(4, make_state(4), None, {"number": number})
+        checkpoints.wait()
+        cut(tmp_path / "checkpoints" / "4")
+        checkpoints.resume(abstract(make_state()), None, skip_damaged=True)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints-damaged").iterdir())
+    assert kept == ["4", "4-1"]
+
+
+def test_the_data_stay_where_they_are_if_the_state_is_damaged(checkpoints, tmp_path):
+    moved = make_data()
+    next(moved)
+    checkpoints.save(2, make_state(2), make_data(), {})
+    checkpoints.save(4, make_state(4), moved, {})
+    checkpoints.wait()
+    exchange_the_state(tmp_path / "checkpoints" / "4")
+    data = make_data()
+    with pytest.raises(DamagedCheckpoint, match="other numbers than were saved"):
+        checkpoints.restore(4, abstract(make_state()), data)
+    np.testing.assert_array_equal(next(data), next(make_data()))
 
 
 def test_a_checkpoint_of_another_model_is_not_a_damaged_one(checkpoints):
@@ -354,8 +396,9 @@ def reference_fingerprint(leaves):
         bits = array.reshape(-1).view(unsigned).astype(np.uint32)
         if array.dtype.kind == "i":
             bits = array.reshape(-1).astype(np.uint32)
-        weights = 2 * np.arange(bits.size, dtype=np.uint32) + 1
-        total = np.sum(bits * weights, dtype=np.uint32)
+        position = np.arange(bits.size, dtype=np.uint32) * np.uint32(0x9E3779B1)
+        position ^= position >> 15
+        total = np.sum((bits ^ (bits >> 16)) * (2 * position + 1), dtype=np.uint32)
         lines.append(f"{path} {array.shape} {array.dtype.name} {total}")
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -400,6 +443,17 @@ def test_the_fingerprint_sees_every_change():
         {"a": w, "b": w},
     ]
     assert len({fingerprint(tree) for tree in trees}) == len(trees)
+
+
+def test_the_fingerprint_sees_exchanged_layers_of_16_bit_numbers():
+    narrow = np.random.default_rng(0).normal(size=(2, 64, 256)).astype(ml_dtypes.bfloat16)
+    for w in (narrow, narrow.astype(np.float32)):
+        names = {fingerprint({"w": w})}
+        for first, second in [(0, 1), (0, 16), (3, 35)]:
+            rows = w.copy()
+            rows[0, [first, second]] = rows[0, [second, first]]
+            names.add(fingerprint({"w": rows}))
+        assert len(names | {fingerprint({"w": w[::-1]})}) == 5
 
 
 def test_the_fingerprint_can_stand_in_json():

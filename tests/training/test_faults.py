@@ -62,7 +62,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
     workdir = files / "preempted"
     process = start(files / "config.py", workdir, "--config.export=none")
     wait_for_step(process, 7)
-    process.send_signal(signal.SIGTERM)
+    for _ in range(2):  # as from a launcher and from the system
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
     ((code, out, err),) = finish([process])
     assert (code, err) == (PREEMPTED, "")
     step = steps_of(workdir)[-1]
@@ -74,6 +76,30 @@ def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
     assert code == 0, err
     assert f"resumed from step {step} of" in out
     assert_the_same(workdir, unhurt)
+
+
+def wait_for_table(process):
+    """What is trained is printed before the weights are read."""
+    for line in process.stdout:
+        if line.startswith("partition"):
+            return
+
+
+def test_sigterm_before_the_first_step(files):
+    process = start(files / "config.py", files / "early", "--config.export=none")
+    wait_for_table(process)
+    process.send_signal(signal.SIGTERM)
+    ((code, out, err),) = finish([process])
+    assert (code, err) == (PREEMPTED, "")
+    assert "preempted: no step was taken yet" in out.splitlines()[-1]
+
+    # JAX's coordination service takes the signal of one process, too.
+    (process,) = start_several(files / "config.py", files / "early", count=1, devices=1)
+    wait_for_table(process)
+    process.send_signal(signal.SIGTERM)
+    ((code, out, err),) = finish([process])
+    assert code == PREEMPTED, err
+    assert f"preempted: step {steps_of(files / 'early')[-1]} of 40 is saved" in out
 
 
 def test_sigterm_to_one_of_two_saves_at_the_same_step_on_both(files, unhurt_pair):
@@ -188,6 +214,6 @@ def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
     assert both[0].returncode == PREEMPTED, err
     reports = [line for line in err.splitlines() if line.startswith("no step has ended for ")]
     assert len(reports) >= 2
-    assert "process 0 of 2 waits for the end of step" in reports[0]
+    assert "process 0 of 2, after step " in reports[0]
     assert "Thread 0x" in err and "loop.py" in err and "in train" in err
     assert "exit status 75" in err.splitlines()[-1]

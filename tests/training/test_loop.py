@@ -251,6 +251,17 @@ def test_a_finished_run_without_its_model_exports_it(finished, files, config):
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
+def test_a_longer_run_keeps_the_model_of_its_former_end(finished, files):
+    workdir = files / "longer"
+    shutil.copytree(finished[0], workdir)
+    code, out, err = command(files / "config.py", workdir, "--config.steps=21")
+    assert code == 0, err
+    assert "resumed from step 20" in out
+    (_, former), (_, new) = (load_model(workdir / x, np.float32) for x in ("model-20", "model"))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), former["lora"], new["lora"])
+    assert all(jax.tree.leaves(moved))
+
+
 def test_a_checkpoint_of_another_model_is_refused(finished, config, capsys):
     workdir, _ = finished
     config.model.lora.alpha = 8.0
@@ -268,7 +279,7 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
     config.init.llm = str(files / "other")
     with pytest.raises(UserError, match=r"another model.* its frozen base is ") as error:
         train(config, workdir)
-    both = rf"{files / 'base'} \(sha256:.*{files / 'other'}.* \(sha256:"
+    both = rf"{files / 'base'} in bfloat16 \(sha256:.*{files / 'other'}.* in bfloat16 \(sha256:"
     assert re.search(both, str(error.value))
     assert "insist with --config.any_base=True" in str(error.value)
     assert "\n" not in str(error.value)
@@ -329,6 +340,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"log_every": 0}, "config.log_every=0: expected at least 1"),
         ({"hang_exit": -1.0}, "config.hang_exit=-1.0: expected at least 0"),
         ({"profile": (5, 4)}, r"config.profile=\(5, 4\): expected the first and the last step"),
+        ({"profile": ("a", "b")}, "config.profile=.*: expected the first and the last step"),
         ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 takes its weights from a directory"),
     ],
 )

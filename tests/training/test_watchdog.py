@@ -23,7 +23,7 @@ def test_a_report_names_the_step_and_the_line_that_waits(capfd):
     reports = capfd.readouterr().err.split("no step has ended for ")[1:]
     assert 2 <= len(reports) <= 3  # after 0.2, 0.4 and 0.8 s
     for report in reports:
-        assert "s: process 0 of 1 waits for the end of step 7; its threads:" in report
+        assert "s: process 0 of 1, after step 6; its threads:" in report
         assert "test_watchdog.py" in report
         assert "in test_a_report_names_the_step_and_the_line_that_waits" in report
 
@@ -34,6 +34,14 @@ from owl_jax.training.watchdog import Watchdog
 with Watchdog(report_after={report}, exit_after={exit}, start=0):
     time.sleep(60)
 """
+
+
+def test_what_may_take_its_time_ends_nothing(capfd):
+    with Watchdog(report_after=0.2, exit_after=0.3, start=0) as watchdog:
+        with watchdog.patient():
+            time.sleep(1.0)
+        time.sleep(0.1)
+    assert "no step has ended for " in capfd.readouterr().err
 
 
 def test_a_hung_process_ends_so_that_it_is_started_again():
