@@ -61,7 +61,7 @@ class DecodeState:
 def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
     """How to compute, and the same weights in the form, with which a token is decoded fastest.
 
-    The one place where the platform decides: on a CPU the layers are unrolled (models/stack.py),
+    On a CPU the layers are unrolled (models/stack.py),
     elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
     allows it, which it does for all but tiny layers; large bfloat16 weights become integers of the
     same bits (models/product.py).

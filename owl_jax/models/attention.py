@@ -18,12 +18,14 @@ from flax import struct
 from jax.nn import logsumexp
 
 from owl_jax.errors import UserError
+from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 from owl_jax.models.splash import splash
 
 IMPLEMENTATIONS = ("auto", "xla", "splash", "cudnn")
 _MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
 _LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
+_BLOCK = 256  # queries of a long row that a CPU takes at a time
 # The TPU's compiler multiplies a single query element by element. In as many copies as the matrix
 # unit takes at a time anyway, it goes there, by its estimate in two fifths of the time.
 _COPIES = 8
@@ -51,6 +53,17 @@ class Placement:
         causal = jnp.arange(self.key_segments.shape[1]) <= self.query_slots[:, None]
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
         return (causal & same)[:, None]
+
+    def block(self, start: int, end: int) -> Placement:
+        """The queries from `start` to `end` of whole rows, and the keys that are not after them."""
+        queries = slice(start, end)
+        return Placement(
+            self.query_slots[queries],
+            self.query_positions[:, queries],
+            self.query_segments[:, queries],
+            self.key_positions[:, :end],
+            self.key_segments[:, :end],
+        )
 
     def is_whole_rows(self) -> bool:
         """Whether the queries are all slots there are, in order: no cache, or the whole of it."""
@@ -129,15 +142,6 @@ def choose(
     return "xla" if implementation == "auto" else implementation
 
 
-def platform() -> str:
-    """What the program being traced will run on: the mesh's devices, else JAX's default.
-
-    A program may be compiled where it will not run, for a TPU that is not there.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
-
-
 def alibi_bias(slopes: jax.Array, placement: Placement) -> jax.Array:
     """float32[B, H, L, S]: slope times (key position - query position) (arXiv 2108.12409)."""
     distance = placement.key_positions[:, None, :] - placement.query_positions[:, :, None]
@@ -166,7 +170,54 @@ def _xla(
     placement: Placement | None,
     slopes: jax.Array | None,
 ) -> jax.Array:
+    if platform() == "cpu":
+        return _by_blocks(q, k, v, placement, slopes)
     return _weighed(jax.nn.softmax(_scores(q, k, placement, slopes), axis=-1), v)
+
+
+def _by_blocks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    placement: Placement | None,
+    slopes: jax.Array | None,
+) -> jax.Array:
+    """The form for a CPU: long rows by blocks of queries, and the keys that are not after them."""
+    L = q.shape[1]
+    if placement is None or not placement.is_whole_rows() or L < 2 * _BLOCK:
+        return _divided_last(q, k, v, placement, slopes)
+    ends = [*range(_BLOCK, L, _BLOCK), L]
+    contexts = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        block = placement.block(start, end)
+        seen = k[:, :, :end], v[:, :, :end]
+        contexts.append(_divided_last(q[:, start:end], *seen, block, slopes))
+    return jnp.concatenate(contexts, axis=1)
+
+
+def _divided_last(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    placement: Placement | None,
+    slopes: jax.Array | None,
+) -> jax.Array:
+    """The sum of a query's weights divides what they weigh, which is less than the weights.
+
+    Heads stand before positions in both products: for any other order a CPU's compiler writes down
+    transposed scores, or keys.
+    """
+    B, L, H, K = q.shape
+    G, S = k.shape[1:3]
+    rows = q.swapaxes(1, 2).reshape(B, G, -1, K)
+    scores = jnp.einsum("bgmk,bgsk->bgms", rows, k, preferred_element_type=jnp.float32)
+    scores = _masked(scores.reshape(B, H, L, S) / math.sqrt(K), placement, slopes)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype).reshape(B, G, -1, S)
+    # By this name, so that the gradient of the quotient does not compute it again.
+    weighed = named("context", jnp.einsum("bgms,bgsk->bgmk", weights, v))
+    return (weighed.reshape(B, H, L, K) / total).astype(v.dtype).swapaxes(1, 2)
 
 
 def _after(
@@ -198,7 +249,11 @@ def _scores(
     G, S = k.shape[1:3]
     grouped = q.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bgsk->bgrls", grouped, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, H, L, S) / math.sqrt(K)
+    return _masked(scores.reshape(B, H, L, S) / math.sqrt(K), placement, slopes)
+
+
+def _masked(scores: jax.Array, placement: Placement | None, slopes: jax.Array | None) -> jax.Array:
+    """Scores [B, H, L, S] with ALiBi's bias, and out of reach where a key is not seen."""
     if placement is None:
         return scores
     if slopes is not None:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from owl_jax.models.platform import platform
+
 # Elements of a block; wide, it fits into a second-level cache or nearly so.
 _BLOCK = 2**19
 
@@ -23,6 +25,11 @@ def product(x: jax.Array, kernel: jax.Array, depth: int) -> jax.Array:
 
     def at_once(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.tensordot(x, widen(kernel, x.dtype), axes=depth)
+
+    def of_matrices(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        rows, batch = math.prod(kernel.shape[:depth]), x.shape[: x.ndim - depth]
+        y = x.reshape(*batch, rows) @ widen(kernel, x.dtype).reshape(rows, -1)
+        return y.reshape(*batch, *kernel.shape[depth:])
 
     def by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
         rows = math.prod(kernel.shape[:depth])
@@ -40,7 +47,9 @@ def product(x: jax.Array, kernel: jax.Array, depth: int) -> jax.Array:
         return total.reshape(*x.shape[: x.ndim - depth], *kernel.shape[depth:])
 
     if not _goes_by_blocks(x, kernel):
-        return at_once(x, kernel)
+        # Where several axes are contracted, in the product or its gradient, a CPU's compiler
+        # transposes the weight every time.
+        return (of_matrices if platform() == "cpu" else at_once)(x, kernel)
     result: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=by_blocks, default=at_once)
     return result
 

@@ -1,0 +1,245 @@
+"""Training steps of the 7B on one GPU, against the same steps in PyTorch.
+
+    python benchmarks/gpu_step.py [--stages=2,1] [--rows=4] [--length=2048] [--remat=minimal]
+    python benchmarks/gpu_step.py --size=tiny --length=128     # that it runs, on any machine
+
+Stage 2 and stage 1 as configs/ describe them, from fresh random weights: bfloat16 where frozen,
+trainables in float32, products in bfloat16, one picture a row, the optimizer included. Ours takes
+cuDNN's attention where it can (models/attention.py). PyTorch's is transformers, PEFT, SDPA (its
+flash kernel, since full rows need no mask), autocast, fused AdamW and gradient checkpointing; it
+needs torch, transformers and peft beside jax[cuda13].
+
+Each side runs in a process of its own, so that the other's memory is free. MFU is model work
+(training/flops.py, the same for both) over time and peak: the data sheet's (parallel/chips.py), and
+790 TFLOP/s, what large bfloat16 products reach on an H200.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from _timing import missing
+from absl import flags
+from ml_collections import ConfigDict
+from train_step import make_batch
+
+from owl_jax import cli
+from owl_jax.errors import UserError
+from owl_jax.parallel.chips import peak_flops
+from owl_jax.parallel.mesh import make_mesh
+from owl_jax.parallel.sharding import shard_batch
+from owl_jax.training.partition import FROZEN, split
+from owl_jax.training.program import TrainingProgram, make_program
+from owl_jax.training.state import place_state
+
+# --rows, --length and --rounds are those of train_step.py.
+flags.FLAGS.set_default("rows", 4)
+flags.FLAGS.set_default("length", 2048)
+flags.FLAGS.set_default("rounds", 10)
+_SIZE = flags.DEFINE_enum("size", "full", ["full", "tiny"], "of the model")
+_STAGES = flags.DEFINE_list("stages", ["2", "1"], "of the training")
+_SIDES = flags.DEFINE_list("sides", ["owl_jax", "PyTorch"], "what to measure")
+_REMAT = flags.DEFINE_string("remat", "minimal", "what we keep of a layer (models/remat.py)")
+_CHECKPOINTING = flags.DEFINE_bool("checkpointing", True, "PyTorch recomputes every layer")
+_CHILD = flags.DEFINE_string("child", None, "STAGE:SIDE, measured in this process")
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MEASURED_PEAK = 790e12
+WARM_UP = 2
+
+TINY = {
+    "vision": {"image_size": 28, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
+    "abstractor": {"num_query_tokens": 4, "hidden_size": 32, "mlp_size": 48, "num_heads": 2},
+    "llm": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4},
+}
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table; as a child, a line of JSON."""
+    del argv
+    if _CHILD.value:
+        stage, _, side = _CHILD.value.partition(":")
+        measure = {"owl_jax": measure_ours, "PyTorch": measure_theirs}[side]
+        print(json.dumps(measure(stage_config(stage))))
+        return
+    if unknown := set(_SIDES.value) - {"owl_jax", "PyTorch"}:
+        raise UserError(f"--sides={','.join(unknown)}: expected owl_jax, PyTorch or both")
+    if _SIZE.value == "full" and not has_gpu():
+        print("left out: no GPU; --size=tiny runs anywhere")
+        return
+    sides = list(_SIDES.value)
+    if "PyTorch" in sides and (lacking := missing("torch", "transformers", "peft")):
+        print(f"PyTorch is left out: {lacking}; pip install -e '.[parity]'")
+        sides.remove("PyTorch")
+    for stage in _STAGES.value:
+        compare(stage, sides)
+
+
+def compare(stage: str, sides: list[str]) -> None:
+    """Measures both sides of a stage and prints their rows."""
+    rows, length = flags.FLAGS.rows, flags.FLAGS.length
+    print(f"\nStage {stage}, {_SIZE.value} size, {rows} rows of {length} positions")
+    print(
+        f"{'':<10}{'median s':>10}{'fastest':>10}{'tokens/s':>10}{'MFU':>8}{'of 790':>8}{'GB':>8}"
+    )
+    fastest = {}
+    for side in sides:
+        result = run_child(stage, side)
+        seconds, fastest[side] = median(result["seconds"]), min(result["seconds"])
+        peak = peak_flops(result["device"])
+        mfu = f"{result['flops'] / seconds / peak:.3f}" if peak else "-"
+        measured = f"{result['flops'] / seconds / MEASURED_PEAK:.3f}" if peak else "-"
+        memory = f"{result['bytes'] / 1e9:.1f}" if result["bytes"] else "-"
+        print(
+            f"{side:<10}{seconds:>10.3f}{fastest[side]:>10.3f}{rows * length / seconds:>10.0f}"
+            f"{mfu:>8}{measured:>8}{memory:>8}  {result['device']}, {result['version']}",
+            flush=True,
+        )
+    if len(fastest) == 2 and _SIZE.value == "full":
+        print(f"PyTorch / owl_jax: {fastest['PyTorch'] / fastest['owl_jax']:.2f}, of the fastest")
+
+
+def run_child(stage: str, side: str) -> dict[str, Any]:
+    """What a process of its own measures."""
+    command = [sys.executable, __file__, *sys.argv[1:], f"--child={stage}:{side}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"{side}, stage {stage} ended with {done.returncode} (above); if it was out of memory, "
+            "lower --rows or keep less: --remat=full"
+        )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def has_gpu() -> bool:
+    """Asked in a process of its own: JAX takes most of a GPU's memory once it has seen it."""
+    code = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() == "gpu"
+
+
+def stage_config(stage: str) -> ConfigDict:
+    """The stage's config for rows of one picture on one device."""
+    path = CONFIGS / f"stage{stage}.py"
+    if not path.exists():
+        raise UserError(f"--stages={stage}: expected 1 or 2")
+    config: ConfigDict = runpy.run_path(str(path))["get_config"]()
+    config.batch_size, config.accumulate = flags.FLAGS.rows, 1
+    config.data.length, config.data.image_slots = flags.FLAGS.length, 1
+    config.compute.remat = config.compute.media_remat = _REMAT.value
+    if _SIZE.value == "tiny":
+        for part, sizes in TINY.items():
+            config.model[part].update(sizes, num_layers=2)
+        config.model.llm.num_kv_heads = config.model.llm.num_heads
+    return config
+
+
+def measure_ours(config: ConfigDict) -> dict[str, Any]:
+    """Seconds of each step, model work, peak memory."""
+    device = jax.devices()[0]
+    mesh = make_mesh(devices=[device])
+    program = make_program(config, mesh)
+    trainable, frozen = split(fresh_params(program), program.labels)
+    places = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+    state = place_state(trainable, program.optimizer, places, mesh)
+    batch = make_batch(program.model, program.rows, program.row.length)
+    batch = type(batch)(**shard_batch(vars(batch), mesh))
+    with program.active():
+
+        def step() -> Any:
+            nonlocal state
+            state, metrics = program.step(state, frozen, batch)
+            return jax.block_until_ready(metrics["loss"])
+
+        seconds, loss = repeat(step)
+    check(loss)
+    memory = device.memory_stats() or {}
+    return {
+        "seconds": seconds,
+        "flops": program.flops(),
+        "bytes": memory.get("peak_bytes_in_use"),
+        "device": device.device_kind,
+        "version": f"jax {jax.__version__}",
+    }
+
+
+def fresh_params(program: TrainingProgram) -> Any:
+    """Random weights, made on the device leaf by leaf in the dtype that they are kept in."""
+
+    def fresh(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        kind = path[-1].key
+        name = jax.tree_util.keystr(path)
+
+        def make() -> jax.Array:
+            if kind in ("scale", "bias", "b"):
+                return jnp.full(leaf.shape, float(kind == "scale"), leaf.dtype)
+            key = jax.random.key(sum(name.encode()))
+            return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+        return jax.jit(make, out_shardings=leaf.sharding)()
+
+    return jax.tree_util.tree_map_with_path(fresh, program.params)
+
+
+def measure_theirs(config: ConfigDict) -> dict[str, Any]:
+    """The same of PyTorch. JAX stays on the CPU here."""
+    jax.config.update("jax_platforms", "cpu")
+    import torch
+    from _torch_model import TorchOwl, batch_inputs, make_torch_step
+
+    program = make_program(config, make_mesh(devices=jax.devices()[:1]))
+    trained = {
+        path for path in program.labels if FROZEN not in jax.tree.leaves(program.labels[path])
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        owl = TorchOwl(program.model)
+    torch.set_default_dtype(torch.float32)
+    rate = next(iter(program.recipes.values())).learning_rate
+    train = make_torch_step(owl, trained, rate, autocast=True)
+    if _CHECKPOINTING.value:
+        owl.recompute()
+    batch = make_batch(program.model, program.rows, program.row.length)
+    inputs = batch_inputs(batch, program.model.media_length, device)
+    seconds, loss = repeat(lambda: float(train(inputs)))
+    check(loss)
+    cuda = device == "cuda"
+    return {
+        "seconds": seconds,
+        "flops": program.flops(),
+        "bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "version": f"torch {torch.__version__}",
+    }
+
+
+def repeat(step: Callable[[], Any]) -> tuple[list[float], float]:
+    """Seconds of each step after the first few, and the last loss. A step waits for its result."""
+    seconds = []
+    for _ in range(WARM_UP + flags.FLAGS.rounds):
+        start = time.perf_counter()
+        loss = step()
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM_UP:], float(loss)
+
+
+def check(loss: float) -> None:
+    """A step that is not finite changes nothing, and would be another work."""
+    if not jnp.isfinite(loss):
+        raise AssertionError(f"the loss is {loss}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

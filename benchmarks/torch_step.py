@@ -1,0 +1,225 @@
+"""A training step on the CPU against the same model in PyTorch, by padded and by useful token.
+
+    python benchmarks/torch_step.py [--width=512] [--layers=8] [--rows=2] [--length=320]
+
+Needs torch, transformers and peft (pip install -e '.[parity]'). A stage 2 step (LoRA on q and v and
+the abstractor trained, vision and language model frozen), float32, optimizer included; both sides
+have the same weights, threads and cores, and take turns. First their losses of three steps have to
+agree, so that it is the same work.
+
+by padded token   the same full rows of one picture for both.
+by useful token   conversations of the lengths that packing.py draws for stage 2 of the paper. Ours
+                  packs them in rows of 2,048. PyTorch's are padded, as its collators do: to the
+                  longest of a batch of four, drawn at random, what Hugging Face's trainer does; and
+                  to 2,048 positions, what mPLUG-Owl's does.
+
+Ratios are PyTorch's time over ours: above 1 we are faster. OpenMP's threads wait for each other at
+every operation: on cores that others use, PyTorch's wall time is far from what it is alone. Compare
+there by --threads=1 --clock=cpu.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from _timing import describe_device, missing, take_turns
+from absl import flags
+from packing import DISTRIBUTIONS, LENGTH, draw
+from train_step import RULES, make_batch
+
+from owl_jax import cli
+from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.conversations import Conversation
+from owl_jax.data.packing import Packer, Row
+from owl_jax.models.config import (
+    AbstractorConfig,
+    Compute,
+    LlamaConfig,
+    LoraConfig,
+    OwlConfig,
+    VisionConfig,
+)
+from owl_jax.models.owl import init_params
+from owl_jax.training.optimizer import Recipe, make_optimizer
+from owl_jax.training.partition import assign, split
+from owl_jax.training.state import new_state
+from owl_jax.training.step import make_step
+
+# --width, --layers, --rows, --length and --rounds are those of train_step.py, --open_rows is
+# packing.py's.
+flags.FLAGS.set_default("width", 512)
+flags.FLAGS.set_default("length", 320)
+_THREADS = flags.DEFINE_integer("threads", 2, "and cores, of either side", lower_bound=1)
+_CLOCK = flags.DEFINE_enum(
+    "clock", "wall", ["wall", "cpu"], "cpu, with --threads=1: for a machine that others use"
+)
+_BATCH = flags.DEFINE_integer("batch", 4, "conversations that are padded to one length")
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+MIX, SLOTS = DISTRIBUTIONS["stage 2 of the paper"]
+RECIPES = {"adapter": Recipe(learning_rate=1e-4, schedule="constant")}
+TOLERANCE = 1e-4  # of the losses
+
+Run = Callable[[], Any]
+
+
+def middle_model(width: int, layers: int) -> OwlConfig:
+    """A LLaMA of this size with heads of 64 and the released vocabulary; 224 pixels, 65 positions a
+    picture."""
+    return OwlConfig(
+        vision=VisionConfig(224, 14, 384, 1536, num_layers=6, num_heads=6),
+        abstractor=AbstractorConfig(64, 384, 1024, num_layers=2, num_heads=6, query_stddev=0.02),
+        llm=LlamaConfig(32_000, width, width * 11 // 4, layers, width // 64, width // 64),
+        lora=LoraConfig(dropout=0.0),
+    )
+
+
+class Ours:
+    """Our step; `run` takes a batch and returns the loss."""
+
+    def __init__(self, config: OwlConfig, params: Any, compute: Compute):
+        labels = assign(params, RULES, set(RECIPES))
+        trainable, self._frozen = split(params, labels)
+        optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
+        self._step = jax.jit(make_step(config, compute, optimizer, seed=0), donate_argnums=0)
+        self._state = new_state(jax.tree.map(jax.numpy.copy, trainable), optimizer)
+
+    def run(self, batch: Batch) -> float:
+        self._state, metrics = self._step(self._state, self._frozen, batch)
+        return float(metrics["loss"])
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table."""
+    del argv
+    if lacking := missing("torch", "transformers", "peft"):
+        print(f"left out: {lacking}; pip install -e '.[parity]' in an environment of its own")
+        return
+    threads, clock = _THREADS.value, CLOCKS[_CLOCK.value]
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    jax.config.update("jax_platforms", "cpu")
+    import torch
+    from _torch_model import TorchOwl, batch_inputs, copy_weights, make_torch_step
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = middle_model(flags.FLAGS.width, flags.FLAGS.layers)
+    params = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
+    owl = TorchOwl(config)
+    copy_weights(owl, config, jax.tree.map(np.asarray, params))
+    torch_step = make_torch_step(owl, ("lora", "abstractor"), RECIPES["adapter"].learning_rate)
+    ours = Ours(config, params, Compute(scan_layers=False))
+
+    def theirs(batch: Batch) -> float:
+        return float(torch_step(batch_inputs(batch, config.media_length)))
+
+    print(
+        f"Decoder of {flags.FLAGS.layers} x {flags.FLAGS.width}, {threads} threads, "
+        f"{describe_device()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    )
+    rows, length, rounds = flags.FLAGS.rows, flags.FLAGS.length, flags.FLAGS.rounds
+    full = make_batch(config, rows, length)
+    check_losses([ours.run(full) for _ in range(3)], [theirs(full) for _ in range(3)])
+    same = take_turns(
+        {"ours": lambda: partial(ours.run, full), "theirs": lambda: partial(theirs, full)},
+        rounds,
+        clock,
+    )
+    even = [1.0] * rounds
+    report("by padded token", same["theirs"][1], same["ours"][1], even, even)
+    fastest = min(same["theirs"][1]) / min(same["ours"][1])
+    print(f"of the fastest: {fastest:.2f}")
+
+    conversations = draw(MIX, 2_000)
+    packed = pack(conversations, config.media_length)
+    fill = float(np.mean([row.length for row in packed]))
+    alone = float(np.mean([item.length for item in conversations]))
+    groups = iter([conversations[i : i + _BATCH.value] for i in range(0, 2_000, _BATCH.value)])
+    ours_rows = lay_out(config, [row.conversations for row in packed[:rows]], LENGTH)
+    padded = lay_out(config, [[item] for item in conversations[:rows]], LENGTH)
+    lengths: list[list[int]] = []
+
+    def next_group() -> Run:
+        group = next(groups)
+        lengths.append([item.length for item in group])
+        longest = lay_out(config, [[item] for item in group], max(lengths[-1]))
+        return partial(theirs, longest)
+
+    results = take_turns(
+        {
+            "packed": lambda: partial(ours.run, ours_rows),
+            "longest": next_group,
+            "full": lambda: partial(theirs, padded),
+        },
+        rounds,
+        clock,
+    )
+    used = sum(map(sum, lengths[1:])) / sum(max(group) * len(group) for group in lengths[1:])
+    print(f"\nUseful tokens of each padded one: packed {fill / LENGTH:.1%}, padded to the longest")
+    print(f"of {_BATCH.value} {used:.1%}, padded to {LENGTH:,} {alone / LENGTH:.1%}")
+    packed_tokens = [rows * fill] * rounds
+    for name, tokens in (
+        ("longest", [float(sum(group)) for group in lengths[1:]]),
+        ("full", [rows * alone] * rounds),
+    ):
+        what = f"by useful token, PyTorch padded to the {name}"
+        report(what, results[name][1], results["packed"][1], tokens, packed_tokens)
+
+
+def check_losses(ours: Sequence[float], theirs: Sequence[float]) -> None:
+    """Ends the benchmark if it is not the same work."""
+    print(f"losses of three steps: {ours} and {theirs}")
+    if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > TOLERANCE:
+        raise AssertionError(f"the losses differ by more than {TOLERANCE}")
+
+
+def report(
+    what: str,
+    theirs: Sequence[float],
+    ours: Sequence[float],
+    their_tokens: Sequence[float],
+    our_tokens: Sequence[float],
+) -> None:
+    """A line of ratios of the seconds of a token: over all rounds, and round by round."""
+    whole = (sum(theirs) / sum(their_tokens)) / (sum(ours) / sum(our_tokens))
+    rounds = zip(theirs, their_tokens, ours, our_tokens, strict=True)
+    ratios = sorted((a / n) / (b / m) for a, n, b, m in rounds)
+    print(
+        f"{what:<48}PyTorch / owl_jax: in all {whole:.2f}, median {median(ratios):.2f} "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
+
+
+def pack(conversations: Sequence[Conversation], media_length: int) -> list[Row]:
+    """The rows that training would make of these conversations."""
+    packer = Packer(RowShape(LENGTH, media_length, 1, SLOTS), flags.FLAGS.open_rows)
+    return [row for item in conversations if (row := packer.place(item))]
+
+
+def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: int) -> Batch:
+    """A batch of random words and pictures with these lengths; half of the words are supervised."""
+    random = np.random.default_rng(0)
+    size = config.vision.image_size
+
+    def example(item: Conversation) -> Example:
+        n, pictures = len(item.input_ids), len(item.images)
+        ids = random.integers(3, config.llm.vocab_size, n).astype(np.int32)
+        ids[1 : 1 + pictures * config.media_length] = -1
+        pixels = random.integers(0, 256, (pictures, size, size, 3)).astype(np.uint8)
+        return Example(ids, np.arange(n) > n // 2, pixels, pixels[:0])
+
+    shape = RowShape(length, config.media_length, size, image_slots=SLOTS)
+    return collate([[example(item) for item in row] for row in rows], shape)
+
+
+if __name__ == "__main__":
+    cli.run(main)
