@@ -28,7 +28,7 @@ parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (in
 
 # Last of all: where libtpu is installed and no TPU is, JAX looks for one in every process.
 aot: .venv/installed-aot  ## TPU programs compiled without a TPU (installs libtpu)
-	$(RUN) -m pytest -n 2 tests/libtpu
+	$(RUN) -m pytest -n 2 tests/compiled
 
 lint: .venv/installed-dev  ## style and types
 	$(RUN) -m ruff check .

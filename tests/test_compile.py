@@ -1,4 +1,4 @@
-"""The compile command as far as it gets without the TPU's compiler; the rest: tests/libtpu."""
+"""The compile command as far as it gets without the TPU's compiler; the rest: tests/compiled."""
 
 import os
 import subprocess

@@ -64,10 +64,11 @@ def files(tmp_path_factory):
 
 
 def settings(files):
-    """What the command line sets: places, sizes, two steps of a row in each micro-batch."""
+    """What the command line sets: places, sizes, two steps of two micro-batches."""
     return {
         "steps": 2,
         "batch_size": 16,
+        "accumulate": 2,
         "log_every": 1,
         "init.vision": str(files / "clip"),
         "init.llm": str(files / "llama"),
