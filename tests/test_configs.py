@@ -108,7 +108,7 @@ def test_a_config_resolves(name, argument):
     if config.data.synthetic:
         assert len(SyntheticSource(config.data.synthetic.to_dict())) > 0
     own = {path for path in flatten_dict(config.to_dict()) if path[0] != "model"}
-    assert len(own) <= 60
+    assert len(own) <= 64
 
 
 @pytest.mark.parametrize(
