@@ -190,7 +190,7 @@ def test_damage_to_what_one_process_reads_is_an_error_of_both(files, unhurt_pair
 
 
 def test_a_process_whose_other_is_killed_ends_too(files):
-    arguments = ("--config.export=none", "--config.hang_exit=5")
+    arguments = ("--config.export=none", "--config.hang_exit=15")
     both = start_several(files / "config.py", files / "alone", *arguments)
     wait_for_step(both[0], 3)
     both[1].send_signal(signal.SIGKILL)
@@ -204,7 +204,7 @@ def test_a_process_whose_other_is_killed_ends_too(files):
 def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
     """One process of two stands still: the other waits for its part of a step."""
     workdir = files / "hung"
-    arguments = ("--config.hang_report=2", "--config.hang_exit=5", "--config.export=none")
+    arguments = ("--config.hang_report=5", "--config.hang_exit=15", "--config.export=none")
     both = start_several(files / "config.py", workdir, *arguments)
     wait_for_step(both[0], 3)
     both[1].send_signal(signal.SIGSTOP)
