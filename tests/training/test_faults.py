@@ -10,7 +10,16 @@ import time
 
 import pytest
 import tiny
-from runs import CONFIG, command, finish, metrics_of, start, start_several, state_of, steps_of
+from training_runs import (
+    CONFIG,
+    command,
+    finish,
+    metrics_of,
+    start,
+    start_several,
+    state_of,
+    steps_of,
+)
 
 PREEMPTED = 75
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")

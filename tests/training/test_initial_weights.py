@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from runs import CONFIG, metrics_of
+from training_runs import CONFIG, metrics_of
 
 import owl_jax
 from owl_jax.checkpoint.base import fingerprint_base

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
-from runs import CONFIG, command, metrics_of, start
+from training_runs import CONFIG, command, metrics_of, start
 
 import owl_jax
 from owl_jax.checkpoint.model_directory import load_model, save_model

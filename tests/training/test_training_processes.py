@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 import tiny
-from runs import CONFIG as STAGE2
-from runs import finish, metrics_of, start, start_several, state_of, steps_of
+from training_runs import CONFIG as STAGE2
+from training_runs import finish, metrics_of, start, start_several, state_of, steps_of
 
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
