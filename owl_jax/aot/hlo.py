@@ -99,6 +99,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Computation:
+    """One function of the program: its instructions in the order in which they stand."""
+
     name: str
     instructions: tuple[Instruction, ...]
 

@@ -67,6 +67,7 @@ def of_product(computation: Computation, instruction: Instruction) -> float:
 
 
 def is_kernel(instruction: Instruction) -> bool:
+    """Whether it calls a Pallas kernel."""
     return instruction.attribute("custom_call_target") == PALLAS
 
 

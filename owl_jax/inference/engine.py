@@ -27,7 +27,7 @@ from owl_jax.inference.sampling import Sampling
 from owl_jax.inference.words import up_to, words
 from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
 from owl_jax.models.owl import Params, forward
-from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules
+from owl_jax.parallel.sharding import LogicalRules, batch_parts
 from owl_jax.processing.conversation import check_media, prompt_from_messages, tokenize_prompt
 from owl_jax.processing.image import ImageSource, load_image, preprocess_image
 from owl_jax.processing.tokenizer import Tokenizer, load_tokenizer
@@ -273,7 +273,7 @@ class Owl:
             yield
             return
         rules = LogicalRules()
-        if rows % np.prod([self._mesh.shape[axis] for axis in BATCH_AXES]):
+        if rows % batch_parts(self._mesh):
             rules = dataclasses.replace(rules, batch=None)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
             yield

@@ -26,7 +26,7 @@ from owl_jax.inference.generate import DecodeState, decode, prefill
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules
+from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_parts
 
 Tree = dict[str, Any]
 
@@ -128,10 +128,7 @@ class InferenceProgram:
 
     def _row_axes(self) -> Any:
         """As the engine: rows that the axes do not divide are everywhere."""
-        size = 1
-        for axis in BATCH_AXES:
-            size *= self.mesh.shape[axis]
-        return None if self.rows % size else BATCH_AXES
+        return None if self.rows % batch_parts(self.mesh) else BATCH_AXES
 
 
 def make_inference_program(

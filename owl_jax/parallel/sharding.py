@@ -118,6 +118,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are divided."""
+    return _size(BATCH_AXES, mesh)
+
+
 def own_rows(mesh: Mesh) -> tuple[int, int]:
     """(part, parts): which part of a batch's rows this process has to read.
 
@@ -126,7 +131,7 @@ def own_rows(mesh: Mesh) -> tuple[int, int]:
     Raises:
       UserError: the rows of two processes are the same in part, so that neither could read its own.
     """
-    rows = _size(BATCH_AXES, mesh)
+    rows = batch_parts(mesh)
     table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
     by_process: dict[int, set[int]] = {}
     for device, (index,) in table.items():
@@ -151,7 +156,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     """
     sharding = batch_sharding(mesh)
     # Local mesh: the part of the mesh that this process's devices make up.
-    parts = _size(BATCH_AXES, mesh.local_mesh)
+    parts = batch_parts(mesh.local_mesh)
     for name, array in batch.items():
         if len(array) % parts:
             raise UserError(

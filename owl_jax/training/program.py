@@ -25,7 +25,13 @@ from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
-from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_sharding, param_shardings
+from owl_jax.parallel.sharding import (
+    BATCH_AXES,
+    LogicalRules,
+    batch_parts,
+    batch_sharding,
+    param_shardings,
+)
 from owl_jax.training import config as settings
 from owl_jax.training.flops import training_flops
 from owl_jax.training.optimizer import Recipe, make_optimizer
@@ -160,9 +166,7 @@ def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: i
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    parts = 1
-    for axis in BATCH_AXES:
-        parts *= mesh.shape[axis]
+    parts = batch_parts(mesh)
     if config.batch_size % (parts * config.accumulate):
         raise UserError(
             f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
