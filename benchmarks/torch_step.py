@@ -48,6 +48,7 @@ from owl_jax.models.config import (
     VisionConfig,
 )
 from owl_jax.models.owl import init_params
+from owl_jax.models.stack import unstack
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
@@ -87,7 +88,8 @@ class Ours:
 
     def __init__(self, config: OwlConfig, params: Any, compute: Compute):
         labels = assign(params, RULES, set(RECIPES))
-        trainable, self._frozen = split(params, labels)
+        trainable, frozen = split(params, labels)
+        self._frozen = unstack(frozen)
         optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
         self._step = jax.jit(make_step(config, compute, optimizer, seed=0), donate_argnums=0)
         self._state = new_state(jax.tree.map(jax.numpy.copy, trainable), optimizer)
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> None:
     owl = TorchOwl(config)
     copy_weights(owl, config, jax.tree.map(np.asarray, params))
     torch_step = make_torch_step(owl, ("lora", "abstractor"), RECIPES["adapter"].learning_rate)
-    ours = Ours(config, params, Compute(scan_layers=False))
+    ours = Ours(config, params, Compute(scan_layers=False, loss_tile=40))
 
     def theirs(batch: Batch) -> float:
         return float(torch_step(batch_inputs(batch, config.media_length)))

@@ -18,14 +18,16 @@ from flax import struct
 from jax.nn import logsumexp
 
 from owl_jax.errors import UserError
+from owl_jax.models.blockwise import BLOCK, blockwise
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
+from owl_jax.models.row_kernels import attend_by
 from owl_jax.models.splash import splash
 
-IMPLEMENTATIONS = ("auto", "xla", "splash", "cudnn")
+IMPLEMENTATIONS = ("auto", "xla", "splash", "blockwise", "cudnn")
+_ROW_KERNELS = {"splash": splash, "blockwise": blockwise}
 _MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
 _LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
-_BLOCK = 256  # queries of a long row that a CPU takes at a time
 # The TPU's compiler multiplies a single query element by element. In as many copies as the matrix
 # unit takes at a time anyway, it goes there, by its estimate in two fifths of the time.
 _COPIES = 8
@@ -54,17 +56,6 @@ class Placement:
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
         return (causal & same)[:, None]
 
-    def block(self, start: int, end: int) -> Placement:
-        """The queries from `start` to `end` of whole rows, and the keys that are not after them."""
-        queries = slice(start, end)
-        return Placement(
-            self.query_slots[queries],
-            self.query_positions[:, queries],
-            self.query_segments[:, queries],
-            self.key_positions[:, :end],
-            self.key_segments[:, :end],
-        )
-
     def is_whole_rows(self) -> bool:
         """Whether the queries are all slots there are, in order: no cache, or the whole of it."""
         return self.query_segments.shape == self.key_segments.shape
@@ -91,8 +82,8 @@ def attend(
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
       placement: None lets every query see every key (vision, abstractor).
       slopes: float32[H], ALiBi's; they need a placement.
-      implementation: one of IMPLEMENTATIONS. "splash" computes what `choose` gives it, and the rest
-        goes to "xla"; "cudnn" computes everything or raises.
+      implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" compute what `choose` gives
+        them, and the rest goes to "xla"; "cudnn" computes everything or raises.
       past: {"k", "v"}, each [B, G, S, K]: a cache that holds what is before the queries, whose own
         keys and values are k and v, of S = L. The placement is theirs among the cache's slots.
         Computed by XLA, whatever the implementation.
@@ -107,12 +98,11 @@ def attend(
         assert placement is not None
         return _after(past, q, k, v, placement, slopes)
     chosen = choose(implementation, q, k, placement, slopes)
-    if chosen == "splash":
+    if chosen in _ROW_KERNELS:
         assert placement is not None
-        positions = None if slopes is None else placement.key_positions
         segments = placement.query_segments, placement.key_segments
-        interpret = platform() != "tpu"
-        return splash(q, k, v, *segments, slopes, positions, interpret=interpret)
+        kernel = _ROW_KERNELS[chosen]
+        return attend_by(kernel, q, k, v, *segments, slopes, placement.key_positions)
     return named("context", (_cudnn if chosen == "cudnn" else _xla)(q, k, v, placement, slopes))
 
 
@@ -123,19 +113,23 @@ def choose(
     placement: Placement | None,
     slopes: jax.Array | None,
 ) -> str:
-    """Which computes this call if `implementation` is asked for: "xla", "splash" or "cudnn".
+    """Which computes this call if `implementation` is asked for: one of IMPLEMENTATIONS but "auto".
 
-    "auto" is splash on a TPU and cuDNN on a GPU; each takes what it is good at, XLA the rest:
+    "auto" is splash on a TPU, cuDNN on a GPU and blockwise on a CPU; each takes what it is good at,
+    XLA the rest:
       splash  causal rows of at least 128 positions. Not the vision tower: 257 tokens of width 64
               are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a picture.
               Not the abstractor's 64 queries, nor a cache, where queries are few.
       cuDNN   16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
               length (under a mask it has no gradient of odd ones), or no mask.
+      blockwise  causal rows of at least two blocks.
     """
     whole = placement is not None and placement.is_whole_rows()
     _, L, _, K = q.shape
     if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
         return "splash" if whole and L >= _LEAST_SPLASH else "xla"
+    if implementation == "blockwise" or (implementation == "auto" and platform() == "cpu"):
+        return "blockwise" if whole and L >= 2 * BLOCK else "xla"
     if implementation == "auto" and platform() in ("gpu", "cuda"):
         suits = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
         return "cudnn" if suits and (placement is None or (whole and L % 2 == 0)) else "xla"
@@ -171,28 +165,8 @@ def _xla(
     slopes: jax.Array | None,
 ) -> jax.Array:
     if platform() == "cpu":
-        return _by_blocks(q, k, v, placement, slopes)
-    return _weighed(jax.nn.softmax(_scores(q, k, placement, slopes), axis=-1), v)
-
-
-def _by_blocks(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    placement: Placement | None,
-    slopes: jax.Array | None,
-) -> jax.Array:
-    """The form for a CPU: long rows by blocks of queries, and the keys that are not after them."""
-    L = q.shape[1]
-    if placement is None or not placement.is_whole_rows() or L < 2 * _BLOCK:
         return _divided_last(q, k, v, placement, slopes)
-    ends = [*range(_BLOCK, L, _BLOCK), L]
-    contexts = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        block = placement.block(start, end)
-        seen = k[:, :, :end], v[:, :, :end]
-        contexts.append(_divided_last(q[:, start:end], *seen, block, slopes))
-    return jnp.concatenate(contexts, axis=1)
+    return _weighed(jax.nn.softmax(_scores(q, k, placement, slopes), axis=-1), v)
 
 
 def _divided_last(
@@ -202,7 +176,7 @@ def _divided_last(
     placement: Placement | None,
     slopes: jax.Array | None,
 ) -> jax.Array:
-    """The sum of a query's weights divides what they weigh, which is less than the weights.
+    """The form for a CPU: the sum of a query's weights divides what they weigh, which is less.
 
     Heads stand before positions in both products: for any other order a CPU's compiler writes down
     transposed scores, or keys.

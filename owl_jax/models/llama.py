@@ -132,7 +132,8 @@ def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.A
     """Cosines and sines float32[B, L, 1, K] of the rotary angles (arXiv 2104.09864)."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
     angles = positions[:, :, None, None].astype(jnp.float32) * np.tile(frequencies, 2)
-    return jnp.cos(angles), jnp.sin(angles)
+    # Else a compiler computes them anew in each layer that is unrolled, and for each head.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -7,11 +7,13 @@ step, which doubles the time of a decoded token: `unstack` gives the weights for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.models.remat import policy
 
@@ -64,14 +66,31 @@ def apply_layers(
     return carry, tuple(outputs)
 
 
-def unstack(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns each "layers" branch of a scanned tree into "layer_0", "layer_1", ... branches."""
+def unstack(
+    tree: Mapping[str, Any], cut: Callable[[Any], Sequence[Any]] = list
+) -> dict[str, Any]:
+    """Turns each "layers" branch of a scanned tree into "layer_0", "layer_1", ... branches.
+
+    A tree may have some of its weights stacked and others not. cut: a stacked leaf -> its layers'.
+    """
+    result: dict[str, Any] = {}
+    for path, leaf in flatten_dict(dict(tree)).items():
+        if "layers" not in path:
+            result[path] = leaf
+            continue
+        at = path.index("layers")
+        for i, part in enumerate(cut(leaf)):
+            result[*path[:at], f"layer_{i}", *path[at + 1 :]] = part
+    return dict(unflatten_dict(result))
+
+
+def restack(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns "layer_0", "layer_1", ... branches into a "layers" branch, as before `unstack`."""
     result: dict[str, Any] = {}
     for name, value in tree.items():
-        if name == "layers":
-            length = jax.tree.leaves(value)[0].shape[0]
-            for i in range(length):
-                result[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], value)
-        else:
-            result[name] = unstack(value) if isinstance(value, Mapping) else value
+        if not name.startswith("layer_"):
+            result[name] = restack(value) if isinstance(value, Mapping) else value
+    layers = [tree[f"layer_{i}"] for i in range(len(tree) - len(result))]
+    if layers:
+        result["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     return result

@@ -1,9 +1,10 @@
 """The loss over the vocabulary, for the whole row at once or tile by tile.
 
-Letters: B rows, L positions, D width, V vocabulary.
+Letters: B rows, L positions, D width, V vocabulary, T tiles.
 
 At 32,000 words the logits of 8,192 positions are 1 GB of float32, and their gradient is as much
-again. `tiled_cross_entropy` never has more than a tile of either.
+again. `tiled_cross_entropy` never has more than a tile of either, and none of positions that are
+not supervised, which of instructions are about half.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def tiled_cross_entropy(
 
     The gradient is computed where the logits are, in the forward pass, so that no logits are
     computed twice; the backward pass only scales it. Only weights that are differentiated get one.
+    Each row's supervised positions go first, and tiles in which no row has any are left out.
 
     Args:
       gather: what to do to the weights once, before the loop.
@@ -59,15 +61,30 @@ def tiled_cross_entropy(
     if not 0 < tile < L:
         return cross_entropy(head(weights, hidden), targets, loss_mask)
     number = math.ceil(L / tile)
+    order = jnp.argsort(loss_mask == 0, axis=1, stable=True)
 
     def tiles(x: jax.Array) -> jax.Array:
-        """[B, L, ...] -> [number, B, L / number, ...]; what fills up the last is masked."""
+        """[B, L, ...] -> [T, B, L / T, ...]; what fills up the last is masked."""
+        x = _reorder(x, order)
         size = math.ceil(L / number)
         x = jnp.pad(x, [(0, 0), (0, number * size - L)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
 
     total = _total(head, gather, weights, tiles(hidden), tiles(targets), tiles(loss_mask))
     return total, jnp.sum(loss_mask)
+
+
+@jax.custom_vjp
+def _reorder(x: jax.Array, order: jax.Array) -> jax.Array:
+    """[B, L, ...] in the order int32[B, L]. Its gradient is one, too, where JAX would scatter."""
+    return jnp.take_along_axis(x, jnp.expand_dims(order, range(2, x.ndim)), axis=1)
+
+
+def _reorder_back(order: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _reorder(gradient, jnp.argsort(order, axis=1)), None
+
+
+_reorder.defvjp(lambda x, order: (_reorder(x, order), order), _reorder_back)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -82,11 +99,13 @@ def _total(
     """The summed loss of tiles stacked on axis 0, differentiable in `weights` and `hidden`."""
     weights = gather(weights)
 
-    def add(total: jax.Array, tile: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        hidden, targets, loss_mask = tile
-        return total + cross_entropy(head(weights, hidden), targets, loss_mask)[0], None
+    def add(total: jax.Array, hidden: jax.Array, *rest: jax.Array) -> tuple[jax.Array, None]:
+        return total + cross_entropy(head(weights, hidden), *rest)[0], None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(()), (hidden, targets, loss_mask))
+    def skip(total: jax.Array, *tile: jax.Array) -> tuple[jax.Array, None]:
+        return total, None
+
+    total, _ = _scan_supervised(add, skip, jnp.zeros(()), (hidden, targets, loss_mask))
     return total
 
 
@@ -104,18 +123,39 @@ def _total_and_gradients(
         whole = [trained.get(i, x) for i, x in enumerate(gathered)]
         return cross_entropy(head(tree(whole), hidden), *rest)[0]
 
-    def add(sums: Any, tile: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+    def add(sums: Any, *tile: jax.Array) -> tuple[Any, jax.Array]:
         value, (of_weights, of_hidden) = jax.value_and_grad(loss, (0, 1))(trained, *tile)
         wide = jax.tree.map(lambda g: g.astype(jnp.float32), of_weights)
         return jax.tree.map(jnp.add, sums, (value, wide)), of_hidden
 
+    def skip(sums: Any, hidden: jax.Array, *rest: jax.Array) -> tuple[Any, jax.Array]:
+        return sums, jnp.zeros_like(hidden)
+
     start = jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
     tiles = hidden.value, targets.value, loss_mask.value
-    (total, sums), of_hidden = jax.lax.scan(add, start, tiles)
+    (total, sums), of_hidden = _scan_supervised(add, skip, start, tiles)
     of_weights = [
         sums[i].astype(leaf.value.dtype) if i in sums else None for i, leaf in enumerate(leaves)
     ]
     return total, (tree(of_weights), of_hidden)
+
+
+def _scan_supervised(
+    add: Callable[..., tuple[Any, Any]],
+    skip: Callable[..., tuple[Any, Any]],
+    start: Any,
+    tiles: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[Any, Any]:
+    """Scans `add(sums, *tile)`, and `skip` where the loss mask, a tile's last, is all zero."""
+
+    def step(sums: Any, xs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
+        is_supervised, tile = xs
+        result: tuple[Any, Any] = jax.lax.cond(is_supervised, add, skip, sums, *tile)
+        return result
+
+    # Before the loop: over rows of several devices it is a message among them.
+    supervised = jnp.any(tiles[-1] > 0, axis=(1, 2))
+    return jax.lax.scan(step, start, (supervised, tiles))
 
 
 def _scale(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.abstract import int8_params
@@ -25,6 +25,7 @@ from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
+from owl_jax.models.stack import unstack
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
@@ -82,8 +83,16 @@ class TrainingProgram:
         )
 
     def frozen(self) -> Tree:
-        """The frozen part of `params`."""
-        return split(self.params, self.labels)[1]
+        """The frozen weights as the step takes them, as ShapeDtypeStructs."""
+        return self.arrange(split(self.params, self.labels)[1])
+
+    def arrange(self, frozen: Tree) -> Tree:
+        """Frozen weights, a part of a tree like `params`, as the step takes them.
+
+        A step that unrolls its layers gets each layer's weights as arrays of their own: it does not
+        have to cut them out of the stack every time. The stacked arrays are deleted one by one.
+        """
+        return frozen if self.compute.scan_layers else unstack(frozen, _layers_apart)
 
     def batch(self) -> Batch:
         """A batch as ShapeDtypeStructs; data/batch.py says what its arrays are."""
@@ -163,6 +172,16 @@ def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: i
         param_shardings(boxed, mesh, logical),
     )
     return params
+
+
+def _layers_apart(stacked: Any) -> list[Any]:
+    """A stacked array or ShapeDtypeStruct as one for each layer, where it lies."""
+    where = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
+    if isinstance(stacked, jax.ShapeDtypeStruct):
+        return [stacked.update(shape=stacked.shape[1:], sharding=where)] * len(stacked)
+    layers: list[Any] = jax.jit(list, out_shardings=where)(stacked)
+    stacked.delete()
+    return layers
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:

@@ -37,7 +37,7 @@ def summed_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of -log p(target) of a batch's supervised positions, and their number.
 
-    params: the whole tree, its layers stacked.
+    params: the whole tree, its layers stacked; or some or all apart if `compute` unrolls them.
     """
     if not compute.scan_layers:
         params = unstack(params)

@@ -9,7 +9,7 @@ import pytest
 from owl_jax.models.attention import Placement, attend, whole_rows
 from owl_jax.models.bloom import alibi_slopes
 from owl_jax.models.remat import policy
-from owl_jax.models.splash import with_alibi
+from owl_jax.models.row_kernels import with_alibi
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules
 
