@@ -1,7 +1,7 @@
 """Attention by blocks, for a CPU: flash attention (arXiv 2205.14135) in XLA's operations.
 
-Letters: B batch, L positions, H heads, G key heads, R heads that share one, K head width, T blocks
-of a row; of one block: Q queries, S keys.
+Letters: B batch, L positions, H heads, G key heads, R heads that share one, K and V widths
+of keys and values, T blocks of a row; of one block: Q queries, S keys.
 
 Each block of queries meets the keys from the first block that it sees to its own: in a row packed
 of conversations, those of others are left out. The backward pass computes the scores once more:
@@ -37,9 +37,9 @@ def blockwise(
 ) -> jax.Array:
     """A kernel of whole rows (models/row_kernels.py).
 
-    q: [B, H, L, K], scaled. k, v: [B, G, L, K]. Segments: int32[B, L], not negative.
+    q: [B, H, L, K], scaled. k: [B, G, L, K]. v: [B, G, L, V]. Segments: int32[B, L], not negative.
 
-    Returns: [B, H, L, K]. It and the scores' log-sum-exp, which the backward pass takes, are named
+    Returns: [B, H, L, V]. It and the scores' log-sum-exp, which the backward pass takes, are named
     `context` (models/remat.py).
     """
     B, H, L, K = q.shape
@@ -48,7 +48,7 @@ def blockwise(
     q, k, v = (fill(x, 2, filled) for x in (q, k, v))
     segments = [fill(x, 1, filled, _NOWHERE) for x in (query_segments, key_segments)]
     context = _attend(q.reshape(B, G, H // G, filled, K), k, v, *segments)
-    return context.reshape(B, H, filled, K)[:, :, :L]
+    return context.reshape(B, H, filled, v.shape[3])[:, :, :L]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> 
         weights = jnp.exp(scores - highest)
         total = weights.sum(axis=-1, keepdims=True)
         weights = weights.astype(v.dtype).reshape(G, R * BLOCK, -1)
-        weighed = _product("gqs,gsk->gqk", weights, block.keys(v, 2)).reshape(G, R, BLOCK, K)
+        weighed = _product("gqs,gsk->gqk", weights, block.keys(v, 2))
+        weighed = weighed.reshape(G, R, BLOCK, -1)
         return None, ((weighed / total).astype(q.dtype), (highest + jnp.log(total))[..., 0])
 
     _, blocks = _scan(attend, None, *segments)
@@ -126,10 +127,10 @@ def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[Any, ..
     inner = (wide * context).sum(axis=-1)  # [B, G, R, L]
 
     def attend(sums: tuple[jax.Array, jax.Array], block: _Block) -> tuple[Any, jax.Array]:
-        queries, outer = (block.queries(x, 3).reshape(G, -1, K) for x in (q, gradient))
+        queries, outer = (block.queries(x, 3).reshape(G, R * BLOCK, -1) for x in (q, gradient))
         keys, values = block.keys(k, 2), block.keys(v, 2)
-        of_queries = (block.queries(x, 3)[:, None] for x in (normalizer, inner))
-        normal, common = of_queries  # [G, 1, R, Q]
+        # [G, 1, R, Q]
+        normal, common = (block.queries(x, 3)[:, None] for x in (normalizer, inner))
 
         scores = _product("gsk,gqk->gsq", keys, queries).reshape(G, -1, R, BLOCK)
         seen = block.seen(*segments).T[:, None]

@@ -131,9 +131,12 @@ class LlamaBlock(nn.Module):
 def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines float32[B, L, 1, K] of the rotary angles (arXiv 2104.09864)."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
-    angles = positions[:, :, None, None].astype(jnp.float32) * np.tile(frequencies, 2)
-    # Else a compiler computes them anew in each layer that is unrolled, and for each head.
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    # The angles of both halves. By a product, since what goes into a product is written down: a
+    # CPU's compiler would compute cosines in each layer that it unrolls, and for each head.
+    both = np.tile(np.eye(width // 2, dtype=np.float32), 2)
+    cos, sin = (jnp.matmul(f(angles), both, precision="highest") for f in (jnp.cos, jnp.sin))
+    return cos, sin
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Splash attention, interpreted on the CPU, against XLA's: values and gradients."""
+"""Kernels of whole rows against XLA's attention, values and gradients; splash is interpreted."""
 
 import flax.linen as nn
 import jax
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from owl_jax.models.attention import Placement, attend, whole_rows
+from owl_jax.models.blockwise import BLOCK
 from owl_jax.models.bloom import alibi_slopes
 from owl_jax.models.remat import policy
 from owl_jax.models.row_kernels import with_alibi
@@ -61,10 +62,48 @@ def assert_same(ours, expected, tolerance):
         (300, 2, 2, 16),
     ],
 )
-def test_the_numbers_are_those_of_xla(L, H, G, K, alibi):
+def test_splash_is_that_of_xla(L, H, G, K, alibi):
     given = *qkv(2, L, H, G, K), rows(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("splash", *given), expected, 1e-5)
+
+
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize(
+    ("L", "H", "G"),
+    [
+        (512, 2, 2),
+        (600, 4, 2),  # filled up to 768; two heads share a key
+        (2000, 2, 1),  # eight blocks
+    ],
+)
+def test_blockwise_is_that_of_xla(L, H, G, alibi):
+    given = *qkv(2, L, H, G, 16), rows(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
+    expected = values_and_gradients("xla", *given)
+    assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
+
+
+def test_blockwise_of_one_long_conversation():
+    """Each block of queries meets all before it: five are computed as six, from the row's start."""
+    L = 1280
+    placement = whole_rows(jnp.arange(L)[None], jnp.ones((1, L), jnp.int32))
+    given = *qkv(1, L, 2, 2, 16), placement
+    expected = values_and_gradients("xla", *given)
+    assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
+
+
+def test_blockwise_leaves_out_blocks_of_other_conversations():
+    """They hold NaN: whatever touches them shows it."""
+    L = 8 * BLOCK
+    segments = jnp.repeat(jnp.asarray([1, 2, 3, 4], jnp.int32), 2 * BLOCK)[None]
+    q, k, v = qkv(1, L, 2, 2, 16)
+    others = segments[0] == 2
+    k, v = (jnp.where(others[:, None], jnp.nan, x) for x in (k, v))
+    out, dq, dk, dv = values_and_gradients("blockwise", q, k, v, whole_rows(segments, segments))
+    for x in (out, dq):
+        np.testing.assert_array_equal(np.isnan(x).any(axis=(0, 2, 3)), others)
+    for x in (dk, dv):
+        assert np.isfinite(x[:, :, ~others]).all()
 
 
 @pytest.mark.parametrize("alibi", [False, True])
@@ -76,13 +115,14 @@ def test_several_blocks(alibi):
 
 
 @pytest.mark.parametrize("alibi", [False, True])
-def test_bfloat16(alibi):
+@pytest.mark.parametrize(("kernel", "L"), [("splash", 256), ("blockwise", 512)])
+def test_bfloat16(kernel, L, alibi):
     """Both are as far from float32 as the inputs' own rounding."""
     slopes = jnp.asarray(alibi_slopes(6)) if alibi else None
-    placement = rows(1, 256)
-    exact = values_and_gradients("xla", *qkv(1, 256, 6, 6, 64), placement, slopes)
-    narrow = qkv(1, 256, 6, 6, 64, jnp.bfloat16)
-    assert_same(values_and_gradients("splash", *narrow, placement, slopes), exact, 2e-2)
+    placement = rows(1, L)
+    exact = values_and_gradients("xla", *qkv(1, L, 6, 6, 64), placement, slopes)
+    narrow = qkv(1, L, 6, 6, 64, jnp.bfloat16)
+    assert_same(values_and_gradients(kernel, *narrow, placement, slopes), exact, 2e-2)
 
 
 def test_alibi_is_exact_at_far_positions():
@@ -98,12 +138,13 @@ def test_alibi_is_exact_at_far_positions():
 
 @pytest.mark.parametrize(("H", "G"), [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("alibi", [False, True])
-def test_a_mesh_computes_what_one_device_does(H, G, alibi):
+@pytest.mark.parametrize(("kernel", "L"), [("splash", 160), ("blockwise", 520)])
+def test_a_mesh_computes_what_one_device_does(kernel, L, H, G, alibi):
     """One key head cannot be divided between two devices: each then has all heads."""
-    given = *qkv(4, 160, H, G, 16), rows(4, 160), jnp.asarray(alibi_slopes(H)) if alibi else None
+    given = *qkv(4, L, H, G, 16), rows(4, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     with jax.set_mesh(make_mesh(2, 2, 2)), nn.logical_axis_rules(RULES.flax_rules()):
-        ours = values_and_gradients("splash", *given)
+        ours = values_and_gradients(kernel, *given)
     assert_same(ours, expected, 1e-5)
     assert len(ours[0].sharding.device_set) == 8
 
@@ -115,14 +156,14 @@ def test_a_batch_that_the_mesh_does_not_divide():
         assert_same(values_and_gradients("splash", *given), expected, 1e-5)
 
 
-def test_positions_that_see_nothing_give_numbers():
+@pytest.mark.parametrize(("kernel", "L"), [("splash", 160), ("blockwise", 520)])
+def test_positions_that_see_nothing_give_numbers(kernel, L):
     """Keys hidden from everyone, as an attention mask hides them."""
-    L = 160
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
     placement = Placement(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
     for slopes in (None, jnp.asarray(alibi_slopes(2))):
         given = *qkv(1, L, 2, 2, 16), placement, slopes
-        ours, expected = (values_and_gradients(name, *given) for name in ("splash", "xla"))
+        ours, expected = (values_and_gradients(name, *given) for name in (kernel, "xla"))
         assert all(np.isfinite(x).all() for x in ours)
         np.testing.assert_allclose(ours[0][:, 20:], expected[0][:, 20:], atol=1e-5)
 
