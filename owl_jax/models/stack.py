@@ -66,14 +66,12 @@ def apply_layers(
     return carry, tuple(outputs)
 
 
-def unstack(
-    tree: Mapping[str, Any], cut: Callable[[Any], Sequence[Any]] = list
-) -> dict[str, Any]:
+def unstack(tree: Mapping[str, Any], cut: Callable[[Any], Sequence[Any]] = list) -> dict[str, Any]:
     """Turns each "layers" branch of a scanned tree into "layer_0", "layer_1", ... branches.
 
     A tree may have some of its weights stacked and others not. cut: a stacked leaf -> its layers'.
     """
-    result: dict[str, Any] = {}
+    result: dict[tuple[str, ...], Any] = {}
     for path, leaf in flatten_dict(dict(tree)).items():
         if "layers" not in path:
             result[path] = leaf
