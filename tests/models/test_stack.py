@@ -8,7 +8,7 @@ import pytest
 
 from owl_jax.errors import UserError
 from owl_jax.models.remat import NAMES, named
-from owl_jax.models.stack import apply_layers, unstack
+from owl_jax.models.stack import apply_layers, restack, unstack
 
 LENGTH, WIDTH = 3, 4
 X = jnp.linspace(-1.0, 1.0, WIDTH)
@@ -99,3 +99,16 @@ def test_unstack_splits_each_stack():
     np.testing.assert_array_equal(result["a"]["layer_0"]["w"], [1, 2])
     np.testing.assert_array_equal(result["a"]["layer_1"]["w"], [3, 4])
     np.testing.assert_array_equal(result["a"]["end"], [5])
+
+
+def test_restack_undoes_unstack():
+    tree = {"a": {"layers": {"w": jnp.arange(6).reshape(3, 2)}, "end": jnp.ones(1)}}
+    result = restack(unstack(tree))
+    assert jax.tree.structure(result) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, result, tree)
+
+
+def test_unstack_of_a_tree_whose_weights_are_in_part_apart():
+    """As a step gets it: what is frozen in layers of their own, what is trained stacked."""
+    tree = {"layer_0": {"w": 1}, "layer_1": {"w": 2}, "layers": {"b": np.array([3, 4])}}
+    assert unstack(tree) == {"layer_0": {"w": 1, "b": 3}, "layer_1": {"w": 2, "b": 4}}

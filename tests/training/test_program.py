@@ -129,3 +129,25 @@ def test_all_training_configs_have_work():
         program = make_program(load(name), make_mesh())
         per_token = program.flops() / (program.rows * program.row.length)
         assert 4 * 6.6e9 < per_token < 7.5 * 6.6e9
+
+
+def test_unrolled_layers_get_frozen_weights_of_their_own():
+    """The same loss; the stacked arrays are gone, and what is promised is what is given."""
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    losses = []
+    for scan in (True, False):
+        config = small_config()
+        config.compute.scan_layers = scan
+        program = make_program(config, mesh)
+        trainable, frozen = split(place(program), program.labels)
+        stacked = frozen["llm"]["layers"]["q_proj"]["kernel"]
+        frozen = program.arrange(frozen)
+        assert describe(frozen) == describe(program.frozen())
+        assert stacked.is_deleted() == (not scan)
+        places = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+        state = place_state(trainable, program.optimizer, places, mesh)
+        batch = Batch(**shard_batch(vars(make_batch(LLAMA, [3] * 16)), mesh))
+        with program.active():
+            _, metrics = program.step(state, frozen, batch)
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(*losses, rtol=1e-3)
