@@ -1,7 +1,7 @@
 """Attention by blocks, for a CPU: flash attention (arXiv 2205.14135) in XLA's operations.
 
-Letters: B batch, L positions, H heads, G key heads, R heads that share one, K and V widths
-of keys and values, T blocks of a row; of one block: Q queries, S keys.
+Letters: B batch, L positions, H heads, G key heads, R heads that share one, K and V widths of keys
+and values, T blocks of a row; of one block: Q queries, S keys.
 
 Each block of queries meets the keys from the first block that it sees to its own: in a row packed
 of conversations, those of others are left out. The backward pass computes the scores once more:
@@ -21,11 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl_jax.models.remat import named
-from owl_jax.models.row_kernels import fill
+from owl_jax.models.row_kernels import NOWHERE, fill
 
 BLOCK = 256  # positions; XLA's CPU library needs such products for two threads
 _MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
-_NOWHERE = -1  # the segment of positions that only fill the last block
 
 
 def blockwise(
@@ -46,7 +45,7 @@ def blockwise(
     G = k.shape[1]
     filled = BLOCK * math.ceil(L / BLOCK)
     q, k, v = (fill(x, 2, filled) for x in (q, k, v))
-    segments = [fill(x, 1, filled, _NOWHERE) for x in (query_segments, key_segments)]
+    segments = [fill(x, 1, filled, NOWHERE) for x in (query_segments, key_segments)]
     context = _attend(q.reshape(B, G, H // G, filled, K), k, v, *segments)
     return context.reshape(B, H, filled, v.shape[3])[:, :, :L]
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+NOWHERE = -1  # the segment of positions that only fill a kernel's last block
 # (q [B, H, L, K], k and v [B, G, L, K], segments of queries and keys int32[B, L]) -> [B, H, L, K].
 Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 

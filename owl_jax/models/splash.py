@@ -14,10 +14,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from owl_jax.models.platform import platform
-from owl_jax.models.row_kernels import fill
+from owl_jax.models.row_kernels import NOWHERE, fill
 
 _LANES = 128  # a block is a multiple
-_NOWHERE = -1  # the segment of positions that only fill the last block
 
 
 def splash(
@@ -46,7 +45,7 @@ def splash(
     block = _LANES * math.ceil(L / number / _LANES)
     filled = number * block
     segments = kernels.SegmentIds(
-        fill(query_segments, 1, filled, _NOWHERE), fill(key_segments, 1, filled, _NOWHERE)
+        fill(query_segments, 1, filled, NOWHERE), fill(key_segments, 1, filled, NOWHERE)
     )
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((filled, filled))] * H),

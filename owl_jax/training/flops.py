@@ -14,6 +14,8 @@ B), with causal attention halved and what is frozen taken into account:
   as much again. A packed row counts as one of L positions.
 - Nothing is counted for what the backward pass recomputes, nor for norms, softmax, the loss, the
   optimizer and looking words up.
+- The language model's head counts for every position, also where the loss leaves out those that
+  are not supervised (training/loss.py).
 - Vision tower and abstractor run for every slot of a row, filled or not, and are counted so.
 """
 
