@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -70,6 +70,7 @@ RECIPES = {"adapter": Recipe(learning_rate=1e-4, schedule="constant")}
 TOLERANCE = 1e-4  # of the losses
 
 Run = Callable[[], Any]
+Item = TypeVar("Item")
 
 
 def middle_model(width: int, layers: int) -> OwlConfig:
@@ -144,10 +145,17 @@ def main(argv: list[str]) -> None:
     packed = pack(conversations, config.media_length)
     fill = float(np.mean([row.length for row in packed]))
     alone = float(np.mean([item.length for item in conversations]))
-    groups = iter([conversations[i : i + _BATCH.value] for i in range(0, 2_000, _BATCH.value)])
-    ours_rows = lay_out(config, [row.conversations for row in packed[:rows]], LENGTH)
+    groups = iter(in_groups(conversations, _BATCH.value))
+    some_rows = iter(in_groups(packed, rows))
     padded = lay_out(config, [[item] for item in conversations[:rows]], LENGTH)
+    packed_lengths: list[int] = []
     lengths: list[list[int]] = []
+
+    def next_rows() -> Run:
+        chosen = next(some_rows)
+        packed_lengths.append(sum(row.length for row in chosen))
+        batch = lay_out(config, [row.conversations for row in chosen], LENGTH)
+        return partial(ours.run, batch)
 
     def next_group() -> Run:
         group = next(groups)
@@ -157,7 +165,7 @@ def main(argv: list[str]) -> None:
 
     results = take_turns(
         {
-            "packed": lambda: partial(ours.run, ours_rows),
+            "packed": next_rows,
             "longest": next_group,
             "full": lambda: partial(theirs, padded),
         },
@@ -167,7 +175,7 @@ def main(argv: list[str]) -> None:
     used = sum(map(sum, lengths[1:])) / sum(max(group) * len(group) for group in lengths[1:])
     print(f"\nUseful tokens of each padded one: packed {fill / LENGTH:.1%}, padded to the longest")
     print(f"of {_BATCH.value} {used:.1%}, padded to {LENGTH:,} {alone / LENGTH:.1%}")
-    packed_tokens = [rows * fill] * rounds
+    packed_tokens = [float(tokens) for tokens in packed_lengths[1:]]
     for name, tokens in (
         ("longest", [float(sum(group)) for group in lengths[1:]]),
         ("full", [rows * alone] * rounds),
@@ -205,6 +213,12 @@ def pack(conversations: Sequence[Conversation], media_length: int) -> list[Row]:
     """The rows that training would make of these conversations."""
     packer = Packer(RowShape(LENGTH, media_length, 1, SLOTS), flags.FLAGS.open_rows)
     return [row for item in conversations if (row := packer.place(item))]
+
+
+def in_groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Whole groups of `size`, in random order: the first rows that are packed are not like most."""
+    starts = np.random.default_rng(0).permutation(len(items) // size) * size
+    return [items[start : start + size] for start in starts]
 
 
 def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: int) -> Batch:
