@@ -89,9 +89,10 @@ run() {
 }
 
 # flags_line VARIABLE PYTHON CHIP: the line of shell that sets XLA's flags for a chip
-# (owl_jax/parallel/xla_flags.py). What the variable holds already comes last, and wins.
+# (owl_jax/parallel/xla_flags.py). What the variable holds already comes last, and wins. `export` in
+# one with the assignment would hide that they could not be told.
 flags_line() {
-    echo "export $1=\"\$($(quoted "$2") -m owl_jax.parallel.xla_flags --chip=$3)\${$1:+ \$$1}\""
+    echo "$1=\"\$($(quoted "$2") -m owl_jax.parallel.xla_flags --chip=$3)\${$1:+ \$$1}\" && export $1"
 }
 
 # verdict STATUS...: what the statuses of all processes come to. `lost` is a process that ended

@@ -59,11 +59,14 @@ case ${1-} in
     hold) # not for people: `start` leaves the lock to this process, and it ends with the training
         # shellcheck source=launch/common.sh
         source launch/common.sh
-        eval "$(flags_line LIBTPU_INIT_ARGS .venv/bin/python "$2")"
-        .venv/bin/python -m owl_jax.train --multihost "${@:3}" 9>&- &
-        echo $! >run/pid
         status=0
-        wait $! || status=$?
+        if eval "$(flags_line LIBTPU_INIT_ARGS .venv/bin/python "$2")"; then
+            .venv/bin/python -m owl_jax.train --multihost "${@:3}" 9>&- &
+            echo $! >run/pid
+            wait $! || status=$?
+        else
+            status=1
+        fi
         echo "$status" >run/status
         ;;
     follow)

@@ -90,6 +90,15 @@ def test_the_arguments_arrive_in_the_container(stubs):
     ]
 
 
+def test_no_training_without_its_flags(stubs):
+    run(stubs, *FOR_TRAINING, "--image=owl", "--", *TRAINING)
+    command = option(stubs.calls()[0], "--command").replace("$$", "$")
+    stubs.forget()
+    stubs.add("python", "exit 3")
+    assert stubs.run("-c", f"({command})").returncode == 3
+    assert len(stubs.calls("python")) == 1
+
+
 def test_a_preparation_comes_first(stubs):
     run(stubs, *FOR_TRAINING, "--prepare=pip --version", "--image=owl", "--", *TRAINING)
     in_container(stubs, option(stubs.calls()[0], "--command"))

@@ -52,6 +52,12 @@ def test_one_process_for_all_gpus(stubs):
     assert stubs.calls("nvidia-smi") == []
 
 
+def test_no_training_without_its_flags(stubs):
+    stubs.add("python", "exit 3")
+    assert run(stubs, statuses=[0]).returncode == 3
+    assert trainings(stubs) == []
+
+
 def test_the_callers_flags_come_last(stubs):
     result = run(stubs, statuses=[0], XLA_FLAGS="--xla_of_mine=1")
     assert f"training: {FLAGS} --xla_of_mine=1, " in result.stdout

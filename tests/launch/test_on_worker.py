@@ -74,6 +74,15 @@ def test_flags_of_the_environment_come_last(stubs):
     on_worker(stubs, "stop")
 
 
+def test_no_training_without_its_flags(stubs):
+    path = stubs.folder / "owl_jax" / ".venv" / "bin" / "python"
+    stubs.add("python", "echo no jax here >&2; exit 3", path=path)
+    assert on_worker(stubs, "start", "v6e", *TRAINING).returncode == 0
+    wait_until(lambda: state(stubs) == "1")
+    assert len(stubs.calls("python")) == 1
+    assert "no jax here" in log(stubs)
+
+
 def test_to_stop_or_follow_what_does_not_run(stubs):
     assert on_worker(stubs, "stop").returncode == 0
     assert on_worker(stubs, "follow").returncode == 0
