@@ -14,6 +14,7 @@ import pytest
 import reference
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from quick_compile import on_devices
 
 from owl_jax.checkpoint.model_directory import load_model, read_branches
 from owl_jax.errors import UserError
@@ -89,12 +90,10 @@ def stage1(files, changes):
 def test_two_steps(files, tmp_path):
     command = [sys.executable, "-m", "owl_jax.train", "--config=configs/stage1.py"]
     given = [f"--config.{key}={value}" for key, value in settings(files).items()]
-    # One device: it is compiled in a third of the time.
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     done = subprocess.run(
         [*command, f"--workdir={tmp_path / 'run'}", *given],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=os.environ | {"XLA_FLAGS": on_devices(1)},
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quick_compile import on_devices
+
 ROOT = Path(__file__).parents[2]
 CONFIG = '''
 """Stage 2 of a tiny model on the embedded data set."""
@@ -55,16 +57,12 @@ def get_config():
 def start(
     config: Path | str, workdir: Path, *arguments: str, devices: int = 1, **environment: str
 ) -> subprocess.Popen[str]:
-    """Starts the command on CPU devices; compiled in a third of the time."""
-    flags = (
-        f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    )
+    """Starts the command on CPU devices."""
     command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment},
+        env=os.environ | {"XLA_FLAGS": on_devices(devices)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
