@@ -21,12 +21,11 @@ from owl_jax.errors import UserError
 from owl_jax.models.blockwise import BLOCK, blockwise
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
-from owl_jax.models.row_kernels import attend_by
+from owl_jax.models.row_kernels import MASKED, attend_by
 from owl_jax.models.splash import splash
 
 IMPLEMENTATIONS = ("auto", "xla", "splash", "blockwise", "cudnn")
 _ROW_KERNELS = {"splash": splash, "blockwise": blockwise}
-_MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
 _LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
 # The TPU's compiler multiplies a single query element by element. In as many copies as the matrix
 # unit takes at a time anyway, it goes there, by its estimate in two fifths of the time.
@@ -232,7 +231,7 @@ def _masked(scores: jax.Array, placement: Placement | None, slopes: jax.Array | 
         return scores
     if slopes is not None:
         scores += alibi_bias(slopes, placement)
-    return jnp.where(placement.mask(), scores, _MASKED)
+    return jnp.where(placement.mask(), scores, MASKED)
 
 
 def _weighed(weights: jax.Array, v: jax.Array) -> jax.Array:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl_jax.models.remat import named
-from owl_jax.models.row_kernels import NOWHERE, fill
+from owl_jax.models.row_kernels import MASKED, NOWHERE, fill
 
 BLOCK = 256  # positions; XLA's CPU library needs such products for two threads
-_MASKED = -1e30  # finite: a row that sees nothing gives a mean, not NaN
 
 
 def blockwise(
@@ -39,7 +37,7 @@ def blockwise(
     q: [B, H, L, K], scaled. k: [B, G, L, K]. v: [B, G, L, V]. Segments: int32[B, L], not negative.
 
     Returns: [B, H, L, V]. It and the scores' log-sum-exp, which the backward pass takes, are named
-    `context` (models/remat.py).
+    `context` (models/remat.py). A query that sees nothing passes no gradient on.
     """
     B, H, L, K = q.shape
     G = k.shape[1]
@@ -100,11 +98,14 @@ def _attend(
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> tuple[Any, Any]:
     B, G, R, _, K = q.shape
+    # Of a scan over layers, JAX computes once before it what depends on no layer, and keeps it:
+    # here every block's mask, [L, L] in all. Segments that come with the queries depend on one.
+    q, *segments = jax.lax.optimization_barrier((q, *segments))
 
     def attend(_: None, block: _Block) -> tuple[None, tuple[jax.Array, jax.Array]]:
         queries = block.queries(q, 3).reshape(G, -1, K)
         scores = _product("gqk,gsk->gqs", queries, block.keys(k, 2)).reshape(G, R, BLOCK, -1)
-        scores = jnp.where(block.seen(*segments), scores, _MASKED)
+        scores = jnp.where(block.seen(*segments), scores, MASKED)
         highest = scores.max(axis=-1, keepdims=True)
         weights = jnp.exp(scores - highest)
         total = weights.sum(axis=-1, keepdims=True)
@@ -123,24 +124,24 @@ def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[Any, ..
     q, k, v, *segments, context, normalizer = kept
     B, G, R, _, K = q.shape
     wide = gradient.astype(jnp.float32)
-    inner = (wide * context).sum(axis=-1)  # [B, G, R, L]
+    common = (wide * context).sum(axis=-1)  # [B, G, R, L]
 
     def attend(sums: tuple[jax.Array, jax.Array], block: _Block) -> tuple[Any, jax.Array]:
+        def of_each_query(x: jax.Array) -> jax.Array:
+            return block.queries(x, 3)[:, None]  # [G, 1, R, Q]
+
+        def narrow(x: jax.Array) -> jax.Array:
+            return x.astype(q.dtype).reshape(G, -1, R * BLOCK)
+
         queries, outer = (block.queries(x, 3).reshape(G, R * BLOCK, -1) for x in (q, gradient))
         keys, values = block.keys(k, 2), block.keys(v, 2)
-        # [G, 1, R, Q]
-        normal, common = (block.queries(x, 3)[:, None] for x in (normalizer, inner))
-
         scores = _product("gsk,gqk->gsq", keys, queries).reshape(G, -1, R, BLOCK)
         seen = block.seen(*segments).T[:, None]
-        weights = jnp.exp(jnp.where(seen, scores, _MASKED) - normal)
+        weights = jnp.exp(jnp.where(seen, scores, -jnp.inf) - of_each_query(normalizer))
         of_weights = _product("gsk,gqk->gsq", values, outer).reshape(weights.shape)
-        of_scores = weights * (of_weights - common)
 
-        weights, of_scores = (
-            x.astype(q.dtype).reshape(G, -1, R * BLOCK) for x in (weights, of_scores)
-        )
-        of_values = _product("gsq,gqk->gsk", weights, outer)
+        of_scores = narrow(weights * (of_weights - of_each_query(common)))
+        of_values = _product("gsq,gqk->gsk", narrow(weights), outer)
         of_keys = _product("gsq,gqk->gsk", of_scores, queries)
         of_queries = _product("gks,gsq->gkq", keys.swapaxes(1, 2), of_scores).swapaxes(1, 2)
         sums = block.add_to_keys(sums[0], of_keys), block.add_to_keys(sums[1], of_values)
@@ -162,20 +163,41 @@ def _scan(
 ) -> tuple[Any, Any]:
     """Scans a function over all blocks of queries of all rows: (carry, results [B * T, ...])."""
     B, T = len(query_segments), query_segments.shape[1] // BLOCK
-    equal = query_segments[:, :, None] == key_segments[:, None]
-    meets = equal.reshape(B, T, BLOCK, T, BLOCK).any(axis=(2, 4)) & np.tri(T, dtype=bool)
-    needed = jnp.arange(T) + 1 - jnp.argmax(meets, axis=-1)
     numbers = _numbers(T)
 
     def step(carry: Any, xs: tuple[jax.Array, ...]) -> tuple[Any, Any]:
         row, index, choice = xs
-        branches = [partial(lambda n, c: function(c, _Block(row, index, n)), n) for n in numbers]
-        result: tuple[Any, Any] = jax.lax.switch(choice, branches, carry)
+
+        def branch(number: int) -> Callable[[Any], tuple[Any, Any]]:
+            return lambda carry: function(carry, _Block(row, index, number))
+
+        result: tuple[Any, Any] = jax.lax.switch(choice, [branch(n) for n in numbers], carry)
         return result
 
     rows, indices = jnp.indices((B, T)).reshape(2, -1)
-    choices = jnp.searchsorted(numbers, needed.reshape(-1))
+    needed = _needed(query_segments, key_segments).reshape(-1)
+    choices = jnp.searchsorted(numbers, needed, method="compare_all")
     return jax.lax.scan(step, carry, (rows, indices, choices))
+
+
+def _needed(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
+    """int32[B, T]: how many blocks of keys, to its own, each block of queries meets.
+
+    Blocks meet if the ranges of their segments do, which is too often where segments are not in
+    order, and never too seldom. Exactly would take [L, L] comparisons.
+    """
+    T = query_segments.shape[1] // BLOCK
+
+    def ranges(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+        last = jnp.iinfo(segments.dtype).max  # what padding is: it mostly ends a row
+        blocks = jnp.where(segments > 0, segments, last).reshape(-1, T, BLOCK)
+        return blocks.min(axis=-1), blocks.max(axis=-1)
+
+    (query_least, query_most), (key_least, key_most) = map(ranges, (query_segments, key_segments))
+    meets = (key_least[:, None] <= query_most[..., None]) & (
+        query_least[..., None] <= key_most[:, None]
+    )
+    return jnp.arange(T) + 1 - jnp.argmax(meets & np.tri(T, dtype=bool), axis=-1)
 
 
 def _numbers(most: int) -> np.ndarray:

@@ -13,8 +13,8 @@ or a choice of tensors, to fill what memory is left; those that it does not name
     save:context;offload:input,gate,up      kept on the device, kept in the host's memory
 
 `TENSORS` are the names. The input of each layer is kept on the device unless it is offloaded. With
-splash attention, keeping `context` keeps all that its backward pass needs of the forward kernel
-besides query, key and value, so that it does not run again.
+splash or blockwise attention, keeping `context` keeps all that its backward pass needs of the
+forward kernel besides query, key and value, so that it does not run again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TENSORS: Mapping[str, str] = {
     "query": "H * K, rotated",
     "key": "G * K, rotated",
     "value": "G * K",
-    "context": "what attention gives, H * K; for splash the log-sum-exp of the scores, too",
+    "context": "what attention gives, H * K; of splash and blockwise the scores' log-sum-exp, too",
     "attention": "the output projection of attention, D",
     "gate": "of a gated MLP, F",
     "up": "the MLP's first projection, F",
@@ -48,7 +48,7 @@ Policy = Callable[..., Any]
 _POLICIES = jax.checkpoint_policies
 _NAMED: Mapping[str, Policy] = {
     "none": _POLICIES.everything_saveable,
-    # Splash is no dot to JAX, but as dear as one.
+    # Kernels of whole rows are no dots to JAX, but as dear as one.
     "dots": _POLICIES.save_from_both_policies(
         _POLICIES.dots_saveable, _POLICIES.save_only_these_names("context")
     ),

@@ -1,6 +1,6 @@
 """What kernels of whole rows have in common: the scale, ALiBi as columns, rows and heads of a mesh.
 
-Letters: B batch, L positions, H heads, G key heads, K head width.
+Letters: B batch, L positions, H heads, G key heads, K and V widths of keys and values.
 
 A kernel computes causal attention in which positions see only positions of their own segment. It
 knows no scale, no bias and no mesh.
@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+MASKED = -1e30  # a score; finite: a row that sees nothing gives a mean, not NaN
 NOWHERE = -1  # the segment of positions that only fill a kernel's last block
-# (q [B, H, L, K], k and v [B, G, L, K], segments of queries and keys int32[B, L]) -> [B, H, L, K].
+# (q [B, H, L, K], k [B, G, L, K], v [B, G, L, V], segments of queries and keys int32[B, L]) ->
+# [B, H, L, V]. ALiBi makes K wider than V.
 Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 

@@ -7,11 +7,12 @@ step, which doubles the time of a decoded token: `unstack` gives the weights for
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -82,13 +83,22 @@ def unstack(tree: Mapping[str, Any], cut: Callable[[Any], Sequence[Any]] = list)
     return dict(unflatten_dict(result))
 
 
-def restack(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns "layer_0", "layer_1", ... branches into a "layers" branch, as before `unstack`."""
-    result: dict[str, Any] = {}
-    for name, value in tree.items():
-        if not name.startswith("layer_"):
-            result[name] = restack(value) if isinstance(value, Mapping) else value
-    layers = [tree[f"layer_{i}"] for i in range(len(tree) - len(result))]
-    if layers:
-        result["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    return result
+def restack(
+    tree: Mapping[str, Any], join: Callable[[Sequence[Any]], Any] = jnp.stack
+) -> dict[str, Any]:
+    """Turns "layer_0", "layer_1", ... branches into "layers" branches, as before `unstack`.
+
+    join: the leaves of all layers -> a stacked one.
+    """
+    result: dict[tuple[str, ...], Any] = {}
+    apart: dict[tuple[str, ...], dict[int, Any]] = defaultdict(dict)
+    for path, leaf in flatten_dict(dict(tree)).items():
+        at = next((at for at, name in enumerate(path) if re.fullmatch(r"layer_\d+", name)), None)
+        if at is None:
+            result[path] = leaf
+        else:
+            number = int(path[at].removeprefix("layer_"))
+            apart[*path[:at], "layers", *path[at + 1 :]][number] = leaf
+    for path, layers in apart.items():
+        result[path] = join([layers[number] for number in sorted(layers)])
+    return dict(unflatten_dict(result))

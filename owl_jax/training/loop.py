@@ -25,7 +25,6 @@ from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.stack import restack
 from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import own_rows, shard_batch
@@ -159,7 +158,7 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
     if start >= config.steps and (target is None or target.exists()):
         _say(f"nothing left to do: {workdir} is at step {start} of {config.steps}")
     elif target is not None:
-        params = unrounded(config, merge(state.params, restack(frozen)))
+        params = unrounded(config, merge(state.params, program.stacked(frozen)))
         base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
         tokenizer = Path(settings.tokenizer_directory(config))
         save_model(target, model, params, config.export, tokenizer, base)

@@ -3,8 +3,8 @@
 Letters: B rows, L positions, D width, V vocabulary, T tiles.
 
 At 32,000 words the logits of 8,192 positions are 1 GB of float32, and their gradient is as much
-again. `tiled_cross_entropy` never has more than a tile of either, and none of positions that are
-not supervised, which of instructions are about half.
+again. `tiled_cross_entropy` never has more than a tile of either. What instructions ask, about half
+of their positions, is not supervised and mostly gets none.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ def tiled_cross_entropy(
 
     The gradient is computed where the logits are, in the forward pass, so that no logits are
     computed twice; the backward pass only scales it. Only weights that are differentiated get one.
-    Each row's supervised positions go first, and tiles in which no row has any are left out.
+    Each row's supervised positions go first, and tiles in which no row has any are left out, with
+    what is not finite in them.
 
     Args:
       gather: what to do to the weights once, before the loop.
       weights: all that `head` reads and that may be trained, and nothing else.
       hidden: [B, L, D].
+      loss_mask: a constant, like the targets: it gets no gradient.
       tile: positions of each row at a time; 0, or L and more, for all at once.
     """
     L = hidden.shape[1]
@@ -64,7 +66,7 @@ def tiled_cross_entropy(
     order = jnp.argsort(loss_mask == 0, axis=1, stable=True)
 
     def tiles(x: jax.Array) -> jax.Array:
-        """[B, L, ...] -> [T, B, L / T, ...]; what fills up the last is masked."""
+        """[B, L, ...] -> [T, B, L / T rounded up, ...]; what fills up the last is masked."""
         x = _reorder(x, order)
         size = math.ceil(L / number)
         x = jnp.pad(x, [(0, 0), (0, number * size - L)] + [(0, 0)] * (x.ndim - 2))
@@ -154,7 +156,7 @@ def _scan_supervised(
         return result
 
     # Before the loop: over rows of several devices it is a message among them.
-    supervised = jnp.any(tiles[-1] > 0, axis=(1, 2))
+    supervised = jnp.any(tiles[-1] != 0, axis=(1, 2))
     return jax.lax.scan(step, start, (supervised, tiles))
 
 

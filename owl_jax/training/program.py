@@ -6,7 +6,7 @@ runs (training/loop.py), and what is compiled for a TPU that is not there (aot/)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import init_params
-from owl_jax.models.stack import unstack
+from owl_jax.models.stack import restack, unstack
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
@@ -90,9 +90,14 @@ class TrainingProgram:
         """Frozen weights, a part of a tree like `params`, as the step takes them.
 
         A step that unrolls its layers gets each layer's weights as arrays of their own: it does not
-        have to cut them out of the stack every time. The stacked arrays are deleted one by one.
+        have to cut them out of the stack every time, as it has to with those that it trains. The
+        stacked arrays are deleted one by one.
         """
         return frozen if self.compute.scan_layers else unstack(frozen, _layers_apart)
+
+    def stacked(self, frozen: Tree) -> Tree:
+        """What `arrange` was given, from what it gave. Layers' arrays are deleted one by one."""
+        return frozen if self.compute.scan_layers else restack(frozen, _stacked)
 
     def batch(self) -> Batch:
         """A batch as ShapeDtypeStructs; data/batch.py says what its arrays are."""
@@ -182,6 +187,17 @@ def _layers_apart(stacked: Any) -> list[Any]:
     layers: list[Any] = jax.jit(list, out_shardings=where)(stacked)
     stacked.delete()
     return layers
+
+
+def _stacked(layers: Sequence[jax.Array]) -> jax.Array:
+    """Layers' arrays as one, where they lie."""
+    one = layers[0].sharding
+    assert isinstance(one, NamedSharding)
+    where = NamedSharding(one.mesh, PartitionSpec(None, *one.spec))
+    stacked: jax.Array = jax.jit(lambda layers: jnp.stack(layers), out_shardings=where)(layers)
+    for layer in layers:
+        layer.delete()
+    return stacked
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:

@@ -37,7 +37,8 @@ def summed_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of -log p(target) of a batch's supervised positions, and their number.
 
-    params: the whole tree, its layers stacked; or some or all apart if `compute` unrolls them.
+    params: the whole tree, its layers stacked; or, if `compute` unrolls them, some or all apart, as
+      `TrainingProgram.arrange` gives those that are frozen.
     """
     if not compute.scan_layers:
         params = unstack(params)

@@ -1,5 +1,7 @@
 """Kernels of whole rows against XLA's attention, values and gradients; splash is interpreted."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,14 +170,55 @@ def test_positions_that_see_nothing_give_numbers(kernel, L):
         np.testing.assert_allclose(ours[0][:, 20:], expected[0][:, 20:], atol=1e-5)
 
 
+def test_blockwise_passes_no_gradient_from_positions_that_see_nothing():
+    L = 2 * BLOCK
+    slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
+    placement = Placement(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
+    given = *qkv(1, L, 2, 2, 16), placement
+    ours, expected = (values_and_gradients(name, *given) for name in ("blockwise", "xla"))
+    assert_same((expected[0], *ours[1:3], expected[3]), expected, 1e-5)
+    assert not ours[1][:, :20].any()
+    assert not ours[2][:, :, :20].any()
+    assert not ours[3][:, :, :20].any()
+
+
+def test_blockwise_of_segments_out_of_order():
+    """Conversations that take turns, padding first and among them."""
+    L = 4 * BLOCK
+    segments = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, L)), jnp.int32)
+    given = *qkv(2, L, 2, 2, 16), whole_rows(segments, segments)
+    expected = values_and_gradients("xla", *given)
+    assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
+
+
+def test_blockwise_writes_down_no_scores_and_no_masks():
+    """A scan over layers keeps what does not depend on them, unless it is told that it does."""
+    L, layers = 4 * BLOCK, 3
+    placement = rows(1, L)
+
+    def loss(q, k, v):
+        def layer(q, _):
+            return q + attend(q, k, v, placement, implementation="blockwise"), None
+
+        return jnp.sum(jax.lax.scan(layer, q, None, length=layers)[0])
+
+    compiled = jax.jit(jax.grad(loss)).lower(*qkv(1, L, 2, 2, 16)).compile()
+    widest = max(
+        int(np.prod([int(size) for size in shape.split(",")]))
+        for shape in re.findall(r"(?:f32|s32|pred)\[([\d,]+)\]", compiled.as_text())
+    )
+    assert widest < L * L
+
+
 @pytest.mark.parametrize("remat", ["save:context", "minimal", "dots"])
-def test_a_kept_context_spares_the_forward_kernel(remat):
+@pytest.mark.parametrize(("kernel", "L"), [("splash", 128), ("blockwise", 512)])
+def test_a_kept_context_spares_the_forward_kernel(kernel, L, remat):
     """Interpreted, a kernel is a loop over its blocks."""
-    q, k, v = qkv(2, 128, 2, 2, 16)
-    placement = rows(2, 128)
+    q, k, v = qkv(2, L, 2, 2, 16)
+    placement = rows(2, L)
 
     def layer(q):
-        return jnp.sum(jnp.square(attend(jnp.sin(q), k, v, placement, implementation="splash")))
+        return jnp.sum(jnp.square(attend(jnp.sin(q), k, v, placement, implementation=kernel)))
 
     def kernels(remat):
         run = jax.jit(jax.value_and_grad(jax.checkpoint(layer, policy=policy(remat))))

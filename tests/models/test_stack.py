@@ -102,10 +102,16 @@ def test_unstack_splits_each_stack():
 
 
 def test_restack_undoes_unstack():
-    tree = {"a": {"layers": {"w": jnp.arange(6).reshape(3, 2)}, "end": jnp.ones(1)}}
-    result = restack(unstack(tree))
+    """Also where names were sorted, `layer_10` before `layer_2`."""
+    tree = {"a": {"layers": {"w": jnp.arange(22).reshape(11, 2)}, "layer_norm": jnp.ones(1)}}
+    result = restack(jax.tree.map(lambda x: x, unstack(tree)))
     assert jax.tree.structure(result) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, result, tree)
+
+
+def test_restack_keeps_what_is_stacked():
+    tree = {"layer_0": {"w": 1}, "layer_1": {"w": 2}, "layers": {"b": 3}, "end": 4}
+    assert restack(tree, list) == {"layers": {"w": [1, 2], "b": 3}, "end": 4}
 
 
 def test_unstack_of_a_tree_whose_weights_are_in_part_apart():

@@ -140,7 +140,8 @@ def test_unrolled_layers_get_frozen_weights_of_their_own():
         config.compute.scan_layers = scan
         program = make_program(config, mesh)
         trainable, frozen = split(place(program), program.labels)
-        stacked = frozen["llm"]["layers"]["q_proj"]["kernel"]
+        described, stacked = describe(frozen), frozen["llm"]["layers"]["q_proj"]["kernel"]
+        values = np.asarray(stacked)
         frozen = program.arrange(frozen)
         assert describe(frozen) == describe(program.frozen())
         assert stacked.is_deleted() == (not scan)
@@ -150,4 +151,7 @@ def test_unrolled_layers_get_frozen_weights_of_their_own():
         with program.active():
             _, metrics = program.step(state, frozen, batch)
         losses.append(float(metrics["loss"]))
+        again = program.stacked(frozen)
+        assert describe(again) == described
+        np.testing.assert_array_equal(again["llm"]["layers"]["q_proj"]["kernel"], values)
     np.testing.assert_allclose(*losses, rtol=1e-3)
