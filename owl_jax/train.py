@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.errors import one_line
+from owl_jax.errors import UserError, one_line
 from owl_jax.parallel.mesh import start_multihost
 
 CONFIG = cli.define_config_flag()
@@ -58,6 +58,11 @@ def main(_: list[str]) -> int | None:
     from owl_jax.training.preemption import EXIT_STATUS, Preempted
     from owl_jax.training.start_up import keep_compiled
 
+    if "://" in WORKDIR.value:
+        raise UserError(
+            f"--workdir={WORKDIR.value}: expected a folder; mount the bucket as one, as --bucket "
+            "of the launchers does (docs/launch)"
+        )
     by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MULTIHOST.value:
         start_multihost(*by_hand)

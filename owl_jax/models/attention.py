@@ -25,6 +25,7 @@ from owl_jax.models.row_kernels import MASKED, attend_by
 from owl_jax.models.splash import splash
 
 IMPLEMENTATIONS = ("auto", "xla", "splash", "blockwise", "cudnn")
+_NVIDIA = ("gpu", "cuda")  # what JAX calls them
 _ROW_KERNELS = {"splash": splash, "blockwise": blockwise}
 _LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
 # The TPU's compiler multiplies a single query element by element. In as many copies as the matrix
@@ -116,11 +117,11 @@ def choose(
 
     "auto" is splash on a TPU, cuDNN on a GPU and blockwise on a CPU; each takes what it is good at,
     XLA the rest:
-      splash  causal rows of at least 128 positions. Not the vision tower: 257 tokens of width 64
-              are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a picture.
-              Not the abstractor's 64 queries, nor a cache, where queries are few.
-      cuDNN   16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
-              length (under a mask it has no gradient of odd ones), or no mask.
+      splash     causal rows of at least 128 positions. Not the vision tower: 257 tokens of width
+                 64 are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a
+                 picture. Not the abstractor's 64 queries, nor a cache, where queries are few.
+      cuDNN      16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
+                 length (under a mask it has no gradient of odd ones), or no mask.
       blockwise  causal rows of at least two blocks.
     """
     whole = placement is not None and placement.is_whole_rows()
@@ -129,7 +130,7 @@ def choose(
         return "splash" if whole and L >= _LEAST_SPLASH else "xla"
     if implementation == "blockwise" or (implementation == "auto" and platform() == "cpu"):
         return "blockwise" if whole and L >= 2 * BLOCK else "xla"
-    if implementation == "auto" and platform() in ("gpu", "cuda"):
+    if implementation == "auto" and platform() in _NVIDIA:
         suits = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
         return "cudnn" if suits and (placement is None or (whole and L % 2 == 0)) else "xla"
     return "xla" if implementation == "auto" else implementation
@@ -150,6 +151,8 @@ def _cudnn(
 ) -> jax.Array:
     if slopes is not None:
         raise UserError('attention "cudnn" takes no bias: use "auto" or "xla" for BLOOM')
+    if platform() not in _NVIDIA:
+        raise UserError(f'attention "cudnn" runs on NVIDIA GPUs, not on a {platform()}: use "auto"')
     mask = None if placement is None else placement.mask()
     return jax.nn.dot_product_attention(
         q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask, implementation="cudnn"

@@ -34,7 +34,8 @@ class Clock:
         self._step_ended = step_ended
         self._watch = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
         self._end: Future[float] | None = None  # of the step before
-        self._reset(time.monotonic())
+        self._left_out = 0.0  # seconds since the start
+        self._reset(self._now())
 
     def _reset(self, now: float) -> None:
         self._ends: list[Future[float]] = []
@@ -42,15 +43,28 @@ class Clock:
         self._waited = 0.0
         self._start = now
 
+    def _now(self) -> float:
+        """Seconds, of which those that are left out are none."""
+        return time.monotonic() - self._left_out
+
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """Around what brings the next batch."""
-        start = time.monotonic()
+        start = self._now()
         yield
         if self._end is None:  # the first batch
-            self._waited += time.monotonic() - start
+            self._waited += self._now() - start
         elif self._end.done():
-            self._waited += time.monotonic() - max(start, self._end.result())
+            self._waited += self._now() - max(start, self._end.result())
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Around what is no training; waits for the steps that were started."""
+        if self._end is not None:
+            self._end.result()
+        start = time.monotonic()
+        yield
+        self._left_out += time.monotonic() - start
 
     def count(self, step: int, result: jax.Array, rows: Batch) -> None:
         """A step was started. result: something that it computes. rows: this process's, on the
@@ -97,4 +111,4 @@ class Clock:
     def _wait(self, step: int, result: jax.Array) -> float:
         result.block_until_ready()
         self._step_ended(step)
-        return time.monotonic()
+        return self._now()

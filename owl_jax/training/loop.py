@@ -138,7 +138,9 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
                         raise
                     state, metrics = step(state, frozen, Batch(**shard_batch(vars(rows), mesh)))
                     clock.count(number, metrics["loss"], rows)
-                profile.end(number, metrics["loss"])
+                if profile.ends(number):
+                    with clock.leaving_out():
+                        profile.close()
                 if number % config.log_every == 0 or number in (start + 1, config.steps):
                     # A skipped step does not move the schedule.
                     taken = number - 1 - metrics["skipped"]

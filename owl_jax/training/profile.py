@@ -34,14 +34,12 @@ class Profile:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
-    def end(self, number: int, result: jax.Array) -> None:
-        """After step `number` was started. result: something that the step computes."""
-        if self._tracing and number >= self._last:
-            result.block_until_ready()
-            self.close()
+    def ends(self, number: int) -> bool:
+        """Whether step `number` is the last that is traced: `close` when it has ended."""
+        return self._tracing and number >= self._last
 
     def close(self) -> None:
-        """Ends the trace, if there is one."""
+        """Ends the trace, if there is one, and writes it."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False

@@ -158,6 +158,8 @@ def test_unsuitable_implementation_is_named():
     placement = whole_rows(_int([[0]]), _int([[0]]))
     with pytest.raises(UserError, match="no bias"):
         attend(x, x, x, placement, slopes=jnp.zeros(1), implementation="cudnn")
+    with pytest.raises(UserError, match="runs on NVIDIA GPUs, not on a cpu"):
+        attend(x, x, x, placement, implementation="cudnn")
 
 
 ROW, CACHE, NONE = "row", "cache", "none"

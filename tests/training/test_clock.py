@@ -63,3 +63,17 @@ def test_waiting_counts_while_the_device_has_nothing_to_do():
     assert 0.6 <= rates["data_wait"] * seconds <= seconds - 0.2
     assert rates["step_seconds/p99"] > 0.6
     clock.close()
+
+
+def test_what_is_left_out_takes_no_time():
+    clock = Clock(parts=1, flops=1.0, peak=None, step_ended=lambda _: None)
+    clock.count(1, jnp.float32(1), ROWS)
+    with clock.leaving_out():
+        time.sleep(1.0)
+    clock.count(2, jnp.float32(2), ROWS)
+    rates = clock.read()
+    assert 2 * 12 / rates["tokens_per_second"] < 1
+    assert rates["step_seconds/p99"] < 1
+    clock.count(3, jnp.float32(3), ROWS)
+    assert clock.read()["step_seconds/p50"] >= 0
+    clock.close()

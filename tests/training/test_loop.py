@@ -178,6 +178,11 @@ def test_an_address_is_for_several_processes(files):
     assert_one_line(result, 2, "--process_id are for --multihost")
 
 
+def test_a_bucket_is_no_workdir(files):
+    result = command(files / "config.py", "gs://nest/run")
+    assert_one_line(result, 1, "--workdir=gs://nest/run: expected a folder; mount the bucket")
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, files):
     expected, workdir = finished[0], files / "killed"
     process = start(files / "config.py", workdir)
