@@ -96,7 +96,9 @@ def main(argv: list[str]) -> None:
     """Prints a line for each row as it comes; `!` is under the mark, `~` under the goal."""
     del argv
     if importlib.util.find_spec("libtpu") is None:
-        print("nothing is compiled for TPUs without their compiler: pip install 'owl_jax[tpu]'")
+        print(
+            "nothing is compiled for TPUs without their compiler: pip install --editable '.[tpu]'"
+        )
         return
     if unknown := set(_ONLY.value) - {row.name for row in ROWS}:
         raise UserError(

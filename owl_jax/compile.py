@@ -5,21 +5,26 @@
     python -m owl_jax.compile --config=configs/stage1.py --topology=v5e:2x4 --program=decode \\
         --config.batch_size=32 --config.mesh.fsdp=1 --config.mesh.tensor=-1
 
-Needs no TPU, no weights and no data, only TPU's compiler: pip install 'owl_jax[tpu]'. What is named
-in the config but not there is never looked for. The exit status is 1 for a program that does not
-fit.
+Needs no TPU, no weights and no data, only TPU's compiler: pip install --editable '.[tpu]'. What is
+named in the config but not there is never looked for. The exit status is 1 for a program that does
+not fit.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from owl_jax import cli
 from owl_jax.aot import environment
 from owl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from owl_jax.aot.program import Program
 
 CONFIG = cli.define_config_flag()
 TOPOLOGY = flags.DEFINE_string(
@@ -32,7 +37,8 @@ PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], 
 BATCH_PER_DEVICE = flags.DEFINE_integer(
     "batch_per_device",
     0,
-    "rows of each device at a time; 0: as config.batch_size has it",
+    "rows at a time for each device, which devices along a mesh axis tensor have together; 0: as "
+    "config.batch_size has it",
     lower_bound=0,
 )
 QUICK = flags.DEFINE_bool("quick", False, "only what fits and what is exchanged, not how fast")
@@ -63,6 +69,11 @@ def main(_: list[str]) -> None:
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
+    # Indices beyond 32 bits are of rows that no chip has room for, which the report says.
+    warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
+    _check_flags()
+    for file in (JSON, HLO):
+        _check_writable(file)
     given = dict(_pair(text) for text in XLA_OPTION.value)
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     options: dict[str, str] = {}
@@ -91,8 +102,49 @@ def main(_: list[str]) -> None:
     if not report.fits:
         raise UserError(
             f"does not fit: {report.memory.peak / 1e9:.2f} of {topology.chip.hbm_bytes / 1e9:.2f} "
-            "GB; lower --batch_per_device, keep less with config.compute.remat, or take more chips"
+            f"GB; {_remedy(program)}"
         )
+
+
+def _check_flags() -> None:
+    """Raises UserError for a flag that has no meaning for the program."""
+    if PROGRAM.value == "train":
+        others = {"dtype": "--config.frozen_dtype", "new_tokens": "--config.data.length"}
+    else:
+        others = dict.fromkeys(("config.frozen_dtype", "config.compute.dtype"), "--dtype")
+    for name, taken in others.items():
+        if name in flags.FLAGS and flags.FLAGS[name].present:
+            raise UserError(f"--program={PROGRAM.value} does not take --{name}; give {taken}")
+
+
+def _check_writable(file: flags.FlagHolder[str | None]) -> None:
+    """Raises UserError now instead of after the compilation. Leaves no file that was not there."""
+    if not file.value:
+        return
+    path = Path(file.value)
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise UserError(
+            f"--{file.name}={path}: cannot be written ({error.strerror}); name a file in a "
+            "directory that is there"
+        ) from None
+    if is_new:
+        path.unlink()
+
+
+def _remedy(program: Program) -> str:
+    """What makes a program smaller."""
+    if program.name == "train":
+        return "lower --batch_per_device, keep less with config.compute.remat, or take more chips"
+    from owl_jax.parallel.sharding import batch_parts
+
+    parts = batch_parts(program.mesh)
+    if program.rows % parts:
+        return f"make config.batch_size a multiple of {parts}, so that devices share its rows"
+    smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""
+    return f"lower --batch_per_device, make config.data.length shorter{smaller}, or take more chips"
 
 
 def _pair(text: str) -> tuple[str, str]:

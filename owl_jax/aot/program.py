@@ -15,9 +15,11 @@ from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
+from owl_jax.errors import UserError
 from owl_jax.inference.program import make_inference_program
+from owl_jax.inference.prompt import BUCKET, round_up
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules
+from owl_jax.parallel.sharding import LogicalRules, batch_parts
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
@@ -56,6 +58,13 @@ class Program:
         """In the order of their ids in the compiled program."""
         return self.mesh.devices.reshape(-1)
 
+    @property
+    def rows_per_device(self) -> int:
+        """How many of `rows` lie on each device: all of them if data and fsdp cannot divide them,
+        as in inference/program.py; training refuses that."""
+        parts = batch_parts(self.mesh)
+        return self.rows if self.rows % parts else self.rows // parts
+
 
 def open_program(
     config: ConfigDict,
@@ -68,14 +77,21 @@ def open_program(
     """Makes one of NAMES; needs neither devices nor weights nor data.
 
     Args:
-      batch_per_device: rows that each device has at a time, instead of what config.batch_size comes
-        to; a mesh axis tensor shares them.
+      batch_per_device: rows at a time for each device, instead of what config.batch_size comes to;
+        devices along a mesh axis tensor have theirs together.
       dtype: of the weights in prefill and decode.
       new_tokens: slots of a row that are not prompt, in prefill and decode.
 
     Raises UserError for a config that makes no program on this topology.
     """
+    settings.check_values(config)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
+    data, slices = mesh.shape["data"], topology.slices
+    if data > 1 and data % slices:
+        raise UserError(
+            f"mesh axis data={data} cannot be divided among {slices} slices; make "
+            f"config.mesh.data a multiple of {slices}, so that weights stay inside a slice"
+        )
     if batch_per_device:
         config.batch_size = batch_per_device * mesh.size
         if name == "train":
@@ -86,7 +102,6 @@ def open_program(
 
 
 def _training(config: ConfigDict, mesh: Mesh) -> Program:
-    settings.check_values(config)
     program = make_program(config, mesh)
     trainable, frozen = split(program.params, program.labels)
     compute = program.compute
@@ -111,18 +126,25 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
 
 def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int) -> Program:
     model, compute = settings.read_model(config), settings.read_compute(config)
+    row = settings.row_shape(config, model)
+    if row.length <= round_up(new_tokens):
+        raise UserError(
+            f"--new_tokens={new_tokens}: rounded up to a multiple of {BUCKET} they leave no room "
+            f"for a prompt in a row of {row.length} positions; give fewer, or make "
+            "config.data.length longer"
+        )
     shapes = abstract_params(model, mesh, LogicalRules())
     program = make_inference_program(
         model,
         shapes,
         mesh,
         dtype,
-        settings.row_shape(config, model),
+        row,
         config.batch_size,
         new_tokens,
         compute.attention,
     )
-    rows, row = program.rows, program.row
+    rows = program.rows
     weights = {"weights": bytes_on_a_device(program.params)}
     words = f"weights {dtype}, attention {compute.attention}"
     if name == "prefill":

@@ -94,7 +94,7 @@ class Report:
             "mesh": dict(program.mesh.shape),
             "batch": {
                 "rows": program.rows,
-                "rows_per_device": program.rows / program.mesh.size,
+                "rows_per_device": program.rows_per_device,
                 "length": program.row.length,
                 "image_slots": program.row.image_slots,
                 "video_slots": program.row.video_slots,
@@ -147,14 +147,18 @@ class Report:
         program, topology = self.program, self.topology
         mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
         slices = f"{topology.slices} slices of " if topology.slices > 1 else ""
+        own = program.rows_per_device
+        share = f"{own:,} a device"
+        if (copies := program.mesh.size * own // program.rows) > 1:
+            share += f", the same on {copies} of them"
         media = f"{program.row.image_slots} image slots"
         if program.row.video_slots:
             media += f", {program.row.video_slots} video slots of {program.row.frames} frames"
         return (
             f"{program.name} on {slices}{topology.name}: {program.mesh.size} devices, mesh {mesh}\n"
-            f"{program.rows:,} rows ({program.rows / program.mesh.size:g} a device) of "
+            f"{program.rows:,} rows ({share}) of "
             f"{program.row.length:,} positions, {media}; {program.compute}\n"
-            f"{self._chip()}"
+            f"{self._chip()}{self._crossing()}"
         )
 
     def _chip(self) -> str:
@@ -165,6 +169,15 @@ class Report:
             f"{chip.hbm_bytes / _GB:.2f} GB at {chip.hbm_bandwidth / _GB:,.0f} GB/s, links of "
             f"{chip.link_bandwidth / _GB:.0f} GB/s each way"
             f"{between if self.topology.slices > 1 else ''} (sources: owl_jax/parallel/chips.py)"
+        )
+
+    def _crossing(self) -> str:
+        slices = self.topology.slices
+        if self.program.mesh.shape["data"] % slices == 0:
+            return ""
+        return (
+            f"\nfsdp spans the slices: weights go over the network between them; "
+            f"config.mesh.data={slices} keeps them inside"
         )
 
     def _memory(self) -> str:

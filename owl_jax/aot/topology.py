@@ -11,8 +11,18 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, one_line
 from owl_jax.parallel.chips import CHIPS, Chip
+
+# The shapes that Google sells (cloud.google.com/tpu/docs/v5e, v6e, v4, v5p). v4 and v5p have larger
+# ones, too: sides that are multiples of 4, in ascending order, up to so many chips.
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+_MOST_CHIPS = {"v4": 4096, "v5p": 6144}
+
+# More than the largest training that Google tells of had: 50,000 chips of v5e, 200 slices of 256
+# (cloud.google.com/blog/products/compute, 8 November 2023).
+_MOST_SLICES = 256
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,12 @@ class Topology:
 def open_topology(name: str, slices: int = 1) -> Topology:
     """Describes `slices` slices of the shape that `name` gives.
 
-    Raises UserError for a name that is none, and where libtpu is not installed.
+    Raises UserError for a name that is none, a shape that is not sold, more slices than there are,
+    and where libtpu is not installed.
     """
     chip, shape = parse(name)
-    if slices < 1:
-        raise UserError(f"{slices} slices; expected at least 1")
+    if not 1 <= slices <= _MOST_SLICES:
+        raise UserError(f"{slices} slices: expected 1 to {_MOST_SLICES}")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if chip.name == "v4":
         options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX runs
@@ -46,12 +57,12 @@ def open_topology(name: str, slices: int = 1) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "compiling for a TPU needs its compiler, libtpu, which is not installed: "
-            "pip install 'owl_jax[tpu]'"
+            "pip install --editable '.[tpu]'"
         )
     try:
         description = topologies.get_topology_desc(topology_name=name, platform="tpu", **options)
     except RuntimeError as error:
-        raise UserError(f"topology {name!r} is no slice of a {chip.name}: {error}") from error
+        raise UserError(f"topology {name!r}: libtpu refuses it: {one_line(error)}") from error
     return Topology(name, chip, shape, slices, tuple(description.devices))
 
 
@@ -63,13 +74,25 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
             f"topology {name!r}: expected one of {', '.join(CHIPS)} and a shape, as in v5e:8x8"
         )
     chip = CHIPS[kind]
-    example = "x".join("4" * chip.dimensions)
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", layout):
-        raise UserError(f"topology {name!r}: expected a shape such as {kind}:{example}")
-    shape = tuple(int(size) for size in layout.split("x"))
-    if len(shape) != chip.dimensions:
+    solid = chip.dimensions == 3
+    if layout not in (_SOLID if solid else _FLAT) and not (solid and _is_cubes(kind, layout)):
+        shapes = ", ".join(_FLAT)
+        if solid:
+            shapes = (
+                f"{', '.join(_SOLID)}, and sides that are multiples of 4, in ascending order, up "
+                f"to {_MOST_CHIPS[kind]:,} chips"
+            )
         raise UserError(
-            f"topology {name!r}: a slice of {kind} has {chip.dimensions} dimensions, as in "
-            f"{kind}:{example}"
+            f"topology {name!r}: {kind} is sold as {shapes}; write one as in "
+            f"{kind}:{'4x4x4' if solid else '8x8'}, and take more chips with --slices"
         )
-    return chip, shape
+    return chip, tuple(int(side) for side in layout.split("x"))
+
+
+def _is_cubes(kind: str, layout: str) -> bool:
+    """Whether "4x4x8" is a slice of whole cubes of 4x4x4 chips, the way Google writes it."""
+    if not re.fullmatch(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){2}", layout):
+        return False
+    sides = [int(side) for side in layout.split("x")]
+    whole = all(side % 4 == 0 for side in sides)
+    return whole and sides == sorted(sides) and math.prod(sides) <= _MOST_CHIPS[kind]

@@ -74,9 +74,13 @@ def test_a_table_and_json_without_weights_or_data(compile_it, tmp_path):
 
 
 def test_two_slices_quickly(compile_it):
-    result = compile_it("--topology=v5e:2x2", "--slices=2", "--config.mesh.data=2", "--quick")
+    """The data axis spans them; without one fsdp does, and the table says what that costs."""
+    two = ("--topology=v5e:2x2", "--slices=2", "--quick")
+    assert "weights go over the network between them; config" in compile_it(*two).stdout
+    result = compile_it(*two, "--config.mesh.data=2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("train on 2 slices of v5e:2x2: 8 devices, mesh data 2, fsdp 4")
+    assert "fsdp spans the slices" not in result.stdout
     exchanged = [line.split() for line in result.stdout.splitlines() if " DCN " in line]
     assert [line[:2] for line in exchanged] == [["all-reduce", "DCN"]]
 
@@ -86,7 +90,7 @@ def test_two_slices_quickly(compile_it):
     [
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "takes 3 devices, but there are 4"),
         (["--topology=v5e:4x4"], "batch_size=8 cannot be divided among 16 devices"),
-        (["--topology=v5e:3x3"], "topology 'v5e:3x3' is no slice of a v5e: "),
+        (["--topology=v5e:2x2", "--slices=3", "--config.mesh.data=4"], "among 3 slices"),
         (
             ["--topology=v5e:2x2", "--quick", "--xla_option=xla_no_such_flag=1"],
             "compiler options: ",
@@ -101,16 +105,37 @@ def test_mistakes_are_one_line(compile_it, flags, message):
     assert result.stdout == ""
 
 
-def test_what_does_not_fit_is_an_error(compile_it, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "rows", "remedy"),
+    [
+        (
+            ["--batch_per_device=8192"],
+            "8,192 a device)",
+            "config.compute.remat, or take more chips",
+        ),
+        (["--batch_per_device=100000000"], "100,000,000 a device)", "lower --batch_per_device"),
+        (
+            ["--program=decode", "--batch_per_device=1000000", "--new_tokens=64"],
+            "1,000,000 a device)",
+            "make config.data.length shorter, give --dtype=int8, or take more chips",
+        ),
+        (
+            ["--program=decode", "--config.batch_size=1000001", "--new_tokens=64"],
+            "1,000,001 a device, the same on 4 of them)",
+            "make config.batch_size a multiple of 4",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_an_error(compile_it, tmp_path, flags, rows, remedy):
     result = compile_it(
         "--topology=v5e:2x2",
         "--quick",
-        "--batch_per_device=8192",
         "--config.compute.remat=none",
         f"--json={tmp_path}/report.json",
+        *flags,
     )
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: does not fit: ")
-    assert "DOES NOT FIT" in result.stdout
+    assert line.startswith("error: does not fit: ") and remedy in line
+    assert "DOES NOT FIT" in result.stdout and rows in result.stdout
     assert json.loads((tmp_path / "report.json").read_text())["fits"] is False

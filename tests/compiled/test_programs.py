@@ -138,6 +138,7 @@ def test_answering(open_topology, name):
     config = small_config(fsdp=2, tensor=2)
     report = analyse(open_program(config, topology, name, new_tokens=64), topology)
     assert report.fits
+    assert "\n8 rows (4 a device, the same on 2 of them) of " in str(report)
     written = report.to_dict()
     if name == "prefill":
         assert report.program.tokens == 8 * (256 - 64)

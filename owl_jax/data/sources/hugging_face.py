@@ -184,9 +184,7 @@ def _import_datasets(path: Path) -> ModuleType:
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f"{path}: needs the package datasets; pip install '.[data]'"
-        ) from None
+        raise UserError(f"{path}: needs the package datasets; pip install '.[data]'") from None
     return datasets
 
 

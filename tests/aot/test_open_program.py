@@ -1,0 +1,69 @@
+"""Programs before they are compiled, on the CPU's devices in the place of a slice's."""
+
+import jax
+import pytest
+
+from owl_jax.aot.program import open_program
+from owl_jax.aot.topology import Topology
+from owl_jax.errors import UserError
+from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
+from owl_jax.parallel.chips import CHIPS
+from owl_jax.training.config import base_config
+
+SMALL = OwlConfig(
+    vision=VisionConfig(32, 16, 32, 64, num_layers=1, num_heads=2),
+    abstractor=AbstractorConfig(15, 32, 64, num_layers=1, num_heads=2),
+    llm=LlamaConfig(64, 64, 64, num_layers=1, num_heads=8, num_kv_heads=8),
+)
+
+
+def opened(name, slices=1, new_tokens=64, mesh=(), **values):
+    """The program of eight rows on eight devices; `values` and `mesh` replace config's."""
+    config = base_config(SMALL)
+    config.rules = ((".*", "all"),)
+    config.recipes.all = {"learning_rate": 1e-4}
+    config.update({"batch_size": 8, "data": {"length": 256}})
+    config.update(values)
+    config.mesh.update(dict(mesh))
+    topology = Topology("v5e:2x4", CHIPS["v5e"], (2, 4), slices, tuple(jax.devices()))
+    return open_program(config, topology, name, new_tokens=new_tokens)
+
+
+@pytest.mark.parametrize("name", ["train", "prefill", "decode"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 0}, "config.batch_size=0: expected at least 1"),
+        ({"batch_size": -4}, "config.batch_size=-4: expected at least 1"),
+        ({"accumulate": -7}, "config.accumulate=-7: expected at least 1"),
+        ({"frozen_dtype": "banana"}, "config.frozen_dtype='banana': expected one of"),
+    ],
+)
+def test_every_program_checks_the_config(name, values, message):
+    with pytest.raises(UserError, match=message):
+        opened(name, **values)
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "rows", "own"),
+    [
+        ("train", {}, 16, 2),
+        ("train", {"fsdp": 2, "tensor": 4}, 16, 8),
+        ("decode", {"fsdp": 1, "tensor": 8}, 32, 32),
+        ("decode", {}, 33, 33),  # cannot be divided
+    ],
+)
+def test_the_rows_that_a_device_has(name, mesh, rows, own):
+    program = opened(name, mesh=mesh, batch_size=rows)
+    assert (program.rows, program.rows_per_device) == (rows, own)
+
+
+def test_data_that_slices_do_not_divide_is_told_before_the_batch():
+    with pytest.raises(UserError, match=r"data=4 cannot be divided among 3 slices; .* of 3, so"):
+        opened("train", slices=3, mesh={"data": 4}, batch_size=7)
+
+
+@pytest.mark.parametrize("new_tokens", [200, 99999])
+def test_tokens_without_room_are_named_as_they_were_given(new_tokens):
+    with pytest.raises(UserError, match=f"^--new_tokens={new_tokens}: .* row of 256 positions;"):
+        opened("decode", new_tokens=new_tokens)
