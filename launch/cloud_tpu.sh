@@ -51,9 +51,10 @@ while (($#)); do
         --project=?*) project=${1#*=} ;;
         --type=?*) type=${1#*=} ;;
         --runtime=?*) runtime=${1#*=} ;;
-        --spot | --reserved) price=("$1") ;;
+        --spot | --reserved) price+=("$1") ;;
         --valid-for=?*) valid_for=${1#*=} ;;
         --no-queue) no_queue=yes ;;
+        --bucket=*/*) wrong "$1: the bucket's name alone is expected" ;;
         --bucket=?*) bucket=${1#*=} ;;
         --prepare=?*) prepare=${1#*=} ;;
         --delete-when-done) delete_when_done=yes ;;
@@ -69,20 +70,27 @@ while (($#)); do
 done
 needs --name --zone
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: small letters, digits and hyphens only"
-numbers --poll-seconds --quick-seconds --max-quick-ends
+numbers 1 --poll-seconds
+numbers 0 --quick-seconds --max-quick-ends
+((${#price[@]} < 2)) || wrong "${price[*]}: a slice is one or the other; give one of them"
+[[ ! $valid_for || $valid_for =~ ^([1-9][0-9]*[dhms])+$ ]] ||
+    wrong "--valid-for=$valid_for: a duration such as 6h or 1d12h is expected"
 if [[ $action == create || $action == train ]]; then
     needs --type
+    chip=$(chip_of "$type")
     # https://cloud.google.com/tpu/docs/runtimes
-    case $type in
-        v4-*) chip=v4 image=tpu-ubuntu2204-base ;;
-        v5litepod-*) chip=v5e image=v2-alpha-tpuv5-lite ;;
-        v5p-*) chip=v5p image=v2-alpha-tpuv5 ;;
-        v6e-*) chip=v6e image=v2-alpha-tpuv6e ;;
-        *) wrong "--type=$type is none of v4-N, v5litepod-N, v5p-N, v6e-N" ;;
+    case $chip in
+        v4) image=tpu-ubuntu2204-base ;;
+        v5e) image=v2-alpha-tpuv5-lite ;;
+        v5p) image=v2-alpha-tpuv5 ;;
+        v6e) image=v2-alpha-tpuv6e ;;
     esac
     runtime=${runtime:-$image}
 fi
-[[ $action == train ]] && needs_training
+if [[ $action == train ]]; then
+    needs_training
+    config_is_here configs/
+fi
 where=(--zone="$zone" ${project:+--project="$project"})
 tpu_vm=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
@@ -214,6 +222,7 @@ train() {
         elif [[ $(slice_state) == ready ]]; then
             fail "the training could not be started on every host of $name"
         fi
+        [[ $dry_run && $delete_when_done ]] && delete_slice
         [[ $dry_run ]] && return
         start_again "$status" $((SECONDS - started)) || break
     done

@@ -19,6 +19,7 @@ SOURCE=(owl_jax configs launch setup.py pyproject.toml README.md)
 # Set by the flags of each launcher.
 dry_run=
 training=()
+config= # of the training; needs_training sets it
 quick_seconds=300
 max_quick_ends=5
 
@@ -30,15 +31,23 @@ wrong() { say "error: $*" && exit 2; }
 
 # The comment at a launcher's head is its --help; there a flag stands with the form of its value.
 help_text() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
-form_of() { help_text | grep -o -e "$1=[^] ,]*" | head -n 1 || true; }
+form_of() {
+    local form
+    # Not what stands in the value of another flag, as in --sbatch=--partition=h100.
+    form=$(help_text | grep -o -e "[[ ]$1=[^] ,]*" | head -n 1) || true
+    echo "${form:1}"
+}
 
 # An argument that no case took: a flag without its value, one of the training's, or none at all.
 refuse() {
-    local flag=${1%%=*} form=''
+    local flag=${1%%=*} form='' hint='--help lists what there is'
+    case $flag in
+        --config | --config.* | --workdir) wrong "$flag is the training's: it comes after --" ;;
+    esac
     [[ $flag =~ ^--[a-z-]+$ ]] && form=$(form_of "$flag")
-    [[ $form && $1 == *=?* ]] && wrong "$flag is the training's: it comes after --"
     [[ $form ]] && wrong "$flag needs a value: $form"
-    wrong "unknown argument $(quoted "$1"); --help lists what there is"
+    [[ $1 == --* && $(form_of --sbatch) ]] && hint+="; for sbatch it is $(quoted "--sbatch=$1")"
+    wrong "unknown argument $(quoted "$1"); $hint"
 }
 
 # needs FLAG...: each of them has been given. --some-flag sets $some_flag.
@@ -51,21 +60,56 @@ needs() {
     done
 }
 
-# numbers FLAG...: each of them has a whole number as its value.
+# numbers LOWEST FLAG...: each of them has such a whole number as its value. To bash, 08 is a wrong
+# octal number, and 19 digits may be too many.
 numbers() {
-    local flag variable
-    for flag; do
+    local lowest=$1 flag variable
+    for flag in "${@:2}"; do
         variable=${flag#--}
         variable=${variable//-/_}
-        [[ ${!variable} =~ ^[0-9]+$ ]] || wrong "$flag=${!variable} is no number"
+        [[ ${!variable} =~ ^(0|[1-9][0-9]{0,17})$ ]] && ((${!variable} >= lowest)) && continue
+        wrong "$flag=${!variable}: a whole number from $lowest on is expected, without leading zeros"
     done
 }
 
-# Before anything is rented or queued: what follows -- describes a training.
+# chip_of TYPE: prints the chip of a TPU slice. Which sizes there are is left to Google.
+chip_of() {
+    local chip=${1%%-*}
+    [[ $1 =~ ^(v4|v5litepod|v5p|v6e)-[1-9][0-9]*$ ]] ||
+        wrong "--type=$1 is none of v4-N, v5litepod-N, v5p-N, v6e-N with a number N"
+    echo "${chip/litepod/e}"
+}
+
+# needs_python FILE: it can be run; a path that is not absolute begins in the repository.
+needs_python() {
+    (cd "$REPOSITORY" && type -P -- "$1" >/dev/null) ||
+        wrong "--python=$1 is not there, or cannot be run; to install one, in $REPOSITORY:" \
+            "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
+}
+
+# Before anything is rented or queued: what follows -- describes a training. Sets $config.
 needs_training() {
-    local given=" ${training[*]}"
-    [[ $given == *" --config="* ]] || wrong "-- --config=FILE is missing: what to train"
-    [[ $given == *" --workdir="* ]] || wrong "-- --workdir=DIR is missing: where checkpoints go"
+    local i workdir='' mount='mount the bucket as one, and give that'
+    for ((i = 0; i < ${#training[@]}; ++i)); do
+        case ${training[i]} in
+            --config=*) config=${training[i]#*=} ;;
+            --workdir=*) workdir=${training[i]#*=} ;;
+            --config) config=${training[++i]-} ;;
+            --workdir) workdir=${training[++i]-} ;;
+        esac
+    done
+    [[ $config ]] || wrong "-- --config=FILE is missing: what to train"
+    [[ $workdir ]] || wrong "-- --workdir=DIR is missing: where checkpoints go"
+    [[ $(form_of --bucket) ]] && mount='--bucket=BUCKET mounts one: --workdir=/bucket/...'
+    [[ $workdir != *://* ]] || wrong "--workdir=$workdir: a folder is expected; $mount"
+}
+
+# config_is_here PREFIX: the training's config file, if its path begins so, is there. What else
+# another machine has, beside what is copied from here, is not known here.
+config_is_here() {
+    local file=${config%%:*} # what follows the colon is for get_config
+    [[ $file != "$1"* ]] || (cd "$REPOSITORY" && [[ -f $file ]]) ||
+        wrong "--config=$file: no such file; a path that is not absolute begins in $REPOSITORY"
 }
 
 # The words as a shell reads them back.

@@ -39,7 +39,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 action=${1-} cluster='' zone='' project='' name='' type='' bucket='' image='' prepare=''
-slices=1 price=(--on-demand) max_restarts=50
+slices=1 price=() max_restarts=50
 case $action in
     --help) help_text && exit ;;
     create-cluster | train | status | logs | wait | delete | delete-cluster) shift ;;
@@ -53,9 +53,10 @@ while (($#)); do
         --name=?*) name=${1#*=} ;;
         --type=?*) type=${1#*=} ;;
         --slices=?*) slices=${1#*=} ;;
+        --bucket=*/*) wrong "$1: the bucket's name alone is expected" ;;
         --bucket=?*) bucket=${1#*=} ;;
-        --spot) price=(--spot) ;;
-        --reservation=?*) price=("$1") ;;
+        --spot) price+=("$1") ;;
+        --reservation=?*) price+=("$1") ;;
         --image=?*) image=${1#*=} ;;
         --prepare=?*) prepare=${1#*=} ;;
         --max-restarts=?*) max_restarts=${1#*=} ;;
@@ -67,7 +68,12 @@ while (($#)); do
     shift
 done
 needs --cluster --zone --project
-numbers --slices --max-restarts
+numbers 1 --slices
+numbers 0 --max-restarts
+((${#price[@]} < 2)) || wrong "${price[*]}: slices are one or the other; give one of them"
+for_cluster=("${price[@]}" ${bucket:+--bucket="$bucket"})
+[[ $action == create-cluster || ! ${for_cluster[*]} ]] ||
+    wrong "${for_cluster[*]} is for create-cluster alone; $action takes the cluster as it was made"
 case $action in
     train | status | logs | wait | delete)
         needs --name
@@ -76,19 +82,13 @@ case $action in
 esac
 if [[ $action == create-cluster || $action == train ]]; then
     needs --type
-    case $type in
-        v4-*) chip=v4 ;;
-        v5litepod-*) chip=v5e ;;
-        v5p-*) chip=v5p ;;
-        v6e-*) chip=v6e ;;
-        *) wrong "--type=$type is none of v4-N, v5litepod-N, v5p-N, v6e-N" ;;
-    esac
+    chip=$(chip_of "$type")
 fi
 where=(--cluster="$cluster" --project="$project" --zone="$zone")
 
 create_cluster() {
-    run xpk cluster create "${where[@]}" --tpu-type="$type" --num-slices="$slices" "${price[@]}" \
-        ${bucket:+--enable-gcsfuse-csi-driver}
+    run xpk cluster create "${where[@]}" --tpu-type="$type" --num-slices="$slices" \
+        "${price[@]:---on-demand}" ${bucket:+--enable-gcsfuse-csi-driver}
     if [[ $bucket ]]; then
         # The size is a formality that Kubernetes asks for; a bucket has none.
         run xpk storage attach "$bucket" "${where[@]}" --type=gcsfuse --bucket="$bucket" \
@@ -98,6 +98,7 @@ create_cluster() {
 
 train() {
     needs_training
+    [[ $image ]] || config_is_here configs/
     local command source
     command="${prepare:+$prepare && }$(flags_line LIBTPU_INIT_ARGS python "$chip")"
     # With exec, the SIGTERM of a preemption reaches the training and no shell before it.

@@ -9,7 +9,8 @@
 #
 #   --processes=N         1 (default): one process for all GPUs. N: the GPUs shared out among N
 #                         processes. gpus: a process for each
-#   --gpus=N              how many GPUs there are (default: as many as nvidia-smi lists)
+#   --gpus=N              with --processes: so many GPUs are shared out, from the first on (default:
+#                         as many as nvidia-smi lists)
 #   --port=PORT           where process 0 waits for the others, if there are any (default 8476)
 #   --logs=DIR            for what processes 1, 2, ... print (default: logs); 0 prints here
 #   --python=FILE         the Python that owl_jax is installed in (default: .venv/bin/python)
@@ -39,16 +40,25 @@ while (($#)); do
     shift
 done
 needs_training
-numbers --port --quick-seconds --max-quick-ends
+config_is_here ''
+needs_python "$python"
+numbers 0 --quick-seconds --max-quick-ends
+numbers 1 --port
+((port < 65536)) || wrong "--port=$port: 65535 is the highest port"
+[[ $gpus ]] && numbers 1 --gpus
+[[ $processes == gpus && $gpus ]] && processes=$gpus
+[[ $processes == gpus ]] || numbers 1 --processes
 
-if [[ $processes != 1 ]]; then
+if [[ $processes == 1 ]]; then
+    [[ ! $gpus ]] ||
+        wrong "--gpus=$gpus is for several --processes; one takes all, or those of CUDA_VISIBLE_DEVICES=0,1"
+else
     if [[ ! $gpus ]]; then
         gpus=$(run nvidia-smi --list-gpus | wc -l) || fail "nvidia-smi finds no GPUs; give --gpus=N"
         [[ $dry_run ]] && gpus=8 && echo "# supposing that it lists 8"
     fi
     [[ $processes == gpus ]] && processes=$gpus
-    numbers --gpus --processes
-    ((processes > 0 && gpus > 0 && gpus % processes == 0)) ||
+    ((gpus > 0 && gpus % processes == 0)) ||
         wrong "--processes=$processes cannot share out $gpus GPUs evenly; choose a divisor"
 fi
 

@@ -57,8 +57,11 @@ done
 
 train() {
     needs --nodes --gpus
-    numbers --nodes --gpus --quick-seconds --max-quick-ends
+    numbers 1 --nodes --gpus
+    numbers 0 --quick-seconds --max-quick-ends
     needs_training
+    config_is_here ''
+    needs_python "$python"
     run cd "$REPOSITORY"
     run mkdir -p "$logs"
     # Processes see all GPUs of their node, since JAX gives each of them its own by its number.
@@ -70,7 +73,7 @@ train() {
 
 if [[ $action != train ]]; then
     needs --job
-    numbers --job
+    numbers 1 --job
     run cd "$REPOSITORY"
 fi
 case $action in

@@ -1,13 +1,14 @@
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
-from stubs import REPOSITORY, TRAINING, Stubs, wait_until
+from stubs import REPOSITORY, TRAINING, Stubs, assert_refused, wait_until
 
 SLICE = ["--name=owl", "--zone=us-west4-a"]
-FOR_TRAINING = ["train", *SLICE, "--type=v5litepod-16", "--poll-seconds=0"]
+FOR_TRAINING = ["train", *SLICE, "--type=v5litepod-16", "--poll-seconds=2"]
 VM = ["gcloud", "compute", "tpus", "tpu-vm"]
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 
@@ -72,6 +73,8 @@ def stubs(tmp_path):
     stubs.add("gcloud", GCLOUD)
     stubs.add("python3", PYTHON3)
     stubs.add("training", PYTHON, path=stubs.folder / "training")
+    # The seconds between two looks at a slice are spared.
+    stubs.add("sleep", f'[[ $1 == 2 ]] || exec {shutil.which("sleep")} "$@"')
     return stubs
 
 
@@ -280,7 +283,7 @@ def test_a_slice_is_awaited(stubs):
     (stubs.folder / "node").write_text("READY\n")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
-    assert "owl is coming; looking again in 0 seconds" in stderr
+    assert "owl is coming; looking again in 2 seconds" in stderr
     assert "owl is unknown" in stderr
     assert actions(stubs) == ["queued-resources create", *START]
 
@@ -301,7 +304,7 @@ def test_a_refused_request_ends_with_gclouds_status(stubs):
 @pytest.mark.parametrize("state", ["READY", "STOPPED"])
 def test_create_uses_what_is_there(stubs, state):
     (stubs.folder / "node").write_text(f"{state}\n")
-    result = stubs.run("cloud_tpu.sh", "create", *SLICE, "--type=v5litepod-16", "--poll-seconds=0")
+    result = stubs.run("cloud_tpu.sh", "create", *SLICE, "--type=v5litepod-16", "--poll-seconds=2")
     assert result.returncode == 0, result.stderr
     renewed = ["queued-resources delete", "queued-resources create"]
     assert actions(stubs) == ([] if state == "READY" else renewed)
@@ -363,8 +366,9 @@ def test_deletion(stubs, flags):
     assert stubs.calls() == [[*tool, "delete", "owl", "--zone=us-west4-a", *rest]]
 
 
-def test_what_dry_run_prints_does_the_same(stubs):
-    words = [*FOR_TRAINING, "--prepare=echo 'a b'", "--", *TRAINING]
+@pytest.mark.parametrize("flags", [[], ["--delete-when-done"]])
+def test_what_dry_run_prints_does_the_same(stubs, flags):
+    words = [*FOR_TRAINING, *flags, "--prepare=echo 'a b'", "--", *TRAINING]
     prepare(stubs, (0, 0), (0, 0))
     assert stubs.run("cloud_tpu.sh", *words).returncode == 0
     expected = stubs.calls("gcloud")
@@ -377,3 +381,25 @@ def test_what_dry_run_prints_does_the_same(stubs):
         ["tpu-vm", "list"],
     ]
     assert stubs.calls("gcloud") == expected[:3] + expected[4:]
+    assert ("delete" in expected[-1]) == bool(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--spot", "--reserved"], "one of them"),
+        (["--valid-for=banana"], "such as 6h or 1d12h"),
+        (["--valid-for=6"], "such as 6h or 1d12h"),
+        (["--valid-for=h"], "such as 6h or 1d12h"),
+    ],
+)
+def test_what_gcloud_would_refuse_later(stubs, flags, hint):
+    words = ["cloud_tpu.sh", *FOR_TRAINING, *flags, "--dry-run", "--", *TRAINING]
+    assert_refused(stubs.run(*words), " ".join(flags), hint)
+
+
+@pytest.mark.parametrize("duration", ["6h", "1d12h", "90m"])
+def test_durations(stubs, duration):
+    create = ["create", *SLICE, "--type=v6e-8", "--dry-run"]
+    result = stubs.run("cloud_tpu.sh", *create, f"--valid-for={duration}")
+    assert f" --valid-until-duration={duration}\n" in result.stdout

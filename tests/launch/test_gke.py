@@ -1,5 +1,5 @@
 import pytest
-from stubs import REPOSITORY, TRAINING, Stubs
+from stubs import REPOSITORY, TRAINING, Stubs, assert_refused
 
 WHERE = ["--cluster=owls", "--project=birds", "--zone=us-west4-a"]
 FOR_TRAINING = ["train", *WHERE, "--name=owl", "--type=v5litepod-64"]
@@ -52,6 +52,19 @@ def test_a_cluster_without_a_bucket(stubs, flags, price):
     ]
 
 
+@pytest.mark.parametrize("flags", [["--bucket=nest"], ["--spot"], ["--reservation=spring"]])
+@pytest.mark.parametrize("action", ["train", "status", "delete-cluster"])
+def test_what_only_a_new_cluster_takes(stubs, action, flags):
+    words = [action, *WHERE, "--name=owl", "--type=v4-8", *flags, "--", *TRAINING]
+    assert_refused(stubs.run("gke.sh", *words), *flags, "is for create-cluster", action)
+    assert stubs.calls() == []
+
+
+def test_a_cluster_is_spot_or_reserved(stubs):
+    words = ["create-cluster", *WHERE, "--type=v4-8", "--spot", "--reservation=spring"]
+    assert_refused(stubs.run("gke.sh", *words), "--spot --reservation=spring", "one of them")
+
+
 def test_no_bucket_in_a_cluster_that_was_not_made(stubs):
     stubs.add("xpk", "exit 3")
     result = stubs.run("gke.sh", "create-cluster", *WHERE, "--type=v4-8", "--bucket=nest")
@@ -77,6 +90,13 @@ def in_container(stubs, command):
     result = stubs.run("-c", f"({command.replace('$$', '$')})")
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_an_image_may_have_configs_that_are_not_here(stubs):
+    flags = ["--config=configs/mine.py", "--workdir=/bucket/w"]
+    run(stubs, *FOR_TRAINING, "--image=owl", "--", *flags)
+    result = stubs.run("gke.sh", *FOR_TRAINING, "--", *flags)
+    assert_refused(result, "--config=configs/mine.py: no such file")
 
 
 def test_the_arguments_arrive_in_the_container(stubs):

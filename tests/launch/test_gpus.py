@@ -1,8 +1,9 @@
 import re
+import shutil
 import signal
 
 import pytest
-from stubs import REPOSITORY, TRAINING, Stubs, assert_refused, wait_until
+from stubs import LAUNCH, REPOSITORY, TRAINING, Stubs, assert_refused, wait_until
 
 FLAGS = "--xla_gpu_enable_latency_hiding_scheduler=true"
 
@@ -91,12 +92,27 @@ def test_several_processes_share_out_the_gpus(stubs, flags, devices):
     assert len(stubs.calls("nvidia-smi")) == (not any("--gpus" in flag for flag in flags))
 
 
-@pytest.mark.parametrize("wrong", ["3", "8", "0"])
+@pytest.mark.parametrize("wrong", ["3", "8"])
 def test_gpus_that_cannot_be_shared_out(stubs, wrong):
     result = stubs.run(*arguments(stubs, f"--processes={wrong}"))
     assert result.returncode == 2
     assert f"--processes={wrong} cannot share out 4 GPUs" in result.stderr
     assert trainings(stubs) == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--gpus=4"], ["--processes=1", "--gpus=4"], ["--processes=gpus", "--gpus=1"]]
+)
+def test_one_process_cannot_be_given_a_number_of_gpus(stubs, flags):
+    result = stubs.run(*arguments(stubs, *flags))
+    assert_refused(result, flags[-1], "several --processes", "CUDA_VISIBLE_DEVICES=0,1")
+    assert stubs.calls() == []
+
+
+def test_the_only_gpu_of_a_machine(stubs):
+    stubs.add("nvidia-smi", "echo GPU 0")
+    assert run(stubs, "--processes=gpus", statuses=[0]).returncode == 0
+    assert trainings(stubs) == [["python", "-m", "owl_jax.train", *TRAINING]]
 
 
 def test_no_gpus(stubs):
@@ -166,5 +182,16 @@ def test_dry_run_supposes_eight_gpus(stubs):
     assert printed.count("--num_processes=8") == 8
 
 
-def test_processes_that_are_no_number(stubs):
-    assert_refused(stubs.run(*arguments(stubs, "--gpus=2", "--processes=all")), "--processes=all")
+def test_a_port_that_there_is_not(stubs):
+    assert_refused(stubs.run(*arguments(stubs, "--port=65536")), "--port=65536", "65535")
+
+
+def test_nothing_is_installed(stubs):
+    repository = stubs.folder / "owl_jax"
+    shutil.copytree(LAUNCH, repository / "launch")
+    config = repository / "stage.py"
+    config.touch()
+    result = stubs.run(repository / "launch" / "gpus.sh", "--", f"--config={config}", "--workdir=w")
+    install = "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
+    assert_refused(result, "--python=.venv/bin/python is not there", f"in {repository}: {install}")
+    assert install in (REPOSITORY / "docs" / "launch" / "gpus.md").read_text()

@@ -33,8 +33,11 @@ ACTIONS = {
     ("slurm.sh", "stop"): ["--job=12"],
     ("slurm.sh", "delete"): ["--job=12"],
 }
+# What differs from machine to machine, and is here in any case.
+GIVEN = {("gpus.sh",): ["--python=python"], ("slurm.sh", "train"): ["--python=python"]}
 TRAINS = [action for action in ACTIONS if action[-1] in ("train", "gpus.sh")]
 SCRIPTS = sorted({action[0] for action in ACTIONS})
+BUCKETS = ["cloud_tpu.sh", "gke.sh"]
 STUBBED = "gcloud kubectl xpk sbatch squeue scancel scontrol srun ssh nvidia-smi python python3"
 
 
@@ -48,7 +51,8 @@ def stubs(tmp_path):
 
 def words(action):
     """A complete command line."""
-    return [*action, *ACTIONS[action], *(["--", *TRAINING] if action in TRAINS else [])]
+    training = ["--", *TRAINING] if action in TRAINS else []
+    return [*action, *ACTIONS[action], *GIVEN.get(action, []), *training]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -125,7 +129,63 @@ def test_a_training_is_described_before_anything_is_rented(stubs, action):
     assert_refused(stubs.run(*flags), "--config=FILE is missing")
     assert_refused(stubs.run(*flags, "--", "--workdir=w"), "--config=FILE is missing")
     assert_refused(stubs.run(*flags, "--", "--config=c.py"), "--workdir=DIR is missing")
-    assert_refused(stubs.run(*flags, *TRAINING), "--config", "comes after --")
+    assert_refused(stubs.run(*flags, "--", "--config=", "--workdir=w"), "--config=FILE is missing")
+    assert_refused(stubs.run(*flags, "--", "--config=c.py", "--workdir="), "--workdir=DIR is")
+    assert_refused(stubs.run(*flags, "--", "--config=c.py", "--workdir"), "--workdir=DIR is")
+    for word in ("--config=c.py", "--config", "--workdir=w", "--workdir", "--config.seed=1"):
+        flag = word.split("=")[0]
+        assert_refused(stubs.run(*flags, word), f"{flag} is the training's: it comes after --")
+    assert stubs.calls() == []
+
+
+@pytest.mark.parametrize("action", TRAINS)
+def test_a_space_before_the_value_does_as_well(stubs, action):
+    given = words(action)
+    training = ["--config", "configs/stage1.py", "--workdir", "w x"]
+    result = stubs.run(*given[: given.index("--")], "--dry-run", "--", *training)
+    assert result.returncode == 0, result.stderr
+    assert "--config configs/stage1.py --workdir " in result.stdout
+
+
+@pytest.mark.parametrize("action", TRAINS)
+def test_a_bucket_is_no_workdir(stubs, action):
+    given = words(action)
+    flags = [*given[: given.index("--")], "--dry-run", "--", "--config=configs/stage1.py"]
+    mounted = "--bucket=BUCKET mounts" if action[0] in BUCKETS else "mount the bucket"
+    for workdir in (["--workdir=gs://nest/w"], ["--workdir", "gs://nest/w"]):
+        result = stubs.run(*flags, *workdir)
+        assert_refused(result, "--workdir=gs://nest/w: a folder is expected", mounted)
+
+
+@pytest.mark.parametrize("script", BUCKETS)
+@pytest.mark.parametrize("bucket", ["gs://nest", "nest/runs"])
+def test_a_bucket_is_given_by_its_name(stubs, script, bucket):
+    given = words(next(action for action in ACTIONS if action[0] == script))
+    result = stubs.run(*given, f"--bucket={bucket}")
+    assert_refused(result, f"--bucket={bucket}: the bucket's name alone is expected")
+
+
+@pytest.mark.parametrize("action", TRAINS)
+def test_a_config_file_that_is_not_there(stubs, action):
+    given = words(action)
+    flags = [*given[: given.index("--")], "--dry-run", "--", "--workdir=w"]
+    for config in (["--config=configs/nope.py:llama"], ["--config", "configs/nope.py"]):
+        result = stubs.run(*flags, *config)
+        assert_refused(result, "--config=configs/nope.py: no such file", str(REPOSITORY))
+    elsewhere = stubs.run(*flags, "--config=/bucket/mine.py")
+    if action[0] in BUCKETS:  # what lies there is known to the hosts alone
+        assert elsewhere.returncode == 0, elsewhere.stderr
+    else:
+        assert_refused(elsewhere, "--config=/bucket/mine.py: no such file")
+
+
+@pytest.mark.parametrize("action", GIVEN)
+@pytest.mark.parametrize("python", ["/nope/python", "no-python", "README.md", "owl_jax"])
+def test_a_python_that_cannot_be_run(stubs, action, python):
+    given = [f"--python={python}" if w == "--python=python" else w for w in words(action)]
+    for dry in ([], ["--dry-run"]):
+        result = stubs.run(*action, *dry, *given[len(action) :])
+        assert_refused(result, f"--python={python} is not there, or cannot be run", ".[gpu]")
     assert stubs.calls() == []
 
 
@@ -139,24 +199,46 @@ def test_an_unknown_action(stubs, script):
     ("flag", "script"),
     [
         ("--port=x", "gpus.sh"),
+        ("--port=99999999999999999999", "gpus.sh"),
+        ("--gpus=abc", "gpus.sh"),
+        ("--gpus=0", "gpus.sh"),
+        ("--processes=all", "gpus.sh"),
+        ("--processes=08", "gpus.sh"),
+        ("--processes=0", "gpus.sh"),
         ("--quick-seconds=1.5", "gpus.sh"),
+        ("--quick-seconds=08", "slurm.sh"),
         ("--max-quick-ends=-1", "cloud_tpu.sh"),
         ("--poll-seconds=soon", "cloud_tpu.sh"),
+        ("--poll-seconds=0", "cloud_tpu.sh"),
         ("--slices=two", "gke.sh"),
+        ("--slices=0", "gke.sh"),
         ("--max-restarts=many", "gke.sh"),
         ("--nodes=x", "slurm.sh"),
+        ("--nodes=0", "slurm.sh"),
+        ("--gpus=0", "slurm.sh"),
+        ("--job=all", "slurm.sh"),
     ],
 )
-def test_what_is_no_number(stubs, flag, script):
-    action = next(action for action in TRAINS if action[0] == script)
-    given = words(action)
-    at = given.index("--")
-    assert_refused(stubs.run(*given[:at], flag, *given[at:]), flag, "is no number")
+def test_what_is_no_number_or_too_small(stubs, flag, script):
+    if flag.startswith("--job"):
+        result = stubs.run(script, "delete", flag)
+    else:
+        given = words(next(action for action in TRAINS if action[0] == script))
+        at = given.index("--")
+        result = stubs.run(*given[:at], flag, *given[at:])
+    lowest = 0 if flag.startswith(("--quick", "--max")) else 1
+    assert_refused(result, f"{flag}: a whole number from {lowest} on is expected")
+    assert stubs.calls() == []
 
 
 @pytest.mark.parametrize("script", ["cloud_tpu.sh", "gke.sh"])
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("--type=v3-8", "v5litepod-N"), ("--name=../owl", "small letters")]
+    ("wrong", "hint"),
+    [
+        *((f"--type={type}", "v5litepod-N") for type in ("v3-8", "v5litepod-abc", "v6e-8x")),
+        *((f"--type={type}", "v5litepod-N") for type in ("v5litepod-", "v5litepod-0", "v5p")),
+        ("--name=../owl", "small letters"),
+    ],
 )
 def test_names_and_types_of_slices(stubs, script, wrong, hint):
     given = words((script, "train"))

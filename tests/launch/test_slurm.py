@@ -149,5 +149,8 @@ def test_what_dry_run_prints_does_the_same(stubs, action):
     assert printed.splitlines()[0] == f"cd {REPOSITORY}"
 
 
-def test_a_job_that_is_no_number(stubs):
-    assert_refused(stubs.run("slurm.sh", "delete", "--job=all"), "--job=all is no number")
+def test_flags_of_sbatch(stubs):
+    for flag in ("--partition=h100", "--qos=a b", "--exclusive"):
+        result = stubs.run(*arguments(stubs, flag))
+        assert_refused(result, "unknown argument", f"--sbatch={flag}")
+        assert "comes after --" not in result.stderr
