@@ -86,12 +86,6 @@ def open_program(
     """
     settings.check_values(config)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    data, slices = mesh.shape["data"], topology.slices
-    if data > 1 and data % slices:
-        raise UserError(
-            f"mesh axis data={data} cannot be divided among {slices} slices; make "
-            f"config.mesh.data a multiple of {slices}, so that weights stay inside a slice"
-        )
     if batch_per_device:
         config.batch_size = batch_per_device * mesh.size
         if name == "train":

@@ -17,7 +17,7 @@ SMALL = OwlConfig(
 )
 
 
-def opened(name, slices=1, new_tokens=64, mesh=(), **values):
+def opened(name, new_tokens=64, mesh=(), **values):
     """The program of eight rows on eight devices; `values` and `mesh` replace config's."""
     config = base_config(SMALL)
     config.rules = ((".*", "all"),)
@@ -25,7 +25,7 @@ def opened(name, slices=1, new_tokens=64, mesh=(), **values):
     config.update({"batch_size": 8, "data": {"length": 256}})
     config.update(values)
     config.mesh.update(dict(mesh))
-    topology = Topology("v5e:2x4", CHIPS["v5e"], (2, 4), slices, tuple(jax.devices()))
+    topology = Topology("v5e:2x4", CHIPS["v5e"], (2, 4), 1, tuple(jax.devices()))
     return open_program(config, topology, name, new_tokens=new_tokens)
 
 
@@ -56,11 +56,6 @@ def test_every_program_checks_the_config(name, values, message):
 def test_the_rows_that_a_device_has(name, mesh, rows, own):
     program = opened(name, mesh=mesh, batch_size=rows)
     assert (program.rows, program.rows_per_device) == (rows, own)
-
-
-def test_data_that_slices_do_not_divide_is_told_before_the_batch():
-    with pytest.raises(UserError, match=r"data=4 cannot be divided among 3 slices; .* of 3, so"):
-        opened("train", slices=3, mesh={"data": 4}, batch_size=7)
 
 
 @pytest.mark.parametrize("new_tokens", [200, 99999])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
 
 
@@ -31,3 +32,10 @@ def test_slices_are_joined_by_the_data_axis(open_topology):
     assert [device.slice_index for device in topology.devices] == [0] * 4 + [1] * 4
     mesh = make_mesh(data=2, fsdp=-1, devices=topology.devices)
     assert {device.slice_index for device in mesh.devices[0].flat} == {0}
+
+
+@pytest.mark.parametrize("sizes", [{"data": 4, "fsdp": 3}, {"fsdp": 4, "data": 1, "tensor": 3}])
+def test_an_axis_that_slices_do_not_divide(open_topology, sizes):
+    devices = open_topology("v5e:2x2", slices=3).devices
+    with pytest.raises(UserError, match=r"in 3 slices .*; make data \(or fsdp, with data=1\) a mu"):
+        make_mesh(devices=devices, **sizes)
