@@ -116,15 +116,14 @@ def test_after_a_cache_as_in_whole_rows(start, key_heads, alibi):
     np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
 
 
-def test_after_a_cache_on_a_tpu_as_anywhere():
-    """Traced for a TPU, where a single query goes in copies, and computed here."""
+def test_after_a_cache_on_a_tpu_as_anywhere(monkeypatch):
+    """A TPU's form, in which a single query goes in copies, computed here."""
     run, arguments, expected = _after_a_cache(4, 2, alibi=True)
-    here = jax.make_jaxpr(run)(*arguments)
-    with _for_platform("tpu"):
-        there = jax.make_jaxpr(run)(*arguments)
-    assert "[2,8,4,8]" in str(there) and "[2,8,4,8]" not in str(here)
-    (result,) = jax.core.eval_jaxpr(there.jaxpr, there.consts, *jax.tree.leaves(arguments))
-    np.testing.assert_allclose(result, expected, atol=1e-5)
+    here = str(jax.make_jaxpr(run)(*arguments))
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    there = str(jax.make_jaxpr(lambda *x: run(*x))(*arguments))
+    assert "[2,8,4,8]" in there and "[2,8,4,8]" not in here
+    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
 
 
 def test_without_placement_every_query_sees_every_key():
@@ -194,7 +193,7 @@ def test_auto_follows_the_mesh_that_the_program_is_for(
     queries, keys = (jax.ShapeDtypeStruct((1, n), "int32") for n in (length, slots))
     placement = None if kind == NONE else Placement(queries, queries, queries, keys, keys)
     with _for_platform(platform):
-        assert choose("auto", q, k, placement, jnp.ones(4) if alibi else None) == expected
+        assert choose("auto", q, k, placement, np.ones(4) if alibi else None) == expected
         if expected != "cudnn":  # splash by name where it is no good: XLA
             named = choose("splash", q, k, placement, None)
             assert named == ("splash" if kind == ROW and length >= 128 else "xla")
