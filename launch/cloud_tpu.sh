@@ -72,7 +72,7 @@ needs --name --zone
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: small letters, digits and hyphens only"
 numbers 1 --poll-seconds
 numbers 0 --quick-seconds --max-quick-ends
-((${#price[@]} < 2)) || wrong "${price[*]}: a slice is one or the other; give one of them"
+((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"
 [[ ! $valid_for || $valid_for =~ ^([1-9][0-9]*[dhms])+$ ]] ||
     wrong "--valid-for=$valid_for: a duration such as 6h or 1d12h is expected"
 if [[ $action == create || $action == train ]]; then
@@ -89,7 +89,12 @@ if [[ $action == create || $action == train ]]; then
 fi
 if [[ $action == train ]]; then
     needs_training
-    config_is_here configs/
+    [[ $prepare ]] || config_is_copied
+    [[ $bucket || $prepare || $config$workdir != */bucket/* ]] ||
+        wrong "/bucket is there with --bucket=BUCKET, or if --prepare=COMMAND mounts something on it"
+else
+    [[ ! $bucket$prepare$delete_when_done && ! ${training[*]} ]] ||
+        wrong "--bucket, --prepare, --delete-when-done and what follows -- are for train alone"
 fi
 where=(--zone="$zone" ${project:+--project="$project"})
 tpu_vm=(gcloud compute tpus tpu-vm)
@@ -222,8 +227,11 @@ train() {
         elif [[ $(slice_state) == ready ]]; then
             fail "the training could not be started on every host of $name"
         fi
-        [[ $dry_run && $delete_when_done ]] && delete_slice
-        [[ $dry_run ]] && return
+        if [[ $dry_run ]]; then
+            # As a comment: what is pasted would delete it whatever the training's status was.
+            [[ $delete_when_done ]] && delete_slice 3>&1 | sed 's/^/# when it has ended with status 0: /'
+            return 0
+        fi
         start_again "$status" $((SECONDS - started)) || break
     done
     if [[ $status == 0 && $delete_when_done ]]; then

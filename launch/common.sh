@@ -19,7 +19,7 @@ SOURCE=(owl_jax configs launch setup.py pyproject.toml README.md)
 # Set by the flags of each launcher.
 dry_run=
 training=()
-config= # of the training; needs_training sets it
+config='' workdir='' # of the training; needs_training sets them
 quick_seconds=300
 max_quick_ends=5
 
@@ -72,7 +72,7 @@ numbers() {
     done
 }
 
-# chip_of TYPE: prints the chip of a TPU slice. Which sizes there are is left to Google.
+# chip_of TYPE: prints the chip of a TPU slice. Which sizes there are, Google's tools tell.
 chip_of() {
     local chip=${1%%-*}
     [[ $1 =~ ^(v4|v5litepod|v5p|v6e)-[1-9][0-9]*$ ]] ||
@@ -87,9 +87,9 @@ needs_python() {
             "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
 }
 
-# Before anything is rented or queued: what follows -- describes a training. Sets $config.
+# Before anything is rented or queued: what follows -- describes a training. Sets $config and $workdir.
 needs_training() {
-    local i workdir='' mount='mount the bucket as one, and give that'
+    local i mount='mount the bucket as one, and give that'
     for ((i = 0; i < ${#training[@]}; ++i)); do
         case ${training[i]} in
             --config=*) config=${training[i]#*=} ;;
@@ -104,12 +104,19 @@ needs_training() {
     [[ $workdir != *://* ]] || wrong "--workdir=$workdir: a folder is expected; $mount"
 }
 
-# config_is_here PREFIX: the training's config file, if its path begins so, is there. What else
-# another machine has, beside what is copied from here, is not known here.
+# The training's config file is there.
 config_is_here() {
     local file=${config%%:*} # what follows the colon is for get_config
-    [[ $file != "$1"* ]] || (cd "$REPOSITORY" && [[ -f $file ]]) ||
+    (cd "$REPOSITORY" && [[ -f $file ]]) ||
         wrong "--config=$file: no such file; a path that is not absolute begins in $REPOSITORY"
+}
+
+# The same where the training runs on a copy of this folder. Of its own files nothing is known here.
+config_is_copied() {
+    [[ $config != /* ]] || return 0
+    [[ $config =~ ^(\./)?(owl_jax|configs)/ ]] ||
+        wrong "--config=$config: put it into configs/, which is copied, or give a path of the hosts"
+    config_is_here
 }
 
 # The words as a shell reads them back.

@@ -70,10 +70,12 @@ done
 needs --cluster --zone --project
 numbers 1 --slices
 numbers 0 --max-restarts
-((${#price[@]} < 2)) || wrong "${price[*]}: slices are one or the other; give one of them"
+((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"
 for_cluster=("${price[@]}" ${bucket:+--bucket="$bucket"})
 [[ $action == create-cluster || ! ${for_cluster[*]} ]] ||
     wrong "${for_cluster[*]} is for create-cluster alone; $action takes the cluster as it was made"
+[[ $action == train || ! $image$prepare && ! ${training[*]} ]] ||
+    wrong "--image, --prepare and what follows -- are for train alone"
 case $action in
     train | status | logs | wait | delete)
         needs --name
@@ -98,7 +100,7 @@ create_cluster() {
 
 train() {
     needs_training
-    [[ $image ]] || config_is_here configs/
+    [[ $image || $prepare ]] || config_is_copied
     local command source
     command="${prepare:+$prepare && }$(flags_line LIBTPU_INIT_ARGS python "$chip")"
     # With exec, the SIGTERM of a preemption reaches the training and no shell before it.

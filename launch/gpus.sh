@@ -40,7 +40,7 @@ while (($#)); do
     shift
 done
 needs_training
-config_is_here ''
+config_is_here
 needs_python "$python"
 numbers 0 --quick-seconds --max-quick-ends
 numbers 1 --port
@@ -57,8 +57,9 @@ else
         gpus=$(run nvidia-smi --list-gpus | wc -l) || fail "nvidia-smi finds no GPUs; give --gpus=N"
         [[ $dry_run ]] && gpus=8 && echo "# supposing that it lists 8"
     fi
+    ((gpus > 0)) || fail "nvidia-smi lists no GPUs; give --gpus=N"
     [[ $processes == gpus ]] && processes=$gpus
-    ((gpus > 0 && gpus % processes == 0)) ||
+    ((gpus % processes == 0)) ||
         wrong "--processes=$processes cannot share out $gpus GPUs evenly; choose a divisor"
 fi
 

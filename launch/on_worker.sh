@@ -53,7 +53,7 @@ case ${1-} in
             echo "a training runs here already"
             exit
         fi
-        rm -f run/status run/stopped
+        rm -f run/status run/stopped run/pid
         setsid bash launch/on_worker.sh hold "${@:2}" </dev/null >>run/train.log 2>&1 &
         ;;
     hold) # not for people: `start` leaves the lock to this process, and it ends with the training
@@ -93,7 +93,9 @@ case ${1-} in
     stop)
         if runs; then
             touch run/stopped
-            kill -TERM "$(cat run/pid)"
+            # Not yet there while XLA's flags are looked up, and never if that fails.
+            until [[ -e run/pid ]] || ! runs; do sleep 0.2; done
+            [[ -e run/pid ]] && kill -TERM "$(cat run/pid)"
             until_ended
         fi
         ;;

@@ -60,7 +60,7 @@ train() {
     numbers 1 --nodes --gpus
     numbers 0 --quick-seconds --max-quick-ends
     needs_training
-    config_is_here ''
+    config_is_here
     needs_python "$python"
     run cd "$REPOSITORY"
     run mkdir -p "$logs"

@@ -69,7 +69,7 @@ def main(_: list[str]) -> None:
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
-    # Indices beyond 32 bits are of rows that no chip has room for, which the report says.
+    # JAX warns of indices beyond 32 bits: of more rows than a chip has room for, as the table says.
     warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
     _check_flags()
     for file in (JSON, HLO):
@@ -136,15 +136,17 @@ def _check_writable(file: flags.FlagHolder[str | None]) -> None:
 
 def _remedy(program: Program) -> str:
     """What makes a program smaller."""
-    if program.name == "train":
-        return "lower --batch_per_device, keep less with config.compute.remat, or take more chips"
     from owl_jax.parallel.sharding import batch_parts
 
+    rows = "--batch_per_device" if BATCH_PER_DEVICE.value else "config.batch_size"
+    if program.name == "train":
+        fewer = f"lower {rows}" if BATCH_PER_DEVICE.value else "raise config.accumulate"
+        return f"{fewer}, keep less with config.compute.remat, or take more chips"
     parts = batch_parts(program.mesh)
-    if program.rows % parts:
+    if program.rows > parts and program.rows % parts:
         return f"make config.batch_size a multiple of {parts}, so that devices share its rows"
     smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""
-    return f"lower --batch_per_device, make config.data.length shorter{smaller}, or take more chips"
+    return f"lower {rows}, make config.data.length shorter{smaller}, or take more chips"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -15,10 +15,11 @@ from owl_jax.errors import UserError, one_line
 from owl_jax.parallel.chips import CHIPS, Chip
 
 # The shapes that Google sells (cloud.google.com/tpu/docs/v5e, v6e, v4, v5p). v4 and v5p have larger
-# ones, too: sides that are multiples of 4, in ascending order, up to so many chips.
+# ones, too: sides that are multiples of 4, in ascending order, up to so many chips and such a side.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _MOST_CHIPS = {"v4": 4096, "v5p": 6144}
+_LONGEST = {"v4": 16, "v5p": 28}
 
 # More than the largest training that Google tells of had: 50,000 chips of v5e, 200 slices of 256
 # (cloud.google.com/blog/products/compute, 8 November 2023).
@@ -95,4 +96,5 @@ def _is_cubes(kind: str, layout: str) -> bool:
         return False
     sides = [int(side) for side in layout.split("x")]
     whole = all(side % 4 == 0 for side in sides)
-    return whole and sides == sorted(sides) and math.prod(sides) <= _MOST_CHIPS[kind]
+    largest = sides[-1] <= _LONGEST[kind] and math.prod(sides) <= _MOST_CHIPS[kind]
+    return whole and largest and sides == sorted(sides)

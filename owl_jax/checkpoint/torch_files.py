@@ -36,7 +36,7 @@ class TorchFiles(TensorFiles):
         except ImportError:
             raise UserError(
                 f"{paths[0]} was written by PyTorch, which is needed to read it: "
-                "pip install '.[convert]'"
+                "pip install --editable '.[convert]'"
             ) from None
         self._torch = torch
         self._open: tuple[Path, Mapping[str, Any]] | None = None

@@ -93,7 +93,7 @@ def restack(
     result: dict[tuple[str, ...], Any] = {}
     apart: dict[tuple[str, ...], dict[int, Any]] = defaultdict(dict)
     for path, leaf in flatten_dict(dict(tree)).items():
-        at = next((at for at, name in enumerate(path) if re.fullmatch(r"layer_\d+", name)), None)
+        at = next((i for i, name in enumerate(path) if re.fullmatch(r"layer_\d+", name)), None)
         if at is None:
             result[path] = leaf
         else:

@@ -25,7 +25,7 @@ def make_mesh(
     """Makes the mesh (data, fsdp, tensor).
 
     Over several slices (TPU slices, or GPU hosts without a common NVLink) the data axis spans them,
-    which exchanges gradients only; if it is 1, fsdp does.
+    which exchanges gradients only; if it cannot, fsdp does.
 
     Args:
       data, fsdp, tensor: the sizes of the axes; at most one may be -1 and takes what is left.
@@ -64,11 +64,11 @@ def make_mesh(
     if slices == 1:
         return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
-    spanning = "data" if sizes["data"] > 1 else "fsdp"
-    if sizes[spanning] % slices:
+    spanning = next((axis for axis in ("data", "fsdp") if sizes[axis] % slices == 0), None)
+    if spanning is None:
         raise UserError(
             f"mesh ({shown}): the devices are in {slices} slices joined by the slower network; "
-            f"make data (or fsdp, with data=1) a multiple of {slices}"
+            f"make data (or else fsdp) a multiple of {slices}"
         )
     inside = [size // slices if axis == spanning else size for axis, size in sizes.items()]
     between = [slices if axis == spanning else 1 for axis in AXES]

@@ -44,7 +44,7 @@ class Clock:
         self._start = now
 
     def _now(self) -> float:
-        """Seconds, of which those that are left out are none."""
+        """Seconds, without those that are left out."""
         return time.monotonic() - self._left_out
 
     @contextmanager

@@ -139,7 +139,7 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
                     state, metrics = step(state, frozen, Batch(**shard_batch(vars(rows), mesh)))
                     clock.count(number, metrics["loss"], rows)
                 if profile.ends(number):
-                    with clock.leaving_out():
+                    with clock.leaving_out(), watchdog.patient():
                         profile.close()
                 if number % config.log_every == 0 or number in (start + 1, config.steps):
                     # A skipped step does not move the schedule.

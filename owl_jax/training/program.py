@@ -189,12 +189,11 @@ def _layers_apart(stacked: Any) -> list[Any]:
     return layers
 
 
-def _stacked(layers: Sequence[jax.Array]) -> jax.Array:
+def _stacked(layers: Sequence[Any]) -> jax.Array:
     """Layers' arrays as one, where they lie."""
     one = layers[0].sharding
-    assert isinstance(one, NamedSharding)
     where = NamedSharding(one.mesh, PartitionSpec(None, *one.spec))
-    stacked: jax.Array = jax.jit(lambda layers: jnp.stack(layers), out_shardings=where)(layers)
+    stacked: jax.Array = jax.jit(jnp.stack, out_shardings=where)(layers)
     for layer in layers:
         layer.delete()
     return stacked

@@ -39,6 +39,8 @@ def test_a_name_without_a_chip_is_told_the_form(name):
         ("v4:4x4x" + "4" * 5000, SOLID),
         ("v4:16x16x24", SOLID + ", up to 4,096 chips; write one as in v4:4x4x4"),
         ("v4:64x64x64", SOLID),
+        ("v4:4x4x32", SOLID),
+        ("v5p:4x4x32", SOLID),
     ],
 )
 def test_a_shape_that_nobody_sells_is_refused(name, message):

@@ -20,7 +20,10 @@ def without_torch(monkeypatch):
 
 
 def _message(path):
-    return f"{path} was written by PyTorch, which is needed to read it: pip install '.[convert]'"
+    return (
+        f"{path} was written by PyTorch, which is needed to read it: "
+        "pip install --editable '.[convert]'"
+    )
 
 
 def test_what_is_to_be_installed_is_said_in_one_line(tmp_path):

@@ -144,7 +144,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str, status
 # Arguments that a shell, ssh or Kubernetes would take apart if they were quoted any less.
 TRAINING = [
     "--config=configs/stage2.py:llama",
-    "--workdir=/bucket/runs/stage 2",
+    "--workdir=/data/runs/stage 2",
     "--config.data.mixture=(('a b.jsonl', 1.0), (\"it's $HOME.jsonl\", 2.0),)",
     "--config.rules=((r'lora/.*', 'lora'), (r'.*\\d$', 'frozen'))",
     "--config.note=*  `id` $(id) $$ ~ ! # & ; | <x> {a,b} [c] ü\\",

@@ -359,6 +359,19 @@ def test_status(stubs):
     assert re.search(r"ACTIVE\nREADY\nowl_jax on \S+: 0\nowl_jax on \S+: 0\n", result.stdout)
 
 
+@pytest.mark.parametrize("key", ["config", "workdir"])
+def test_a_bucket_that_is_not_mounted(stubs, key):
+    training = {"config": "configs/stage2.py", "workdir": "runs"} | {key: "/bucket/x"}
+    given = [f"--{name}={value}" for name, value in training.items()]
+    assert_refused(
+        stubs.run("cloud_tpu.sh", *FOR_TRAINING, "--", *given),
+        "/bucket is there with --bucket=BUCKET",
+    )
+    for flag in ("--bucket=nest", "--prepare=mount /bucket"):
+        words = [*FOR_TRAINING, flag, "--dry-run", "--", *given]
+        assert stubs.run("cloud_tpu.sh", *words).returncode == 0
+
+
 @pytest.mark.parametrize("flags", [[], ["--no-queue"]])
 def test_deletion(stubs, flags):
     assert stubs.run("cloud_tpu.sh", "delete", *SLICE, *flags).returncode == 0
@@ -380,8 +393,13 @@ def test_what_dry_run_prints_does_the_same(stubs, flags):
         ["queued-resources", "create"],
         ["tpu-vm", "list"],
     ]
-    assert stubs.calls("gcloud") == expected[:3] + expected[4:]
-    assert ("delete" in expected[-1]) == bool(flags)
+    # Deletion is a comment: pasted, it would not wait for the training's status.
+    deletion = expected[-1:] if flags else []
+    assert stubs.calls("gcloud") == expected[:3] + expected[4 : len(expected) - len(deletion)]
+    comments = [line for line in printed.splitlines() if line.startswith("# when it has ended")]
+    assert [" ".join(call) in line for call, line in zip(deletion, comments, strict=True)] == [
+        True
+    ] * len(deletion)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def commands(page):
     for line in re.findall(r"^ {4,}(launch/.*)", text, re.MULTILINE):
         words = shlex.split(line.split(" && ")[0])
         if words[-1] == "...":
-            words[-1:] = ["--config=c.py", "--workdir=w"]
+            words[-1:] = ["--config=configs/stage2.py", "--workdir=w"]
         yield words
 
 

@@ -172,11 +172,21 @@ def test_a_config_file_that_is_not_there(stubs, action):
     for config in (["--config=configs/nope.py:llama"], ["--config", "configs/nope.py"]):
         result = stubs.run(*flags, *config)
         assert_refused(result, "--config=configs/nope.py: no such file", str(REPOSITORY))
-    elsewhere = stubs.run(*flags, "--config=/bucket/mine.py")
+    elsewhere, outside = (
+        stubs.run(*flags, f"--config={path}") for path in ("/data/mine.py", "README.md")
+    )
     if action[0] in BUCKETS:  # what lies there is known to the hosts alone
         assert elsewhere.returncode == 0, elsewhere.stderr
+        assert_refused(outside, "--config=README.md: put it into configs/")
     else:
-        assert_refused(elsewhere, "--config=/bucket/mine.py: no such file")
+        assert_refused(elsewhere, "--config=/data/mine.py: no such file")
+
+
+@pytest.mark.parametrize("action", [a for a in ACTIONS if a[0] in BUCKETS and a not in TRAINS])
+@pytest.mark.parametrize("given", [["--prepare=true"], ["--", *TRAINING]])
+def test_what_is_for_a_training_alone(stubs, action, given):
+    assert_refused(stubs.run(*words(action), *given), "what follows -- are for train alone")
+    assert stubs.calls() == []
 
 
 @pytest.mark.parametrize("action", GIVEN)

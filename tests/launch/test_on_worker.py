@@ -74,6 +74,21 @@ def test_flags_of_the_environment_come_last(stubs):
     on_worker(stubs, "stop")
 
 
+def test_stopping_it_before_it_has_begun(stubs):
+    """Its process is not there yet, and the one before is no longer its own."""
+    start(stubs)
+    on_worker(stubs, "stop")
+    path = stubs.folder / "owl_jax" / ".venv" / "bin" / "python"
+    slow = PYTHON.replace("echo --xla", "sleep 2; echo --xla", 1)
+    stubs.add("python", slow, path=path)
+    stubs.forget()
+    assert on_worker(stubs, "start", "v6e", *TRAINING).returncode == 0
+    wait_until(lambda: stubs.calls("python"))
+    assert on_worker(stubs, "stop").returncode == 0
+    assert len(stubs.calls("python")) == 2
+    assert state(stubs) == "stopped"
+
+
 def test_no_training_without_its_flags(stubs):
     path = stubs.folder / "owl_jax" / ".venv" / "bin" / "python"
     stubs.add("python", "echo no jax here >&2; exit 3", path=path)

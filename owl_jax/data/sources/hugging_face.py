@@ -4,7 +4,7 @@ A row's columns are the values of sources/values.py. Rows are read as Arrow has 
 is decoded, and lie in files that are mapped into memory. Parquet can only be read by blocks of many
 rows: it is written once as such a file, below the index directory.
 
-`datasets` is an optional dependency: pip install '.[data]'.
+`datasets` is an optional dependency: pip install --editable '.[data]'.
 """
 
 from __future__ import annotations
@@ -184,7 +184,9 @@ def _import_datasets(path: Path) -> ModuleType:
     try:
         import datasets
     except ImportError:
-        raise UserError(f"{path}: needs the package datasets; pip install '.[data]'") from None
+        raise UserError(
+            f"{path}: needs the package datasets; pip install --editable '.[data]'"
+        ) from None
     return datasets
 
 

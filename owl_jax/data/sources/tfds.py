@@ -4,7 +4,7 @@ An example's features are the values of sources/values.py; pictures stay the byt
 Only formats with random access can be read: array_record, and parquet, which the library holds in
 memory as a whole.
 
-`tensorflow-datasets` is an optional dependency: pip install '.[data]'.
+`tensorflow-datasets` is an optional dependency: pip install --editable '.[data]'.
 """
 
 from __future__ import annotations
@@ -124,6 +124,6 @@ def _import_tfds(directory: Path) -> ModuleType:
         import tensorflow_datasets
     except ImportError:
         raise UserError(
-            f"{directory}: needs the package tensorflow-datasets; pip install '.[data]'"
+            f"{directory}: needs the package tensorflow-datasets; pip install --editable '.[data]'"
         ) from None
     return tensorflow_datasets

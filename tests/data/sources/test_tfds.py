@@ -120,5 +120,7 @@ def test_what_cannot_be_opened(copied):
 
 def test_without_the_package(copied, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"tensorflow-datasets; pip install '\.\[data\]'"):
+    with pytest.raises(
+        UserError, match=r"tensorflow-datasets; pip install --editable '\.\[data\]'"
+    ):
         TfdsSource(copied, "train", copied)
