@@ -90,7 +90,11 @@ def test_two_slices_quickly(compile_it):
     [
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "takes 3 devices, but there are 4"),
         (["--topology=v5e:4x4"], "batch_size=8 cannot be divided among 16 devices"),
-        (["--topology=v5e:2x2", "--slices=3", "--config.mesh.data=4"], "among 3 slices"),
+        (
+            ["--topology=v5e:2x2", "--slices=3", "--config.mesh.data=4", "--config.mesh.fsdp=1"]
+            + ["--config.mesh.tensor=3"],
+            "in 3 slices",
+        ),
         (
             ["--topology=v5e:2x2", "--quick", "--xla_option=xla_no_such_flag=1"],
             "compiler options: ",
