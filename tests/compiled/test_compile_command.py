@@ -85,14 +85,17 @@ def test_two_slices_quickly(compile_it):
     assert [line[:2] for line in exchanged] == [["all-reduce", "DCN"]]
 
 
+def mesh(**sizes):
+    return [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "takes 3 devices, but there are 4"),
         (["--topology=v5e:4x4"], "batch_size=8 cannot be divided among 16 devices"),
         (
-            ["--topology=v5e:2x2", "--slices=3", "--config.mesh.data=4", "--config.mesh.fsdp=1"]
-            + ["--config.mesh.tensor=3"],
+            ["--topology=v5e:2x2", "--slices=3", *mesh(data=4, fsdp=1, tensor=3)],
             "in 3 slices",
         ),
         (
