@@ -15,9 +15,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
-from owl_jax.errors import UserError
 from owl_jax.inference.program import make_inference_program
-from owl_jax.inference.prompt import BUCKET, round_up
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
 from owl_jax.training import config as settings
@@ -120,25 +118,18 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
 
 def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int) -> Program:
     model, compute = settings.read_model(config), settings.read_compute(config)
-    row = settings.row_shape(config, model)
-    if row.length <= round_up(new_tokens):
-        raise UserError(
-            f"--new_tokens={new_tokens}: rounded up to a multiple of {BUCKET} they leave no room "
-            f"for a prompt in a row of {row.length} positions; give fewer, or make "
-            "config.data.length longer"
-        )
     shapes = abstract_params(model, mesh, LogicalRules())
     program = make_inference_program(
         model,
         shapes,
         mesh,
         dtype,
-        row,
+        settings.row_shape(config, model),
         config.batch_size,
         new_tokens,
         compute.attention,
     )
-    rows = program.rows
+    rows, row = program.rows, program.row
     weights = {"weights": bytes_on_a_device(program.params)}
     words = f"weights {dtype}, attention {compute.attention}"
     if name == "prefill":

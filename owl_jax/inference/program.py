@@ -23,7 +23,7 @@ from owl_jax.checkpoint.abstract import int8_params
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference.generate import DecodeState, decode, prefill
-from owl_jax.inference.prompt import Prompt, round_up
+from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_parts
@@ -149,8 +149,9 @@ def make_inference_program(
     capacity = round_up(new_tokens)
     if row.length <= capacity:
         raise UserError(
-            f"a row of {row.length} positions has no room for {capacity} new tokens and a prompt; "
-            "make config.data.length longer"
+            f"--new_tokens={new_tokens}: too many for a row of {row.length} positions; rounded up "
+            f"to a multiple of {BUCKET}, there is no room for {capacity} new tokens and a prompt. "
+            "Give fewer, or make config.data.length longer"
         )
     heads, tensor = model.llm.num_kv_heads, mesh.shape["tensor"]
     if heads % tensor:
