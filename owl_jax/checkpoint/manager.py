@@ -26,6 +26,7 @@ from etils import epath
 from jax.errors import JaxRuntimeError
 from jax.experimental.multihost_utils import process_allgather, sync_global_devices
 
+from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.fingerprint import described, fingerprint
 from owl_jax.errors import UserError, one_line
 
@@ -59,6 +60,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
+        use_patient_event_loops()
         self._quiet = QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
         policies = ocp.checkpoint_managers

@@ -23,6 +23,7 @@ import tensorstore as ts
 from absl.logging import get_absl_logger
 from flax.traverse_util import unflatten_dict
 
+from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.layout import Part, Shape
 from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.stored import Stored, ahead, pieces
@@ -39,6 +40,7 @@ def write_params(
 
     progress: is told the bytes of each piece after it is written, of what is not on a device.
     """
+    use_patient_event_loops()
     streaming = _StreamingHandler(progress)
     wrapped = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _Streamed(x), params)
     registry = ocp.type_handlers.create_type_handler_registry(

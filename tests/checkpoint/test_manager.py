@@ -353,6 +353,52 @@ def again():
     assert "File too large" in result.stdout.splitlines()[0], result.stderr
 
 
+# Of many arrays, others are being read or written when one fails.
+FAILS_AMONG_MANY = """
+import gc, os, resource, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from owl_jax.checkpoint.manager import Checkpoints, DamagedCheckpoint
+from owl_jax.errors import UserError
+
+state = {str(number): jnp.full((1000,), number, jnp.float32) for number in range(64)}
+checkpoints = Checkpoints(sys.argv[1], every=1)
+checkpoints.save(1, state, None, {})
+checkpoints.wait()
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+for step in range(2, 12):
+    try:
+        checkpoints.save(step, state, None, {})
+        checkpoints.wait()
+    except UserError:
+        print("not saved")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+files = [path for path in Path(sys.argv[1], "1", "state").rglob("*") if path.is_file()]
+largest = max(files, key=lambda path: path.stat().st_size)
+os.truncate(largest, largest.stat().st_size // 2)
+for _ in range(20):
+    try:
+        checkpoints.restore(1, jax.eval_shape(lambda: state), None)
+    except DamagedCheckpoint:
+        print("not read")
+checkpoints.close()
+gc.collect()
+"""
+
+
+def test_nothing_is_printed_of_the_arrays_beside_one_that_fails(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FAILS_AMONG_MANY, str(tmp_path / "checkpoints")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.splitlines() == 10 * ["not saved"] + 20 * ["not read"], result.stderr
+    assert result.stderr == ""
+    assert result.returncode == 0
+
+
 HALF_WRITTEN = """
 import sys
 import jax

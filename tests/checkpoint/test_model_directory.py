@@ -231,4 +231,5 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "cannot be written: File too large" in done.stdout
+    assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
