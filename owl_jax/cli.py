@@ -1,13 +1,14 @@
 """How each command starts and ends.
 
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
-success (and --help), 1 a UserError or a config file that cannot be loaded, 2 a wrong flag or config
-key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. A training that was
-preempted and has saved ends with 75. Every other exception is a fault of ours and keeps its
-traceback.
+success (and --help), 1 a UserError, a config file that cannot be loaded or a full disk, 2 a wrong
+flag or config key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. A
+training that was preempted and has saved ends with 75. Every other exception is a fault of ours and
+keeps its traceback.
 """
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -24,6 +25,9 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from owl_jax.errors import UserError
+
+# POSIX errors of a disk that takes no more.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
@@ -60,7 +64,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         leave(str(error), 1)
     except KeyboardInterrupt:
         leave("interrupted", 130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            where = f"{error.filename}: " if error.filename else ""
+            leave(f"{where}{error.strerror}; free some space and run the same command again", 1)
         if not _is_one_of_several():
             raise
         traceback.print_exc()

@@ -43,6 +43,7 @@ LOST = (
     "DEADLINE_EXCEEDED",
     "oordination service",
     "heartbeat",
+    "barrier",
 )
 
 
@@ -81,12 +82,12 @@ def main(_: list[str]) -> int | None:
         if is_first:
             print(f"preempted: {preempted}; the same command goes on from there", flush=True)
         return EXIT_STATUS
-    except (JaxRuntimeError, ValueError) as error:
+    except (JaxRuntimeError, ValueError, TimeoutError) as error:
         if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
             raise
         cli.leave(
-            f"{one_line(error)[:500]}. Mostly another process is gone; the same command goes on "
-            "from the newest checkpoint",
+            f"{one_line(error)[:500].rstrip('.')}. Mostly another process is gone; the same "
+            "command goes on from the newest checkpoint",
             EXIT_STATUS,
         )
     if is_first:

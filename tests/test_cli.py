@@ -10,6 +10,7 @@ COMMAND = '''
   python count.py --config=FILE --workdir=DIR
 """
 
+import errno
 import os
 import signal
 
@@ -28,6 +29,8 @@ def main(argv):
         raise UserError("the count is lost; count again")
     if end == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
+    if end == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/count")
     if end == "bug":
         raise ValueError("a bug")
     print("counted", argv[1:], CONFIG.value.to_dict())
@@ -156,6 +159,7 @@ def test_missing_flags(command):
         ("empty.py", ["empty.py must define get_config()"]),
         ("nothing.py", ["nothing.py must define get_config()"]),
         ("import.py", ["import.py, line 1", "No module named 'no_such_module'"]),
+        ("config.py:full", ["runs/count: No space left on device; free some space"]),
         ("config.py:user", ["the count is lost; count again"]),
     ],
 )

@@ -11,9 +11,12 @@ import asyncio
 
 class _PatientLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
-        # Not cancelled: TensorStore reports to its loop even what nobody waits for.
-        if not self.is_closed() and (pending := asyncio.all_tasks(self)):
-            self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        if not self.is_closed() and asyncio._get_running_loop() is None:
+            # Not cancelled: TensorStore reports to its loop even what nobody waits for. Again and
+            # again, since they begin others.
+            while pending := asyncio.all_tasks(self):
+                self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self.run_until_complete(asyncio.sleep(0))  # what ended last is still to be told
         super().close()
 
 
@@ -23,10 +26,11 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 def use_patient_event_loops() -> None:
-    """Lets the event loops of this process wait for their tasks before they close.
+    """Lets event loops that are made from now on wait for their tasks before they close.
 
-    Those of all libraries, since they cannot be given one; a policy of event loops that the program
-    has chosen stays.
+    Those of all libraries in this process, since they cannot be given one; errors of tasks that
+    nobody waits for are not told. A policy of event loops that the program has chosen stays, and
+    where a loop is running already Orbax takes another kind, which does not wait.
     """
     if type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
         asyncio.set_event_loop_policy(_PatientPolicy())

@@ -66,7 +66,7 @@ def write_params(
 
 def open_params(path: Path) -> dict[str, Any]:
     """The tree that is in `path`, each leaf a `Stored`. Raises UserError if it is damaged."""
-    # Not by Orbax: where one array is damaged, its other reads go on and fail after its loop ended.
+    # Not by Orbax, which reads all arrays, and whole.
     try:
         tree = json.loads((path / "_METADATA").read_text(encoding="utf-8"))["tree_metadata"]
         opened = {}

@@ -13,7 +13,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,9 +28,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 FILE_NAME = "metrics.jsonl"
+
+_FLUSH_SECONDS = 30  # between what TensorBoard gets to see; each flush waits for the disk
 
 # As much as 80 columns hold beside the bar; a printed line has room for more.
 _BAR = ("loss", "tokens_per_second")
@@ -61,15 +66,17 @@ class MetricWriter:
         self._start_time = time.monotonic()
         self._description = description
 
-        path = Path(workdir)
+        self._workdir = path = Path(workdir)
         path.mkdir(parents=True, exist_ok=True)
         keep_until(path / FILE_NAME, start_step)
         self._file = (path / FILE_NAME).open("a", encoding="utf-8")
+        # Not a SummaryWriter: its thread ends when the disk is full, and then the run waits for it.
         # File names have a resolution of one second: without the suffix a quick resume would
         # overwrite the events before it.
-        self._events = SummaryWriter(
-            str(path), purge_step=start_step + 1, filename_suffix=f".{start_step}"
-        )
+        self._events = EventsWriter(str(path / "events"), f".{start_step}")
+        self._flushed = 0.0
+        # TensorBoard forgets what earlier files say about later steps.
+        self._add_event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             self._bar = Progress(
@@ -91,6 +98,9 @@ class MetricWriter:
         Args:
           step: the number of steps taken.
           metrics: names to scalars (Python, NumPy or JAX; reading the last waits for the device).
+
+        Raises:
+          OSError: the disk is full, for example.
         """
         if not self._active:
             return
@@ -98,10 +108,14 @@ class MetricWriter:
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, step)
+        with self._naming_the_workdir():
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            for name, value in numbers.items():
+                self._add_event(step=step, summary=scalar(name, value))
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
 
         if self._bar is not None:
             short = {name: numbers[name] for name in numbers if name in _BAR}
@@ -121,8 +135,9 @@ class MetricWriter:
             return
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
-        self._events.close()
+        with self._naming_the_workdir():
+            self._file.close()
+            self._events.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +148,22 @@ class MetricWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            if error is None:
+                raise  # or else a full disk, and `error` tells of it
+
+    @contextmanager
+    def _naming_the_workdir(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # of a file that is open, which it does not name
+            error.filename = error.filename or str(self._workdir)
+            raise
+
+    def _add_event(self, **fields: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), **fields))
 
     def _remaining(self, step: int) -> str:
         taken = step - self._start_step

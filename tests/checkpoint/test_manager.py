@@ -353,15 +353,19 @@ def again():
     assert "File too large" in result.stdout.splitlines()[0], result.stderr
 
 
-# Of many arrays, others are being read or written when one fails.
+# Of many arrays, each on several devices, others are read or written when one fails.
 FAILS_AMONG_MANY = """
 import gc, os, resource, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from owl_jax.checkpoint.manager import Checkpoints, DamagedCheckpoint
 from owl_jax.errors import UserError
+from owl_jax.parallel.mesh import make_mesh
 
-state = {str(number): jnp.full((1000,), number, jnp.float32) for number in range(64)}
+rows = NamedSharding(make_mesh(), PartitionSpec("fsdp"))
+state = {str(number): jnp.full((1000,), number, jnp.float32, device=rows) for number in range(64)}
+found = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), state)
 checkpoints = Checkpoints(sys.argv[1], every=1)
 checkpoints.save(1, state, None, {})
 checkpoints.wait()
@@ -380,7 +384,7 @@ largest = max(files, key=lambda path: path.stat().st_size)
 os.truncate(largest, largest.stat().st_size // 2)
 for _ in range(20):
     try:
-        checkpoints.restore(1, jax.eval_shape(lambda: state), None)
+        checkpoints.restore(1, found, None)
     except DamagedCheckpoint:
         print("not read")
 checkpoints.close()

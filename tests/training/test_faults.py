@@ -4,6 +4,7 @@ Real processes and real signals; a run that was hit goes on to the bits of one t
 """
 
 import os
+import resource
 import shutil
 import signal
 import time
@@ -177,6 +178,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken_if_asked(file
     assert f"moved to {workdir}/checkpoints-damaged/40" in out
     assert "resumed from step 35 of" in out
     assert (workdir / "checkpoints-damaged/40/state").is_dir()
+    assert_the_same(workdir, unhurt)
+
+
+@pytest.mark.parametrize("largest", [2_000, 20_000])
+def test_a_full_disk_costs_one_interval(files, unhurt, largest):
+    """The kernel refuses to let files grow: metrics first, or a checkpoint."""
+    workdir = files / f"full-{largest}"
+    process = start(files / "config.py", workdir, "--config.export=none")
+    wait_for_step(process, 13)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    ((code, _, err),) = finish([process])
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith("error: ")
+    assert str(workdir) in err
+    assert "File too large" in err
+    assert "ree some space and run the" in err
+
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert code == 0, err
+    assert "resumed from step " in out
     assert_the_same(workdir, unhurt)
 
 

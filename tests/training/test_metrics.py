@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import resource
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from owl_jax.errors import UserError
 from owl_jax.training.metrics import MetricWriter
 
 
@@ -67,6 +69,26 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     assert starts == [1]
 
 
+def test_a_full_disk_is_told_of_the_workdir_and_hides_no_other_error(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = MetricWriter(tmp_path, total_steps=2)
+    writer.write(1, {"loss": 2.5})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            writer.write(2, {"loss": 1.5})
+        assert error.value.filename == str(tmp_path)
+        with pytest.raises(UserError, match="this came first"), writer:
+            raise UserError("this came first")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    # Half of a line is no line.
+    with MetricWriter(tmp_path, total_steps=2, start_step=1) as writer:
+        writer.write(2, {"loss": 1.5})
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), jnp.float32(-jnp.inf)])
 def test_numbers_that_are_not_finite_become_null(tmp_path, capsys, value):
     with MetricWriter(tmp_path, total_steps=2) as writer:
@@ -106,6 +128,7 @@ def test_a_new_run_drops_the_lines_of_an_old_one(tmp_path):
 
 SCRIPT = """
 import sys
+from owl_jax.errors import UserError
 from owl_jax.training.metrics import MetricWriter
 with MetricWriter(sys.argv[1], total_steps=5000, start_step=100, description="stage 1") as writer:
     writer.write(200, {"loss": 1.25, "tokens_per_second": 1234.5})
