@@ -8,7 +8,6 @@ keeps its traceback.
 """
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -24,10 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from owl_jax.errors import UserError
-
-# POSIX errors of a disk that takes no more.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from owl_jax.errors import UserError, disk_full
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
@@ -65,7 +61,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except KeyboardInterrupt:
         leave("interrupted", 130)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""
             leave(f"{where}{error.strerror}; free some space and run the same command again", 1)
         if not _is_one_of_several():

@@ -1,5 +1,9 @@
 """Errors that are about what the user gave, not about this code."""
 
+# POSIX errors of a device that takes no more: EFBIG, ENOSPC, EDQUOT. TensorStore reports them
+# inside a ValueError as text.
+_DISK_FULL = ("File too large", "No space left on device", "quota exceeded")
+
 
 class UserError(Exception):
     """Bad input that the user can mend.
@@ -28,3 +32,8 @@ class BadData(UserError):
 def one_line(error: BaseException) -> str:
     """What another library says went wrong, as one line to put into a message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def disk_full(error: BaseException) -> str | None:
+    """In the system's words, if that is what `error` tells of."""
+    return next((reason for reason in _DISK_FULL if reason in str(error)), None)

@@ -28,11 +28,7 @@ from jax.experimental.multihost_utils import process_allgather, sync_global_devi
 
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.fingerprint import described, fingerprint
-from owl_jax.errors import UserError, one_line
-
-# POSIX errors of a device that takes no more: EFBIG, ENOSPC, EDQUOT. TensorStore reports them
-# inside a ValueError as text.
-DISK_FULL = ("File too large", "No space left on device", "quota exceeded")
+from owl_jax.errors import UserError, disk_full, one_line
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
 _SHOWN = 5
@@ -298,7 +294,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = next((reason for reason in DISK_FULL if reason in str(error)), None)
+            reason = disk_full(error)
             if reason is None:
                 raise
             # Orbax counts a checkpoint from the start of its save, and forgets the oldest then; on

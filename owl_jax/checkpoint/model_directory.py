@@ -33,7 +33,6 @@ from safetensors import SafetensorError
 from owl_jax.checkpoint import huggingface
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
 from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
-from owl_jax.checkpoint.manager import DISK_FULL
 from owl_jax.checkpoint.own import open_params, write_params
 from owl_jax.checkpoint.stored import read
 from owl_jax.checkpoint.weights import (
@@ -45,7 +44,7 @@ from owl_jax.checkpoint.weights import (
     open_owl,
     write_owl,
 )
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, disk_full
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -319,7 +318,7 @@ def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
             partial.rename(directory)
     except (OSError, SafetensorError, ValueError) as error:
         # TensorStore and safetensors say what the system said in a text of theirs.
-        reason = next((reason for reason in DISK_FULL if reason in str(error)), None)
+        reason = disk_full(error)
         if reason is None and not isinstance(error, OSError):
             raise
         raise UserError(
