@@ -21,7 +21,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.huggingface import read_json
 from owl_jax.checkpoint.layout import Linear, Part
 from owl_jax.checkpoint.shards import write_file
 from owl_jax.checkpoint.stored import Mapped, read
@@ -30,6 +29,7 @@ from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError
+from owl_jax.files import read_json
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 CONFIG_FILE = "adapter_config.json"

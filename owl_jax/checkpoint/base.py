@@ -20,9 +20,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 
-from owl_jax.checkpoint.huggingface import read_json
 from owl_jax.checkpoint.stored import Stored
 from owl_jax.errors import UserError
+from owl_jax.files import read_json
 
 BASE_FILE = "owl_jax_base.json"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from owl_jax.errors import UserError
+from owl_jax.files import read_json
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
@@ -20,19 +21,6 @@ from owl_jax.models.config import (
 )
 
 MODEL_TYPE = "mplug-owl"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises UserError if there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path.parent}: no {path.name} ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
 
 
 def read_config(directory: Path, temporal: bool) -> OwlConfig:

@@ -44,7 +44,8 @@ from owl_jax.checkpoint.weights import (
     open_owl,
     write_owl,
 )
-from owl_jax.errors import UserError, disk_full
+from owl_jax.errors import UserError, disk_full, listed
+from owl_jax.files import read_json
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -71,7 +72,7 @@ _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
 
 def is_own(directory: Path) -> bool:
     """True for a directory that owl_jax wrote. Raises UserError if there is no config.json."""
-    return huggingface.read_json(directory / _CONFIG).get("format") == _FORMAT
+    return read_json(directory / _CONFIG).get("format") == _FORMAT
 
 
 def read_config(directory: Path) -> OwlConfig:
@@ -79,7 +80,7 @@ def read_config(directory: Path) -> OwlConfig:
     if not is_own(directory):
         return open_owl(directory).config
     path = directory / _CONFIG
-    values = huggingface.read_json(path)
+    values = read_json(path)
     if values.get("version") != _VERSION:
         raise UserError(
             f"{path}: version {values.get('version')!r}; this owl_jax reads version {_VERSION}"
@@ -240,7 +241,7 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
     """The config.json, in Hugging Face's form, of what a model is made from."""
     for name in (_SOURCE_CONFIG, _CONFIG):
         if companions is not None and (companions / name).is_file():
-            values = huggingface.read_json(companions / name)
+            values = read_json(companions / name)
             return None if values.get("model_type") != huggingface.MODEL_TYPE else values
     return None
 
@@ -255,7 +256,7 @@ def _branches(config: OwlConfig) -> list[str]:
 
 def open_any(directory: Path) -> Opened:
     """Opens whatever parts of a model a directory holds. Raises UserError as `open_model`."""
-    values = huggingface.read_json(directory / _CONFIG)
+    values = read_json(directory / _CONFIG)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     opener = _OPENERS.get(values.get("model_type", ""), open_owl)
@@ -271,7 +272,7 @@ def _open_own(directory: Path) -> Opened:
     abstract = abstract_params(config)
     _check_branches(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
-    values = huggingface.read_json(directory / _CONFIG)
+    values = read_json(directory / _CONFIG)
     return Opened(config, held, as_trained=bool(values.get(AS_TRAINED, True)))
 
 
@@ -294,8 +295,8 @@ def _check_shapes(directory: Path, held: Mapping[str, Any], wanted: Mapping[str,
     ]
     if problems:
         raise UserError(
-            f"{directory}: parameters that do not fit config.json ({len(problems)}):\n  "
-            + "\n  ".join(problems)
+            f"{directory}: parameters that do not fit config.json ({len(problems)}): "
+            f"{listed(problems, separator='; ')}"
         )
 
 

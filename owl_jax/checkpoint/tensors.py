@@ -1,7 +1,7 @@
 """Tensors in files of a table's names and layouts (checkpoint/table.py), read and written by it.
 
 Nothing is ever left at random values: a missing, unexpected, duplicate or mis-shaped tensor is an
-error that lists them all.
+error that lists them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from owl_jax.checkpoint.layout import Part, Shape, read_part, size_of, whole
 from owl_jax.checkpoint.stored import Stored, infinities
 from owl_jax.checkpoint.table import BUFFERS, Row
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, listed
 
 _DTYPES: Mapping[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
@@ -60,8 +60,9 @@ class TensorFiles:
                     duplicates.append(name)
                 self._held[name] = held
         if duplicates:
-            names = ", ".join(sorted(duplicates))
-            raise UserError(f"{paths[0].parent}: in more than one file: {names}")
+            raise UserError(
+                f"{paths[0].parent}: in more than one file: {listed(sorted(duplicates))}"
+            )
 
     def names(self) -> set[str]:
         return set(self._held)
@@ -152,8 +153,8 @@ def from_source(
       tied: {name: the tensor that it may repeat} (table.tied).
       ignored: tensors of the source that are passed over, besides buffers.
 
-    Raises UserError that lists every missing, unexpected and mis-shaped tensor, and every copy that
-    differs from its original.
+    Raises UserError that lists missing, unexpected and mis-shaped tensors, and copies that
+    differ from its original.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(dict(abstract), sep="/").items()}
     targets: dict[str, list[Row]] = {}
@@ -167,23 +168,24 @@ def from_source(
         for source in _sources(row, shapes[target])
     }
     names = {name for name in files.names() if not BUFFERS.fullmatch(name) and not ignored(name)}
-    problems = [f"missing: {name}" for name in sorted(wanted.keys() - names)]
-    problems += [f"unexpected: {name}" for name in sorted(names - wanted.keys() - tied.keys())]
-    problems += [
-        f"shape of {name}: found {files.shape(name)}, expected {wanted[name]}"
-        for name in sorted(wanted.keys() & names)
-        if files.shape(name) != wanted[name]
-    ]
-    problems += [
-        f"tied, but different from {original}: {copy}"
-        for copy, original in tied.items()
-        if {copy, original} <= names and not np.array_equal(files.read(copy), files.read(original))
-    ]
-    if problems:
-        listed = "\n  ".join(problems)
-        raise UserError(
-            f"{where}: tensors that do not fit the model ({len(problems)}):\n  {listed}"
-        )
+    problems = {
+        "missing": sorted(wanted.keys() - names),
+        "unexpected": sorted(names - wanted.keys() - tied.keys()),
+        "of another shape": [
+            f"{name} (found {files.shape(name)}, expected {wanted[name]})"
+            for name in sorted(wanted.keys() & names)
+            if files.shape(name) != wanted[name]
+        ],
+        "tied, but different": [
+            f"{copy} (from {original})"
+            for copy, original in tied.items()
+            if {copy, original} <= names
+            and not np.array_equal(files.read(copy), files.read(original))
+        ],
+    }
+    if count := sum(map(len, problems.values())):
+        kinds = (f"{kind}: {listed(found)}" for kind, found in problems.items() if found)
+        raise UserError(f"{where}: tensors that do not fit the model ({count}): {'; '.join(kinds)}")
     tree = {}
     for target, group in targets.items():
         dtypes = [files.dtype(name) for row in group for name in _sources(row, shapes[target])]

@@ -20,6 +20,7 @@ from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError
+from owl_jax.files import read_json
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
@@ -99,7 +100,7 @@ def open_files(directory: Path) -> TensorFiles:
 
 
 def _open_indexed(index: Path, kind: type[TensorFiles]) -> TensorFiles:
-    weight_map = huggingface.read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
     names = sorted(set(weight_map.values()))
@@ -122,7 +123,7 @@ def open_owl(directory: Path) -> Opened:
     rows = table.rows(config)
     config, notes = _with_found_vocabulary(config, rows, files)
     params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
-    as_trained = bool(huggingface.read_json(directory / "config.json").get(AS_TRAINED))
+    as_trained = bool(read_json(directory / "config.json").get(AS_TRAINED))
     return Opened(config, params, as_trained, notes, files)
 
 
@@ -168,7 +169,7 @@ def open_language(directory: Path) -> Opened:
     tied = {}
     if isinstance(llm, BloomConfig):
         tied = {"lm_head.weight": embedding}
-    elif huggingface.read_json(directory / "config.json").get("tie_word_embeddings"):
+    elif read_json(directory / "config.json").get("tie_word_embeddings"):
         tied = {"lm_head.weight": embedding}
         rows = [
             dataclasses.replace(row, source=embedding) if row.source == "lm_head.weight" else row

@@ -179,7 +179,7 @@ def test_damaged_directories(directory, tmp_path):
         load_model(unknown, "float32")
     other = copy("other")
     change_config(other, model=model | {"llm": model["llm"] | {"hidden_size": 32}})
-    with pytest.raises(UserError, match=r"llm/norm/scale: found \(16,\), expected \(32,\)"):
+    with pytest.raises(UserError, match=r"abstractor/end: found \(16,\), expected \(32,\).* more"):
         load_model(other, "float32")
     empty = copy("empty")
     shutil.rmtree(empty / "params")

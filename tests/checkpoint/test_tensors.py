@@ -37,15 +37,11 @@ def test_tensors_that_do_not_fit_are_all_listed(tmp_path):
     tensors["abstractor.vit_eos"] = np.zeros((1, 1, 7), np.float32)
     with pytest.raises(UserError) as caught:
         _opened(golden.LLAMA, tensors, tmp_path)
-    assert str(caught.value).splitlines() == [
-        f"{tmp_path}: tensors that do not fit the model (6):",
-        f"  missing: {NORM}",
-        "  missing: query_tokens",
-        "  unexpected: another.stranger",
-        "  unexpected: stranger",
-        "  shape of abstractor.vit_eos: found (1, 1, 7), expected (1, 1, 48)",
-        f"  shape of {HEAD}: found (48, 128), expected (128, 48)",
-    ]
+    assert str(caught.value) == (
+        f"{tmp_path}: tensors that do not fit the model (6): missing: {NORM}, query_tokens; "
+        "unexpected: another.stranger, stranger; of another shape: abstractor.vit_eos (found "
+        f"(1, 1, 7), expected (1, 1, 48)), {HEAD} (found (48, 128), expected (128, 48))"
+    )
 
 
 def test_tied_head_may_be_absent_or_equal_but_not_different(tmp_path):
@@ -54,7 +50,7 @@ def test_tied_head_may_be_absent_or_equal_but_not_different(tmp_path):
     expected = golden.model(golden.BLOOM)[1]  # read with an equal head
     opened = _opened(golden.BLOOM, tensors, tmp_path)
     directories.assert_same_tree(jax.tree.map(read, opened), expected)
-    with pytest.raises(UserError, match=rf"tied, but different from .*word_embeddings.*: {HEAD}"):
+    with pytest.raises(UserError, match=rf"tied, but different: {HEAD} \(from .*word_embeddings"):
         _opened(golden.BLOOM, {**tensors, HEAD: head + 1}, tmp_path)
 
 

@@ -1,0 +1,90 @@
+"""Only regular files are opened; JSON objects of any quality; paths as people type them."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from owl_jax.errors import UserError
+from owl_jax.files import NotAFile, as_typed, beside, check_regular, open_regular, read_json
+
+
+def test_regular_files_and_links_to_them_are_opened(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"words")
+    (tmp_path / "link").symlink_to(file)
+    for path in (file, tmp_path / "link"):
+        check_regular(path)
+        with open_regular(path) as opened:
+            assert opened.read() == b"words"
+
+
+@pytest.fixture(params=["fifo", "link to fifo", "socket", "device", "folder"])
+def no_file(request, tmp_path):
+    path = tmp_path / "thing"
+    if request.param == "fifo":
+        os.mkfifo(path)
+    elif request.param == "link to fifo":
+        os.mkfifo(tmp_path / "fifo")
+        path.symlink_to(tmp_path / "fifo")
+    elif request.param == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif request.param == "device":
+        path = Path("/dev/zero")
+    else:
+        path.mkdir()
+    return path
+
+
+def test_what_is_no_regular_file_is_refused_at_once(no_file):
+    with pytest.raises(NotAFile, match="is a"):
+        check_regular(no_file)
+    with pytest.raises(OSError):
+        open_regular(no_file)
+    with pytest.raises(UserError) as told:
+        read_json(no_file)
+    assert no_file.name in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b'{"a": ' * 100_000, "nested too deeply"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b'{"a": 1' + b"\0" * 9, "not JSON"),
+        (b'{"a": ' + b"1" * 10**5 + b"}", "not JSON"),
+    ],
+)
+def test_what_is_no_json_object_is_one_line(tmp_path, content, said):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as told:
+        read_json(path)
+    assert str(path) in str(told.value) and len(str(told.value)) < 500
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(path) == {"a": 1}
+
+
+def test_names_beside_are_hidden_short_and_never_the_same(tmp_path):
+    names = {beside(tmp_path / ("x" * 250)) for _ in range(100)}
+    assert len(names) == 100
+    for name in names:
+        assert name.parent == tmp_path and name.name.startswith(".") and len(name.name) < 100
+        name.mkdir()
+
+
+def test_a_home_directory_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_typed("~/runs/first") == str(tmp_path / "runs" / "first")
+    assert as_typed("runs/~") == "runs/~"
+    assert as_typed("/a/b") == "/a/b"
+    with pytest.raises(UserError, match="no such user"):
+        as_typed("~nobody-of-this-name/runs")
