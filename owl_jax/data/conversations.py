@@ -15,7 +15,7 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import check_media, tokenize_conversation
+from owl_jax.processing.conversation import check_media, longest_text, tokenize_conversation
 from owl_jax.processing.places import tells_places
 from owl_jax.processing.tokenizer import Tokenizer
 
@@ -57,6 +57,13 @@ class Tokenize:
             return record
         shape, where, text = self.shape, record["where"], record["text"]
         images, videos = record["images"], record["videos"]
+        if len(text) > (most := longest_text(shape.length)):
+            return Dropped(
+                where,
+                "text too long",
+                f"{where}: {len(text):,} characters of text; at most {most:,} are read for a row "
+                f"of {shape.length} tokens",
+            )
         try:
             check_media(text, len(images), len(videos), where)
         except UserError as error:

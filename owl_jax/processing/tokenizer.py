@@ -67,6 +67,11 @@ class StreamDecoder:
         return new
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether `load_tokenizer` would find a file to read."""
+    return any(is_there(directory / name) for name in (SENTENCEPIECE_FILE, JSON_FILE))
+
+
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a model directory: tokenizer.model, or else tokenizer.json.
 
