@@ -81,7 +81,6 @@ def read_json_vocabulary(path: Path) -> JsonVocabulary:
     pieces = file.model.vocab
     check_count(path, len(file.added_tokens))
     added = [token.added(token.id, JSON_FILE) for token in file.added_tokens]
-    contents = list(pieces) if isinstance(pieces, dict) else [piece for piece, _ in pieces]
     ids = np.arange(len(pieces))
     if isinstance(pieces, dict):
         ids = np.fromiter(pieces.values(), np.int64, len(pieces))
@@ -93,12 +92,13 @@ def read_json_vocabulary(path: Path) -> JsonVocabulary:
         )
     uses = np.bincount(ids, minlength=1)
     if uses.max() > 1:
-        (same,) = np.nonzero(ids == uses.argmax())
+        same = [piece for piece, id in zip(pieces, ids, strict=True) if id == uses.argmax()]
         raise UserError(
-            f"{path}: {listed([shown(contents[place]) for place in same])} have the same id, "
-            f"{uses.argmax()}; the file is damaged, copy it again"
+            f"{path}: {listed(map(shown, same))} have the same id, {uses.argmax()}; the file is "
+            "damaged, copy it again"
         )
-    return JsonVocabulary(set(contents), added, size)
+    contents = pieces.keys() if isinstance(pieces, dict) else {piece for piece, _ in pieces}
+    return JsonVocabulary(contents, added, size)
 
 
 def check_count(path: Path, added: int) -> None:
