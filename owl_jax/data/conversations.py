@@ -47,17 +47,22 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Turns a record into a Conversation that fits a row, or says why it cannot."""
+    """Turns a record into a Conversation that fits a row, or says why it cannot.
+
+    most_characters: of a text that is tokenised at all; by default what suits the row.
+    """
 
     tokenizer: Tokenizer
     shape: RowShape
+    most_characters: int | None = None
 
     def __call__(self, number: int, record: Record | Dropped) -> Conversation | Dropped:
         if isinstance(record, Dropped):
             return record
         shape, where, text = self.shape, record["where"], record["text"]
         images, videos = record["images"], record["videos"]
-        if len(text) > (most := longest_text(shape.length)):
+        most = self.most_characters or longest_text(shape.length)
+        if len(text) > most:
             return Dropped(
                 where,
                 "text too long",

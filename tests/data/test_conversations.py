@@ -127,3 +127,9 @@ def test_long_rows_take_longer_texts(tokenize):
     item = Tokenize(tokenize.tokenizer, shape)(0, record(text))
     assert isinstance(item, Conversation) and item.length == 20_000
     assert isinstance(tokenize(0, record(text)), Dropped)
+
+
+def test_rows_without_end_take_no_longer_texts_than_asked():
+    shape = RowShape(length=1 << 40, media_length=3, image_size=8)
+    item = Tokenize(Untouched(), shape, most_characters=50)(0, record("x" * 51))
+    assert isinstance(item, Dropped) and item.reason == "text too long"
