@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def unreadable(path: Path, kind: str) -> UserError:
 
 def is_there(path: Path) -> bool:
     """Whether a directory lists a name, whatever is behind it: also a link that leads nowhere."""
-    return path.is_symlink() or path.exists()
+    return os.path.lexists(path)  # False also where the directory may not be looked into
 
 
 @contextmanager

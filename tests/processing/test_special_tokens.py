@@ -5,11 +5,13 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from owl_jax.errors import UserError
+from owl_jax.processing.conversation import tokenize_conversation
 from owl_jax.processing.tokenizer import (
     StreamDecoder,
     check_vocabulary,
@@ -303,6 +305,14 @@ def test_tokenizer_json_that_does_not_fit_other_files(bloom, files, words):
         load_tokenizer(bloom(**files))
 
 
+def test_answers_end_with_the_token_that_is_named(llama):
+    tokenizer = load_tokenizer(llama(added_tokens={END: 460}, tokenizer_config={"eos_token": END}))
+    tokens = tokenize_conversation("Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, 4, 64)
+    assert tokens.input_ids[-1] == 460 and tokens.loss_mask[-1]
+    assert np.count_nonzero(tokens.input_ids == 460) == 2
+    assert 2 not in tokens.input_ids
+
+
 def test_a_tokenizer_needs_a_vocabulary_of_its_size(llama):
     tokenizer = load_tokenizer(llama(added_tokens={END: 460}))
     check_vocabulary(tokenizer, 461, "here")
@@ -313,3 +323,6 @@ def test_a_tokenizer_needs_a_vocabulary_of_its_size(llama):
 def test_a_directory_with_a_tokenizer_is_known(llama, tmp_path):
     assert not has_tokenizer(tmp_path)
     assert has_tokenizer(llama())
+    for nowhere in ("x" * 300, "a\0b"):
+        with pytest.raises(UserError, match="found neither"):
+            load_tokenizer(tmp_path / nowhere)
