@@ -15,7 +15,7 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import check_media, tokenize_conversation
+from owl_jax.processing.conversation import check_media, longest_text, tokenize_conversation
 from owl_jax.processing.places import tells_places
 from owl_jax.processing.tokenizer import Tokenizer
 
@@ -47,16 +47,28 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Turns a record into a Conversation that fits a row, or says why it cannot."""
+    """Turns a record into a Conversation that fits a row, or says why it cannot.
+
+    most_characters: of a text that is tokenised at all; by default what suits the row.
+    """
 
     tokenizer: Tokenizer
     shape: RowShape
+    most_characters: int | None = None
 
     def __call__(self, number: int, record: Record | Dropped) -> Conversation | Dropped:
         if isinstance(record, Dropped):
             return record
         shape, where, text = self.shape, record["where"], record["text"]
         images, videos = record["images"], record["videos"]
+        most = self.most_characters or longest_text(shape.length)
+        if len(text) > most:
+            return Dropped(
+                where,
+                "text too long",
+                f"{where}: {len(text):,} characters of text; at most {most:,} are read for a row "
+                f"of {shape.length} tokens",
+            )
         try:
             check_media(text, len(images), len(videos), where)
         except UserError as error:

@@ -56,9 +56,14 @@ def tokenized(
     seed: int,
     part: int = 0,
     parts: int = 1,
+    most_characters: int | None = None,
 ) -> grain.MapDataset[Conversation | Dropped]:
-    """The endless mixture as conversations, by their number. Raises UserError as `mix`."""
-    return mix(sources, seed, part, parts).map_with_index(Tokenize(tokenizer, shape))
+    """The endless mixture as conversations, by their number; `Tokenize` has the arguments.
+
+    Raises UserError as `mix`.
+    """
+    tokenize = Tokenize(tokenizer, shape, most_characters)
+    return mix(sources, seed, part, parts).map_with_index(tokenize)
 
 
 def make_batches(

@@ -30,7 +30,7 @@ from owl_jax.models.owl import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
 from owl_jax.processing.conversation import check_media, prompt_from_messages, tokenize_prompt
 from owl_jax.processing.image import ImageSource, load_image, preprocess_image
-from owl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 from owl_jax.processing.video import VideoSource, load_video
 
 MAX_NEW_TOKENS = 256
@@ -120,7 +120,8 @@ class Owl:
             normalised, or uint8.
           attention_mask: [B, L], 0 on padding, which is at the left or the right of a row.
           temperature: 0 takes the likeliest token. top_k, top_p: see Sampling.
-          eos_token_id: ends a row; the config's by default, -1 never.
+          eos_token_id: ends a row; by default the tokenizer's, or the config's where there is no
+            tokenizer. -1 never.
 
         Returns: int32[B, max_new_tokens], the new tokens only, the pad id after the end.
         Raises UserError for wrong input, or more positions than the model has.
@@ -132,7 +133,7 @@ class Owl:
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
                 f"prompt the model has positions for {fitting}; lower it or shorten the prompt"
             )
-        eos_id = self.config.llm.eos_token_id if eos_token_id is None else eos_token_id
+        eos_id = self._end_id if eos_token_id is None else eos_token_id
         with self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
             return generate(
@@ -180,8 +181,13 @@ class Owl:
         pictures, clips = _listed(images), _listed(videos)
         check_media(text, len(pictures), len(clips), "the conversation")
         size = self.config.vision.image_size
+        llm = self.config.llm
         ids = tokenize_prompt(
-            text, self.tokenizer, self.config.num_query_tokens, as_trained=self._as_trained
+            text,
+            self.tokenizer,
+            self.config.num_query_tokens,
+            as_trained=self._as_trained,
+            max_length=llm.max_positions if isinstance(llm, LlamaConfig) else 0,
         )
         prompt = prompt_arrays(
             self.config,
@@ -219,12 +225,16 @@ class Owl:
         if self._tokenizer_source is None:
             raise UserError("this model has no tokenizer; only chat needs one")
         tokenizer = load_tokenizer(self._tokenizer_source)
-        if tokenizer.vocab_size > self.config.llm.vocab_size:
-            raise UserError(
-                f"{self._tokenizer_source}: the tokenizer has {tokenizer.vocab_size} pieces, the "
-                f"model {self.config.llm.vocab_size}; copy the tokenizer it was trained with there"
-            )
+        check_vocabulary(tokenizer, self.config.llm.vocab_size, self._tokenizer_source)
         return tokenizer
+
+    @cached_property
+    def _end_id(self) -> int:
+        """What ends an answer: config.json of a fine-tuned model may still name its base's end."""
+        source = self._tokenizer_source
+        if source is None or not has_tokenizer(source):
+            return self.config.llm.eos_token_id
+        return self.tokenizer.eos_id
 
     @cached_property
     def _form(self) -> tuple[Compute, Params]:

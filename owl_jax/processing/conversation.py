@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, shown
 from owl_jax.processing.tokenizer import Tokenizer
 
 SYSTEM = (
@@ -33,6 +33,10 @@ IMAGE_TOKEN = "<image>"
 VIDEO_TOKEN = "<|video|>"
 IMAGE_ID = -1
 VIDEO_ID = -2
+
+# A tokenizer reads the whole of a text, whatever is kept of it, and takes 50 bytes a character.
+_LONGEST_TEXT = 1_000_000
+_CHARACTERS_A_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
 
 _ANSWER_MARK = "AI: "
 _MEDIA_IDS = {IMAGE_TOKEN: IMAGE_ID, VIDEO_TOKEN: VIDEO_ID}
@@ -64,6 +68,15 @@ _Kind = Literal["prompt", "answer", "end", "media"]
 class _Piece(NamedTuple):
     kind: _Kind
     ids: list[int]
+
+
+def longest_text(max_length: int) -> int:
+    """Characters of the longest conversation that is tokenised where `max_length` tokens fit.
+
+    A million, or 64 for each token if that is more. Callers refuse what is longer before they
+    tokenise it: nearly all of it would be tokenised only to be thrown away.
+    """
+    return max(_LONGEST_TEXT, _CHARACTERS_A_TOKEN * max_length)
 
 
 def tokenize_conversation(
@@ -108,7 +121,12 @@ def tokenize_conversation(
 
 
 def tokenize_prompt(
-    text: str, tokenizer: Tokenizer, num_query_tokens: int, *, as_trained: bool = False
+    text: str,
+    tokenizer: Tokenizer,
+    num_query_tokens: int,
+    *,
+    as_trained: bool = False,
+    max_length: int = 0,
 ) -> np.ndarray:
     """Ids of a prompt, int32[n]: BOS, then the text with every medium as Q + 1 negative ids.
 
@@ -117,7 +135,16 @@ def tokenize_prompt(
     puts EOS after the earlier answers: the ids are then those with which `tokenize_conversation` of
     prompt plus answer begins, if the prompt ends with "\\nAI: ". A model trained from scratch has
     seen no others.
+
+    max_length: tokens that the model has room for, where it knows; what does not fit is not cut.
+
+    Raises UserError for a text above `longest_text(max_length)`, before it is tokenised.
     """
+    if len(text) > (most := longest_text(max_length)):
+        raise UserError(
+            f"the conversation has {len(text):,} characters, more than the {most:,} that are read; "
+            "shorten it"
+        )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     marks = _MARKS if as_trained else _MEDIA
     pieces = list(_split(text, marks, tokenizer, num_query_tokens))
@@ -254,7 +281,7 @@ def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
             lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
         else:
             raise UserError(
-                f"message {number} has the role {role!r}; expected system, user or assistant"
+                f"message {number} has the role {shown(role)}; expected system, user or assistant"
             )
     return "".join(lines), roles
 
@@ -265,7 +292,9 @@ def _contents(message: Mapping[str, Any], where: str) -> list[str]:
     is_user = message.get("role") == "user"
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
-        raise UserError(f"{where} has the content {content!r}; expected a text or a list of parts")
+        raise UserError(
+            f"{where} has the content {shown(content)}; expected a text or a list of parts"
+        )
     contents = []
     for part in parts:
         kind = str(part.get("type"))
@@ -277,7 +306,7 @@ def _contents(message: Mapping[str, Any], where: str) -> list[str]:
             raise UserError(f"{where} holds a part of type {kind}; only the user's messages may")
         else:
             raise UserError(
-                f"{where} holds a part of type {kind!r} that cannot be read; expected "
+                f"{where} holds a part of type {shown(kind)} that cannot be read; expected "
                 '{"type": "text", "text": "..."} or one of ' + ", ".join(_PART_MARKS)
             )
     if is_user:

@@ -62,8 +62,13 @@ _PHRASES = re.compile(
     )
 )
 # Numbers of boxes and points, as in (12, 30), [[0.1, 0.2, 0.5, 1]] or {<12><30><50><60>}.
-_NUMBER = r"-?\d+(?:\.\d+)?%?"
-_NUMBERS = re.compile(rf"[\[(（<]\s*{_NUMBER}(?:[\s,，;<>]+{_NUMBER})+\s*[\])）>]")
+# A run of numbers that nothing closes is passed over whole: begun anew at each of its "<", the
+# search would take quadratic time.
+_NUMBER = r"-?+\d++(?:\.\d++)?+%?+"
+_NEXT_NUMBER = rf"[\s,，;<>]++{_NUMBER}"
+_NUMBERS = re.compile(
+    rf"[\[(（<]\s*+{_NUMBER}(?:(?:{_NEXT_NUMBER})+?\s*+(?P<end>[\])）>])|(?:{_NEXT_NUMBER})*+)"
+)
 _CLOCK = re.compile(r"\d(?:[:：]\d\d(?!\d)|\s?[ap]\.?m(?![a-z])|\s?[点點时時])")
 
 # 东西 is mostly "thing". 西 begins names (西班牙, Spain), food (西瓜, watermelon), clothes (西装).
@@ -106,6 +111,8 @@ def tells_places(text: str) -> bool:
     words = lower.encode("ascii", "replace").translate(_NO_LETTERS_TO_BLANKS).split()
     if not _WORDS.isdisjoint(words):
         return True
-    if _PHRASES.search(lower) or _NUMBERS.search(text) or _CLOCK.search(lower):
+    if any(found["end"] for found in _NUMBERS.finditer(text)):
+        return True
+    if _PHRASES.search(lower) or _CLOCK.search(lower):
         return True
     return not text.isascii() and _CHINESE.search(text) is not None

@@ -7,21 +7,21 @@ tokenizer, and the newer ones split leading spaces and special strings in anothe
 encoding of the joined text, and owl_jax/processing/conversation.py relies on where it is cut.
 """
 
+from __future__ import annotations
+
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
-import tokenizers
 
 from owl_jax.errors import UserError
+from owl_jax.processing.json_tokenizer import JsonTokenizer
+from owl_jax.processing.sentencepiece_tokenizer import SPACE, SentencePieceTokenizer
+from owl_jax.processing.tokenizer_files import JSON_FILE, is_there
 
 SENTENCEPIECE_FILE = "tokenizer.model"
-JSON_FILE = "tokenizer.json"
-
-_SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class Tokenizer(Protocol):
@@ -39,77 +39,6 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, without special ids and ids that name no piece (media, spare rows)."""
         ...
-
-
-class SentencePieceTokenizer:
-    """LLaMA's tokenizer.model, with the ids of the original's MplugOwlTokenizer (pad is unk)."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Read the model file. Raises UserError where it cannot be read or is no such model."""
-        processor = sentencepiece.SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(Path(path).read_bytes())
-        except (OSError, RuntimeError) as error:
-            raise UserError(_unreadable(path, "SentencePiece model", error)) from error
-        if processor.eos_id() < 0:
-            raise UserError(f"{path}: the SentencePiece model has no end-of-sentence piece (</s>)")
-        self._processor = processor
-        self.bos_id: int | None = processor.bos_id() if processor.bos_id() >= 0 else None
-        self.eos_id: int = processor.eos_id()
-        self.pad_id: int = processor.unk_id()
-        self.vocab_size: int = processor.get_piece_size()
-        special = (processor.unk_id(), processor.bos_id(), processor.eos_id())
-        self._special: dict[str, int] = {processor.id_to_piece(i): i for i in special if i >= 0}
-        self._special_pattern = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
-
-    def encode(self, text: str) -> list[int]:
-        """See Tokenizer. The text between two special strings is encoded as a piece of its own."""
-        ids: list[int] = []
-        for part in self._special_pattern.split(text):
-            if part in self._special:
-                ids.append(self._special[part])
-            else:
-                ids.extend(self._processor.encode(part))
-        return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """See Tokenizer. Bytes that are not UTF-8 come out as U+FFFD."""
-        special = self._special.values()
-        kept = [int(i) for i in ids if 0 <= i < self.vocab_size and i not in special]
-        return self._processor.decode(kept)
-
-
-class JsonTokenizer:
-    """BLOOM's tokenizer.json; the ids of <s>, </s> and <pad> are read from the file."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Read the file. Raises UserError where it cannot be read or lacks </s>."""
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        # The library raises plain Exception for a file that it does not understand.
-        except Exception as error:
-            raise UserError(_unreadable(path, "tokenizers file", error)) from error
-        # A file may carry the padding and truncation of whoever saved it.
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        eos_id = tokenizer.token_to_id("</s>")
-        if eos_id is None:
-            raise UserError(f"{path}: the vocabulary has no </s>, which ends every answer")
-        pad_id = tokenizer.token_to_id("<pad>")
-        self._tokenizer = tokenizer
-        self.bos_id: int | None = tokenizer.token_to_id("<s>")
-        self.eos_id: int = eos_id
-        self.pad_id: int = eos_id if pad_id is None else pad_id
-        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """See Tokenizer."""
-        kept = [int(i) for i in ids if 0 <= i < self.vocab_size]
-        return self._tokenizer.decode(kept, skip_special_tokens=True)
 
 
 class StreamDecoder:
@@ -138,20 +67,37 @@ class StreamDecoder:
         return new
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether `load_tokenizer` would find a file to read."""
+    return any(is_there(directory / name) for name in (SENTENCEPIECE_FILE, JSON_FILE))
+
+
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a model directory: tokenizer.model, or else tokenizer.json.
 
     Raises UserError where neither file is there or the one found cannot be read.
     """
     directory = Path(directory)
-    if (directory / SENTENCEPIECE_FILE).is_file():
+    if is_there(directory / SENTENCEPIECE_FILE):
         return SentencePieceTokenizer(directory / SENTENCEPIECE_FILE)
-    if (directory / JSON_FILE).is_file():
+    if is_there(directory / JSON_FILE):
         return JsonTokenizer(directory / JSON_FILE)
     raise UserError(
         f"{directory}: found neither {SENTENCEPIECE_FILE} (LLaMA) nor {JSON_FILE} (BLOOM); "
         "copy the tokenizer file of the language model there"
     )
+
+
+def check_vocabulary(tokenizer: Tokenizer, size: int, source: str | Path) -> None:
+    """Raises UserError for a tokenizer with ids that a model of `size` words does not have.
+
+    source: where the tokenizer is from, for the message.
+    """
+    if tokenizer.vocab_size > size:
+        raise UserError(
+            f"{source}: the tokenizer has {tokenizer.vocab_size} pieces, the model {size}; copy "
+            "the tokenizer it was trained with there"
+        )
 
 
 def train_sentencepiece(
@@ -182,7 +128,7 @@ def train_sentencepiece(
             bos_id=1,
             eos_id=2,
             pad_id=-1,
-            user_defined_symbols=[text.replace(" ", _SPACE) for text in whole],
+            user_defined_symbols=[text.replace(" ", SPACE) for text in whole],
             # Longer lines would be left out without a word.
             max_sentence_length=1 << 20,
             num_threads=1,
@@ -199,13 +145,3 @@ def train_sentencepiece(
 def _lines(texts: Iterable[str]) -> Iterator[str]:
     """Lines, so that no piece is learned with a newline in it: that stays <0x0A>, as in LLaMA."""
     return (line for text in texts for line in text.split("\n") if line)
-
-
-def _unreadable(path: str | Path, kind: str, error: Exception) -> str:
-    """The line for a tokenizer file that does not open."""
-    if isinstance(error, OSError):
-        return f"{path}: cannot be read ({error.strerror})"
-    return (
-        f"{path}: not a readable {kind}; an interrupted download or a Git LFS pointer? "
-        "Copy the file again"
-    )

@@ -24,7 +24,7 @@ from owl_jax.data.sources.open import open_source
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
-from owl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from owl_jax.training import config as settings
 
 # Of a data set, to tell how many rows an epoch of it makes: within about 2 % of the truth.
@@ -101,7 +101,9 @@ def open_data(
         names.append("synthetic")
         sources.append(WeightedSource(source, float(sum(kinds.values()))))
     shape = settings.row_shape(config, model)
-    tokenizer = load_tokenizer(settings.tokenizer_directory(config))
+    directory = settings.tokenizer_directory(config)
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, model.llm.vocab_size, directory)
     if drops is None:
         name = "skipped.jsonl" if parts == 1 else f"skipped-{part}-of-{parts}.jsonl"
         drops = DropLog(data.max_dropped, workdir / name if workdir else None)

@@ -89,3 +89,47 @@ def test_unusable_words_are_dropped_and_named(tokenize, text, images, videos, re
     assert isinstance(dropped, Dropped)
     assert (dropped.reason, dropped.where) == (reason, "here:7")
     assert words in dropped.message
+
+
+class Untouched:
+    """A tokenizer that must not be asked for anything."""
+
+    bos_id, eos_id, pad_id, vocab_size = 1, 2, 0, 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Human: What?\nAI: " + "an owl " * 150_000,
+        "Human: " + "what " * 200_001 + "\nAI: 1",
+        QUESTION + "1" + "\nHuman: a\nAI: b" * 70_000,
+        "Human: " + "<image>" * 150_000 + "\nAI: 1",
+        "x" * 1_000_001,
+    ],
+)
+def test_a_text_that_no_row_has_use_for_is_not_tokenised(text):
+    item = Tokenize(Untouched(), SHAPE)(0, record(text))
+    assert isinstance(item, Dropped)
+    assert (item.reason, item.where) == ("text too long", "here:7")
+    assert f"{len(text):,} characters of text; at most 1,000,000" in item.message
+    assert len(item.message) < 200
+
+
+def test_a_text_at_the_bound_is_cut_to_its_row_as_ever(tokenize):
+    text = f"Human: What?\nAI: {'abc ' * 60}"
+    whole = tokenize(0, record(text + "x" * (1_000_000 - len(text))))
+    assert whole.input_ids.tolist() == tokenize(0, record(text)).input_ids.tolist()
+
+
+def test_long_rows_take_longer_texts(tokenize):
+    shape = RowShape(length=20_000, media_length=3, image_size=8)
+    text = "Human: What?\nAI: 7" + " " * 1_000_000
+    item = Tokenize(tokenize.tokenizer, shape)(0, record(text))
+    assert isinstance(item, Conversation) and item.length == 20_000
+    assert isinstance(tokenize(0, record(text)), Dropped)
+
+
+def test_rows_without_end_take_no_longer_texts_than_asked():
+    shape = RowShape(length=1 << 40, media_length=3, image_size=8)
+    item = Tokenize(Untouched(), shape, most_characters=50)(0, record("x" * 51))
+    assert isinstance(item, Dropped) and item.reason == "text too long"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 import tiny
 from PIL import Image
 
@@ -157,6 +159,28 @@ def test_chat_stops_at_the_end_mark(owl, directory):
     end = tokens.tolist().index(tokens[5])
     assert end > 0
     assert brief.chat(QUESTION, max_new_tokens=20) == owl.tokenizer.decode(tokens[:end])
+
+
+def test_the_tokenizers_end_mark_wins_over_the_configs(owl, directory, tmp_path):
+    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.num_query_tokens, as_trained=True)
+    tokens = owl.generate(ids[None], max_new_tokens=20, eos_token_id=-1)[0]
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    shutil.copy(directory / "tokenizer.model", tmp_path)
+    names = {"eos_token": pieces.id_to_piece(int(tokens[5]))}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    renamed = Owl(owl.config, owl.params, tokenizer_source=tmp_path)
+    assert renamed.tokenizer.eos_id == tokens[5] != owl.config.llm.eos_token_id
+    end = tokens.tolist().index(tokens[5])
+    assert renamed.chat(QUESTION, max_new_tokens=20) == owl.tokenizer.decode(tokens[:end])
+    written = renamed.generate(ids[None], max_new_tokens=20)[0]
+    assert (written[end + 1 :] == owl.config.llm.pad_token_id).all()
+    without = Owl(owl.config, owl.params, tokenizer_source=tmp_path / "none")
+    assert without.generate(ids[None], max_new_tokens=20).tolist() == [tokens.tolist()]
+
+
+def test_a_question_that_cannot_fit_is_not_tokenised(owl):
+    with pytest.raises(UserError, match=r"5,000,\d+ characters, more than the 1,000,000"):
+        owl.chat([{"role": "user", "content": "what " * 1_000_000}])
 
 
 def test_released_models_get_the_originals_prompts(owl, tmp_path):

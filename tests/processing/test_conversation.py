@@ -16,6 +16,7 @@ from owl_jax.processing.conversation import (
     answers,
     check_media,
     count_media,
+    longest_text,
     prompt_from_messages,
     text_from_messages,
     tokenize_conversation,
@@ -424,3 +425,27 @@ def test_media_marks_are_counted_and_checked():
         check_media("what is it?", 1, 0, "the prompt")
     with pytest.raises(UserError, match=r"0 <\|video\|> and 1 video"):
         check_media("<image>", 1, 1, "the prompt")
+
+
+def test_a_prompt_that_is_too_long_is_not_tokenised(llama):
+    text = f"Human: {'what ' * 200_000}\nAI: "
+    with pytest.raises(UserError, match=r"1,000,012 characters, more than the 1,000,000"):
+        tokenize_prompt(text, None, QUERIES)
+    with pytest.raises(UserError, match="shorten it"):
+        tokenize_prompt(text, None, QUERIES, max_length=2048, as_trained=True)
+    assert len(tokenize_prompt(text, llama, QUERIES, max_length=100_000)) > 200_000
+
+
+@pytest.mark.parametrize(
+    ("max_length", "most"),
+    [(0, 1_000_000), (96, 1_000_000), (15_625, 1_000_000), (32_768, 2_097_152)],
+)
+def test_the_longest_text_that_is_read(max_length, most):
+    assert longest_text(max_length) == most
+
+
+@pytest.mark.parametrize("content", [b"x" * 10_000_000, 7, [["x" * 10_000_000]]])
+def test_content_of_a_wrong_kind_is_shown_in_short(content):
+    with pytest.raises(UserError, match="expected a text or a list of parts") as error:
+        prompt_from_messages([{"role": "user", "content": content}])
+    assert len(error.value.args[0]) < 300

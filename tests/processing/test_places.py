@@ -1,5 +1,7 @@
 """Which conversations keep their pictures whole and unmirrored."""
 
+import time
+
 import pytest
 
 from owl_jax.processing.places import tells_places
@@ -123,3 +125,29 @@ def test_texts_that_tell_places(text):
 )
 def test_texts_that_tell_none(text):
     assert not tells_places(text)
+
+
+@pytest.mark.parametrize(
+    "part", ["<1", "<1 ", "<<1", "(1,", "[1.", "<1>(", "do x ", "did", "点一", "1:", "-", "<-1.5%"]
+)
+def test_a_text_of_any_shape_takes_linear_time(part):
+    start = time.monotonic()
+    tells_places(part * (300_000 // len(part)))
+    assert time.monotonic() - start < 20  # where it was quadratic: an hour
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a <1<2<3 and on", False),
+        ("a <1<2<3> and on", True),
+        ("<1 2> 3 4 and on", True),
+        ("<1 (2, 3)", True),
+        ("<1<(2", False),
+        ("(1 (2, 3 (4; 5]", True),
+        ("(2019) [7] <5>", False),
+        ("[ -1.5% ,2 )", True),
+    ],
+)
+def test_numbers_in_brackets(text, expected):
+    assert tells_places(text) is expected

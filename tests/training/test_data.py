@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -122,4 +123,12 @@ def test_an_entry_of_another_form_is_shown(config, entry):
     with pytest.raises(
         UserError, match=r"config\.data\.mixture\[0\] is .* expected \(source, weight"
     ):
+        open_data(config, tiny.CONFIG)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(config, files, tmp_path):
+    shutil.copytree(files / "base", tmp_path / "base")
+    (tmp_path / "base" / "added_tokens.json").write_text('{"[PAD]": 340}')
+    config.tokenizer = str(tmp_path / "base")
+    with pytest.raises(UserError, match="base: the tokenizer has 341 pieces, the model 340"):
         open_data(config, tiny.CONFIG)

@@ -92,9 +92,11 @@ def _measure(data: TrainingData, seed: int, count: int) -> Sizes:
     from owl_jax.data.mixture import records_of_an_epoch
     from owl_jax.data.pipeline import tokenized
     from owl_jax.data.preview.page import Sizes
+    from owl_jax.processing.conversation import longest_text
 
     room = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)
-    whole = tokenized(data.sources, data.tokenizer, room, seed)
+    most = longest_text(data.shape.length)  # texts that training drops are dropped here, too
+    whole = tokenized(data.sources, data.tokenizer, room, seed, most_characters=most)
     items = (whole[number] for number in range(min(count, records_of_an_epoch(data.sources))))
     kept = [item for item in items if isinstance(item, Conversation)]
     return Sizes(
