@@ -1,6 +1,6 @@
 """What the files beside a tokenizer say: tokens added to it, the roles of tokens, settings.
 
-    tokenizer_config.json    added_tokens_decoder; bos_token, eos_token, ...; add_bos_token, ...
+    tokenizer_config.json    added_tokens_decoder; bos_token, eos_token, ...; settings
     added_tokens.json        {"<|im_end|>": 32000}
     special_tokens_map.json  bos_token, eos_token, ..., each a text or an object with "content"
     tokenizer.json           added_tokens
@@ -31,9 +31,6 @@ MAP_FILE = "special_tokens_map.json"
 ADDS_EOS = "add_eos_token=true"
 ADDS_NO_SPACE = "add_prefix_space=false"
 SPLITS_SPECIAL = "split_special_tokens=true"
-
-# The original's class. Its own flags are not for owl_jax: whoever calls it writes BOS by hand.
-_OWL_CLASS = "MplugOwlTokenizer"
 
 _Struct = TypeVar("_Struct")
 
@@ -71,9 +68,7 @@ class _Roles(msgspec.Struct, kw_only=True):
 
 
 class _Config(_Roles, kw_only=True):
-    tokenizer_class: str | None = None
     added_tokens_decoder: dict[TokenId, TokenFields] | None = None
-    add_bos_token: bool | None = None
     add_eos_token: bool | None = None
     add_prefix_space: bool | None = None
     do_lower_case: bool | None = None
@@ -102,7 +97,6 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
     tokens = [token.added(id, CONFIG_FILE) for id, token in from_config.items()]
     for content, id in from_added.items():
         tokens.append(AddedToken(content, id, normalized=content not in special, source=ADDED_FILE))
-    no_bos = config.add_bos_token is False and config.tokenizer_class != _OWL_CLASS
     bos = _role(directory, config, roles, "bos_token")
     eos = _role(directory, config, roles, "eos_token")
     return SpecialTokens(
@@ -114,7 +108,9 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
         special=special,
         # People's directories name padding that has no id: transformers gives it the next one.
         needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
-        no_bos=no_bos or (config.bos_token is None and bos is None),
+        # Not add_bos_token: a conversation begins with BOS, whether or not the tokenizer's class
+        # writes it. The original's does not, and whoever calls it does.
+        no_bos=config.bos_token is None and bos is None,
         unusual=frozenset(_unusual(config)),
     )
 

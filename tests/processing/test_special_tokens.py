@@ -146,12 +146,9 @@ def test_a_special_added_token_is_left_out_of_decoded_text(llama, files):
         # Of the first conversions of LLaMA.
         ({"tokenizer_config": {"bos_token": "", "eos_token": "", "unk_token": ""}}, (1, 2, 0)),
         ({"tokenizer_config": {"bos_token": None}}, (None, 2, 0)),
-        ({"tokenizer_config": {"add_bos_token": False}}, (None, 2, 0)),
+        # The conversation begins with BOS, whoever writes it.
+        ({"tokenizer_config": {"add_bos_token": False}}, (1, 2, 0)),
         ({"tokenizer_config": {"add_bos_token": True, "eos_token": None}}, (1, 2, 0)),
-        (
-            {"tokenizer_config": {"add_bos_token": False, "tokenizer_class": "MplugOwlTokenizer"}},
-            (1, 2, 0),
-        ),
     ],
 )
 def test_named_tokens_begin_end_and_pad(llama, files, ids):
@@ -218,7 +215,7 @@ def test_an_id_of_another_type_is_refused(llama, id):
         ("tokenizer_config", '{"added_tokens_decoder": {"460": "x"}}'),
         ("tokenizer_config", '{"added_tokens_decoder": {"460": {"content": 7}}}'),
         ("tokenizer_config", '{"added_tokens_decoder": [{"content": "x"}]}'),
-        ("tokenizer_config", '{"add_bos_token": "false"}'),
+        ("tokenizer_config", '{"add_eos_token": "false"}'),
         ("tokenizer_config", '{"eos_token": [{"content": "</s>"}]}'),
     ],
 )
@@ -267,7 +264,7 @@ def test_a_tokenizer_json_of_another_size_is_told(llama, caplog):
         ({}, (256, 257, 257), 259),
         ({"special_tokens_map": {"eos_token": "<x>", "pad_token": "<s>"}}, (256, 258, 256), 259),
         ({"tokenizer_config": {"bos_token": None, "eos_token": "</s>"}}, (None, 257, 257), 259),
-        ({"tokenizer_config": {"add_bos_token": False}}, (None, 257, 257), 259),
+        ({"tokenizer_config": {"add_bos_token": False}}, (256, 257, 257), 259),
         (
             {"added_tokens": {END: 259, "<y>": 260}, "special_tokens_map": {"eos_token": END}},
             (256, 259, 259),
