@@ -222,7 +222,7 @@ def test_the_limit_itself_is_not_too_large():
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(UserError, match=r"^data\.jsonl:7: .*nowhere\.jpg: no such file$"):
         load_image(tmp_path / "nowhere.jpg", "data.jsonl:7")
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"cannot be read \(is a directory\)"):
         load_image(tmp_path)
 
 
