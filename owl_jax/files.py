@@ -37,7 +37,8 @@ def open_regular(path: Path) -> BinaryIO:
         raise FileNotFoundError(errno.ENOENT, f"no file has such a name: {error}") from None
     try:
         check_regular(descriptor, path)
-        return os.fdopen(descriptor, "rb")
+        # As Path.open, but for the descriptor: the file keeps its name, for messages.
+        return open(path, "rb", opener=lambda *_: descriptor)  # noqa: PTH123
     except BaseException:
         os.close(descriptor)
         raise

@@ -8,6 +8,7 @@ Sources: EXIF 2.32 (tag 0x0112; the TIFF 6.0 directory around it), PNG (third ed
 JPEG (ITU-T T.81) markers, WebP's RIFF chunks.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -29,8 +30,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Where Pillow keeps what tells the orientation.
-_TELLING_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+# Where Pillow keeps what tells the orientation: EXIF, ImageMagick's text of it in PNG, XMP.
+_HEXADECIMAL = "Raw profile type exif"
+_XMP = ("XML:com.adobe.xmp", "xmp")
+_TELLING_ORIENTATION = ("exif", _HEXADECIMAL, *_XMP)
+_IN_XMP = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
 # Of the whole numbers of a TIFF directory: BYTE, SHORT, LONG.
 _INTEGERS = {1: "B", 3: "H", 4: "I"}
@@ -38,6 +42,9 @@ _INTEGERS = {1: "B", 3: "H", 4: "I"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What is shown, and how an animation goes on.
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
+_PNG_ANIMATION = {b"acTL": range(8, 9), b"fcTL": range(26, 27), b"fdAT": range(4, 1 << 31)}  # sizes
+# An entry of the list of items: its box, version and flags, number and protection, type.
+_AVIF_EXIF = re.compile(rb"(infe[\x02][\s\S]{7})Exif")
 _WEBP_KEPT = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF")
 _WEBP_HAS_METADATA = 0x20 | 0x08 | 0x04  # flags of VP8X: ICC profile, EXIF, XMP
 
@@ -47,7 +54,7 @@ def turn_upright(image: Image.Image) -> Image.Image:
 
     An orientation that cannot be read, or is none of the eight, counts as upright.
     """
-    method = _UPRIGHT.get(_orientation_of(image))
+    method = _UPRIGHT.get(_orientation_of(image) or 1)
     if method is None:
         return image
     upright = image.transpose(method)
@@ -73,7 +80,8 @@ def exif_orientation(exif: bytes) -> int | None:
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(f"{order}HHI", block, entry)
             if tag == _ORIENTATION:
-                if kind not in _INTEGERS or number != 1:
+                # Two SHORT fit into the entry; nobody writes more.
+                if kind not in _INTEGERS or number not in (1, 2):
                     return None
                 (value,) = struct.unpack_from(order + _INTEGERS[kind], block, entry + 8)
                 return value if 1 <= value <= 8 else None
@@ -94,22 +102,26 @@ def without_metadata(data: bytes) -> bytes | None:
     if data[4:8] == b"ftyp":
         # The item of EXIF gets a type that no reader looks for. Its orientation has no meaning
         # there: AVIF has boxes of its own for that.
-        return data.replace(b"Exif\0", b"skip\0", 1)
+        return _AVIF_EXIF.sub(rb"\1skip", data, count=1)
     return None
 
 
-def _orientation_of(image: Image.Image) -> int:
-    exif = image.info.get("exif")
+def _orientation_of(image: Image.Image) -> int | None:
+    """As it is stored in the picture's file, which has been loaded: a TIFF is upright by then."""
+    info = image.info
+    exif = info.get("exif")
+    if not isinstance(exif, bytes) and isinstance(info.get(_HEXADECIMAL), str):
+        with suppress(ValueError):  # after two lines, "exif" and the number of bytes
+            exif = bytes.fromhex("".join(info[_HEXADECIMAL].split()[2:]))
     found = exif_orientation(exif) if isinstance(exif, bytes) else None
-    if found is not None:
-        return found
-    # Pillow knows where else it may be: TIFF's own tag, XMP, ImageMagick's text chunk in PNG. It
-    # raises whatever broken metadata makes it stumble over.
-    try:
-        other = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return other if isinstance(other, int) else 1
+    for key in _XMP:
+        text = info.get(key)
+        if found is None and isinstance(text, str | bytes):
+            match = _IN_XMP.search(text.encode() if isinstance(text, str) else text)
+            found = int(match[1]) if match else None
+    if found is None and image.format is None and not exif:
+        found = image.getexif().get(_ORIENTATION)  # set in memory
+    return found if isinstance(found, int) else None
 
 
 def _minimal_exif(found: int | None) -> bytes:
@@ -121,8 +133,13 @@ def _minimal_exif(found: int | None) -> bytes:
 
 
 def _bare_png(data: bytes) -> bytes:
-    kept, exif = [], b""
-    for kind, content, chunk in _png_chunks(data):
+    kept: list[bytes] = []
+    exif, chunks = b"", list(_png_chunks(data))
+    has_sizes = all(len(c) in _PNG_ANIMATION.get(kind, [len(c)]) for kind, c, _ in chunks)
+    if not has_sizes or b"acTL" not in (kind for kind, _, _ in chunks):
+        # Of a broken animation viewers show the picture that stands for it.
+        chunks = [item for item in chunks if item[0] not in _PNG_ANIMATION]
+    for kind, content, chunk in chunks:
         if kind == b"eXIf":
             exif = exif or content
         # A viewer passes over optional chunks that are damaged, and no others.

@@ -17,6 +17,7 @@ from typing import Any
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
+from owl_jax.files import bad_file, open_regular
 from owl_jax.processing.video import FRAME_SUFFIXES, natural_key
 
 IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in FRAME_SUFFIXES)
@@ -98,11 +99,14 @@ def _from_json(words: str, where: str) -> dict[str, Any]:
 
 def _read(file: Path | FilePart, name: str) -> str:
     try:
-        data = file.read() if isinstance(file, FilePart) else file.read_bytes()
-        return data.decode("utf-8-sig")
+        if isinstance(file, FilePart):
+            return file.read().decode("utf-8-sig")
+        with open_regular(file) as opened:
+            return opened.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
     except OSError as error:
-        raise BadData("missing file", f"{name} cannot be read ({error.strerror})") from None
+        reason = bad_file(error).reason
+        raise BadData(reason, f"{name} cannot be read ({error.strerror})") from None
     except BadData as error:  # of a FilePart, which does not know the sample
         raise BadData(error.reason, f"{name}: {error}") from None
