@@ -38,7 +38,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         check_regular(descriptor, path)
         # As Path.open, but for the descriptor: the file keeps its name, for messages.
-        return open(path, "rb", opener=lambda *_: descriptor)  # noqa: PTH123
+        return open(path, "rb", opener=lambda *_: descriptor)
     except BaseException:
         os.close(descriptor)
         raise

@@ -32,10 +32,15 @@ _J2K_START, _J2K_DEPTH, _J2K_HEADER = b"\xff\x4f\xff\x51", 42, 1 << 16
 def check_size(image: Image.Image) -> None:
     """Raises BadData, without a name, for too many pixels or none; the header tells."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadData("picture too large", f"too large ({width} x {height} pixels); {LARGEST}")
+    check_pixels(width, height)
     if width * height == 0:
         raise BadData("empty picture", f"has no pixels ({width} x {height})")
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises BadData, without a name, for more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise BadData("picture too large", f"too large ({width} x {height} pixels); {LARGEST}")
 
 
 def to_upright_rgb(

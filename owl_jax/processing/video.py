@@ -49,7 +49,7 @@ from owl_jax.processing.image import (
     read_picture,
     to_rgb,
 )
-from owl_jax.processing.rgb import on_white
+from owl_jax.processing.rgb import check_pixels, on_white
 from owl_jax.processing.signatures import HEAD, identify, is_avif
 
 _WHOLE = 0.9  # of the stated duration; streams of a whole file need not end together
@@ -394,9 +394,15 @@ def _every_frame(url: str | bytes) -> Iterator[av.VideoFrame]:
 
 
 def _moving_pictures(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is no cover of an album or a film."""
+    """The first video stream that is no cover of an album or a film.
+
+    Raises BadData, without a name, for one of too many pixels.
+    """
     covers = Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & covers), None)
+    stream = next((s for s in container.streams.video if not s.disposition & covers), None)
+    if stream is not None:
+        check_pixels(stream.codec_context.width, stream.codec_context.height)
+    return stream
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:

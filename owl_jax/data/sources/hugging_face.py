@@ -165,6 +165,9 @@ def _checked(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             check_regular(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        try:
             metadata = pyarrow.parquet.read_metadata(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not a parquet file, or cut short ({error})") from None
