@@ -35,6 +35,10 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, flags)
     except ValueError as error:  # a NUL, or half of a character
         raise FileNotFoundError(errno.ENOENT, f"no file has such a name: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            check_regular(path)
+        raise
     try:
         check_regular(descriptor, path)
         # As Path.open, but for the descriptor: the file keeps its name, for messages.

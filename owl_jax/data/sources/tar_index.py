@@ -23,7 +23,7 @@ from owl_jax.files import open_regular
 CUT = -1
 
 # Of what is kept: a new number makes every index anew.
-_VERSION = 1
+_VERSION = 2
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
