@@ -51,6 +51,9 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JP
 _LARGEST_SECOND_READ = 1 << 30
 _TAIL = 18  # bytes
 
+# Where a WebP's header has its flags, and two of them.
+_WEBP_FLAGS, _WEBP_IS_ANIMATED, _WEBP_HAS_ALPHA = 20, 0x02, 0x10
+
 T = TypeVar("T")
 
 __all__ = ["MAX_PIXELS", "Unusual", "check_size"]
@@ -124,6 +127,7 @@ def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
             check_size(image)
             return decode(image)
 
+    file = _with_alpha_told(file)
     try:
         return attempt(file)
     except (BadData, Image.DecompressionBombError):
@@ -142,6 +146,19 @@ def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
         if isinstance(error, UnidentifiedImageError):
             raise not_a_picture(*_ends(file)) from error
         raise error
+
+
+def _with_alpha_told(file: BinaryIO) -> BinaryIO:
+    """An animated WebP as one that has transparency; any other file is the same object.
+
+    Its frames may be parts of the canvas. What none covers is transparent, whatever the header says
+    about the frames, which is what Pillow goes by.
+    """
+    file.seek(0)
+    head = file.read(_WEBP_FLAGS + 1)
+    if (head[:4], head[8:16]) != (b"RIFF", b"WEBPVP8X") or not head[-1] & _WEBP_IS_ANIMATED:
+        return file
+    return BytesIO(head[:-1] + bytes([head[-1] | _WEBP_HAS_ALPHA]) + file.read())
 
 
 def _without_metadata(file: BinaryIO) -> bytes | None:
