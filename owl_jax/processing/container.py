@@ -5,7 +5,7 @@ Frames are shown as a viewer shows them: turned and mirrored by the display matr
 
 A video is its file and no other: FFmpeg gets an open file, may open no second one, and uses no
 reader of playlists, of streams or of numbered files (_DEMUXERS). What is raised is
-av.error.FFmpegError, on damaged files whatever PyAV stumbles over, and BadData without a name, which
+av.error.FFmpegError, on damaged files whatever PyAV stumbles over, or BadData without a name, that
 processing/video.py adds.
 """
 
