@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from owl_jax.errors import UserError, shown
+from owl_jax.errors import BadData, UserError, shown
 
 # Of a configuration or an index of weights: the largest of released models are a few megabytes.
 _LARGEST_JSON = 1 << 28
+
+# Of names that nothing can have: too long, or below a file.
+_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 class NotAFile(OSError):
@@ -28,10 +31,19 @@ class NotAFile(OSError):
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading. Raises OSError (NotAFile for what is no regular file)."""
     # O_NONBLOCK: opening a FIFO would wait for its writer. It changes nothing for a regular file.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # a NUL, or half of a character
+        raise FileNotFoundError(errno.ENOENT, f"no file has such a name: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            check_regular(path)
+        raise
     try:
         check_regular(descriptor, path)
-        return os.fdopen(descriptor, "rb")
+        # As Path.open, but for the descriptor: the file keeps its name, for messages.
+        return open(path, "rb", opener=lambda *_: descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -52,6 +64,20 @@ def check_regular(file: int | str | Path, name: str | Path | None = None) -> Non
     }
     number, what = kinds.get(stat.S_IFMT(mode), (errno.EINVAL, "is a device, not a regular file"))
     raise NotAFile(number, what, str(file if name is None else name))
+
+
+def is_directory(path: str | Path) -> bool:
+    """Whether a directory lies there; False for what cannot be asked for, such as a long name."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+
+
+def bad_file(error: OSError) -> BadData:
+    """What to raise, without a name, for a medium or a text that cannot be opened or read."""
+    if error.errno == errno.ENOENT:
+        return BadData("missing file", "no such file")
+    if error.errno in _NO_SUCH_NAME:
+        return BadData("missing file", f"no such file ({error.strerror})")
+    return BadData("unreadable file", f"cannot be read ({error.strerror})")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 A picture is turned upright, converted to RGB, then squashed to a square with Pillow's bicubic
 filter; the model sees (value / 255 - mean) / std with CLIP's constants. The original's training
 path does the same; its prompt path resizes before it converts, which gives palette files
-nearest-neighbour pixels, and is not copied. One thing is added: the EXIF orientation is applied,
-which the original ignores, so that the model sees a phone's photograph as its owner does.
+nearest-neighbour pixels, and is not copied. Two things are added, so that the model sees what a
+viewer shows (processing/rgb.py): the EXIF orientation is applied, and what is transparent is white.
+The original ignores both.
 
 What cannot be used raises BadData with one of these reasons:
 
-    missing file, unreadable file (a folder, no permission), not a picture, damaged picture (spoilt
-    or cut short), picture too large (MAX_PIXELS), empty picture (no pixels), unsupported pixels
+    missing file, unreadable file (a folder, a FIFO, no permission), not a picture, unsupported
+    format (HEIC, JPEG XL, SVG, a camera's raw file and the like), damaged picture (spoilt or cut
+    short), picture too large (MAX_PIXELS), empty picture (no pixels), unsupported pixels
     (floating-point, 32 bits);
 
 and with unusual="refuse", for data that must not be altered in silence:
@@ -17,30 +19,44 @@ and with unusual="refuse", for data that must not be altered in silence:
     animated picture (several frames or pages, of which one would be seen), CMYK picture, 16-bit
     picture (more than 8 bits a channel).
 
-Pixels stay uint8 until they are on the device. Letters: S side of the square.
+Metadata never spoils a picture (processing/metadata.py). Pixels stay uint8 until they are on the
+device. Letters: S side of the square.
 """
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeGuard
+from typing import Any, BinaryIO, Protocol, TypeGuard, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from owl_jax.errors import BadData, one_line
+from owl_jax.files import bad_file, open_regular
+from owl_jax.processing.metadata import without_metadata
+from owl_jax.processing.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
+from owl_jax.processing.signatures import HEAD, identify
 
 # OpenAI CLIP's preprocessing, as in the original's preprocessor_config.json.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# 100 megapixels decode to 300 MB; a larger header is more likely an attack than a photograph.
-MAX_PIXELS = 100_000_000
-_LARGEST = f"the largest is {MAX_PIXELS // 1_000_000} megapixels, please scale it down"
+# Not all that Pillow knows: its EPS reader, for one, starts another program on the file. The first
+# are those that Pillow imports first.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 
-# Not all that Pillow knows: its EPS reader, for one, starts another program on the file.
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Of a file that is read a second time without its metadata.
+_LARGEST_SECOND_READ = 1 << 30
+_TAIL = 18  # bytes
+
+# Where a WebP's header has its flags, and two of them.
+_WEBP_FLAGS, _WEBP_IS_ANIMATED, _WEBP_HAS_ALPHA = 20, 0x02, 0x10
+
+T = TypeVar("T")
+
+__all__ = ["MAX_PIXELS", "Unusual", "check_size"]
 
 
 class Part(Protocol):
@@ -50,7 +66,6 @@ class Part(Protocol):
 
 
 ImageSource = str | Path | bytes | BinaryIO | Part | Image.Image
-Unusual = Literal["convert", "refuse"]
 
 
 def load_image(
@@ -62,8 +77,8 @@ def load_image(
 ) -> Image.Image:
     """An upright RGB picture from a file, its bytes, an open binary file, a Part or a picture.
 
-    Of an animation the first frame. Transparency is dropped as Pillow's convert("RGB") does: the
-    stored colour shows, no background is mixed in. 16-bit grey is scaled to 8 bits, not clipped.
+    Of an animation the first frame. What is transparent is white. 16-bit grey is scaled to 8 bits,
+    not clipped.
 
     Args:
       where: "data.jsonl:12", put before the file's name in messages.
@@ -88,11 +103,98 @@ def load_image(
                 f"found {type(given).__name__}; expected a path, bytes, an open file or a PIL "
                 "image",
             )
-        with Image.open(given, formats=IMAGE_FORMATS) as image:
-            check_size(image)
+
+        def decode(image: Image.Image) -> Image.Image:
             if shrink_to is not None:
                 image.draft(None, (shrink_to, shrink_to))
-            return _to_upright_rgb(image, unusual)
+            return to_upright_rgb(image, unusual)
+
+        if not isinstance(given, str | Path):
+            return read_picture(given, decode)
+        with open_regular(Path(given)) as file:
+            return read_picture(file, decode)
+
+
+def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
+    """What `decode` makes of the picture in an open file, whatever state its metadata is in.
+
+    Too many pixels and none are found before. Where Pillow stumbles, it gets the file once more
+    without metadata. Raises BadData, or whatever Pillow raises.
+    """
+
+    def attempt(opened: BinaryIO) -> T:
+        with Image.open(opened, formats=IMAGE_FORMATS) as image:
+            check_size(image)
+            return decode(image)
+
+    file = _with_alpha_told(file)
+    try:
+        return attempt(file)
+    except (BadData, Image.DecompressionBombError):
+        raise
+    # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
+    except Exception as error:
+        bare = _without_metadata(file)
+        if bare is not None:
+            try:
+                return attempt(BytesIO(bare))
+            except (BadData, Image.DecompressionBombError):
+                raise
+            except Exception as second:
+                if isinstance(error, UnidentifiedImageError):
+                    error = second
+        if isinstance(error, UnidentifiedImageError):
+            raise not_a_picture(*_ends(file)) from error
+        raise error
+
+
+def _with_alpha_told(file: BinaryIO) -> BinaryIO:
+    """An animated WebP as one that has transparency; any other file is the same object.
+
+    Its frames may be parts of the canvas. What none covers is transparent, whatever the header says
+    about the frames, which is what Pillow goes by.
+    """
+    file.seek(0)
+    head = file.read(_WEBP_FLAGS + 1)
+    if (head[:4], head[8:16]) != (b"RIFF", b"WEBPVP8X") or not head[-1] & _WEBP_IS_ANIMATED:
+        return file
+    return BytesIO(head[:-1] + bytes([head[-1] | _WEBP_HAS_ALPHA]) + file.read())
+
+
+def _without_metadata(file: BinaryIO) -> bytes | None:
+    """None where there is nothing that could be left out."""
+    try:
+        size = file.seek(0, io.SEEK_END)
+        if size > _LARGEST_SECOND_READ:
+            return None
+        file.seek(0)
+        data = file.read(size)
+    except (OSError, ValueError):
+        return None
+    bare = without_metadata(data)
+    return None if bare == data else bare
+
+
+def _ends(file: BinaryIO) -> tuple[bytes, bytes]:
+    """The first HEAD bytes of a file and its last ones."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - _TAIL, 0))
+    tail = file.read(_TAIL)
+    file.seek(0)
+    return file.read(HEAD), tail
+
+
+def not_a_picture(head: bytes, tail: bytes = b"") -> BadData:
+    """What to raise, without a name, for a file that is no picture or none that can be read."""
+    found = identify(head, tail)
+    if found is None:
+        expected = ", ".join(IMAGE_FORMATS)
+        message = f"not a picture, whatever its name says; expected {expected}"
+        return BadData("not a picture", message)
+    if found.kind == "picture":
+        return BadData("unsupported format", f"{found.name}, which is not read; {found.advice}")
+    advice = found.advice or f"expected {', '.join(IMAGE_FORMATS)}"
+    return BadData("not a picture", f"not a picture but {found.name}; {advice}")
 
 
 def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
@@ -102,7 +204,7 @@ def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
     """
     with describe_failure("the picture"):
         check_size(image)
-        square = _to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+        square = to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(square)
 
 
@@ -118,22 +220,13 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     return (unit - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
 
 
-def check_size(image: Image.Image) -> None:
-    """Raises BadData, without a name, for too many pixels or none; the header tells."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadData("picture too large", f"too large ({width} x {height} pixels); {_LARGEST}")
-    if width * height == 0:
-        raise BadData("empty picture", f"has no pixels ({width} x {height})")
-
-
 def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:
     """A new upright RGB picture. is_frame: one frame of several is what is wanted.
 
     Raises BadData without a name: callers add it (describe_failure).
     """
     check_size(image)
-    upright = _to_upright_rgb(image, unusual, is_frame)
+    upright = to_upright_rgb(image, unusual, is_frame)
     return upright.copy() if upright is image else upright
 
 
@@ -168,79 +261,13 @@ def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
         yield
     except BadData as error:
         raise BadData(error.reason, f"{name}: {error}") from error
-    except FileNotFoundError as error:
-        raise BadData("missing file", f"{name}: no such file") from error
-    except UnidentifiedImageError as error:
-        expected = ", ".join(IMAGE_FORMATS)
-        message = f"{name}: not a {noun}, whatever its name says; expected {expected}"
-        raise BadData(f"not a {noun}", message) from error
     except Image.DecompressionBombError as error:
-        message = f"{name}: too large ({one_line(error)}); {_LARGEST}"
+        message = f"{name}: too large ({one_line(error)}); {LARGEST}"
         raise BadData("picture too large", message) from error
     # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
-            message = f"{name}: cannot be read ({error.strerror})"
-            raise BadData("unreadable file", message) from error
+            bad = bad_file(error)
+            raise BadData(bad.reason, f"{name}: {bad}") from error
         message = f"{name}: damaged or cut short ({one_line(error)})"
         raise BadData(f"damaged {noun}", message) from error
-
-
-def _to_upright_rgb(
-    image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False
-) -> Image.Image:
-    """The picture upright and in RGB, decoded; the same object where it was so: a copy costs time.
-
-    It no longer needs its file.
-    """
-    if unusual == "refuse":
-        _refuse_unusual(image, is_frame)
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise BadData(
-            "unsupported pixels",
-            "has floating-point pixels; expected 8 or 16 bits, please convert it",
-        )
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow would clip at 255, which turns the picture white.
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise BadData(
-                "unsupported pixels", "has 32-bit pixels; expected 8 or 16 bits, please convert it"
-            )
-        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        # The same colours, without Pillow's warning.
-        image = image.convert("RGBA")
-    if image.mode == "RGB":
-        image.load()
-        return image
-    return image.convert("RGB")
-
-
-def _refuse_unusual(image: Image.Image, is_frame: bool) -> None:
-    """Raises BadData for a picture of which only an altered form can be seen."""
-    # The further pictures of an MPO are a camera's previews, depth map or second eye.
-    has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
-    if has_frames and not is_frame:
-        raise BadData("animated picture", "has several frames or pages; expected a still picture")
-    if image.mode == "CMYK":
-        raise BadData("CMYK picture", "has the colours of print (CMYK); expected RGB or grey")
-    if image.mode == "I" or image.mode.startswith("I;16") or _has_deep_colours(image):
-        raise BadData("16-bit picture", "has more than 8 bits a channel; expected 8")
-
-
-def _has_deep_colours(image: Image.Image) -> bool:
-    """Whether the file of a picture that Pillow calls 8-bit has more; known until it is decoded.
-
-    Pillow keeps the upper byte of 16-bit colours; only what it tells its decoder shows that.
-    """
-    tiles = getattr(image, "tile", None)
-    if not tiles or image.format not in ("PNG", "PPM", "TIFF"):
-        return False
-    codec, _, _, arguments = tiles[0]
-    first, *others = arguments if isinstance(arguments, tuple) else (arguments,)
-    if codec.startswith("ppm"):
-        return others[0] > 255
-    return ";16" in str(first)

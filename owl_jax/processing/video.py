@@ -1,46 +1,72 @@
 """From a video to the few frames that the model sees.
 
-A video is a file that FFmpeg reads, an animated GIF (or WebP, PNG), the bytes of either, a folder
-of frames, or a list of pictures. Frames are chosen by number, as in the original, and treated like
-pictures (owl_jax/processing/image.py): every frame is squashed to the square.
+A video is a file that FFmpeg reads (processing/container.py), an animated GIF (or WebP, PNG,
+AVIF), the bytes of either, a folder of frames, or a list of pictures. Frames are chosen by number,
+as in the original, and treated like pictures (owl_jax/processing/image.py): every frame is squashed
+to the square. A single picture is a video that stands still.
 
 What cannot be used raises BadData with one of these reasons: missing file, unreadable file, not a
-video, damaged video (spoilt or cut short), video without frames; for frames that are pictures,
-those of a picture.
+video, unsupported format (HEIC and the like), damaged video (spoilt or cut short), video without
+frames; for frames that are pictures, those of a picture.
 
 Letters: T frames, S side of the square.
 """
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 from PIL import Image
 
 from owl_jax.errors import BadData
+from owl_jax.files import is_directory, open_regular
+from owl_jax.processing.container import is_jpeg_stream, opens, read_by_seeking, read_in_order
 from owl_jax.processing.image import (
-    IMAGE_FORMATS,
     ImageSource,
     Part,
     Unusual,
-    check_size,
     describe_failure,
     is_part,
     load_image,
     name_source,
     preprocess_image,
     read_part,
+    read_picture,
     to_rgb,
 )
+from owl_jax.processing.signatures import HEAD, identify, is_avif
 
-_HEAD = 12  # bytes that tell animations from other videos
-_WHOLE = 0.9  # of the stated duration; streams of a whole file need not end together
-FRAME_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FRAME_SUFFIXES = (
+    ".apng",
+    ".avif",
+    ".avifs",
+    ".bmp",
+    ".gif",
+    ".j2k",
+    ".jfif",
+    ".jp2",
+    ".jpe",
+    ".jpeg",
+    ".jpf",
+    ".jpg",
+    ".jpx",
+    ".mpo",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+# How the files of pictures begin that are never a stream of FFmpeg's.
+_PICTURES = (b"GIF8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 
 VideoSource = str | Path | bytes | Part | Sequence[ImageSource]
 
@@ -93,12 +119,13 @@ def load_frames(
     name = name_source(source, where, "video")
     given: Any = read_part(source, where) if is_part(source) else source
     is_file = isinstance(given, str | Path)
-    if is_file and Path(given).is_dir():
-        given = frame_files(Path(given))
+    if is_file and is_directory(given):
+        with describe_failure(name, "video"):
+            given = frame_files(Path(given))
     elif is_file or isinstance(given, bytes):
         with describe_failure(name, "video"):
-            head = given[:_HEAD] if isinstance(given, bytes) else _read_head(Path(given))
-        if _is_animation(head):
+            head = given[:HEAD] if isinstance(given, bytes) else _read_head(Path(given))
+        if _is_animation(given, head):
             return _read_animation(given, num_frames, name, unusual)
         return _read_container(given, head, num_frames, name)
     if not isinstance(given, Sequence):
@@ -117,7 +144,7 @@ def load_frames(
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a folder of frames, in natural order."""
+    """The frames of a folder of frames, in natural order. Raises OSError if it is not readable."""
     files = [
         path
         for path in folder.iterdir()
@@ -136,128 +163,66 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _read_head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)
+    with open_regular(path) as file:
+        return file.read(HEAD)
 
 
-def _is_animation(head: bytes) -> bool:
-    """Whether a file begins as GIF, PNG or WebP: FFmpeg does not read all of their animations."""
-    return head.startswith((b"GIF8", b"\x89PNG")) or (head[:4], head[8:]) == (b"RIFF", b"WEBP")
+def _is_animation(file: str | Path | bytes, head: bytes) -> bool:
+    """Whether a file begins as a picture of Pillow's that may move, or is only ever a picture.
+
+    FFmpeg does not read all of these animations, and chooses its reader of pictures by their names.
+    """
+    if head.startswith(b"\xff\xd8"):
+        return not is_jpeg_stream(file)
+    is_webp = (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+    is_ppm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+    return is_webp or is_ppm or is_avif(head) or head.startswith(_PICTURES)
 
 
 def _read_animation(
     file: str | Path | bytes, num_frames: int, name: str, unusual: Unusual
 ) -> list[Image.Image]:
-    opened = BytesIO(file) if isinstance(file, bytes) else file
-    with describe_failure(name, "video"), Image.open(opened, formats=IMAGE_FORMATS) as image:
-        check_size(image)  # before the first seek, which decodes
+    def decode(image: Image.Image) -> list[Image.Image]:
         frames = []
-        for index in frame_indices(getattr(image, "n_frames", 1), num_frames):
+        # The further pictures of an MPO are a camera's previews, depth map or second eye.
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        for index in frame_indices(count, num_frames):
             image.seek(index)
             frames.append(to_rgb(image, unusual, is_frame=True))
         return frames
+
+    with describe_failure(name, "video"):
+        if isinstance(file, bytes):
+            return read_picture(BytesIO(file), decode)
+        with open_regular(Path(file)) as opened:
+            return read_picture(opened, decode)
 
 
 def _read_container(
     file: str | Path | bytes, head: bytes, num_frames: int, name: str
 ) -> list[Image.Image]:
-    # FFmpeg takes the part before a colon for a protocol.
-    url = file if isinstance(file, bytes) else f"file:{file}"
+    found = identify(head)
+    if found and found.kind == "picture":
+        message = f"{name}: {found.name}, which is not read; {found.advice}"
+        raise BadData("unsupported format", message)
     try:
-        frames = _read_by_seeking(url, num_frames) or _read_in_order(url, num_frames)
+        choose = partial(frame_indices, num_frames=num_frames)
+        frames = read_by_seeking(file, choose) or read_in_order(file, choose)
     except av.error.FFmpegError as error:
+        if found and found.kind == "other":
+            advice = f"; {found.advice}" if found.advice else ""
+            message = f"{name}: not a video but {found.name}{advice}"
+            raise BadData("not a video", message) from error
         # An MP4 that was cut does not open: what it holds is mostly told at its end.
-        is_video = head[4:8] == b"ftyp" or _opens(url)
+        is_video = head[4:8] == b"ftyp" or opens(file)
         reason = "damaged video" if is_video else "not a video"
         message = f"{name}: not a video that FFmpeg reads, or damaged ({error.strerror})"
         raise BadData(reason, message) from error
-    except BadData as error:
-        raise BadData(error.reason, f"{name}: {error}") from error
+    # On a damaged file PyAV raises more than FFmpeg's errors.
+    except Exception as error:
+        with describe_failure(name, "video"):
+            raise error
     if not frames:
         message = f"{name}: no frames; expected a file with a video stream"
         raise BadData("video without frames", message)
     return frames
-
-
-def _open(url: str | bytes) -> InputContainer:
-    return av.open(BytesIO(url) if isinstance(url, bytes) else url, "r")
-
-
-def _opens(url: str | bytes) -> bool:
-    try:
-        _open(url).close()
-    except av.error.FFmpegError:
-        return False
-    return True
-
-
-def _read_by_seeking(url: str | bytes, num_frames: int) -> list[Image.Image]:
-    """The chosen frames, found by their time stamps; [] where the file's stamps do not allow it.
-
-    The packets are listed without being decoded; then decoding starts at the last key frame at or
-    before each wanted frame, unless it is under way between the two already.
-    """
-    with _open(url) as container:
-        if not container.streams.video:
-            return []
-        stream = container.streams.video[0]
-        # Stamps only: the packets themselves are the whole file.
-        stamps, end = [], 0.0
-        for packet in container.demux():
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index == stream.index and packet.size and not packet.is_discard:
-                stamps.append((packet.pts, packet.is_keyframe))
-        _check_whole(container, end)
-        times = sorted(time for time, _ in stamps if time is not None)
-        keys = [time for time, is_key in stamps if is_key and time is not None]
-        if not times or len(times) < len(stamps):
-            return []
-        wanted = [times[i] for i in frame_indices(len(times), num_frames)]
-        found: dict[int, Image.Image] = {}
-        position = None
-        for time in sorted(set(wanted)):
-            key = max((k for k in keys if k <= time), default=times[0])
-            if position is None or key > position:
-                container.seek(key, stream=stream)
-                decoder = container.decode(stream)
-            frame = next((f for f in decoder if f.pts is None or f.pts >= time), None)
-            if frame is None or frame.pts != time:
-                return []
-            position = time
-            found[time] = _to_image(frame)
-        return [found[time] for time in wanted]
-
-
-def _check_whole(container: InputContainer, end: float) -> None:
-    """Raises BadData for a file that was cut: FFmpeg would give the frames that are left.
-
-    end: seconds at which the last packet of all streams ends.
-    """
-    # Elsewhere the duration is not stored but estimated, from what is there.
-    if container.duration is None or not container.format.name.startswith(("mov", "matroska")):
-        return
-    duration = container.duration / av.time_base
-    if end - (container.start_time or 0) / av.time_base < _WHOLE * duration:
-        raise BadData("damaged video", f"cut short: {duration:.1f} s, of which {end:.1f} are there")
-
-
-def _read_in_order(url: str | bytes, num_frames: int) -> list[Image.Image]:
-    """The chosen frames by decoding all, first to count them; [] where there is none."""
-    with _open(url) as container:
-        if not container.streams.video:
-            return []
-        count = sum(1 for _ in container.decode(video=0))
-    if not count:
-        return []
-    wanted = frame_indices(count, num_frames)
-    with _open(url) as container:
-        found = {
-            i: _to_image(frame) for i, frame in enumerate(container.decode(video=0)) if i in wanted
-        }
-    return [found[i] for i in wanted]
-
-
-def _to_image(frame: av.VideoFrame) -> Image.Image:
-    # Phones store upright videos lying, with a note; the same choice as for EXIF in pictures.
-    return frame.to_image().rotate(frame.rotation, expand=True)

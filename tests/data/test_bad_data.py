@@ -3,6 +3,7 @@ on every run."""
 
 import io
 import json
+import os
 import struct
 import zlib
 
@@ -49,7 +50,10 @@ FILES = {
     "cmyk.jpg": encoded(PHOTO.convert("CMYK"), "JPEG"),
     "deep.png": encoded(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"),
     "words.mp4": b"I am no video.",
+    "phone.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(90),
+    "list.mp4": b"ffconcat version 1.0\nfile good.jpg\n",
 }
+TOO_LONG = "x" * 300
 
 
 def image(name):
@@ -86,6 +90,18 @@ CASES = [
     (video("folder"), "video without frames"),
     (video("words.mp4"), "not a video"),
     (video("missing.mp4"), "missing file"),
+    (image(f"{TOO_LONG}.jpg"), "missing file"),
+    (video(f"{TOO_LONG}.mp4"), "missing file"),
+    (video(TOO_LONG), "missing file"),
+    (video([f"{TOO_LONG}.jpg"]), "missing file"),
+    (image("good.jpg/inside.jpg"), "missing file"),
+    (image("fifo"), "unreadable file"),
+    (video("fifo"), "unreadable file"),
+    (video("frames"), "unreadable file"),
+    (image("circle.jpg"), "unreadable file"),
+    (video("circle.jpg"), "unreadable file"),
+    (image("phone.jpg"), "unsupported format"),
+    (video("list.mp4"), "not a video"),
     ({"text": "Human: <image><image><image>\nAI: S.", "image": ["good.jpg"] * 3}, "too many media"),
 ]
 
@@ -97,6 +113,10 @@ def files(tmp_path_factory):
     for name, data in FILES.items():
         (directory / name).write_bytes(data)
     (directory / "folder").mkdir()
+    (directory / "frames").mkdir()
+    for name in ("fifo", "frames/1.jpg"):
+        os.mkfifo(directory / name)
+    (directory / "circle.jpg").symlink_to("circle.jpg")
     good = json.dumps(image("good.jpg")).encode()
     lines = [good]
     for value, _ in CASES:

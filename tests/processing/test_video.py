@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing import video
+from owl_jax.processing.container import read_by_seeking, read_in_order
 from owl_jax.processing.image import preprocess_image
 from owl_jax.processing.video import frame_indices, load_frames, load_video
 
@@ -19,6 +19,10 @@ STEP = 5  # grey levels from one frame to the next: a frame tells its number
 
 def pictures(count) -> list[Image.Image]:
     return [Image.new("RGB", (32, 24), (STEP * i,) * 3) for i in range(count)]
+
+
+def choose_six(count) -> list[int]:
+    return frame_indices(count, 6)
 
 
 def numbers(frames) -> list[int]:
@@ -106,9 +110,9 @@ def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_seeking_gives_the_pixels_of_decoding_in_order(tmp_path, name):
-    url = f"file:{write_video(tmp_path / name, 41)}"
-    sought = video._read_by_seeking(url, 6)
-    in_order = video._read_in_order(url, 6)
+    path = write_video(tmp_path / name, 41)
+    sought = read_by_seeking(path, choose_six)
+    in_order = read_in_order(path, choose_six)
     assert len(sought) == len(in_order) == 6
     for one, other in zip(sought, in_order, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
@@ -118,7 +122,7 @@ def test_seeking_gives_the_pixels_of_decoding_in_order(tmp_path, name):
 @pytest.mark.parametrize("name", ["raw.h264", "a.ts"])
 def test_file_that_cannot_be_sought_is_decoded_in_order(tmp_path, name):
     path = write_video(tmp_path / name, 41)
-    assert video._read_by_seeking(f"file:{path}", 6) == []
+    assert read_by_seeking(path, choose_six) == []
     assert numbers(load_video(path, 6, SIZE)) == frame_indices(41, 6)
 
 
@@ -358,3 +362,50 @@ def test_frames_too_large_are_refused_by_the_header(tmp_path):
     content = bytearray((tmp_path / "a.gif").read_bytes())
     content[6:10] = (12_000).to_bytes(2, "little") + (10_000).to_bytes(2, "little")
     assert reason_of(bytes(content)) == "picture too large"
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile a.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\na.mp4\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_video_is_its_file_and_no_other(tmp_path, playlist):
+    write_video(tmp_path / "a.mp4", 9)
+    path = tmp_path / "list.mp4"
+    path.write_text(playlist)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(BadData, match="not a video but a") as error:
+            load_video(source, 2, SIZE)
+        assert error.value.reason == "not a video"
+
+
+def test_signs_in_a_name_are_no_pattern(tmp_path):
+    pictures(8)[7].save(tmp_path / "f%d.jpg")
+    pictures(2)[1].save(tmp_path / "f1.jpg")
+    assert numbers(load_video(tmp_path / "f%d.jpg", 2, SIZE)) == [7, 7]
+    path = write_video(tmp_path / "a.mp4", 9).rename(tmp_path / "%03d*.mp4")
+    assert numbers(load_video(path, 2, SIZE)) == frame_indices(9, 2)
+
+
+def test_raw_motion_jpeg_is_a_video_and_an_mpo_a_photograph(tmp_path):
+    first, *rest = pictures(5)
+    for picture in (first, *rest):
+        with (tmp_path / "raw.jpg").open("ab") as file:
+            picture.save(file, "JPEG")
+    assert numbers(load_video(tmp_path / "raw.jpg", 5, SIZE)) == frame_indices(5, 5)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=rest)
+    with Image.open(tmp_path / "a.jpg") as image:
+        count = image.n_frames
+    assert numbers(load_video(tmp_path / "a.jpg", count, SIZE)) == [0] * count
+
+
+def test_video_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    path = write_video(tmp_path / "a.avi", 2, "mjpeg", "yuvj420p")
+    size = (32).to_bytes(4, "little") + (24).to_bytes(4, "little")
+    large = (15_000).to_bytes(4, "little") + (10_000).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert content.count(size) >= 1
+    assert reason_of(content.replace(size, large)) in ("picture too large", "damaged video")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from owl_jax.errors import UserError
+from owl_jax.files import open_regular
 
 MANIFEST_FILE = "manifest.json"
 # Of a run that is not finished: what it has done so far (shards/write.py).
@@ -72,7 +73,7 @@ class Manifest:
 def is_finished(directory: Path) -> bool:
     """Whether prepare's manifest, of whatever version, is there."""
     try:
-        values = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+        values = _read(directory / MANIFEST_FILE)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("format") == FORMAT
@@ -86,7 +87,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = _read(path)
     except FileNotFoundError:
         if (directory / JOURNAL_FILE).exists():
             raise UserError(
@@ -124,6 +125,15 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
                 f"{path}: {size} bytes, {MANIFEST_FILE} says {shard.bytes}; copy it again, or "
                 "prepare again"
             )
+
+
+def _read(path: Path) -> Any:
+    """Raises OSError, and ValueError for what is no JSON."""
+    with open_regular(path) as file:
+        try:
+            return json.loads(file.read().decode("utf-8"))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 def _described(found: tuple[Any, Any] | None) -> str:

@@ -17,8 +17,9 @@ import msgpack
 from PIL import Image
 
 from owl_jax.data.sources.record import FilePart, Medium, Record, Video
-from owl_jax.errors import BadData
-from owl_jax.processing.image import load_image
+from owl_jax.errors import BadData, one_line
+from owl_jax.files import bad_file, is_directory, open_regular
+from owl_jax.processing.image import describe_failure, load_image, name_source
 from owl_jax.processing.video import frame_files, load_frames
 
 # Of a video file, spread over it: decoding all would take minutes for a long one, and in training
@@ -63,13 +64,19 @@ def _pack_picture(picture: Medium, where: str, reencoding: Reencoding | None) ->
     if reencoding:
         if reencoding.max_side is not None:
             image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
-        return _encode(image, "JPEG", quality=reencoding.quality)
+        try:
+            return _encode(image, "JPEG", quality=reencoding.quality)
+        except (OSError, ValueError) as error:  # a side over 65,500 pixels
+            name = name_source(picture, where, "picture")
+            why = f"{image.width} x {image.height} pixels: {one_line(error)}"
+            raise BadData("picture too large", f"{name}: cannot be JPEG ({why})") from None
     return _encode(image, "PNG") if isinstance(picture, Image.Image) else _read(picture, where)
 
 
 def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> bytes | list[bytes]:
-    if isinstance(video, Path) and video.is_dir():
-        video = frame_files(video)
+    if isinstance(video, Path) and is_directory(video):
+        with describe_failure(name_source(video, where, "video"), "video"):
+            video = frame_files(video)
     if isinstance(video, Sequence) and not isinstance(video, bytes):
         if not video:
             raise BadData("video without frames", f"{where}: a video has no frames")
@@ -86,9 +93,11 @@ def _read(medium: Path | bytes | FilePart, where: str) -> bytes:
             raise BadData(error.reason, f"{where}: {error}") from None
     if isinstance(medium, Path):
         try:
-            return medium.read_bytes()
+            with open_regular(medium) as file:
+                return file.read()
         except OSError as error:
-            raise BadData("missing file", f"{where}: {medium}: {error.strerror}") from None
+            bad = bad_file(error)
+            raise BadData(bad.reason, f"{where}: {medium}: {bad}") from None
     return medium
 
 

@@ -6,6 +6,7 @@ videos in it, and "where" it came from.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from owl_jax.data.sources.index import bytes_of
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
+from owl_jax.files import check_regular
 
 # For access in any order, by many threads.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -117,8 +119,11 @@ def open_shards(directory: Path) -> ArrayRecordSource:
 
 
 def _count(path: Path) -> int:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    try:
+        check_regular(path)
+    except OSError as error:
+        why = "no such file" if error.errno == errno.ENOENT else error.strerror
+        raise UserError(f"{path}: {why}; expected an ArrayRecord file") from None
     reader = _open(path)
     count = reader.num_records()
     if not reader.ok():

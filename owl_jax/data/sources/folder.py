@@ -23,6 +23,7 @@ from owl_jax.data.sources.samples import (
     suffix_of,
 )
 from owl_jax.errors import UserError
+from owl_jax.files import is_directory
 from owl_jax.processing.video import natural_key
 
 # Between the parts of a sample in the list of samples: no file's name can contain it.
@@ -96,16 +97,25 @@ class FolderSource:
         return key, extensions
 
 
-def _samples(root: Path, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+def _samples(
+    root: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, list[str]]]:
     """(key, extensions) of the samples in a folder, then in those below it.
 
-    prefix: of the keys, which are relative to `root`: "" or the folder and "/".
+    Args:
+      prefix: of the keys, which are relative to `root`: "" or the folder and "/".
+      above: device and number of the folders that this one is in. A link to one of them leads in a
+        circle and is not followed.
     """
+    status = (root / prefix).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
     samples: dict[str, list[str]] = {}
     folders = []
     with os.scandir(root / prefix) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not entry.name.startswith(".") and entry.name != "__MACOSX":
                     folders.append(entry.name)
             elif named := split_name(entry.name):
@@ -120,7 +130,15 @@ def _samples(root: Path, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
     for key in sorted(samples, key=natural_key):
         yield prefix + key, sorted(samples[key])
     for name in below:
-        yield from _samples(root, f"{prefix}{name}/")
+        yield from _samples(root, f"{prefix}{name}/", (*above, here))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link to one; False for a link that leads nowhere or to itself."""
+    # Nothing is asked of the disk but for links: the folder may hold a million files.
+    if entry.is_symlink():
+        return is_directory(entry.path)
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
@@ -137,7 +155,7 @@ def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         for entry in entries:
-            is_frame = suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.is_dir()
+            is_frame = suffix_of(entry.name) in IMAGE_SUFFIXES and not _is_folder(entry)
             if not is_frame and not entry.name.startswith("."):
                 return []
     del samples[key]

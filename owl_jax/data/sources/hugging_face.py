@@ -22,6 +22,7 @@ from typing import Any
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
+from owl_jax.files import check_regular
 
 # Parquet files are named so where they hold several splits: train-00000-of-00002.parquet.
 _SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
@@ -162,6 +163,10 @@ def _checked(paths: Sequence[Path]) -> list[Path]:
     checked: list[Path] = []
     first: list[str] = []
     for path in paths:
+        try:
+            check_regular(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         try:
             metadata = pyarrow.parquet.read_metadata(path)
         except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ import numpy as np
 
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
 from owl_jax.errors import BadData, UserError
+from owl_jax.files import open_regular
 
 # Of the array and of what the scans find. A new number makes every index anew.
 _VERSION = 1
@@ -118,7 +119,7 @@ class IndexedFile:
 def open_data(path: Path) -> BinaryIO:
     """A file of the user's, open for reading. Raises UserError where that fails."""
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 

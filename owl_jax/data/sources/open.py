@@ -35,6 +35,7 @@ from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
+from owl_jax.files import check_regular
 from owl_jax.processing.video import natural_key
 
 _UNDERSTOOD = (
@@ -42,6 +43,7 @@ _UNDERSTOOD = (
     "Hugging Face datasets, of TensorFlow Datasets, of prepare, or of media with texts beside "
     "them, or synthetic:KIND"
 )
+_READ_BY_LIBRARIES = {"dataset_dict.json", "state.json", "features.json"}
 _SYNTHETIC = "synthetic:"
 _SYNTHETIC_SIZE = 100_000
 
@@ -132,7 +134,12 @@ def _open_directory(
     path: Path, split: str | None, media_root: str, index_dir: Path | None
 ) -> Source:
     root = _root(media_root, path)
-    names = {entry.name for entry in path.iterdir()}
+    try:
+        names = {entry.name for entry in path.iterdir()}
+        if names & _READ_BY_LIBRARIES:
+            _check_files(path)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if names & {"dataset_dict.json", "state.json"}:
         return hugging_face.open_saved(path, split, root)
     if {"dataset_info.json", "features.json"} <= names:
@@ -148,6 +155,13 @@ def _open_directory(
     if files:
         return _open_files(files, None, media_root, index_dir)
     return FolderSource(path, root)
+
+
+def _check_files(directory: Path) -> None:
+    """Raises OSError for a FIFO or device in it, on which the library that reads it would wait."""
+    for path in directory.rglob("*"):
+        if not path.is_dir():
+            check_regular(path)
 
 
 def _exists(path: Path) -> bool:

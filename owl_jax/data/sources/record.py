@@ -15,6 +15,7 @@ from typing import Protocol, TypedDict
 from PIL import Image
 
 from owl_jax.errors import BadData
+from owl_jax.files import bad_file, open_regular
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class FilePart:
     def read(self) -> bytes:
         """The bytes. Raises BadData where the file is gone or shorter."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 data = os.pread(file.fileno(), self.size, self.offset)
         except OSError as error:
-            raise BadData("missing file", f"{self.name}: {error.strerror}") from None
+            bad = bad_file(error)
+            raise BadData(bad.reason, f"{self.name}: {self.path}: {bad}") from None
         if len(data) < self.size:
             raise BadData("truncated file", f"{self.name}: {self.path} ends within it")
         return data

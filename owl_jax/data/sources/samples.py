@@ -17,12 +17,16 @@ from typing import Any
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
+from owl_jax.files import bad_file, open_regular
 from owl_jax.processing.video import FRAME_SUFFIXES, natural_key
 
 IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in FRAME_SUFFIXES)
 VIDEO_SUFFIXES = ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv")
 TEXT_SUFFIXES = ("json", "txt")
-_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES)
+# Pictures that are not read, to say so of a sample that has no others.
+_UNREAD_SUFFIXES = ("heic", "heif", "hif", "jxl", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw")
+_MEDIA_KEYS = {"image", "images", "video", "videos"}
+_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + _UNREAD_SUFFIXES)
 
 
 def split_name(path: str) -> tuple[str, str] | None:
@@ -72,6 +76,10 @@ def record_of_files(
             values |= _from_json(words, where) if suffix == "json" else {"caption": words.strip()}
     if not values:
         raise BadData("no text", f"{where}: no .txt or .json of this name beside it")
+    unread = [suffix_of(name) for name in ordered if suffix_of(name) in _UNREAD_SUFFIXES]
+    if unread and not (images or videos or values.keys() & _MEDIA_KEYS):
+        message = f"{where}: its picture is .{unread[0]}, which is not read; convert it to JPEG"
+        raise BadData("unsupported format", message)
     if not images and not videos and values.keys() == {"caption"}:
         raise BadData("no media", f"{where}: a caption, but no picture or video of this name")
     # Pictures and videos of the sample come before what its .json says: that is where they came
@@ -98,11 +106,14 @@ def _from_json(words: str, where: str) -> dict[str, Any]:
 
 def _read(file: Path | FilePart, name: str) -> str:
     try:
-        data = file.read() if isinstance(file, FilePart) else file.read_bytes()
-        return data.decode("utf-8-sig")
+        if isinstance(file, FilePart):
+            return file.read().decode("utf-8-sig")
+        with open_regular(file) as opened:
+            return opened.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
     except OSError as error:
-        raise BadData("missing file", f"{name} cannot be read ({error.strerror})") from None
+        reason = bad_file(error).reason
+        raise BadData(reason, f"{name} cannot be read ({error.strerror})") from None
     except BadData as error:  # of a FilePart, which does not know the sample
         raise BadData(error.reason, f"{name}: {error}") from None

@@ -20,6 +20,7 @@ from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.samples import record_of_files, split_name
 from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, load_index
 from owl_jax.errors import BadData, UserError
+from owl_jax.files import open_regular
 
 
 @dataclass
@@ -66,7 +67,7 @@ class TarSource:
         files: dict[str, Path | FilePart] = {}
         keys = set()
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 for header in headers:
                     key, extension, files[extension] = _member(file, path, header)
                     keys.add(key)
@@ -82,7 +83,7 @@ class TarSource:
         path, _, headers, is_cut = self._find(index)
         if not is_cut:
             try:
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     key, _, _ = _member(file, path, headers[0])
                 return f"{path}:{key}"
             except (OSError, tarfile.TarError):

@@ -17,12 +17,13 @@ from owl_jax.data.sources.index import open_data
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
 from owl_jax.data.sources.samples import split_name
 from owl_jax.errors import UserError
+from owl_jax.files import open_regular
 
 # Stands where others have the number of a sample: the tar ends before it should.
 CUT = -1
 
 # Of what is kept: a new number makes every index anew.
-_VERSION = 1
+_VERSION = 2
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
@@ -58,7 +59,7 @@ def _scan(path: Path) -> np.ndarray:
     numbers: dict[str, int] = {}
     rows: list[tuple[int, int]] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for member, is_whole in _members(file):
                 named = split_name(member.name)
                 if not is_whole:
