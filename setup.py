@@ -17,9 +17,6 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
-    # With this an editable install is a path. By default it is an import hook, which Python asks
-    # only after the working directory: there a clone named owl_jax would be taken for the package.
-    package_dir={"": "."},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.8",

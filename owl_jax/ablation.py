@@ -18,12 +18,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from owl_jax import cli, console
+from owl_jax import cli
 from owl_jax.errors import UserError
 
-WORKDIR = cli.define_path("workdir", "runs/ablation", "directory for the trainings and report")
-DEMO = cli.define_path("demo", "runs/demo", "workdir of the demonstration, which comes first")
-CONFIGS = cli.define_path("configs", "configs/demo", "directory of the stages' configs")
+WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the trainings and report")
+DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, which comes first")
+CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
 SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each kind", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every training")
 QUESTIONS = flags.DEFINE_integer(
@@ -57,7 +57,7 @@ def main(_: list[str]) -> None:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for seed in range(1, SEEDS.value + 1):
         folder = workdir / f"seed{seed}"
-        console.say(f"\n== seed {seed}: stage 1 ==")
+        print(f"\n== seed {seed}: stage 1 ==", flush=True)
         visual = train_stage(
             configs / "stage1.py",
             folder / "stage1",
@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
             partial(_change, seed=seed, with_text=True),
         )
         for arm, (with_stage1, with_text) in ARMS.items():
-            console.say(f"\n== seed {seed}: stage 2, {arm} ==")
+            print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
             init = {"llm": language}
             if with_stage1:
                 init |= {"vision": visual, "abstractor": visual}
@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
             found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
     report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    console.say(format_table(report))
+    print(format_table(report))
 
 
 def _change(config: ConfigDict, seed: int, with_text: bool) -> None:

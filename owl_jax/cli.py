@@ -3,9 +3,8 @@
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
 success (and --help), 1 a UserError, a config file that cannot be loaded or a full disk, 2 a wrong
 flag or config key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. A
-training that was preempted and has saved ends with 75. A command whose output nobody reads any more
-(`| head -1`) ends without a word, with 141. Every other exception is a fault of ours and keeps its
-traceback.
+training that was preempted and has saved ends with 75. Every other exception is a fault of ours and
+keeps its traceback.
 """
 
 import difflib
@@ -16,7 +15,6 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,9 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from owl_jax import console
-from owl_jax.errors import UserError, capped, disk_full, printable
-from owl_jax.files import as_typed
+from owl_jax.errors import UserError, disk_full
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
@@ -47,40 +43,6 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     return flag
 
 
-class _PathParser(flags.ArgumentParser[str]):
-    """A path as people type it. "" is one only where it is the default."""
-
-    def __init__(self, default: str | None) -> None:
-        self._takes_nothing = default == ""
-
-    def parse(self, argument: str) -> str:
-        if not argument and not self._takes_nothing:
-            raise ValueError("expected a path")
-        return as_typed(argument)
-
-    def flag_type(self) -> str:
-        return "path"
-
-
-def define_path(
-    name: str, default: str | None, help_string: str, required: bool = False
-) -> flags.FlagHolder[str]:
-    """Defines a flag for a path, in which "~" and "file://" are understood."""
-    return flags.DEFINE(
-        _PathParser(default),
-        name,
-        default,
-        help_string,
-        serializer=flags.ArgumentSerializer(),
-        required=required,
-    )
-
-
-def define_paths(name: str, help_string: str) -> flags.FlagHolder[list[str]]:
-    """The same for a flag that may be given several times."""
-    return flags.DEFINE_multi(_PathParser(None), flags.ArgumentSerializer(), name, [], help_string)
-
-
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parses the flags of the command line, calls `main` and exits; it never returns.
 
@@ -88,27 +50,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       main: takes [program name]; commands take flags only, anything else is refused. What it
         returns is the exit status, None meaning 0.
     """
-    console.prepare()
     # JAX tells, on machines without one, that it looked for a TPU.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         app.run(main, flags_parser=_parse_flags)
-    except SystemExit as ended:
-        _check_output(ended.code)
-        raise
     except flags.Error as error:
         leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
     except UserError as error:
         leave(str(error), 1)
     except KeyboardInterrupt:
         leave("interrupted", 130)
-    except BrokenPipeError:
-        gone = [stream for stream in (sys.stdout, sys.stderr) if console.is_gone(stream)]
-        if not gone:  # a pipe of ours
-            raise
-        for stream in gone:
-            console.abandon(stream)
-        _end(console.PIPE_STATUS)
     except Exception as error:
         if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""
@@ -121,24 +72,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def leave(message: str, status: int) -> NoReturn:
     """Ends the process with one line on stderr."""
-    with suppress(OSError):  # there may be nobody to tell
-        console.say(f"error: {capped(printable(message))}", stream=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        console.flush(stream)
-    _end(status)
-
-
-def _check_output(status: object) -> None:
-    """Ends the process where what it printed could not be written, but was successful otherwise."""
-    errors = [error for stream in (sys.stdout, sys.stderr) if (error := console.flush(stream))]
-    if not errors or status:
-        return
-    if reason := disk_full(errors[0]):
-        leave(f"standard output: {reason}", 1)
-    _end(console.PIPE_STATUS)
-
-
-def _end(status: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
     if _is_one_of_several():
         _leave_the_others(status)
     sys.exit(status)
@@ -152,16 +86,14 @@ def _is_one_of_several() -> bool:
 def _leave_the_others(status: int) -> NoReturn:
     # On the usual way out a process would wait for the others, and they for its part of the step.
     # Without it they are told that it is gone, and end, too.
-    for stream in (sys.stdout, sys.stderr):
-        console.flush(stream)
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     if "config" in flags.FLAGS:
-        given = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
-        argv = [argv[0], *_with_typed_config(given)]
-        _check_config(argv[1:])
+        _check_config(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
     try:
         rest = flags.FLAGS(argv)
     except SystemExit:
@@ -172,18 +104,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         raise flags.Error(f"unexpected argument {rest[1]!r}; every flag is written --name=value")
     return rest
-
-
-def _with_typed_config(arguments: list[str]) -> list[str]:
-    """The arguments, --config's path as the system takes it."""
-    typed = []
-    for i, argument in enumerate(arguments):
-        if i and arguments[i - 1] in ("--config", "-config"):
-            argument = as_typed(argument)
-        elif match := re.match(r"(--?config=)(.*)", argument, re.DOTALL):
-            argument = match[1] + as_typed(match[2])
-        typed.append(argument)
-    return typed
 
 
 def _check_config(arguments: list[str]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from owl_jax import cli, console
+from owl_jax import cli
 from owl_jax.aot import environment
 from owl_jax.errors import UserError
 
@@ -42,8 +42,8 @@ BATCH_PER_DEVICE = flags.DEFINE_integer(
     lower_bound=0,
 )
 QUICK = flags.DEFINE_bool("quick", False, "only what fits and what is exchanged, not how fast")
-JSON = cli.define_path("json", None, "file to write the numbers to")
-HLO = cli.define_path("hlo", None, "file to write the compiled program's text to")
+JSON = flags.DEFINE_string("json", None, "file to write the numbers to")
+HLO = flags.DEFINE_string("hlo", None, "file to write the compiled program's text to")
 DTYPE = flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "of the weights in prefill and decode"
 )
@@ -93,7 +93,7 @@ def main(_: list[str]) -> None:
         NEW_TOKENS.value,
     )
     report = analyse(program, topology, QUICK.value, options)
-    console.say(report)
+    print(report)
     if JSON.value:
         text = json.dumps(report.to_dict(), indent=2)
         Path(JSON.value).write_text(f"{text}\n", encoding="utf-8")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from owl_jax import cli, console
+from owl_jax import cli
 
-WORKDIR = cli.define_path("workdir", "runs/demo", "directory for the three stages and reports")
-CONFIGS = cli.define_path("configs", "configs/demo", "directory of the stages' configs")
+WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
+CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 is a rehearsal")
 QUESTIONS = flags.DEFINE_integer(
     "questions", 500, "held-out questions about single pictures", lower_bound=1
@@ -40,23 +40,23 @@ def main(_: list[str]) -> None:
     seconds: dict[str, float] = {}
     models: dict[str, Path] = {}
     for stage, sources in STAGES.items():
-        console.say(f"\n== {stage} ==")
+        print(f"\n== {stage} ==", flush=True)
         start = time.monotonic()
         init = {branch: models[source] for branch, source in sources.items()}
         file = Path(CONFIGS.value) / f"{stage}.py"
         models[stage] = train_stage(file, workdir / stage, init, SCALE.value)
         seconds[stage] = round(time.monotonic() - start, 1)
 
-    console.say("\n== held-out questions ==")
+    print("\n== held-out questions ==", flush=True)
     start = time.monotonic()
     results = evaluate(models["stage1"], models["stage2"], QUESTIONS.value)
     seconds["evaluation"] = round(time.monotonic() - start, 1)
     report = results.numbers | {"seconds": seconds, "model": str(models["stage2"])}
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     write_report(workdir / "report.html", report, results.examples, [workdir / s for s in STAGES])
-    console.say(format_table(report))
-    console.say(f"\nCurves and examples: {workdir / 'report.html'}")
-    console.say(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}")
+    print(format_table(report))
+    print(f"\nCurves and examples: {workdir / 'report.html'}")
+    print(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import stat
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 from owl_jax.errors import BadData, UserError, shown
 
@@ -113,19 +112,7 @@ def beside(path: Path, kind: str = "partial") -> Path:
 
 
 def as_typed(path: str) -> str:
-    """A path as people type or paste it, as the system takes it.
-
-    "~/runs" and "~user/runs" are expanded; "file:///my%20runs" is what a file manager hands over.
-    Raises UserError for another machine's file, and for a user who is not there.
-    """
-    if path[:5].lower() == "file:":
-        rest = path[5:]
-        if rest.startswith("//"):
-            host, _, tail = rest[2:].partition("/")
-            if host.lower() not in ("", "localhost"):
-                raise UserError(f"{shown(path)}: a file of the machine {shown(host)}; copy it here")
-            rest = f"/{tail}"
-        return unquote(rest, errors="surrogateescape")
+    """A path as people type it, as the system takes it: "~/runs" and "~user/runs" are expanded."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from absl import flags
 
-from owl_jax import cli, console
+from owl_jax import cli
 from owl_jax.errors import UserError, one_line
 from owl_jax.parallel.mesh import start_multihost
 
 CONFIG = cli.define_config_flag()
-WORKDIR = cli.define_path("workdir", None, "directory for checkpoints and metrics", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory for checkpoints and metrics", required=True
+)
 MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "join the other hosts of this TPU pod or GPU cluster before training"
 )
@@ -73,12 +75,12 @@ def main(_: list[str]) -> int | None:
     workdir = Path(WORKDIR.value)
     keep_compiled(workdir)
     if is_first and (text := in_use(jax.devices()[0].device_kind)):
-        console.say(text)
+        print(text, flush=True)
     try:
         model = train(CONFIG.value, workdir)
     except Preempted as preempted:
         if is_first:
-            console.say(f"preempted: {preempted}; the same command goes on from there")
+            print(f"preempted: {preempted}; the same command goes on from there", flush=True)
         return EXIT_STATUS
     except (JaxRuntimeError, ValueError, TimeoutError) as error:
         if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
@@ -91,7 +93,7 @@ def main(_: list[str]) -> int | None:
     if is_first:
         report = workdir / "report.html"
         write_curves(report, workdir)
-        console.say(f"curves: {report}" + (f"  model: {model}" if model else ""))
+        print(f"curves: {report}" + (f"  model: {model}" if model else ""))
     return None
 
 

@@ -88,10 +88,3 @@ def test_a_home_directory_is_expanded(monkeypatch, tmp_path):
     assert as_typed("/a/b") == "/a/b"
     with pytest.raises(UserError, match="no such user"):
         as_typed("~nobody-of-this-name/runs")
-
-
-def test_a_file_url_is_a_path(tmp_path):
-    assert as_typed("file:///my%20runs/a%23b.png") == "/my runs/a#b.png"
-    assert as_typed("FILE://localhost/a") == "/a" and as_typed("file:/a%ff") == "/a\udcff"
-    with pytest.raises(UserError, match="a file of the machine 'elsewhere'"):
-        as_typed("file://elsewhere/a")

@@ -82,7 +82,6 @@ def open_program(
 
     Raises UserError for a config that makes no program on this topology.
     """
-    settings.expand_paths(config)
     settings.check_values(config)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     if batch_per_device:

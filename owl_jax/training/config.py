@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from owl_jax.data.batch import RowShape
 from owl_jax.data.sources.open import is_missing
 from owl_jax.errors import UserError
-from owl_jax.files import as_typed
 from owl_jax.models.attention import IMPLEMENTATIONS
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.remat import policy
@@ -180,19 +179,6 @@ def read_mixture(config: ConfigDict) -> list[MixturePart]:
                     "(source, weight, media_root)"
                 )
     return parts
-
-
-def expand_paths(config: ConfigDict) -> None:
-    """Expands "~" and "file://" in the keys that name files, as in the flags of a command."""
-    for branch, directory in config.init.items():
-        config.init[branch] = as_typed(directory)
-    config.tokenizer = as_typed(config.tokenizer)
-    config.data.media_root = as_typed(config.data.media_root)
-    read_mixture(config)  # refuses entries of another form
-    config.data.mixture = tuple(
-        (as_typed(source), weight, *map(as_typed, media_root))
-        for source, weight, *media_root in config.data.mixture
-    )
 
 
 def check_values(config: ConfigDict) -> None:

@@ -64,7 +64,6 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
 
 def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | None:
     start_up = StartUp()
-    settings.expand_paths(config)
     settings.check_values(config)
     settings.check_directories(config)
     model, mesh = settings.read_model(config), make_mesh(**config.mesh)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from owl_jax import cli, console
+from owl_jax import cli
 from owl_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from owl_jax.training.data import TrainingData
 
 CONFIG = cli.define_config_flag()
-OUTPUT = cli.define_path("output", "preview.html", "the page to write")
+OUTPUT = flags.DEFINE_string("output", "preview.html", "the page to write")
 BATCHES = flags.DEFINE_integer("batches", 2, "batches to show", lower_bound=1)
 ROWS = flags.DEFINE_integer("rows", 16, "rows to show of each batch", lower_bound=1)
 RECORDS = flags.DEFINE_integer(
     "records", 2000, "records of the mixture to measure, at most one epoch", lower_bound=1
 )
-WORKDIR = cli.define_path(
+WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory that keeps indices of large files, such as the training's"
 )
 
@@ -47,7 +47,6 @@ def main(_: list[str]) -> None:
     from owl_jax.training.data import open_data
 
     config, output = CONFIG.value, Path(OUTPUT.value)
-    settings.expand_paths(config)
     settings.check_values(config)
     tokenizer = settings.tokenizer_directory(config)
     if not tokenizer:
@@ -81,7 +80,7 @@ def main(_: list[str]) -> None:
         output.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror})") from None
-    console.say(f"preview: {output}")
+    print(f"preview: {output}")
     if fault:
         raise fault
 
