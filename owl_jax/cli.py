@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from owl_jax import streams
-from owl_jax.errors import UserError, capped, disk_full, printable, shown
+from owl_jax.errors import UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
@@ -50,6 +50,7 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     The file defines get_config(), which returns an ml_collections.ConfigDict and receives the
     argument if there is one. The config is locked: only keys that it has can be overridden.
     """
+    _with_flag_files(sys.argv[1:])  # they are read now, to find overrides
     flag = config_flags.DEFINE_config_file(
         "config",
         help_string="a Python file with get_config(); --config.KEY=VALUE overrides one of its keys",
@@ -85,7 +86,7 @@ def _call(main: Callable[[list[str]], int | None]) -> None:
         if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""
             leave(f"{where}{error.strerror}; free some space and run the same command again", 1)
-        if isinstance(error, OSError) and (flag := _written_by(error)):
+        if isinstance(error, OSError) and (flag := _written_by(error)) is not None:
             what = "" if flag.value == error.filename else f"{error.filename}: "
             leave(
                 f"--{flag.name}={flag.value} cannot be used ({what}{error.strerror}); name another "
@@ -141,10 +142,7 @@ def _leave_the_others(status: int) -> NoReturn:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    try:
-        given = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
-    except UnicodeDecodeError as error:
-        raise flags.Error(f"the file of --flagfile is not UTF-8 ({error.reason})") from None
+    given = _with_flag_files(argv[1:])
     if "config" in flags.FLAGS:
         given = _check_config(given)
     try:
@@ -167,6 +165,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if "config" in flags.FLAGS:
         _expand_config(flags.FLAGS["config"].value)
     return rest
+
+
+def _with_flag_files(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS.read_flags_from_files(arguments, force_gnu=False)
+    except (flags.Error, UnicodeDecodeError) as error:
+        leave(f"--flagfile: {one_line(error)}; name a text file in UTF-8, a flag a line", 2)
 
 
 def _each(value: Any, change: Callable[[str], str]) -> Any:
