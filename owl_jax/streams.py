@@ -40,7 +40,12 @@ class Output(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._when_lost = when_lost
         self._is_lost = False
-        self.is_broken = False
+        self.failure: OSError | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the reader of the pipe has gone."""
+        return self.failure is not None and self.failure.errno == errno.EPIPE
 
     def write(self, data: Any, /) -> int:
         """Writes some of `data`, returns how many bytes; all of them once the stream is lost."""
@@ -51,8 +56,10 @@ class Output(io.FileIO):
             return super().write(data)
         except OSError as error:
             self._is_lost = True
-            self.is_broken = error.errno == errno.EPIPE
-            self._when_lost(error)
+            if error.errno in (errno.EIO, errno.EBADF):
+                return size  # the terminal of a process that was left alone
+            self.failure = OSError(error.errno, error.strerror, "standard output")
+            self._when_lost(self.failure)
         return size
 
 
@@ -70,17 +77,23 @@ def run(command: Callable[[], object]) -> NoReturn:
         command()
     except SystemExit as end:
         status = end.code
-    except BrokenPipeError:
-        if not stdout.is_broken:
+    except OSError as error:
+        if not _is_of(stdout, error):
             raise
     try:
         sys.stdout.flush()
     except OSError as error:
-        if not stdout.is_broken:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            status = status or 1
+        if not _is_of(stdout, error):
+            raise
+    if stdout.failure is not None and not stdout.is_broken and not status:
+        print(f"error: {stdout.failure.filename}: {stdout.failure.strerror}", file=sys.stderr)
+        status = 1
     # 75, saved and to be started again: not if nobody wants to see it.
     sys.exit(BROKEN_PIPE if stdout.is_broken and status in (0, None, 75) else status)
+
+
+def _is_of(stdout: Output, error: OSError) -> bool:
+    return stdout.failure is not None and stdout.failure.errno == error.errno
 
 
 def _take_over() -> Output:
@@ -117,23 +130,26 @@ def _text(raw: Output, former: Any, kind: type[io.TextIOWrapper]) -> io.TextIOWr
     encoding = getattr(former, "encoding", None) or "utf-8"
     if former is not None:
         former.flush()
-    by_line = kind is _Escaping or os.isatty(raw.fileno())
+    # python -u and PYTHONUNBUFFERED
+    at_once = getattr(former, "write_through", False)
     return kind(
-        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=by_line
+        raw if at_once else io.BufferedWriter(raw),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=kind is _Escaping or os.isatty(raw.fileno()),
+        write_through=at_once,
     )
 
 
 def _stdout_lost(error: OSError) -> None:
     jax = sys.modules.get("jax")
-    if error.errno in (errno.EIO, errno.EBADF):  # the terminal of a process that was left alone
-        return
     if error.errno != errno.EPIPE:
-        raise OSError(error.errno, error.strerror, "standard output") from None
+        raise error from None
     # With several processes it is JAX that takes the signal, and tells the others.
     if callable(signal.getsignal(signal.SIGTERM)) or (jax and jax.distributed.is_initialized()):
         os.kill(os.getpid(), signal.SIGTERM)
     else:
-        raise error
+        raise error from None
 
 
 def _stderr_lost(error: OSError) -> None:

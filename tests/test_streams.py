@@ -27,6 +27,7 @@ streams.run(main)
 def shell(line, cwd, **environment):
     """Runs a line of bash, in which $P is Python and $S the script."""
     names = {"P": sys.executable, "S": str(Path(cwd) / "script.py"), "LC_ALL": "C.UTF-8"}
+    names["PYTHONUNBUFFERED"] = ""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line],
         cwd=cwd,
@@ -63,6 +64,8 @@ def test_every_command_ends_quietly_where_nobody_reads(command, tmp_path):
         ("$P $S 2> /dev/full", 0, b""),
         ("$P $S 2>&1 >&- | head -0", 0, b""),
         ("$P $S | head -0", 141, b""),
+        ("$P -u $S > /dev/full", 1, b"error: standard output: No space left on device\n"),
+        ("$P -u $S | head -0", 141, b""),
     ],
 )
 def test_output_that_is_gone(line, status, said, script):
@@ -135,3 +138,9 @@ def test_a_fault_of_ours_keeps_its_traceback(script):
     result = shell("$P $S", script("raise BrokenPipeError('of a worker')"))
     assert result.returncode == 1
     assert result.stderr.endswith(b"BrokenPipeError: of a worker\n")
+
+
+@pytest.mark.parametrize(("line", "printed"), [("$P -u $S", b"x"), ("$P $S", b"")])
+def test_python_may_still_be_unbuffered(line, printed, script):
+    result = shell(line, script("import os\nprint('x', end='')\nos._exit(0)"))
+    assert result.stdout == printed
