@@ -16,6 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    # Written out, so that an editable install is an entry of sys.path and not an import hook, which
+    # Python asks last: in the folder that holds the clone owl_jax/ it would import that folder.
+    package_dir={"": "."},
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
     install_requires=[
         "absl-py>=2.1",

@@ -2,12 +2,14 @@
 
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
 success (and --help), 1 a UserError, a config file that cannot be loaded or a full disk, 2 a wrong
-flag or config key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. A
-training that was preempted and has saved ends with 75. Every other exception is a fault of ours and
+flag or config key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. 141
+says that whoever read stdout has gone, without a word (streams.py). A training that was preempted
+and has saved ends with 75. Every other exception is a fault of ours and
 keeps its traceback.
 """
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -15,18 +17,31 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from owl_jax.errors import UserError, disk_full
+from owl_jax import streams
+from owl_jax.errors import UserError, capped, disk_full, one_line, printable, shown
+from owl_jax.files import as_typed
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
+
+# Flags of any command whose value is a path. --source of prepare may be another kind of source.
+PATHS = frozenset(
+    {"adapter", "base", "configs", "demo", "hlo", "image", "json", "media_root", "merge_adapter"}
+    | {"model", "output", "source", "target", "video", "workdir"}
+)
+# Of these an empty value means that there is none.
+_MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
+# Flags that name what is written: what the system says of a place there is for the user to mend.
+_WRITTEN = ("workdir", "target", "output", "json", "hlo")
 
 
 def define_config_flag() -> flags.FlagHolder[ConfigDict]:
@@ -35,6 +50,7 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     The file defines get_config(), which returns an ml_collections.ConfigDict and receives the
     argument if there is one. The config is locked: only keys that it has can be overridden.
     """
+    _with_flag_files(sys.argv[1:])  # they are read now, to find overrides
     flag = config_flags.DEFINE_config_file(
         "config",
         help_string="a Python file with get_config(); --config.KEY=VALUE overrides one of its keys",
@@ -50,6 +66,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       main: takes [program name]; commands take flags only, anything else is refused. What it
         returns is the exit status, None meaning 0.
     """
+    streams.run(lambda: _call(main))
+
+
+def _call(main: Callable[[list[str]], int | None]) -> None:
+    # Made at import, with the stderr of that time.
+    absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
     # JAX tells, on machines without one, that it looked for a TPU.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
@@ -64,6 +86,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""
             leave(f"{where}{error.strerror}; free some space and run the same command again", 1)
+        if isinstance(error, OSError) and (flag := _written_by(error)) is not None:
+            what = "" if flag.value == error.filename else f"{error.filename}: "
+            leave(
+                f"--{flag.name}={flag.value} cannot be used ({what}{error.strerror}); name another "
+                "place",
+                1,
+            )
         if not _is_one_of_several():
             raise
         traceback.print_exc()
@@ -72,10 +101,31 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def leave(message: str, status: int) -> NoReturn:
     """Ends the process with one line on stderr."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {capped(printable(message))}", file=sys.stderr, flush=True)
     if _is_one_of_several():
         _leave_the_others(status)
     sys.exit(status)
+
+
+def say(text: object) -> None:
+    """Prints what may hold text that is not ours, such as the name of a file."""
+    print(printable(str(text), keep="\n\t"), flush=True)
+
+
+def _written_by(error: OSError) -> flags.Flag | None:
+    """The flag that names the place which `error` is about."""
+    if error.filename is None or isinstance(error.filename, int):
+        return None
+    place = Path(os.path.abspath(os.fsdecode(error.filename)))  # noqa: PTH100 - links stay
+    for name in _WRITTEN:
+        if name in flags.FLAGS and flags.FLAGS[name].value:
+            flag = flags.FLAGS[name]
+            top = Path(os.path.abspath(str(flag.value)))  # noqa: PTH100
+            # A file that we miss inside of it is a fault of ours.
+            within = top in place.parents and error.errno != errno.ENOENT
+            if place == top or place in top.parents or within:
+                return flag
+    return None
 
 
 def _is_one_of_several() -> bool:
@@ -92,10 +142,11 @@ def _leave_the_others(status: int) -> NoReturn:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    given = _with_flag_files(argv[1:])
     if "config" in flags.FLAGS:
-        _check_config(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+        given = _check_config(given)
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([*argv[:1], *given])
     except SystemExit:
         # Only --help and its kin exit while flags are parsed; absl gives them status 1.
         sys.exit(0)
@@ -103,22 +154,104 @@ def _parse_flags(argv: list[str]) -> list[str]:
         absl_logging.set_verbosity(absl_logging.WARNING)  # libraries of data sets tell what they do
     if len(rest) > 1:
         raise flags.Error(f"unexpected argument {rest[1]!r}; every flag is written --name=value")
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if name in PATHS:
+            flag.value = _each(flag.value, partial(_path, name))
+        elif not name.startswith("config"):
+            flag.value = _each(flag.value, _text)
+    if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
+        _check_folder(flags.FLAGS["workdir"].value)
+    if "config" in flags.FLAGS:
+        _expand_config(flags.FLAGS["config"].value)
     return rest
 
 
-def _check_config(arguments: list[str]) -> None:
+def _with_flag_files(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS.read_flags_from_files(arguments, force_gnu=False)
+    except (flags.Error, UnicodeDecodeError) as error:
+        leave(f"--flagfile: {one_line(error)}; name a text file in UTF-8, a flag a line", 2)
+
+
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_each(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _path(flag: str, value: str) -> str:
+    if not value and flag not in _MAY_BE_EMPTY:
+        raise UserError(f"--{flag}= is empty; give it a path")
+    return as_typed(value)
+
+
+def _text(value: str) -> str:
+    """An argument whose bytes the locale could not read, as UTF-8: it may have to be tokenised."""
+    is_read = not any("\ud800" <= character <= "\udfff" for character in value)
+    return value if is_read else os.fsencode(value).decode("utf-8", errors="replace")
+
+
+def _check_folder(workdir: str) -> None:
+    """Raises UserError for a workdir that is, or lies in, something that is no folder."""
+    path = Path(workdir)
+    for place in (path, *path.parents):
+        try:
+            is_folder = place.is_dir()
+            is_there = is_folder or place.exists() or place.is_symlink()
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: {error.strerror}; name a folder") from None
+        if is_there and not is_folder:
+            what = "a file" if place.exists() else "a link to nothing"
+            inside = "" if place == path else f"{place} "
+            raise UserError(f"--workdir={workdir}: {inside}is {what}; name a folder")
+        if is_folder:
+            return
+
+
+def _expand_config(config: ConfigDict) -> None:
+    """Expands the paths in a training's config, as those of flags."""
+    for holder, names in (
+        (config.get("init"), None),
+        (config, ("tokenizer",)),
+        (config.get("data"), ("media_root",)),
+    ):
+        if isinstance(holder, ConfigDict):
+            for name in names or list(holder):
+                if isinstance(holder.get(name), str):
+                    holder[name] = as_typed(holder[name])
+    data = config.get("data")
+    mixture = data.get("mixture") if isinstance(data, ConfigDict) else None
+    if isinstance(mixture, tuple):
+        data.mixture = tuple(
+            tuple(
+                as_typed(item) if isinstance(item, str) and place != 1 else item
+                for place, item in enumerate(entry)
+            )
+            if isinstance(entry, tuple | list)
+            else entry
+            for entry in mixture
+        )
+
+
+def _check_config(arguments: list[str]) -> list[str]:
     """Finds what is wrong with --config and its overrides before ml_collections does.
+
+    Returns the arguments, with the path of the config as the system takes it.
 
     It would answer a missing file with OSError when the config is first used, and a misspelt key
     with KeyError, AttributeError or ValueError, by its form.
     """
     source = None
     overrides = []
+    arguments = list(arguments)
     for i, argument in enumerate(arguments):
         if argument in ("--config", "-config"):
             source = "".join(arguments[i + 1 : i + 2])
-        elif match := re.match(r"--?config=(.*)", argument):
+            arguments[i + 1 : i + 2] = [_config_file(source)]
+        elif match := re.match(r"--?config=(.*)", argument, re.DOTALL):
             source = match[1]
+            arguments[i] = f"--config={_config_file(source)}"
         elif match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             overrides.append(match[1])
     if source is None:
@@ -126,8 +259,8 @@ def _check_config(arguments: list[str]) -> None:
             raise flags.Error(
                 f"--config.{overrides[0]} overrides nothing; give --config=FILE first"
             )
-        return
-    path, _, parameter = source.partition(":")
+        return arguments
+    path, _, parameter = _config_file(source).partition(":")
     config = _load_config(path, parameter)
     for key in overrides:
         name, bracket, _ = key.partition("[")
@@ -139,11 +272,21 @@ def _check_config(arguments: list[str]) -> None:
             raise flags.Error(
                 f"--config.{key}: an override gives a whole value; write --config.{name}=VALUE"
             )
+    return arguments
+
+
+def _config_file(source: str) -> str:
+    """FILE[:ARGUMENT] with FILE as the system takes it."""
+    scheme = source[:5] if source[:5].lower() == "file:" else ""
+    path, colon, parameter = source[len(scheme) :].partition(":")
+    return f"{as_typed(scheme + path)}{colon}{parameter}"
 
 
 def _load_config(path: str, parameter: str) -> ConfigDict:
     if not Path(path).is_file():
-        raise UserError(f"config file {path!r} does not exist; give --config=FILE")
+        near = Path("configs") / path
+        hint = f"did you mean --config={near}?" if near.is_file() else "give --config=FILE"
+        raise UserError(f"config file {shown(path, 200)} does not exist; {hint}")
     try:
         get_config = runpy.run_path(path).get("get_config")
         config = get_config(*([parameter] if parameter else [])) if get_config else None

@@ -93,7 +93,7 @@ def main(_: list[str]) -> None:
         NEW_TOKENS.value,
     )
     report = analyse(program, topology, QUICK.value, options)
-    print(report)
+    cli.say(report)
     if JSON.value:
         text = json.dumps(report.to_dict(), indent=2)
         Path(JSON.value).write_text(f"{text}\n", encoding="utf-8")

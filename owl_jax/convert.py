@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     # Linux counts it in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(
+    cli.say(
         f"{target} ({FORMAT.value}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )

@@ -55,8 +55,8 @@ def main(_: list[str]) -> None:
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     write_report(workdir / "report.html", report, results.examples, [workdir / s for s in STAGES])
     print(format_table(report))
-    print(f"\nCurves and examples: {workdir / 'report.html'}")
-    print(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}")
+    cli.say(f"\nCurves and examples: {workdir / 'report.html'}")
+    cli.say(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}")
 
 
 if __name__ == "__main__":

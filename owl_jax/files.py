@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 from owl_jax.errors import BadData, UserError, shown
 
@@ -21,6 +23,9 @@ _LARGEST_JSON = 1 << 28
 
 # Of names that nothing can have: too long, or below a file.
 _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR)
+
+# RFC 8089: the host, if it is another machine's, and the path.
+_FILE_URL = re.compile(r"file:(?://(?:localhost(?=/))?([^/]*))?(/.*)?$", re.IGNORECASE | re.DOTALL)
 
 
 class NotAFile(OSError):
@@ -112,8 +117,22 @@ def beside(path: Path, kind: str = "partial") -> Path:
 
 
 def as_typed(path: str) -> str:
-    """A path as people type it, as the system takes it: "~/runs" and "~user/runs" are expanded."""
+    """A local path as people type it or drag it into a terminal, as the system takes it.
+
+    "~/runs" and "~user/runs" are expanded; file URLs ("file:///a%20b.png", "file:/a%20b.png",
+    "file://localhost/a%20b.png") become "/a b.png". Anything else is returned as it is. Raises
+    UserError for a user that does not exist and for a file URL of another machine.
+    """
+    if found := _FILE_URL.match(path):
+        host, local = found.groups()
+        if host or not local or "%00" in local:
+            raise UserError(
+                f"{shown(path)}: no file of this machine; write its path, or file:///FOLDER/FILE"
+            )
+        return os.fsdecode(unquote_to_bytes(os.fsencode(local)))
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
+        if Path(path).exists():  # a file whose name begins with ~, such as an editor's backup
+            return path
         raise UserError(f"{shown(path)}: there is no such user; write the whole path") from None

@@ -82,7 +82,7 @@ def main(_: list[str]) -> None:
         if not is_missing(spec):  # it may have been deleted since
             # Nothing is kept in a target that is finished.
             check_unchanged(target, manifest, fingerprint(open_source(spec, MEDIA_ROOT.value)))
-        print(f"{target} is finished: {_summary(manifest)}")
+        cli.say(f"{target} is finished: {_summary(manifest)}")
         return
     source = open_source(spec, MEDIA_ROOT.value, target / INDEX_DIR)
     with _Progress() as progress:
@@ -96,7 +96,7 @@ def main(_: list[str]) -> None:
             THREADS.value or os.cpu_count() or 1,
             progress.show,
         )
-    print(f"{target}: {_summary(manifest)}, {time.monotonic() - start:.1f} s")
+    cli.say(f"{target}: {_summary(manifest)}, {time.monotonic() - start:.1f} s")
 
 
 def _summary(manifest: Manifest) -> str:

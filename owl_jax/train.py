@@ -75,7 +75,7 @@ def main(_: list[str]) -> int | None:
     workdir = Path(WORKDIR.value)
     keep_compiled(workdir)
     if is_first and (text := in_use(jax.devices()[0].device_kind)):
-        print(text, flush=True)
+        cli.say(text)
     try:
         model = train(CONFIG.value, workdir)
     except Preempted as preempted:
@@ -93,7 +93,7 @@ def main(_: list[str]) -> int | None:
     if is_first:
         report = workdir / "report.html"
         write_curves(report, workdir)
-        print(f"curves: {report}" + (f"  model: {model}" if model else ""))
+        cli.say(f"curves: {report}" + (f"  model: {model}" if model else ""))
     return None
 
 

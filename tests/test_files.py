@@ -88,3 +88,37 @@ def test_a_home_directory_is_expanded(monkeypatch, tmp_path):
     assert as_typed("/a/b") == "/a/b"
     with pytest.raises(UserError, match="no such user"):
         as_typed("~nobody-of-this-name/runs")
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("file:///a/b.png", "/a/b.png"),
+        ("file:///my%20pic/%C3%A9.png", "/my pic/\u00e9.png"),
+        ("FILE://localhost/a", "/a"),
+        ("file:/a", "/a"),
+        ("file:///a%25b", "/a%b"),
+        ("file:///a%E9", os.fsdecode(b"/a\xe9")),
+        ("file.png", "file.png"),
+        ("a%20b", "a%20b"),
+    ],
+)
+def test_a_file_url_is_a_path(typed, path):
+    assert as_typed(typed) == path
+
+
+@pytest.mark.parametrize("typed", ["file://server/a", "file://", "file://localhostile/a"])
+def test_what_looks_like_a_file_url_of_another_machine_is_refused(typed):
+    with pytest.raises(UserError, match="no file of this machine"):
+        as_typed(typed)
+
+
+def test_a_file_url_with_a_nul_is_refused():
+    with pytest.raises(UserError, match="no file of this machine"):
+        as_typed("file:///a%00b")
+
+
+def test_a_file_whose_name_begins_with_a_tilde_is_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody-of-this-name").touch()
+    assert as_typed("~nobody-of-this-name") == "~nobody-of-this-name"

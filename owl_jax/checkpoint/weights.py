@@ -19,7 +19,7 @@ from owl_jax.checkpoint.shards import write_shards
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, printable
 from owl_jax.files import read_json
 from owl_jax.models.config import (
     AbstractorConfig,
@@ -62,12 +62,13 @@ class Opened:
         if jax.process_index() > 0:
             return
         for note in self.notes:
-            print(f"note: {directory}: {note}", file=sys.stderr, flush=True)
+            print(printable(f"note: {directory}: {note}"), file=sys.stderr, flush=True)
         infinite = self.files.infinite if self.files else {}
         if infinite:
+            first = printable(min(infinite))
             print(
                 f"warning: {directory}: {sum(infinite.values())} elements of {len(infinite)} "
-                f"float16 tensors are not finite, the first in {min(infinite)}; the model will "
+                f"float16 tensors are not finite, the first in {first}; the model will "
                 "answer with nonsense. Take the weights in bfloat16 or float32",
                 file=sys.stderr,
                 flush=True,

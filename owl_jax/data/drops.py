@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from owl_jax.errors import BadData, UserError
+from owl_jax.errors import BadData, UserError, printable
 
 # The share of dropped records is judged once this many have been seen.
 _RECORDS_BEFORE_JUDGING = 100
@@ -106,7 +106,7 @@ class DropLog:
         self.reasons[item.reason] += 1
         if self._list(item):
             if len(self.dropped) <= _MOST_LOGGED:
-                logging.warning("dropped (%s): %s", item.reason, _printable(item.message))
+                logging.warning("dropped (%s): %s", item.reason, printable(item.message))
             if len(self.dropped) == _MOST_LOGGED:
                 logging.warning("more that is dropped is listed in %s", self._file or "no file")
             if self._file:

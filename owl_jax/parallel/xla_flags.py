@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from owl_jax import streams
 from owl_jax.errors import UserError
 from owl_jax.parallel.chips import name_of
 
@@ -202,4 +203,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    streams.run(lambda: main(sys.argv[1:]))

@@ -23,7 +23,7 @@ from owl_jax.checkpoint.fingerprint import fingerprint
 from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.data.batch import Batch
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, printable
 from owl_jax.models.config import OwlConfig
 from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
@@ -201,4 +201,4 @@ def _stop_if_diverged(metrics: Mapping[str, Any], limit: int, step: int) -> None
 
 def _say(text: str) -> None:
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(printable(text, keep="\n"), flush=True)

@@ -32,6 +32,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from owl_jax.errors import printable
+
 FILE_NAME = "metrics.jsonl"
 
 _FLUSH_SECONDS = 30  # between what TensorBoard gets to see; each flush waits for the disk
@@ -64,7 +66,7 @@ class MetricWriter:
         self._total_steps = total_steps
         self._start_step = start_step
         self._start_time = time.monotonic()
-        self._description = description
+        self._description = description = printable(description)
 
         self._workdir = path = Path(workdir)
         path.mkdir(parents=True, exist_ok=True)
@@ -80,10 +82,10 @@ class MetricWriter:
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=14),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[summary]}"),
+                TextColumn("{task.fields[summary]}", markup=False),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
             )

@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
         output.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror})") from None
-    print(f"preview: {output}")
+    cli.say(f"preview: {output}")
     if fault:
         raise fault
 
