@@ -85,7 +85,7 @@ def check_free(directory: Path) -> None:
     """Raises UserError where `whole_directory` would, as far as that is known before."""
     try:
         _free_place(directory)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
         raise _as_user_error(error, directory) from None
 
 
