@@ -24,7 +24,7 @@ from absl import flags
 from owl_jax import cli
 from owl_jax.aot import environment
 from owl_jax.errors import UserError
-from owl_jax.files import as_typed, beside, write_whole
+from owl_jax.files import as_typed, beside, is_replaceable, write_whole
 
 if TYPE_CHECKING:
     from owl_jax.aot.program import Program
@@ -123,12 +123,12 @@ def _check_writable(file: flags.FlagHolder[str | None]) -> None:
     """Raises UserError now instead of after the compilation. Leaves no file that was not there."""
     if not file.value:
         return
-    path = Path(os.path.realpath(as_typed(file.value)))
+    path = Path(as_typed(file.value))
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not path.exists() or path.is_file():
-            partial = beside(path)
+        if not path.exists() or is_replaceable(path):
+            partial = beside(Path(os.path.realpath(path)))
             partial.open("xb").close()
             partial.unlink()
     except OSError as error:

@@ -97,18 +97,20 @@ def write_whole(path: Path, text: str) -> None:
     Raises OSError; what was there before stays then.
     """
     data = text.encode("utf-8", "backslashreplace")
-    place = Path(os.path.realpath(path))
     try:
-        mode = place.stat().st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
         mode = None
-    if mode is not None and not stat.S_ISREG(mode):
+    if mode is not None and not is_replaceable(path):
         # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever; now it is an error.
-        descriptor = os.open(place, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # O_APPEND: standard output may be a file, which holds what was printed before.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         return
+    place = Path(os.path.realpath(path))
     partial = beside(place)
     try:
         with partial.open("xb") as file:
@@ -118,6 +120,13 @@ def write_whole(path: Path, text: str) -> None:
         partial.replace(place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether what is at `path` may be replaced by a new file: no FIFO, device or descriptor."""
+    return path.is_file() and not str(path.absolute()).startswith(
+        ("/dev/fd/", "/dev/std", "/proc/")
+    )
 
 
 def lock_directory(directory: Path) -> int | None:
