@@ -21,6 +21,7 @@ from typing import IO, Any, Self
 from owl_jax.data.drops import Dropped
 from owl_jax.data.shards.manifest import FORMAT, JOURNAL_FILE, Shard
 from owl_jax.errors import UserError
+from owl_jax.files import open_regular
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -152,7 +153,7 @@ def busy(target: Path) -> UserError:
 def read_header(target: Path) -> dict[str, Any] | None:
     """What the journal of `target` began with; None where it is not there in full, or not ours."""
     try:
-        with (target / JOURNAL_FILE).open("rb") as file:
+        with open_regular(target / JOURNAL_FILE) as file:
             line = file.readline()
         header = json.loads(line) if line.endswith(b"\n") else None
     except (OSError, ValueError):
@@ -171,7 +172,8 @@ def is_barely_begun(target: Path) -> bool:
     """Whether the journal is the beginning of ours: a run was killed in its first moment."""
     whole = json.dumps({"format": FORMAT}).removesuffix("}").encode()
     try:
-        data = (target / JOURNAL_FILE).read_bytes()
+        with open_regular(target / JOURNAL_FILE) as file:
+            data = file.read()
     except OSError:
         return False
     return b"\n" not in data and (data.startswith(whole) or whole.startswith(data))

@@ -67,8 +67,8 @@ def alone_in(target: Path) -> Iterator[None]:
     If it is empty and was made here, it is removed again at the end.
     Raises UserError where another process is in, or the directory cannot be made.
     """
-    made = not target.exists()
     with writing(target):
+        made = not target.exists()
         target.mkdir(parents=True, exist_ok=True)
         try:
             lock = lock_directory(target)
@@ -103,8 +103,9 @@ def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
     Raises UserError for a target that was made from something else or has lost a shard, and for
     another directory.
     """
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--target={target} is a file; expected a directory")
+    with writing(target):  # of a name that is too long even exists() is an error
+        if target.exists() and not target.is_dir():
+            raise UserError(f"--target={target} is a file; expected a directory")
     if is_finished(target):
         manifest = read_manifest(target)
         _check_same(target, manifest.source, manifest.options, spec, options)
