@@ -124,8 +124,8 @@ def _read_lists(directory: Path) -> dict[str, str]:
     lists = _lists(directory)
     if not lists:
         raise UserError(
-            f"{directory}: no {SUMS_FILE}, so there is nothing to compare with; owl_jax writes one "
-            "since it checks, and `sha256sum` makes one of a directory that you trust"
+            f"{directory}: no {SUMS_FILE}, so there is nothing to compare with; owl_jax writes it "
+            "with every model, and sha256sum makes it in a directory that you trust"
         )
     expected: dict[str, str] = {}
     for path in lists:
