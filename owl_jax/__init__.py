@@ -20,6 +20,7 @@ def load(
     adapter: str | Path | None = None,
     mesh: Mesh | None = None,
     any_base: bool = False,
+    verify: bool = False,
 ) -> Owl:
     """Loads a model.
 
@@ -33,6 +34,8 @@ def load(
       mesh: devices to spread the weights over (owl_jax.parallel.mesh.make_mesh); one device by
         default. Each process reads only what its devices hold.
       any_base: take the adapter though it was trained on another base.
+      verify: first compare every file, of the adapter too, with the directory's SHA256SUMS, which
+        owl_jax writes; it reads everything once more (docs/weights.md says what that takes).
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
     Raises owl_jax.errors.UserError for what is missing, damaged or does not fit.
@@ -40,4 +43,4 @@ def load(
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl
 
-    return load_owl(path, dtype, adapter, mesh, any_base)
+    return load_owl(path, dtype, adapter, mesh, any_base, verify)

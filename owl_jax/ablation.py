@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from owl_jax import cli
 from owl_jax.errors import UserError
+from owl_jax.files import write_whole
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the trainings and report")
 DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, which comes first")
@@ -79,7 +80,7 @@ def main(_: list[str]) -> None:
             )
             found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
     report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
-    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(workdir / "report.json", json.dumps(report, indent=2) + "\n")
     print(format_table(report))
 
 

@@ -28,6 +28,7 @@ from owl_jax.processing.video import load_video
 _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "take the adapter though it has another base")
+_VERIFY = flags.DEFINE_bool("verify", False, "first compare the files with their SHA256SUMS")
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; may be given several times")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; likewise")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and end")
@@ -139,7 +140,9 @@ def main(argv: list[str]) -> None:
     """Loads the model and answers."""
     del argv
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    owl = owl_jax.load(_MODEL.value, dtype, _ADAPTER.value, any_base=_ANY_BASE.value)
+    owl = owl_jax.load(
+        _MODEL.value, dtype, _ADAPTER.value, any_base=_ANY_BASE.value, verify=_VERIFY.value
+    )
     conversation = Conversation(
         owl,
         max_new_tokens=_MAX_NEW_TOKENS.value,

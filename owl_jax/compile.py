@@ -12,7 +12,9 @@ not fit.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from absl import flags
 from owl_jax import cli
 from owl_jax.aot import environment
 from owl_jax.errors import UserError
+from owl_jax.files import as_typed, beside, is_replaceable, write_whole
 
 if TYPE_CHECKING:
     from owl_jax.aot.program import Program
@@ -95,10 +98,9 @@ def main(_: list[str]) -> None:
     report = analyse(program, topology, QUICK.value, options)
     cli.say(report)
     if JSON.value:
-        text = json.dumps(report.to_dict(), indent=2)
-        Path(JSON.value).write_text(f"{text}\n", encoding="utf-8")
+        _write(JSON, f"{json.dumps(report.to_dict(), indent=2)}\n")
     if HLO.value:
-        Path(HLO.value).write_text(report.text, encoding="utf-8")
+        _write(HLO, report.text)
     if not report.fits:
         raise UserError(
             f"does not fit: {report.memory.peak / 1e9:.2f} of {topology.chip.hbm_bytes / 1e9:.2f} "
@@ -121,17 +123,30 @@ def _check_writable(file: flags.FlagHolder[str | None]) -> None:
     """Raises UserError now instead of after the compilation. Leaves no file that was not there."""
     if not file.value:
         return
-    path = Path(file.value)
-    is_new = not path.exists()
+    path = Path(as_typed(file.value))
     try:
-        path.open("ab").close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or is_replaceable(path):
+            partial = beside(Path(os.path.realpath(path)))
+            partial.open("xb").close()
+            partial.unlink()
     except OSError as error:
-        raise UserError(
-            f"--{file.name}={path}: cannot be written ({error.strerror}); name a file in a "
-            "directory that is there"
-        ) from None
-    if is_new:
-        path.unlink()
+        raise _cannot_be_written(file, error) from None
+
+
+def _write(file: flags.FlagHolder[str | None], text: str) -> None:
+    try:
+        write_whole(Path(as_typed(file.value or "")), text)
+    except OSError as error:
+        raise _cannot_be_written(file, error) from None
+
+
+def _cannot_be_written(file: flags.FlagHolder[str | None], error: OSError) -> UserError:
+    return UserError(
+        f"--{file.name}={file.value}: cannot be written ({error.strerror}); name a file in a "
+        "directory that is there"
+    )
 
 
 def _remedy(program: Program) -> str:

@@ -1,19 +1,23 @@
 """Weights from one form to another, tensor by tensor, so that any model fits any machine.
 
     python -m owl_jax.convert --source=DIR --target=DIR --format=huggingface|orbax|peft
+    python -m owl_jax.convert --source=DIR --verify
 
 A source is a released mPLUG-Owl or its parts as Hugging Face has them (CLIP's vision tower, a plain
 LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory that owl_jax wrote, or, with --base,
 an adapter. `huggingface` is the released models' form and merges an adapter, `orbax` is owl_jax's
-own, `peft` is the adapter alone.
+own, `peft` is the adapter alone. --verify compares every file of the source with its SHA256SUMS,
+before it is converted or, without a target, alone.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,14 @@ import numpy as np
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, printable
+from owl_jax.files import as_typed
 
 SOURCE = flags.DEFINE_string("source", None, "directory to read", required=True)
-TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty", required=True)
-FORMAT = flags.DEFINE_enum(
-    "format", None, ["huggingface", "orbax", "peft"], "of the target", required=True
+TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty")
+FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "of the target")
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "compare the source with its SHA256SUMS; without --target that is all"
 )
 MERGE_ADAPTER = flags.DEFINE_string(
     "merge_adapter", None, "directory of a LoRA adapter to merge into the language model"
@@ -38,37 +44,74 @@ DTYPE = flags.DEFINE_enum(
 )
 
 
+@flags.multi_flags_validator(
+    ["target", "format", "verify"],
+    "--target and --format must have a value; only --verify goes without both",
+)
+def _has_a_target(values: Mapping[str, Any]) -> bool:
+    given = [values[name] is not None for name in ("target", "format")]
+    return all(given) or (values["verify"] and not any(given))
+
+
 def main(_: list[str]) -> None:
     """Opens the source, writes the target, and says what that was."""
+    if VERIFY.value:
+        for directory in (SOURCE, BASE, MERGE_ADAPTER):
+            if directory.value is not None:
+                _verify(_directory(directory))
+        if TARGET.value is None:
+            return
+    _convert()
+
+
+def _verify(directory: Path) -> None:
+    from owl_jax.checkpoint.checksums import verify
+
+    print(f"{printable(str(directory))}: OK, as listed: {verify(directory)}", flush=True)
+
+
+def _convert() -> None:
     # Imported here, since they import JAX, which --help can do without.
     import jax
 
+    from owl_jax.checkpoint.atomic_directory import check_free
     from owl_jax.checkpoint.model_directory import save_model
     from owl_jax.checkpoint.stored import Cast
 
     start = time.monotonic()
-    source, target = Path(SOURCE.value), Path(TARGET.value)
+    source = _directory(SOURCE)
+    form = FORMAT.value or ""
+    if not TARGET.value:
+        raise UserError("--target is empty; name a new directory")
+    target = Path(as_typed(TARGET.value))
+    check_free(target)
     config, params, base, opened = _open(source)
     if DTYPE.value is not None:
         params = jax.tree.map(lambda leaf: Cast(leaf, DTYPE.value), params)
     written = {"orbax": {*params}, "peft": {"lora"}, "huggingface": {*params} - {"lora"}}
-    kept = {name: params[name] for name in params if name in written[FORMAT.value]}
+    kept = {name: params[name] for name in params if name in written[form]}
     leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
     with _Bar(nbytes) as bar:
-        save_model(
-            target, config, params, FORMAT.value, source, base, opened.as_trained, bar.advance
-        )
+        save_model(target, config, params, form, source, base, opened.as_trained, bar.advance)
     opened.tell(source)
     seconds = time.monotonic() - start
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     # Linux counts it in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     cli.say(
-        f"{target} ({FORMAT.value}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
+        f"{target} ({form}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )
+
+
+def _directory(flag: flags.FlagHolder[str | None]) -> Path:
+    """The directory that a flag names. Raises UserError if there is none."""
+    path = Path(as_typed(flag.value or ""))
+    if not flag.value or not os.path.isdir(path):  # noqa: PTH112 - is_dir raises for a long name
+        raise UserError(f"{path if flag.value else f'--{flag.name} is empty'}: no such directory")
+    return path
 
 
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
@@ -77,8 +120,6 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored
     from owl_jax.checkpoint.base import Base, read_base
 
-    if not source.is_dir():
-        raise UserError(f"{source}: no such directory")
     if (source / CONFIG_FILE).exists():
         if FORMAT.value == "huggingface" or MERGE_ADAPTER.value is not None:
             raise UserError(
@@ -89,16 +130,17 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
                 f"{source} is an adapter: name its model with --base=DIR, or merge it with "
                 f"--source=MODEL --merge_adapter={source}"
             )
-        opened = model_directory.open_model(Path(BASE.value))
-        base = read_base(source) or Base.of(BASE.value, opened.params["llm"])
-        opened = model_directory.add_adapter(opened, Path(BASE.value), source, ANY_BASE.value)
+        model = _directory(BASE)
+        opened = model_directory.open_model(model)
+        base = read_base(source) or Base.of(str(model), opened.params["llm"])
+        opened = model_directory.add_adapter(opened, model, source, ANY_BASE.value)
         return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
         raise UserError(f"--base={BASE.value} goes with an adapter; {source} is none")
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
-        adapter = Path(MERGE_ADAPTER.value)
+        adapter = Path(as_typed(MERGE_ADAPTER.value))
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
         llm = merge_stored(params["llm"], opened.params["lora"], opened.config.lora)

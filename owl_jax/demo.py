@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from owl_jax import cli
+from owl_jax.files import write_whole
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
@@ -52,7 +53,7 @@ def main(_: list[str]) -> None:
     results = evaluate(models["stage1"], models["stage2"], QUESTIONS.value)
     seconds["evaluation"] = round(time.monotonic() - start, 1)
     report = results.numbers | {"seconds": seconds, "model": str(models["stage2"])}
-    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(workdir / "report.json", json.dumps(report, indent=2) + "\n")
     write_report(workdir / "report.html", report, results.examples, [workdir / s for s in STAGES])
     print(format_table(report))
     cli.say(f"\nCurves and examples: {workdir / 'report.html'}")

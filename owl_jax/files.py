@@ -1,17 +1,20 @@
-"""Files of the user's: opened without surprises, and paths as people type them.
+"""Files of the user's: opened and written without surprises, and paths as people type them.
 
 A FIFO or a device would block its reader for ever, so only regular files, and links to them, are
-opened. Nothing here knows what a file holds; read_json knows that it is a JSON object.
+opened. What several processes may write at once is written under a private name and renamed.
+Nothing here knows what a file holds; read_json knows that it is a JSON object.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -114,6 +117,74 @@ def beside(path: Path, kind: str = "partial") -> Path:
     As short as the longest name that a file system takes, whatever the length of `path`'s.
     """
     return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.{kind}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file that others see whole or not at all, even where two write it at once.
+
+    The last to finish wins. A link stays one: what it points to is written. A FIFO or a device
+    (/dev/stdout) is written to as it is. What UTF-8 cannot hold is written as an escape.
+
+    Raises OSError; what was there before stays then.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and not is_replaceable(path):
+        # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever; now it is an error.
+        # O_APPEND: standard output may be a file, which holds what was printed before.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        return
+    place = Path(os.path.realpath(path))
+    partial = beside(place)
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether what is at `path` may be replaced by a new file: no FIFO, device or descriptor."""
+    return path.is_file() and not str(path.absolute()).startswith(
+        ("/dev/fd/", "/dev/std", "/proc/")
+    )
+
+
+def lock_directory(directory: Path) -> int | None:
+    """Takes the lock of a directory that is there; it is held until its owner's process ends.
+
+    Returns: a descriptor, whose closing gives the lock back; None where the file system knows no
+    locks of directories (some network ones).
+    Raises BlockingIOError where another process or thread holds it, or has just replaced or removed
+    the directory, and any other OSError of opening it.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            os.close(descriptor)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), directory.stat()):
+                return descriptor
+        raise BlockingIOError(errno.EWOULDBLOCK, "was replaced meanwhile", str(directory))
+    except BaseException:
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
 
 
 def as_typed(path: str) -> str:

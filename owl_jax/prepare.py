@@ -22,6 +22,7 @@ from owl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from owl_jax.data.shards.manifest import Manifest
+    from owl_jax.data.shards.target import Options
     from owl_jax.data.shards.write import Progress
 
 SOURCE = flags.DEFINE_string(
@@ -57,16 +58,10 @@ _SECONDS_BETWEEN_LINES = 5.0
 def main(_: list[str]) -> None:
     """Opens the source, writes the target, and says what that was."""
     # Imported here, since they take a while, which --help can do without.
-    from owl_jax.data.shards.target import (
-        INDEX_DIR,
-        Options,
-        check_unchanged,
-        find_finished,
-        restart,
-    )
+    from owl_jax.data.shards.target import INDEX_DIR, Options, alone_in, restart
     from owl_jax.data.shards.write import write_shards
     from owl_jax.data.sources.fingerprint import fingerprint
-    from owl_jax.data.sources.open import is_missing, open_source
+    from owl_jax.data.sources.open import open_source
 
     start = time.monotonic()
     spec, target = SOURCE.value, Path(TARGET.value)
@@ -75,28 +70,52 @@ def main(_: list[str]) -> None:
     options = Options(
         MEDIA_ROOT.value, SHARD_SIZE.value, LIMIT.value, REENCODE.value, MAX_SIDE.value
     )
-    if RESTART.value:
-        restart(target)
-    manifest = find_finished(target, spec, options)
-    if manifest is not None:
-        if not is_missing(spec):  # it may have been deleted since
-            # Nothing is kept in a target that is finished.
-            check_unchanged(target, manifest, fingerprint(open_source(spec, MEDIA_ROOT.value)))
-        cli.say(f"{target} is finished: {_summary(manifest)}")
+    if not RESTART.value and _is_finished(target, options, locked=False):
         return
-    source = open_source(spec, MEDIA_ROOT.value, target / INDEX_DIR)
-    with _Progress() as progress:
-        manifest = write_shards(
-            source,
-            fingerprint(source),
-            target,
-            spec,
-            options,
-            MAX_DROPPED.value,
-            THREADS.value or os.cpu_count() or 1,
-            progress.show,
-        )
+    with alone_in(target):
+        if RESTART.value:
+            restart(target)
+        if _is_finished(target, options, locked=True):  # by another process, just now
+            return
+        source = open_source(spec, MEDIA_ROOT.value, target / INDEX_DIR)
+        with _Progress() as progress:
+            manifest = write_shards(
+                source,
+                fingerprint(source),
+                target,
+                spec,
+                options,
+                MAX_DROPPED.value,
+                THREADS.value or os.cpu_count() or 1,
+                progress.show,
+            )
     cli.say(f"{target}: {_summary(manifest)}, {time.monotonic() - start:.1f} s")
+
+
+def _is_finished(target: Path, options: Options, locked: bool) -> bool:
+    """Whether nothing is left to do, which it says. Raises UserError for another's target.
+
+    locked: whether this process is alone in the target.
+    """
+    from owl_jax.data.shards.journal import busy
+    from owl_jax.data.shards.target import check_unchanged, find_finished, is_busy
+    from owl_jax.data.sources.fingerprint import fingerprint
+    from owl_jax.data.sources.open import is_missing, open_source
+
+    try:
+        manifest = find_finished(target, SOURCE.value, options)
+    except UserError:
+        if not locked and is_busy(target):  # what it has half deleted is no damage
+            raise busy(target) from None
+        raise
+    if manifest is None:
+        return False
+    if not is_missing(SOURCE.value):  # it may have been deleted since
+        # Nothing is kept in a target that is finished.
+        source = open_source(SOURCE.value, MEDIA_ROOT.value)
+        check_unchanged(target, manifest, fingerprint(source))
+    cli.say(f"{target} is finished: {_summary(manifest)}")
+    return True
 
 
 def _summary(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
 from owl_jax.checkpoint.base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.checksums import SUMS_FILE
+from owl_jax.checkpoint.checksums import verify as verify_directory
 from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches
 from owl_jax.models.lora import merge
 
@@ -55,7 +58,7 @@ def _refused(source, target, format, *flags):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert not target.exists()
-    assert not target.with_name(f".{target.name}.partial").exists()
+    assert [path.name for path in target.parent.iterdir() if path.name.endswith("partial")] == []
     return line.removeprefix("error: ")
 
 
@@ -243,3 +246,87 @@ def test_wrong_flags_are_told(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "--format" in done.stderr
+
+
+def test_two_at_once_on_one_target(tmp_path):
+    """One is written, the other ends with one line; nothing else stays."""
+    target = tmp_path / "target"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "owl_jax.convert", f"--source={LLAMA}", f"--target={target}",
+             "--format=orbax"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    told = [run.communicate(timeout=240) for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 1], told
+    (line,) = told[[run.returncode for run in runs].index(1)][1].splitlines()
+    assert re.search("has appeared while this was being written|exists already", line)
+    _assert_same(load_model(target, "float32")[1], golden.model(golden.LLAMA)[1])
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_was_written_is_verified(own, tmp_path):
+    """A flipped bit is named, alone and before a conversion; the target has hashes of its own."""
+    copy = tmp_path / "copy"
+    shutil.copytree(own, copy)
+    verify = [sys.executable, "-m", "owl_jax.convert", f"--source={copy}", "--verify"]
+    done = subprocess.run(verify, capture_output=True, text=True, check=True)
+    count = sum(path.is_file() for path in copy.rglob("*")) - 1
+    assert re.fullmatch(
+        rf"{copy}: OK, as listed: {count} files, 0\.00 GB, \d+\.\d s\n", done.stdout
+    )
+    assert done.stderr == ""
+    target = tmp_path / "target"
+    said = _convert(copy, target, "peft", "--verify")
+    assert said.returncode == 0, said.stderr
+    assert SUMS_FILE not in (target / SUMS_FILE).read_text()
+    assert verify_directory(target).files == 3
+    largest = max(copy.rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    shutil.rmtree(target)
+    for done in (
+        subprocess.run(verify, capture_output=True, text=True, check=False),
+        _convert(copy, target, "peft", "--verify"),
+    ):
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        name = largest.relative_to(copy)
+        assert line.startswith(f"error: {copy}: not as its SHA256SUMS says (1): {name} (differs);")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS, so there is nothing to compare"),
+        ([f"--source={LLAMA}"], 2, "--target and --format must have a value"),
+        ([f"--source={LLAMA}", "--target=x"], 2, "--target and --format must have a value"),
+        ([f"--source={LLAMA}", "--verify", "--format=peft"], 2, "--verify goes without both"),
+        ([f"--source={LLAMA}", "--target=", "--format=peft"], 1, "--target is empty"),
+        (["--source=", "--verify"], 1, "--source is empty"),
+        ([f"--source={'x' * 300}", "--target=x", "--format=peft"], 1, "no such directory"),
+        ([f"--source={LLAMA}", f"--target={'x' * 300}", "--format=peft"], 1, "name too long"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, status, words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "owl_jax.convert", *flags],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
+def test_a_fifo_is_not_waited_for(name, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(LLAMA, source)
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    assert "FIFO" in _refused(source, tmp_path / "target", "orbax")

@@ -2,12 +2,23 @@
 
 import os
 import socket
+import stat
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.files import NotAFile, as_typed, beside, check_regular, open_regular, read_json
+from owl_jax.files import (
+    NotAFile,
+    as_typed,
+    beside,
+    check_regular,
+    lock_directory,
+    open_regular,
+    read_json,
+    write_whole,
+)
 
 
 def test_regular_files_and_links_to_them_are_opened(tmp_path):
@@ -122,3 +133,67 @@ def test_a_file_whose_name_begins_with_a_tilde_is_found(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~nobody-of-this-name").touch()
     assert as_typed("~nobody-of-this-name") == "~nobody-of-this-name"
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A file, a link to it, and what neither is."""
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to("file")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["file", "link", "new", "x" * 255])
+def test_a_file_is_written_whole(name, three):
+    write_whole(three / name, "wörds \udcff\n")
+    assert (three / name).read_bytes() == "wörds \\udcff\n".encode()
+    assert (three / "link").is_symlink()
+    assert stat.S_IMODE((three / "file").stat().st_mode) == 0o640
+    assert {path.name for path in three.iterdir()} == {"file", "link", name}
+
+
+@pytest.mark.parametrize("name", ["folder", "no/such", "file/x", "x" * 256, "fifo"])
+def test_what_cannot_be_written_is_an_error_at_once(name, three):
+    (three / "folder").mkdir()
+    os.mkfifo(three / "fifo")  # nobody reads it
+    before = sorted(three.iterdir())
+    with pytest.raises(OSError):
+        write_whole(three / name, "x")
+    assert sorted(three.iterdir()) == before
+    assert (three / "file").read_text() == "before"
+
+
+def test_devices_and_pipes_are_written_to(tmp_path):
+    write_whole(Path("/dev/null"), "x")
+    reader, writer = os.pipe()
+    write_whole(Path(f"/dev/fd/{writer}"), "words")
+    assert os.read(reader, 9) == b"words"
+    os.close(reader)
+    os.close(writer)
+    with (tmp_path / "out").open("w") as out:  # as standard output that goes to a file
+        out.write("printed, ")
+        out.flush()
+        write_whole(Path(f"/dev/fd/{out.fileno()}"), "written")
+    assert (tmp_path / "out").read_text() == "printed, written"
+
+
+def test_the_last_of_many_writers_wins_and_nobody_sees_a_mixture(tmp_path):
+    texts = [str(number) * 100_000 for number in range(8)]
+    threads = [Thread(target=write_whole, args=(tmp_path / "file", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_has_one_owner(tmp_path):
+    lock = lock_directory(tmp_path)
+    with pytest.raises(BlockingIOError):
+        lock_directory(tmp_path)
+    os.close(lock)
+    os.close(lock_directory(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        lock_directory(tmp_path / "nowhere")

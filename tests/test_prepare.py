@@ -293,3 +293,30 @@ def test_progress_is_told_now_and_then(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "152 of 4,000 records, 2 skipped, 10 a second, 0:06:25 left"
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("flags", [(), ("--restart",)])
+def test_of_several_at_once_one_writes(flags, specs, tmp_path):
+    """The others end with one line and disturb neither its shards nor its indices."""
+    target = tmp_path / "target"
+    if flags:
+        _done(specs["json_lines"], target)
+    runs = [
+        subprocess.Popen(
+            _command(specs["json_lines"], target, *flags),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    told = [run.communicate(timeout=240) for run in runs]
+    for run, (out, err) in zip(runs, told, strict=True):
+        if run.returncode == 0:
+            assert err == ""
+        else:
+            assert (run.returncode, out) == (1, "")
+            assert err == f"error: {target}: another process is writing there; wait for it\n"
+    assert 0 in [run.returncode for run in runs]
+    _done(specs["json_lines"], tmp_path / "alone")
+    assert _content(target) == _content(tmp_path / "alone")

@@ -107,10 +107,12 @@ def _add_update(a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, 
 
 def write_adapter(
     config: OwlConfig, lora: Mapping[str, Any], directory: Path, base_model_name: str = ""
-) -> None:
+) -> dict[str, str]:
     """Writes the branch `lora` of the model `config` into an existing directory, as PEFT does.
 
     base_model_name: where PEFT is to find the base model.
+
+    Returns: {name of the file of weights: its SHA-256}.
     Raises ValueError if the model has no adapter.
     """
     if config.lora is None:
@@ -140,7 +142,7 @@ def write_adapter(
     }
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tensors = to_source(_rows(config, config.lora.targets, _PREFIX), {"lora": lora})
-    write_file(tensors, directory / WEIGHTS_FILE)
+    return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
 
 def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:

@@ -8,17 +8,17 @@ Our own holds
   source_config.json  config.json of the Hugging Face directory that it was made from
   tokenizer and preprocessor files, as they came
 
-A directory is written beside its place and renamed when it is complete: it is there whole or not
-at all.
+Every directory that is written holds SHA256SUMS, the hashes of its other files (checksums.py), and
+is there whole or not at all (atomic_directory.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.experimental.multihost_utils import sync_global_devices
-from safetensors import SafetensorError
 
 from owl_jax.checkpoint import huggingface
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
 from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
+from owl_jax.checkpoint.checksums import write_checksums
 from owl_jax.checkpoint.own import open_params, write_params
 from owl_jax.checkpoint.stored import read
 from owl_jax.checkpoint.weights import (
@@ -44,8 +44,8 @@ from owl_jax.checkpoint.weights import (
     open_owl,
     write_owl,
 )
-from owl_jax.errors import UserError, disk_full, listed
-from owl_jax.files import read_json
+from owl_jax.errors import UserError, listed
+from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -185,14 +185,14 @@ def save_model(
       as_trained: how prompts are cut for it (weights.py, Opened).
       progress: is told the bytes of each tensor after it is written.
 
-    Raises UserError for an unknown format, a directory that is in use, a missing branch, a full
-    disk; nothing is left behind then.
+    Raises UserError for an unknown format, a directory that is in use or comes into use meanwhile,
+    a missing branch, a file of `companions` that cannot be read, a full disk; nothing is left
+    behind then.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}; expected one of {', '.join(FORMATS)}")
-    directory = directory.absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists already; name another place or remove it")
+    check_free(directory)
+    copied = [] if companions is None or format == "peft" else _companions(companions)
     if base is None and "lora" in params and "llm" in params:
         base = Base.of(str(companions or ""), params["llm"])
     if format == "huggingface":
@@ -204,43 +204,62 @@ def save_model(
         base = None
     elif format == "peft":
         _check_branches(directory, ["lora"], params)
-    with _whole_or_not_at_all(directory) as target:
+    with whole_directory(directory) as target:
         if format == "orbax":
             write_params(target / _PARAMS, params, progress)
         if jax.process_index() > 0:
             return
         if base is not None:
             write_base(target, base)
+        hashes: dict[str, str] = {}
         if format == "peft":
-            name = base.name if base else ""
-            write_adapter(config, params["lora"], target, name)
-            return
-        source = _source_config(companions)
-        if format == "orbax":
-            values = {
-                "format": _FORMAT,
-                "version": _VERSION,
-                AS_TRAINED: as_trained,
-                "model": config.to_dict(),
-            }
-            _write_json(target / _CONFIG, values)
-            if source is not None:
-                _write_json(target / _SOURCE_CONFIG, source)
+            hashes = write_adapter(config, params["lora"], target, base.name if base else "")
+        elif format == "orbax":
+            _write_own_config(target, config, as_trained, _source_config(companions))
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
+            source = _source_config(companions)
             if as_trained:
                 source = {**(source or {}), AS_TRAINED: True}
             huggingface.write_config(config, target, dtype.name, source)
-            write_owl(config, params, target, progress)
-        for name in COMPANIONS:
-            if companions is not None and (companions / name).is_file():
-                shutil.copyfile(companions / name, target / name)
+            hashes = write_owl(config, params, target, progress)
+        for path in copied:
+            with open_regular(path) as old, (target / path.name).open("xb") as new:
+                shutil.copyfileobj(old, new)
+        write_checksums(target, hashes)
+
+
+def _companions(directory: Path) -> list[Path]:
+    """The files that come along. Raises UserError for one that is there and cannot be read."""
+    found = [directory / name for name in COMPANIONS if os.path.lexists(directory / name)]
+    for path in found:
+        try:
+            open_regular(path).close()
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be copied ({error.strerror}); mend or remove it"
+            ) from None
+    return found
+
+
+def _write_own_config(
+    target: Path, config: OwlConfig, as_trained: bool, source: Mapping[str, Any] | None
+) -> None:
+    values = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        AS_TRAINED: as_trained,
+        "model": config.to_dict(),
+    }
+    _write_json(target / _CONFIG, values)
+    if source is not None:
+        _write_json(target / _SOURCE_CONFIG, source)
 
 
 def _source_config(companions: Path | None) -> dict[str, Any] | None:
     """The config.json, in Hugging Face's form, of what a model is made from."""
     for name in (_SOURCE_CONFIG, _CONFIG):
-        if companions is not None and (companions / name).is_file():
+        if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             return None if values.get("model_type") != huggingface.MODEL_TYPE else values
     return None
@@ -268,12 +287,13 @@ def _open_own(directory: Path) -> Opened:
     path = directory.absolute() / _PARAMS
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
-    held = open_params(path)
+    nans: dict[str, int] = {}
+    held = open_params(path, nans)
     abstract = abstract_params(config)
     _check_branches(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
     values = read_json(directory / _CONFIG)
-    return Opened(config, held, as_trained=bool(values.get(AS_TRAINED, True)))
+    return Opened(config, held, as_trained=bool(values.get(AS_TRAINED, True)), nans=nans)
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
@@ -298,34 +318,3 @@ def _check_shapes(directory: Path, held: Mapping[str, Any], wanted: Mapping[str,
             f"{directory}: parameters that do not fit config.json ({len(problems)}): "
             f"{listed(problems, separator='; ')}"
         )
-
-
-@contextmanager
-def _whole_or_not_at_all(directory: Path) -> Iterator[Path]:
-    """A new directory to write into, renamed to `directory` at the end, removed after an error.
-
-    Process 0 of a multi-host run makes and renames it, the others wait for that.
-    """
-    partial = directory.with_name(f".{directory.name}.partial")
-    first = jax.process_index() == 0
-    try:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        sync_global_devices(f"{partial} is there")
-        yield partial
-        sync_global_devices(f"{partial} is complete")
-        if first:
-            partial.rename(directory)
-    except (OSError, SafetensorError, ValueError) as error:
-        # TensorStore and safetensors say what the system said in a text of theirs.
-        reason = disk_full(error)
-        if reason is None and not isinstance(error, OSError):
-            raise
-        raise UserError(
-            f"{directory} cannot be written: {reason or error}; nothing is left of it. Free some "
-            "space or name another place"
-        ) from error
-    finally:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)

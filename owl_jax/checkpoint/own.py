@@ -8,7 +8,6 @@ be opened alone, through TensorStore, the format below Orbax.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -26,8 +26,12 @@ from flax.traverse_util import unflatten_dict
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.layout import Part, Shape
 from owl_jax.checkpoint.manager import QuietOrbax
-from owl_jax.checkpoint.stored import Stored, ahead, pieces
+from owl_jax.checkpoint.stored import Stored, ahead, nans, pieces
+from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
 from owl_jax.errors import UserError
+from owl_jax.files import check_regular, read_json
+
+_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
 # What TensorStore keeps together: a process that holds a part of an array reads little beyond it.
 _CHUNK_BYTES = 16 * 2**20
@@ -64,19 +68,39 @@ def write_params(
                     raise streaming.error
 
 
-def open_params(path: Path) -> dict[str, Any]:
-    """The tree that is in `path`, each leaf a `Stored`. Raises UserError if it is damaged."""
+def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, Any]:
+    """The tree that is in `path`, each leaf a `Stored`.
+
+    found: gets {parameter: elements that are no numbers} of what is read.
+
+    Raises UserError if it is damaged or holds other numbers than floats.
+    """
     # Not by Orbax, which reads all arrays, and whole.
     try:
-        tree = json.loads((path / "_METADATA").read_text(encoding="utf-8"))["tree_metadata"]
+        for file in path.rglob("*"):  # TensorStore would wait for a FIFO's writer
+            if not file.is_dir():
+                check_regular(file)
+        tree = _metadata(path)["tree_metadata"]
         opened = {}
+        found = {} if found is None else found
         for leaf in tree.values():
             keys = tuple(key["key"] for key in leaf["key_metadata"])
             store = _open(path, ".".join(keys))
-            opened[keys] = _OwnArray(path, store, tuple(store.shape), store.dtype.numpy_dtype)
+            dtype = store.dtype.numpy_dtype
+            if dtype not in _DTYPES:
+                raise UserError(f"{path}: {'/'.join(keys)} is {dtype}; {EXPECTED_DTYPES}")
+            shape = tuple(store.shape)
+            opened[keys] = _OwnArray(path, "/".join(keys), store, shape, dtype, found)
         return unflatten_dict(opened)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path / "_METADATA")
+    except UserError as error:
+        raise _damaged(path, error) from None
 
 
 def _open(path: Path, name: str) -> ts.TensorStore:
@@ -92,15 +116,19 @@ def _damaged(path: Path, error: Exception) -> UserError:
 @dataclass(frozen=True)
 class _OwnArray:
     path: Path
+    name: str
     store: Any
     shape: Shape
     dtype: np.dtype
+    nans: dict[str, int]
 
     def __getitem__(self, part: Part) -> np.ndarray:
         try:
             value: np.ndarray = self.store[part].read().result()
         except (OSError, ValueError) as error:
             raise _damaged(self.path, error) from error
+        if count := nans(value):
+            self.nans[self.name] = max(self.nans.get(self.name, 0), count)
         return value
 
 

@@ -7,9 +7,11 @@ format: eight bytes with the header's length, a JSON header, the tensors one aft
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +40,22 @@ def write_shards(
     stem: str = "model",
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int], None] = lambda nbytes: None,
-) -> None:
+) -> dict[str, str]:
     """Writes the tensors in order to as many files as `shard_bytes` asks for, and their index.
 
     progress: is told the bytes of each tensor after it is written.
+
+    Returns: {name of a file of tensors: its SHA-256}.
     """
     shards = list(_cut(tensors, shard_bytes))
     if len(shards) == 1:
-        write_file(tensors, directory / f"{stem}.safetensors", progress)
-        return
+        name = f"{stem}.safetensors"
+        return {name: write_file(tensors, directory / name, progress)}
     weight_map: dict[str, str] = {}
+    hashes = {}
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_file(shard, directory / name, progress)
+        hashes[name] = write_file(shard, directory / name, progress)
         weight_map |= {tensor.name: name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
@@ -58,14 +63,15 @@ def write_shards(
     }
     text = json.dumps(index, indent=2) + "\n"
     (directory / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
+    return hashes
 
 
 def write_file(
     tensors: Sequence[Outgoing],
     path: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
-) -> None:
-    """Writes one safetensors file; a few tensors are in memory at a time."""
+) -> str:
+    """Writes one safetensors file; a few tensors are in memory at a time. Returns its SHA-256."""
     # Wide numbers first: each tensor then begins at a multiple of its item's size.
     ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -79,11 +85,18 @@ def write_file(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+    head = struct.pack("<Q", len(text)) + text
+    digest = hashlib.sha256(head)
+    with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
+        file.write(head)
         for tensor, value in zip(ordered, ahead(t.read for t in ordered), strict=True):
-            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+            data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+            # Hashed while it is written: neither holds the interpreter's lock.
+            hashed = pool.submit(digest.update, data)
+            file.write(data)
+            hashed.result()
             progress(tensor.nbytes)
+    return digest.hexdigest()
 
 
 def _cut(tensors: Sequence[Outgoing], shard_bytes: int) -> Iterator[list[Outgoing]]:

@@ -129,6 +129,20 @@ def infinities(array: np.ndarray) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
+def nans(array: np.ndarray) -> int:
+    """How many elements of an array of floats are no numbers."""
+    if array.size == 0:
+        return 0
+    # The bits of a NaN, as an integer, exceed those of the infinity of its sign. Two maxima take a
+    # fifth of the time of isnan, which does one bfloat16 at a time.
+    width = array.dtype.itemsize
+    positive, negative = np.array([np.inf, -np.inf], array.dtype).view(f"u{width}")
+    signed, unsigned = array.view(f"i{width}"), array.view(f"u{width}")
+    if signed.max() <= positive and unsigned.max() <= negative:
+        return 0
+    return int(np.count_nonzero(signed > positive) + np.count_nonzero(unsigned > negative))
+
+
 def _aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(size + _ALIGNMENT, np.uint8)

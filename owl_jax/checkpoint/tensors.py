@@ -17,18 +17,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from owl_jax.checkpoint.layout import Part, Shape, read_part, size_of, whole
-from owl_jax.checkpoint.stored import Stored, infinities
+from owl_jax.checkpoint.stored import Stored, infinities, nans
 from owl_jax.checkpoint.table import BUFFERS, Row
-from owl_jax.errors import UserError, listed
+from owl_jax.errors import UserError, listed, one_line
+from owl_jax.files import NotAFile, check_regular
 
+# What weights may be. Integers would pass for floats; what has fewer bits needs a scale to be read.
 _DTYPES: Mapping[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
     "F16": np.float16,
     "F32": np.float32,
     "F64": np.float64,
-    "I32": np.int32,
-    "I64": np.int64,
 }
+EXPECTED_DTYPES = "expected floats: bfloat16, float16, float32 or float64"
+
+# Of a buffer, which may be anything, since nobody reads it.
+UNREAD = np.dtype(np.void)
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,16 @@ class TensorFiles:
 
     bytes_read: what `read` has read so far.
     infinite: {tensor: elements that are not finite}, of the float16 parts that were read.
+    nans: {tensor: elements that are no numbers}, of the other parts that were read.
 
-    Raises UserError if a file is damaged or a tensor is in two of them.
+    Raises UserError if a file is damaged or no regular file, a tensor is in two of them, or one
+    that is no buffer (table.BUFFERS) holds no floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
         self.bytes_read = 0
         self.infinite: dict[str, int] = {}
+        self.nans: dict[str, int] = {}
         self._held: dict[str, Held] = {}
         duplicates = []
         for path in paths:
@@ -78,28 +85,41 @@ class TensorFiles:
         held = self._held[name]
         value = self._read(held.file, name, whole(held.shape) if part is None else part)
         self.bytes_read += value.nbytes
-        if value.dtype == np.float16 and (count := infinities(value)):
-            # What is read twice, such as for a fingerprint, is counted once.
-            self.infinite[name] = max(self.infinite.get(name, 0), count)
+        # What is read twice, such as for a fingerprint, is counted once.
+        if value.dtype == np.float16:
+            if count := infinities(value):
+                self.infinite[name] = max(self.infinite.get(name, 0), count)
+        elif count := nans(value):
+            self.nans[name] = max(self.nans.get(name, 0), count)
         return value
 
     def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
         try:
+            check_regular(path)
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                     view = file.get_slice(name)
-                    dtype = _DTYPES.get(view.get_dtype())
-                    if dtype is None:
-                        raise UserError(f"{path}: {name} is {view.get_dtype()}; expected floats")
-                    yield name, Held(path, tuple(view.get_shape()), np.dtype(dtype))
+                    kind = view.get_dtype()
+                    if kind not in _DTYPES and not BUFFERS.fullmatch(name):
+                        raise UserError(f"{path}: {name} is {kind}; {EXPECTED_DTYPES}")
+                    dtype = np.dtype(_DTYPES.get(kind, UNREAD))
+                    yield name, Held(path, tuple(view.get_shape()), dtype)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+            raise _unreadable(path, error) from error
 
     def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
         # Opened for each tensor: pages of a file that stays open count as this process's memory.
-        with safe_open(path, framework="numpy") as file:
-            value: np.ndarray = file.get_slice(name)[part] if part else file.get_tensor(name)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                value: np.ndarray = file.get_slice(name)[part] if part else file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
         return value
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, NotAFile) else one_line(error)
+    return UserError(f"{path}: not a readable safetensors file ({reason})")
 
 
 @dataclass(frozen=True)

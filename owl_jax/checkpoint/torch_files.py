@@ -16,8 +16,10 @@ import ml_dtypes
 import numpy as np
 
 from owl_jax.checkpoint.layout import Part
-from owl_jax.checkpoint.tensors import Held, TensorFiles
-from owl_jax.errors import UserError
+from owl_jax.checkpoint.table import BUFFERS
+from owl_jax.checkpoint.tensors import EXPECTED_DTYPES, UNREAD, Held, TensorFiles
+from owl_jax.errors import UserError, shown
+from owl_jax.files import NotAFile, check_regular
 
 # A file is closed after that much of it was read: mapped pages count as this process's memory.
 _MAPPED_BYTES = 500_000_000
@@ -26,8 +28,8 @@ _MAPPED_BYTES = 500_000_000
 class TorchFiles(TensorFiles):
     """The tensors of some files that `torch.save` wrote.
 
-    Raises UserError if torch is not installed, a file is damaged or holds more than tensors, or a
-    tensor is in two of them.
+    Raises UserError if torch is not installed, a file is damaged, no regular file, or holds more
+    than tensors, a tensor is in two of them, or one that is no buffer holds no plain floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -46,23 +48,22 @@ class TorchFiles(TensorFiles):
 
     def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
         for name, tensor in self._tensors(path).items():
+            if not isinstance(name, str):
+                raise UserError(f"{path}: {shown(name)} is no name; expected a state_dict")
             if not isinstance(tensor, self._torch.Tensor):
                 raise UserError(
                     f"{path}: {name} is {type(tensor).__name__}; expected a dictionary of tensors"
                 )
-            try:
-                dtype = self._numpy(tensor.reshape(-1)[:0]).dtype
-            except (TypeError, RuntimeError):
-                raise UserError(
-                    f"{path}: {name} is {tensor.type()}; expected plain floats"
-                ) from None
-            yield name, Held(path, tuple(tensor.shape), dtype)
+            dtype = self._dtype(tensor)
+            if dtype is None and not BUFFERS.fullmatch(name):
+                raise UserError(f"{path}: {name} is {self._kind(tensor)}; {EXPECTED_DTYPES}")
+            yield name, Held(path, tuple(tensor.shape), UNREAD if dtype is None else dtype)
 
     def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
         with self._lock:
             if self._mapped > _MAPPED_BYTES:
                 self._open = None
-            tensor = self._tensors(path)[name]
+            tensor = self._tensors(path)[name].detach()
             value = np.array(self._numpy(tensor[part] if part else tensor))
             self._mapped += value.nbytes
         return value
@@ -77,6 +78,7 @@ class TorchFiles(TensorFiles):
     def _load(self, path: Path) -> Mapping[str, Any]:
         load = self._torch.load
         try:
+            check_regular(path)
             try:
                 held = load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
@@ -103,6 +105,8 @@ class TorchFiles(TensorFiles):
             struct.error,
         ) as error:
             first = str(error).splitlines()[:1]
+            if isinstance(error, NotAFile):
+                first = [str(error.strerror)]
             raise UserError(f"{path}: not a readable PyTorch file ({' '.join(first)})") from None
         if not isinstance(held, Mapping):
             raise UserError(
@@ -115,5 +119,27 @@ class TorchFiles(TensorFiles):
         if tensor.dtype == self._torch.bfloat16:
             bits: np.ndarray = tensor.view(self._torch.uint16).numpy()
             return bits.view(ml_dtypes.bfloat16)
-        array: np.ndarray = tensor.detach().numpy()
+        array: np.ndarray = tensor.numpy()
         return array
+
+    def _dtype(self, tensor: Any) -> np.dtype | None:
+        """What a plain tensor of floats is to NumPy; None for every other."""
+        torch = self._torch
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            return None
+        dtypes = {
+            torch.bfloat16: ml_dtypes.bfloat16,
+            torch.float16: np.float16,
+            torch.float32: np.float32,
+            torch.float64: np.float64,
+        }
+        found = dtypes.get(tensor.dtype)
+        return None if found is None else np.dtype(found)
+
+    def _kind(self, tensor: Any) -> str:
+        """What a tensor is, for a message: "int32", "sparse float32", "float32 without numbers"."""
+        name = str(tensor.dtype).removeprefix("torch.")
+        if tensor.device.type == "meta":
+            return f"{name} without numbers (on the meta device)"
+        layout = str(tensor.layout).removeprefix("torch.")
+        return name if layout == "strided" else f"{name} in the layout {layout}"

@@ -49,6 +49,7 @@ class Opened:
       owl_jax trained, whatever its form, and not for the released models.
     notes: what a person should know about it, a line each.
     files: where it is read from, if that is in the original's layout.
+    nans: {parameter: elements that are no numbers} of what was read of one in our own form.
     """
 
     config: OwlConfig
@@ -56,6 +57,7 @@ class Opened:
     as_trained: bool = False
     notes: tuple[str, ...] = ()
     files: TensorFiles | None = field(default=None, compare=False)
+    nans: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def tell(self, directory: Path) -> None:
         """Says on stderr what there is to know, once everything has been read."""
@@ -63,6 +65,14 @@ class Opened:
             return
         for note in self.notes:
             print(printable(f"note: {directory}: {note}"), file=sys.stderr, flush=True)
+        nans = {**self.nans, **(self.files.nans if self.files else {})}
+        if nans:
+            print(
+                f"warning: {directory}: {sum(nans.values())} elements of {len(nans)} tensors are "
+                f"NaN, the first in {printable(min(nans))}; the model will answer with nonsense",
+                file=sys.stderr,
+                flush=True,
+            )
         infinite = self.files.infinite if self.files else {}
         if infinite:
             first = printable(min(infinite))
@@ -186,9 +196,12 @@ def write_owl(
     params: Mapping[str, Any],
     directory: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
-) -> None:
-    """Writes safetensors files with the original's names. An adapter must be merged before."""
-    write_shards(to_source(table.rows(config), params), directory, progress=progress)
+) -> dict[str, str]:
+    """Writes safetensors files with the original's names. An adapter must be merged before.
+
+    Returns: {name of a file: its SHA-256}.
+    """
+    return write_shards(to_source(table.rows(config), params), directory, progress=progress)
 
 
 def _without_prefix(rows: list[Row], prefix: str) -> list[Row]:

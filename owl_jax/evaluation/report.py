@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from owl_jax.data.synthetic import Question, normalize_answer
+from owl_jax.files import write_whole
 from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
 from owl_jax.pages.picture import picture
@@ -62,7 +63,7 @@ def write_report(
         _examples(examples),
     ]
     body = "\n".join(sections)
-    path.write_text(page("A small mPLUG-Owl, trained from nothing", body), encoding="utf-8")
+    write_whole(path, page("A small mPLUG-Owl, trained from nothing", body))
 
 
 def write_curves(path: Path, workdir: Path) -> None:
@@ -82,7 +83,7 @@ def write_curves(path: Path, workdir: Path) -> None:
         '<p class="soft">By step. Loss and gradient norm: each logged step (thin) and the mean of '
         f"its neighbours (bold), on a logarithmic axis.</p>\n{grid(charts, '26rem')}"
     )
-    path.write_text(page(workdir.resolve().name, body), encoding="utf-8")
+    write_whole(path, page(workdir.resolve().name, body))
 
 
 def _headline(report: Mapping[str, Any]) -> str:

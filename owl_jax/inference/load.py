@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.checkpoint.stored import place
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, shown
 from owl_jax.inference.engine import Owl
 from owl_jax.models.config import Compute
 from owl_jax.models.owl import init_params
@@ -29,12 +30,14 @@ def load_owl(
     adapter: str | Path | None,
     mesh: Mesh | None,
     any_base: bool = False,
+    verify: bool = False,
 ) -> Owl:
     """Reads a model directory, and an adapter for it; see `owl_jax.load`."""
-    if dtype not in DTYPES and dtype not in map(jnp.dtype, DTYPES):
-        raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    name = jnp.dtype(dtype).name
+    name = _name_of(dtype)
     directory = Path(path)
+    if verify:  # by each process: hosts may have copies of their own
+        for each in (directory, *([Path(adapter)] if adapter is not None else [])):
+            check_sums(each)
     opened = open_model(directory)
     if adapter is not None:
         opened = add_adapter(opened, directory, Path(adapter), any_base)
@@ -61,3 +64,15 @@ def load_owl(
         mesh,
         as_trained=opened.as_trained,
     )
+
+
+def _name_of(dtype: Any) -> str:
+    """The one of DTYPES that is meant. Raises UserError for any other."""
+    try:
+        # None would be float64 to NumPy.
+        name = "" if dtype is None else jnp.dtype(dtype).name
+    except (TypeError, ValueError):
+        name = ""
+    if name not in DTYPES:
+        raise UserError(f"dtype {shown(dtype)}; expected one of {', '.join(DTYPES)}")
+    return name

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from directories import assert_same_bits, assert_same_tree
 
 from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import read_adapter
+from owl_jax.checkpoint.checksums import SUMS_FILE, verify
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
     load_model,
@@ -128,6 +130,41 @@ def test_tokenizer_files_come_along(directory, tmp_path):
         save_model(tmp_path / format, config, params, format, companions=directory)
         copied = (tmp_path / format / "tokenizer.model").read_bytes()
         assert copied == (directory / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["fifo", "folder", "link to nothing", "link to a device"])
+def test_a_tokenizer_file_that_cannot_be_copied_is_told(what, tmp_path):
+    config, params = golden.model(golden.LLAMA)
+    (tmp_path / "source").mkdir()
+    path = tmp_path / "source" / "tokenizer_config.json"
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if what == "link to a device" else "nothing")
+    for format in ("huggingface", "orbax"):
+        with pytest.raises(UserError, match=r"tokenizer_config\.json: cannot be copied \("):
+            save_model(tmp_path / "target", config, params, format, tmp_path / "source")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("format", ["huggingface", "orbax", "peft"])
+def test_every_file_has_its_hash(format, tmp_path):
+    config, params = golden.model(golden.LORA)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (*COMPANIONS, SUMS_FILE):
+        (source / name).write_text(f"content of {name}")
+    save_model(tmp_path / "target", config, params, format, source)
+    files = {str(path.relative_to(tmp_path / "target")) for path in _files(tmp_path / "target")}
+    listed = (tmp_path / "target" / SUMS_FILE).read_text()
+    assert {line[66:] for line in listed.splitlines()} == files - {SUMS_FILE}
+    assert verify(tmp_path / "target").files == len(files) - 1
+
+
+def _files(directory):
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def test_some_branches_alone(directory, tmp_path):

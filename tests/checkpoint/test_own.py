@@ -1,5 +1,7 @@
 """Our own directories: Orbax's, but written and read piece by piece."""
 
+import os
+
 import directories
 import golden
 import jax
@@ -68,6 +70,35 @@ def test_few_layers_are_in_memory_at_a_time(tmp_path):
     assert held.max() <= 3  # the one that is written, and two ahead
     for leaf in jax.tree.map(read, open_params(tmp_path / "params")).values():
         np.testing.assert_array_equal(leaf[:, 0, 0], np.arange(9))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "bool", "complex64"])
+def test_only_floats_pass_as_weights(dtype, tmp_path):
+    tree = {"a": np.ones(3, np.float32), "b": {"c": np.ones((2, 3, 4), dtype)}}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "params", tree)
+    with pytest.raises(
+        UserError, match=f"params: b/c is {dtype}; expected floats: bfloat16, float"
+    ):
+        open_params(tmp_path / "params")
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/fifo"])
+def test_a_fifo_is_not_waited_for(name, tmp_path):
+    write_params(tmp_path / "params", {"x": np.ones((2, 3, 4), np.float32)})
+    (tmp_path / "params" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "params" / name)
+    with pytest.raises(UserError, match=r"params: damaged, .*is a FIFO, not a regular file"):
+        open_params(tmp_path / "params")
+
+
+def test_elements_that_are_no_numbers_are_noted(tmp_path):
+    array = np.ones((2, 3, 4), np.float32)
+    array[1, 2, 3] = np.nan
+    write_params(tmp_path / "params", {"x": {"y": array}, "z": array[0]})
+    found = {}
+    jax.tree.map(read, open_params(tmp_path / "params", found))
+    assert found == {"x/y": 1}
 
 
 def test_damaged_directory_is_told(tmp_path):

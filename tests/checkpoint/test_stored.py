@@ -5,6 +5,7 @@ import math
 import directories
 import golden
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.stored import Cast, Mapped, infinities, pieces, place, read
+from owl_jax.checkpoint.stored import Cast, Mapped, infinities, nans, pieces, place, read
 from owl_jax.checkpoint.weights import open_clip, open_owl
 from owl_jax.models.config import Compute
 from owl_jax.models.owl import init_params
@@ -150,3 +151,13 @@ def test_elements_that_are_not_finite_are_counted():
     array = np.array([[1, np.inf], [-np.inf, np.nan]], np.float16)
     assert infinities(array) == 3
     assert infinities(np.zeros((0,), np.float16)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_elements_that_are_no_numbers_are_counted(dtype):
+    array = np.array([[1, np.inf, 0], [-np.inf, np.nan, -np.nan]], jnp.dtype(dtype))
+    assert nans(array) == 2
+    assert nans(array.T[1:, ::-1]) == 2
+    assert nans(array[0]) == nans(array[:, :1]) == nans(array[:0]) == 0
+    largest = jnp.finfo(dtype).max
+    assert nans(np.array([largest, -largest, jnp.finfo(dtype).tiny], array.dtype)) == 0

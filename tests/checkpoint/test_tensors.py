@@ -1,5 +1,11 @@
 """Safetensors files by a table: what does not fit is listed, what does is read and written."""
 
+import json
+import os
+import shutil
+import socket
+import struct
+
 import directories
 import golden
 import jax
@@ -7,9 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from directories import WEIGHTS
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint import table
+from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from owl_jax.checkpoint.layout import Linear, Same
 from owl_jax.checkpoint.stored import read
 from owl_jax.checkpoint.table import Row
@@ -76,6 +83,84 @@ def test_numbers_that_weights_cannot_be_are_an_error(tmp_path):
     save_file({"mask": np.zeros(3, bool)}, tmp_path / WEIGHTS)
     with pytest.raises(UserError, match="mask is BOOL; expected floats"):
         TensorFiles([tmp_path / WEIGHTS])
+
+
+@pytest.mark.parametrize("kind", ["I8", "U8", "I32", "I64", "U16", "BOOL", "F8_E4M3", "F8_E5M2"])
+def test_only_floats_pass_as_weights(kind, tmp_path):
+    width = {"I32": 4, "I64": 8, "U16": 2}.get(kind, 1)
+    buffers = ("model.embeddings.position_ids", "layers.0.rotary_emb.inv_freq")
+    _write_raw(tmp_path / "buffers", dict.fromkeys(buffers, (kind, width)))
+    assert TensorFiles([tmp_path / "buffers"]).names() == set(buffers)
+    _write_raw(tmp_path / WEIGHTS, {"x": ("F32", 4), "y.weight": (kind, width)})
+    with pytest.raises(UserError) as told:
+        TensorFiles([tmp_path / WEIGHTS])
+    assert str(told.value) == (
+        f"{tmp_path / WEIGHTS}: y.weight is {kind}; expected floats: bfloat16, float16, float32 or "
+        "float64"
+    )
+
+
+def test_integers_in_an_adapter_are_refused(tmp_path):
+    tensors = load_file(directories.ADAPTER / WEIGHTS_FILE)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name].astype(np.int32)}, tmp_path / WEIGHTS_FILE)
+    shutil.copyfile(directories.ADAPTER / CONFIG_FILE, tmp_path / CONFIG_FILE)
+    with pytest.raises(UserError, match=f"{name} is I32; expected floats"):
+        open_adapter(tmp_path, golden.model(golden.LLAMA)[0])
+
+
+def _write_raw(path, kinds):
+    """A file of one element each, of kinds that NumPy does not know."""
+    header, end = {}, 0
+    for name, (kind, width) in kinds.items():
+        header[name] = {"dtype": kind, "shape": [1], "data_offsets": [end, end + width]}
+        end += width
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+@pytest.mark.parametrize("what", ["fifo", "folder", "socket", "device"])
+def test_what_is_no_regular_file_is_not_waited_for(what, tmp_path):
+    path = tmp_path / WEIGHTS
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    with pytest.raises(UserError, match=r"not a readable safetensors file \(is a "):
+        TensorFiles([path])
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**8 + 1, 5])
+def test_headers_that_claim_too_much_are_one_line(length, tmp_path):
+    (tmp_path / WEIGHTS).write_bytes(struct.pack("<Q", length) + b'{"\x1b[2J": 1' + b" " * 50)
+    with pytest.raises(UserError, match="not a readable safetensors file") as told:
+        TensorFiles([tmp_path / WEIGHTS])
+    assert str(told.value).isprintable()
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_one_line(tmp_path):
+    save_file({"x": np.zeros(9, np.float32)}, tmp_path / WEIGHTS)
+    files = TensorFiles([tmp_path / WEIGHTS])
+    os.truncate(tmp_path / WEIGHTS, 20)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        files.read("x")
+
+
+def test_elements_that_are_no_numbers_are_noted(tmp_path):
+    tensors = {
+        name: np.array([1, np.nan, np.inf], dtype)
+        for name, dtype in {"f": np.float32, "b": ml_dtypes.bfloat16, "d": np.float64}.items()
+    }
+    save_file(tensors, tmp_path / WEIGHTS)
+    files = TensorFiles([tmp_path / WEIGHTS])
+    for name in (*tensors, "f"):
+        files.read(name)
+    assert (files.nans, files.infinite) == (dict.fromkeys(tensors, 1), {})
 
 
 def test_layers_of_several_types_take_the_widest(tmp_path):

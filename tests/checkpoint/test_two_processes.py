@@ -1,12 +1,18 @@
-"""A model loaded by two real processes: each reads what its devices hold, and nothing else."""
+"""A model loaded and saved by two real processes: each reads what its devices hold, and nothing
+else; one writes what both agree on."""
 
 import json
 import socket
 import subprocess
 import sys
 
+import directories
 import golden
 import pytest
+from directories import LLAMA
+
+from owl_jax.checkpoint.checksums import verify
+from owl_jax.checkpoint.model_directory import load_model
 
 SCRIPT = """
 import json, sys
@@ -41,14 +47,67 @@ print(json.dumps({"read": count, "held": held, "whole": whole}))
 """
 
 
+SAVE = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import owl_jax
+from pathlib import Path
+from owl_jax.checkpoint.atomic_directory import whole_directory
+from owl_jax.errors import UserError
+from owl_jax.parallel.mesh import make_mesh
+
+place = Path(sys.argv[4])
+owl = owl_jax.load(sys.argv[3], "float32", mesh=make_mesh(data=1, fsdp=-1))
+owl.save(place / "model", "orbax")
+partials, told = [], []
+for target, begun in (("other", False), ("file/x", False), ("free", True)):
+    try:
+        with whole_directory(place / target) as partial:
+            partials.append(partial.name)
+            if jax.process_index() == 0 and begun:
+                (place / target).mkdir()
+                (place / target / "mine").touch()
+    except UserError as error:
+        told.append(str(error))
+print(json.dumps([partials, told]))
+"""
+
+
+def test_all_processes_agree_on_where_they_write_and_what_went_wrong(tmp_path):
+    (tmp_path / "file").touch()
+    results = [json.loads(out.splitlines()[-1]) for out in _run(SAVE, LLAMA, tmp_path)]
+    assert results[0] == results[1]
+    partials, told = results[0]
+    assert len(set(partials)) == 2
+    assert "Not a directory" in told[0]
+    assert "has appeared while this was being written" in told[1]
+    assert len(told) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "free", "model", "other"}
+    assert verify(tmp_path / "model").files > 3
+    directories.assert_same_tree(
+        load_model(tmp_path / "model", "float32")[1], golden.model(golden.LLAMA)[1]
+    )
+
+
 @pytest.mark.parametrize("case", [golden.LLAMA, golden.VIDEO])
 def test_each_process_reads_its_half(case):
+    for out in _run(SCRIPT, golden.GOLDENS / case):
+        found = json.loads(out.splitlines()[-1])
+        assert found["read"] == found["held"]
+        assert 0.5 <= found["read"] / found["whole"] < 0.6, found
+
+
+def _run(script, *arguments):
+    """What two processes print."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(number), str(golden.GOLDENS / case)],
+            [sys.executable, "-c", script, address, str(number), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -60,8 +119,6 @@ def test_each_process_reads_its_half(case):
     finally:
         for process in processes:
             process.kill()
-    for process, (out, err) in zip(processes, results, strict=True):
+    for process, (_, err) in zip(processes, results, strict=True):
         assert process.returncode == 0, err
-        found = json.loads(out.splitlines()[-1])
-        assert found["read"] == found["held"]
-        assert 0.5 <= found["read"] / found["whole"] < 0.6, found
+    return [out for out, _ in results]

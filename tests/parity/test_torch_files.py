@@ -1,5 +1,6 @@
 """Files that torch.save writes: read to the bit, and nothing in them is run."""
 
+import os
 import pickle
 import re
 
@@ -126,10 +127,62 @@ def test_a_whole_module_is_refused(tmp_path):
         ([torch.ones(2)], "found list, expected a dictionary of tensors"),
         ({"x": torch.ones(2), "step": 3}, "step is int"),
         ({"model": {"x": torch.ones(2)}}, "model is (dict|OrderedDict)"),
+        ({"x": None}, "x is NoneType; expected a dictionary of tensors"),
+        ({"x": "words"}, "x is str"),
+        ({3: torch.ones(2)}, "3 is no name; expected a state_dict"),
+        (torch.ones(2), "found Tensor"),
+        (None, "found NoneType"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(content, message, tmp_path):
     assert re.search(message, refused(write(tmp_path / "a.bin", content)))
+
+
+KINDS = {
+    "bool": lambda: torch.ones(2, dtype=torch.bool),
+    "uint8": lambda: torch.ones(2, dtype=torch.uint8),
+    "int8": lambda: torch.ones(2, dtype=torch.int8),
+    "int32": lambda: torch.ones(2, dtype=torch.int32),
+    "int64": lambda: torch.tensor(3),
+    "complex64": lambda: torch.ones(2, dtype=torch.complex64),
+    "float8_e4m3fn": lambda: torch.ones(2).to(torch.float8_e4m3fn),
+    "float32 in the layout sparse_coo": lambda: torch.eye(3).to_sparse(),
+    "float32 in the layout sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
+    "qint8": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    "float32 without numbers (on the meta device)": lambda: torch.ones(2, device="meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of beta layouts, and of quantisation that moves elsewhere
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_plain_floats_pass_as_weights(kind, tmp_path):
+    path = write(tmp_path / "a.bin", {"x": torch.ones(2), "y.weight": KINDS[kind]()})
+    assert refused(path) == (
+        f"{path}: y.weight is {kind}; expected floats: bfloat16, float16, float32 or float64"
+    )
+    path = write(tmp_path / "b.bin", {"x": torch.ones(2), "embeddings.position_ids": KINDS[kind]()})
+    assert TorchFiles([path]).names() == {"x", "embeddings.position_ids"}
+
+
+def test_views_that_are_not_contiguous_are_read(tmp_path):
+    base = torch.nn.Parameter(torch.arange(12, dtype=torch.bfloat16).reshape(3, 4))
+    content = {"x": base.t(), "y": base[:, ::2], "z": torch.ones(1).expand(5), "w": base}
+    files = TorchFiles([write(tmp_path / "a.bin", content)])
+    for name, value in content.items():
+        expected = value.detach().float().numpy()
+        np.testing.assert_array_equal(files.read(name).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("what", ["fifo", "folder", "device"])
+def test_what_is_no_regular_file_is_not_waited_for(what, tmp_path):
+    path = tmp_path / "a.bin"
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    assert "not a readable PyTorch file (is a " in refused(path)
 
 
 @FORMATS

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from owl_jax import cli
 from owl_jax.errors import UserError
+from owl_jax.files import write_whole
 
 if TYPE_CHECKING:
     from owl_jax.data.preview.page import Sizes
@@ -76,8 +77,7 @@ def main(_: list[str]) -> None:
     html = preview_page(head, batches, data.tokenizer, drops, sizes, ROWS.value)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        # A file's name may hold bytes that are no text.
-        output.write_text(html, encoding="utf-8", errors="backslashreplace")
+        write_whole(output, html)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror})") from None
     cli.say(f"preview: {output}")

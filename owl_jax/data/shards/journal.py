@@ -128,13 +128,26 @@ class Journal:
 
 
 def lock(journal: IO[bytes], target: Path) -> None:
-    """Keeps other processes out until the file is closed. Raises UserError where one is in."""
+    """Keeps other processes out until the file is closed.
+
+    Raises UserError where one is in, or has finished or deleted this journal after it was opened.
+    """
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{target}: another process is writing there; wait for it") from None
+        raise busy(target) from None
     except OSError:
         pass  # some network file systems know no locks
+    try:
+        is_there = os.path.samestat(os.fstat(journal.fileno()), (target / JOURNAL_FILE).stat())
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise busy(target)
+
+
+def busy(target: Path) -> UserError:
+    return UserError(f"{target}: another process is writing there; wait for it")
 
 
 def read_header(target: Path) -> dict[str, Any] | None:

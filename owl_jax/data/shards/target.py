@@ -5,15 +5,18 @@ Nothing is deleted but what has the names of our files, beside a manifest or a j
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from owl_jax.data.shards.journal import (
     SKIPPED_FILE,
+    busy,
     is_barely_begun,
     is_begun,
     lock,
@@ -29,6 +32,7 @@ from owl_jax.data.shards.manifest import (
 )
 from owl_jax.data.shards.writer import writing
 from owl_jax.errors import UserError
+from owl_jax.files import lock_directory
 
 # Indices of the source (sources/kept_index.py) are here while the target is not finished. It is
 # deleted as a whole, so it has a name that nobody else gives.
@@ -56,14 +60,52 @@ class Options:
     max_side: int | None = None
 
 
+@contextmanager
+def alone_in(target: Path) -> Iterator[None]:
+    """Makes the directory `target` and keeps other processes out of it, its indices too.
+
+    If it is empty and was made here, it is removed again at the end.
+    Raises UserError where another process is in, or the directory cannot be made.
+    """
+    with writing(target):
+        made = not target.exists()
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = lock_directory(target)
+        except BlockingIOError:
+            raise busy(target) from None
+    try:
+        yield
+    finally:
+        if made and lock is not None:
+            with suppress(OSError):  # not empty: what was written stays
+                target.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def is_busy(target: Path) -> bool:
+    """Whether another process is in `alone_in`."""
+    try:
+        lock = lock_directory(target)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if lock is not None:
+        os.close(lock)
+    return False
+
+
 def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
     """The manifest of a target that is finished; None for one that is new, or to be gone on with.
 
     Raises UserError for a target that was made from something else or has lost a shard, and for
     another directory.
     """
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--target={target} is a file; expected a directory")
+    with writing(target):  # of a name that is too long even exists() is an error
+        if target.exists() and not target.is_dir():
+            raise UserError(f"--target={target} is a file; expected a directory")
     if is_finished(target):
         manifest = read_manifest(target)
         _check_same(target, manifest.source, manifest.options, spec, options)

@@ -12,6 +12,7 @@ from owl_jax.data.shards.journal import (
     Journal,
     is_barely_begun,
     is_begun,
+    lock,
     partial_path,
     read_header,
 )
@@ -141,3 +142,12 @@ def test_a_full_disk(begun):
     with Journal(begun, HEADER) as opened:
         assert opened.next_index == 4
         assert (begun / JOURNAL_FILE).read_bytes() == journal
+
+
+def test_a_journal_that_another_process_finished_meanwhile_is_not_written(tmp_path):
+    with (tmp_path / JOURNAL_FILE).open("a+b") as file:
+        (tmp_path / JOURNAL_FILE).unlink()
+        for _ in range(2):
+            with pytest.raises(UserError, match="another process is writing there"):
+                lock(file, tmp_path)
+            (tmp_path / JOURNAL_FILE).touch()  # another's

@@ -12,8 +12,10 @@ from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
 from owl_jax.data.shards.target import (
     INDEX_DIR,
     Options,
+    alone_in,
     check_unchanged,
     find_finished,
+    is_busy,
     restart,
 )
 from owl_jax.data.shards.write import write_shards
@@ -151,3 +153,22 @@ def test_restart_leaves_what_is_not_its_own(tmp_path):
     source_files.write_files(tmp_path, mine)
     restart(tmp_path)
     assert _content(tmp_path) == dict.fromkeys(mine, b"mine")
+
+
+def test_one_process_at_a_time_is_in_a_target(tmp_path):
+    target = tmp_path / "deep" / "target"
+    with alone_in(target):
+        assert is_busy(target)
+        with (
+            pytest.raises(UserError, match="target: another process is writing there; wait"),
+            alone_in(target),
+        ):
+            pass
+        assert target.is_dir()
+    assert not target.exists()  # nothing was written
+    with alone_in(target):
+        (target / "file").touch()
+    assert (target.is_dir(), is_busy(target), is_busy(tmp_path / "nowhere")) == (True, False, False)
+    for taken in (target / "file", target / "file" / "deeper", target / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be written"), alone_in(taken):
+            pass

@@ -1,0 +1,226 @@
+"""SHA256SUMS: the hash of every file of a model directory, in the format of coreutils.
+
+`sha256sum -c SHA256SUMS` reads what is written here, and what it writes is read here; so are
+MODEL.safetensors.sha256 files, as some downloads have beside their weights. A line is 64
+hexadecimal digits, a space, a space or `*`, and a path below the directory; a line that begins with
+a backslash has backslashes and line breaks of the path escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from owl_jax.errors import UserError, listed, printable, shown
+from owl_jax.files import open_regular
+
+SUMS_FILE = "SHA256SUMS"
+
+_SUMS_NAMES = (SUMS_FILE, "SHA256SUMS.txt", "sha256sums.txt")
+_ONE_FILE = (".sha256", ".sha256sum")
+# A list that names one of these is of the whole directory: what it does not name does not belong.
+_OF_THE_WHOLE = ("config.json", "adapter_config.json")
+
+_LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)", re.DOTALL)
+_TAGGED = re.compile(rb"(\\?)SHA256 \((.+)\) = ([0-9a-fA-F]{64})", re.DOTALL)
+_BARE = re.compile(rb"\s*([0-9a-fA-F]{64})\s*")
+_ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+
+_LARGEST_LIST = 1 << 26
+_BUFFER = 1 << 22  # bytes
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was compared: how many files, their bytes, and how long it took."""
+
+    files: int
+    nbytes: int
+    seconds: float
+    unlisted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rest = f"; not in the list, not checked: {listed(self.unlisted)}" if self.unlisted else ""
+        return f"{self.files} files, {self.nbytes / 1e9:.2f} GB, {self.seconds:.1f} s{rest}"
+
+
+def write_checksums(directory: Path, known: Mapping[str, str] | None = None) -> None:
+    """Writes SHA256SUMS of all files below `directory`. Raises OSError.
+
+    known: {path below it: hash} of files that were hashed while they were written.
+    """
+    known = known or {}
+    names = [name for name in _files_below(directory) if name != SUMS_FILE]
+    unknown = [name for name in names if name not in known]
+    hashes = {**known, **dict(zip(unknown, _hash_all(directory, unknown), strict=True))}
+    lines = [_line(name, hashes[name]) for name in names]
+    (directory / SUMS_FILE).write_bytes(b"".join(lines))
+
+
+def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: None) -> Verified:
+    """Reads every file that the directory's list of hashes names, and compares.
+
+    progress: is told of bytes that were read.
+
+    Raises UserError where there is no such list, it is damaged or names what is not below the
+    directory, and where a file differs, is missing or, in a list of the whole, is not named.
+    """
+    start = time.monotonic()
+    expected = _read_lists(directory)
+    names = list(expected)
+    unlisted = [name for name in _files_below(directory) if _matters(name, expected)]
+    faults: dict[str, str] = {}
+
+    def check(name: str) -> int:
+        try:
+            found, nbytes = _hash(directory / name, progress)
+        except FileNotFoundError:
+            faults[name] = "missing"
+        except OSError as error:
+            faults[name] = error.strerror or type(error).__name__
+        else:
+            if found != expected[name]:
+                faults[name] = "differs"
+            return nbytes
+        return 0
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        nbytes = sum(pool.map(check, names))
+    whole = any(name in expected for name in _OF_THE_WHOLE)
+    told = [f"{name} ({faults[name]})" for name in names if name in faults]
+    told += [f"{name} (not in the list)" for name in unlisted if whole]
+    if told:
+        raise UserError(
+            f"{directory}: not as its {SUMS_FILE} says ({len(told)}): {listed(told)}; copy the "
+            "directory again or, if the change is yours, make the list anew with sha256sum"
+        )
+    return Verified(len(names), nbytes, time.monotonic() - start, tuple(map(printable, unlisted)))
+
+
+def has_checksums(directory: Path) -> bool:
+    """Whether there is anything that `verify` could compare with."""
+    return bool(_lists(directory))
+
+
+def _lists(directory: Path) -> list[Path]:
+    whole = [directory / name for name in _SUMS_NAMES if os.path.lexists(directory / name)]
+    if whole:
+        return whole[:1]
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(_ONE_FILE))
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({error.strerror})") from None
+
+
+def _read_lists(directory: Path) -> dict[str, str]:
+    """{path below the directory: hash} of everything that is listed."""
+    lists = _lists(directory)
+    if not lists:
+        raise UserError(
+            f"{directory}: no {SUMS_FILE}, so there is nothing to compare with; owl_jax writes it "
+            "with every model, and sha256sum makes it in a directory that you trust"
+        )
+    expected: dict[str, str] = {}
+    for path in lists:
+        for name, digest in _read_list(path):
+            if name == path.name:  # the shell made the list before sha256sum read it
+                continue
+            if expected.setdefault(name, digest) != digest:
+                raise UserError(f"{path}: two hashes of {shown(name)}; expected one for each file")
+    if not expected:
+        raise UserError(f"{lists[0]}: names no file; expected lines of sha256sum")
+    return expected
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with open_regular(path) as file:
+            data = file.read(_LARGEST_LIST + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) > _LARGEST_LIST:
+        raise UserError(f"{path}: over {_LARGEST_LIST >> 20} MiB; expected lines of sha256sum")
+    bare = _BARE.fullmatch(data)
+    if bare and path.suffix in _ONE_FILE:
+        yield path.name.removesuffix(path.suffix), bare[1].decode().lower()
+        return
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        if not line.strip() or line.startswith(b"#"):
+            continue
+        if found := _LINE.fullmatch(line):
+            escaped, digest, name = found.groups()
+        elif found := _TAGGED.fullmatch(line):
+            escaped, name, digest = found.groups()
+        else:
+            raise UserError(
+                f"{path}, line {number}: {shown(line)}; expected a SHA-256 and a file's name, as "
+                "sha256sum writes them"
+            )
+        if escaped:
+            name = re.sub(rb"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
+        yield _inside(os.fsdecode(name), path, number), digest.decode().lower()
+
+
+def _inside(name: str, path: Path, number: int) -> str:
+    """The name in its plain form. Raises UserError for one that leaves the directory."""
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in name:
+        raise UserError(
+            f"{path}, line {number}: {shown(name)} is not the name of a file below the directory"
+        )
+    return str(plain)
+
+
+def _line(name: str, digest: str) -> bytes:
+    data = os.fsencode(name)
+    escaped = data.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return b"%s%s  %s\n" % (b"\\" if escaped != data else b"", digest.encode(), escaped)
+
+
+def _matters(name: str, expected: Mapping[str, str]) -> bool:
+    """Whether a file that the list does not name is worth a word: no list and nothing hidden."""
+    if name in expected or any(part.startswith(".") for part in name.split("/")):
+        return False
+    return name not in _SUMS_NAMES and not name.endswith((*_ONE_FILE, ".asc", ".sig"))
+
+
+def _files_below(directory: Path) -> list[str]:
+    """Every file's path below the directory, sorted; folders that are links are gone into."""
+    found = []
+    seen = set()
+    for folder, folders, files in os.walk(directory, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [os.path.relpath(Path(folder, file), directory) for file in files]
+    return sorted(found)
+
+
+def _hash_all(directory: Path, names: list[str]) -> list[str]:
+    with ThreadPoolExecutor(_workers()) as pool:
+        return [digest for digest, _ in pool.map(lambda name: _hash(directory / name), names)]
+
+
+def _hash(path: Path, progress: Callable[[int], None] = lambda nbytes: None) -> tuple[str, int]:
+    """(SHA-256, bytes) of a regular file; hashing releases the interpreter's lock."""
+    digest, total = hashlib.sha256(), 0
+    with open_regular(path) as file:
+        while data := file.read(_BUFFER):
+            digest.update(data)
+            total += len(data)
+            progress(len(data))
+    return digest.hexdigest(), total
+
+
+def _workers() -> int:
+    return min(_THREADS, os.cpu_count() or 1)
