@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
 
-from owl_jax import files
 from owl_jax.errors import UserError, one_line, shown
+from owl_jax.inference.typed_paths import exists, local_path
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN, count_media
 from owl_jax.processing.image import ImageSource, load_image
 from owl_jax.processing.video import load_video
@@ -223,29 +223,15 @@ def _of_text(text: str, what: str) -> str | bytes:
         if not comma:
             raise UserError(f"{what} is {shown(text)}; expected data:image/png;base64,...")
         if header.lower().endswith(";base64"):
-            return _from_base64(unquote(body), what)
+            return _from_base64(unquote_to_bytes(body).decode("latin-1"), what)
         return unquote_to_bytes(body)
     found = _URL.match(text)
-    if found and found[1].lower() == "file":
-        return path_of_url(text)
-    if found and not _exists(text):
+    if found and found[1].lower() != "file" and not exists(text):
         raise UserError(
             f"{what} is {shown(text)}: nothing is fetched from elsewhere; download it and give its "
             "path"
         )
-    return text if not text.startswith("~") or _exists(text) else files.as_typed(text)
-
-
-def path_of_url(url: str) -> str:
-    """The path of a file URL: "file:///a%20b.png" is "/a b.png". Raises UserError for a host."""
-    host, slash, path = url[len("file://") :].partition("/")
-    if host.lower() not in ("", "localhost") or not slash:
-        raise UserError(f"{shown(url)}: expected file:/// and a path of this machine")
-    return unquote(f"/{path}", errors="surrogateescape")
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - False, not an error, for NULs and long names
+    return local_path(text)
 
 
 def _from_base64(text: str, what: str) -> bytes:

@@ -59,12 +59,17 @@ class Sampling:
         return Sampling(min(heat, _HIGHEST), top_k, top_p) if heat > _LOWEST else Sampling()
 
 
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises UserError unless it is a whole number in 0 .. 2**63 - 1."""
+    return whole_number(seed, "seed", 0, _LARGEST_SEED)
+
+
 def random_key(seed: int) -> jax.Array:
     """The key that tokens are drawn with: each seed in 0 .. 2**63 - 1 has its own.
 
     Raises UserError for any other seed.
     """
-    number = whole_number(seed, "seed", 0, _LARGEST_SEED)
+    number = check_seed(seed)
     # jax.random.key drops the upper half of 64 bits unless JAX is told to use 64.
     low, high = number & 0xFFFFFFFF, number >> 32
     key = jax.random.key(low)
