@@ -1,13 +1,18 @@
 import io
+import os
+import pty
 import subprocess
 import sys
 
 import pytest
 import tiny
+from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 
 import owl_jax
-from owl_jax.chat import Conversation, converse
+from owl_jax.chat import Conversation, converse, main
+from owl_jax.errors import UserError
 from owl_jax.processing.conversation import SYSTEM
 
 
@@ -97,6 +102,91 @@ def test_leaving(talk):
     assert any(line.startswith("/image FILE") for line in lines)
 
 
+def test_undo_takes_back_what_was_shown_then_questions_with_their_pictures(talk, picture):
+    _, fresh = talk("What?")
+    _, lines = talk(f"/image '{picture}' '{picture}'", "/undo", "/undo", "What?", "/undo", "What?")
+    assert lines[1:4] == [
+        "2 files are shown with the next question.",
+        "2 pictures taken back.",
+        "error: there is nothing to take back",
+    ]
+    assert lines[5] == "The last question and its answer are taken back."
+    assert answers(lines) == answers(fresh) * 2
+    _, seen = talk("What?", f"/image {picture}", "How?")
+    _, lines = talk(
+        *("What?", f"/image {picture}", "How?", "/undo", "/undo", "/undo"),
+        *("What?", f"/image {picture}", f"/image {picture}", "/undo", "How?"),
+    )
+    assert lines.count("error: there is nothing to take back") == 1
+    assert answers(lines)[2:] == answers(seen)
+
+
+def test_a_full_model_names_the_way_back(talk):
+    _, lines = talk("x" * 300, "y" * 1_000_000)
+    for line in lines[1:3]:
+        assert line.startswith("error: the prompt takes ")
+        assert "/undo" in line
+        assert "/reset" in line
+
+
+def test_pictures_as_terminals_paste_them(talk, owl, picture):
+    text = f"{SYSTEM}\nHuman: <image>\nHuman: What?\nAI: "
+    expected = owl.chat(text, picture, max_new_tokens=8)
+    escaped, url = str(picture).replace(" ", "\\ "), picture.as_uri()
+    assert "%20" in url
+    for typed in (escaped, f"{escaped} ", f'"{picture}"', url, str(picture)):
+        _, lines = talk(f"/image {typed}", "What?")
+        assert answers(lines) == [expected]
+        hint = talk(typed)[1][1]
+        assert hint.startswith("error: to show a file, put /image before it")
+
+
+def test_the_wrong_command_names_the_right_one(talk, picture):
+    _, lines = talk(f"/image {picture.parent}", f"/video {picture}")
+    assert "/video shows a folder" in lines[1]
+    assert "/image shows it" in lines[2]
+
+
+def test_strange_questions_are_answered(talk, owl):
+    _, lines = talk("What\udcff\ud800?", "/reset", "What\0\x1b?")
+    expected = owl.chat(f"{SYSTEM}\nHuman: What\ufffd\ufffd?\nAI: ", max_new_tokens=8)
+    assert answers(lines) == [expected] * 2
+
+
+class Speaker:
+    """Answers anything with the same pieces, and is interrupted where one of them is an error."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+        self.asked = []
+
+    def chat(self, messages, *media, **sampling):
+        self.asked.append(messages)
+        for piece in self.pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+
+def test_answers_cannot_steer_the_terminal(monkeypatch, capsys):
+    conversation = Conversation(Speaker("a\x1b", "]0;title\x07\tb\n", "\x9bc"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\n"))
+    converse(conversation)
+    assert "AI: a\\x1b]0;title\\x07\tb\n\\x9bc\n" in capsys.readouterr().out
+
+
+def test_interrupted_answers_are_kept_as_far_as_they_got(monkeypatch, capsys):
+    speaker = Speaker("An", " owl", KeyboardInterrupt())
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\nHow?\n"))
+    converse(Conversation(speaker))
+    assert capsys.readouterr().out.count("AI: An owl (stopped)\n") == 2
+    assert [m["content"] for m in speaker.asked[1] if m["role"] == "assistant"] == ["An owl"]
+    silent = Speaker(KeyboardInterrupt())
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\nHow?\n"))
+    converse(Conversation(silent))
+    assert len(silent.asked[1]) == 1
+
+
 def test_interrupt_leaves(owl, monkeypatch, capsys):
     def interrupt(_):
         raise KeyboardInterrupt
@@ -106,10 +196,81 @@ def test_interrupt_leaves(owl, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("\n\n")
 
 
-def run(*flags):
+def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "owl_jax.chat", *flags], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "owl_jax.chat", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+# SIGINT is ignored where tests run in the background; a terminal's programs are given it.
+IN_TERMINAL = """
+import fcntl, runpy, signal, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("owl_jax.chat", run_name="__main__", alter_sys=True)
+"""
+
+
+def read_until(fd, text, seen=b""):
+    while text not in seen:
+        got = os.read(fd, 1)  # no more: what follows is for the next call
+        assert got, seen
+        seen += got
+    return seen
+
+
+def test_real_interrupts_in_a_terminal(directory):
+    """Of an answer, of what is typed, and at the empty prompt, which leaves."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, f"--model={directory}", "--max_new_tokens=140"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        read_until(ours, b"Human: ")
+        os.write(ours, b"What?\n")
+        read_until(ours, b"AI: ")
+        os.write(ours, b"\x03")
+        # The answer may have come to its end before.
+        read_until(ours, b"Human: ")
+        os.write(ours, b"half a question")
+        read_until(ours, b"half a question")
+        os.write(ours, b"\x03")
+        read_until(ours, b"Human: ")
+        os.write(ours, b"/undo\n")
+        read_until(ours, b"taken back")
+        read_until(ours, b"Human: ")
+        os.write(ours, b"\x03")
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--temperature=nan", "temperature is nan"),
+        ("--top_p=nan", "top_p is nan"),
+        ("--top_k=0", "top_k is 0"),
+        ("--seed=-1", "seed is -1"),
+        (f"--seed={10**30}", "seed is 1"),
+        (f"--num_frames={10**9}", "num_frames is 1000000000"),
+        ("--max_new_tokens=0", "max_new_tokens is 0"),
+    ],
+)
+def test_wrong_numbers_end_before_loading(flag, named):
+    with flagsaver.flagsaver(), pytest.raises(UserError, match=named):
+        flags.FLAGS(["chat", "--model=none", flag])
+        main(["chat"])
 
 
 def test_command_answers_one_prompt(directory, owl, picture):

@@ -6,7 +6,8 @@ Letters: B rows, L positions, N images, M videos, T frames, S picture side, V vo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +18,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from PIL import Image
 
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
+from owl_jax.inference.arguments import truth, whole_number
 from owl_jax.inference.generate import decode, generate, prefill, quickest_form
+from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
+from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
-from owl_jax.inference.sampling import Sampling
+from owl_jax.inference.sampling import Sampling, random_key
 from owl_jax.inference.words import up_to, words
 from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
 from owl_jax.models.owl import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
-from owl_jax.processing.conversation import check_media, prompt_from_messages, tokenize_prompt
-from owl_jax.processing.image import ImageSource, load_image, preprocess_image
+from owl_jax.processing.conversation import (
+    check_media,
+    longest_text,
+    prompt_from_messages,
+    tokenize_prompt,
+)
+from owl_jax.processing.image import ImageSource, preprocess_image
 from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
-from owl_jax.processing.video import VideoSource, load_video
+from owl_jax.processing.video import VideoSource
 
 MAX_NEW_TOKENS = 256
 NUM_FRAMES = 4  # of a video, as in the video release's examples
@@ -42,7 +50,16 @@ _NEXT_TURN = "\nHuman:"
 # Tokens between two looks at what the device has written.
 _STREAM_CHUNK = 8
 
+# BLOOM's ALiBi knows no last position, but memory does: eight times what BLOOM was trained on.
+_ALIBI_POSITIONS = 16_384
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 _forward = jax.jit(forward, static_argnames=("config", "compute"))
+
+
+class PromptTooLong(UserError):
+    """The prompt leaves no position for an answer."""
 
 
 class Owl:
@@ -81,8 +98,8 @@ class Owl:
     ) -> jax.Array:
         """float32[B, L, V]; arguments and errors as `generate`. Rows of padding hold anything."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
-        compute, params = self._form
-        with self._on_mesh(len(prompt.lengths)):
+        with uninterrupted(), self._on_mesh(len(prompt.lengths)):
+            compute, params = self._form
             logits = _forward(
                 self.config,
                 compute,
@@ -95,6 +112,7 @@ class Owl:
                 prompt.videos,
                 key_segments=prompt.key_segments,
             )
+            jax.block_until_ready(logits)
         return logits[:, : np.shape(input_ids)[1]]
 
     def generate(
@@ -120,20 +138,26 @@ class Owl:
             normalised, or uint8.
           attention_mask: [B, L], 0 on padding, which is at the left or the right of a row.
           temperature: 0 takes the likeliest token. top_k, top_p: see Sampling.
+          seed: 0 .. 2**63 - 1, of the drawing.
           eos_token_id: ends a row; by default the tokenizer's, or the config's where there is no
             tokenizer. -1 never.
 
         Returns: int32[B, max_new_tokens], the new tokens only, the pad id after the end.
-        Raises UserError for wrong input, or more positions than the model has.
+        Raises UserError for wrong input, or more positions than the model has. An interrupt is
+        raised when the device has finished what it is at, a few tokens.
         """
-        sampling = Sampling.of(temperature, top_k, top_p)
+        sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
+        max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
+        if eos_token_id is None:
+            eos_id = self._end_id
+        else:
+            eos_id = whole_number(eos_token_id, "eos_token_id", -1, self.config.llm.vocab_size - 1)
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         if max_new_tokens > (fitting := self._fitting(prompt, max_new_tokens)):
             raise UserError(
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
                 f"prompt the model has positions for {fitting}; lower it or shorten the prompt"
             )
-        eos_id = self._end_id if eos_token_id is None else eos_token_id
         with self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
             return generate(
@@ -143,15 +167,15 @@ class Owl:
                 prompt,
                 max_new_tokens,
                 sampling,
-                jax.random.key(seed),
+                key,
                 eos_id,
             )
 
     def chat(
         self,
         messages: str | Sequence[Mapping[str, Any]],
-        images: ImageSource | Sequence[ImageSource | np.ndarray] | None = None,
-        videos: VideoSource | Sequence[VideoSource] | None = None,
+        images: ImageSource | Any | Iterable[ImageSource | Any] | None = None,
+        videos: VideoSource | Any | Iterable[VideoSource | Any] | None = None,
         stream: bool = False,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -164,39 +188,53 @@ class Owl:
         """Answers a conversation.
 
         Args:
-          messages: OpenAI-style, or the original's prompt text (processing/conversation.py).
-          images: one for each image mark: a path, bytes of a file, a PIL image, or
-            uint8[height, width, 3].
-          videos: one for each video mark: a file, a folder of frames, or a list of pictures.
-          stream: hand back an iterator of the answer's pieces as they come, instead of all of it.
-          num_frames: taken of each video.
+          messages: OpenAI-style, or the original's prompt text (processing/conversation.py). A
+            part may hold its picture or video: {"type": "image_url", "image_url": {"url": ...}},
+            {"type": "image", "image": ...} with "path", "url", "base64" or "bytes" instead of the
+            second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.
+          images: one for each image mark that has none in its part, in order: a path, a data URL or
+            file URL, bytes of a file, an open binary file, a PIL image, an array
+            uint8[height, width, 3] or grey uint8[height, width] of any library. One of these, or
+            several in any iterable, or as uint8[N, height, width, 3].
+          videos: likewise: a file, its bytes, a folder of frames, a list of pictures, or
+            uint8[T, height, width, 3]; several in an iterable, or as uint8[M, T, height, width, 3].
+          stream: return an iterator of the answer's pieces as they come, instead of all of it.
+          seed: 0 .. 2**63 - 1, of the drawing.
+          num_frames: taken of each video, at most 1,024.
 
         Returns: the answer up to the model's end mark, its next question, `max_new_tokens` or the
         last position that the model has.
         Raises UserError for a wrong conversation, media that cannot be read or do not match their
-        marks, a model without tokenizer, a prompt that is too long; all before the first piece.
+        marks, a model without tokenizer, a prompt that is too long (PromptTooLong); all before the
+        first piece. An interrupt is raised when the device has finished what it is at, a few
+        tokens; an iterator may be dropped at any time.
         """
-        sampling = Sampling.of(temperature, top_k, top_p)
-        text = prompt_from_messages(messages)
-        pictures, clips = _listed(images), _listed(videos)
+        stream = truth(stream, "stream")
+        sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
+        max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
+        num_frames = whole_number(num_frames, "num_frames", 1, MOST_FRAMES)
+        messages, pictures, clips = take_out(messages, images, videos)
+        # Halves of characters come from bytes that are not UTF-8; no tokenizer takes them.
+        text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
+        if len(text) > longest_text(self._positions):
+            raise self._too_long(f"{len(text):,} characters")
         check_media(text, len(pictures), len(clips), "the conversation")
         size = self.config.vision.image_size
-        llm = self.config.llm
         ids = tokenize_prompt(
             text,
             self.tokenizer,
             self.config.num_query_tokens,
             as_trained=self._as_trained,
-            max_length=llm.max_positions if isinstance(llm, LlamaConfig) else 0,
+            max_length=self._positions,
         )
         prompt = prompt_arrays(
             self.config,
             ids[None],
-            images=[preprocess_image(_picture(picture), size) for picture in pictures],
-            videos=[load_video(clip, num_frames, size) for clip in clips],
+            images=[preprocess_image(open_picture(picture), size) for picture in pictures],
+            videos=[open_clip(clip, num_frames, size) for clip in clips],
         )
         max_new_tokens = self._fitting(prompt, max_new_tokens)
-        tokens = self._stream(prompt, max_new_tokens, sampling, seed)
+        tokens = self._stream(prompt, max_new_tokens, sampling, key)
         pieces = up_to(_NEXT_TURN, words(tokens, self.tokenizer))
         return pieces if stream else "".join(pieces)
 
@@ -240,32 +278,40 @@ class Owl:
     def _form(self) -> tuple[Compute, Params]:
         return quickest_form(self._compute, self.params)
 
+    @property
+    def _positions(self) -> int:
+        """Of a prompt and its answer together, at most."""
+        llm = self.config.llm
+        return llm.max_positions if isinstance(llm, LlamaConfig) else _ALIBI_POSITIONS
+
+    def _too_long(self, found: str) -> PromptTooLong:
+        return PromptTooLong(
+            f"the prompt takes {found} and leaves no room for an answer: the model has "
+            f"{self._positions}; shorten the conversation"
+        )
+
     def _fitting(self, prompt: Prompt, wanted: int) -> int:
         """How many of `wanted` new tokens the model has positions for; at least 1."""
-        if wanted < 1:
-            raise UserError(f"max_new_tokens is {wanted}; expected at least 1")
-        llm, length = self.config.llm, int(prompt.lengths.max())
-        if not isinstance(llm, LlamaConfig):  # BLOOM's ALiBi knows no last position
-            return wanted
-        if length >= llm.max_positions:
-            raise UserError(
-                f"the prompt takes {length} positions and leaves no room for an answer: the model "
-                f"has {llm.max_positions}; shorten the conversation"
-            )
-        return min(wanted, llm.max_positions - length)
+        length = int(prompt.lengths.max())
+        if length >= self._positions:
+            raise self._too_long(f"{length} positions")
+        return min(wanted, self._positions - length)
 
     def _stream(
-        self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int
+        self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, key: jax.Array
     ) -> Iterator[int]:
-        """The tokens of a one-row prompt's answer as they come, without the end mark."""
+        """The tokens of a one-row prompt's answer as they come, without the end mark.
+
+        The device is idle whenever a token is handed out, so the iterator may be dropped.
+        """
         eos_id, capacity = self.tokenizer.eos_id, round_up(max_new_tokens)
-        compute, params = self._form
-        with self._on_mesh(1):
-            key = jax.random.key(seed)
+        with uninterrupted(), self._on_mesh(1):
+            compute, params = self._form
             state = prefill(self.config, compute, params, prompt, sampling, key, eos_id, capacity)
+            jax.block_until_ready(state)
         sent = 0
         while True:
-            tokens, count = np.array(state.tokens[0]), int(state.count)
+            tokens, count = np.array(state.tokens)[0], int(state.count)
             for token in tokens[sent:count]:
                 if token == eos_id:
                     return
@@ -273,9 +319,10 @@ class Owl:
             sent = count
             if count >= max_new_tokens:
                 return
-            with self._on_mesh(1):
-                until = min(count + _STREAM_CHUNK, max_new_tokens)
+            until = min(count + _STREAM_CHUNK, max_new_tokens)
+            with uninterrupted(), self._on_mesh(1):
                 state = decode(self.config, compute, params, state, until)
+                jax.block_until_ready(state)
 
     @contextmanager
     def _on_mesh(self, rows: int) -> Iterator[None]:
@@ -287,20 +334,3 @@ class Owl:
             rules = dataclasses.replace(rules, batch=None)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
             yield
-
-
-def _listed(media: Any) -> list[Any]:
-    """A single medium counts as a list of one."""
-    if media is None:
-        return []
-    return [media] if isinstance(media, str | Path | bytes | Image.Image) else list(media)
-
-
-def _picture(source: ImageSource | np.ndarray) -> Image.Image:
-    if not isinstance(source, np.ndarray):
-        return load_image(source)
-    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-        raise UserError(
-            f"a picture is {source.dtype}{list(source.shape)}; expected uint8[height, width, 3]"
-        )
-    return Image.fromarray(source)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
 from owl_jax.models.attention import Placement, whole_rows
@@ -27,6 +28,10 @@ from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.owl import Owl, Params, variables
 from owl_jax.models.product import bits_of
 from owl_jax.models.stack import unstack
+
+# New tokens between two moments at which an interrupt is heard: a call of `decode` cannot be
+# stopped, and each costs one dispatch.
+_CHUNK = 16
 
 
 @struct.dataclass
@@ -181,10 +186,19 @@ def generate(
     key: jax.Array,
     eos_id: int,
 ) -> np.ndarray:
-    """The new tokens, int32[B, max_new_tokens]; the pad id after a row's end."""
+    """The new tokens, int32[B, max_new_tokens]; the pad id after a row's end.
+
+    An interrupt ends it between two chunks of tokens, when the device is idle.
+    """
     capacity = round_up(max_new_tokens)
-    state = prefill(config, compute, params, prompt, sampling, key, eos_id, capacity)
-    state = decode(config, compute, params, state, max_new_tokens)
+    with uninterrupted():
+        state = prefill(config, compute, params, prompt, sampling, key, eos_id, capacity)
+        jax.block_until_ready(state)
+    until = 1
+    while until < max_new_tokens and int(state.count) == until:
+        until = min(until + _CHUNK, max_new_tokens)
+        with uninterrupted():
+            state = jax.block_until_ready(decode(config, compute, params, state, until))
     return np.asarray(state.tokens)[:, :max_new_tokens]
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, one_line, shown
 from owl_jax.models.config import OwlConfig
 from owl_jax.processing.conversation import IMAGE_ID, VIDEO_ID
 from owl_jax.processing.rows import index_media
@@ -100,11 +101,17 @@ def _checked_ids(
     config: OwlConfig, input_ids: Any, attention_mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """(int32[B, L] with 0 on padding, bool[B, L])."""
-    ids = np.asarray(input_ids)
+    ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
-        raise UserError(f"input_ids is {found}; expected integers [rows, length]")
-    mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+        hint = " (one prompt is a batch of one row: [ids])" if ids.ndim == 1 else ""
+        raise UserError(f"input_ids is {found}; expected integers [rows, length]{hint}")
+    mask = np.ones(ids.shape, bool)
+    if attention_mask is not None:
+        given = _array(attention_mask, "attention_mask")
+        if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
+            raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
+        mask = given != 0
     if mask.shape != ids.shape:
         raise UserError(f"attention_mask is {list(mask.shape)}; input_ids is {list(ids.shape)}")
     if not mask.any(axis=1).all() or not len(ids):
@@ -141,7 +148,14 @@ def _slots(
             f"expected {config.media_length} for each {noun}"
         )
     marks = positions // config.media_length
-    pixels = np.asarray([] if media is None else media)
+    S = config.vision.image_size
+    pixels = _array([] if media is None else media, f"{noun}s")
+    is_layout = pixels.ndim == len(layout.split()) and pixels.shape[-3:] == (S, S, 3)
+    if pixels.ndim == 0 or (not is_layout and pixels.size and len(pixels) != marks.sum()):
+        raise UserError(
+            f"{noun}s are {pixels.dtype}{list(pixels.shape)}; expected {layout} with S = {S}, and "
+            f"{marks.sum()} of them for the marks in input_ids"
+        )
     if len(pixels) != marks.sum():
         raise UserError(
             f"{len(pixels)} {noun}(s) given, but input_ids has marks for {marks.sum()}; expected "
@@ -149,11 +163,24 @@ def _slots(
         )
     if not len(pixels):
         return None
-    S = config.vision.image_size
-    if pixels.ndim != len(layout.split()) or pixels.shape[-3:] != (S, S, 3):
+    if not is_layout or not pixels.size:
         raise UserError(f"{noun}s are {list(pixels.shape)}; expected {layout} with S = {S}")
+    if pixels.dtype != np.uint8 and not jax.dtypes.issubdtype(pixels.dtype, np.floating):
+        raise UserError(f"{noun}s are {pixels.dtype}; expected uint8, or float normalised")
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float32)
     slots = np.zeros((len(ids), marks.max(), *pixels.shape[1:]), pixels.dtype)
     slots[np.arange(marks.max()) < marks[:, None]] = pixels
     return slots
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    """`value` as an array. Raises UserError for lists of unequal length, and what is no array."""
+    try:
+        array = np.asarray(value)
+    # Other libraries' arrays may refuse: those of PyTorch that need a gradient or lie on a GPU.
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{name} is no array: {one_line(error)}") from error
+    if array.dtype == object:
+        raise UserError(f"{name} is {shown(value)}; expected an array of numbers")
+    return array

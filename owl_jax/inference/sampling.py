@@ -12,6 +12,16 @@ import jax.numpy as jnp
 from flax import struct
 
 from owl_jax.errors import UserError
+from owl_jax.inference.arguments import real_number, whole_number
+
+# top_k is compared with int32 numbers in the compiled program; a larger one keeps every token.
+_LARGEST_K = 2**31 - 1
+
+_LARGEST_SEED = 2**63 - 1
+
+# The compiled program computes in float32. Beyond these a temperature or top_p would become 0 or
+# infinite there: below the first, the likeliest token is certain; above the second, all are alike.
+_LOWEST, _HIGHEST = 1e-20, 1e30
 
 
 @struct.dataclass
@@ -36,13 +46,34 @@ class Sampling:
 
         Raises UserError for a value out of its range.
         """
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"temperature is {temperature}; expected 0 (greedy) or more")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"top_k is {top_k}; expected at least 1, or None")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise UserError(f"top_p is {top_p}; expected more than 0 and at most 1, or None")
-        return Sampling(temperature, top_k, top_p) if temperature else Sampling()
+        heat = real_number(temperature, "temperature", "0 (greedy) or more")
+        if not 0 <= heat < math.inf:
+            raise UserError(f"temperature is {heat}; expected 0 (greedy) or more, and finite")
+        if top_k is not None:
+            top_k = min(whole_number(top_k, "top_k", 1), _LARGEST_K)
+        if top_p is not None:
+            top_p = real_number(top_p, "top_p", "more than 0 and at most 1, or None")
+            if not 0 < top_p <= 1:
+                raise UserError(f"top_p is {top_p}; expected more than 0 and at most 1, or None")
+            top_p = max(top_p, _LOWEST)
+        return Sampling(min(heat, _HIGHEST), top_k, top_p) if heat > _LOWEST else Sampling()
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises UserError unless it is a whole number in 0 .. 2**63 - 1."""
+    return whole_number(seed, "seed", 0, _LARGEST_SEED)
+
+
+def random_key(seed: int) -> jax.Array:
+    """The key that tokens are drawn with: each seed in 0 .. 2**63 - 1 has its own.
+
+    Raises UserError for any other seed.
+    """
+    number = check_seed(seed)
+    # jax.random.key drops the upper half of 64 bits unless JAX is told to use 64.
+    low, high = number & 0xFFFFFFFF, number >> 32
+    key = jax.random.key(low)
+    return jax.random.fold_in(key, high) if high else key
 
 
 def sample(logits: jax.Array, keys: jax.Array, settings: Sampling) -> jax.Array:

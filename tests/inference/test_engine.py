@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -179,7 +180,7 @@ def test_the_tokenizers_end_mark_wins_over_the_configs(owl, directory, tmp_path)
 
 
 def test_a_question_that_cannot_fit_is_not_tokenised(owl):
-    with pytest.raises(UserError, match=r"5,000,\d+ characters, more than the 1,000,000"):
+    with pytest.raises(UserError, match=r"5,000,\d+ characters and leaves no room"):
         owl.chat([{"role": "user", "content": "what " * 1_000_000}])
 
 
@@ -210,6 +211,11 @@ def test_pictures_in_every_form(owl, tmp_path):
     assert answer([str(tmp_path / "noise.png")]) == expected
     assert answer(noise[None]) == expected
     assert answer(picture) == expected
+    assert answer(noise) == answer(jnp.asarray(noise)) == expected
+    assert answer(io.BytesIO((tmp_path / "noise.png").read_bytes())) == expected
+    inside = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
+    messages = [ABOUT_IMAGE[0], {"role": "user", "content": inside}]
+    assert owl.chat(messages, max_new_tokens=20) == expected
     assert answer(Image.new("RGB", (40, 30), "red")) != expected
 
 
@@ -225,6 +231,25 @@ def test_videos(owl, tmp_path):
 def test_answer_ends_with_the_last_position(owl):
     longest = owl.chat(QUESTION, max_new_tokens=10_000)
     assert longest.startswith(owl.chat(QUESTION, max_new_tokens=20).rstrip("\ufffd"))
+
+
+def test_bloom_has_a_bound_too():
+    bloom = load_golden(golden.BLOOM)
+    with pytest.raises(UserError, match=r"max_new_tokens is 1000000000000, .* positions for 16382"):
+        bloom.generate([[1, 2]], max_new_tokens=10**12)
+
+
+def test_generate_in_chunks_is_generate_at_once(owl):
+    whole = owl.generate([[1, 2, 3]], max_new_tokens=50, eos_token_id=-1)
+    for length in (1, 16, 17, 18):
+        part = owl.generate([[1, 2, 3]], max_new_tokens=length, eos_token_id=-1)
+        np.testing.assert_array_equal(part, whole[:, :length])
+
+
+def test_halves_of_characters_are_replaced(owl):
+    assert owl.chat("A\ud800?\nAI: ", max_new_tokens=5) == owl.chat(
+        "A\ufffd?\nAI: ", max_new_tokens=5
+    )
 
 
 def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
@@ -251,6 +276,19 @@ def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
         (lambda owl: owl.chat(QUESTION, temperature=-1), "temperature"),
         (lambda owl: owl.generate([[1, 2]], max_new_tokens=191), "positions for 190"),
         (lambda owl: owl.generate(np.ones((1, 192), int)), "leaves no room"),
+        (lambda owl: owl.chat("x" * 2_000_000), "2,000,000 characters .* leaves no room"),
+        (lambda owl: owl.chat(QUESTION, stream="yes"), "stream is 'yes'"),
+        (lambda owl: owl.chat(QUESTION, max_new_tokens="5"), "max_new_tokens is '5'"),
+        (lambda owl: owl.chat(QUESTION, max_new_tokens=True), "max_new_tokens is True"),
+        (lambda owl: owl.chat(QUESTION, seed=10**30), "seed is"),
+        (lambda owl: owl.chat(QUESTION, num_frames=10**9), "num_frames is 1000000000"),
+        (lambda owl: owl.chat([{"role": "tool", "content": "?"}]), "tool"),
+        (lambda owl: owl.chat([{"role": "user", "content": None}]), "None"),
+        (lambda owl: owl.chat([{"role": "user", "content": []}]), "empty"),
+        (lambda owl: owl.chat(None), "NoneType"),
+        (lambda owl: owl.generate([[1, 2]], eos_token_id=10**12), "eos_token_id is"),
+        (lambda owl: owl.generate([[1, 2]], max_new_tokens=2.5), "max_new_tokens is 2.5"),
+        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is no array"),
         (lambda owl: owl.save(tiny.__file__), "exists already"),
         (lambda owl: owl.save("x", format="gguf"), "format 'gguf'"),
     ],

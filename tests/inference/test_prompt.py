@@ -82,6 +82,13 @@ def test_pixels_stay_bytes_or_become_float32():
     [
         ({"input_ids": [1, 2]}, r"int64\[2\]; expected integers \[rows, length\]"),
         ({"input_ids": [[1.0, 2.0]]}, "float64"),
+        ({"input_ids": [[1, 2], [3]]}, "input_ids is no array"),
+        ({"input_ids": [["a"]]}, "expected integers"),
+        ({"input_ids": None}, "expected an array of numbers"),
+        ({"input_ids": [[1]], "attention_mask": [["a"]]}, "expected numbers, 0 on padding"),
+        ({"input_ids": [IMAGE], "images": np.zeros((2, 2, 3))}, r"float64\[2, 2, 3\]; expected"),
+        ({"input_ids": [IMAGE], "images": np.zeros((1, 2, 2, 3), int)}, "int64; expected uint8"),
+        ({"input_ids": [IMAGE], "images": "owl.png"}, "expected .N, S"),
         ({"input_ids": np.zeros((2, 0), int)}, "holds no token"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, r"attention_mask is \[1, 1\]"),
         ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "holds no token"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.inference.sampling import Sampling, keep_likely, sample
+from owl_jax.inference.sampling import Sampling, keep_likely, random_key, sample
 
 PROBABILITIES = np.array([0.05, 0.4, 0.15, 0.3, 0.1])
 DRAWS = 20_000
@@ -92,8 +92,39 @@ def test_numbers_do_not_recompile():
         ({"temperature": 1.0, "top_k": 0}, "top_k is 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": True}, "temperature is True"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"temperature": None}, "temperature is None"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+        ({"top_p": "0.9"}, "top_p is '0.9'"),
+        ({"top_k": True}, "top_k is True"),
+        ({"top_k": 2.0}, "top_k is 2.0"),
+        ({"top_k": -(10**30)}, "top_k is -1000"),
     ],
 )
 def test_wrong_settings(settings, named):
     with pytest.raises(UserError, match=named):
         Sampling.of(**settings)
+
+
+def test_numbers_that_float32_and_int32_do_not_hold_mean_what_they_say():
+    everything = frequencies(temperature=1.0)
+    np.testing.assert_array_equal(frequencies(temperature=1.0, top_k=10**12), everything)
+    np.testing.assert_array_equal(
+        frequencies(temperature=np.float32(1), top_k=np.int8(5)), everything
+    )
+    for settings in ({"temperature": 1e-300}, {"temperature": 1.0, "top_p": 1e-300}):
+        assert frequencies(**settings)[1] == 1
+    np.testing.assert_allclose(frequencies(temperature=1e300), 0.2, atol=0.01)
+
+
+def test_every_seed_has_its_own_key():
+    seeds = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**40, 2**63 - 1, np.int64(7))
+    assert len({tuple(jax.random.key_data(random_key(seed)).tolist()) for seed in seeds}) == 8
+    np.testing.assert_array_equal(
+        jax.random.key_data(random_key(5)), jax.random.key_data(jax.random.key(5))
+    )
+    for seed in (-1, 2**63, 10**30, 1.0, "1", True, None):
+        with pytest.raises(UserError, match="seed is "):
+            random_key(seed)

@@ -1,0 +1,62 @@
+"""Numbers that callers and flags give: each wrong one becomes one clear line."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from owl_jax.errors import UserError, shown
+
+
+def whole_number(value: Any, name: str, least: int, most: int | None = None) -> int:
+    """`value` as an int: Python's, NumPy's, or an integer array without axes.
+
+    Raises UserError for anything else (True and 2.0 are no whole numbers here) and for a number
+    outside `least` .. `most`.
+    """
+    if _is_truth(value):
+        raise UserError(f"{name} is {shown(value)}; expected a whole number")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(
+            f"{name} is {shown(value)} ({type(value).__name__}); expected a whole number"
+        ) from None
+    if number < least:
+        raise UserError(f"{name} is {_digits(number)}; expected at least {least}")
+    if most is not None and number > most:
+        raise UserError(f"{name} is {_digits(number)}; expected at most {most:,}")
+    return number
+
+
+def real_number(value: Any, name: str, expected: str) -> float:
+    """`value` as a float. Raises UserError for what is no number; nan and infinity pass.
+
+    expected: what the message says instead.
+    """
+    if _is_truth(value) or isinstance(value, str | bytes) or np.ndim(value):
+        raise UserError(f"{name} is {shown(value)}; expected {expected}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = _digits(value) if isinstance(value, int) else shown(value)
+        raise UserError(f"{name} is {found}; expected {expected}") from None
+
+
+def truth(value: Any, name: str) -> bool:
+    """`value`, which is True or False. Raises UserError for anything else."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise UserError(f"{name} is {shown(value)}; expected True or False")
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
+
+
+def _digits(number: int) -> str:
+    # Python refuses to write numbers of thousands of digits.
+    bits = number.bit_length()
+    return str(number) if bits < 128 else f"a number of {bits} bits"

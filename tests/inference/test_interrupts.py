@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from owl_jax.inference.interrupts import uninterrupted
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Python's own handler, also where tests run with SIGINT ignored."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block_and_is_raised_once():
+    reached = False
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        reached = True
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_exits_waits_too():
+    def leave(number, frame):
+        raise SystemExit(7)
+
+    former = signal.signal(signal.SIGTERM, leave)
+    try:
+        reached = False
+        with pytest.raises(SystemExit), uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached = True
+        assert reached
+        assert signal.getsignal(signal.SIGTERM) is leave
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_ignored_signals_stay_ignored_and_errors_pass():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with uninterrupted():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(ValueError, match="of the block"), uninterrupted():
+        raise ValueError("of the block")
+
+
+def test_other_threads_are_left_alone():
+    done = []
+
+    def work():
+        with uninterrupted():
+            done.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [signal.default_int_handler]
+
+
+PROGRAM = """
+import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import jax, owl_jax
+from owl_jax.inference import generate
+owl = owl_jax.load(sys.argv[1], "float32")
+case = sys.argv[2]
+if case == "abandoned":
+    pieces = owl.chat("Human: What?\\nAI: ", stream=True, max_new_tokens=150)
+    next(pieces)
+    sys.exit(3)
+decode = generate.decode
+calls = []
+def interrupted(*arguments):
+    calls.append(arguments)
+    state = decode(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)  # as the device works
+    return state
+generate.decode = interrupted
+try:
+    owl.generate([[1, 2, 3]], max_new_tokens=150, eos_token_id=-1)
+except KeyboardInterrupt:
+    sys.exit(len(calls))
+"""
+
+
+@pytest.mark.parametrize(("case", "status"), [("abandoned", 3), ("generate", 1)])
+def test_a_process_leaves_in_the_middle_of_an_answer(tiny_model, case, status):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tiny_model), case],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    import tiny
+
+    return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_device_work_is_whole_when_it_is_interrupted():
+    result = None
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        result = jax.block_until_ready(jax.numpy.arange(4) * 2)
+    np.testing.assert_array_equal(result, [0, 2, 4, 6])
