@@ -8,7 +8,6 @@ be opened alone, through TensorStore, the format below Orbax.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import tensorstore as ts
 from absl.logging import get_absl_logger
 from flax.traverse_util import unflatten_dict
 
+from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.layout import Part, Shape
 from owl_jax.checkpoint.manager import QuietOrbax
@@ -68,14 +68,15 @@ def open_params(path: Path) -> dict[str, Any]:
     """The tree that is in `path`, each leaf a `Stored`. Raises UserError if it is damaged."""
     # Not by Orbax, which reads all arrays, and whole.
     try:
-        tree = json.loads((path / "_METADATA").read_text(encoding="utf-8"))["tree_metadata"]
+        tree = schema.read_as(path / "_METADATA", schema.OrbaxTree)
         opened = {}
-        for leaf in tree.values():
-            keys = tuple(key["key"] for key in leaf["key_metadata"])
+        for leaf in tree.tree_metadata.values():
+            keys = tuple(key.key for key in leaf.key_metadata)
             store = _open(path, ".".join(keys))
             opened[keys] = _OwnArray(path, store, tuple(store.shape), store.dtype.numpy_dtype)
         return unflatten_dict(opened)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # TypeError, AttributeError: one name is a leaf and a branch.
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 

@@ -258,7 +258,7 @@ def _roughly(config: OwlConfig) -> float:
     vision, abstractor, llm = config.vision, config.abstractor, config.llm
     kernels = 2 if isinstance(llm, BloomConfig) else 3
     mlp = 4 * llm.hidden_size if isinstance(llm, BloomConfig) else llm.intermediate_size
-    layers = [
+    layers: list[tuple[Any, int]] = [
         (vision, 4 * vision.hidden_size + 2 * vision.intermediate_size),
         (abstractor, 4 * abstractor.hidden_size + 3 * abstractor.mlp_size),
         (llm, 4 * llm.hidden_size + kernels * mlp),
