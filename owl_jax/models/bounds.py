@@ -58,7 +58,7 @@ def checked(values: Any, kind: type[_T], where: str = "") -> _T:
 def _explained(message: str, values: Any, where: str) -> str:
     message, _, path = message.partition(" - at `$")
     found, steps = values, []
-    for match in _STEP.finditer(path):
+    for match in _STEP.finditer(path.removesuffix("`")):
         name, index = match.groups()
         if index == "...":  # some value of a dict or some item of a set: msgspec does not say which
             break
