@@ -287,3 +287,9 @@ def test_sizes_in_range_that_make_no_model(tmp_path):
         )
     with pytest.raises(UserError, match="no value for 'model_type'"):
         _read(read_language_config, tmp_path, {})
+
+
+def test_key_that_is_there_twice_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "x": 1, "model_type": "bloom"}')
+    with pytest.raises(UserError, match=r"not JSON .key 'model_type' twice in one object"):
+        read_language_config(tmp_path)
