@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import uuid
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,7 +89,9 @@ def bad_file(error: OSError) -> BadData:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError if there is none, or it is nested too deeply.
+    """The JSON object in a file.
+
+    Raises UserError if there is none, it is nested too deeply, or a key is in an object twice.
 
     Its numbers may be NaN or infinite, as Python writes them.
     """
@@ -97,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
             data = file.read(_LARGEST_JSON + 1)
         if len(data) > _LARGEST_JSON:
             raise UserError(f"{path}: over {_LARGEST_JSON >> 20} MiB; expected a small JSON object")
-        values = json.loads(data.decode("utf-8-sig"))
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_each_key_once)
     except NotAFile as error:
         raise UserError(f"{path}: {error.strerror}; expected a JSON file") from None
     except OSError as error:
@@ -108,6 +111,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"key {shown(counts.most_common(1)[0][0])} twice in one object")
     return values
 
 

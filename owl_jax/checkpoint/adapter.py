@@ -22,14 +22,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.checkpoint import table
 from owl_jax.checkpoint.layout import Linear, Part
+from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
 from owl_jax.checkpoint.shards import write_file
 from owl_jax.checkpoint.stored import Mapped, read
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.checkpoint.weights import abstract_params
-from owl_jax.errors import UserError
-from owl_jax.files import read_json
+from owl_jax.errors import UserError, shown
 from owl_jax.models.config import LoraConfig, OwlConfig
 
 CONFIG_FILE = "adapter_config.json"
@@ -38,16 +38,6 @@ _TORCH_FILE = "adapter_model.bin"
 
 _LANGUAGE = "language_model."
 _PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
-
-# Options of PEFT that change what the factors mean or which weights an adapter has.
-_UNSUPPORTED = (
-    "alpha_pattern",
-    "layers_to_transform",
-    "modules_to_save",
-    "rank_pattern",
-    "use_dora",
-    "use_rslora",
-)
 
 
 def read_adapter(
@@ -147,43 +137,24 @@ def write_adapter(
 
 def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
     path = directory / CONFIG_FILE
-    values = read_json(path)
-    if values.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type {values.get('peft_type')!r}; expected 'LORA'")
-    unsupported = [name for name in _UNSUPPORTED if values.get(name)]
-    if unsupported:
-        raise UserError(f"{path}: not supported: {', '.join(unsupported)}; expected plain LoRA")
-    try:
-        return LoraConfig(
-            rank=values["r"],
-            alpha=values["lora_alpha"],
-            dropout=values.get("lora_dropout", 0.0),
-            targets=_targets(values["target_modules"] or [], config, path),
-        )
-    except KeyError as error:
-        raise UserError(f"{path}: no value for {error}") from None
+    said = read_peft_config(path)
+    return LoraConfig(
+        rank=said.r,
+        alpha=said.lora_alpha,
+        dropout=said.lora_dropout,
+        targets=_targets(said.target_modules or [], config, path),
+    )
 
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
-    """The projections that PEFT would adapt: a pattern has to match the whole name of a module, a
-    list the name's end."""
-    if isinstance(target_modules, str):
-        pattern = target_modules
-    else:
-        pattern = rf"(.*\.)?({'|'.join(map(re.escape, target_modules))})"
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{path}: target_modules {pattern!r}: {error}") from None
+    """The projections that PEFT would adapt."""
     projections = table.projections(config)
-    targets = tuple(
-        name
-        for name, row in projections.items()
-        if any(compiled.fullmatch(_module(row, i)) for i in range(config.llm.num_layers))
-    )
+    layers = range(config.llm.num_layers)
+    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
+    targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(
-            f"{path}: target_modules {target_modules!r} names no projection of this language "
+            f"{path}: target_modules {shown(target_modules)} names no projection of this language "
             f"model; it has {', '.join(projections)}"
         )
     return targets

@@ -20,8 +20,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 
+from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.stored import Stored
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import read_json
 
 BASE_FILE = "owl_jax_base.json"
@@ -81,10 +82,12 @@ def read_base(directory: Path) -> Base | None:
     if not path.exists():
         return None
     values = read_json(path)
-    try:
-        return Base(**values)
-    except TypeError:
-        raise UserError(f"{path}: expected name and fingerprint, found {sorted(values)}") from None
+    if values.keys() != {"name", "fingerprint"}:
+        raise UserError(
+            f"{path}: expected name and fingerprint, found {listed(map(shown, sorted(values)))}"
+        )
+    record = schema.convert(path, values, schema.BaseRecord)
+    return Base(record.name, record.fingerprint)
 
 
 def _corner(leaf: Stored) -> np.ndarray:

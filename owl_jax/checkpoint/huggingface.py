@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from owl_jax.errors import UserError
+from msgspec import UNSET, UnsetType
+
+from owl_jax.checkpoint import schema
+from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import (
     AbstractorConfig,
@@ -18,46 +21,72 @@ from owl_jax.models.config import (
     LlamaConfig,
     OwlConfig,
     VisionConfig,
+    vision_problems,
 )
 
 MODEL_TYPE = "mplug-owl"
+
+
+_SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
 
 def read_config(directory: Path, temporal: bool) -> OwlConfig:
     """Reads config.json of a released variant.
 
     temporal: whether it is the video release, which its config.json does not say.
-    Raises UserError for a missing or unsuitable file.
+    Raises UserError for a missing or unsuitable file: a value of another type or out of its range,
+    sizes that do not fit each other, or what is not computed here.
     """
     path = directory / "config.json"
     values = read_json(path)
-    sections = ("vision_config", "visual_abstractor_config", "text_config")
-    missing = [name for name in sections if not isinstance(values.get(name), dict)]
+    missing = [name for name in _SECTIONS if not isinstance(values.get(name), dict)]
     if missing:
         raise UserError(
             f"{path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
-    if (kind := values.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
-        raise UserError(f"{path}: model_type {kind!r}; expected {MODEL_TYPE!r}")
-    vision, abstractor = values["vision_config"], values["visual_abstractor_config"]
-    try:
-        config = OwlConfig(
-            vision=_vision_config(vision, vision["layer_norm_eps"], temporal),
-            abstractor=AbstractorConfig(
-                num_query_tokens=values["num_query_tokens"],
-                hidden_size=abstractor["hidden_size"],
-                mlp_size=abstractor_mlp_size(abstractor["intermediate_size"], temporal),
-                num_layers=abstractor["num_hidden_layers"],
-                num_heads=abstractor["num_attention_heads"],
-                layer_norm_eps=abstractor["layer_norm_eps"],
-                temporal=temporal,
-            ),
-            llm=_language_config(values["text_config"], path),
+    schema.expect(path, "model_type", values.get("model_type", MODEL_TYPE), MODEL_TYPE, "mPLUG-Owl")
+    whole = schema.convert(path, values, schema.Owl)
+    schema.expect(
+        path,
+        "use_decoder_only_language_model",
+        whole.use_decoder_only_language_model,
+        True,
+        "mPLUG-Owl here",
+    )
+    schema.refuse_other_computation(path, values)
+    vision = schema.convert(path, values["vision_config"], schema.OwlVision, "vision_config")
+    name = "visual_abstractor_config"
+    # As wide as the vision encoder, if it does not say.
+    beside = {"encoder_hidden_size": vision.hidden_size, **values[name]}
+    abstractor = schema.convert(path, beside, schema.OwlAbstractor, name)
+    schema.expect(
+        path,
+        f"{name}.encoder_hidden_size",
+        abstractor.encoder_hidden_size,
+        vision.hidden_size,
+        "the vision encoder",
+    )
+    for name in _SECTIONS:
+        schema.refuse_other_computation(path, values[name], f"{name}.")
+    config = OwlConfig(
+        vision=_vision_config(vision, path, temporal),
+        abstractor=AbstractorConfig(
+            num_query_tokens=whole.num_query_tokens,
+            hidden_size=abstractor.hidden_size,
+            mlp_size=abstractor_mlp_size(abstractor.intermediate_size, temporal),
+            num_layers=abstractor.num_hidden_layers,
+            num_heads=abstractor.num_attention_heads,
+            layer_norm_eps=abstractor.layer_norm_eps,
+            temporal=temporal,
+        ),
+        llm=_language_config(values["text_config"], path, "text_config"),
+    )
+    if values["text_config"].get("tie_word_embeddings") and isinstance(config.llm, LlamaConfig):
+        raise UserError(
+            f"{path}: text_config.tie_word_embeddings True; the LLaMA of mPLUG-Owl has a head of "
+            "its own"
         )
-    except KeyError as error:
-        raise UserError(f"{path}: no value for {error}") from None
-    if problems := config.problems():
-        raise UserError(f"{path}: {'; '.join(problems)}")
+    _refuse(path, config.problems())
     return config
 
 
@@ -65,23 +94,33 @@ def read_vision_config(directory: Path) -> VisionConfig:
     """Reads config.json of a CLIP model or of its vision tower. Raises UserError."""
     path = directory / "config.json"
     values = read_json(path)
-    vision = values.get("vision_config", values)
-    activation = vision.get("hidden_act", "quick_gelu")
-    if activation != "quick_gelu":
-        raise UserError(f"{path}: hidden_act {activation!r}; the vision encoder has quick_gelu")
-    try:
-        return _vision_config(vision, vision.get("layer_norm_eps", 1e-5), temporal=False)
-    except KeyError as error:
-        raise UserError(f"{path}: no value for {error}") from None
+    where = ""
+    if "vision_config" in values or values.get("model_type") == "clip":
+        # Files of transformers 4.20 and before say some of it again, and that counts.
+        where = "vision_config"
+        values = {
+            **schema.section(path, values, where),
+            **schema.section(path, values, f"{where}_dict"),
+        }
+    schema.refuse_other_computation(path, values, where and f"{where}.")
+    vision = _vision_config(schema.convert(path, values, schema.ClipVision, where), path, False)
+    _refuse(path, vision_problems(vision))
+    return vision
 
 
 def read_language_config(directory: Path) -> LanguageConfig:
     """Reads config.json of a plain LLaMA or BLOOM. Raises UserError."""
     path = directory / "config.json"
-    try:
-        return _language_config(read_json(path), path)
-    except KeyError as error:
-        raise UserError(f"{path}: no value for {error}") from None
+    values = read_json(path)
+    schema.refuse_other_computation(path, values)
+    llm = _language_config(values, path)
+    _refuse(path, OwlConfig(llm=llm).problems())
+    return llm
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}")
 
 
 def abstractor_mlp_size(intermediate_size: int, temporal: bool) -> int:
@@ -104,58 +143,95 @@ def _abstractor_intermediate_size(abstractor: AbstractorConfig) -> int:
     return size
 
 
-def _vision_config(vision: Mapping[str, Any], eps: float, temporal: bool) -> VisionConfig:
+def _vision_config(
+    vision: schema.OwlVision | schema.ClipVision, path: Path, temporal: bool
+) -> VisionConfig:
+    schema.expect(path, "hidden_act", vision.hidden_act, "quick_gelu", "the vision encoder")
+    schema.expect(path, "num_channels", vision.num_channels, 3, "the vision encoder")
     return VisionConfig(
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_layers=vision["num_hidden_layers"],
-        num_heads=vision["num_attention_heads"],
-        layer_norm_eps=eps,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        hidden_size=vision.hidden_size,
+        intermediate_size=vision.intermediate_size,
+        num_layers=vision.num_hidden_layers,
+        num_heads=vision.num_attention_heads,
+        layer_norm_eps=vision.layer_norm_eps,
         temporal=temporal,
     )
 
 
-def _language_config(text: Mapping[str, Any], path: Path) -> LanguageConfig:
-    ids = {}
+def _language_config(text: Mapping[str, Any], path: Path, where: str = "") -> LanguageConfig:
+    kind = text.get("model_type")
+    if kind is None:
+        raise UserError(f"{path}: no value for {f'{where}.model_type'.lstrip('.')!r}")
+    if kind == "bloom":
+        values = schema.renamed(path, text, schema.BLOOM_NAMES)
+        bloom = schema.convert(path, values, schema.Bloom, where)
+        schema.expect(path, "tie_word_embeddings", bloom.tie_word_embeddings, True, "BLOOM")
+        return BloomConfig(
+            vocab_size=bloom.vocab_size,
+            hidden_size=bloom.hidden_size,
+            num_layers=bloom.n_layer,
+            num_heads=bloom.n_head,
+            layer_norm_eps=bloom.layer_norm_epsilon,
+            **_ids(bloom),
+        )
+    if kind == "llama":
+        if "max_sequence_length" in text:  # as files of 2023 have it
+            text = {"max_position_embeddings": text["max_sequence_length"], **text}
+        llama = schema.convert(path, text, schema.Llama, where)
+        schema.expect(path, "hidden_act", llama.hidden_act, "silu", "the LLaMA here")
+        heads = llama.num_attention_heads
+        if llama.head_dim is not None and llama.head_dim * heads != llama.hidden_size:
+            raise UserError(
+                f"{path}: head_dim {llama.head_dim} x {heads} heads is not hidden_size "
+                f"{llama.hidden_size}, as it is for the LLaMA here"
+            )
+        return LlamaConfig(
+            vocab_size=llama.vocab_size,
+            hidden_size=llama.hidden_size,
+            intermediate_size=llama.intermediate_size,
+            num_layers=llama.num_hidden_layers,
+            num_heads=heads,
+            num_kv_heads=llama.num_key_value_heads or heads,
+            rms_norm_eps=llama.rms_norm_eps,
+            rope_theta=_rope_theta(llama, path),
+            max_positions=llama.max_position_embeddings,
+            **_ids(llama),
+        )
+    raise UserError(f"{path}: language model {shown(kind)}; expected llama or bloom")
+
+
+def _rope_theta(llama: schema.Llama, path: Path) -> float:
+    """The base of rotary positions. Raises UserError where they are scaled or cover a part."""
+    thetas = [llama.rope_theta]
+    for rope in (llama.rope_parameters, llama.rope_scaling):
+        if rope is None:
+            continue
+        kind = next((name for name in (rope.rope_type, rope.type) if name is not UNSET), "default")
+        if kind != "default":
+            raise UserError(f"{path}: rope of type {shown(kind)}; expected plain rotary positions")
+        schema.expect(
+            path, "partial_rotary_factor", rope.partial_rotary_factor, 1.0, "the LLaMA here"
+        )
+        thetas.append(rope.rope_theta)
+    schema.expect(path, "partial_rotary_factor", llama.partial_rotary_factor, 1.0, "the LLaMA here")
+    said = {theta for theta in thetas if not isinstance(theta, UnsetType)}
+    if len(said) > 1:
+        raise UserError(f"{path}: two values of rope_theta, {sorted(said)}; expected one")
+    return said.pop() if said else 10000.0
+
+
+def _ids(text: schema.Llama | schema.Bloom) -> dict[str, Any]:
+    """The special ids that a file says; for the others, and -1, the defaults stand."""
+    ids: dict[str, Any] = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = text.get(name)
+        value = getattr(text, name)
         if isinstance(value, list):  # any of them ends a text; the first is the usual one
             value = value[0]
-        if value is not None:
+        if value is not None and value >= 0:
             ids[name] = value
-    if text["model_type"] == "bloom":
-        if text.get("apply_residual_connection_post_layernorm"):
-            raise UserError(f"{path}: residuals after the norms, which BLOOM here does not have")
-        return BloomConfig(
-            vocab_size=text["vocab_size"],
-            hidden_size=text.get("hidden_size") or text["n_embed"],
-            num_layers=text["n_layer"],
-            num_heads=text.get("n_head") or text["num_attention_heads"],
-            layer_norm_eps=text["layer_norm_epsilon"],
-            **ids,
-        )
-    if text["model_type"] == "llama":
-        heads = text["num_attention_heads"]
-        if (activation := text.get("hidden_act", "silu")) != "silu":
-            raise UserError(f"{path}: hidden_act {activation!r}; the LLaMA here has silu")
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
-            raise UserError(f"{path}: rope of type {kind!r}; expected plain rotary positions")
-        return LlamaConfig(
-            vocab_size=text["vocab_size"],
-            hidden_size=text["hidden_size"],
-            intermediate_size=text["intermediate_size"],
-            num_layers=text["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=text.get("num_key_value_heads") or heads,
-            rms_norm_eps=text["rms_norm_eps"],
-            rope_theta=text.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-            max_positions=text["max_position_embeddings"],
-            **ids,
-        )
-    raise UserError(f"{path}: language model {text['model_type']!r}; expected llama or bloom")
+    return ids
 
 
 def write_config(

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint import huggingface
+from owl_jax.checkpoint import huggingface, schema, table
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
 from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
@@ -44,9 +44,9 @@ from owl_jax.checkpoint.weights import (
     open_owl,
     write_owl,
 )
-from owl_jax.errors import UserError, listed
+from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
-from owl_jax.models.config import LoraConfig, OwlConfig
+from owl_jax.models.config import LoraConfig, OwlConfig, id_problems
 
 FORMATS = ("huggingface", "orbax", "peft")
 COMPANIONS = (
@@ -80,15 +80,29 @@ def read_config(directory: Path) -> OwlConfig:
     if not is_own(directory):
         return open_owl(directory).config
     path = directory / _CONFIG
-    values = read_json(path)
-    if values.get("version") != _VERSION:
-        raise UserError(
-            f"{path}: version {values.get('version')!r}; this owl_jax reads version {_VERSION}"
-        )
+    return _described(path, schema.read_as(path, schema.OwnConfig))
+
+
+def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
+    """The model of a config.json of ours. Raises UserError for one that is none."""
+    if values.version != _VERSION:
+        raise UserError(f"{path}: version {values.version}; this owl_jax reads version {_VERSION}")
     try:
-        return OwlConfig.from_dict(values["model"])
-    except (KeyError, TypeError) as error:
+        config = OwlConfig.from_dict(values.model)
+    except TypeError as error:
         raise UserError(f"{path}: no description of a model of this owl_jax ({error})") from None
+    problems = config.problems() + id_problems(config.llm)
+    if config.lora is not None:
+        names = table.projections(config)
+        strangers = [name for name in config.lora.targets if name not in names]
+        if strangers or not config.lora.targets:
+            problems.append(
+                f"lora.targets is {shown(list(config.lora.targets))}; expected some of "
+                f"{', '.join(names)}"
+            )
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}")
+    return config
 
 
 def open_model(directory: Path) -> Opened:
@@ -278,12 +292,14 @@ def open_any(directory: Path) -> Opened:
     values = read_json(directory / _CONFIG)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
-    opener = _OPENERS.get(values.get("model_type", ""), open_owl)
+    kind = values.get("model_type")
+    opener = _OPENERS.get(kind, open_owl) if isinstance(kind, str) else open_owl
     return opener(directory)
 
 
 def _open_own(directory: Path) -> Opened:
-    config = read_config(directory)
+    values = schema.read_as(directory / _CONFIG, schema.OwnConfig)
+    config = _described(directory / _CONFIG, values)
     path = directory.absolute() / _PARAMS
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
@@ -292,8 +308,7 @@ def _open_own(directory: Path) -> Opened:
     abstract = abstract_params(config)
     _check_branches(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
-    values = read_json(directory / _CONFIG)
-    return Opened(config, held, as_trained=bool(values.get(AS_TRAINED, True)), nans=nans)
+    return Opened(config, held, as_trained=values.as_trained, nans=nans)
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:

@@ -23,13 +23,14 @@ import tensorstore as ts
 from absl.logging import get_absl_logger
 from flax.traverse_util import unflatten_dict
 
+from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.layout import Part, Shape
 from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.stored import Stored, ahead, nans, pieces
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
 from owl_jax.errors import UserError
-from owl_jax.files import check_regular, read_json
+from owl_jax.files import check_regular
 
 _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
@@ -80,11 +81,11 @@ def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, An
         for file in path.rglob("*"):  # TensorStore would wait for a FIFO's writer
             if not file.is_dir():
                 check_regular(file)
-        tree = _metadata(path)["tree_metadata"]
+        tree = _metadata(path)
         opened = {}
         found = {} if found is None else found
-        for leaf in tree.values():
-            keys = tuple(key["key"] for key in leaf["key_metadata"])
+        for leaf in tree.tree_metadata.values():
+            keys = tuple(key.key for key in leaf.key_metadata)
             store = _open(path, ".".join(keys))
             dtype = store.dtype.numpy_dtype
             if dtype not in _DTYPES:
@@ -92,13 +93,14 @@ def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, An
             shape = tuple(store.shape)
             opened[keys] = _OwnArray(path, "/".join(keys), store, shape, dtype, found)
         return unflatten_dict(opened)
+    # TypeError, AttributeError: one name is a leaf and a branch.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> schema.OrbaxTree:
     try:
-        return read_json(path / "_METADATA")
+        return schema.read_as(path / "_METADATA", schema.OrbaxTree)
     except UserError as error:
         raise _damaged(path, error) from None
 

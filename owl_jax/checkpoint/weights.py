@@ -14,19 +14,21 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from owl_jax.checkpoint import huggingface, table
+from owl_jax.checkpoint import huggingface, schema, table
 from owl_jax.checkpoint.shards import write_shards
+from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
-from owl_jax.errors import UserError, printable
-from owl_jax.files import read_json
+from owl_jax.errors import UserError, listed, printable, shown
+from owl_jax.files import check_regular, read_json
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
     Compute,
     LlamaConfig,
     OwlConfig,
+    id_problems,
 )
 from owl_jax.models.owl import init_params
 
@@ -111,18 +113,32 @@ def open_files(directory: Path) -> TensorFiles:
 
 
 def _open_indexed(index: Path, kind: type[TensorFiles]) -> TensorFiles:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    values = read_json(index)
+    if not isinstance(values.get("weight_map"), dict) or not values["weight_map"]:
         raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
+    weight_map = schema.convert(index, values, schema.ShardIndex).weight_map
     names = sorted(set(weight_map.values()))
+    if outside := [name for name in names if _is_no_plain_name(name)]:
+        raise UserError(
+            f"{index} names {listed(map(shown, outside))}; expected names of files beside it"
+        )
     if missing := [name for name in names if not (index.parent / name).exists()]:
-        raise UserError(f"{index} names {', '.join(missing)}, which is not there")
+        raise UserError(f"{index} names {listed(missing)}, which is not there")
+    for name in names:
+        try:
+            check_regular(index.parent / name)
+        except OSError as error:
+            raise UserError(f"{index.parent / name}: {error.strerror}; expected weights") from None
     files = kind([index.parent / name for name in names])
     if lost := sorted(weight_map.keys() - files.names()):
         raise UserError(
-            f"{index} names tensors that its files do not hold ({len(lost)}): {', '.join(lost)}"
+            f"{index} names tensors that its files do not hold ({len(lost)}): {listed(lost)}"
         )
     return files
+
+
+def _is_no_plain_name(name: str) -> bool:
+    return name in (".", "..") or any(part in name for part in ("/", "\\", "\0"))
 
 
 def open_owl(directory: Path) -> Opened:
@@ -132,9 +148,9 @@ def open_owl(directory: Path) -> Opened:
     files = open_files(directory)
     config = huggingface.read_config(directory, "temporal_query_tokens" in files.names())
     rows = table.rows(config)
-    config, notes = _with_found_vocabulary(config, rows, files)
+    config, notes = _with_found_words(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
-    as_trained = bool(read_json(directory / "config.json").get(AS_TRAINED))
+    as_trained = schema.read_as(directory / "config.json", schema.Owl).as_trained
     return Opened(config, params, as_trained, notes, files)
 
 
@@ -186,7 +202,7 @@ def open_language(directory: Path) -> Opened:
             dataclasses.replace(row, source=embedding) if row.source == "lm_head.weight" else row
             for row in rows
         ]
-    config, notes = _with_found_vocabulary(config, rows, files)
+    config, notes = _with_found_words(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     return Opened(config, params, notes=notes, files=files)
 
@@ -206,6 +222,36 @@ def write_owl(
 
 def _without_prefix(rows: list[Row], prefix: str) -> list[Row]:
     return [dataclasses.replace(row, source=row.source.removeprefix(prefix)) for row in rows]
+
+
+def _with_found_words(
+    config: OwlConfig, rows: list[Row], files: TensorFiles, directory: Path
+) -> tuple[OwlConfig, tuple[str, ...]]:
+    """The config with the embedding's vocabulary and the tokenizer's special ids; notes on both.
+
+    Raises UserError for an id of config.json that is none of the vocabulary's.
+    """
+    config, notes = _with_found_vocabulary(config, rows, files)
+    if problems := id_problems(config.llm):
+        raise UserError(f"{directory / 'config.json'}: {'; '.join(problems)}")
+    found: dict[str, Any] = {
+        name: value
+        for name, value in special_ids(directory).items()
+        if 0 <= value < config.llm.vocab_size
+    }
+    said = {name: getattr(config.llm, name) for name in found}
+    if found == said:
+        return config, notes
+    note = (
+        f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; the "
+        "tokenizer's count"
+    )
+    llm: BloomConfig | LlamaConfig = dataclasses.replace(config.llm, **found)
+    return dataclasses.replace(config, llm=llm), (*notes, note)
+
+
+def _ids_as_text(ids: Mapping[str, int]) -> str:
+    return " and ".join(f"{name} {value}" for name, value in ids.items())
 
 
 def _with_found_vocabulary(

@@ -72,6 +72,21 @@ def test_adapter_without_a_record_is_taken(adapter, other, tmp_path):
             owl_jax.load(other, adapter=copied)
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"name": 3, "fingerprint": "0" * 64}, "name is 3; expected a text"),
+        ({"name": "x", "fingerprint": "short"}, "fingerprint is 'short'; expected a text"),
+        ({"name": "x", "fingerprint": None}, "fingerprint is None; expected a text"),
+        ({"name": "x", "fingerprint": ["0"]}, "fingerprint is .*; expected a text"),
+    ],
+)
+def test_record_that_makes_no_sense(record, message, tmp_path):
+    (tmp_path / BASE_FILE).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        read_base(tmp_path)
+
+
 def test_fingerprint_is_of_the_numbers_not_of_where_they_lie(tmp_path):
     expected = fingerprint_base(LLM)
     assert re.fullmatch("[0-9a-f]{64}", expected)

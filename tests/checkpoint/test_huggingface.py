@@ -16,7 +16,13 @@ from owl_jax.checkpoint.huggingface import (
     write_config,
 )
 from owl_jax.errors import UserError
-from owl_jax.models.config import BloomConfig
+from owl_jax.models.config import (
+    AbstractorConfig,
+    BloomConfig,
+    LlamaConfig,
+    OwlConfig,
+    VisionConfig,
+)
 
 CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO)
 
@@ -97,11 +103,16 @@ def test_unsuitable_config_is_an_error(text, message, tmp_path):
     ("section", "key", "value", "message"),
     [
         ("text_config", "model_type", "gpt2", "'gpt2'; expected llama or bloom"),
-        ("text_config", "vocab_size", None, "no value for 'vocab_size'"),
+        ("text_config", "model_type", None, "no value for 'text_config.model_type'"),
         ("text_config", "rope_scaling", {"type": "linear", "factor": 2}, "rope of type 'linear'"),
         ("text_config", "rope_scaling", {"rope_type": "llama3"}, "rope of type 'llama3'"),
         ("text_config", "rope_parameters", {"rope_type": "yarn"}, "type 'yarn'; expected plain"),
-        ("vision_config", "image_size", None, "no value for 'image_size'"),
+        ("text_config", "attention_bias", True, "attention_bias = True: not computed here"),
+        ("text_config", "head_dim", 16, "head_dim 16 x 4 heads is not hidden_size 48"),
+        ("text_config", "partial_rotary_factor", 0.5, "partial_rotary_factor 0.5"),
+        ("text_config", "quantization_config", {"bits": 4}, "quantization_config = .* not comp"),
+        ("vision_config", "num_channels", 4, "num_channels 4; the vision encoder has 3"),
+        ("vision_config", "hidden_act", "gelu", "hidden_act 'gelu'"),
     ],
 )
 def test_unsuitable_value_is_an_error(section, key, value, message, tmp_path):
@@ -112,7 +123,7 @@ def test_unsuitable_value_is_an_error(section, key, value, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=message):
         read_config(tmp_path, temporal=False)
-    if section == "text_config":  # of a plain language model
+    if section == "text_config" and key != "model_type":  # of a plain language model
         (tmp_path / "config.json").write_text(json.dumps(values[section]))
         with pytest.raises(UserError, match=message):
             read_language_config(tmp_path)
@@ -162,7 +173,123 @@ def test_clip_alone_and_within_a_whole_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="hidden_act 'gelu'; the vision encoder has quick_gelu"):
         read_vision_config(tmp_path)
-    del values["hidden_act"], values["patch_size"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="no value for 'patch_size'"):
-        read_vision_config(tmp_path)
+
+
+def _read(read, directory, values):
+    (directory / "config.json").write_text(json.dumps(values))
+    return read(directory)
+
+
+def test_what_transformers_4_omits_has_its_defaults(tmp_path):
+    clip = VisionConfig(224, 32, 768, 3072, 12, 12, 1e-5)
+    assert _read(read_vision_config, tmp_path, {"model_type": "clip_vision_model"}) == clip
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    expected = dataclasses.replace(clip, hidden_size=1024, num_layers=24, num_heads=16)
+    for sections in (
+        {"vision_config": large},
+        {"vision_config": {}, "vision_config_dict": large},
+        {"vision_config": None, "vision_config_dict": large},
+    ):
+        assert _read(read_vision_config, tmp_path, {"model_type": "clip", **sections}) == expected
+    assert _read(read_language_config, tmp_path, {"model_type": "llama"}) == LlamaConfig()
+    bloom = BloomConfig(250880, 64, 2, 8, 1e-5)
+    assert _read(read_language_config, tmp_path, {"model_type": "bloom"}) == bloom
+    owl = {
+        "vision_config": {},
+        "visual_abstractor_config": {},
+        "text_config": {"model_type": "llama"},
+    }
+    released = OwlConfig(abstractor=AbstractorConfig(mlp_size=4096))
+    assert _read(lambda path: read_config(path, False), tmp_path, owl) == released
+
+
+def test_first_generation_llama(tmp_path):
+    values = {
+        "model_type": "llama",
+        "max_sequence_length": 1024,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": -1,
+    }
+    expected = LlamaConfig(max_positions=1024, bos_token_id=0, eos_token_id=1)
+    assert _read(read_language_config, tmp_path, values) == expected
+    both = {**values, "max_position_embeddings": 2048}
+    assert _read(read_language_config, tmp_path, both).max_positions == 2048
+
+
+def test_names_of_one_size_that_disagree_are_an_error(tmp_path):
+    values = {"model_type": "bloom", "n_embed": 128, "hidden_size": 256}
+    with pytest.raises(UserError, match="hidden_size is 256 and n_embed is 128; they are two"):
+        _read(read_language_config, tmp_path, values)
+
+
+NONSENSE = ("48", 48.0, None, 0, -1, True, 10**9, [], {}, [48], 10**400, float("nan"))
+SIZES = (
+    ("text_config", "num_hidden_layers"),
+    ("text_config", "hidden_size"),
+    ("text_config", "vocab_size"),
+    ("vision_config", "patch_size"),
+    ("visual_abstractor_config", "num_attention_heads"),
+    (None, "num_query_tokens"),
+)
+
+
+@pytest.mark.parametrize(("section", "key"), SIZES)
+def test_size_that_is_none_is_told_in_one_line(section, key, tmp_path):
+    for value in NONSENSE:
+        values = directories.config(LLAMA)
+        (values if section is None else values[section])[key] = value
+        name = key if section is None else f"{section}.{key}"
+        with pytest.raises(UserError) as caught:
+            _read(lambda path: read_config(path, False), tmp_path, values)
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path / 'config.json'}: {name} is "), value
+        assert "; expected int" in message or "number out of range" in message
+        assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rms_norm_eps", float("nan")),
+        ("rms_norm_eps", 0),
+        ("rms_norm_eps", float("inf")),
+        ("rms_norm_eps", "1e-6"),
+        ("rope_theta", 0),
+        ("rope_theta", float("nan")),
+        ("rope_parameters", {"rope_theta": -1.0}),
+        ("rope_scaling", [1]),
+        ("eos_token_id", []),
+        ("eos_token_id", ["2"]),
+        ("eos_token_id", -2),
+        ("bos_token_id", -1),
+        ("pad_token_id", -2),
+        ("tie_word_embeddings", "no"),
+    ],
+)
+def test_other_values_that_make_no_sense(key, value, tmp_path):
+    values = {**directories.config(LLAMA)["text_config"], key: value}
+    with pytest.raises(UserError, match=rf"config\.json: {key}.* is .*; expected"):
+        _read(read_language_config, tmp_path, values)
+
+
+def test_sizes_in_range_that_make_no_model(tmp_path):
+    vast = {"hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_hidden_layers": 1000}
+    with pytest.raises(UserError, match=r"e\+15 parameters; expected at most 2e\+12"):
+        _read(read_language_config, tmp_path, {"model_type": "llama", **vast})
+    with pytest.raises(
+        UserError, match=r"image_size 224 is not a multiple of vision\.patch_size 300"
+    ):
+        _read(
+            read_vision_config,
+            tmp_path,
+            {"model_type": "clip", "vision_config": {"patch_size": 300}},
+        )
+    with pytest.raises(UserError, match="no value for 'model_type'"):
+        _read(read_language_config, tmp_path, {})
+
+
+def test_key_that_is_there_twice_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "x": 1, "model_type": "bloom"}')
+    with pytest.raises(UserError, match=r"not JSON .key 'model_type' twice in one object"):
+        read_language_config(tmp_path)

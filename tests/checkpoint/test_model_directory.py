@@ -270,3 +270,38 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
     assert "cannot be written: File too large" in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": True}, "version is True; expected int"),
+        ({"version": [1]}, "version is .*; expected int"),
+        ({"version": 2}, "version 2; this owl_jax reads version 1"),
+        ({"as_trained": "no"}, "as_trained is 'no'; expected bool"),
+        ({"model": [1]}, "model is .*; expected a JSON object"),
+        ({"model": {}}, "no value for 'vision'"),
+    ],
+)
+def test_own_config_that_makes_no_sense(changes, message, tmp_path):
+    directory = tiny.write_model(tmp_path / "model")
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(UserError, match=message):
+        open_model(directory)
+
+
+def test_own_config_of_an_adapter_for_nothing(tmp_path):
+    directory = tiny.write_model(tmp_path / "model")
+    values = json.loads((directory / "config.json").read_text())
+    values["model"]["lora"] = {"rank": 4, "targets": ["no_proj"]}
+    (directory / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"lora\.targets is \['no_proj'\]; expected some of q_proj"):
+        open_model(directory)
+    values["model"]["lora"] = None
+    values["model"]["llm"]["eos_token_id"] = 340
+    (directory / "config.json").write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match="eos_token_id is 340; expected one of the vocabulary's 340"
+    ):
+        open_model(directory)

@@ -245,3 +245,30 @@ def test_bfloat16_parts_are_read_as_bfloat16(tmp_path):
     vision = golden.model(golden.LLAMA)[1]["vision"]
     expected = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), vision)
     assert_same_tree(_read(open_clip(directory)), {"vision": expected})
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "..", "a/b.safetensors", "x\0y", "a\\b"]
+)
+def test_index_names_files_beside_it(name, tmp_path):
+    directories.copy(LLAMA, tmp_path / "model")
+    index = tmp_path / "model" / INDEX
+    index.write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(UserError, match="expected names of files beside it"):
+        load_model(tmp_path / "model", "float32")
+
+
+@pytest.mark.parametrize("value", [3, None, ["a"], {}, "", "a" * 256])
+def test_index_with_values_that_are_no_names(value, tmp_path):
+    directories.copy(LLAMA, tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": value}}))
+    with pytest.raises(UserError, match=r"index\.json: weight_map.* is .*; expected a text"):
+        load_model(tmp_path, "float32")
+
+
+def test_shard_that_is_a_folder_is_an_error(tmp_path):
+    directories.copy(LLAMA, tmp_path)
+    (tmp_path / "one.safetensors").mkdir()
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": "one.safetensors"}}))
+    with pytest.raises(UserError, match=r"one\.safetensors: is a directory; expected weights"):
+        load_model(tmp_path, "float32")

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from owl_jax.models.config import BloomConfig, LoraConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import (
+    BloomConfig,
+    LlamaConfig,
+    LoraConfig,
+    OwlConfig,
+    VisionConfig,
+    id_problems,
+)
 
 CONFIGS = [
     OwlConfig(),
@@ -33,3 +40,57 @@ def test_defaults_are_the_released_model():
     assert config.media_length == 65
     assert config.llm.head_dim == 128
     assert LoraConfig().scale == 4.0
+
+
+NONSENSE = ("48", 48.5, None, -1, True, 10**9, [], {}, float("nan"), float("inf"), 10**400)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ("vision", "num_layers"),
+        ("vision", "layer_norm_eps"),
+        ("abstractor", "num_query_tokens"),
+        ("llm", "vocab_size"),
+        ("llm", "eos_token_id"),
+        ("llm", "rms_norm_eps"),
+        ("lora", "rank"),
+        ("lora", "alpha"),
+        ("lora", "dropout"),
+        ("lora", "targets"),
+    ],
+)
+def test_values_that_make_no_sense_name_their_field(part, field):
+    for value in NONSENSE:
+        if (field, value) in (("targets", []), ("alpha", 48.5)):
+            continue
+        values = OwlConfig(lora=LoraConfig()).to_dict()
+        values[part][field] = value
+        with pytest.raises(TypeError, match=rf"^{part}\.{field} is .*; (expected|number out)"):
+            OwlConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "expected a description of a model"),
+        ({"vision": 3}, "no value for 'vision'"),
+        ({"vision": {}, "abstractor": {}, "llm": {"architecture": ["llama"]}}, r"is \['llama'\]"),
+        ({"vision": {}, "abstractor": {}, "llm": {}, "lora": [3]}, "lora is .*a JSON object"),
+        ({"vision": {}, "abstractor": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
+    ],
+)
+def test_what_is_no_description_is_told(values, message):
+    with pytest.raises(TypeError, match=message):
+        OwlConfig.from_dict(values)
+
+
+def test_problems_of_sizes_and_ids():
+    odd = OwlConfig(llm=LlamaConfig(hidden_size=21, num_heads=7, num_kv_heads=7))
+    assert "is odd: rotary positions turn pairs" in odd.problems()[0]
+    vast = OwlConfig(llm=LlamaConfig(hidden_size=1 << 20, num_layers=1000))
+    assert "parameters; expected at most 2e+12" in vast.problems()[0]
+    assert OwlConfig().problems() == id_problems(LlamaConfig()) == []
+    assert id_problems(LlamaConfig(vocab_size=2)) == [
+        "eos_token_id is 2; expected one of the vocabulary's 2"
+    ]

@@ -206,3 +206,24 @@ def write_ours(directory, targets, target):
     owl = Owl(config, {**base.params, "lora": factors}, tokenizer_source=directory)
     owl.save(target, format="peft")
     return target
+
+
+@pytest.mark.parametrize("initialisation", ["gaussian", "orthogonal"])
+def test_initialisation_that_keeps_the_base_is_read(initialisation, directories, tmp_path):
+    torch.manual_seed(0)
+    config = lora(["q_proj", "v_proj"], init_lora_weights=initialisation)
+    model = peft.get_peft_model(Whole(reference.llama()), config).eval()
+    for name, value in model.named_parameters():
+        if "lora_" in name:
+            value.data = 0.3 * torch.randn_like(value)  # as after training
+    model.save_pretrained(tmp_path)
+    assert_same_with(tmp_path, directories["llama"][1], model)
+
+
+@pytest.mark.parametrize("initialisation", ["pissa", "olora"])
+def test_initialisation_that_changes_the_base_is_refused(initialisation, directories, tmp_path):
+    config = lora(["q_proj", "v_proj"], init_lora_weights=initialisation)
+    model = peft.get_peft_model(Whole(reference.llama()), config).eval()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"init_lora_weights '{initialisation}', which changes"):
+        owl_jax.load(directories["llama"][1], "float32", tmp_path)

@@ -1,0 +1,139 @@
+"""adapter_config.json as PEFT writes it: what of it is understood, key by key; the rest is refused.
+
+Source: LoraConfig and the layers of PEFT 0.4 to 0.21 (peft/tuners/lora/{config,layer,variants}.py).
+An adapter is plain LoRA here: W + (alpha / rank) A B. A key that would make it anything else has to
+be off: null, false, 0 or empty. What this file does not know is refused too, unless it is off.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from owl_jax.checkpoint import schema
+from owl_jax.errors import UserError, listed, shown
+from owl_jax.files import read_json
+
+# Read, or of no consequence for a trained adapter, whatever their value: where it comes from, how
+# it was trained, options of initialisations that init_lora_weights names or does not.
+_PASSED = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "inference_mode",
+        "init_lora_weights",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",  # a module's name, of use with megatron_config alone
+        "merge_weights",  # of PEFT before 0.4: when it merges, not what
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",  # of use with use_qalora alone
+        "r",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+    }
+)
+
+# How factors begin changes nothing once they are trained, unless the base is changed with them.
+_BASE_KEPT = ("eva", "gaussian", "mica", "orthogonal")
+_BASE_CHANGED = ("corda", "loftq", "lora_ga", "olora", "pissa")
+
+# For all matches of one pattern; PEFT's patterns take far below a millisecond for each.
+_PATTERN_SECONDS = 0.5
+
+
+def read_peft_config(path: Path) -> schema.Adapter:
+    """Reads adapter_config.json.
+
+    Raises UserError for a missing file, a value of another type or out of its range, and every key
+    and value that makes an adapter something else than plain LoRA.
+    """
+    values = read_json(path)
+    if values.get("peft_type") != "LORA":
+        raise UserError(f"{path}: peft_type {shown(values.get('peft_type'))}; expected 'LORA'")
+    unsupported = sorted(name for name, value in values.items() if _asks_for_more(name, value))
+    if unsupported:
+        names = listed((shown(name)[1:-1] for name in unsupported), most=20)
+        raise UserError(f"{path}: not supported: {names}; expected plain LoRA")
+    said = schema.convert(path, values, schema.Adapter)
+    _check_initialisation(path, values.get("init_lora_weights", True))
+    return said
+
+
+def _asks_for_more(name: str, value: Any) -> bool:
+    if name == "bias":
+        return value is not None and value != "none"
+    if name == "layers_to_transform" and type(value) is int:
+        return True  # 0 is the first layer
+    return bool(value) and name not in _PASSED
+
+
+def _check_initialisation(path: Path, value: Any) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    name = value.lower() if isinstance(value, str) else ""
+    if name in _BASE_KEPT:
+        return
+    if name.startswith(_BASE_CHANGED):
+        raise UserError(
+            f"{path}: not supported: init_lora_weights {shown(value)}, which changes the base's "
+            "weights; convert the adapter with PEFT: save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...)"
+        )
+    raise UserError(
+        f"{path}: not supported: init_lora_weights {shown(value)}; expected true, false or one of "
+        f"{', '.join(_BASE_KEPT)}"
+    )
+
+
+def named_targets(
+    target_modules: str | Sequence[str], modules: Mapping[str, Sequence[str]], path: Path
+) -> tuple[str, ...]:
+    """The projections of which PEFT would adapt a module.
+
+    target_modules: a pattern, which has to match the whole name of a module, or a list of names and
+      their ends.
+    modules: the modules' names, by projection.
+    Raises UserError for a pattern that is none or that does not end.
+    """
+    if not isinstance(target_modules, str):
+        ends = tuple(f".{name}" for name in target_modules)
+        return tuple(
+            projection
+            for projection, names in modules.items()
+            if any(f".{name}".endswith(ends) for name in names)
+        )
+    # Imported for the few adapters that have a pattern: it would be 15 ms of every start. Unlike
+    # re, it stops where a pattern such as (a|a)+ tries without end.
+    import regex
+
+    what = f"{path}: target_modules {shown(target_modules)}"
+    try:
+        re.compile(target_modules)  # what PEFT takes
+        pattern = regex.compile(target_modules)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise UserError(f"{what}: {error}") from None
+    end = time.monotonic() + _PATTERN_SECONDS
+    found = []
+    try:
+        for projection, names in modules.items():
+            if any(
+                pattern.fullmatch(name, timeout=max(end - time.monotonic(), 1e-3)) for name in names
+            ):
+                found.append(projection)
+    except TimeoutError:
+        raise UserError(
+            f"{what}: a pattern that takes too long to match; expected a simpler one, or a list of "
+            "names"
+        ) from None
+    return tuple(found)

@@ -1,0 +1,80 @@
+"""Types with ranges, and values from files checked against them.
+
+Every number that a file gives has a finite range, so that nonsense ends in one line before anything
+is computed or allocated. The ranges are generous: far beyond any model that there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from owl_jax.errors import listed, shown
+
+Size = Annotated[int, Meta(ge=1, le=1 << 20)]  # a width
+Pixels = Annotated[int, Meta(ge=1, le=1 << 14)]
+Layers = Annotated[int, Meta(ge=1, le=1024)]
+Heads = Annotated[int, Meta(ge=1, le=4096)]
+Vocabulary = Annotated[int, Meta(ge=1, le=1 << 24)]
+Length = Annotated[int, Meta(ge=1, le=1 << 24)]  # in tokens
+QueryTokens = Annotated[int, Meta(ge=1, le=1 << 16)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
+Rank = Annotated[int, Meta(ge=1, le=1 << 16)]
+Epsilon = Annotated[float, Meta(gt=0, le=1)]  # of a norm
+Theta = Annotated[float, Meta(ge=1, le=1e12)]  # base of rotary positions
+Alpha = Annotated[float, Meta(gt=0, le=1e6)]
+Dropout = Annotated[float, Meta(ge=0, lt=1)]
+Deviation = Annotated[float, Meta(ge=0, le=100)]
+Name = Annotated[str, Meta(min_length=1, max_length=500)]
+
+_T = TypeVar("_T")
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+
+def checked(values: Any, kind: type[_T], where: str = "") -> _T:
+    """`values`, as JSON has them, as a `kind`: a dataclass or a msgspec Struct of the types above.
+
+    where: the key below which `values` lie, for messages ("vision").
+
+    Nothing is converted but whole numbers to floats. A key that a dataclass does not have is an
+    error; a Struct decides for itself. Raises TypeError, one line: key, found and expected.
+    """
+    if dataclasses.is_dataclass(kind) and isinstance(values, dict):
+        known = {field.name for field in dataclasses.fields(kind)}
+        if unknown := sorted(map(str, values.keys() - known)):
+            names = listed(shown(_joined(where, name)) for name in unknown)
+            raise TypeError(f"unknown key {names}")
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise TypeError(_explained(str(error), values, where)) from None
+
+
+def _explained(message: str, values: Any, where: str) -> str:
+    message, _, path = message.partition(" - at `$")
+    found, steps = values, []
+    for match in _STEP.finditer(path.removesuffix("`")):
+        name, index = match.groups()
+        if index == "...":  # some value of a dict or some item of a set: msgspec does not say which
+            break
+        found = found[name] if name else found[int(index)]
+        steps.append(name or f"[{index}]")
+    key = _joined(where, *steps)
+    if required := re.fullmatch(r"Object missing required field `(.*)`", message):
+        return f"no value for {shown(_joined(key, required[1]))}"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
+        return f"unknown key {shown(_joined(key, unknown[1]))}"
+    expected = message.partition(", got ")[0].replace("`", "")
+    expected = expected.replace("Expected", "expected").replace("Number out", "number out")
+    for name, word in (("object", "a JSON object"), ("array", "a list"), ("str", "a text")):
+        expected = re.sub(rf"\b{name}\b", word, expected)
+    return f"{key or 'it'} is {shown(found)}; {expected}"
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names)).replace(".[", "[")

@@ -1,0 +1,61 @@
+"""The tokenizer's ids count, and those of config.json are the vocabulary's."""
+
+import json
+
+import directories
+import golden
+import pytest
+from directories import LLAMA
+
+from owl_jax.checkpoint.special_ids import special_ids
+from owl_jax.checkpoint.weights import open_owl
+from owl_jax.errors import UserError
+from owl_jax.processing.tokenizer import train_sentencepiece
+
+
+def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):
+    model = directories.copy(LLAMA, tmp_path / "model")
+    directories.change_config(model, "text_config", bos_token_id=0, eos_token_id=1)
+    assert open_owl(model).config.llm.eos_token_id == 1
+    train_sentencepiece(["a text of words"], 280, model / "tokenizer.model")
+    opened = open_owl(model)
+    assert opened.config == golden.model(golden.LLAMA)[0]
+    assert opened.notes == (
+        "config.json says bos_token_id 0 and eos_token_id 1, the tokenizer bos_token_id 1 and "
+        "eos_token_id 2; the tokenizer's count",
+    )
+
+
+def test_ids_of_a_tokenizer_json(tmp_path):
+    assert special_ids(tmp_path) == {}
+    tokens = [{"id": 5, "content": "<s>"}, {"id": 6, "content": "</s>"}]
+    whole = json.dumps(
+        {"version": "1.0", "added_tokens": tokens, "model": {"vocab": "x" * 400_000}}
+    )
+    (tmp_path / "tokenizer.json").write_text(whole)
+    assert special_ids(tmp_path) == {"bos_token_id": 5, "eos_token_id": 6}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"added_tokens": 3}',
+        '{"added_tokens": [{"id": 3}]}',
+        '{"added_tokens": ' + "[" * 9999,
+    ],
+)
+def test_damaged_tokenizer_says_nothing(text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(text)
+    assert special_ids(tmp_path) == {}
+    (tmp_path / "tokenizer.model").write_text(text)
+    assert special_ids(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
+def test_id_out_of_the_vocabulary_is_an_error(name, tmp_path):
+    model = directories.copy(LLAMA, tmp_path)
+    directories.change_config(model, "text_config", **{name: 128})
+    with pytest.raises(UserError, match=rf"{name} is 128; expected one of the vocabulary's 128"):
+        open_owl(model)
