@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES
 from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.samples import (
-    IMAGE_SUFFIXES,
     TEXT_SUFFIXES,
+    extension_of,
+    is_part_of_a_sample,
+    keys_of,
     record_of_files,
-    split_name,
     suffix_of,
 )
 from owl_jax.errors import UserError
@@ -112,14 +114,16 @@ def _samples(
     if here in above:
         return
     samples: dict[str, list[str]] = {}
-    folders = []
+    names, folders = [], []
     with os.scandir(root / prefix) as entries:
         for entry in entries:
             if _is_folder(entry):
                 if not entry.name.startswith(".") and entry.name != "__MACOSX":
                     folders.append(entry.name)
-            elif named := split_name(entry.name):
-                samples.setdefault(named[0], []).append(named[1])
+            elif is_part_of_a_sample(entry.name):
+                names.append(entry.name)
+    for name, key in zip(names, keys_of(names), strict=True):
+        samples.setdefault(key, []).append(extension_of(name, key))
     below = []
     for name in sorted(folders, key=natural_key):
         texts = _take_texts(root / prefix / name, samples)
@@ -146,11 +150,7 @@ def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
 
     samples: of the folder that it is in, by key. [] for any other folder.
     """
-    # "clip.v1/" has "clip.v1.txt", which is of the key "clip".
-    key, dot, rest = folder.name.partition(".")
-    prefix = f"{rest}{dot}"
-    others = [name for name in samples.get(key, []) if not name.startswith(prefix)]
-    own = [name for name in samples.get(key, []) if name.startswith(prefix)]
+    own = samples.get(folder.name, [])
     if not own or any(suffix_of(name) not in TEXT_SUFFIXES for name in own):
         return []
     with os.scandir(folder) as entries:
@@ -158,7 +158,4 @@ def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
             is_frame = suffix_of(entry.name) in IMAGE_SUFFIXES and not _is_folder(entry)
             if not is_frame and not entry.name.startswith("."):
                 return []
-    del samples[key]
-    if others:
-        samples[key] = others
-    return [name.removeprefix(prefix) for name in own]
+    return samples.pop(folder.name)

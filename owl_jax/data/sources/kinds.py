@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from owl_jax.data.sources.index import open_data, skip_bom
-from owl_jax.data.sources.samples import TEXT_SUFFIXES, split_name, suffix_of
+from owl_jax.data.sources.samples import (
+    TEXT_SUFFIXES,
+    is_part_of_a_sample,
+    keys_of,
+    suffix_of,
+)
 from owl_jax.errors import UserError
 from owl_jax.processing.video import natural_key
 
@@ -64,23 +69,21 @@ def is_json_lines(path: Path) -> bool:
 
 def _arrays(paths: list[Path], files: list[Path]) -> list[Path]:
     """Those of the .json files that hold an array, and are no part of a sample."""
-    names = Counter(_key(path) for path in files)
-    alone = [path for path in paths if names[_key(path)] == 1]
+    names = [path.name for path in files if is_part_of_a_sample(path.name)]
+    keys = keys_of(names)
+    members = Counter(keys)
+    key_of = dict(zip(names, keys, strict=True))
+    alone = [path for path in paths if members[key_of[path.name]] == 1]
     return [path for path in alone[:_MOST_LOOKED_INTO] if _begins_as_array(path)]
 
 
 def _has_samples(files: list[Path]) -> bool:
     """Whether there is a picture or video with words beside it."""
+    names = [path.name for path in files if is_part_of_a_sample(path.name)]
     keys: dict[bool, set[str]] = {True: set(), False: set()}
-    for path in files:
-        if named := split_name(path.name):
-            keys[suffix_of(named[1]) in TEXT_SUFFIXES].add(named[0])
+    for name, key in zip(names, keys_of(names), strict=True):
+        keys[suffix_of(name) in TEXT_SUFFIXES].add(key)
     return not keys[True].isdisjoint(keys[False])
-
-
-def _key(path: Path) -> str:
-    named = split_name(path.name)
-    return named[0] if named else path.name
 
 
 def _begins_as_array(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,22 @@ import numpy as np
 from PIL import Image
 
 from owl_jax.data.sources.record import FilePart, Medium, Video
-from owl_jax.errors import BadData
+from owl_jax.errors import BadData, UserError, shown
+from owl_jax.files import as_typed
+
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
+
+# What base64 of JPEG, PNG, GIF, WebP, BMP, TIFF, and of ISO media files begins with.
+_BASE64_HEADS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA")
+_SHORTEST_BASE64 = 64
+_LONGEST_PATH = 4096  # of Linux, in bytes
 
 
 def images_from(value: Any, where: str, media_root: Path) -> list[Medium]:
     """The pictures of one medium, a list of them, or an array uint8[N, H, W, 3] of N.
 
-    None and "" are no picture. Raises BadData, naming `where`, for anything else.
+    None, "" and a list of nothing else are no picture. Raises BadData, naming `where`, for anything
+    else.
     """
     if _is_nothing(value):
         return []
@@ -49,6 +59,8 @@ def videos_from(value: Any, where: str, media_root: Path) -> list[Video]:
 
 
 def _is_nothing(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_nothing, value))
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -61,15 +73,27 @@ def _items(value: Any, dimensions: int) -> Sequence[Any]:
     return list(value) if is_list else [value]
 
 
+def is_remote(text: str) -> bool:
+    """Whether a text is the address of something elsewhere: "https://...", "s3://..."."""
+    return _ADDRESS.match(text) is not None
+
+
+def is_base64_medium(text: str) -> bool:
+    """Whether a text is the base64 of a picture or a video, without the "data:" before it."""
+    head = text[:_SHORTEST_BASE64]
+    # The name of a file has a dot.
+    return len(head) == _SHORTEST_BASE64 and head.startswith(_BASE64_HEADS) and "." not in text
+
+
 def _medium(value: Any, where: str, media_root: Path) -> Medium:
     if isinstance(value, bytes | FilePart | Image.Image):
         return value
-    if isinstance(value, str) and value.startswith("data:"):
-        return _from_data_url(value, where)
-    if isinstance(value, str | os.PathLike) and _can_be_opened(value):
+    if isinstance(value, str):
+        return _from_text(value.strip(), value, where, media_root)
+    if isinstance(value, os.PathLike) and _can_be_opened(value):
         return media_root / value
     if isinstance(value, Mapping):
-        for key in ("bytes", "path"):
+        for key in ("bytes", "path", "url", "data"):
             if value.get(key) is not None:
                 return _medium(value[key], where, media_root)
     if isinstance(value, np.ndarray) and value.dtype == np.uint8:
@@ -78,22 +102,51 @@ def _medium(value: Any, where: str, media_root: Path) -> Medium:
             value = value[:, :, 0]
         if value.size and (value.ndim == 2 or (value.ndim == 3 and shape[2] == 3)):
             return Image.fromarray(value)
-    raise BadData(
+    raise _no_medium(value, where)
+
+
+def _from_text(text: str, path: str, where: str, media_root: Path) -> Medium:
+    if text.startswith("data:"):
+        return _from_data_url(text, where)
+    if is_base64_medium(text):
+        return _decode(text, where, "base64")
+    if text[:5].lower() == "file:":
+        try:
+            return media_root / as_typed(text)
+        except UserError as error:
+            raise BadData("not a medium", f"{where}: {error}") from None
+    if is_remote(text):
+        raise BadData(
+            "remote medium",
+            f"{where}: {shown(text)} is an address; nothing is fetched while training. Download "
+            "the file and give its path",
+        )
+    if len(path) > _LONGEST_PATH or not _can_be_opened(path):
+        raise _no_medium(path, where)
+    return media_root / path
+
+
+def _no_medium(value: Any, where: str) -> BadData:
+    return BadData(
         "not a medium",
         f"{where}: {_describe(value)} is no picture or video; expected a path, the bytes of a "
-        "file, or an array uint8[H, W, 3]",
+        "file, base64 of them, or an array uint8[H, W, 3]",
     )
 
 
 def _from_data_url(url: str, where: str) -> bytes:
     """The bytes of "data:image/png;base64,...", as OpenAI's messages hold pictures."""
     head, _, data = url.partition(",")
+    if not head.endswith(";base64"):
+        raise BadData("not a medium", f"{where}: a data URL cannot be read (not base64)")
+    return _decode(data, where, "a data URL")
+
+
+def _decode(data: str, where: str, what: str) -> bytes:
     try:
-        if not head.endswith(";base64"):
-            raise ValueError("not base64")
-        return base64.b64decode(data, validate=True)
+        return base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadData("not a medium", f"{where}: a data URL cannot be read ({error})") from None
+        raise BadData("not a medium", f"{where}: {what} cannot be read ({error})") from None
 
 
 def _can_be_opened(path: str | os.PathLike) -> bool:
@@ -107,5 +160,4 @@ def _can_be_opened(path: str | os.PathLike) -> bool:
 def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array {value.dtype}{list(value.shape)}"
-    text = " ".join(ascii(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shown(value)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 from PIL import Image
 
@@ -53,6 +53,7 @@ class Record(TypedDict):
     text: in the original's format (processing/conversation.py), a mark for each medium.
     images: in reading order. videos: each a file, or its frames in order.
     task_type: the original's; nothing depends on it. where: "FILE:LINE" or the like, for messages.
+    unread: keys of the example that look like media and are not read, if there are any.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Record(TypedDict):
     videos: list[Video]
     task_type: str
     where: str
+    unread: NotRequired[tuple[str, ...]]
 
 
 class Source(Protocol):

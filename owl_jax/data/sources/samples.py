@@ -1,47 +1,80 @@
 """Files that are one sample by their names: what tars (WebDataset) and folders have in common.
 
-The key of a file is its path up to the first dot of its name, its extension what follows:
-"train/01.jpg" and "train/01.txt" are one sample, and "01.0.jpg", "01.1.jpg" are two pictures of
-one. Pictures and videos are told by the last suffix; .txt is a caption; .json holds values as a
-line of JSON Lines does (sources/values.py), of which conversations come before the caption. Other
-files are passed over, and so are hidden ones.
+A text and the media of its name are one sample: "train/01.jpg" and "train/01.txt". Its key is the
+text's name without its suffix, and dots are part of a name: "Dr. A.jpg" has "Dr. A.txt". Where the
+text is "01.txt", "01.0.jpg" and "01.1.jpg" are two pictures of one sample. Pictures and videos are
+told by the last suffix; .txt is a caption; .json holds values as a line of JSON Lines does
+(sources/values.py), of which conversations come before the caption. Other files are passed over,
+and so are hidden ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from owl_jax.data.sources.media_keys import media_kind
+from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
-from owl_jax.processing.video import FRAME_SUFFIXES, natural_key
+from owl_jax.processing.video import natural_key
 
-IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in FRAME_SUFFIXES)
-VIDEO_SUFFIXES = ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv")
 TEXT_SUFFIXES = ("json", "txt")
 # Pictures that are not read, to say so of a sample that has no others.
 _UNREAD_SUFFIXES = ("heic", "heif", "hif", "jxl", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw")
-_MEDIA_KEYS = {"image", "images", "video", "videos"}
+_NUMBER = re.compile(r"[\w-]{1,40}")  # what tells the media of one sample from each other
 _SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + _UNREAD_SUFFIXES)
 
 
-def split_name(path: str) -> tuple[str, str] | None:
-    """(key, extension) of a file that a sample may have, None for any other.
-
-    path: relative, with slashes.
-    """
+def is_part_of_a_sample(path: str) -> bool:
+    """Whether a file of this name, relative and with slashes, may belong to a sample."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     # "._01.jpg" and "__MACOSX" are what macOS adds to the tars that it writes.
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return None
-    stem, dot, extension = parts[-1].partition(".")
-    if not dot or suffix_of(extension) not in _SUFFIXES:
-        return None
-    return "/".join([*parts[:-1], stem]), extension
+        return False
+    return "." in parts[-1] and suffix_of(parts[-1]) in _SUFFIXES
+
+
+def keys_of(paths: Sequence[str]) -> list[str]:
+    """The key of each file's sample; all files that may share one have to be there.
+
+    paths: relative, with slashes, each `is_part_of_a_sample`.
+    """
+    stems = [_stem(path) for path in paths]
+    texts = {
+        stem for stem, path in zip(stems, paths, strict=True) if suffix_of(path) in TEXT_SUFFIXES
+    }
+    return [
+        stem if suffix_of(path) in TEXT_SUFFIXES else _text_of(stem, texts)
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+
+
+def extension_of(path: str, key: str) -> str:
+    """What a file's name adds to the key of its sample: "0.jpg" of "01.0.jpg"."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/".join(parts)[len(key) + 1 :]
+
+
+def _stem(path: str) -> str:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/".join(parts).rpartition(".")[0]
+
+
+def _text_of(stem: str, texts: Set[str]) -> str:
+    """The key of the text that a medium belongs to, the longest; its own stem if there is none."""
+    key = stem
+    while key not in texts:
+        key, dot, number = key.rpartition(".")
+        # "01.0" is a picture of "01"; "Dr. A" is none of "Dr".
+        if not dot or not _NUMBER.fullmatch(number):
+            return stem
+    return key
 
 
 def suffix_of(extension: str) -> str:
@@ -77,17 +110,18 @@ def record_of_files(
     if not values:
         raise BadData("no text", f"{where}: no .txt or .json of this name beside it")
     unread = [suffix_of(name) for name in ordered if suffix_of(name) in _UNREAD_SUFFIXES]
-    if unread and not (images or videos or values.keys() & _MEDIA_KEYS):
+    if unread and not (images or videos or any(map(media_kind, values, values.values()))):
         message = f"{where}: its picture is .{unread[0]}, which is not read; convert it to JPEG"
         raise BadData("unsupported format", message)
     if not images and not videos and values.keys() == {"caption"}:
         raise BadData("no media", f"{where}: a caption, but no picture or video of this name")
     # Pictures and videos of the sample come before what its .json says: that is where they came
     # from, a path on another machine.
-    for key, media in (("image", images), ("video", videos)):
+    for kind, media in (("image", images), ("video", videos)):
         if media:
-            values.pop(f"{key}s", None)
-            values[key] = media
+            named = [key for key, value in values.items() if media_kind(key, value) == kind]
+            values = {key: value for key, value in values.items() if key not in named}
+            values[kind] = media
     return record_from(values, where, media_root)
 
 

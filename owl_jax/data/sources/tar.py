@@ -11,13 +11,17 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from owl_jax.data.sources.index import bytes_of
 from owl_jax.data.sources.record import FilePart, Record
-from owl_jax.data.sources.samples import record_of_files, split_name
+from owl_jax.data.sources.samples import (
+    extension_of,
+    is_part_of_a_sample,
+    keys_of,
+    record_of_files,
+)
 from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, load_index
 from owl_jax.errors import BadData, UserError
 from owl_jax.files import open_regular
@@ -64,18 +68,16 @@ class TarSource:
                 "truncated file",
                 f"{self.where(index)}: cut short after {sample} samples; the rest of it is lost",
             )
-        files: dict[str, Path | FilePart] = {}
-        keys = set()
         try:
-            with open_regular(path) as file:
-                for header in headers:
-                    key, extension, files[extension] = _member(file, path, header)
-                    keys.add(key)
+            members = _members(path, headers)
+            keys = set(keys_of([member.name for member in members]))
             if len(keys) > 1:
                 raise tarfile.ReadError("its members are others than they were")
         except (OSError, tarfile.TarError) as error:
             message = f"{self.where(index)}: gone, or changed while it was in use ({error})"
             raise BadData("unreadable file", message) from None
+        (key,) = keys
+        files = {extension_of(member.name, key): member for member in members}
         return record_of_files(files, f"{path}:{key}", self.media_root)
 
     def where(self, index: int) -> str:
@@ -83,9 +85,8 @@ class TarSource:
         path, _, headers, is_cut = self._find(index)
         if not is_cut:
             try:
-                with open_regular(path) as file:
-                    key, _, _ = _member(file, path, headers[0])
-                return f"{path}:{key}"
+                members = _members(path, headers)
+                return f"{path}:{keys_of([member.name for member in members])[0]}"
             except (OSError, tarfile.TarError):
                 pass
         return f"{path}:byte {headers[0]}"
@@ -111,14 +112,17 @@ class TarSource:
         return path, sample, places[first:last, 0].tolist(), False
 
 
-def _member(file: BinaryIO, path: Path, header: int) -> tuple[str, str, FilePart]:
-    """(key, extension, content) of the member whose header is at a byte.
+def _members(path: Path, headers: Sequence[int]) -> list[FilePart]:
+    """The members of one sample, whose headers are at these bytes.
 
-    Raises tarfile.TarError if there is none that belongs to a sample.
+    Raises OSError, and tarfile.TarError where there is no member of a sample.
     """
-    file.seek(header)
-    member = tarfile.TarFile(fileobj=file).next()
-    named = split_name(member.name) if member else None
-    if member is None or named is None:
-        raise tarfile.ReadError(f"no member of a sample at byte {header}")
-    return *named, FilePart(path, member.offset_data, member.size, member.name)
+    members = []
+    with open_regular(path) as file:
+        for header in headers:
+            file.seek(header)
+            member = tarfile.TarFile(fileobj=file).next()
+            if member is None or not is_part_of_a_sample(member.name):
+                raise tarfile.ReadError(f"no member of a sample at byte {header}")
+            members.append(FilePart(path, member.offset_data, member.size, member.name))
+    return members

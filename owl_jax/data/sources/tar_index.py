@@ -15,7 +15,7 @@ import numpy as np
 
 from owl_jax.data.sources.index import open_data
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
-from owl_jax.data.sources.samples import split_name
+from owl_jax.data.sources.samples import is_part_of_a_sample, keys_of
 from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 
@@ -23,7 +23,7 @@ from owl_jax.files import open_regular
 CUT = -1
 
 # Of what is kept: a new number makes every index anew.
-_VERSION = 2
+_VERSION = 3
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
@@ -56,31 +56,36 @@ def count_samples(index: np.ndarray) -> int:
 
 
 def _scan(path: Path) -> np.ndarray:
-    numbers: dict[str, int] = {}
-    rows: list[tuple[int, int]] = []
+    names: list[str] = []  # of the members that may belong to samples
+    offsets: list[int] = []
+    lost: tarfile.TarInfo | None = None
     try:
         with open_regular(path) as file:
             for member, is_whole in _members(file):
-                named = split_name(member.name)
                 if not is_whole:
-                    # A sample that lacks the lost member is lost with it.
-                    last = len(numbers) - 1
-                    if named and last >= 0 and numbers.get(named[0]) == last:
-                        rows = [row for row in rows if row[1] != last]
-                    rows.append((member.offset, CUT))
-                elif named:
-                    number = numbers.setdefault(named[0], len(numbers))
-                    rows.append((member.offset, number))
+                    lost = member
+                if is_part_of_a_sample(member.name):
+                    names.append(member.name)
+                    offsets.append(member.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except tarfile.TarError as error:
         raise UserError(
             f"{path}: not a tar ({error}); a compressed one must be decompressed first"
         ) from None
+    keys = keys_of(names)
+    numbers: dict[str, int] = {}
+    for key in keys:
+        numbers.setdefault(key, len(numbers))
+    rows = [(offset, numbers[key]) for offset, key in zip(offsets, keys, strict=True)]
+    if lost is not None and offsets and offsets[-1] == lost.offset:
+        # A sample that lacks the lost member is lost with it, if it is the last.
+        _, last = rows.pop()
+        if last == len(numbers) - 1:
+            rows = [row for row in rows if row[1] != last]
     index = np.asarray(rows, np.int64).reshape(-1, 2)
-    cut = index[:, 1] == CUT
-    whole = index[~cut]
-    return np.concatenate([whole[np.argsort(whole[:, 1], kind="stable")], index[cut]])
+    index = index[np.argsort(index[:, 1], kind="stable")]
+    return index if lost is None else np.concatenate([index, [(lost.offset, CUT)]])
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:

@@ -1,42 +1,35 @@
-"""The forms that one example may have, whatever file it lies in, as a Record.
+"""One example, whatever file it lies in and whatever form it has, as a Record.
 
     the original's   text: "...\\nHuman: <image>\\nHuman: What?\\nAI: An owl.", image: ["a.jpg"]
-    LLaVA's          conversations: [{from: "human", value: "<image>\\nWhat is it?"},
-                                     {from: "gpt", value: "An owl."}], image: "a.jpg"
-    OpenAI's         messages: [{role: "user", content: "<image>\\nWhat is it?"},
-                                {role: "assistant", content: "An owl."}], images: ["a.jpg"]
-    one turn         question: "What is it?", answer: "An owl.", image: "a.jpg"
-    a pair           caption: "An owl.", image: "a.jpg"
+    other forms      sources/text_forms.py
+    media            sources/media_keys.py: which keys; sources/media_values.py: in which forms
 
-The first of these that an example has is read, and other keys are passed over; a key whose value is
-None counts as not there. "image", "images", "video" and "videos" are optional but for a pair; what
-they hold is the matter of sources/media_values.py. Words may be str or bytes in UTF-8.
+The original's form comes first; a key whose value is None counts as not there.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from owl_jax.data.sources.media_keys import FoundMedia, check_unread, find_media
 from owl_jax.data.sources.media_values import images_from, videos_from
 from owl_jax.data.sources.record import Medium, Record, Video
+from owl_jax.data.sources.text_forms import TEXT_KEYS, decoded, is_caption, messages_of, string
 from owl_jax.errors import BadData, UserError
 from owl_jax.processing.conversation import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
     answers,
     check_media,
+    count_media,
     text_from_messages,
 )
 
-_ROLES = {"human": "user", "gpt": "assistant"}  # LLaVA's names
-_LLAVA_MEDIA = {IMAGE_TOKEN: "image", "<video>": "video", VIDEO_TOKEN: "video"}
-_LLAVA_MARKS = re.compile(f"({'|'.join(map(re.escape, _LLAVA_MEDIA))})")
+# Where a part of a message holds its medium: OpenAI's, transformers', Anthropic's.
+_PART_KEYS = ("image", "image_url", "video", "video_url", "url", "path", "file", "data", "base64")
 
 
 def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Record:
@@ -54,37 +47,37 @@ def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Reco
         raise BadData(
             "not an example", f"{where}: found {type(values).__name__}; expected an object"
         )
-    images, videos = _media(values, where, media_root)
+    found = find_media(values, where, media_root, TEXT_KEYS)
     try:
-        if values.get("text") is not None:
-            text = _string(values, "text")
-        else:
-            messages = _messages(values, len(images), len(videos))
-            if not images and not videos:
-                images, videos = _media_inside(messages, where, media_root)
-            text = text_from_messages(messages)
+        text, images, videos = _text_and_media(values, found, where, media_root)
         text.encode()  # JSON can spell half a character, which no tokenizer takes
-        task_type = _decoded(values.get("task_type"))
+        task_type = decoded(values.get("task_type"))
     except UnicodeError as error:
         raise BadData("invalid UTF-8", f"{where}: its words are not UTF-8 ({error})") from None
     except BadData:
         raise
     except UserError as error:
+        check_unread(found, values, where)
         raise BadData("not an example", f"{where}: {error}") from None
-    found = answers(text)
-    if not text.strip() or (found and not any(answer.strip() for answer in found)):
+    if not images and not videos:
+        check_unread(found, values, where)
+    said = answers(text)
+    if not text.strip() or (said and not any(answer.strip() for answer in said)):
         raise BadData("empty text", f"{where}: has no words to learn; expected an answer")
     try:
         check_media(text, len(images), len(videos), where)
     except UserError as error:
         raise BadData("media marks", str(error)) from None
-    return {
+    record: Record = {
         "text": text,
         "images": images,
         "videos": videos,
         "task_type": task_type if isinstance(task_type, str) else "",
         "where": where,
     }
+    if found.unread:
+        record["unread"] = tuple(found.unread)
+    return record
 
 
 def record_from_json(data: bytes, where: str, media_root: Path) -> Record:
@@ -102,61 +95,26 @@ def record_from_json(data: bytes, where: str, media_root: Path) -> Record:
     return record_from(values, where, media_root)
 
 
-def _media(
-    values: Mapping[str, Any], where: str, media_root: Path
-) -> tuple[list[Medium], list[Video]]:
-    """What lies beside the words of an example."""
-    images: list[Medium] = []
-    videos: list[Video] = []
-    for key in ("image", "images"):
-        images += images_from(values.get(key), where, media_root)
-    for key in ("video", "videos"):
-        videos += videos_from(values.get(key), where, media_root)
-    return images, videos
+def _text_and_media(
+    values: Mapping[str, Any], found: FoundMedia, where: str, media_root: Path
+) -> tuple[str, list[Medium], list[Video]]:
+    """The text in the original's format, and the media of its marks."""
+    images, videos = found.images, found.videos
+    if values.get("text") is not None:
+        text = string(values, "text")
+        if not ((images or videos) and is_caption(text)):
+            return _with_video_marks(text, images, videos), images, videos
+    messages = messages_of(values, len(images), len(videos))
+    if not images and not videos:
+        images, videos = _media_inside(messages, where, media_root)
+    return _with_video_marks(text_from_messages(messages), images, videos), images, videos
 
 
-def _messages(values: Mapping[str, Any], num_images: int, num_videos: int) -> list[Any]:
-    """OpenAI-style messages of every form but the original's."""
-    for key in ("conversations", "messages"):
-        if values.get(key) is not None:
-            return [_message(turn) for turn in _rows(values[key], key)]
-    media = [{"type": "image"}] * num_images + [{"type": "video"}] * num_videos
-    if values.get("question") is not None and values.get("answer") is not None:
-        question = {"type": "text", "text": _string(values, "question")}
-        return _one_turn([*media, question], _string(values, "answer"))
-    if values.get("caption") is not None and media:
-        return _one_turn(media, _string(values, "caption"))
-    raise UserError(
-        f"has {', '.join(map(repr, list(values)[:8])) or 'no keys'}; expected text, conversations, "
-        "messages, question and answer, or caption and image"
-    )
-
-
-def _one_turn(question: list[dict[str, str]], answer: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _message(turn: Any) -> Any:
-    """A turn of LLaVA's or OpenAI's as a message; what is neither is left to be refused."""
-    if not isinstance(turn, Mapping):
-        return turn
-    role = _decoded(_first(turn, "from", "role"))
-    role = _ROLES.get(role, role) if isinstance(role, str) else role
-    content = _decoded(_first(turn, "value", "content"))
-    if isinstance(content, str):
-        if role == "user" and "value" in turn:
-            pieces = _LLAVA_MARKS.split(content)
-            content = [{"type": _LLAVA_MEDIA.get(piece, "text"), "text": piece} for piece in pieces]
-    elif content is not None:
-        content = [_part(part) for part in _rows(content, "content")]
-    return {"role": role, "content": content}
-
-
-def _part(part: Any) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    words = {key: _decoded(part[key]) for key in ("type", "text") if key in part}
-    return {**part, **words}
+def _with_video_marks(text: str, images: list[Medium], videos: list[Video]) -> str:
+    """The text with its marks as the original has them: LLaVA-NeXT writes <image> for a video."""
+    if videos and not images and count_media(text) == (len(videos), 0):
+        return text.replace(IMAGE_TOKEN, VIDEO_TOKEN)
+    return text
 
 
 def _media_inside(
@@ -170,7 +128,8 @@ def _media_inside(
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("image", "image_url", "video", "video_url"):
             continue
-        medium = part.get(kind)
+        inner = part["source"] if isinstance(part.get("source"), Mapping) else part
+        medium = next((inner[key] for key in _PART_KEYS if inner.get(key) is not None), None)
         if isinstance(medium, Mapping) and "url" in medium:
             medium = medium["url"]
         if medium is None:
@@ -180,32 +139,3 @@ def _media_inside(
         else:  # one video, also where it is a list of frames
             videos += videos_from([medium], where, media_root)
     return images, videos
-
-
-def _rows(value: Any, key: str) -> list[Any]:
-    """A list of objects, also where it is stored by columns as an object of lists."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return list(value)
-    if isinstance(value, Mapping):
-        columns = list(value.values())
-        is_table = all(isinstance(column, list | tuple | np.ndarray) for column in columns)
-        if is_table and len({len(column) for column in columns}) == 1:
-            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    raise UserError(f'"{key}" holds {type(value).__name__}; expected a list of objects')
-
-
-def _first(values: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first key that has one."""
-    return next((values[key] for key in keys if values.get(key) is not None), None)
-
-
-def _string(values: Mapping[str, Any], key: str) -> str:
-    text = _decoded(values[key])
-    if not isinstance(text, str):
-        raise UserError(f'"{key}" holds {type(text).__name__}; expected a text')
-    return text
-
-
-def _decoded(value: Any) -> Any:
-    """Words that a file gives as bytes, as text; anything else as it is."""
-    return value.decode() if isinstance(value, bytes) else value

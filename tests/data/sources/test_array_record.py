@@ -105,7 +105,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 
 def test_what_is_no_record(tmp_path):
-    entries = [b"\xc1", b"", {"text": "x", "images": ["no.jpg"]}, {"words": "x"}, b"\x93\1\2\3"]
+    entries = [b"\xc1", b"", {"text": "AI: x", "images": ["no.jpg"]}, {"words": "x"}, b"\x93\1\2\3"]
     path = source_files.write_array_record(tmp_path / "x.array_record", entries)
     source = ArrayRecordSource([path], tmp_path)
     reasons = []

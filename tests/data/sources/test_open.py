@@ -17,7 +17,7 @@ from owl_jax.data.sources.open import is_missing, open_source
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
 from owl_jax.data.synthetic import SyntheticSource
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, printable
 
 KINDS = {
     "json_lines": (JsonLinesSource, 5),
@@ -213,7 +213,8 @@ def test_what_is_not_there(tmp_path):
         with pytest.raises(UserError) as error:
             open_source(spec)
         message = str(error.value)
-        assert message.startswith(f"{spec}: {found}; expected .jsonl, ") and "\n" not in message
+        assert message.startswith(f"{printable(spec)}: {found}; expected .jsonl, ")
+        assert "\n" not in message
 
 
 def test_what_is_not_understood(specs, tmp_path):

@@ -6,8 +6,10 @@ import pytest
 import source_files
 
 from owl_jax.data.sources.samples import (
+    extension_of,
+    is_part_of_a_sample,
+    keys_of,
     record_of_files,
-    split_name,
 )
 from owl_jax.errors import BadData
 from owl_jax.processing.video import frame_files, natural_key
@@ -16,22 +18,47 @@ from owl_jax.processing.video import frame_files, natural_key
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("01.jpg", ("01", "jpg")),
-        ("./train/01.jpg", ("train/01", "jpg")),
-        ("train.v1/01.0.JPG", ("train.v1/01", "0.JPG")),
-        ("01.json", ("01", "json")),
-        ("01.mp4", ("01", "mp4")),
-        ("01.cls", None),
-        ("jpg", None),
-        ("", None),
-        (".01.jpg", None),
-        ("train/._01.jpg", None),
-        (".cache/01.jpg", None),
-        ("__MACOSX/01.jpg", None),
+        ("01.jpg", True),
+        ("./train/01.jpg", True),
+        ("train.v1/01.0.JPG", True),
+        ("01.json", True),
+        ("at 10.15.30.mp4", True),
+        ("01.cls", False),
+        ("jpg", False),
+        ("", False),
+        (".01.jpg", False),
+        ("train/._01.jpg", False),
+        (".cache/01.jpg", False),
+        ("__MACOSX/01.jpg", False),
     ],
 )
-def test_key_and_extension(path, expected):
-    assert split_name(path) == expected
+def test_what_may_belong_to_a_sample(path, expected):
+    assert is_part_of_a_sample(path) == expected
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        {"01": ["jpg", "txt"], "02": ["png", "json", "txt"]},
+        {"train.v1/01": ["0.JPG", "1.jpg", "json"]},
+        {"2205.00001": ["png", "txt"], "2205.00002": ["png", "txt"]},
+        {"at 10.15.30": ["png", "txt"], "at 10.15.31": ["png", "txt"]},
+        {"Dr. A": ["jpg", "txt"], "Dr. B": ["jpg", "txt"], "Dr": ["txt"]},
+        {"Dr. A": ["jpg"], "Dr. B": ["jpg"], "Dr": ["jpg", "txt"]},
+        {"v1.0": ["mp4", "txt"], "v1": ["mp4", "txt"], "v1.0.1": ["mp4", "txt"]},
+        {"a.b": ["left.png", "right.png", "json"]},
+        {"2205.00001": ["png"], "2205.00002": ["png"]},  # without texts each is alone
+    ],
+)
+def test_dots_are_a_part_of_names_and_nothing_is_merged(samples):
+    paths = [f"{key}.{extension}" for key, names in samples.items() for extension in names]
+    for order in (paths, paths[::-1]):
+        found = {}
+        for path, key in zip(order, keys_of(order), strict=True):
+            found.setdefault(key, []).append(extension_of(path, key))
+        assert {key: sorted(names) for key, names in found.items()} == {
+            key: sorted(names) for key, names in samples.items()
+        }
 
 
 def test_natural_order():
