@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from owl_jax.errors import UserError, disk_full
+from owl_jax.errors import Ended, UserError, disk_full
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
@@ -58,8 +58,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
     except UserError as error:
         leave(str(error), 1)
-    except KeyboardInterrupt:
-        leave("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        leave(str(interrupt) or "interrupted", 130)
+    except Ended as end:
+        print(end, flush=True)
+        sys.exit(end.status)
     except Exception as error:
         if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""

@@ -34,7 +34,7 @@ from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates
 from owl_jax.training.partition import merge, split, table
-from owl_jax.training.preemption import Preempted, Preemption
+from owl_jax.training.preemption import Preemption
 from owl_jax.training.profile import Profile
 from owl_jax.training.program import make_program
 from owl_jax.training.start_up import StartUp, memory
@@ -56,7 +56,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     A run that is at its last step already is left as it is.
 
     Raises UserError for whatever the user can mend: missing weights or data, a checkpoint of
-    another model, a full disk, a loss that stays non-finite; and Preempted after SIGTERM.
+    another model, a full disk, a loss that stays non-finite; Preempted after SIGTERM,
+    and Interrupted after Ctrl-C.
     """
     with Preemption() as preemption:
         return _train(config, workdir, preemption)
@@ -155,7 +156,10 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
                     checkpoints.save(number, state, data.batches, meta, force)
                     if preempted:
                         checkpoints.wait()
-                        raise Preempted(f"step {number} of {config.steps} is saved in {workdir}")
+                        preemption.end(f"step {number} of {config.steps} is saved in {workdir}")
+
+    if start < config.steps:
+        preemption.training_ends(f"step {config.steps} of {config.steps} is saved in {workdir}")
 
     if start >= config.steps and (target is None or target.exists()):
         _say(f"nothing left to do: {workdir} is at step {start} of {config.steps}")

@@ -55,14 +55,20 @@ def get_config():
 
 
 def start(
-    config: Path | str, workdir: Path, *arguments: str, devices: int = 1, **environment: str
+    config: Path | str,
+    workdir: Path,
+    *arguments: str,
+    devices: int = 1,
+    before: Sequence[str] = (),
+    start_new_session: bool = False,
 ) -> subprocess.Popen[str]:
-    """Starts the command on CPU devices."""
-    command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
+    """Starts the command on CPU devices; `before` is a command that starts it."""
+    command = [*before, sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": on_devices(devices)} | environment,
+        env=os.environ | {"XLA_FLAGS": on_devices(devices)},
+        start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
