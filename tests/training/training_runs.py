@@ -61,13 +61,14 @@ def start(
     devices: int = 1,
     before: Sequence[str] = (),
     start_new_session: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Starts the command on CPU devices; `before` is a command that starts it."""
     command = [*before, sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": on_devices(devices)},
+        env=os.environ | {"XLA_FLAGS": on_devices(devices)} | environment,
         start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
