@@ -59,12 +59,11 @@ def start(
     workdir: Path,
     *arguments: str,
     devices: int = 1,
-    before: Sequence[str] = (),
     start_new_session: bool = False,
     **environment: str,
 ) -> subprocess.Popen[str]:
-    """Starts the command on CPU devices; `before` is a command that starts it."""
-    command = [*before, sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
+    """Starts the command on CPU devices."""
+    command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
