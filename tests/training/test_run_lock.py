@@ -180,13 +180,15 @@ def test_a_name_that_would_steer_the_terminal(tmp_path):
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_something_else_of_that_name_is_one_line(tmp_path, make):
     make(tmp_path / FILE_NAME)
-    with pytest.raises(UserError, match=r"cannot write to .*run\.lock.*(Is|is) a"):
+    with pytest.raises(UserError, match=r"cannot write checkpoints to .*run\.lock.*(Is|is) a"):
         taken(tmp_path)
 
 
 def test_a_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*Not a directory; give another"):
+    with pytest.raises(
+        UserError, match=r"cannot write checkpoints to .*Not a directory; give another"
+    ):
         taken(tmp_path / "file" / "run")
 
 
