@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from owl_jax import streams
-from owl_jax.errors import UserError, capped, disk_full, one_line, printable, shown
+from owl_jax.errors import Ended, UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
@@ -80,8 +80,11 @@ def _call(main: Callable[[list[str]], int | None]) -> None:
         leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
     except UserError as error:
         leave(str(error), 1)
-    except KeyboardInterrupt:
-        leave("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        leave(str(interrupt) or "interrupted", 130)
+    except Ended as end:
+        say(end)
+        sys.exit(end.status)
     except Exception as error:
         if isinstance(error, OSError) and disk_full(error):
             where = f"{error.filename}: " if error.filename else ""

@@ -36,6 +36,15 @@ class UserError(Exception):
         return capped(printable(str(self.args[-1]) if self.args else ""))
 
 
+class Ended(Exception):
+    """A run has ended early on purpose, and nothing is lost: the message says how to go on.
+
+    Commands print it and exit with `status`.
+    """
+
+    status = 0
+
+
 class BadData(UserError):
     """One record, or one picture or video of it, that cannot be used: it is dropped and counted.
 

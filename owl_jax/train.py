@@ -2,11 +2,13 @@
 
 Any key of the config can be overridden with --config.KEY=VALUE. Run the same command again to
 resume from the newest checkpoint in the workdir. SIGTERM to any process saves and ends the run with
-status 75; so does, without saving, the loss of one of several processes.
+status 75; so does, without saving, the loss of one of several processes. Ctrl-C saves too and ends
+with status 130; a second one ends at once.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -56,7 +58,7 @@ def main(_: list[str]) -> int | None:
     from owl_jax.evaluation.report import write_curves
     from owl_jax.parallel.xla_flags import in_use
     from owl_jax.training.loop import train
-    from owl_jax.training.preemption import EXIT_STATUS, Preempted
+    from owl_jax.training.preemption import EXIT_STATUS, Interrupted, Preempted
     from owl_jax.training.start_up import keep_compiled
 
     if "://" in WORKDIR.value:
@@ -78,10 +80,14 @@ def main(_: list[str]) -> int | None:
         cli.say(text)
     try:
         model = train(CONFIG.value, workdir)
-    except Preempted as preempted:
+    except Preempted as end:
         if is_first:
-            print(f"preempted: {preempted}; the same command goes on from there", flush=True)
-        return EXIT_STATUS
+            print(end, flush=True)
+        return end.status
+    except Interrupted as end:  # all processes end here, so nobody has to be left
+        if is_first:
+            print(f"error: {end}", file=sys.stderr, flush=True)
+        return end.status
     except (JaxRuntimeError, ValueError, TimeoutError) as error:
         if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
             raise

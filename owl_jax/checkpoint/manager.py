@@ -7,7 +7,7 @@ in `meta`, so that a checkpoint is never continued on another base.
 Saving is asynchronous. Orbax writes into a temporary directory and renames it when it is complete,
 so a checkpoint that is there is whole: half-written ones are not seen, and are replaced when their
 step is saved again. What happens to its files later is found when it is read: `meta` also holds the
-fingerprint of the state.
+fingerprint of the state, and what is JSON is under a hash (seal.py).
 """
 
 import itertools
@@ -28,6 +28,7 @@ from jax.experimental.multihost_utils import process_allgather, sync_global_devi
 
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.fingerprint import described, fingerprint
+from owl_jax.checkpoint.seal import Damaged, Position, digest, position_of, sealed, unsealed
 from owl_jax.errors import UserError, disk_full, one_line
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
@@ -35,7 +36,9 @@ _SHOWN = 5
 
 _LONGEST = 200  # characters of another library's message
 
-_STATE = "state"  # in meta: the fingerprint of what the checkpoint holds
+# What meta holds of the checkpoint itself: the fingerprint of its state, the hash of the state's
+# paths, shapes and dtypes, and its step.
+_STATE, _ARRAYS, _STEP = "state", "arrays", "checkpoint of step"
 
 
 class DamagedCheckpoint(UserError):
@@ -120,12 +123,15 @@ class Checkpoints:
                 return False
             if not (force or self._manager.should_save(step)):
                 return False
+            of_state = fingerprint(state)
+            own = {_STATE: of_state, _ARRAYS: digest(described(state)), _STEP: step}
             items = {
                 "state": ocp.args.StandardSave(state),
-                "meta": ocp.args.JsonSave({**meta, _STATE: fingerprint(state)}),
+                "meta": ocp.args.JsonSave(sealed({**meta, **own})),
             }
             if data_iterator is not None:
-                items["data"] = grain.checkpoint.CheckpointSave(data_iterator)
+                position = Position(data_iterator.get_state(), of_state)
+                items["data"] = grain.checkpoint.CheckpointSave(position)
             started = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._saving |= started
             return started
@@ -217,7 +223,10 @@ class Checkpoints:
             steps = ", ".join(map(str, self._manager.all_steps())) or "none"
             raise UserError(f"{name} does not exist or is incomplete; there are: {steps}")
         with _reading(name):
-            meta = self._read(step, "meta", ocp.args.JsonRestore())
+            meta, is_sealed = unsealed(self._read(step, "meta", ocp.args.JsonRestore()), "meta")
+            if meta.pop(_STEP, step) != step:
+                raise Damaged("its meta is of another step")
+        recorded, arrays = meta.pop(_STATE, None), meta.pop(_ARRAYS, None)
         expected = expected_meta or {}
         for key, value in expected.items():
             if meta.get(key) != value and not key.endswith(" name"):
@@ -227,31 +236,40 @@ class Checkpoints:
                     f"what it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         with _reading(name):
-            found = described(self._manager.item_metadata(step).state.tree)
+            found = described(self._handlers["state"].metadata(self._place(step, "state")).tree)
+            if arrays is not None and digest(found) != arrays:
+                raise Damaged("its arrays are not described as they were written")
         _check_tree(name, found, described(abstract_state))
 
         with _reading(name):
             if data_iterator is not None:
-                self._check_position(step, name)
+                position = position_of(self._position(step, name), recorded, is_sealed)
             state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
-        recorded = meta.pop(_STATE, None)
+            # Without one of its own files Orbax gives a key as the integers it is made of.
+            if _dtypes(state) != _dtypes(abstract_state):
+                raise Damaged("its arrays come back as another kind")
         if recorded is not None and fingerprint(state) != recorded:
             raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
         if data_iterator is not None:  # last, since nothing sets it back
             with _reading(name):
-                self._read(step, "data", grain.checkpoint.CheckpointRestore(data_iterator))
+                data_iterator.set_state(position)
+                data_iterator.start_prefetch()
         return state, meta
 
     def _read(self, step: int, item: str, args: Any) -> Any:
         # By its handler: the manager would wait for the other processes, and they for this one if
         # it cannot read its part.
-        return self._handlers[item].restore(self._directory / str(step) / item, args=args)
+        return self._handlers[item].restore(self._place(step, item), args=args)
+
+    def _place(self, step: int, item: str) -> epath.Path:
+        return self._directory / str(step) / item
 
     def _name(self, step: int) -> str:
         return f"checkpoint {self._directory / str(step)}"
 
-    def _check_position(self, step: int, name: str) -> None:
-        directory = self._directory / str(step) / "data"
+    def _position(self, step: int, name: str) -> bytes:
+        """The file that holds this process's position in the data."""
+        directory = self._place(step, "data")
         count = jax.process_count()
         mine = directory / f"process_{jax.process_index()}-of-{count}.json"
         saved = {int(path.stem.rpartition("-of-")[2]) for path in directory.glob("process_*-of-*")}
@@ -263,6 +281,7 @@ class Checkpoints:
             )
         if not mine.exists():
             raise FileNotFoundError(f"no position in the data in {mine}")
+        return mine.read_bytes()
 
     def wait(self) -> None:
         """Blocks until what is being saved is saved.
@@ -328,6 +347,10 @@ def _reading(name: str) -> Iterator[None]:
         raise damage or DamagedCheckpoint(
             f"{name} is damaged: process {int(unreadable.argmax())} cannot read its part"
         )
+
+
+def _dtypes(state: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(state)]
 
 
 def _named(meta: Mapping[str, Any], key: str) -> str:

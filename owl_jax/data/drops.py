@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 
 from owl_jax.errors import BadData, UserError, printable
+from owl_jax.files import open_regular
 
 # The share of dropped records is judged once this many have been seen.
 _RECORDS_BEFORE_JUDGING = 100
@@ -135,14 +136,23 @@ class DropLog:
 
     def _read_list(self, file: Path) -> None:
         """Takes over the list of an earlier run, but for a line that was cut by its end."""
-        whole, newline, half = file.read_text(encoding="utf-8").rpartition("\n")
+        try:
+            with open_regular(file) as opened:
+                whole, newline, half = opened.read().decode().rpartition("\n")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); move it away") from None
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{file}: damaged, it is not UTF-8; expected a list of dropped records; move the "
+                "file away"
+            ) from None
         if half:
             file.write_text(whole + newline, encoding="utf-8")
         # Not splitlines: a file's name may hold what Unicode takes for the end of a line.
         for line in whole.split("\n") if whole else ():
             try:
                 self._list(Dropped(**json.loads(line)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise UserError(
                     f"{file}: {line[:80]!r} is no line of a list of dropped records; move the file "
                     "away"

@@ -5,7 +5,6 @@ Both are one file each (pages/page.py): pictures and curves are in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,7 +18,7 @@ from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
 from owl_jax.pages.picture import picture
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
-from owl_jax.training.metrics import FILE_NAME
+from owl_jax.training.metrics import FILE_NAME, read_lines
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.demonstration import Answered
@@ -184,7 +183,10 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
     file = workdir / FILE_NAME
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines, damaged = read_lines(file)
+    if damaged:
+        print(f"{file}: {damaged} damaged lines are left out of the curves", flush=True)
+    return [values for _, values in lines]
 
 
 def _line(rows: Sequence[Mapping[str, Any]], name: str) -> Line:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
+from jax.experimental.multihost_utils import process_allgather
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.base import Base
@@ -34,9 +36,10 @@ from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates
 from owl_jax.training.partition import merge, split, table
-from owl_jax.training.preemption import Preempted, Preemption
+from owl_jax.training.preemption import Preemption
 from owl_jax.training.profile import Profile
 from owl_jax.training.program import make_program
+from owl_jax.training.run_lock import RunLock
 from owl_jax.training.start_up import StartUp, memory
 from owl_jax.training.state import place_state
 from owl_jax.training.watchdog import Watchdog
@@ -53,19 +56,24 @@ _BASE = "frozen base"  # of a checkpoint's meta
 def train(config: ConfigDict, workdir: Path) -> Path | None:
     """Trains, or resumes, what `config` describes; returns the exported model's directory.
 
-    A run that is at its last step already is left as it is.
+    A run that is at its last step already is left as it is. One run at a time has the workdir
+    (run_lock.py).
 
     Raises UserError for whatever the user can mend: missing weights or data, a checkpoint of
-    another model, a full disk, a loss that stays non-finite; and Preempted after SIGTERM.
+    another model, a workdir that another run is using, a full disk, a loss that stays non-finite;
+    Preempted after SIGTERM, and Interrupted after Ctrl-C.
     """
-    with Preemption() as preemption:
-        return _train(config, workdir, preemption)
-
-
-def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | None:
-    start_up = StartUp()
     settings.check_values(config)
     settings.check_directories(config)
+    with Preemption() as preemption, ExitStack() as held:
+        lock = _hold(workdir, held)
+        return _train(config, workdir, preemption, lock)
+
+
+def _train(
+    config: ConfigDict, workdir: Path, preemption: Preemption, lock: RunLock | None
+) -> Path | None:
+    start_up = StartUp()
     model, mesh = settings.read_model(config), make_mesh(**config.mesh)
     part, parts = own_rows(mesh)
     with start_up.phase("data"):
@@ -148,6 +156,8 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
                     metrics["dropped"] = data.drops.reasons.total()
                     writer.write(number, metrics | clock.read())
                     _stop_if_diverged(metrics, config.max_skipped_steps, number)
+                if lock:
+                    lock.check()
                 is_last = number == config.steps
                 preempted = preemption.reached(number) and not is_last
                 with watchdog.patient():
@@ -155,7 +165,10 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
                     checkpoints.save(number, state, data.batches, meta, force)
                     if preempted:
                         checkpoints.wait()
-                        raise Preempted(f"step {number} of {config.steps} is saved in {workdir}")
+                        preemption.end(f"step {number} of {config.steps} is saved in {workdir}")
+
+    if start < config.steps:
+        preemption.training_ends(f"step {config.steps} of {config.steps} is saved in {workdir}")
 
     if start >= config.steps and (target is None or target.exists()):
         _say(f"nothing left to do: {workdir} is at step {start} of {config.steps}")
@@ -165,6 +178,23 @@ def _train(config: ConfigDict, workdir: Path, preemption: Preemption) -> Path | 
         tokenizer = Path(settings.tokenizer_directory(config))
         save_model(target, model, params, config.export, tokenizer, base)
     return target
+
+
+def _hold(workdir: Path, held: ExitStack) -> RunLock | None:
+    """The first of several processes holds the workdir for all; all end if another run has it."""
+    lock, refusal = None, None
+    if jax.process_index() == 0:
+        try:
+            lock = held.enter_context(RunLock(workdir, _say))
+        except UserError as error:
+            refusal = error
+    if jax.process_count() > 1:
+        refused = process_allgather(np.array([refusal is not None])).any()
+        if refused and refusal is None:
+            refusal = UserError(f"process 0 cannot take {workdir} for this run")
+    if refusal:
+        raise refusal
+    return lock
 
 
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from owl_jax.errors import printable
+from owl_jax.errors import UserError, printable
+from owl_jax.files import open_regular
 
 FILE_NAME = "metrics.jsonl"
 
@@ -177,19 +178,52 @@ class MetricWriter:
 
 
 def keep_until(path: Path, last_step: int) -> None:
-    """Drops the lines of a metrics file that come after `last_step`, and a half-written one.
+    """Drops the lines of a metrics file that come after `last_step`, and damaged ones.
 
-    The file is replaced as a whole, so that a kill at any moment leaves the old one or the new one.
+    Damaged lines are counted on stdout, but for a last one that was cut by a kill. The file is
+    replaced as a whole, so that a kill at any moment leaves the old one or the new one.
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step]
-    if kept == lines:
+    lines, damaged = read_lines(path)
+    kept = [line for line, values in lines if values["step"] <= last_step]
+    if damaged:
+        print(f"{path}: {damaged} damaged lines are dropped", flush=True)
+    text = b"".join(kept)
+    if path.stat().st_size == len(text):
         return
     shorter = path.with_suffix(".tmp")
-    shorter.write_text("".join(kept), encoding="utf-8")
+    shorter.write_bytes(text)
     shorter.replace(path)
+
+
+def read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """The whole lines of a metrics file with what they say, and how many others there are.
+
+    A line is whole if it is a JSON object of numbers and nulls with a step. A last line without its
+    end is what a kill leaves; it is not counted.
+
+    Raises UserError where the file cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            *ended, _ = file.read().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); move it away") from None
+    lines = [(line + b"\n", values) for line in ended if (values := _values(line)) is not None]
+    return lines, len(ended) - len(lines)
+
+
+def _values(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line.decode())
+        if not isinstance(values, dict) or type(values.get("step")) is not int:
+            return None
+        numbers = [value for value in values.values() if value is not None]
+        sound = all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
+    except (ValueError, RecursionError, OverflowError):
+        return None
+    return values if sound else None
 
 
 def summarize(numbers: Mapping[str, float]) -> str:

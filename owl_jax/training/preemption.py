@@ -1,41 +1,79 @@
-"""SIGTERM: somebody wants the machine back, and the run is to be saved first."""
+"""SIGTERM and Ctrl-C: the run is to be saved at the end of a step, and to end.
+
+SIGTERM says that somebody wants the machine back: the run ends with status 75, and launchers start
+it again. Ctrl-C (SIGINT) is a person who wants to stop: it saves in the same way, and the status is
+130, which nobody starts again. The second Ctrl-C ends the process at once, whatever it waits for.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
-from jax.experimental.multihost_utils import reached_preemption_sync_point
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather, reached_preemption_sync_point
+
+from owl_jax.errors import Ended
 
 # EX_TEMPFAIL of sysexits.h: the run has saved and is to be started again (launch/common.sh, AGAIN).
 EXIT_STATUS = 75
 
+INTERRUPTED_STATUS = 130  # as shells report Ctrl-C: 128 + SIGINT
 
-class Preempted(Exception):
-    """The run has ended before its last step, and nothing of it is lost."""
+_NOTICE = "interrupted: the run saves at the end of this step; Ctrl-C again ends it at once"
+_SHOW_CURSOR = "\x1b[?25h"  # the progress bar hides it
+
+
+class Preempted(Ended):
+    """SIGTERM has ended the run before its last step, and nothing of it is lost."""
+
+    status = EXIT_STATUS
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C has ended the run on all its processes, and nothing of it is lost."""
+
+    status = INTERRUPTED_STATUS
 
 
 class Preemption:
     """Tells at which step the run has to be saved and ended; a context manager around the run.
 
-    A process alone looks at its own signal. Where JAX's coordination service runs it is asked: it
+    A process alone looks at its own signals. Where JAX's coordination service runs it is asked: it
     passes the signal of any process on to all, and names one step that none of them has passed yet.
+    It knows SIGTERM only, so a process that is interrupted sends itself one.
 
-    Signals may come twice, from a launcher and from the system: the second changes nothing.
+    SIGTERM may come twice, from a launcher and from the system: the second changes nothing. A
+    SIGINT that is ignored (nohup, a shell's background) stays ignored, and one that the program
+    handles itself stays the program's.
     """
 
     def __init__(self) -> None:
-        self._signalled = self._training = False
-        self._former: Any = None
+        self._signalled = self._interrupted = self._training = False
+        self._saved = ""  # what Ctrl-C leaves, once training has ended
+        self._former: dict[int, Any] = {}
+        self._listener: _Listener | None = None
+        # A notebook is not ended because a cell is interrupted twice.
+        self._is_interactive = hasattr(sys, "ps1")
 
     def __enter__(self) -> Self:
         # Python takes signals in its main thread only; elsewhere they are their owner's.
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not jax.distributed.is_initialized():
-            self._former = signal.signal(signal.SIGTERM, self._notice)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if not jax.distributed.is_initialized():
+            self._former[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._notice)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            if not self._is_interactive:
+                self._listener = _Listener.start(self._heard)
         return self
 
     def __exit__(
@@ -44,21 +82,122 @@ class Preemption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
+        if self._listener:
+            self._listener.close()
+        for number, former in self._former.items():
+            if former is not None:
+                signal.signal(number, former)
 
     def training_begins(self) -> None:
         """From here on a signal waits for the end of a step; before, the run ends where it is."""
         self._training = True
 
+    def training_ends(self, saved: str) -> None:
+        """All steps are taken and saved: from here on Ctrl-C ends the run where it is.
+
+        Raises KeyboardInterrupt, which tells what is `saved`, if it came during the last step.
+        """
+        self._training, self._saved = False, saved
+        if self._interrupted and not jax.distributed.is_initialized():
+            raise KeyboardInterrupt(f"interrupted: {saved}")
+
     def reached(self, step: int) -> bool:
         """Whether `step` is the one; every process asks after each of its steps."""
         if jax.distributed.is_initialized():
             return reached_preemption_sync_point(step)
-        return self._signalled
+        return self._signalled or self._interrupted
+
+    def end(self, saved: str) -> NoReturn:
+        """Ends the run at the step that was reached and is saved; the same on every process.
+
+        Raises Preempted, or Interrupted if any process was; `saved` says what is saved and where.
+        """
+        interrupted = self._interrupted
+        if jax.process_count() > 1:
+            interrupted = bool(process_allgather(np.array([interrupted])).any())
+        if interrupted:
+            raise Interrupted(f"interrupted: {saved}; the same command goes on from there")
+        raise Preempted(f"preempted: {saved}; the same command goes on from there")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if not self._training and not self._signalled:
+        if not (self._training or self._saved or self._signalled):
             self._signalled = True
-            raise Preempted("no step was taken yet")
+            raise Preempted("preempted: no step was taken yet; the same command goes on from there")
         self._signalled = True
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        again, self._interrupted = self._interrupted, True
+        if not self._training:
+            raise KeyboardInterrupt(*([f"interrupted: {self._saved}"] if self._saved else []))
+        if again and self._is_interactive:
+            raise KeyboardInterrupt
+        if again:
+            _end_at_once()
+        if self._listener is None:
+            _tell(_NOTICE)
+        if jax.distributed.is_initialized():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _heard(self, count: int) -> None:
+        if count > 1:
+            _end_at_once()
+        if self._training:
+            _tell(_NOTICE)
+
+
+class _Listener:
+    """Hears SIGINT in a thread of its own, also while the main thread waits outside Python.
+
+    Python's own handlers run between two instructions of the main thread: not while it waits for a
+    device, a compiler or another process.
+    """
+
+    @classmethod
+    def start(cls, heard: Callable[[int], None]) -> _Listener | None:
+        """Starts to listen, unless the program does so itself.
+
+        heard: is told how often SIGINT has come, each time.
+        """
+        read, write = socket.socketpair()
+        write.setblocking(False)
+        former = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        if former == -1:
+            return cls(heard, read, write)
+        signal.set_wakeup_fd(former)
+        read.close()
+        write.close()
+        return None
+
+    def __init__(
+        self, heard: Callable[[int], None], read: socket.socket, write: socket.socket
+    ) -> None:
+        self._heard, self._read, self._write = heard, read, write
+        self._thread = threading.Thread(target=self._listen, name="interrupts", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._write.close()  # lets the thread end
+        self._thread.join()
+
+    def _listen(self) -> None:
+        count = 0
+        with self._read:
+            while numbers := self._read.recv(64):
+                for _ in range(numbers.count(signal.SIGINT)):
+                    count += 1
+                    self._heard(count)
+
+
+def _tell(text: str) -> None:
+    # Nobody reads, the file is closed, or a handler interrupts what prints.
+    with suppress(OSError, ValueError, RuntimeError):
+        print(text, flush=True)
+
+
+def _end_at_once() -> None:
+    if sys.stdout is not None and sys.stdout.isatty():
+        _tell(_SHOW_CURSOR)
+    with suppress(OSError):
+        os.write(2, b"error: interrupted again: ended at once\n")
+    os._exit(INTERRUPTED_STATUS)

@@ -143,3 +143,10 @@ def test_without_one_usable_record_any_limit_is_passed():
         log.keep(missing(line))
     with pytest.raises(UserError, match="100 of 100"):
         log.keep(missing(99))
+
+
+@pytest.mark.parametrize("data", [b"\0" * 9 + b"\xff\n", b"[" * 100_000 + b"\n", b"\0\0\n"])
+def test_a_damaged_list_is_one_line(tmp_path, data):
+    (tmp_path / "skipped.jsonl").write_bytes(data)
+    with pytest.raises(UserError, match=r"skipped\.jsonl: .*move the file away"):
+        DropLog(1.0, tmp_path / "skipped.jsonl")

@@ -22,7 +22,7 @@ from training_runs import (
     steps_of,
 )
 
-PREEMPTED = 75
+PREEMPTED, INTERRUPTED = 75, 130
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
 
 
@@ -133,6 +133,50 @@ def test_sigterm_to_one_of_two_saves_at_the_same_step_on_both(files, unhurt_pair
     assert [code for code, _, _ in again] == [0, 0], again
     assert f"resumed from step {step} of" in again[0][1]
     assert_the_same(workdir, unhurt_pair)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(files, unhurt):
+    """As a terminal sends it: to the worker processes that decode, too."""
+    workdir = files / "interrupted"
+    arguments = ("--config.export=none", "--config.data.workers=1")
+    process = start(files / "config.py", workdir, *arguments, start_new_session=True)
+    wait_for_step(process, 7)
+    os.killpg(process.pid, signal.SIGINT)
+    ((code, out, err),) = finish([process])
+    assert code == INTERRUPTED
+    step = steps_of(workdir)[-1]
+    assert 7 <= step < 40
+    saved = f"step {step} of 40 is saved in {workdir}; the same command goes on from there"
+    assert err == f"error: interrupted: {saved}\n"
+    assert out.count("interrupted: the run saves at the end of this step; Ctrl-C again") == 1
+
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert code == 0, err
+    assert f"resumed from step {step} of" in out
+    assert_the_same(workdir, unhurt)
+
+
+def test_ctrl_c_before_the_first_step_ends_at_once(files):
+    process = start(files / "config.py", files / "never", "--config.export=none")
+    wait_for_table(process)
+    process.send_signal(signal.SIGINT)
+    ((code, _, err),) = finish([process])
+    assert (code, err) == (INTERRUPTED, "error: interrupted\n")
+    assert not [*files.glob("never/checkpoints/*")]
+
+
+def test_ctrl_c_to_one_of_two_saves_at_the_same_step_on_both(files):
+    workdir = files / "interrupted_pair"
+    both = start_several(files / "config.py", workdir, "--config.export=none")
+    wait_for_step(both[0], 7)
+    both[1].send_signal(signal.SIGINT)
+    results = finish(both)
+    # Not 75, which a launcher would start again.
+    assert [code for code, _, _ in results] == [INTERRUPTED, INTERRUPTED], results
+    step = steps_of(workdir)[-1]
+    assert 7 <= step < 40
+    assert results[0][2].endswith(f"error: interrupted: step {step} of 40 is saved in {workdir}; "
+                                  "the same command goes on from there\n")  # fmt: skip
 
 
 def test_a_kill_in_mid_save_costs_one_interval(files, unhurt):

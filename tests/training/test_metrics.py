@@ -12,6 +12,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from owl_jax.errors import UserError
+from owl_jax.evaluation.report import write_curves
 from owl_jax.training.metrics import MetricWriter
 
 
@@ -129,6 +130,7 @@ def test_a_new_run_drops_the_lines_of_an_old_one(tmp_path):
 SCRIPT = """
 import sys
 from owl_jax.errors import UserError
+from owl_jax.evaluation.report import write_curves
 from owl_jax.training.metrics import MetricWriter
 with MetricWriter(sys.argv[1], total_steps=5000, start_step=100, description="stage 1") as writer:
     writer.write(200, {"loss": 1.25, "tokens_per_second": 1234.5})
@@ -159,3 +161,39 @@ def test_a_terminal_gets_a_progress_bar(tmp_path):
         assert part in text
     assert "saved step 200" in text
     assert lines_of(tmp_path)[0]["step"] == 200
+
+
+DAMAGED_LINES = [
+    b"\0" * 40,
+    b'{"step": 2, "loss": \xff}',
+    b'{"step": 2, "lo',
+    b"[1, 2]",
+    b"7",
+    b'{"loss": 1.0}',
+    b'{"step": "2", "loss": 1.0}',
+    b'{"step": true}',
+    b'{"step": 2, "loss": NaN}',
+    b'{"step": 2, "loss": 1e999}',
+    b'{"step": 2, "loss": "low"}',
+    b'{"step": 2, "loss": ' + b"9" * 400 + b"}",
+    b'{"step": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES, ids=range(len(DAMAGED_LINES)))
+def test_a_damaged_line_is_dropped_and_said(tmp_path, capsys, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1, "loss": 1.0}\n' + line + b'\n{"step": 3, "loss": null}\n')
+    write_curves(tmp_path / "report.html", tmp_path)
+    assert capsys.readouterr().out == f"{file}: 1 damaged lines are left out of the curves\n"
+    MetricWriter(tmp_path, total_steps=6, start_step=3).close()
+    assert capsys.readouterr().out == f"{file}: 1 damaged lines are dropped\n"
+    assert [values["step"] for values in lines_of(tmp_path)] == [1, 3]
+
+
+def test_a_metrics_file_that_is_none(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read \(is a FIFO"):
+        MetricWriter(tmp_path, total_steps=2)

@@ -55,7 +55,12 @@ def get_config():
 
 
 def start(
-    config: Path | str, workdir: Path, *arguments: str, devices: int = 1, **environment: str
+    config: Path | str,
+    workdir: Path,
+    *arguments: str,
+    devices: int = 1,
+    start_new_session: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Starts the command on CPU devices."""
     command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
@@ -63,6 +68,7 @@ def start(
         [*command, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": on_devices(devices)} | environment,
+        start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
