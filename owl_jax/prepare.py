@@ -122,9 +122,10 @@ def _summary(manifest: Manifest) -> str:
     size = sum(shard.bytes for shard in manifest.shards)
     skipped = sum(manifest.skipped.values())
     reasons = ", ".join(f"{reason}: {count}" for reason, count in manifest.skipped.items())
+    noted = "".join(f", {count:,} {note}" for note, count in manifest.noted.items())
     return (
         f"{manifest.records:,} records in {len(manifest.shards):,} shards, {size / 1e9:.2f} GB, "
-        f"{skipped:,} skipped{f' ({reasons})' if reasons else ''}"
+        f"{skipped:,} skipped{f' ({reasons})' if reasons else ''}{noted}"
     )
 
 

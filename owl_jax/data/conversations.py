@@ -29,6 +29,7 @@ class Conversation:
     loss_mask: bool[n], True on answer tokens and their end marks.
     images, videos: as stored, those whose positions are in input_ids.
     keep_places: its words are false for a cut or mirrored picture (processing/places.py).
+    unread: keys of its record that look like media and are not read.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Conversation:
     videos: Sequence[Video]
     keep_places: bool
     where: str
+    unread: Sequence[str] = ()
 
     @property
     def length(self) -> int:
@@ -91,4 +93,5 @@ class Tokenize:
             videos[: tokens.num_videos],
             tells_places(text),
             where,
+            record.get("unread", ()),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,16 @@ class DropLog:
     Attributes:
       seen: records that came by since the start of this process, dropped ones included.
       used: those of them that became examples with all their media.
+      text_only: those of them without picture or video that were not dropped.
+      unread: how many had a key that looks like media and is not read, by key.
       reasons: how many of them were dropped, by reason.
       dropped: the list, without repetitions.
     """
 
     def __init__(self, limit: float, file: Path | None = None) -> None:
         self.limit = limit
-        self.seen = self.used = 0
+        self.seen = self.used = self.text_only = 0
+        self.unread: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dropped: list[Dropped] = []
         self._places: set[str] = set()
@@ -91,6 +95,28 @@ class DropLog:
             self._count(item)
             return False
         return True
+
+    def note(self, where: str, is_text_only: bool, unread: Sequence[str]) -> None:
+        """Counts what is to be known of a record that was kept; `Attributes` above."""
+        self.text_only += is_text_only
+        for key in unread:
+            if key not in self.unread and len(self.unread) < _MOST_LOGGED:
+                logging.warning(
+                    'not read: "%s" of %s looks like a picture or video; other keys hold its media',
+                    printable(key),
+                    printable(where),
+                )
+            self.unread[key] += 1
+
+    def summary(self) -> str:
+        """What was read since the start of this process, in one line."""
+        dropped = self.reasons.total()
+        reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.most_common())
+        unread = "".join(f', "{key}" of {n:,} not read' for key, n in self.unread.most_common(8))
+        return printable(
+            f"data: {self.seen:,} records read, {self.text_only:,} without picture or video, "
+            f"{dropped:,} dropped{f' ({reasons})' if reasons else ''}{unread}"
+        )
 
     def use(self) -> None:
         """Counts a record as used, media and all."""

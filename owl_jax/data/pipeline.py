@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -97,13 +98,20 @@ def make_batches(
     stream = conversations.to_iter_dataset(
         grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=ahead)
     )
-    rows = PackRows(stream.filter(drops.keep), conversations, shape, open_rows)
+    rows = PackRows(stream.filter(partial(_keep, drops)), conversations, shape, open_rows)
     finished = _FinishBatches(
         rows.batch(batch_size, drop_remainder=True, batch_fn=list),
         _Finishing(shape, decoding, batch_size, drops, reading, made_with),
     )
     ready = grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=_READY)
     return iter(ready)
+
+
+def _keep(drops: DropLog, item: Conversation | Dropped) -> bool:
+    if not drops.keep(item) or isinstance(item, Dropped):
+        return False
+    drops.note(item.where, not (item.images or item.videos), item.unread)
+    return True
 
 
 @dataclass(frozen=True)

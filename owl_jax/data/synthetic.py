@@ -18,6 +18,7 @@ arithmetic problems is held out. A fact cannot be inferred, so every fact is tra
 phrasing; for a quarter of them the second phrasing is held out.
 """
 
+import math
 import operator
 import random
 import re
@@ -194,10 +195,11 @@ class SyntheticSource:
     def __post_init__(self) -> None:
         _check_kinds(self.kinds, KINDS)
         _check_split(self.split)
-        if min(self.kinds.values()) < 0 or sum(self.kinds.values()) <= 0:
+        weights = self.kinds.values()
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise UserError(
                 f"Weights of the synthetic kinds are {dict(self.kinds)}; "
-                "give weights of zero or more, at least one above zero."
+                "give finite weights of zero or more, at least one above zero."
             )
         for name, least in (("size", 1), ("image_size", 24), ("turns", 1)):
             if getattr(self, name) < least:

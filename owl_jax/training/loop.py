@@ -154,7 +154,10 @@ def _train(
                     taken = number - 1 - metrics["skipped"]
                     metrics |= learning_rates(program.recipes, config.steps, taken)
                     metrics["dropped"] = data.drops.reasons.total()
+                    metrics["text_only"] = data.drops.text_only
                     writer.write(number, metrics | clock.read())
+                    if number in (start + 1, config.steps):
+                        _say(data.drops.summary())
                     _stop_if_diverged(metrics, config.max_skipped_steps, number)
                 if lock:
                     lock.check()

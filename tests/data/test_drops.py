@@ -150,3 +150,20 @@ def test_a_damaged_list_is_one_line(tmp_path, data):
     (tmp_path / "skipped.jsonl").write_bytes(data)
     with pytest.raises(UserError, match=r"skipped\.jsonl: .*move the file away"):
         DropLog(1.0, tmp_path / "skipped.jsonl")
+
+
+def test_what_was_read_is_told_in_one_line(caplog):
+    log = DropLog(1.0)
+    for number in range(1000):
+        assert log.keep(number)
+        log.note(f"x:{number}", number % 4 == 0, ("depth\x1b",) if number % 2 else ())
+    log.keep(Dropped("x:1000", "missing file", "x:1000: a.jpg"))
+    assert (log.text_only, log.unread) == (250, {"depth\x1b": 500})
+    assert log.summary() == (
+        "data: 1,001 records read, 250 without picture or video, 1 dropped (missing file: 1), "
+        '"depth\\x1b" of 500 not read'
+    )
+    told = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
+    assert told == [
+        'not read: "depth\\x1b" of x:1 looks like a picture or video; other keys hold its media'
+    ]

@@ -33,6 +33,7 @@ class Journal:
       shards: those that are finished.
       next_index: the first record of the source that is not in them, nor skipped before it.
       skipped: how many records before that were skipped, by reason.
+      noted: how many of the others had something to tell of (shards/payload.py, notes_of).
     """
 
     def __init__(self, target: Path, header: Mapping[str, Any]):
@@ -47,6 +48,7 @@ class Journal:
         self.shards: list[Shard] = []
         self.next_index = 0
         self.skipped: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self._file = (target / JOURNAL_FILE).open("a+b", buffering=0)
         lock(self._file, target)
         lines = self._whole_lines()
@@ -65,6 +67,7 @@ class Journal:
             self.shards.append(Shard(**line["shard"]))
             self.next_index, skipped_bytes = line["next_index"], line["skipped_bytes"]
             self.skipped = Counter(line["skipped"])
+            self.noted = Counter(line.get("noted", {}))
         self._check_shards()
         self._skipped_file = (target / SKIPPED_FILE).open("ab", buffering=0)
         # What was skipped after the last finished shard comes again.
@@ -97,6 +100,7 @@ class Journal:
             "shard": asdict(shard),
             "next_index": next_index,
             "skipped": self.skipped,
+            "noted": self.noted,
             "skipped_bytes": os.fstat(self._skipped_file.fileno()).st_size,
         }
         self._append(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Manifest:
     """source: as it was given. options: those that decide what is in the shards, by name.
 
     fingerprint: of the source (sources/fingerprint.py). skipped: how many records of the source are
-    not in the shards, by reason.
+    not in the shards, by reason. noted: how many that are in them had something to tell of
+    (shards/payload.py, notes_of).
     """
 
     source: str
@@ -46,6 +47,7 @@ class Manifest:
     options: Mapping[str, Any]
     skipped: Mapping[str, int]
     shards: Sequence[Shard]
+    noted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -65,6 +67,7 @@ class Manifest:
                 "total": sum(self.skipped.values()),
                 "reasons": dict(sorted(self.skipped.items())),
             },
+            "noted": dict(sorted(self.noted.items())),
             "shards": [asdict(shard) for shard in self.shards],
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
@@ -106,7 +109,9 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         shards = [Shard(**shard) for shard in values["shards"]]
         skipped = values["skipped"]["reasons"]
-        return Manifest(values["source"], values["fingerprint"], values["options"], skipped, shards)
+        source, fingerprint = values["source"], values["fingerprint"]
+        noted = values.get("noted", {})
+        return Manifest(source, fingerprint, values["options"], skipped, shards, noted)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: malformed ({error!r}); prepare the data again") from None
 

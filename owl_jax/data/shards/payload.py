@@ -38,6 +38,15 @@ class Reencoding:
     max_side: int | None = None
 
 
+TEXT_ONLY = "without picture or video"
+
+
+def notes_of(record: Record) -> list[str]:
+    """What is told of a record that is kept: that it has no medium, and what is not read of it."""
+    notes = [f'"{key}" not read, though it looks like media' for key in record.get("unread", ())]
+    return notes if record["images"] or record["videos"] else [*notes, TEXT_ONLY]
+
+
 def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
     """The payload of a record, after each of its media has been decoded to see that it can be.
 

@@ -16,16 +16,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from owl_jax.data.drops import Dropped, too_many
 from owl_jax.data.shards.journal import SKIPPED_FILE, Journal
 from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE, Manifest
-from owl_jax.data.shards.payload import Reencoding, pack
+from owl_jax.data.shards.payload import Reencoding, notes_of, pack
 from owl_jax.data.shards.target import INDEX_DIR, Options
 from owl_jax.data.shards.writer import ShardWriter, writing
 from owl_jax.data.sources.record import Source
 from owl_jax.errors import BadData, UserError
+
+_Packed: TypeAlias = tuple[bytes, list[str]]  # a payload, and what is told of its record
 
 
 class Progress(NamedTuple):
@@ -81,7 +83,9 @@ def write_shards(
                 with writing(target):
                     journal.skip(item)
             else:
-                shards.add(item, index)
+                payload, notes = item
+                shards.add(payload, index)
+                journal.noted.update(notes)
             if too_many(journal.skipped.total(), index + 1, max_dropped):
                 raise _too_many(journal.skipped, index + 1, max_dropped, target)
             report(Progress(index + 1, total, journal.skipped.total()))
@@ -90,7 +94,9 @@ def write_shards(
         if count > max_dropped * total or count == total:
             raise _too_many(journal.skipped, total, max_dropped, target)
         shards.finish(total)
-        manifest = Manifest(spec, fingerprint, asdict(options), journal.skipped, journal.shards)
+        manifest = Manifest(
+            spec, fingerprint, asdict(options), journal.skipped, journal.shards, journal.noted
+        )
         shutil.rmtree(target / INDEX_DIR, ignore_errors=True)
         with writing(target):
             _replace(target / MANIFEST_FILE, manifest.to_json())
@@ -100,16 +106,17 @@ def write_shards(
 
 def _pack_in_threads(
     source: Source, indices: range, reencoding: Reencoding | None, threads: int
-) -> Generator[tuple[int, bytes | Dropped], None, None]:
+) -> Generator[tuple[int, _Packed | Dropped], None, None]:
     """Each record's payload, in order; a few are under way in threads."""
 
-    def work(index: int) -> bytes | Dropped:
+    def work(index: int) -> _Packed | Dropped:
         try:
-            return pack(source[index], reencoding)
+            record = source[index]
+            return pack(record, reencoding), notes_of(record)
         except BadData as error:
             return Dropped.of(error, source.where(index))
 
-    waiting: deque[tuple[int, Future[bytes | Dropped]]] = deque()
+    waiting: deque[tuple[int, Future[_Packed | Dropped]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     try:
         for index in indices:

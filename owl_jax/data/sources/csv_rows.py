@@ -1,7 +1,7 @@
 """Tables of examples as text: CSV, TSV and with semicolons, below a header.
 
 A row is an image-text pair (caption with image or video), or has the columns of another form of
-sources/values.py: question and answer, or text. Cells may be quoted and hold line ends then.
+sources/text_forms.py: question and answer, or text. Cells may be quoted and hold line ends then.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import BinaryIO
 import numpy as np
 
 from owl_jax.data.sources.index import IndexedFile, open_data, skip_bom
+from owl_jax.data.sources.media_keys import may_hold_media
 from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.text_forms import LIST_KEYS, make_a_form
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError
 
 _DELIMITERS = (",", "\t", ";")
-_MEDIA_COLUMNS = {"image", "images", "video", "videos"}
-_COLUMNS = {"caption", "question", "answer", "text", "task_type"} | _MEDIA_COLUMNS
 _ROWS_A_PART = 1 << 16
 
 # Characters of a cell: room for a picture of 24 MB as a data URL. Python stops at 131,072 and has
@@ -36,8 +36,7 @@ class CsvSource:
     """The records of a table; its delimiter is the first that makes a header of known columns.
 
     Args:
-      path: of the file, in UTF-8. Names of columns are taken without regard to case; columns of
-        other names are passed over.
+      path: of the file, in UTF-8. Names of columns are taken without regard to case.
       media_root: what relative paths of media are relative to.
       index_dir: where the index of the rows is kept for the next run; None keeps it in memory.
 
@@ -69,8 +68,8 @@ class CsvSource:
                 "wrong number of fields",
                 f"{where}: {len(cells)} fields; the header has {len(self._columns)}",
             )
-        values = dict(zip(self._columns, cells, strict=False))
-        values = {column: cell for column, cell in values.items() if column in _COLUMNS}
+        row = zip(self._columns, cells, strict=False)
+        values = {column: cell for column, cell in row if column not in LIST_KEYS}
         return record_from(values, where, self._media_root)
 
     def where(self, index: int) -> str:
@@ -155,5 +154,4 @@ def _read_header(path: Path) -> tuple[str, list[str]]:
 
 
 def _make_a_form(columns: set[str]) -> bool:
-    is_pair = "caption" in columns and bool(columns & _MEDIA_COLUMNS)
-    return is_pair or "text" in columns or {"question", "answer"} <= columns
+    return make_a_form(columns, any(map(may_hold_media, columns)))

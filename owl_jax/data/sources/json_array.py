@@ -6,6 +6,7 @@ of them. Each may have any of the forms of sources/values.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from os import SEEK_CUR
 from pathlib import Path
@@ -19,6 +20,7 @@ from owl_jax.data.sources.values import record_from_json
 from owl_jax.errors import UserError
 
 _CHUNK = 1 << 20  # bytes; what is made of them stays in the processor's cache
+_HEAD = 1 << 16  # bytes in which the first keys of an object are looked for
 _QUOTE, _COMMA, _OPEN, _CLOSE = 1, 2, 3, 4
 _KINDS = dict(zip(b'",[{]}', (_QUOTE, _COMMA, _OPEN, _OPEN, _CLOSE, _CLOSE), strict=True))
 _KIND_OF_BYTE = bytes(_KINDS.get(byte, 0) for byte in range(256))
@@ -133,6 +135,8 @@ def _find_first(file: BinaryIO) -> int:
     line = _skip_blanks(file, 1)
     bracket = file.read(1)
     if bracket not in (b"[", b""):
+        if bracket == b"{" and (what := _known_object(file.read(_HEAD))):
+            raise UserError(f"{file.name}: {what}")
         raise UserError(
             f"{file.name}: begins with {bracket.decode('latin-1')!a}; expected one JSON array of "
             "objects (with one object a line it is JSON Lines)"
@@ -141,6 +145,23 @@ def _find_first(file: BinaryIO) -> int:
     first = file.read(1)
     file.seek(-len(first), SEEK_CUR)
     return 0 if first == b"]" or not bracket else line
+
+
+def _known_object(head: bytes) -> str | None:
+    """What a file of one object is and how to write it, by its first keys."""
+    keys = set(re.findall(rb'"(\w+)"\s*:\s*[\[{]', head))
+    if b"annotations" in keys or {b"images", b"info"} <= keys:
+        return (
+            "one object with images and annotations, as COCO and VQAv2 have it; write one line "
+            '{"image": FILE, "caption": TEXT}, or {"image": FILE, "question": TEXT, "answer": '
+            "TEXT}, for each annotation"
+        )
+    if b"questions" in keys:
+        return (
+            "one object with questions, as VQAv2 has it, whose answers are in another file; write "
+            'one line {"image": FILE, "question": TEXT, "answer": TEXT} for each question'
+        )
+    return None
 
 
 def _skip_blanks(file: BinaryIO, line: int) -> int:

@@ -119,6 +119,14 @@ def media_kind(key: object, value: Any) -> str | None:
     return None
 
 
+def may_hold_media(key: str) -> bool:
+    """Whether a key or column has a name under which media are read."""
+    name = _plain(key)
+    return key in ("image", "images", "video", "videos") or (
+        name in _SYNONYMS["image"] | _SYNONYMS["video"] | _ANY_FILE or name.endswith("filename")
+    )
+
+
 def check_unread(found: FoundMedia, values: Mapping[str, Any], where: str) -> None:
     """Raises BadData for an example without media whose other keys look like some."""
     if found.images or found.videos or not found.unread:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ _EXPECTED = (
     "and completion, query and response, prefix and suffix, or caption and image (docs/data.md)"
 )
 
+LIST_KEYS = frozenset({*_TURNS, *_PAIRS, "history"})  # which hold lists; no cell of a table does
 TEXT_KEYS = frozenset(
     {*_TURNS, *_PAIRS, *_CAPTIONS, *(key for pair in _ONE_TURN for key in pair)}
     | {"input", "system", "history", "task_type", "id"}
@@ -96,6 +97,15 @@ def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> 
         return [_asked("", media), _answered(_caption(values[key], key))]
     keys = listed(map(repr, values), 8) or "no keys"
     raise UserError(f"has {keys}; {_EXPECTED}")
+
+
+def make_a_form(keys: Set[str], with_media: bool) -> bool:
+    """Whether columns of these names are an example of the original's form or of one above."""
+    return (
+        "text" in keys
+        or any(pair <= keys for pair in map(set, _ONE_TURN))
+        or (with_media and not keys.isdisjoint(_CAPTIONS))
+    )
 
 
 def is_caption(text: str) -> bool:
@@ -224,7 +234,19 @@ def _message(turn: Any) -> Any:
             content = _parts(content) if "value" in turn else _with_marks(content)
     elif content is not None:
         content = [_part(part) for part in _rows(content, "content")]
+    if role == "user" and (media := _media_of(turn)):
+        content = [*media, *(_parts(content) if isinstance(content, str) else content or [])]
     return {"role": role, "content": content}
+
+
+def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
+    media = []
+    for key in ("image", "images", "video", "videos"):
+        kind, value = key.removesuffix("s"), turn.get(key)
+        values = value if isinstance(value, list | tuple) else [value]
+        media += [{"type": kind, kind: item} for item in values if item is not None]
+    return media
 
 
 def _parts(text: str) -> list[dict[str, str]]:

@@ -40,6 +40,7 @@ def test_what_is_in_it(directory):
         "options": {"limit": 5, "reencode": None},
         "records": 4,
         "skipped": {"total": 3, "reasons": {"missing file": 2, "no text": 1}},
+        "noted": {},
         "shards": [
             {"name": "data-00000.array_record", "records": 3, "bytes": 100, "sha256": "ab"},
             {"name": "data-00001.array_record", "records": 1, "bytes": 7, "sha256": "cd"},
