@@ -22,16 +22,17 @@ from pathlib import Path
 from owl_jax.errors import UserError
 from owl_jax.training.run_lock import RunLock
 
-go, done = os.pipe(), os.pipe()
+go, done, over = os.pipe(), os.pipe(), os.pipe()
 for number in range(8):
     if os.fork() == 0:
         os.close(go[1])
+        os.close(over[1])
         os.read(go[0], 1)  # until it is closed
         try:
             with RunLock(Path(sys.argv[1])):
                 os.write(1, b"won %d\\n" % os.getpid())
                 os.write(done[1], b".")
-                os.read(0, 1)
+                os.read(over[0], 1)  # likewise
         except UserError as error:
             os.write(1, f"{error}\\n".encode())
             os.write(done[1], b".")
@@ -40,6 +41,9 @@ os.close(go[0])
 os.close(go[1])
 for _ in range(8):
     os.read(done[0], 1)
+os.close(over[1])
+for _ in range(8):
+    os.wait()
 """
 
 HOLD = """
