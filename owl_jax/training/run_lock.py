@@ -112,8 +112,8 @@ class RunLock:
             if disk_full(error):
                 raise
             raise UserError(
-                f"cannot write checkpoints to {self._workdir}: {self._path.name}: {error.strerror}; give "
-                "another --workdir, or the right to write to it"
+                f"cannot write checkpoints to {self._workdir}: {self._path.name}: {error.strerror}; "
+                "give another --workdir, or the right to write to it"
             ) from None
         assert self._descriptor is not None
         try:
