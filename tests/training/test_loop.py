@@ -86,6 +86,7 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
         "row_fill",
         "data_wait",
         "dropped",
+        "text_only",
         "learning_rate/lora",
         "learning_rate/abstractor",
         "grad_norm",
