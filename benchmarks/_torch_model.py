@@ -22,15 +22,15 @@ from torch.nn import functional as F
 from owl_jax.checkpoint import table
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.data.batch import Batch
-from owl_jax.models.abstractor import ATTENTION_NORM_EPS
 from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
-from owl_jax.models.owl import PIXEL_MEAN, PIXEL_STDDEV
+from owl_jax.models.connectors.abstractor import ATTENTION_NORM_EPS
+from owl_jax.models.vlm import PIXEL_MEAN, PIXEL_STDDEV
 
 Inputs = Mapping[str, torch.Tensor]
 
 
 class AbstractorLayer(nn.Module):
-    """owl_jax.models.abstractor.AbstractorBlock; modules have the names of its parameters."""
+    """AbstractorBlock (models/connectors/abstractor.py), with its parameters' names."""
 
     def __init__(self, config: AbstractorConfig):
         super().__init__()

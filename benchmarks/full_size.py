@@ -27,9 +27,9 @@ from PIL import Image
 
 from owl_jax import cli
 from owl_jax.checkpoint import huggingface, table
-from owl_jax.checkpoint.shards import write_shards
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.tensors import Outgoing, to_source
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.models.variants import VARIANTS
 
 TOKENIZER = Path(__file__).parents[1] / "configs" / "demo" / "tokenizer"

@@ -15,8 +15,8 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import tokenize_conversation
-from owl_jax.processing.image import preprocess_image
+from owl_jax.media.image import preprocess_image
+from owl_jax.text.conversation import tokenize_conversation
 
 _MODEL = flags.DEFINE_string("model", "runs/demo/stage2/model", "a model that `make demo` made")
 _POSITIONS = flags.DEFINE_integer("positions", 256, "of answers", lower_bound=1)

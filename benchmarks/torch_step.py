@@ -47,8 +47,8 @@ from owl_jax.models.config import (
     OwlConfig,
     VisionConfig,
 )
-from owl_jax.models.owl import init_params
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import init_params
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state

@@ -22,7 +22,7 @@ from absl import flags
 from owl_jax import cli
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import init_params
+from owl_jax.models.vlm import init_params
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state

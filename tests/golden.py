@@ -16,13 +16,13 @@ import numpy as np
 
 from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.model_directory import load_model
-from owl_jax.models.abstractor import Abstractor
-from owl_jax.models.attention import whole_rows
+from owl_jax.models.attention.dispatch import whole_rows
 from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.connectors.abstractor import Abstractor
 from owl_jax.models.lora import merge
-from owl_jax.models.owl import Owl, forward, variables
-from owl_jax.models.vision import VisionEncoder, pooled_class_token
-from owl_jax.processing.rows import index_media
+from owl_jax.models.vision.clip import VisionEncoder, pooled_class_token
+from owl_jax.models.vlm import Owl, forward, variables
+from owl_jax.text.media_index import index_media
 from owl_jax.training.loss import cross_entropy
 
 GOLDENS = Path(__file__).parent / "goldens"

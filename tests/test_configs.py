@@ -9,10 +9,10 @@ import jax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.models.variants import VARIANTS
-from owl_jax.processing.tokenizer import load_tokenizer
+from owl_jax.text.tokenizer import load_tokenizer
 from owl_jax.training import config as settings
 from owl_jax.training.optimizer import make_optimizer
 from owl_jax.training.partition import assign, split, table

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
-from owl_jax.checkpoint.base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, fingerprint_base, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
 from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches

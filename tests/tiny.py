@@ -8,16 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.models.config import (
     AbstractorConfig,
     LlamaConfig,
     OwlConfig,
     VisionConfig,
 )
-from owl_jax.processing.conversation import SYSTEM
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.tokenizer import train_sentencepiece
 
 NUM_SPECIAL = 259  # unk, bos, eos and a piece for each byte
 

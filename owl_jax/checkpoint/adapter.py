@@ -21,16 +21,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.layout import Linear, Part
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
-from owl_jax.checkpoint.shards import write_file
-from owl_jax.checkpoint.stored import Mapped, read
+from owl_jax.checkpoint.safetensors_writer import write_file
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError, shown
 from owl_jax.models.config import LoraConfig, OwlConfig
+from owl_jax.models.transforms import Linear, Part
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

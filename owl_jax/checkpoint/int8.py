@@ -15,9 +15,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.layout import Linear, Part, Shape, size_of, whole
-from owl_jax.checkpoint.stored import Stored, pieces
+from owl_jax.checkpoint.lazy_arrays import Stored, pieces
 from owl_jax.models.config import OwlConfig
+from owl_jax.models.transforms import Linear, Part, Shape, size_of, whole
 
 _LARGEST = 127
 

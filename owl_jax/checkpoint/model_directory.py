@@ -4,7 +4,7 @@ Our own holds
   config.json         {"format": "owl_jax", "version": 1, "as_trained": how prompts are cut,
                       "model": OwlConfig.to_dict()}
   params/             the branches of the parameter tree, written by Orbax; it may hold only some
-  owl_jax_base.json   what an adapter was trained on (checkpoint/base.py)
+  owl_jax_base.json   what an adapter was trained on (checkpoint/adapter_base.py)
   source_config.json  config.json of the Hugging Face directory that it was made from
   tokenizer and preprocessor files, as they came
 
@@ -30,12 +30,10 @@ from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint import huggingface, schema, table
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.adapter_base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
-from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.checksums import write_checksums
-from owl_jax.checkpoint.own import open_params, write_params
-from owl_jax.checkpoint.stored import read
-from owl_jax.checkpoint.weights import (
+from owl_jax.checkpoint.hf_import import (
     AS_TRAINED,
     Opened,
     abstract_params,
@@ -44,6 +42,8 @@ from owl_jax.checkpoint.weights import (
     open_owl,
     write_owl,
 )
+from owl_jax.checkpoint.lazy_arrays import read
+from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import LoraConfig, OwlConfig, id_problems

@@ -9,7 +9,8 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from owl_jax.checkpoint.layout import (
+from owl_jax.models.config import BloomConfig, LanguageConfig, OwlConfig
+from owl_jax.models.transforms import (
     DepthwiseConvolution,
     Flat,
     Layout,
@@ -17,7 +18,6 @@ from owl_jax.checkpoint.layout import (
     PatchConvolution,
     Same,
 )
-from owl_jax.models.config import BloomConfig, LanguageConfig, OwlConfig
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from owl_jax.checkpoint.layout import Part, Shape, read_part, size_of, whole
-from owl_jax.checkpoint.stored import Stored, infinities, nans
+from owl_jax.checkpoint.lazy_arrays import Stored, infinities, nans
 from owl_jax.checkpoint.table import BUFFERS, Row
 from owl_jax.errors import UserError, listed, one_line
 from owl_jax.files import NotAFile, check_regular
+from owl_jax.models.transforms import Part, Shape, read_part, size_of, whole
 
 # What weights may be. Integers would pass for floats; what has fewer bits needs a scale to be read.
 _DTYPES: Mapping[str, Any] = {
@@ -124,7 +124,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class FromSource:
-    """One of our parameters as it lies in files: a `Stored` (checkpoint/stored.py).
+    """One of our parameters as it lies in files: a `Stored` (checkpoint/lazy_arrays.py).
 
     rows: one; or one for each index of the axis before the last, which the source keeps apart.
     """

@@ -15,11 +15,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from owl_jax.checkpoint.layout import Part
 from owl_jax.checkpoint.table import BUFFERS
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES, UNREAD, Held, TensorFiles
 from owl_jax.errors import UserError, shown
 from owl_jax.files import NotAFile, check_regular
+from owl_jax.models.transforms import Part
 
 # A file is closed after that much of it was read: mapped pages count as this process's memory.
 _MAPPED_BYTES = 500_000_000

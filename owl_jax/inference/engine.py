@@ -27,19 +27,19 @@ from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, 
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, random_key
-from owl_jax.inference.words import up_to, words
+from owl_jax.inference.text_stream import up_to, words
+from owl_jax.media.image import ImageSource, preprocess_image
+from owl_jax.media.video import VideoSource
 from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
-from owl_jax.models.owl import Params, forward
+from owl_jax.models.vlm import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
-from owl_jax.processing.conversation import (
+from owl_jax.text.conversation import (
     check_media,
     longest_text,
     prompt_from_messages,
     tokenize_prompt,
 )
-from owl_jax.processing.image import ImageSource, preprocess_image
-from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
-from owl_jax.processing.video import VideoSource
+from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
 MAX_NEW_TOKENS = 256
 NUM_FRAMES = 4  # of a video, as in the video release's examples
@@ -84,7 +84,7 @@ class Owl:
           dtype: of the computation.
           tokenizer_source: the directory that holds the tokenizer; only `chat` needs one.
           as_trained: how prompts are cut into pieces: as training cuts them, or as the original's
-            processor does (processing/conversation.py, tokenize_prompt).
+            processor does (text/conversation.py, tokenize_prompt).
         """
         self.config = config
         self.params = params
@@ -188,7 +188,7 @@ class Owl:
         """Answers a conversation.
 
         Args:
-          messages: OpenAI-style, or the original's prompt text (processing/conversation.py). A
+          messages: OpenAI-style, or the original's prompt text (text/conversation.py). A
             part may hold its picture or video: {"type": "image_url", "image_url": {"url": ...}},
             {"type": "image", "image": ...} with "path", "url", "base64" or "bytes" instead of the
             second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.

@@ -22,12 +22,12 @@ from flax import struct
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
-from owl_jax.models.attention import Placement, whole_rows
+from owl_jax.models.attention.dispatch import Placement, whole_rows
 from owl_jax.models.cache import Cache, with_room, write
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import Owl, Params, variables
-from owl_jax.models.product import bits_of
+from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import Owl, Params, variables
 
 # New tokens between two moments at which an interrupt is heard: a call of `decode` cannot be
 # stopped, and each costs one dispatch.
@@ -69,7 +69,7 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
     On a CPU the layers are unrolled (models/stack.py),
     elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
     allows it, which it does for all but tiny layers; large bfloat16 weights become integers of the
-    same bits (models/product.py).
+    same bits (models/matmul.py).
     """
     devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
     device = devices.pop()

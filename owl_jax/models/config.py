@@ -273,7 +273,8 @@ class Compute:
     """How the model is computed; changes no weight.
 
     dtype: of activations and matrix products; norms, softmax and loss stay in float32.
-    attention: "auto" chooses by platform, or an implementation's name (models/attention.py).
+    attention: "auto" chooses by platform, or an implementation's name
+      (models/attention/dispatch.py).
     remat: what the backward pass keeps of a layer of the language model (models/remat.py).
     media_remat: the same of vision encoder and abstractor.
     scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from owl_jax.data.batch import RowShape
-from owl_jax.data.sources.open import is_missing
+from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
-from owl_jax.models.attention import IMPLEMENTATIONS
+from owl_jax.media.augment import Augmentation
+from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.remat import policy
-from owl_jax.processing.augment import Augmentation
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
@@ -62,7 +62,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
-    config.compute.attention = "auto"  # by platform; or a name of models/attention.py
+    config.compute.attention = "auto"  # by platform; or a name of models/attention/dispatch.py
     config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
     config.compute.media_remat = "full"  # the same of vision encoder and abstractor
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile

@@ -20,10 +20,10 @@ from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.base import Base
-from owl_jax.checkpoint.fingerprint import fingerprint
+from owl_jax.checkpoint.adapter_base import Base
 from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.checkpoint.tree_hash import fingerprint
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError, printable
 from owl_jax.models.config import OwlConfig
@@ -31,8 +31,8 @@ from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import own_rows, shard_batch
 from owl_jax.training import config as settings
-from owl_jax.training.clock import Clock
 from owl_jax.training.data import open_data, steps_of_epochs
+from owl_jax.training.init_params import initialize, unrounded
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates
 from owl_jax.training.partition import merge, split, table
@@ -42,8 +42,8 @@ from owl_jax.training.program import make_program
 from owl_jax.training.run_lock import RunLock
 from owl_jax.training.start_up import StartUp, memory
 from owl_jax.training.state import place_state
+from owl_jax.training.throughput import Clock
 from owl_jax.training.watchdog import Watchdog
-from owl_jax.training.weights import initialize, unrounded
 
 Tree = dict[str, Any]
 

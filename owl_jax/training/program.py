@@ -24,8 +24,8 @@ from owl_jax.checkpoint.abstract import int8_params
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import init_params
 from owl_jax.models.stack import restack, unstack
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,

@@ -18,8 +18,8 @@ import optax
 
 from owl_jax.data.batch import Batch
 from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import forward, gather_head, head, head_params
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import forward, gather_head, head, head_params
 from owl_jax.training.loss import tiled_cross_entropy
 from owl_jax.training.partition import merge
 from owl_jax.training.state import TrainState

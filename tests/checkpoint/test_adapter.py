@@ -23,8 +23,8 @@ from owl_jax.checkpoint.adapter import (
     read_adapter,
     write_adapter,
 )
-from owl_jax.checkpoint.stored import place, read
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.errors import UserError
 from owl_jax.models.config import LoraConfig
 from owl_jax.models.lora import merge

@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict
 
 import owl_jax
 from owl_jax.checkpoint import table
+from owl_jax.checkpoint.hf_import import open_owl
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.stored import place, read
-from owl_jax.checkpoint.weights import open_owl
+from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
 

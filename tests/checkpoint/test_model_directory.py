@@ -15,6 +15,7 @@ from directories import assert_same_bits, assert_same_tree
 from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.checksums import SUMS_FILE, verify
+from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
     load_model,
@@ -24,7 +25,6 @@ from owl_jax.checkpoint.model_directory import (
     read_config,
     save_model,
 )
-from owl_jax.checkpoint.stored import read
 from owl_jax.errors import UserError
 
 

@@ -7,10 +7,10 @@ import golden
 import pytest
 from directories import LLAMA
 
+from owl_jax.checkpoint.hf_import import open_owl
 from owl_jax.checkpoint.special_ids import special_ids
-from owl_jax.checkpoint.weights import open_owl
 from owl_jax.errors import UserError
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.text.tokenizer import train_sentencepiece
 
 
 def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.models.variants import VARIANTS
 
 CONFIGS = {

@@ -17,12 +17,12 @@ from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, open_adapter
-from owl_jax.checkpoint.layout import Linear, Same
-from owl_jax.checkpoint.stored import read
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError
+from owl_jax.models.transforms import Linear, Same
 
 HEAD = "language_model.lm_head.weight"
 NORM = "language_model.model.norm.weight"

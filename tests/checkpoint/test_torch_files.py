@@ -10,7 +10,7 @@ import pytest
 
 import owl_jax
 from owl_jax.checkpoint.adapter import CONFIG_FILE, open_adapter
-from owl_jax.checkpoint.weights import open_files, open_owl
+from owl_jax.checkpoint.hf_import import open_files, open_owl
 from owl_jax.errors import UserError
 
 

@@ -18,7 +18,7 @@ import owl_jax
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.processing.conversation import tokenize_prompt
+from owl_jax.text.conversation import tokenize_prompt
 
 QUESTION = "Say it.\nHuman: What do you see?\nAI: "
 ABOUT_IMAGE = [

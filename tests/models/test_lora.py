@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from owl_jax.errors import UserError
 from owl_jax.models.config import Compute, LoraConfig, OwlConfig
 from owl_jax.models.lora import dropout, merge
-from owl_jax.models.owl import init_params
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 
 EVERYWHERE = {

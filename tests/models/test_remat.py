@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.models.abstractor import AbstractorBlock
-from owl_jax.models.attention import whole_rows
-from owl_jax.models.bloom import BloomBlock
+from owl_jax.models.attention.dispatch import whole_rows
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
@@ -20,9 +18,11 @@ from owl_jax.models.config import (
     LoraConfig,
     VisionConfig,
 )
-from owl_jax.models.llama import LlamaBlock, rotary_tables
+from owl_jax.models.connectors.abstractor import AbstractorBlock
+from owl_jax.models.language.bloom import BloomBlock
+from owl_jax.models.language.llama import LlamaBlock, rotary_tables
 from owl_jax.models.remat import NAMES, TENSORS, named, policy
-from owl_jax.models.vision import VisionBlock
+from owl_jax.models.vision.clip import VisionBlock
 
 B, L, D = 2, 6, 16
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, L, D)), jnp.float32)

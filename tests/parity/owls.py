@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import open_branches, read_branches, save_model
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.models.config import AbstractorConfig, OwlConfig, VisionConfig
 
 VISION = VisionConfig(28, 14, 32, 48, num_layers=2, num_heads=4)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.models.config import BloomConfig, Compute, LlamaConfig, LoraConfig
-from owl_jax.models.vision import VisionEncoder
+from owl_jax.models.vision.clip import VisionEncoder
 
 LLAMA = LlamaConfig(71, 48, 88, 3, 6, 2, 1e-5, 5000.0, 64)
 BLOOM = BloomConfig(67, 48, 3, 6)

@@ -12,7 +12,7 @@ import transformers
 from owl_jax.checkpoint.model_directory import open_branches, read_branches
 from owl_jax.errors import UserError
 from owl_jax.models.config import BloomConfig, Compute, LlamaConfig, VisionConfig
-from owl_jax.models.vision import VisionEncoder, pooled_class_token
+from owl_jax.models.vision.clip import VisionEncoder, pooled_class_token
 
 
 def our_logits(directory, ids):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.config import (
     AbstractorConfig,

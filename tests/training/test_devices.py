@@ -15,8 +15,8 @@ from small_step import LLAMA
 
 from owl_jax.data.batch import Batch
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
-from owl_jax.models.owl import init_params
 from owl_jax.models.variants import LORA, VARIANTS
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
 from owl_jax.training.partition import split

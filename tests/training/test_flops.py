@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.batch import RowShape
 from owl_jax.models.config import (
     AbstractorConfig,

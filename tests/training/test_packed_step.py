@@ -14,7 +14,7 @@ import small_step
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
-from owl_jax.models.owl import forward
+from owl_jax.models.vlm import forward
 from owl_jax.training.partition import assign, merge, split
 from owl_jax.training.state import new_state
 from owl_jax.training.step import make_step, summed_loss

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from small_step import LLAMA, make_batch
 
 from owl_jax.models.config import Compute
-from owl_jax.models.owl import forward, init_params
+from owl_jax.models.vlm import forward, init_params
 from owl_jax.training.partition import merge
 from owl_jax.training.state import new_state
 
