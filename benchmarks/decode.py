@@ -22,7 +22,7 @@ from owl_jax import cli
 from owl_jax.inference.generate import decode, prefill
 from owl_jax.inference.prompt import prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling
-from owl_jax.models.config import Compute
+from owl_jax.models.compute import Compute
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import init_params
 

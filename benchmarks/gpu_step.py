@@ -59,7 +59,7 @@ WARM_UP = 2
 
 TINY = {
     "vision": {"image_size": 28, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
-    "abstractor": {"num_query_tokens": 4, "hidden_size": 32, "mlp_size": 48, "num_heads": 2},
+    "connector": {"num_query_tokens": 4, "hidden_size": 32, "mlp_size": 48, "num_heads": 2},
     "llm": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4},
 }
 

@@ -1,5 +1,5 @@
-"""The weights of Hugging Face directories, opened without reading them: of mPLUG-Owl, and of the
-parts that stage 1 starts from, CLIP's vision tower and a plain LLaMA or BLOOM.
+"""The weights of Hugging Face directories, opened without reading them: of a family's model, and of
+the parts that stage 1 starts from, a vision encoder and a plain language model.
 """
 
 from __future__ import annotations
@@ -9,28 +9,25 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen as nn
 
-from owl_jax.checkpoint import huggingface, schema, table
+from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.special_ids import special_ids
-from owl_jax.checkpoint.table import Row
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    Compute,
-    LlamaConfig,
-    OwlConfig,
-    id_problems,
-)
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig, id_problems
+from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
 from owl_jax.models.vlm import init_params
+from owl_jax.models.weight_names import Row, without_prefix
+
+_HEAD = "lm_head.weight"  # of every language model of transformers
 
 AS_TRAINED = "as_trained"  # in config.json of either form
 
@@ -141,73 +138,64 @@ def _is_no_plain_name(name: str) -> bool:
     return name in (".", "..") or any(part in name for part in ("/", "\\", "\0"))
 
 
-def open_owl(directory: Path) -> Opened:
-    """Opens a released mPLUG-Owl. Raises UserError that lists every tensor that does not fit."""
+def open_family(directory: Path) -> Opened:
+    """Opens a whole model. Raises UserError that lists every tensor that does not fit."""
     # Before the weights: a directory of something else is told by its config.json.
-    huggingface.read_config(directory, temporal=False)
+    huggingface.read_config(directory)
     files = open_files(directory)
-    config = huggingface.read_config(directory, "temporal_query_tokens" in files.names())
-    rows = table.rows(config)
+    config = huggingface.read_config(directory, files.names())
+    values = read_json(directory / "config.json")
+    family = huggingface.family_of(values)
+    rows = family.weight_rows(config)
     config, notes = _with_found_words(config, rows, files, directory)
-    params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
-    as_trained = schema.read_as(directory / "config.json", schema.Owl).as_trained
+    params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
+    as_trained = schema.convert(directory / "config.json", values, schema.Trained).as_trained
     return Opened(config, params, as_trained, notes, files)
 
 
-def open_clip(directory: Path) -> Opened:
-    """Opens the vision tower of a CLIP model, or one alone, as the branch `vision`.
+def open_vision(directory: Path) -> Opened:
+    """Opens a vision encoder, alone or in a model that it is a tower of, as the subtree `vision`.
 
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
-    # An abstractor has its vision encoder's width.
-    beside = AbstractorConfig(hidden_size=vision.hidden_size, num_heads=vision.num_heads)
-    config = OwlConfig(vision, beside)
+    config = around(vision)
     files = open_files(directory)
-    rows = table.clip_rows()
+    rows = vision.weight_rows()
     if not any(name.startswith("vision_model.") for name in files.names()):
-        rows = _without_prefix(rows, "vision_model.")
-
-    def ignored(name: str) -> bool:
-        return name.startswith(("text_model.", "text_projection", "visual_projection")) or (
-            name == "logit_scale"
-        )
-
-    params = from_source(rows, files, abstract_params(config), directory, {}, ignored)
-    unused = sum(map(ignored, files.names()))
-    note = f"CLIP's text tower, projections and logit scale ({unused} tensors) are not used"
+        rows = without_prefix(rows, "vision_model.")
+    params = from_source(rows, files, abstract_params(config), directory, {}, vision.ignores)
+    unused = sum(map(vision.ignores, files.names()))
+    note = f"{unused} tensors of other parts than the vision encoder are not used"
     return Opened(config, params, notes=(note,) if unused else (), files=files)
 
 
 def open_language(directory: Path) -> Opened:
-    """Opens a plain LLaMA or BLOOM as the branch `llm`.
+    """Opens a plain language model as the subtree `llm`.
 
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
-    config = OwlConfig(llm=llm)
     files = open_files(directory)
-    # BLOOM was published without its head, and so without the prefix of what lies below it.
-    bare = not any(name.startswith(("model.", "transformer.")) for name in files.names())
-    rows = table.language_rows(llm, prefix="")
-    if bare:
-        rows = _without_prefix(rows, "transformer.")
+    rows, tied = llm.weight_rows(), dict(llm.TIED)
+    # What was saved without its head lacks the prefix of what lies below it.
+    if not any(name.startswith(llm.BASE_PREFIX) for name in files.names()):
+        rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
-    tied = {}
-    if isinstance(llm, BloomConfig):
-        tied = {"lm_head.weight": embedding}
+    if tied:
+        tied = dict.fromkeys(tied, embedding)
     elif read_json(directory / "config.json").get("tie_word_embeddings"):
-        tied = {"lm_head.weight": embedding}
+        tied = {_HEAD: embedding}
         rows = [
-            dataclasses.replace(row, source=embedding) if row.source == "lm_head.weight" else row
+            dataclasses.replace(row, source=embedding) if row.source == _HEAD else row
             for row in rows
         ]
-    config, notes = _with_found_words(config, rows, files, directory)
+    config, notes = _with_found_words(around(llm), rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     return Opened(config, params, notes=notes, files=files)
 
 
-def write_owl(
+def write_family(
     config: OwlConfig,
     params: Mapping[str, Any],
     directory: Path,
@@ -217,11 +205,9 @@ def write_owl(
 
     Returns: {name of a file: its SHA-256}.
     """
-    return write_shards(to_source(table.rows(config), params), directory, progress=progress)
-
-
-def _without_prefix(rows: list[Row], prefix: str) -> list[Row]:
-    return [dataclasses.replace(row, source=row.source.removeprefix(prefix)) for row in rows]
+    return write_shards(
+        to_source(MPLUG_OWL.weight_rows(config), params), directory, progress=progress
+    )
 
 
 def _with_found_words(
@@ -246,7 +232,7 @@ def _with_found_words(
         f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; the "
         "tokenizer's count"
     )
-    llm: BloomConfig | LlamaConfig = dataclasses.replace(config.llm, **found)
+    llm = dataclasses.replace(cast(Any, config.llm), **found)
     return dataclasses.replace(config, llm=llm), (*notes, note)
 
 
@@ -265,6 +251,6 @@ def _with_found_vocabulary(
     found, said = files.shape(embedding)[0], config.llm.vocab_size
     if found == said:
         return config, ()
-    llm: BloomConfig | LlamaConfig = dataclasses.replace(config.llm, vocab_size=found)
+    llm = dataclasses.replace(cast(Any, config.llm), vocab_size=found)
     note = f"config.json says {said} words, the embedding has {found}; {found} it is"
     return dataclasses.replace(config, llm=llm), (note,)

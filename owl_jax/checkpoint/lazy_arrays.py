@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from owl_jax.models.transforms import Part, Shape, size_of, whole
+from owl_jax.models.transforms import Shape, Slices, size_of, whole
 
 # Arrays that begin at a multiple of this are taken over by a CPU device without a copy.
 _ALIGNMENT = 64
@@ -35,7 +35,7 @@ class Stored(Protocol):
     @property
     def dtype(self) -> Any: ...
 
-    def __getitem__(self, part: Part, /) -> Any: ...
+    def __getitem__(self, part: Slices, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Mapped:
     """
 
     stored: Stored
-    change: Callable[[np.ndarray, Part], np.ndarray]
+    change: Callable[[np.ndarray, Slices], np.ndarray]
 
     @property
     def dtype(self) -> Any:
@@ -56,7 +56,7 @@ class Mapped:
     def shape(self) -> Shape:
         return self.stored.shape
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         return self.change(np.asarray(self.stored[part]), part)
 
 
@@ -71,11 +71,11 @@ class Cast:
     def shape(self) -> Shape:
         return self.stored.shape
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         return np.asarray(self.stored[part]).astype(jnp.dtype(self.dtype))
 
 
-def pieces(shape: Shape, part: Part | None = None) -> Iterator[Part]:
+def pieces(shape: Shape, part: Slices | None = None) -> Iterator[Slices]:
     """Cuts a part (everything by default) into what is handled at a time: one layer of a stack."""
     part = whole(shape) if part is None else part
     if len(shape) < 3:
@@ -97,7 +97,7 @@ def ahead(reads: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
             yield waiting.popleft().result()
 
 
-def read(stored: Stored, dtype: Any = None, part: Part | None = None) -> np.ndarray:
+def read(stored: Stored, dtype: Any = None, part: Slices | None = None) -> np.ndarray:
     """Reads a part (everything by default) piece by piece into one array of `dtype`."""
     part = whole(stored.shape) if part is None else part
     result = _aligned_empty(size_of(part), np.dtype(stored.dtype if dtype is None else dtype))

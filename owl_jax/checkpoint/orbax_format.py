@@ -30,7 +30,7 @@ from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
 from owl_jax.errors import UserError
 from owl_jax.files import check_regular
-from owl_jax.models.transforms import Part, Shape
+from owl_jax.models.transforms import Shape, Slices
 
 _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
@@ -124,7 +124,7 @@ class _OwnArray:
     dtype: np.dtype
     nans: dict[str, int]
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         try:
             value: np.ndarray = self.store[part].read().result()
         except (OSError, ValueError) as error:
@@ -157,7 +157,7 @@ class _Streamed:
         return self.size * self.dtype.itemsize
 
 
-def _read(stored: Stored, part: Part) -> np.ndarray:
+def _read(stored: Stored, part: Slices) -> np.ndarray:
     return np.asarray(stored[part])
 
 

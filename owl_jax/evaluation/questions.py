@@ -85,9 +85,7 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
     rows = [
-        tokenize_prompt(
-            question.prompt_text, tokenizer, owl.config.num_query_tokens, as_trained=True
-        )
+        tokenize_prompt(question.prompt_text, tokenizer, owl.config.media_length, as_trained=True)
         for question in questions
     ]
     length = max(map(len, rows))

@@ -24,10 +24,11 @@ from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
 from owl_jax.models.attention.dispatch import Placement, whole_rows
 from owl_jax.models.cache import Cache, with_room, write
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
-from owl_jax.models.vlm import Owl, Params, variables
+from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 
 # New tokens between two moments at which an interrupt is heard: a call of `decode` cannot be
 # stopped, and each costs one dispatch.
@@ -102,7 +103,7 @@ def prefill(
     params: in the form that `compute.scan_layers` says.
     key: row r draws from fold_in(key, r), whatever the other rows are.
     """
-    run: Any = partial(Owl(config, compute).apply, variables(params))
+    run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
     positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
     embeddings = run(
@@ -143,7 +144,7 @@ def decode(
 
     Takes `state` over: its buffers are reused. The program is the same for every `until`.
     """
-    run: Any = partial(Owl(config, compute).apply, variables(params))
+    run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, C = state.tokens.shape
     L = state.key_segments.shape[1] - C
     until = jnp.minimum(until, C)

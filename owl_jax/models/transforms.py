@@ -1,8 +1,8 @@
-"""How a tensor of the original lies in ours: one small invertible function for each kind of weight.
+"""How a released tensor becomes one of ours: a small invertible transform for each kind of weight.
 
 PyTorch keeps a linear weight as [out, in] with heads flattened; ours are [*in, *out] with heads
-apart (models/layers.py). Every layout can tell the source's shape from ours, read and write, and
-say which part of the source holds a part of ours.
+apart (models/layers.py). Every transform can tell the source's shape from ours, read and
+write, and say which slices of the source hold given slices of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Shape = tuple[int, ...]
-Part = tuple[slice, ...]
+Slices = tuple[slice, ...]
 """One slice for each axis, with its start and stop."""
 
 # Rows that are transposed together: as many as a first-level cache has ways, since rows of a length
@@ -22,12 +22,12 @@ Part = tuple[slice, ...]
 _TRANSPOSED_AT_ONCE = 12
 
 
-def whole(shape: Shape) -> Part:
+def whole(shape: Shape) -> Slices:
     """The part that is everything."""
     return tuple(slice(0, size) for size in shape)
 
 
-def size_of(part: Part) -> Shape:
+def size_of(part: Slices) -> Shape:
     """The shape of a part."""
     return tuple(axis.stop - axis.start for axis in part)
 
@@ -41,7 +41,7 @@ class Same:
     def source_shape(self, shape: Shape) -> Shape:
         return (1,) * self.leading + shape
 
-    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         return whole((1,) * self.leading) + part, part
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
@@ -58,7 +58,7 @@ class Flat:
     def source_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
-    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         flat, covered = _flattened(shape, part)
         return (flat,), covered
 
@@ -80,7 +80,7 @@ class Linear:
         inputs, outputs = shape[: self.num_in_axes], shape[self.num_in_axes :]
         return (math.prod(outputs), math.prod(inputs)) + (1,) * self.trailing
 
-    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         n = self.num_in_axes
         inputs, covered_inputs = _flattened(shape[:n], part[:n])
         outputs, covered_outputs = _flattened(shape[n:], part[n:])
@@ -102,7 +102,7 @@ class PatchConvolution:
         side = math.isqrt(shape[0] // 3)
         return (shape[1], 3, side, side)
 
-    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         source = self.source_shape(shape)
         return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
 
@@ -121,7 +121,7 @@ class DepthwiseConvolution:
     def source_shape(self, shape: Shape) -> Shape:
         return (shape[1], 1, shape[0], 1, 1)
 
-    def source_part(self, shape: Shape, part: Part) -> tuple[Part, Part]:
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         source = self.source_shape(shape)
         return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
 
@@ -132,23 +132,23 @@ class DepthwiseConvolution:
         return ours.T.reshape(self.source_shape(ours.shape))
 
 
-Layout = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
+Transform = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
 
 
 def read_part(
-    layout: Layout, read: Callable[[Part], np.ndarray], shape: Shape, part: Part
+    transform: Transform, read: Callable[[Slices], np.ndarray], shape: Shape, part: Slices
 ) -> np.ndarray:
     """The part of an array of ours of `shape`, reading as little of its source as is contiguous.
 
     read: gives a part of the source.
     """
-    source_part, covered = layout.source_part(shape, part)
-    found = layout.read(read(source_part), size_of(covered))
+    source_part, covered = transform.source_part(shape, part)
+    found = transform.read(read(source_part), size_of(covered))
     inside = zip(part, covered, strict=True)
     return found[tuple(slice(p.start - c.start, p.stop - c.start) for p, c in inside)]
 
 
-def _flattened(shape: Shape, part: Part) -> tuple[slice, Part]:
+def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
     """A part of axes that are flattened in the source: (the range there, what it covers here)."""
     inner = math.prod(shape[1:])
     covered = (part[0], *whole(shape[1:]))

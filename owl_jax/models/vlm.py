@@ -1,11 +1,11 @@
-"""mPLUG-Owl as a whole: vision, abstractor and language model on one parameter tree.
+"""The whole: vision encoder, connector and language model on one parameter tree.
 
-Letters: B rows, L positions, N images, M videos, T frames, Q queries, D language width,
+Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
 
-The tree has one branch per partition, {"vision", "abstractor", "llm"} and, for a model with an
-adapter, "lora". `Owl` is used only through the functions here: `init_params`, `forward`, `head`,
-`encode_media`, `decode`; they take the tree and return arrays.
+The tree has one branch per partition, {"vision", "connector", "llm"} and, for a model with an
+adapter, "lora". Use `VisionLanguageModel` through the functions here: `init_params`, `forward`,
+`head`; they take the tree and return arrays.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from flax.traverse_util import flatten_dict
 from owl_jax.errors import UserError
 from owl_jax.models.attention.dispatch import Placement, whole_rows
 from owl_jax.models.cache import Cache
-from owl_jax.models.config import BloomConfig, Compute, OwlConfig
-from owl_jax.models.connectors.abstractor import Abstractor
-from owl_jax.models.language.bloom import Bloom
-from owl_jax.models.language.llama import Llama
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
 from owl_jax.models.splice import splice
-from owl_jax.models.vision.clip import VisionEncoder
+from owl_jax.models.weight_names import projections
 
 Params = Mapping[str, Any]
 
@@ -37,7 +35,7 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STDDEV = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Owl(nn.Module):
+class VisionLanguageModel(nn.Module):
     """The three towers under the names of their partitions."""
 
     config: OwlConfig
@@ -45,22 +43,17 @@ class Owl(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.vision = VisionEncoder(config.vision, self.compute)
-        self.abstractor = Abstractor(
-            config.abstractor, config.vision.hidden_size, config.llm.hidden_size, self.compute
-        )
-        self.llm: Bloom | Llama = (
-            Bloom(config.llm, self.compute, config.lora)
-            if isinstance(config.llm, BloomConfig)
-            else Llama(config.llm, self.compute, config.lora)
-        )
+        self.vision: Any = config.vision.build(self.compute)
+        width = config.llm.hidden_size
+        self.connector: Any = config.connector.build(config.vision, width, self.compute)
+        self.llm: Any = config.llm.build(self.compute, config.lora)
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
-        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, Q + 1, D]."""
+        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, config.media_length, D]."""
         B, N = pixels.shape[:2]
         if pixels.dtype == jnp.uint8:
             pixels = (pixels / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STDDEV)
-        vectors = self.abstractor(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
+        vectors = self.connector(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
         return vectors.reshape(B, N, *vectors.shape[1:])
 
     def embed(
@@ -137,7 +130,7 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
     size = config.vision.image_size
     tokens = jnp.zeros((1, 1), jnp.int32)
     images = jnp.zeros((1, 1, size, size, 3), jnp.float32)
-    made = Owl(config, compute).init(
+    made = VisionLanguageModel(config, compute).init(
         key, tokens, images, None, tokens - 1, whole_rows(tokens, tokens)
     )
     params = dict(made["params"])
@@ -147,7 +140,7 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
         if unknown := set(config.lora.targets) - adapted:
             raise UserError(
                 f"LoRA targets {', '.join(sorted(unknown))}: {config.llm.architecture} has no such "
-                "projection (llama: q_proj, k_proj, ...; bloom: query_key_value, dense, ...)"
+                f"projection; it has {', '.join(projections(config.llm.weight_rows()))}"
             )
         params["lora"] = adapter
     return params
@@ -183,7 +176,7 @@ def forward(
     placement = whole_rows(positions, segment_ids)
     if key_segments is not None:
         placement = dataclasses.replace(placement, key_segments=key_segments)
-    result: Any = Owl(config, compute).apply(
+    result: Any = VisionLanguageModel(config, compute).apply(
         variables(params),
         input_ids,
         images,
@@ -198,16 +191,17 @@ def forward(
 
 
 def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array) -> jax.Array:
-    """Logits float32[B, L, V] of hidden states [B, L, D]; reads `head_params(params)` only."""
-    logits: Any = Owl(config, compute).apply(variables(params), hidden, method="logits")
+    """Logits float32[B, L, V] of hidden states [B, L, D]; reads `head_params` only."""
+    logits: Any = VisionLanguageModel(config, compute).apply(
+        variables(params), hidden, method="logits"
+    )
     return logits
 
 
-def head_params(params: Params) -> Params:
-    """The branches of the tree as far as `head` reads them: LLaMA's head, or BLOOM's words."""
-    names = ("lm_head", "word_embeddings")
+def head_params(config: OwlConfig, params: Params) -> Params:
+    """The subtrees as far as `head` reads them."""
     return {
-        branch: {name: params[branch][name] for name in names if name in params[branch]}
+        branch: {name: params[branch][name] for name in config.llm.HEAD if name in params[branch]}
         for branch in ("llm", "lora")
         if branch in params
     }

@@ -8,11 +8,12 @@ A conversation is text in the original's format, or OpenAI-style messages that b
     AI: An owl.
 
 Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
-medium takes Q + 1 consecutive positions of id -1 (image) or -2 (video): the abstractor's Q queries
-and its end vector. Training text is split at all marks and every piece is tokenised on its own;
-prompts are split at media only (original: pipeline/data_utils, processing_mplug_owl.py).
+medium takes `media_length` consecutive ids of -1 (image) or -2 (video), as many as the connector
+gives tokens (OwlConfig.num_tokens). Training text is split at all marks and every piece is
+tokenised on its own; prompts are split at media only (original: pipeline/data_utils,
+processing_mplug_owl.py).
 
-Letters: n ids, Q queries (`num_query_tokens`).
+Letters: n ids.
 """
 
 import re
@@ -80,7 +81,7 @@ def longest_text(max_length: int) -> int:
 
 
 def tokenize_conversation(
-    text: str, tokenizer: Tokenizer, num_query_tokens: int, max_length: int
+    text: str, tokenizer: Tokenizer, media_length: int, max_length: int
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
@@ -95,7 +96,7 @@ def tokenize_conversation(
     limit = max_length + 1
     ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     mask = [False] * len(ids)
-    for piece in _split(text, _MARKS, tokenizer, num_query_tokens):
+    for piece in _split(text, _MARKS, tokenizer, media_length):
         # An answer leaves the last place to its EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
@@ -110,20 +111,20 @@ def tokenize_conversation(
             break
     end = len(ids)
     while end and ids[end - 1] < 0:
-        end -= num_query_tokens + 1
+        end -= media_length
     ids, mask = ids[:end], mask[:end]
     return TokenizedConversation(
         input_ids=np.array(ids, np.int32),
         loss_mask=np.array(mask, bool),
-        num_images=ids.count(IMAGE_ID) // (num_query_tokens + 1),
-        num_videos=ids.count(VIDEO_ID) // (num_query_tokens + 1),
+        num_images=ids.count(IMAGE_ID) // media_length,
+        num_videos=ids.count(VIDEO_ID) // media_length,
     )
 
 
 def tokenize_prompt(
     text: str,
     tokenizer: Tokenizer,
-    num_query_tokens: int,
+    media_length: int,
     *,
     as_trained: bool = False,
     max_length: int = 0,
@@ -147,7 +148,7 @@ def tokenize_prompt(
         )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     marks = _MARKS if as_trained else _MEDIA
-    pieces = list(_split(text, marks, tokenizer, num_query_tokens))
+    pieces = list(_split(text, marks, tokenizer, media_length))
     if pieces[-1].kind == "end":  # of the answer that is still to come
         pieces.pop()
     for piece in pieces:
@@ -227,7 +228,7 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
 
 
 def _split(
-    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, num_query_tokens: int
+    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, media_length: int
 ) -> Iterator[_Piece]:
     """The separately tokenised pieces of a conversation, in order, uncut and without BOS.
 
@@ -236,7 +237,7 @@ def _split(
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
-            yield _Piece(kind, [_MEDIA_IDS[part]] * (num_query_tokens + 1))
+            yield _Piece(kind, [_MEDIA_IDS[part]] * media_length)
         else:
             yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
 

@@ -15,7 +15,8 @@ from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.lazy_arrays import place
 from owl_jax.checkpoint.model_directory import open_branches
 from owl_jax.errors import UserError
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import init_params
 from owl_jax.training import config as settings
 from owl_jax.training.program import TrainingProgram
@@ -101,7 +102,7 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
 
 def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
     """What the shapes of the weights do not tell, and the language model does not work without."""
-    for field in ("architecture", "rope_theta", "rms_norm_eps", "layer_norm_eps"):
+    for field in ("architecture", *expected.llm.DEFINING):
         theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
         if theirs != ours:
             raise UserError(

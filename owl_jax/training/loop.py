@@ -26,7 +26,7 @@ from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.checkpoint.tree_hash import fingerprint
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError, printable
-from owl_jax.models.config import OwlConfig
+from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import own_rows, shard_batch
@@ -46,9 +46,6 @@ from owl_jax.training.throughput import Clock
 from owl_jax.training.watchdog import Watchdog
 
 Tree = dict[str, Any]
-
-# What says how weights are drawn, not what they are for: runs that differ in it agree.
-_OF_FRESH_WEIGHTS = ("config.model.vision.position_stddev", "config.model.abstractor.query_stddev")
 
 _BASE = "frozen base"  # of a checkpoint's meta
 
@@ -203,8 +200,10 @@ def _hold(workdir: Path, held: ExitStack) -> RunLock | None:
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
-    for name in _OF_FRESH_WEIGHTS:
-        del flat[name]
+    # Runs that differ only in how weights are initialised may share checkpoints.
+    for part in PARTS:
+        for name in getattr(model, part).INIT_ONLY:
+            del flat[f"config.model.{part}.{name}"]
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import owl_jax
 from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, check_base, fingerprint_base, read_base
-from owl_jax.checkpoint.hf_import import open_owl
+from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.lazy_arrays import place
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
@@ -49,7 +49,7 @@ def test_saved_adapter_names_its_base(adapter):
 
 
 def test_other_base_is_refused_and_named_unless_one_insists(adapter, other):
-    recorded, found = read_base(adapter), fingerprint_base(open_owl(other).params["llm"])
+    recorded, found = read_base(adapter), fingerprint_base(open_family(other).params["llm"])
     with pytest.raises(UserError) as caught:
         owl_jax.load(other, adapter=adapter)
     assert str(caught.value).startswith(
@@ -96,7 +96,7 @@ def test_fingerprint_is_of_the_numbers_not_of_where_they_lie(tmp_path):
     config, params = golden.model(golden.LLAMA)
     save_model(tmp_path / "own", config, params, "orbax")
     stored = owl_jax.load(tmp_path / "own", "float32").params["llm"]
-    for same in (narrow, spread, stored, open_owl(LLAMA).params["llm"]):
+    for same in (narrow, spread, stored, open_family(LLAMA).params["llm"]):
         assert fingerprint_base(same) == expected
 
 
@@ -111,7 +111,7 @@ def test_fingerprint_sees_every_layer_and_tensor(path):
 
 
 def test_only_corners_are_read():
-    opened = open_owl(LLAMA)
+    opened = open_family(LLAMA)
     fingerprint_base(opened.params["llm"])
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(LLM))
     assert opened.files.bytes_read < whole / 2

@@ -17,14 +17,20 @@ from directories import BLOOM, INDEX, LLAMA, VIDEO, WEIGHTS, assert_same_bits, a
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from owl_jax.checkpoint import table
-from owl_jax.checkpoint.hf_import import open_clip, open_files, open_language, open_owl, write_owl
+from owl_jax.checkpoint.hf_import import (
+    open_family,
+    open_files,
+    open_language,
+    open_vision,
+    write_family,
+)
 from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.model_directory import load_model, open_any, read_branches
 from owl_jax.checkpoint.safetensors_writer import write_shards
-from owl_jax.checkpoint.table import BUFFERS, tied
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.errors import UserError
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.weight_names import BUFFERS
 
 CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO)
 EMBEDDING = "language_model.model.embed_tokens.weight"
@@ -43,10 +49,12 @@ def test_weights_are_written_as_they_were_read(case, dtype, tmp_path):
         for name, value in directories.tensors(golden.GOLDENS / case).items()
     }
     values = directories.config(golden.GOLDENS / case)
-    opened = open_owl(directories.write(tmp_path / "source", values, original))
+    opened = open_family(directories.write(tmp_path / "source", values, original))
     assert opened.config == golden.model(case)[0]
-    write_owl(opened.config, opened.params, tmp_path)
-    left_out = {name for name in original if BUFFERS.fullmatch(name)} | tied(opened.config).keys()
+    write_family(opened.config, opened.params, tmp_path)
+    left_out = {name for name in original if BUFFERS.fullmatch(name)} | MPLUG_OWL.tied(
+        opened.config
+    ).keys()
     kept = {name: value for name, value in original.items() if name not in left_out}
     assert len(kept) > 50
     assert_same_bits(directories.tensors(tmp_path), kept)
@@ -55,8 +63,8 @@ def test_weights_are_written_as_they_were_read(case, dtype, tmp_path):
 def test_weights_on_devices_are_written_too(tmp_path):
     config, params = golden.model(golden.LLAMA)
     narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
-    write_owl(config, narrow, directories.copy(LLAMA, tmp_path))
-    assert_same_tree(_read(open_owl(tmp_path)), jax.tree.map(np.asarray, narrow))
+    write_family(config, narrow, directories.copy(LLAMA, tmp_path))
+    assert_same_tree(_read(open_family(tmp_path)), jax.tree.map(np.asarray, narrow))
 
 
 def test_shards_equal_one_file(tmp_path):
@@ -72,13 +80,13 @@ def test_shards_equal_one_file(tmp_path):
 def test_written_shards_are_read_back(dtype, tmp_path):
     config, params = golden.model(golden.BLOOM)
     params = jax.tree.map(lambda x: x.astype(dtype), params)
-    write_shards(to_source(table.rows(config), params), tmp_path, shard_bytes=50_000)
+    write_shards(to_source(MPLUG_OWL.weight_rows(config), params), tmp_path, shard_bytes=50_000)
     shutil.copyfile(BLOOM / "config.json", tmp_path / "config.json")
     index = json.loads((tmp_path / INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 3
     for name, file in index["weight_map"].items():
         assert name in load_file(tmp_path / file)
-    assert_same_tree(_read(open_owl(tmp_path)), params)
+    assert_same_tree(_read(open_family(tmp_path)), params)
 
 
 def test_index_that_does_not_fit_its_shards_is_an_error(tmp_path):
@@ -130,7 +138,7 @@ def test_vocabulary_is_what_the_embedding_has(source, tmp_path, capsys):
     for name in tensors:
         if "embed_tokens" in name or "word_embeddings.weight" in name or name == HEAD:
             tensors[name] = np.concatenate([tensors[name], tensors[name][:4]])
-    opened = open_owl(directories.write(tmp_path / "owl", values, tensors))
+    opened = open_family(directories.write(tmp_path / "owl", values, tensors))
     assert opened.config.llm.vocab_size == 132
     opened.tell(tmp_path)
     note = "config.json says 128 words, the embedding has 132; 132 it is"
@@ -143,14 +151,14 @@ def test_vocabulary_is_what_the_embedding_has(source, tmp_path, capsys):
     assert (alone.config.llm.vocab_size, alone.notes) == (132, (note,))
     tensors[HEAD] = tensors[HEAD][:128]
     with pytest.raises(UserError, match=HEAD):
-        open_owl(directories.write(tmp_path / "owl", values, tensors))
+        open_family(directories.write(tmp_path / "owl", values, tensors))
 
 
 def test_infinities_of_float16_are_warned_of_once_read(tmp_path, capsys):
     tensors = {name: value.astype(np.float16) for name, value in directories.tensors(LLAMA).items()}
     tensors[HEAD][3, :5] = np.inf
     tensors[EMBEDDING][1, 1] = np.nan
-    opened = open_owl(directories.write(tmp_path, directories.config(LLAMA), tensors))
+    opened = open_family(directories.write(tmp_path, directories.config(LLAMA), tensors))
     opened.tell(tmp_path)
     assert capsys.readouterr().err == ""
     kernel = _read(opened)["llm"]["lm_head"]["kernel"]
@@ -172,9 +180,9 @@ def test_clips_vision_tower_alone_and_in_its_model(tmp_path):
         "logit_scale": np.ones((), np.float32),
     }
     buffer = {"vision_model.embeddings.position_ids": np.arange(5)}
-    alone = open_clip(directories.write_clip(tmp_path / "alone"))
+    alone = open_vision(directories.write_clip(tmp_path / "alone"))
     assert alone.notes == ()
-    bare = open_clip(directories.write_clip(tmp_path / "bare", prefix=""))
+    bare = open_vision(directories.write_clip(tmp_path / "bare", prefix=""))
     whole = open_any(directories.write_clip(tmp_path / "whole", **others, **buffer))
     assert whole.notes == (
         "CLIP's text tower, projections and logit scale (4 tensors) are not used",
@@ -219,7 +227,7 @@ def test_head_of_a_plain_llama_may_be_its_embedding(tmp_path):
 def test_part_is_no_whole_model(tmp_path):
     directories.write_clip(tmp_path / "clip")
     directories.write_language(LLAMA, tmp_path / "llama")
-    with pytest.raises(UserError, match="no abstractor and no llm; it has vision"):
+    with pytest.raises(UserError, match="no connector and no llm; it has vision"):
         load_model(tmp_path / "clip", "float32")
     with pytest.raises(UserError, match="no vision; it has llm"):
         read_branches(tmp_path / "llama", ["vision"], "float32")
@@ -230,12 +238,12 @@ def test_part_is_no_whole_model(tmp_path):
 
 def test_video_release_is_told_by_its_tensors(tmp_path):
     directories.copy(VIDEO, tmp_path)
-    assert open_owl(tmp_path).config.temporal
+    assert open_family(tmp_path).config.vision.temporal
     tensors = directories.tensors(VIDEO)
     del tensors["temporal_query_tokens"]
     directories.write(tmp_path, directories.config(VIDEO), tensors)
     with pytest.raises(UserError, match=r"unexpected: abstractor\.temporal_visual_fc\.bias"):
-        open_owl(tmp_path)
+        open_family(tmp_path)
 
 
 def test_bfloat16_parts_are_read_as_bfloat16(tmp_path):
@@ -244,7 +252,7 @@ def test_bfloat16_parts_are_read_as_bfloat16(tmp_path):
     directories.write(directory, directories.config(directory), narrow)
     vision = golden.model(golden.LLAMA)[1]["vision"]
     expected = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), vision)
-    assert_same_tree(_read(open_clip(directory)), {"vision": expected})
+    assert_same_tree(_read(open_vision(directory)), {"vision": expected})
 
 
 @pytest.mark.parametrize(

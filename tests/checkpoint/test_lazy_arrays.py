@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.hf_import import open_clip, open_owl
+from owl_jax.checkpoint.hf_import import open_family, open_vision
 from owl_jax.checkpoint.lazy_arrays import Cast, Mapped, infinities, nans, pieces, place, read
-from owl_jax.models.config import Compute
+from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
@@ -31,7 +31,7 @@ def _random_part(random, shape):
 
 def _opened(case):
     """{path: (stored, what it holds)} of a recorded model."""
-    stored = flatten_dict(open_owl(golden.GOLDENS / case).params, sep="/")
+    stored = flatten_dict(open_family(golden.GOLDENS / case).params, sep="/")
     arrays = flatten_dict(golden.model(case)[1], sep="/")
     assert stored.keys() == arrays.keys()
     return {path: (leaf, arrays[path]) for path, leaf in stored.items()}
@@ -51,7 +51,7 @@ def test_parts_of_every_parameter_are_slices_of_it(case):
 
 
 def test_parts_of_a_projection_that_the_source_keeps_in_three(tmp_path):
-    leaf = open_clip(directories.write_clip(tmp_path)).params["vision"]["layers"]["qkv"]["kernel"]
+    leaf = open_vision(directories.write_clip(tmp_path)).params["vision"]["layers"]["qkv"]["kernel"]
     array = golden.model(golden.LLAMA)[1]["vision"]["layers"]["qkv"]["kernel"]
     random = np.random.default_rng(2)
     for _ in range(20):
@@ -111,7 +111,7 @@ def test_placed_on_eight_devices_equals_the_whole(case):
     ],
 )
 def test_what_devices_hold_is_read_once(name, parts):
-    opened = open_owl(directories.LLAMA)
+    opened = open_family(directories.LLAMA)
     leaf = opened.params["llm"]["layers"][name]["kernel"]
     placed = place(leaf, "float32", NamedSharding(make_mesh(data=2, fsdp=2, tensor=2), parts))
     assert opened.files.bytes_read == placed.nbytes
@@ -134,7 +134,7 @@ def test_what_devices_hold_is_read_once(name, parts):
     ],
 )
 def test_half_of_a_kernel_reads_half_of_its_source(name, axis, fraction):
-    opened = open_owl(directories.LLAMA)
+    opened = open_family(directories.LLAMA)
     leaf = opened.params["llm"]["layers"][name]["kernel"]
     array = golden.model(golden.LLAMA)[1]["llm"]["layers"][name]["kernel"]
     half = [slice(0, size) for size in array.shape]
@@ -144,7 +144,7 @@ def test_half_of_a_kernel_reads_half_of_its_source(name, axis, fraction):
 
 
 def test_opening_reads_nothing():
-    assert open_owl(directories.LLAMA).files.bytes_read == 0
+    assert open_family(directories.LLAMA).files.bytes_read == 0
 
 
 def test_elements_that_are_not_finite_are_counted():

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.hf_import import open_owl
+from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.errors import UserError
@@ -22,7 +22,7 @@ from owl_jax.parallel.mesh import make_mesh
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_lies_in_files_memory_and_on_devices_is_written_alike(dtype, tmp_path):
     expected = jax.tree.map(lambda x: x.astype(dtype), golden.model(golden.LLAMA)[1])
-    stored = open_owl(directories.LLAMA).params
+    stored = open_family(directories.LLAMA).params
     if dtype == "bfloat16":
         stored = jax.tree.map(lambda x: x.astype(dtype), jax.tree.map(read, stored))
     spread = NamedSharding(make_mesh(1, 4, 2), P(None, "fsdp"))

@@ -1,4 +1,4 @@
-"""Each layout with literal arrays: the shape in the source, read, written back, read in parts."""
+"""Each transform with literal arrays: source shape, reading, writing, reading slices."""
 
 import math
 
@@ -40,12 +40,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("layout", "source", "ours"), CASES.values(), ids=CASES.keys())
-def test_layout(layout, source, ours):
+@pytest.mark.parametrize(("transform", "source", "ours"), CASES.values(), ids=CASES.keys())
+def test_transform(transform, source, ours):
     source, ours = np.array(source), np.array(ours)
-    assert layout.source_shape(ours.shape) == source.shape
-    np.testing.assert_array_equal(layout.read(source, ours.shape), ours)
-    np.testing.assert_array_equal(layout.write(ours), source)
+    assert transform.source_shape(ours.shape) == source.shape
+    np.testing.assert_array_equal(transform.read(source, ours.shape), ours)
+    np.testing.assert_array_equal(transform.write(ours), source)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
@@ -58,7 +58,7 @@ def test_long_matrices_of_every_width_are_transposed(dtype):
     assert Linear().write(read).tobytes() == source.tobytes()
 
 
-# For each layout the axes that lie flattened together in the source, and whether a part of the
+# For each transform the axes that lie flattened together in the source, and whether a part of the
 # first of each group is read alone; what is not in a group is read whole.
 GROUPS = {
     "same": (Same(), 3, [[0], [1], [2]]),
@@ -75,12 +75,12 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize(("layout", "rank", "groups"), GROUPS.values(), ids=GROUPS.keys())
-def test_parts_are_slices_of_the_whole_and_read_only_what_is_contiguous(layout, rank, groups):
+@pytest.mark.parametrize(("transform", "rank", "groups"), GROUPS.values(), ids=GROUPS.keys())
+def test_parts_are_slices_of_the_whole_and_read_only_what_is_contiguous(transform, rank, groups):
     random = np.random.default_rng(7)
     for _ in range(50):
         shape = tuple(int(n) for n in random.integers(1, 6, rank))
-        if isinstance(layout, PatchConvolution):
+        if isinstance(transform, PatchConvolution):
             shape = (3 * shape[0] ** 2, shape[1])
         starts = [int(random.integers(0, n)) for n in shape]
         part = tuple(
@@ -88,13 +88,13 @@ def test_parts_are_slices_of_the_whole_and_read_only_what_is_contiguous(layout, 
             for start, n in zip(starts, shape, strict=True)
         )
         ours = random.permutation(math.prod(shape)).reshape(shape)
-        source, counted = layout.write(ours), []
+        source, counted = transform.write(ours), []
 
         def read(where, source=source, counted=counted):
             counted.append(source[where].size)
             return source[where]
 
-        np.testing.assert_array_equal(read_part(layout, read, shape, part), ours[part])
+        np.testing.assert_array_equal(read_part(transform, read, shape, part), ours[part])
         alone = {group[0] for group in groups}
         sizes = [
             part[axis].stop - part[axis].start if axis in alone else n

@@ -10,14 +10,21 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import jaxprs_in_params
 from safetensors.numpy import load_file
 
-from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import WEIGHTS_FILE, write_adapter
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.tensors import to_source
-from owl_jax.models.config import Compute
+from owl_jax.models.compute import Compute
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.remat import NAMES
 from owl_jax.models.stack import unstack
-from owl_jax.models.vlm import PIXEL_MEAN, PIXEL_STDDEV, Owl, forward, init_params, variables
+from owl_jax.models.vlm import (
+    PIXEL_MEAN,
+    PIXEL_STDDEV,
+    VisionLanguageModel,
+    forward,
+    init_params,
+    variables,
+)
 
 CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO, golden.LORA)
 # Recorded, but of generation, or of the original's inputs.
@@ -36,7 +43,7 @@ def test_recorded_array_is_reproduced(case, name):
 
 @pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.BLOOM_6])
 def test_recorded_gradients_are_reproduced(case):
-    rows = table.rows(golden.model(case)[0])
+    rows = MPLUG_OWL.weight_rows(golden.model(case)[0])
     _assert_gradients(
         {
             tensor.name: tensor.read()
@@ -146,8 +153,10 @@ def _clips(count, frames=4, seed=0):
 def _embed(params, args):
     config, _ = golden.model(golden.VIDEO)
     media = (args["images"], args["videos"], args["media_index"])
-    model = Owl(config, Compute())
-    return model.apply(variables(params), args["input_ids"], *media, method=Owl.embed)
+    model = VisionLanguageModel(config, Compute())
+    return model.apply(
+        variables(params), args["input_ids"], *media, method=VisionLanguageModel.embed
+    )
 
 
 def _embedded(ids, pixels=None, clips=None):
@@ -307,7 +316,7 @@ def test_dropout_is_on_only_with_a_key():
 def test_tree_has_a_branch_for_each_partition_and_names_for_every_dimension(case):
     config, params = golden.model(case)
     boxed = jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
-    branches = {"vision", "abstractor", "llm"} | ({"lora"} if config.lora else set())
+    branches = {"vision", "connector", "llm"} | ({"lora"} if config.lora else set())
     assert boxed.keys() == abstract_params(config).keys() == branches
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(config)).items()}
     assert shapes == {path: leaf.shape for path, leaf in flatten_dict(params).items()}

@@ -27,8 +27,7 @@ from owl_jax.text.tokenizer import SentencePieceTokenizer
 GOLDENS = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline"
 RECORD = json.loads((GOLDENS / "texts.json").read_text(encoding="utf-8"))
 ARRAYS = np.load(GOLDENS / "outputs.npz")
-QUERIES = 64
-SPAN = QUERIES + 1
+SPAN = 65
 BOS, EOS = 1, 2
 
 FIXED = {
@@ -49,8 +48,8 @@ def llama() -> SentencePieceTokenizer:
 
 @pytest.fixture
 def tokenize(llama):
-    def run(text, max_length=512, queries=QUERIES):
-        return tokenize_conversation(text, llama, queries, max_length)
+    def run(text, max_length=512, span=SPAN):
+        return tokenize_conversation(text, llama, span, max_length)
 
     return run
 
@@ -87,7 +86,7 @@ def test_prompt_ids_are_the_originals(llama, name):
     rows = ARRAYS[f"{name}.input_ids"]
     assert len(rows) == len(RECORD[name]) or rows.ndim == 1
     for row, text in zip(np.atleast_2d(rows), RECORD[name], strict=True):
-        ids = tokenize_prompt(text, llama, QUERIES)
+        ids = tokenize_prompt(text, llama, SPAN)
         assert ids.dtype == np.int32
         np.testing.assert_array_equal(ids, row[: len(ids)])
         assert (row[len(ids) :] == EOS).all()
@@ -161,16 +160,16 @@ INTERLEAVED = (
 
 
 def test_every_length_ends_between_media_and_never_overruns(tokenize, llama):
-    queries = 3
-    full = tokenize(INTERLEAVED, 512, queries)
+    span = 4
+    full = tokenize(INTERLEAVED, 512, span)
     assert (full.num_images, full.num_videos) == (3, 1)
     for max_length in range(1, len(full.input_ids)):
-        example = tokenize(INTERLEAVED, max_length, queries)
+        example = tokenize(INTERLEAVED, max_length, span)
         ids = example.input_ids
         assert len(ids) == len(example.loss_mask) <= max_length + 1
         inputs = ids[:-1]
-        assert (inputs == IMAGE_ID).sum() == example.num_images * (queries + 1)
-        assert (inputs == VIDEO_ID).sum() == example.num_videos * (queries + 1)
+        assert (inputs == IMAGE_ID).sum() == example.num_images * span
+        assert (inputs == VIDEO_ID).sum() == example.num_videos * span
         # What is kept is the beginning of the whole, but for the EOS of a cut answer.
         last = len(ids) - 1 if example.loss_mask[-1] else len(ids)
         np.testing.assert_array_equal(ids[:last], full.input_ids[:last])
@@ -178,7 +177,7 @@ def test_every_length_ends_between_media_and_never_overruns(tokenize, llama):
         if example.loss_mask[-1]:
             assert ids[-1] == EOS
         assert not example.loss_mask[ids < 0].any()
-    assert tokenize(INTERLEAVED, len(full.input_ids) - 1, queries).input_ids.tolist() == (
+    assert tokenize(INTERLEAVED, len(full.input_ids) - 1, span).input_ids.tolist() == (
         full.input_ids.tolist()
     )
 
@@ -231,12 +230,12 @@ def test_tokenizer_without_bos(llama):
             self.bos_id = None
 
     text = "\nHuman: hi\nAI: hello"
-    with_bos = tokenize_conversation(text, llama, QUERIES, 64).input_ids
+    with_bos = tokenize_conversation(text, llama, SPAN, 64).input_ids
     np.testing.assert_array_equal(
-        tokenize_conversation(text, NoBos(), QUERIES, 64).input_ids, with_bos[1:]
+        tokenize_conversation(text, NoBos(), SPAN, 64).input_ids, with_bos[1:]
     )
-    assert tokenize_prompt(text, NoBos(), QUERIES)[0] != BOS
-    assert tokenize_prompt("", NoBos(), QUERIES).shape == (0,)
+    assert tokenize_prompt(text, NoBos(), SPAN)[0] != BOS
+    assert tokenize_prompt("", NoBos(), SPAN).shape == (0,)
 
 
 def test_max_length_must_be_positive(tokenize):
@@ -250,12 +249,12 @@ def test_max_length_must_be_positive(tokenize):
 @pytest.mark.parametrize("medium", ["", "<image>\nHuman: ", "<|video|>"])
 def test_prompt_as_trained_is_the_beginning_of_the_training_example(tokenize, llama, medium):
     prompt = f"{SYSTEM}\nHuman: {medium}Is it?\nAI: Yes.\nHuman: Why?\nAI: "
-    ids = tokenize_prompt(prompt, llama, QUERIES, as_trained=True)
+    ids = tokenize_prompt(prompt, llama, SPAN, as_trained=True)
     example = tokenize(prompt + "Because.")
     np.testing.assert_array_equal(ids, example.input_ids[: len(ids)])
     assert supervised(llama, example) == "Yes.|Because.|"
     assert llama.decode(example.input_ids[len(ids) :]) == "Because."
-    assert (tokenize_prompt(prompt, llama, QUERIES) == EOS).sum() == 0
+    assert (tokenize_prompt(prompt, llama, SPAN) == EOS).sum() == 0
 
 
 def test_messages_become_the_template():
@@ -430,10 +429,10 @@ def test_media_marks_are_counted_and_checked():
 def test_a_prompt_that_is_too_long_is_not_tokenised(llama):
     text = f"Human: {'what ' * 200_000}\nAI: "
     with pytest.raises(UserError, match=r"1,000,012 characters, more than the 1,000,000"):
-        tokenize_prompt(text, None, QUERIES)
+        tokenize_prompt(text, None, SPAN)
     with pytest.raises(UserError, match="shorten it"):
-        tokenize_prompt(text, None, QUERIES, max_length=2048, as_trained=True)
-    assert len(tokenize_prompt(text, llama, QUERIES, max_length=100_000)) > 200_000
+        tokenize_prompt(text, None, SPAN, max_length=2048, as_trained=True)
+    assert len(tokenize_prompt(text, llama, SPAN, max_length=100_000)) > 200_000
 
 
 @pytest.mark.parametrize(

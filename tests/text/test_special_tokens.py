@@ -304,7 +304,7 @@ def test_tokenizer_json_that_does_not_fit_other_files(bloom, files, words):
 
 def test_answers_end_with_the_token_that_is_named(llama):
     tokenizer = load_tokenizer(llama(added_tokens={END: 460}, tokenizer_config={"eos_token": END}))
-    tokens = tokenize_conversation("Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, 4, 64)
+    tokens = tokenize_conversation("Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, 5, 64)
     assert tokens.input_ids[-1] == 460 and tokens.loss_mask[-1]
     assert np.count_nonzero(tokens.input_ids == 460) == 2
     assert 2 not in tokens.input_ids

@@ -80,7 +80,7 @@ def attend(
 
     Args:
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
-      placement: None lets every query see every key (vision, abstractor).
+      placement: None lets every query see every key (vision encoder, connector).
       slopes: float32[H], ALiBi's; they need a placement.
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" compute what `choose` gives
         them, and the rest goes to "xla"; "cudnn" computes everything or raises.
@@ -119,7 +119,7 @@ def choose(
     XLA the rest:
       splash     causal rows of at least 128 positions. Not the vision tower: 257 tokens of width
                  64 are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a
-                 picture. Not the abstractor's 64 queries, nor a cache, where queries are few.
+                 picture. Not a connector's 64 queries, nor a cache, where queries are few.
       cuDNN      16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
                  length (under a mask it has no gradient of odd ones), or no mask.
       blockwise  causal rows of at least two blocks.

@@ -8,15 +8,19 @@ MplugOwlVisionLocalTemporal. Position 0 of the token axis is the class token.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from msgspec import Struct
 
 from owl_jax.models.attention.dispatch import attend
-from owl_jax.models.config import Compute, VisionConfig
+from owl_jax.models.bounds import Deviation, Epsilon, Heads, Layers, Pixels, Size
+from owl_jax.models.compute import Compute
+from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import (
     LayerNorm,
     Projection,
@@ -25,19 +29,158 @@ from owl_jax.models.layers import (
     quick_gelu,
     truncated_init,
 )
+from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
+from owl_jax.models.transforms import Flat, PatchConvolution, Same
+from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
 
 TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default, not the config's: the original passes none
 
 
-class VisionEncoder(nn.Module):
+@dataclass(frozen=True)
+class ClipConfig(VisionPart):
+    """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
+
+    Defaults are the released mplug-owl-llama-7b's. `position_stddev` is for newly initialised
+    weights only.
+    """
+
+    INIT_ONLY: ClassVar = ("position_stddev",)
+    MODEL_TYPES: ClassVar = ("clip", "clip_vision_model")
+
+    image_size: Pixels = 224
+    patch_size: Pixels = 14
+    hidden_size: Size = 1024
+    intermediate_size: Size = 4096
+    num_layers: Layers = 24
+    num_heads: Heads = 16
+    layer_norm_eps: Epsilon = 1e-6
+    temporal: bool = False
+    position_stddev: Deviation = 0.02
+    architecture: Literal["clip"] = "clip"
+
+    def build(self, compute: Compute) -> Clip:
+        return Clip(self, compute)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return 1 + self.num_patches
+
+    def problems(self, where: str) -> list[str]:
+        return indivisible(where, self, ("image_size", "patch_size"), ("hidden_size", "num_heads"))
+
+    def num_parameters(self) -> float:
+        width = 4 * self.hidden_size + 2 * self.intermediate_size
+        patches = self.num_patches if self.patch_size > 0 else 0
+        return self.hidden_size * (self.num_layers * width + patches)
+
+    def tokens_through(self, path: Path, frames: int) -> int:
+        if "temporal" in path:  # skipped by the class token, and by pictures
+            return frames * self.num_patches if frames > 1 else 0
+        return frames * (self.num_patches if "patch_embed" in path else self.tokens_per_frame)
+
+    def attention_flops(self, frames: int) -> float:
+        pairs = frames * self.tokens_per_frame**2
+        return 4.0 * self.num_layers * self.hidden_size * pairs
+
+    @classmethod
+    def from_hf(cls, source: Source) -> Self:
+        if "vision_config" in source.values or source.values.get("model_type") == "clip":
+            # Files of transformers 4.20 and before say some of it again, and that counts.
+            again = source.section("vision_config_dict").values
+            section = source.section("vision_config")
+            source = section.with_values({**section.values, **again})
+        source.refuse_other_computation()
+        return cls._from_struct(source, source.read(_HfClip))
+
+    @classmethod
+    def from_owl(cls, source: Source, temporal: bool) -> Self:
+        """Reads the section of mPLUG-Owl's config.json. Raises UserError."""
+        return cls._from_struct(source, source.read(_HfOwlVision), temporal)
+
+    @classmethod
+    def _from_struct(cls, source: Source, vision: _HfClip, temporal: bool = False) -> Self:
+        source.expect("hidden_act", vision.hidden_act, "quick_gelu", "the vision encoder")
+        source.expect("num_channels", vision.num_channels, 3, "the vision encoder")
+        return cls(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            num_layers=vision.num_hidden_layers,
+            num_heads=vision.num_attention_heads,
+            layer_norm_eps=vision.layer_norm_eps,
+            temporal=temporal,
+        )
+
+    def weight_rows(self) -> list[Row]:
+        """CLIPVisionModel's names (transformers)."""
+        embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
+        ours = "vision/layers"
+        fused = [
+            row
+            for name in "qkv"
+            for row in weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
+        ]
+        patches, positions = "patch_embedding.weight", "position_embedding.weight"
+        return [
+            Row(f"{embeddings}.{patches}", "vision/patch_embed/kernel", PatchConvolution()),
+            Row(f"{embeddings}.class_embedding", "vision/class_token", Flat()),
+            Row(f"{embeddings}.{positions}", "vision/positions", Same()),
+            # So misspelt there.
+            *layer_norm("vision_model.pre_layrnorm", "vision/pre_norm"),
+            *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
+            *fused,
+            *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
+            *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
+            *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
+            *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
+            *layer_norm("vision_model.post_layernorm", "vision/post_norm"),
+        ]
+
+    def ignores(self, tensor: str) -> bool:
+        """CLIP's text tower, its projections and the logit scale."""
+        others = ("text_model.", "text_projection", "visual_projection")
+        return tensor.startswith(others) or tensor == "logit_scale"
+
+
+class _HfClip(Struct, frozen=True):
+    """CLIPVisionConfig (transformers 4 and 5)."""
+
+    image_size: Pixels = 224
+    patch_size: Pixels = 32
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    layer_norm_eps: Epsilon = 1e-5
+    hidden_act: str = "quick_gelu"
+    num_channels: int = 3
+
+
+class _HfOwlVision(_HfClip, frozen=True):
+    """MplugOwlVisionConfig (X-PLUG/mPLUG-Owl, configuration_mplug_owl.py)."""
+
+    patch_size: Pixels = 14
+    hidden_size: Size = 1024
+    intermediate_size: Size = 4096
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Heads = 16
+    layer_norm_eps: Epsilon = 1e-6
+
+
+class Clip(nn.Module):
     """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D].
 
     With T = 1 no temporal part is used, so a still picture is a video of one frame.
     """
 
-    config: VisionConfig
+    config: ClipConfig
     compute: Compute
 
     @nn.compact
@@ -61,7 +204,7 @@ class VisionEncoder(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         self.sow("intermediates", "embeddings", x)
         x, _ = apply_layers(
-            partial(VisionBlock, config, self.compute, T),
+            partial(ClipBlock, config, self.compute, T),
             config.num_layers,
             x,
             None,
@@ -71,10 +214,10 @@ class VisionEncoder(nn.Module):
         return norm(name="post_norm")(x).reshape(N, T, 1 + config.num_patches, D)
 
 
-class VisionBlock(nn.Module):
+class ClipBlock(nn.Module):
     """Pre-norm transformer block on [N * T, 1 + P, D]; frames of a medium are adjacent rows."""
 
-    config: VisionConfig
+    config: ClipConfig
     compute: Compute
     num_frames: int
 
@@ -115,7 +258,7 @@ class TemporalConvolution(nn.Module):
     back. The class token is returned as it came, so that the caller's residual doubles it.
     """
 
-    config: VisionConfig
+    config: ClipConfig
     compute: Compute
 
     @nn.compact
@@ -138,7 +281,7 @@ class TemporalConvolution(nn.Module):
         return y
 
 
-def pooled_class_token(encoded: jax.Array, params: Any, config: VisionConfig) -> jax.Array:
+def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
     """The original's pooler output [N, D]: the last norm again, on the class token's mean over T.
 
     Nothing in the model uses it; it is here for people who want CLIP-like features.

@@ -41,7 +41,7 @@ def grey(value):
 @pytest.fixture
 def example(tokenizer):
     def make(text, images=(), videos=()):
-        tokens = tokenize_conversation(text, tokenizer, SHAPE.media_length - 1, 256)
+        tokens = tokenize_conversation(text, tokenizer, SHAPE.media_length, 256)
         return Example(
             tokens.input_ids,
             tokens.loss_mask,

@@ -4,9 +4,9 @@ import golden
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint import table
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.models.variants import VARIANTS
+from owl_jax.models.families.mplug_owl import MPLUG_OWL, VARIANTS
+from owl_jax.models.weight_names import BUFFERS
 
 CONFIGS = {
     **VARIANTS,
@@ -16,7 +16,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_every_leaf_and_every_name_is_in_one_row(config):
-    rows = table.rows(config)
+    rows = MPLUG_OWL.weight_rows(config)
     targets = [row.target for row in rows]
     assert sorted(targets) == sorted(flatten_dict(abstract_params(config), sep="/"))
     assert len({row.source for row in rows}) == len(rows)
@@ -34,4 +34,4 @@ def test_every_leaf_and_every_name_is_in_one_row(config):
     ],
 )
 def test_buffers_of_old_checkpoints_are_known(name, is_buffer):
-    assert bool(table.BUFFERS.fullmatch(name)) == is_buffer
+    assert bool(BUFFERS.fullmatch(name)) == is_buffer
