@@ -16,7 +16,7 @@ import numpy as np
 
 from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.model_directory import load_model
-from owl_jax.models.attention.dispatch import whole_rows
+from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import Abstractor
@@ -162,15 +162,15 @@ def reproduced(case: str) -> Arrays:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(config: OwlConfig, params: Any, args: dict[str, Any]) -> tuple[jax.Array, Any]:
-    placement = whole_rows(args["positions"], args["segment_ids"])
-    placement = dataclasses.replace(placement, key_segments=args["key_segments"])
+    mask = self_attention_mask(args["positions"], args["segment_ids"])
+    mask = dataclasses.replace(mask, key_segments=args["key_segments"])
     logits, state = VisionLanguageModel(config, Compute()).apply(
         variables(params),
         args["input_ids"],
         args["images"],
         args["videos"],
         args["media_index"],
-        placement,
+        mask,
         mutable=["intermediates"],
         capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor),
     )

@@ -22,7 +22,7 @@ from flax import struct
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
-from owl_jax.models.attention.dispatch import Placement, whole_rows
+from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
 from owl_jax.models.cache import Cache, with_room, write
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
@@ -109,9 +109,9 @@ def prefill(
     embeddings = run(
         prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
     )
-    placement = whole_rows(positions, jnp.ones((B, L), jnp.int32))
-    placement = dataclasses.replace(placement, key_segments=key_segments)
-    hidden, cache = run(embeddings, placement, method="decode")
+    mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
+    mask = dataclasses.replace(mask, key_segments=key_segments)
+    hidden, cache = run(embeddings, mask, method="decode")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
@@ -156,7 +156,7 @@ def decode(
         newest = state.count - 1
         slot = L + newest
         token = jax.lax.dynamic_slice_in_dim(state.tokens, newest, 1, axis=1)
-        placement = Placement(
+        mask = AttentionMask(
             query_slots=slot[None],
             query_positions=(state.lengths + newest)[:, None],
             query_segments=jnp.ones((B, 1), jnp.int32),
@@ -165,7 +165,7 @@ def decode(
         )
         no_media = jnp.full((B, 1), -1, jnp.int32)
         embeddings = run(token, None, None, no_media, method="embed")
-        hidden, new = run(embeddings, placement, state.cache, method="decode")
+        hidden, new = run(embeddings, mask, state.cache, method="decode")
         logits = run(hidden, method="head")[:, 0]
         state = _choose(config, state, logits)
         # Leaving out rows that have ended makes the writing wait for the logits. A CPU's compiler

@@ -29,7 +29,7 @@ class Prompt:
 
     input_ids:    int32[B, L]; 0 on padding.
     positions:    int32[B, L], 0 at the first token of a row.
-    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention/dispatch.py, Placement).
+    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention/mask.py).
     media_index:  int32[B, L] (models/splice.py).
     lengths:      int32[B], tokens of each row.
     last:         int32[B], slot of the last token of each row.

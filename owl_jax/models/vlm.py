@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from owl_jax.errors import UserError
-from owl_jax.models.attention.dispatch import Placement, whole_rows
+from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
 from owl_jax.models.cache import Cache
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
@@ -82,13 +82,13 @@ class VisionLanguageModel(nn.Module):
     def decode(
         self,
         embeddings: jax.Array,
-        placement: Placement,
+        mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
         """The language model without its head; see Llama.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
-        return self.llm(embeddings, placement, cache, deterministic)
+        return self.llm(embeddings, mask, cache, deterministic)
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -100,13 +100,13 @@ class VisionLanguageModel(nn.Module):
         images: jax.Array | None,
         videos: jax.Array | None,
         media_index: jax.Array,
-        placement: Placement,
+        mask: AttentionMask,
         deterministic: bool = True,
         logits: bool = True,
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        hidden, _ = self.decode(embeddings, placement, deterministic=deterministic)
+        hidden, _ = self.decode(embeddings, mask, deterministic=deterministic)
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
     tokens = jnp.zeros((1, 1), jnp.int32)
     images = jnp.zeros((1, 1, size, size, 3), jnp.float32)
     made = VisionLanguageModel(config, compute).init(
-        key, tokens, images, None, tokens - 1, whole_rows(tokens, tokens)
+        key, tokens, images, None, tokens - 1, self_attention_mask(tokens, tokens)
     )
     params = dict(made["params"])
     if config.lora is not None:
@@ -164,7 +164,7 @@ def forward(
 
     Args:
       input_ids: int32[B, L]; media positions may hold anything.
-      positions, segment_ids: int32[B, L] (models/attention/dispatch.py, Placement).
+      positions, segment_ids: int32[B, L] (models/attention/dispatch.py, AttentionMask).
       media_index: int32[B, L] (models/splice.py).
       images: [B, N, S, S, 3], videos: [B, M, T, S, S, 3]; uint8, or float32 normalised.
       dropout_key: None switches LoRA's dropout off.
@@ -173,16 +173,16 @@ def forward(
 
     Returns: float32[B, L, V], or [B, L, D].
     """
-    placement = whole_rows(positions, segment_ids)
+    mask = self_attention_mask(positions, segment_ids)
     if key_segments is not None:
-        placement = dataclasses.replace(placement, key_segments=key_segments)
+        mask = dataclasses.replace(mask, key_segments=key_segments)
     result: Any = VisionLanguageModel(config, compute).apply(
         variables(params),
         input_ids,
         images,
         videos,
         media_index,
-        placement,
+        mask,
         dropout_key is None,
         logits,
         rngs=None if dropout_key is None else {"dropout": dropout_key},

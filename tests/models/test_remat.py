@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.models.attention.dispatch import whole_rows
+from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.connectors.abstractor import AbstractorBlock, AbstractorConfig
 from owl_jax.models.language.bloom import BloomBlock, BloomConfig
@@ -21,7 +21,7 @@ from owl_jax.models.vision.clip import ClipBlock, ClipConfig
 B, L, D = 2, 6, 16
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, L, D)), jnp.float32)
 POSITIONS = jnp.tile(jnp.arange(L), (B, 1))
-PLACEMENT = whole_rows(POSITIONS, jnp.ones((B, L), jnp.int32))
+PLACEMENT = self_attention_mask(POSITIONS, jnp.ones((B, L), jnp.int32))
 LLAMA, BLOOM = LlamaConfig(32, D, 24, 1, 2, 2), BloomConfig(32, D, 1, 2)
 ROTATION = rotary_tables(POSITIONS, LLAMA.head_dim, 1e4)
 COMPUTE, LORA = Compute(), partial(LoraConfig, 2, 4.0, 0.0)

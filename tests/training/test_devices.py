@@ -97,8 +97,8 @@ def test_a_mesh_trains_as_one_device_does(name, stage, sizes):
     assert abs(losses[1] - losses[0]) > 1e-3
     for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
-    for leaf, placement in zip(jax.tree.leaves(state), jax.tree.leaves(placements), strict=True):
-        assert leaf.sharding.is_equivalent_to(placement, leaf.ndim)
+    for leaf, mask in zip(jax.tree.leaves(state), jax.tree.leaves(placements), strict=True):
+        assert leaf.sharding.is_equivalent_to(mask, leaf.ndim)
 
 
 def test_micro_batches_on_a_mesh():

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from msgspec import Struct
 
-from owl_jax.models.attention.dispatch import Placement, attend
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.bounds import Epsilon, Heads, Layers, Size, TokenId, Vocabulary
 from owl_jax.models.cache import Cache, LayerCache
 from owl_jax.models.compute import Compute
@@ -164,7 +165,7 @@ class Bloom(nn.Module):
     def __call__(
         self,
         embeddings: jax.Array,
-        placement: Placement,
+        mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
@@ -174,7 +175,7 @@ class Bloom(nn.Module):
             self.config.num_layers,
             embeddings,
             cache,
-            placement,
+            mask,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
@@ -194,7 +195,7 @@ class BloomBlock(nn.Module):
         self,
         x: jax.Array,
         past: LayerCache | None,
-        placement: Placement,
+        mask: AttentionMask,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerCache]:
@@ -216,7 +217,7 @@ class BloomBlock(nn.Module):
         q, k, v = map(named, ("query", "key", "value"), jnp.moveaxis(fused, -2, 0))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         slopes = jnp.asarray(alibi_slopes(H))
-        y = attend(q, k, v, placement, slopes, self.compute.attention, past)
+        y = attend(q, k, v, mask, slopes, self.compute.attention, past)
         x += named("attention", project("dense", heads, embed, y))
 
         y = LayerNorm(config.layer_norm_eps, name="mlp_norm")(x)

@@ -17,7 +17,8 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from owl_jax.errors import UserError, shown
-from owl_jax.models.attention.dispatch import Placement, attend
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.bounds import Epsilon, Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
 from owl_jax.models.cache import Cache, LayerCache
 from owl_jax.models.compute import Compute
@@ -230,7 +231,7 @@ class Llama(nn.Module):
     def __call__(
         self,
         embeddings: jax.Array,
-        placement: Placement,
+        mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
@@ -238,22 +239,20 @@ class Llama(nn.Module):
 
         Args:
           embeddings: [B, L, D], words and media.
-          placement: of the row, or of the row's queries among the cache's slots.
+          mask: of the row, or of the row's queries among the cache's slots.
           cache: keys and values of the positions before; only read.
 
         Returns: (hidden states after the last norm [B, L, D], keys and values of these L positions
         in the cache's form). A compiler leaves them out where nobody takes them, as in training.
         """
-        rotation = rotary_tables(
-            placement.query_positions, self.config.head_dim, self.config.rope_theta
-        )
+        rotation = rotary_tables(mask.query_positions, self.config.head_dim, self.config.rope_theta)
         x, new = apply_layers(
             partial(LlamaBlock, self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
             rotation,
-            placement,
+            mask,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
@@ -274,7 +273,7 @@ class LlamaBlock(nn.Module):
         x: jax.Array,
         past: LayerCache | None,
         rotation: tuple[jax.Array, jax.Array],
-        placement: Placement,
+        mask: AttentionMask,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerCache]:
@@ -297,7 +296,7 @@ class LlamaBlock(nn.Module):
         k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
         v = named("value", project("v_proj", embed, key_heads, y))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        y = attend(q, k, v, placement, None, self.compute.attention, past)
+        y = attend(q, k, v, mask, None, self.compute.attention, past)
         x += named("attention", project("o_proj", heads, embed, y))
 
         y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)

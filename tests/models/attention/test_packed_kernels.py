@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from owl_jax.models.attention.blockwise import BLOCK
-from owl_jax.models.attention.dispatch import Placement, attend, whole_rows
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
 from owl_jax.models.attention.packed_kernels import with_alibi
 from owl_jax.models.language.bloom import alibi_slopes
 from owl_jax.models.remat import policy
@@ -26,7 +27,9 @@ def rows(B, L):
     segments = np.array([np.searchsorted(row, np.arange(L), side="right") for row in cuts])
     starts = np.take_along_axis(np.pad(cuts, ((0, 0), (1, 0))), segments, axis=1)
     positions = np.arange(L) - starts
-    return whole_rows(*(jnp.asarray(x, jnp.int32) for x in (positions, (segments + 1) % 4)))
+    return self_attention_mask(
+        *(jnp.asarray(x, jnp.int32) for x in (positions, (segments + 1) % 4))
+    )
 
 
 def qkv(B, L, H, G, K, dtype=jnp.float32):
@@ -35,11 +38,11 @@ def qkv(B, L, H, G, K, dtype=jnp.float32):
     return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-def values_and_gradients(implementation, q, k, v, placement, slopes=None):
+def values_and_gradients(implementation, q, k, v, mask, slopes=None):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
 
     def total(q, k, v):
-        out = attend(q, k, v, placement, slopes, implementation)
+        out = attend(q, k, v, mask, slopes, implementation)
         assert out.dtype == q.dtype
         return jnp.sum(out * weights), out
 
@@ -88,8 +91,8 @@ def test_blockwise_is_that_of_xla(L, H, G, alibi):
 def test_blockwise_of_one_long_conversation():
     """Each block of queries meets all before it: five are computed as six, from the row's start."""
     L = 1280
-    placement = whole_rows(jnp.arange(L)[None], jnp.ones((1, L), jnp.int32))
-    given = *qkv(1, L, 2, 2, 16), placement
+    mask = self_attention_mask(jnp.arange(L)[None], jnp.ones((1, L), jnp.int32))
+    given = *qkv(1, L, 2, 2, 16), mask
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
 
@@ -101,7 +104,9 @@ def test_blockwise_leaves_out_blocks_of_other_conversations():
     q, k, v = qkv(1, L, 2, 2, 16)
     others = segments[0] == 2
     k, v = (jnp.where(others[:, None], jnp.nan, x) for x in (k, v))
-    out, dq, dk, dv = values_and_gradients("blockwise", q, k, v, whole_rows(segments, segments))
+    out, dq, dk, dv = values_and_gradients(
+        "blockwise", q, k, v, self_attention_mask(segments, segments)
+    )
     for x in (out, dq):
         np.testing.assert_array_equal(np.isnan(x).any(axis=(0, 2, 3)), others)
     for x in (dk, dv):
@@ -121,10 +126,10 @@ def test_several_blocks(alibi):
 def test_bfloat16(kernel, L, alibi):
     """Both are as far from float32 as the inputs' own rounding."""
     slopes = jnp.asarray(alibi_slopes(6)) if alibi else None
-    placement = rows(1, L)
-    exact = values_and_gradients("xla", *qkv(1, L, 6, 6, 64), placement, slopes)
+    mask = rows(1, L)
+    exact = values_and_gradients("xla", *qkv(1, L, 6, 6, 64), mask, slopes)
     narrow = qkv(1, L, 6, 6, 64, jnp.bfloat16)
-    assert_same(values_and_gradients(kernel, *narrow, placement, slopes), exact, 2e-2)
+    assert_same(values_and_gradients(kernel, *narrow, mask, slopes), exact, 2e-2)
 
 
 def test_alibi_is_exact_at_far_positions():
@@ -162,9 +167,9 @@ def test_a_batch_that_the_mesh_does_not_divide():
 def test_positions_that_see_nothing_give_numbers(kernel, L):
     """Keys hidden from everyone, as an attention mask hides them."""
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
-    placement = Placement(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
+    mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
     for slopes in (None, jnp.asarray(alibi_slopes(2))):
-        given = *qkv(1, L, 2, 2, 16), placement, slopes
+        given = *qkv(1, L, 2, 2, 16), mask, slopes
         ours, expected = (values_and_gradients(name, *given) for name in (kernel, "xla"))
         assert all(np.isfinite(x).all() for x in ours)
         np.testing.assert_allclose(ours[0][:, 20:], expected[0][:, 20:], atol=1e-5)
@@ -173,8 +178,8 @@ def test_positions_that_see_nothing_give_numbers(kernel, L):
 def test_blockwise_passes_no_gradient_from_positions_that_see_nothing():
     L = 2 * BLOCK
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
-    placement = Placement(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
-    given = *qkv(1, L, 2, 2, 16), placement
+    mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
+    given = *qkv(1, L, 2, 2, 16), mask
     ours, expected = (values_and_gradients(name, *given) for name in ("blockwise", "xla"))
     assert_same((expected[0], *ours[1:3], expected[3]), expected, 1e-5)
     assert not ours[1][:, :20].any()
@@ -186,7 +191,7 @@ def test_blockwise_of_segments_out_of_order():
     """Conversations that take turns, padding first and among them."""
     L = 4 * BLOCK
     segments = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, L)), jnp.int32)
-    given = *qkv(2, L, 2, 2, 16), whole_rows(segments, segments)
+    given = *qkv(2, L, 2, 2, 16), self_attention_mask(segments, segments)
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
 
@@ -194,11 +199,11 @@ def test_blockwise_of_segments_out_of_order():
 def test_blockwise_writes_down_no_scores_and_no_masks():
     """A scan over layers keeps what does not depend on them, unless it is told that it does."""
     L, layers = 4 * BLOCK, 3
-    placement = rows(1, L)
+    mask = rows(1, L)
 
     def loss(q, k, v):
         def layer(q, _):
-            return q + attend(q, k, v, placement, implementation="blockwise"), None
+            return q + attend(q, k, v, mask, implementation="blockwise"), None
 
         return jnp.sum(jax.lax.scan(layer, q, None, length=layers)[0])
 
@@ -215,10 +220,10 @@ def test_blockwise_writes_down_no_scores_and_no_masks():
 def test_a_kept_context_spares_the_forward_kernel(kernel, L, remat):
     """Interpreted, a kernel is a loop over its blocks."""
     q, k, v = qkv(2, L, 2, 2, 16)
-    placement = rows(2, L)
+    mask = rows(2, L)
 
     def layer(q):
-        return jnp.sum(jnp.square(attend(jnp.sin(q), k, v, placement, implementation=kernel)))
+        return jnp.sum(jnp.square(attend(jnp.sin(q), k, v, mask, implementation=kernel)))
 
     def kernels(remat):
         run = jax.jit(jax.value_and_grad(jax.checkpoint(layer, policy=policy(remat))))
