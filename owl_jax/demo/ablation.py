@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,8 +49,8 @@ COLUMNS = {
 
 def main(_: list[str]) -> None:
     """Stage 1 and four times stage 2 for each seed, then one table."""
-    from owl_jax.evaluation.demonstration import evaluate
-    from owl_jax.training.stages import train_stage
+    from owl_jax.demo.evaluation import evaluate
+    from owl_jax.demo.stages import train_stage
 
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
@@ -86,11 +87,13 @@ def main(_: list[str]) -> None:
 
 def _change(config: ConfigDict, seed: int, with_text: bool) -> None:
     config.seed = seed
-    if not with_text:
-        kinds = config.data.synthetic.to_dict()
-        config.data.synthetic = {
-            kind: weight for kind, weight in kinds.items() if not kind.startswith("text_")
-        }
+    ((source, weight),) = config.data.mixture
+    kinds = {
+        kind: share
+        for kind, share in source.kinds.items()
+        if with_text or not kind.startswith("text_")
+    }
+    config.data.mixture = ((replace(source, kinds=kinds, seed=seed), weight),)
 
 
 def summarize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from owl_jax.data.synthetic import Question, normalize_answer
+from owl_jax.demo.questions import Question, normalize_answer
 from owl_jax.inference.engine import NUM_FRAMES, Owl
 from owl_jax.processing.conversation import tokenize_prompt
 from owl_jax.processing.image import load_image, preprocess_image
@@ -86,7 +86,10 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
     rows = [
         tokenize_prompt(
-            question.prompt_text, tokenizer, owl.config.num_query_tokens, as_trained=True
+            question.prompt_text,
+            tokenizer,
+            owl.config.num_query_tokens,
+            as_trained=owl.as_trained,
         )
         for question in questions
     ]

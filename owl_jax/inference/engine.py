@@ -91,7 +91,7 @@ class Owl:
         self._compute = Compute(dtype=jnp.dtype(dtype))
         self._tokenizer_source = tokenizer_source
         self._mesh = mesh
-        self._as_trained = as_trained
+        self.as_trained = as_trained
 
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
@@ -224,7 +224,7 @@ class Owl:
             text,
             self.tokenizer,
             self.config.num_query_tokens,
-            as_trained=self._as_trained,
+            as_trained=self.as_trained,
             max_length=self._positions,
         )
         prompt = prompt_arrays(
@@ -254,7 +254,7 @@ class Owl:
             self.params,
             format,
             self._tokenizer_source,
-            as_trained=self._as_trained,
+            as_trained=self.as_trained,
         )
 
     @cached_property

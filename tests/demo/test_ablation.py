@@ -2,7 +2,7 @@
 
 import pytest
 
-from owl_jax.ablation import ARMS, COLUMNS, format_table, summarize
+from owl_jax.demo.ablation import ARMS, COLUMNS, format_table, summarize
 
 
 def result(image, text):

@@ -6,14 +6,14 @@ import pytest
 import tiny
 
 import owl_jax
-from owl_jax.data.synthetic import Question, questions
-from owl_jax.evaluation.questions import (
+from owl_jax.demo.answers import (
     MAX_ANSWER_TOKENS,
     accuracy,
     answer,
     blind_answers,
     shuffle_images,
 )
+from owl_jax.demo.questions import Question, questions
 
 KINDS = ("video", "vqa", "text_math", "two_images", "vqa", "text_facts")
 

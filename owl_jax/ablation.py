@@ -1,0 +1,6 @@
+"""What each part of the recipe is worth; the command is owl_jax/demo/ablation.py."""
+
+import runpy
+
+if __name__ == "__main__":
+    runpy.run_module("owl_jax.demo.ablation", run_name="__main__", alter_sys=True)
