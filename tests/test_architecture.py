@@ -18,7 +18,7 @@ LEVELS = (
     {"inference", "data", "checkpoint", "parallel"},
     {"models", "processing", "text", "media"},
     {"cli", "pages", "python_file"},
-    {"errors", "files", "streams"},
+    {"errors", "files", "former_keys", "streams"},
 )
 
 # The demonstration is imported by its own commands only.

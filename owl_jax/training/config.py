@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.data.batch import RowShape
 from owl_jax.data.sources.custom import CustomSource
 from owl_jax.data.sources.open import is_missing
 from owl_jax.errors import UserError
+from owl_jax.former_keys import in_its_place
 from owl_jax.models.attention import IMPLEMENTATIONS
 from owl_jax.models.config import Compute, OwlConfig
 from owl_jax.models.remat import policy
@@ -273,13 +275,9 @@ def check_directories(config: ConfigDict) -> None:
 
 
 def _check_no_former_keys(config: ConfigDict) -> None:
-    for key in ("synthetic", "synthetic_size"):
-        if key in config.data:
-            raise UserError(
-                f"config.data.{key} is no key any more; the embedded data set is a source of "
-                "config.data.mixture, as in configs/demo/stage1.py: "
-                "((SyntheticSource({'vqa': 1.0}), 1.0),)"
-            )
+    for key in flatten_dict(config.to_dict(), sep="."):
+        if instead := in_its_place(key):
+            raise UserError(f"config.{key} is no key any more: {instead}")
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

@@ -164,14 +164,11 @@ def _with_source(config, source):
     return config
 
 
-@pytest.mark.parametrize("key", ["synthetic", "synthetic_size"])
-def test_former_keys_name_what_takes_their_place(config, key):
-    config.data[key] = 1000 if key.endswith("size") else {"vqa": 1.0}
-    with pytest.raises(
-        UserError, match=rf"config\.data\.{key} is no key .*SyntheticSource"
-    ) as error:
+@pytest.mark.parametrize(("key", "value"), [("synthetic", {"vqa": 1.0}), ("synthetic_size", 10)])
+def test_former_keys_name_what_takes_their_place(config, key, value):
+    config.data[key] = value
+    with pytest.raises(UserError, match=rf"config\.data\.{key}.* is no key .*SyntheticSource"):
         settings.check_values(config)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("entry", ["a.jsonl", ("a.jsonl",), ("a.jsonl", 1.0, "b", "c"), (1.0, "a")])
