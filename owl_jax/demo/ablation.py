@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
             folder / "stage1",
             {"llm": language},
             SCALE.value,
-            partial(_change, seed=seed, with_text=True),
+            partial(change, seed=seed, with_text=True),
         )
         for arm, (with_stage1, with_text) in ARMS.items():
             print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
                 folder / arm.replace(" ", "_"),
                 init,
                 SCALE.value,
-                partial(_change, seed=seed, with_text=with_text),
+                partial(change, seed=seed, with_text=with_text),
             )
             found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
     report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
@@ -85,7 +85,8 @@ def main(_: list[str]) -> None:
     print(format_table(report))
 
 
-def _change(config: ConfigDict, seed: int, with_text: bool) -> None:
+def change(config: ConfigDict, seed: int, with_text: bool) -> None:
+    """Gives a stage's config another seed, of its data too, and maybe multimodal data only."""
     config.seed = seed
     ((source, weight),) = config.data.mixture
     kinds = {

@@ -66,6 +66,7 @@ class Owl:
     """A model with its weights on the device.
 
     config: what it is. params: {"vision", "abstractor", "llm", ["lora"]} of jax.Arrays; read only.
+    as_trained: whether prompts are cut into pieces as in training.
     """
 
     def __init__(

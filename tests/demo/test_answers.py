@@ -57,6 +57,17 @@ def test_answers_are_what_each_question_gets_alone(owl, asked, answers):
             assert answers[i] == alone.strip()
 
 
+def test_prompts_are_cut_as_the_model_was_trained(owl, asked, answers, monkeypatch):
+    monkeypatch.setattr(owl, "as_trained", not owl.as_trained)
+    turned = answer(owl, asked)
+    assert turned != answers
+    for question, given in zip(asked[:4], turned, strict=False):
+        if question.kind in ("video", "two_images"):
+            media = {"images": question.images, "videos": question.videos}
+            alone = owl.chat(question.prompt_text, **media, max_new_tokens=MAX_ANSWER_TOKENS)
+            assert given == alone.strip()
+
+
 def test_batching_does_not_change_answers(owl, asked, answers):
     told = []
     # The groups have 2, 3, 3 and 2 members: batches of 2 leave one over in two of them.
