@@ -56,7 +56,7 @@ class CustomSource(ABC):
 
     @abstractmethod
     def open(self) -> Examples:
-        """The examples. Called once by each process that reads data."""
+        """The examples. Each process that reads data calls it for itself."""
 
     def content(self) -> Any:
         """What decides the examples, as JSON can hold it: a run does not resume on another content.
