@@ -9,7 +9,7 @@ from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 
 
-def get_source(kinds: str) -> SyntheticSource:
+def get_source(kinds: str = "") -> SyntheticSource:
     weights: dict[str, float] = {}
     for part in kinds.split(","):
         kind, _, weight = part.partition("=")
