@@ -38,11 +38,11 @@ from owl_jax.training.optimizer import learning_rates
 from owl_jax.training.partition import merge, split, table
 from owl_jax.training.preemption import Preemption
 from owl_jax.training.profile import Profile
-from owl_jax.training.program import make_program
 from owl_jax.training.run_lock import RunLock
 from owl_jax.training.start_up import StartUp, memory
 from owl_jax.training.state import place_state
 from owl_jax.training.throughput import Clock
+from owl_jax.training.train_program import make_program
 from owl_jax.training.watchdog import Watchdog
 
 Tree = dict[str, Any]

@@ -229,7 +229,7 @@ def test_the_step_is_traced_once_in_a_run(config, tmp_path, monkeypatch):
 
         return counted
 
-    monkeypatch.setattr("owl_jax.training.program.make_step", make_counted)
+    monkeypatch.setattr("owl_jax.training.train_program.make_step", make_counted)
     with config.unlocked():
         source = SyntheticSource({"vqa": 1.0, "video": 1.0, "text_math": 1.0})
         config.data.mixture = ((source, 1.0),)
