@@ -25,7 +25,6 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import ATTENTION_NORM_EPS, AbstractorConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
-from owl_jax.models.vlm import PIXEL_MEAN, PIXEL_STDDEV
 from owl_jax.models.weight_names import Row
 
 Inputs = Mapping[str, torch.Tensor]
@@ -84,6 +83,7 @@ class TorchOwl(nn.Module):
         super().__init__()
         assert isinstance(config.llm, LlamaConfig)
         self.vision = transformers.CLIPVisionModel(_clip_config(config.vision))
+        self.pixel_mean, self.pixel_std = config.vision.pixel_mean, config.vision.pixel_std
         self.connector = Abstractor(config.connector, config.llm.hidden_size)
         self.llm = transformers.LlamaForCausalLM(_llama_config(config.llm))
         if config.lora is not None:
@@ -122,7 +122,7 @@ class TorchOwl(nn.Module):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8[N, S, S, 3] -> [N, Q + 1, language width]."""
         pixels = pixels.to(self.vision.dtype) / 255.0
-        pixels = (pixels - pixels.new_tensor(PIXEL_MEAN)) / pixels.new_tensor(PIXEL_STDDEV)
+        pixels = (pixels - pixels.new_tensor(self.pixel_mean)) / pixels.new_tensor(self.pixel_std)
         image = self.vision(pixel_values=pixels.permute(0, 3, 1, 2)).last_hidden_state
         # CLIP's own forward norms the class token alone.
         return self.connector(self.vision.post_layernorm(image))

@@ -15,6 +15,7 @@ import jax
 from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
+from owl_jax.checkpoint.preprocessor import with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
@@ -144,6 +145,7 @@ def open_family(directory: Path) -> Opened:
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
+    config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / "config.json")
     family = huggingface.family_of(values)
     rows = family.weight_rows(config)
@@ -159,6 +161,7 @@ def open_vision(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
+    vision = with_preprocessor(vision, directory)
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()

@@ -49,6 +49,9 @@ class VisionPart(Part):
 
     image_size: Any
     num_heads: Any
+    # Channel statistics that normalise uint8 pixels.
+    pixel_mean: Any
+    pixel_std: Any
     MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in config.json of a directory of its own
 
     @abstractmethod

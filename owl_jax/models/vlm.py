@@ -30,10 +30,6 @@ from owl_jax.models.weight_names import projections
 
 Params = Mapping[str, Any]
 
-# CLIP's channel statistics, for pictures that arrive as uint8 (OpenAI CLIP, clip.py).
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STDDEV = (0.26862954, 0.26130258, 0.27577711)
-
 
 class VisionLanguageModel(nn.Module):
     """The three towers under the names of their partitions."""
@@ -52,7 +48,10 @@ class VisionLanguageModel(nn.Module):
         """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, config.media_length, D]."""
         B, N = pixels.shape[:2]
         if pixels.dtype == jnp.uint8:
-            pixels = (pixels / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STDDEV)
+            vision = self.config.vision
+            pixels = (pixels / 255.0 - jnp.asarray(vision.pixel_mean)) / jnp.asarray(
+                vision.pixel_std
+            )
         vectors = self.connector(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
         return vectors.reshape(B, N, *vectors.shape[1:])
 

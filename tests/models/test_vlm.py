@@ -18,8 +18,6 @@ from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.remat import NAMES
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import (
-    PIXEL_MEAN,
-    PIXEL_STDDEV,
     VisionLanguageModel,
     forward,
     init_params,
@@ -235,7 +233,9 @@ def test_uint8_pixels_are_normalised():
     args = golden.rows(config, np.array([[BOS, *_span(-1)]]), _pixels(1))
     shape = args["images"].shape
     picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    normalised = (picture / 255.0 - np.array(PIXEL_MEAN)) / np.array(PIXEL_STDDEV)
+    normalised = (picture / 255.0 - np.array(config.vision.pixel_mean)) / np.array(
+        config.vision.pixel_std
+    )
     np.testing.assert_allclose(
         _embed(params, {**args, "images": picture}),
         _embed(params, {**args, "images": normalised.astype(np.float32)}),

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 from msgspec import Struct
 
 from owl_jax.models.attention.dispatch import attend
-from owl_jax.models.bounds import Deviation, Epsilon, Heads, Layers, Pixels, Size
+from owl_jax.models.bounds import (
+    Channels,
+    ChannelScales,
+    Deviation,
+    Epsilon,
+    Heads,
+    Layers,
+    Pixels,
+    Size,
+)
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import (
@@ -58,6 +67,9 @@ class ClipConfig(VisionPart):
     layer_norm_eps: Epsilon = 1e-6
     temporal: bool = False
     position_stddev: Deviation = 0.02
+    # OpenAI CLIP, clip.py.
+    pixel_mean: Channels = (0.48145466, 0.4578275, 0.40821073)
+    pixel_std: ChannelScales = (0.26862954, 0.26130258, 0.27577711)
     architecture: Literal["clip"] = "clip"
 
     def build(self, compute: Compute) -> Clip:
