@@ -33,8 +33,8 @@ STAGES = {
 
 def main(_: list[str]) -> None:
     """Three trainings, one evaluation, two reports."""
+    from owl_jax.demo_report import write_report
     from owl_jax.evaluation.demonstration import evaluate, format_table
-    from owl_jax.evaluation.report import write_report
     from owl_jax.training.stages import train_stage
 
     workdir = Path(WORKDIR.value)
