@@ -10,8 +10,7 @@ from owl_jax.files import write_whole
 from owl_jax.pages.chart import Chart, Line, line_chart
 from owl_jax.pages.page import render
 from owl_jax.training.metrics import FILE_NAME, read_lines
-
-RATE_PREFIX = "learning_rate/"
+from owl_jax.training.optimizer import RATE_PREFIX
 
 
 def write_curves(path: Path, workdir: Path) -> None:
