@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,10 +177,9 @@ class _Progress:
         self._told = now
         began, before = self._first
         rate = (done - before) / (now - began)
-        left = round((total - done) / rate) if rate else 0
+        left = timedelta(seconds=round((total - done) / rate) if rate else 0)
         print(
-            f"{done:,} of {total:,} records, {skipped:,} skipped, {rate:.0f} a second, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+            f"{done:,} of {total:,} records, {skipped:,} skipped, {rate:.0f} a second, {left} left",
             flush=True,
         )
 

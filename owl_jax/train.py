@@ -55,7 +55,6 @@ def main(_: list[str]) -> int | None:
     import jax
     from jax.errors import JaxRuntimeError
 
-    from owl_jax.evaluation.report import write_curves
     from owl_jax.parallel.xla_flags import in_use
     from owl_jax.training.loop import train
     from owl_jax.training.preemption import EXIT_STATUS, Interrupted, Preempted
@@ -97,6 +96,9 @@ def main(_: list[str]) -> int | None:
             EXIT_STATUS,
         )
     if is_first:
+        # Imported here, since matplotlib takes half a second.
+        from owl_jax.training.report import write_curves
+
         report = workdir / "report.html"
         write_curves(report, workdir)
         cli.say(f"curves: {report}" + (f"  model: {model}" if model else ""))

@@ -49,6 +49,10 @@ class Page(HTMLParser):
         """The attributes of each tag of that name."""
         return [attributes for tag, attributes in self.tags if tag == name]
 
+    def drawings(self) -> list[str]:
+        """What each chart says to those who cannot see it."""
+        return [tag["aria-label"] for _, tag in self.tags if "aria-label" in tag]
+
     def within(self, name: str, kind: str | None = None) -> list[str]:
         """The text of each element of that name (and class), as it is written."""
         texts: dict[int, str] = {}
@@ -65,6 +69,6 @@ class Page(HTMLParser):
         for _, attributes in self.tags:
             for key in ("src", "href", "xlink:href", "srcset"):
                 value = attributes.get(key) or "data:"
-                if not value.startswith("data:"):
+                if not value.startswith(("data:", "#")):
                     found.append(value)
         return found

@@ -24,7 +24,6 @@ LEVELS = (
 # The demonstration is imported by its own commands only.
 MAY_IMPORT_DEMO = {
     "owl_jax.ablation",  # a command by another name than its package's
-    "owl_jax.evaluation.report",  # has both reports: the demonstration's, and a training's
 }
 
 

@@ -104,11 +104,6 @@ def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: Non
     return Verified(len(names), nbytes, time.monotonic() - start, tuple(map(printable, unlisted)))
 
 
-def has_checksums(directory: Path) -> bool:
-    """Whether there is anything that `verify` could compare with."""
-    return bool(_lists(directory))
-
-
 def _lists(directory: Path) -> list[Path]:
     whole = [directory / name for name in _SUMS_NAMES if os.path.lexists(directory / name)]
     if whole:

@@ -34,8 +34,8 @@ STAGES = {
 def main(_: list[str]) -> None:
     """Three trainings, one evaluation, two reports."""
     from owl_jax.demo.evaluation import evaluate, format_table
+    from owl_jax.demo.report import write_report
     from owl_jax.demo.stages import train_stage
-    from owl_jax.evaluation.report import write_report
 
     workdir = Path(WORKDIR.value)
     seconds: dict[str, float] = {}

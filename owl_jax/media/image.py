@@ -39,10 +39,6 @@ from owl_jax.media.metadata import without_metadata
 from owl_jax.media.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
 from owl_jax.media.signatures import HEAD, identify
 
-# OpenAI CLIP's preprocessing, as in the original's preprocessor_config.json.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 # Not all that Pillow knows: its EPS reader, for one, starts another program on the file. The first
 # are those that Pillow imports first.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -206,18 +202,6 @@ def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
         check_size(image)
         square = to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(square)
-
-
-def normalize(pixels: np.ndarray) -> np.ndarray:
-    """CLIP's pixel values float32[..., 3] of uint8[..., 3].
-
-    Raises TypeError for other types, which have most likely been normalised before.
-    """
-    if pixels.dtype != np.uint8:
-        raise TypeError(f"pixels are {pixels.dtype}; expected uint8")
-    # In float64 and then float32, as the original's image processor computes it.
-    unit = (pixels * (1 / 255)).astype(np.float32)
-    return (unit - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
 
 
 def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:

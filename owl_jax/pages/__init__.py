@@ -1,1 +1,4 @@
-"""Pages for people: HTML that is one file. Knows nothing of the rest of the house."""
+"""What the package's HTML pages share: a frame with its style, charts, pictures, bar tables.
+
+Each page's own template lies beside the module that writes it, in templates/.
+"""

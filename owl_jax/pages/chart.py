@@ -1,110 +1,296 @@
-"""Line charts over steps as SVG, to stand in a page (pages/page.py, which has their style)."""
+"""Lines by step and histograms: drawn by matplotlib, as SVG that is part of a page.
+
+The page's style (templates/base.html) has the colours, since they differ in dark mode. matplotlib
+takes half a second to import, so nothing imports it before there is something to draw.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
-from owl_jax.pages.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes
+from owl_jax.errors import UserError, printable
 
-# Lines of one chart differ by their dashes too, for who does not see the colours apart.
-_DASHES = ("none", "6 3", "2 3", "9 3 2 3")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Units of the drawing, about pixels: small enough to be read at a phone's width.
+_WIDTH, _HEIGHT = 360, 220
+_TICKS, _BARS = 5, 30  # at most; bars only where their width is not given
+_ROUND = (1, 2, 5, 10)  # digits of round numbers
+
+# Of a line at most twice as many points are drawn: 100,000 logged steps make 40 KB of a page.
+_STRETCHES = 200
+
+# Larger numbers overflow where matplotlib computes the ends of an axis.
+_LARGEST = 1e300
+
+# Variables of the page's style, and the colours that stand for them until the drawing is done.
+_VARIABLES = {
+    f"#00010{number}": f"var(--{name})"
+    for number, name in enumerate(
+        ("lines-0", "lines-1", "lines-2", "lines-3", "ink", "soft", "rule", "card")
+    )
+}
+*_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
+
+# Lines differ by their dashes too, for who does not see the colours apart.
+_DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, which measures text with it
+    "font.size": 11,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.xmargin": 0,
+    "grid.color": _RULE,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "xtick.color": _RULE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 3,
+    "lines.scale_dashes": False,
+}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity by step. values: finite; a step that has none is left out."""
+    """One quantity by step. A value that is not finite is left out."""
 
     name: str
-    steps: Sequence[float]
-    values: Sequence[float]
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value that is marked by a line across the bars. said: the value as the legend has it."""
+
+    name: str
+    value: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and its title. svg: empty if there are no values. words: for who cannot see it."""
+
+    title: str
+    svg: str = ""
+    words: str = ""
 
 
 def line_chart(
     title: str, lines: Sequence[Line], *, log: bool = False, smooth: bool = False
-) -> str:
-    """A figure of lines over steps.
+) -> Chart:
+    """Lines over steps.
 
     log: a logarithmic axis, on which values of 0 or less have no place and are left out; without it
       the axis begins at 0. smooth: a bold line of means in front of the values themselves.
     """
-    if log:
-        lines = [_positive(line) for line in lines]
-    lines = [line for line in lines if line.values]
+    lines = [kept for line in lines if len((kept := _drawable(line, log)).values)]
     if not lines:
-        empty = '<p class="soft">No values.</p>'
-        return f"<figure><figcaption>{escape(title)}</figcaption>{empty}</figure>"
-    steps = [x for line in lines for x in line.steps]
-    x_scale = Scale.around([0.0, *steps], LEFT, RIGHT)
-    values = [y for line in lines for y in line.values]
-    y_scale = Scale.around(values if log else [0.0, *values], BOTTOM, TOP, log)
-    parts = [axes(x_scale, y_scale, "step")]
-    for number, line in enumerate(lines):
-        style = _stroke(number)
-        if smooth:
-            parts.append(_path("raw", style, line.steps, line.values, x_scale, y_scale))
-        shown = _smoothed(line.values) if smooth else line.values
-        parts.append(_path("mean", style, line.steps, shown, x_scale, y_scale))
-    drawing = "\n".join(parts)
-    return (
-        f"<figure><figcaption>{escape(title)}{_legend(lines)}</figcaption>\n"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(_describe(title, lines))}">\n{drawing}\n</svg></figure>'
-    )
-
-
-def _path(
-    kind: str,
-    style: str,
-    steps: Sequence[float],
-    values: Sequence[float],
-    x_scale: Scale,
-    y_scale: Scale,
-) -> str:
-    points = [f"{x_scale(x):.1f} {y_scale(y):.1f}" for x, y in zip(steps, values, strict=True)]
-    # From the first point to itself, so that a single value shows as a dot.
-    course = "L".join([points[0], *points])
-    return f'<path class="{kind}" {style} d="M{course}"/>'
-
-
-def _stroke(number: int) -> str:
-    color, dashes = number % 4, _DASHES[number % len(_DASHES)]
-    return f'style="stroke:var(--lines-{color});stroke-dasharray:{dashes}"'
-
-
-def _legend(lines: Sequence[Line]) -> str:
-    """Names beside samples of the lines; a single line needs none."""
-    if len(lines) == 1:
-        return ""
-    return "".join(
-        f'<span><svg viewBox="0 0 26 10" aria-hidden="true"><path class="mean" '
-        f'{_stroke(number)} d="M0 5H26"/></svg> {escape(line.name)}</span>'
-        for number, line in enumerate(lines)
-    )
-
-
-def _describe(title: str, lines: Sequence[Line]) -> str:
-    """The chart for who cannot see it."""
+        return Chart(title)
+    with _drawing(title, "step") as (figure, axes):
+        handles = []
+        for line, color, dashes in zip(lines, cycle(_COLORS), cycle(_DASHES), strict=False):
+            style: dict[str, Any] = {
+                "color": color,
+                "linestyle": dashes,
+                "marker": "o" if len(line.values) == 1 else None,
+                "gid": f"title:{line.name}",
+                "clip_on": False,
+            }
+            points = _thinned(line.steps, line.values)
+            if smooth:
+                axes.plot(*points, **style, linewidth=1, alpha=0.35)
+                points = _means(line.steps, line.values)
+            handles += axes.plot(*points, **style)
+        axes.set_xlim(left=0)
+        values = np.concatenate([line.values for line in lines])
+        if log:
+            _log_axis(axes, values)
+        elif values.min() >= 0:
+            axes.set_ylim(bottom=0)
+        if lines[1:]:  # a single line needs no name
+            _legend(figure, handles, [line.name for line in lines])
+        svg = _svg(figure)
     ends = (
         f"{line.name} from {line.values[0]:.4g} at step {line.steps[0]:g} "
         f"to {line.values[-1]:.4g} at step {line.steps[-1]:g}"
         for line in lines
     )
-    return f"{title}: {'; '.join(ends)}"
+    return Chart(title, svg, f"{title}: {'; '.join(ends)}")
 
 
-def _positive(line: Line) -> Line:
-    pairs = [(x, y) for x, y in zip(line.steps, line.values, strict=True) if y > 0]
-    return Line(line.name, [x for x, _ in pairs], [y for _, y in pairs])
+def histogram(
+    title: str,
+    values: Sequence[float] | np.ndarray,
+    unit: str,
+    *,
+    marks: Sequence[Mark] = (),
+    end: float | None = None,
+    width: float | None = None,
+) -> Chart:
+    """How many of the values are how large.
+
+    Args:
+      values: of 0 or more; what is not finite is left out.
+      unit: what stands below the axis, which begins at 0.
+      marks: up to three, within the axis.
+      end: where the axis ends; the last bar holds all larger values too. None: at the largest.
+      width: of a bar. None: a round number of 1 or more, for about 30 bars.
+    """
+    array = np.asarray(values, float)
+    array = array[np.abs(array) < _LARGEST]
+    if not len(array):
+        return Chart(title)
+    with _drawing(title, unit) as (figure, axes):
+        from matplotlib.ticker import MaxNLocator
+
+        last = max(array.max(), *(mark.value for mark in marks), 1) if end is None else end
+        if width is None:
+            ticks = MaxNLocator(_BARS, steps=_ROUND, integer=True).tick_values(0, last)
+            width = ticks[1] - ticks[0]
+        bars = int(last // width + 1 if end is None else np.ceil(last / width))
+        edges = np.arange(bars + 1) * width
+        counts, _ = np.histogram(np.minimum(array, edges[-1]), edges)
+        boxes = axes.bar(edges[:-1], counts, width, align="edge", color=_COLORS[0], edgecolor=_CARD)
+        for box, start, number in zip(boxes, edges, counts, strict=False):
+            box.set_gid(f"title:from {start:,g}: {number:,}")
+            box.set_visible(number > 0)
+        names = [f"{mark.name} {mark.said}" for mark in marks]
+        across = [
+            axes.axvline(mark.value, color=color, linestyle=dashes, gid=f"title:{name}")
+            for mark, name, color, dashes in zip(marks, names, _COLORS[1:], _DASHES, strict=False)
+        ]
+        if array.max() > edges[-1]:
+            axes.set_xlabel(f"{unit} (last bar: {edges[-2]:,g} and more)")
+        axes.set_xlim(0, edges[-1])
+        axes.yaxis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND, integer=True))
+        _legend(figure, across, names)
+        svg = _svg(figure)
+    words = f"{title}: {len(array):,} values from {array.min():,g} to {array.max():,g}"
+    return Chart(title, svg, "; ".join([words, *names]))
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours, a tenth of the line in all; fewer at the ends."""
+@contextmanager
+def _drawing(title: str, x_label: str) -> Iterator[tuple[Figure, Axes]]:
+    """A figure in our style, whatever the user's matplotlibrc says; matplotlib says nothing.
+
+    Raises UserError where matplotlib finds no directory for its list of fonts.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    # A home that cannot be written, a first look for fonts, a sign that none of them has: the page
+    # is as good, since a browser has fonts of its own.
+    logger.setLevel(logging.CRITICAL)
+    try:
+        try:
+            import matplotlib
+            from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
+        except OSError as error:
+            raise UserError(f"charts cannot be drawn: {error}") from None
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": printable(title)})
+            figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
+            axes = figure.subplots()
+            figure.patch.set_visible(False)
+            axes.patch.set_visible(False)
+            axes.set_xlabel(x_label)
+            for axis in (axes.xaxis, axes.yaxis):
+                whole = axis is axes.xaxis
+                axis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND, integer=whole))
+                axis.set_major_formatter(_number)
+            yield figure, axes
+    finally:
+        logger.setLevel(level)
+
+
+def _number(value: float, _: object = None) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def _log_axis(axes: Axes, values: np.ndarray) -> None:
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    decades = np.ptp(np.log10(values))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter(_number)
+    axes.minorticks_off()
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Above the axes, in two columns at most, for a phone's width."""
+    figure.legend(handles, names, loc="outside upper left", ncols=min(2, len(names)))
+
+
+def _svg(figure: Figure) -> Markup:
+    """The drawing as a part of a page: in its colours, without what only a file needs."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata=nothing)
+    # The page's style has what the first <defs> would say, which would be said to the whole page.
+    head = r'.*?<svg [^>]*(viewBox="[^"]*")[^>]*>\s*<defs>.*?</defs>'
+    svg = re.sub(head, r"<svg \1>", file.getvalue(), count=1, flags=re.DOTALL)
+    svg = re.sub(r'<g id="title:([^"]*)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the next chart would have the same ids
+    svg = re.sub(r" font-family: [^;\"]*;?", "", svg)
+    return Markup(re.sub("#00010[0-7]", lambda color: _VARIABLES[color[0]], svg))
+
+
+def _drawable(line: Line, log: bool) -> Line:
+    steps, values = np.asarray(line.steps, float), np.asarray(line.values, float)
+    kept = np.abs(values) < _LARGEST
+    if log:
+        kept &= values > 0
+    return Line(printable(line.name), steps[kept], values[kept])
+
+
+def _thinned(steps: Any, values: Any) -> tuple[Any, Any]:
+    """The least and the greatest value of each stretch, so that no peak is lost; and the ends."""
+    if len(values) <= 2 * _STRETCHES:
+        return steps, values
+    kept = {0, len(values) - 1}
+    for stretch in np.array_split(np.arange(len(values)), _STRETCHES):
+        part = values[stretch]
+        kept |= {stretch[part.argmin()], stretch[part.argmax()]}
+    places = sorted(kept)
+    return steps[places], values[places]
+
+
+def _means(steps: Any, values: Any) -> tuple[Any, Any]:
+    """The mean of each value and its neighbours, a tenth of the line in all; fewer at the ends.
+
+    Of a long line at evenly spaced places.
+    """
     reach = len(values) // 20
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    first = np.maximum(np.arange(len(values)) - reach, 0)
-    last = np.minimum(np.arange(len(values)) + reach + 1, len(values))
-    return ((sums[last] - sums[first]) / (last - first)).tolist()
+    places = np.unique(np.linspace(0, len(values) - 1, 2 * _STRETCHES).round().astype(int))
+    # Not by differences of running sums: a loss of 1e20 would hide the smaller ones behind it.
+    means = [values[max(0, place - reach) : place + reach + 1].mean() for place in places]
+    return steps[places], means

@@ -132,18 +132,6 @@ def flags_for(chip: str) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def libtpu_init_args(chip: str) -> str:
-    """What LIBTPU_INIT_ARGS has to be for a chip; empty for what is no TPU. Raises UserError."""
-    flags = _joined(chip)
-    return flags if chip in TPUS else ""
-
-
-def xla_flags(chip: str) -> str:
-    """What XLA_FLAGS has to be for a chip; empty for a TPU and a CPU. Raises UserError."""
-    flags = _joined(chip)
-    return "" if chip in TPUS else flags
-
-
 def explain(chip: str) -> str:
     """A chip's flags with their reasons and sources, a group a paragraph. Raises UserError."""
     flags = flags_for(chip)
@@ -184,10 +172,6 @@ def _switched_on(group: dict[str, str], name: str, source: str) -> list[Flag]:
     return [Flag(flag, "true", name, why, source) for flag, why in group.items()]
 
 
-def _joined(chip: str) -> str:
-    return " ".join(str(flag) for flag in flags_for(chip))
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
@@ -199,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--chip", required=True, choices=CHIPS)
     parser.add_argument("--explain", action="store_true", help="a line for each flag, with reasons")
     given = parser.parse_args(arguments)
-    print(explain(given.chip) if given.explain else _joined(given.chip))
+    print(explain(given.chip) if given.explain else " ".join(map(str, flags_for(given.chip))))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,31 @@
 """The page of the preview: what the data is, what was dropped, and batches as rows.
 
-Everything is read back from the arrays that the model gets (preview/unpacking.py). The page is one
-file (pages/page.py); all text is escaped.
+Everything is read back from the arrays that the model gets (preview/unpacking.py).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from owl_jax.data.batch import Batch, RowShape
-from owl_jax.data.drops import DropLog, Dropped
-from owl_jax.pages.histogram import Mark, histogram
-from owl_jax.pages.page import Share, bar_table, grid, page
-from owl_jax.preview.rows import STYLE, batch_section
-from owl_jax.preview.unpacking import UnpackedRow, unpack
+from owl_jax.data.drops import DropLog
+from owl_jax.pages.chart import Chart, Mark, histogram
+from owl_jax.pages.page import Share, count, render
+from owl_jax.preview.unpacking import Medium, UnpackedRow, Words, unpack
 from owl_jax.text.tokenizer import Tokenizer
 
 # Dropped records.
 _MOST_LISTED, _MOST_UNFOLDED = 50, 10
+
+# Pixels of a side at most: a page of many pictures stays small enough to be sent to someone.
+_PICTURE, _FRAME = 144, 96
 
 
 @dataclass(frozen=True)
@@ -64,123 +67,109 @@ def preview_page(
 ) -> str:
     """The whole HTML file. max_rows: of each batch that are shown; the first ones."""
     unpacked = [unpack(batch, head.shape.media_length) for batch in batches]
-    rows = [row for batch in unpacked for row in batch]
-    sections = [
-        _head(head),
-        f"<h2>Records</h2>\n{_records(sizes, rows, head.shape.length)}",
-        f"<h2>Dropped</h2>\n{_drops(drops, head.max_dropped)}",
-    ]
-    sections += [
-        batch_section(number, batch, tokenizer, max_rows)
-        for number, batch in enumerate(unpacked, start=1)
-    ]
-    return page(f"The data of {head.config}", "\n".join(sections), STYLE)
+    lengths = np.asarray(sizes.lengths)
+    return render(
+        __package__,
+        "preview.html",
+        title=f"The data of {head.config}",
+        head=head,
+        facts=_facts(head),
+        mixture=[
+            Share(f"{source.name} ({count(source.records, 'record')})", source.share)
+            for source in head.sources
+        ],
+        records=len(lengths),
+        longer=float(np.mean(lengths > head.shape.length)) if len(lengths) else 0,
+        charts=[*_lengths(lengths, head.shape.length), _fills(unpacked)],
+        media=_media(sizes),
+        drops=drops,
+        most_listed=_MOST_LISTED,
+        most_unfolded=_MOST_UNFOLDED,
+        batches=unpacked,
+        max_rows=max_rows,
+        pieces=lambda words: _pieces(words, tokenizer),
+        frames=_frames,
+    )
 
 
-def _head(head: Head) -> str:
+def _facts(head: Head) -> dict[str, str]:
     shape = head.shape
-    room = [f"{shape.length:,} positions", _count(shape.image_slots, "picture")]
+    room = [f"{shape.length:,} positions", count(shape.image_slots, "picture")]
     if shape.video_slots:
-        room.append(f"{_count(shape.video_slots, 'video')} of {shape.frames} frames")
-    facts = {
+        room.append(f"{count(shape.video_slots, 'video')} of {shape.frames} frames")
+    return {
         "Tokenizer": head.tokenizer,
         "A row has room for": ", ".join(room),
         "A picture or video takes": f"{shape.media_length} positions",
         "The model sees": f"{shape.image_size} × {shape.image_size} pixels",
     }
-    table = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n"
-        for name, value in facts.items()
-    )
-    shares = [
-        Share(f"{source.name} ({_count(source.records, 'record')})", source.share)
-        for source in head.sources
+
+
+def _lengths(lengths: np.ndarray, row: int) -> list[Chart]:
+    """One chart; none if there are no records."""
+    if not len(lengths):
+        return []
+    middle, high = np.percentile(lengths, (50, 95))
+    marks = [
+        Mark("median", middle, f"{middle:,.0f}"),
+        Mark("95th percentile", high, f"{high:,.0f}"),
+        Mark("row", row, f"{row:,}"),
     ]
-    return (
-        f'<table class="facts">\n{table}</table>\n<h2>Mixture</h2>\n'
-        f'<p class="soft">The share of each source in what is trained on.</p>\n{bar_table(shares)}'
-    )
+    # A few very long ones would leave no room for the others.
+    end = max(1.5 * row, 1.1 * high)
+    return [
+        histogram(
+            "Length of the records",
+            lengths.tolist(),
+            "positions",
+            marks=marks,
+            end=end if lengths.max() > end else None,
+        )
+    ]
 
 
-def _records(sizes: Sizes, rows: Sequence[UnpackedRow], length: int) -> str:
-    lengths = np.asarray(sizes.lengths)
-    said, charts, media = '<p class="soft">None was read.</p>', [], ""
-    if len(lengths):
-        cut = float(np.mean(lengths > length))
-        said = (
-            f'<p class="soft">Of {_count(len(lengths), "record")}, before anything is cut: '
-            f"{cut:.1%} are longer than a row and are cut.</p>"
-        )
-        middle, high = np.percentile(lengths, (50, 95))
-        marks = [
-            Mark("median", middle, f"{middle:,.0f}"),
-            Mark("95th percentile", high, f"{high:,.0f}"),
-            Mark("row", length, f"{length:,}"),
-        ]
-        # A few very long ones would leave no room for the others.
-        end = max(1.5 * length, 1.1 * high)
-        end = end if lengths.max() > end else None
-        charts.append(
-            histogram("Length of the records", sizes.lengths, "positions", marks=marks, end=end)
-        )
-        media = f"\n<h3>Media of a record</h3>\n{_media(sizes)}"
-    fills = [100 * row.fill for row in rows]
+def _fills(batches: Sequence[Sequence[UnpackedRow]]) -> Chart:
+    fills = [100 * row.fill for batch in batches for row in batch]
     mean = [Mark("mean", float(np.mean(fills)), f"{np.mean(fills):.1f}%")] if fills else []
-    charts.append(
-        histogram("Fill of the rows", fills, "% of the positions", marks=mean, end=100, width=5)
-    )
-    return f"{said}\n{grid(charts)}{media}"
+    return histogram("Fill of the rows", fills, "% of the positions", marks=mean, end=100, width=5)
 
 
-def _media(sizes: Sizes) -> str:
+def _media(sizes: Sizes) -> list[Share]:
     kinds = Counter(zip(sizes.videos, sizes.images, strict=True))
     shares = []
     for (videos, images), number in sorted(kinds.items()):
         parts = [
-            _count(count, noun) for count, noun in ((images, "picture"), (videos, "video")) if count
+            count(of_kind, noun)
+            for of_kind, noun in ((images, "picture"), (videos, "video"))
+            if of_kind
         ]
         shares.append(Share(" and ".join(parts) or "words alone", number / kinds.total()))
-    return bar_table(shares)
+    return shares
 
 
-def _drops(drops: DropLog, allowed: float) -> str:
-    count = drops.reasons.total()
-    if not drops.seen:
-        return '<p class="soft">No record was read.</p>'
-    share = count / drops.seen
-    parts = [
-        f"<p>{f'{count:,}' if count else 'None'} of the {_count(drops.seen, 'record')} read for "
-        f"these batches, {share:.1%}; data.max_dropped allows {allowed:.1%}.</p>"
+def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    """Text of the tokens; those that are no text by their names, one by one, with True."""
+    names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+
+    def name(token: int) -> str:
+        return names.get(token, "" if 0 <= token < tokenizer.vocab_size else f"<{token}>")
+
+    pieces = []
+    for special, group in itertools.groupby(words.ids, key=name):
+        ids = list(group)
+        pieces += [(special, True)] * len(ids) if special else [(tokenizer.decode(ids), False)]
+    return pieces
+
+
+def _frames(medium: Medium) -> list[dict[str, Any]]:
+    """What `picture` takes, for a picture or for each frame of a video."""
+    if not medium.is_video:
+        return [{"image": Image.fromarray(medium.pixels), "alt": "picture", "thumbnail": _PICTURE}]
+    return [
+        {
+            "image": Image.fromarray(pixels),
+            "alt": f"frame {number} of {len(medium.pixels)}",
+            "thumbnail": _FRAME,
+        }
+        for number, pixels in enumerate(medium.pixels, start=1)
     ]
-    if share > allowed:
-        parts.append('<p class="alarm">More than it allows: a training would stop.</p>')
-    if count:
-        rows = "".join(
-            f'<tr><th>{escape(reason)}</th><td class="number">{number:,}</td></tr>\n'
-            for reason, number in drops.reasons.most_common()
-        )
-        parts.append(f'<table class="narrow">\n{rows}</table>')
-    parts.append(_listed(drops.dropped))
-    return "\n".join(parts)
-
-
-def _listed(dropped: Sequence[Dropped]) -> str:
-    """The first of them, each with its place; unfolded if there are few."""
-    if not dropped:
-        return ""
-    items = "".join(
-        f"<li><b>{escape(item.reason)}</b> <code>{escape(item.where)}</code><br>"
-        f"{escape(item.message.removeprefix(f'{item.where}: '))}</li>\n"
-        for item in dropped[:_MOST_LISTED]
-    )
-    more = len(dropped) - _MOST_LISTED
-    rest = f'<p class="soft">… {more:,} more</p>' if more > 0 else ""
-    unfolded = " open" if len(dropped) <= _MOST_UNFOLDED else ""
-    return (
-        f"<details{unfolded}><summary>Where ({len(dropped):,})</summary>\n"
-        f'<ul class="dropped">\n{items}</ul>{rest}</details>'
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

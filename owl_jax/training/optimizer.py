@@ -25,6 +25,7 @@ from owl_jax.errors import UserError
 SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
+RATE_PREFIX = "learning_rate/"  # of the metric of each recipe
 
 # Muon's update has this root mean square times the learning rate, about AdamW's: one rate suits
 # both (arXiv 2502.16982, section 2.2).
@@ -205,6 +206,6 @@ def learning_rates(
 ) -> dict[str, jax.Array]:
     """{"learning_rate/<recipe>": float32[]} of the update taken after `step` steps."""
     return {
-        f"learning_rate/{name}": jnp.asarray(schedule(recipe, total_steps)(step), jnp.float32)
+        f"{RATE_PREFIX}{name}": jnp.asarray(schedule(recipe, total_steps)(step), jnp.float32)
         for name, recipe in recipes.items()
     }

@@ -11,8 +11,10 @@ a ShapeDtypeStruct). Nothing here looks inside a leaf but `table`, which reads s
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.errors import UserError
 from owl_jax.training.optimizer import Recipe
@@ -43,9 +45,8 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
     matching = [False] * len(compiled)
     deciding = [False] * len(compiled)
     unmatched = []
-    labels: Tree = {}
-    for path, _ in _leaves(params):
-        joined = "/".join(path)
+    labels = {}
+    for joined in flatten_dict(dict(params), sep="/"):
         matches = [i for i, (pattern, _) in enumerate(compiled) if pattern.fullmatch(joined)]
         if not matches:
             unmatched.append(joined)
@@ -53,7 +54,7 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
         for i in matches:
             matching[i] = True
         deciding[matches[0]] = True
-        _insert(labels, path, compiled[matches[0]][1])
+        labels[joined] = compiled[matches[0]][1]
 
     faults = []
     if unmatched:
@@ -71,9 +72,10 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
     if faults:
         raise UserError(
             f"partition rules: {'; '.join(faults)}. A pattern must match a whole path such as "
-            f"{_example_path(params)!r}, and the first rule that matches decides"
+            f"{next(iter(flatten_dict(dict(params), sep='/')), '')!r}, and the first rule that "
+            "matches decides"
         )
-    return labels
+    return unflatten_dict(labels, sep="/")
 
 
 def split(params: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[Tree, Tree]:
@@ -81,14 +83,12 @@ def split(params: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[Tree, T
 
     A pure function of the tree's structure; leaves are passed on as they are.
     """
-    trainable: Tree = {}
-    frozen: Tree = {}
-    for path, leaf in _leaves(params):
-        label = labels
-        for key in path:
-            label = label[key]
-        _insert(frozen if label == FROZEN else trainable, path, leaf)
-    return trainable, frozen
+    names = flatten_dict(dict(labels))
+    trainable: dict[tuple[str, ...], Any] = {}
+    frozen: dict[tuple[str, ...], Any] = {}
+    for path, leaf in flatten_dict(dict(params)).items():
+        (frozen if names[path] == FROZEN else trainable)[path] = leaf
+    return unflatten_dict(trainable), unflatten_dict(frozen)
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Tree:
@@ -97,11 +97,10 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Tree:
     Raises:
       ValueError: a path is in both trees.
     """
-    merged: Tree = {}
-    for tree in (trainable, frozen):
-        for path, leaf in _leaves(tree):
-            _insert(merged, path, leaf)
-    return merged
+    left, right = flatten_dict(dict(trainable)), flatten_dict(dict(frozen))
+    for path in left.keys() & right.keys():
+        raise ValueError(f"{'/'.join(path)} is in both trees")
+    return unflatten_dict(left | right)
 
 
 def table(
@@ -118,8 +117,8 @@ def table(
       Lines without a final newline; the last one is the total.
     """
     counts: dict[tuple[str, str], int] = defaultdict(int)
-    names = dict(_leaves(labels))
-    for path, leaf in _leaves(params):
+    names = flatten_dict(dict(labels))
+    for path, leaf in flatten_dict(dict(params)).items():
         counts[path[0], names[path]] += math.prod(leaf.shape)
 
     rows = [("partition", "recipe", "parameters", "trainable", "learning rate")]
@@ -159,25 +158,3 @@ def _compile(rules: Rules, recipes: Collection[str]) -> list[tuple[re.Pattern[st
         known = ", ".join(sorted({FROZEN, *recipes}))
         raise UserError(f"partition rules: {'; '.join(faults)}. The recipes are: {known}")
     return compiled
-
-
-def _leaves(
-    tree: Mapping[str, Any], prefix: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*prefix, key))
-        else:
-            yield (*prefix, key), value
-
-
-def _insert(tree: Tree, path: tuple[str, ...], leaf: Any) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    if path[-1] in tree:
-        raise ValueError(f"{'/'.join(path)} is in both trees")
-    tree[path[-1]] = leaf
-
-
-def _example_path(params: Mapping[str, Any]) -> str:
-    return next(("/".join(path) for path, _ in _leaves(params)), "")

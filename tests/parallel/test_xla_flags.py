@@ -12,9 +12,11 @@ from owl_jax.parallel.xla_flags import (
     explain,
     flags_for,
     in_use,
-    libtpu_init_args,
-    xla_flags,
 )
+
+
+def joined(chip):
+    return " ".join(str(flag) for flag in flags_for(chip))
 
 
 def names(chip):
@@ -31,13 +33,6 @@ def test_each_flag_is_set_once_with_a_reason_and_a_source(chip):
         assert " " not in str(flag)  # the variables are split at spaces
         assert str(flag) in explain(chip)
         assert flag.source in explain(chip)
-
-
-@pytest.mark.parametrize("chip", CHIPS)
-def test_a_chip_has_one_of_the_two_variables(chip):
-    text = " ".join(str(flag) for flag in flags_for(chip))
-    assert libtpu_init_args(chip) == (text if chip in TPUS else "")
-    assert xla_flags(chip) == ("" if chip in TPUS else text)
 
 
 def test_the_flags_that_libtpu_refuses_elsewhere_are_v5e_only():
@@ -64,7 +59,7 @@ def test_platforms_do_not_mix():
     assert "defaults" in explain("cpu")
 
 
-@pytest.mark.parametrize("function", [flags_for, libtpu_init_args, xla_flags, explain])
+@pytest.mark.parametrize("function", [flags_for, explain])
 def test_an_unknown_chip_is_refused(function):
     with pytest.raises(UserError, match="'v7x'; choose v4, v5e, v5p, v6e, gpu, cpu"):
         function("v7x")
@@ -81,9 +76,9 @@ def start_jax(flags):
 
 
 def test_xla_knows_the_flags_of_a_gpu():
-    known = start_jax(xla_flags("gpu"))
+    known = start_jax(joined("gpu"))
     assert known.returncode == 0, known.stderr
-    unknown = start_jax(xla_flags("gpu") + " --xla_gpu_no_such_flag=true")
+    unknown = start_jax(joined("gpu") + " --xla_gpu_no_such_flag=true")
     assert unknown.returncode != 0
     assert "Unknown flag" in unknown.stderr
 
@@ -99,8 +94,8 @@ def command(*arguments):
 def test_the_command_prints_what_the_variable_takes():
     result = command("--chip=v5e")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == libtpu_init_args("v5e") + "\n"
-    assert command("--chip=gpu").stdout == xla_flags("gpu") + "\n"
+    assert result.stdout == joined("v5e") + "\n"
+    assert command("--chip=gpu").stdout == joined("gpu") + "\n"
     assert command("--chip=cpu").stdout == "\n"
     assert command("--chip=v6e", "--explain").stdout == explain("v6e") + "\n"
 
@@ -119,7 +114,7 @@ def test_wrong_arguments(arguments, words):
 
 
 def test_what_is_in_use_is_told_with_what_is_missing(monkeypatch):
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"{libtpu_init_args('v5p')} --xla_mine=1")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"{joined('v5p')} --xla_mine=1")
     first, *lines = in_use("TPU v5p").splitlines()
     assert first == "LIBTPU_INIT_ARGS on TPU v5p:"
     assert lines[-1].split() == ["--xla_mine=1", "set", "by", "hand"]

@@ -78,9 +78,7 @@ def test_the_page_tells_of_the_mixture_and_its_records(shown):
     assert "people.jsonl (20 records) 75.0%" in shown.text
     assert "demo/synthetic.py:text_facts (100,000 records) 25.0%" in shown.text
     # One of the twenty has a mark without a picture; 30 of the 40 are from the file.
-    assert "Length of the records: 3" in next(
-        svg["aria-label"] for svg in shown.all("svg") if "aria-label" in svg
-    )
+    assert "Length of the records: 3" in shown.drawings()[0]
     assert "96 positions, 2 pictures" in shown.text
 
 

@@ -12,8 +12,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from owl_jax.errors import UserError
-from owl_jax.evaluation.report import write_curves
 from owl_jax.training.metrics import MetricWriter
+from owl_jax.training.report import write_curves
 
 
 def lines_of(workdir):
@@ -129,8 +129,6 @@ def test_a_new_run_drops_the_lines_of_an_old_one(tmp_path):
 
 SCRIPT = """
 import sys
-from owl_jax.errors import UserError
-from owl_jax.evaluation.report import write_curves
 from owl_jax.training.metrics import MetricWriter
 with MetricWriter(sys.argv[1], total_steps=5000, start_step=100, description="stage 1") as writer:
     writer.write(200, {"loss": 1.25, "tokens_per_second": 1234.5})

@@ -15,8 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from owl_jax.data.sources.index import IndexedFile, skip_bom
-from owl_jax.data.sources.record import Record
-from owl_jax.data.sources.values import record_from_json
+from owl_jax.data.sources.json_lines import JsonLinesSource
 from owl_jax.errors import UserError
 
 _CHUNK = 1 << 20  # bytes; what is made of them stays in the processor's cache
@@ -26,7 +25,7 @@ _KINDS = dict(zip(b'",[{]}', (_QUOTE, _COMMA, _OPEN, _OPEN, _CLOSE, _CLOSE), str
 _KIND_OF_BYTE = bytes(_KINDS.get(byte, 0) for byte in range(256))
 
 
-class JsonArraySource:
+class JsonArraySource(JsonLinesSource):
     """The records of a file that holds one JSON array of objects.
 
     Args:
@@ -41,23 +40,9 @@ class JsonArraySource:
     BadData on access for an element that is no example.
     """
 
-    def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
-        self._file = IndexedFile(path, scan_array, "array", "a JSON array of objects", index_dir)
-        self._media_root = Path(media_root)
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def __getitem__(self, index: int) -> Record:
-        return record_from_json(self._file.read(index), self.where(index), self._media_root)
-
-    def where(self, index: int) -> str:
-        """FILE:LINE, or FILE:LINE[NUMBER] where several elements begin on the line."""
-        return self._file.where(index)
-
-    def num_bytes(self) -> int:
-        """Of the file."""
-        return self._file.num_bytes
+    @staticmethod
+    def _indexed(path: Path, index_dir: Path | None) -> IndexedFile:
+        return IndexedFile(path, scan_array, "array", "a JSON array of objects", index_dir)
 
 
 def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:

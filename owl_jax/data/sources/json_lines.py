@@ -28,7 +28,7 @@ class JsonLinesSource:
     """
 
     def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
-        self._file = IndexedFile(path, scan_lines, "lines", "one JSON object a line", index_dir)
+        self._file = self._indexed(path, index_dir)
         self._media_root = Path(media_root)
 
     def __len__(self) -> int:
@@ -38,12 +38,16 @@ class JsonLinesSource:
         return record_from_json(self._file.read(index), self.where(index), self._media_root)
 
     def where(self, index: int) -> str:
-        """FILE:LINE."""
+        """FILE:LINE, or FILE:LINE[NUMBER] where several records begin on the line."""
         return self._file.where(index)
 
     def num_bytes(self) -> int:
         """Of the file."""
         return self._file.num_bytes
+
+    @staticmethod
+    def _indexed(path: Path, index_dir: Path | None) -> IndexedFile:
+        return IndexedFile(path, scan_lines, "lines", "one JSON object a line", index_dir)
 
 
 def scan_lines(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:

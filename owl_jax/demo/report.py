@@ -1,0 +1,107 @@
+"""The demonstration's report.html: accuracies, curves of its trainings, questions with answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from owl_jax.demo.questions import Question, normalize_answer
+from owl_jax.files import write_whole
+from owl_jax.pages.page import Share, render
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.training.report import loss_chart
+
+if TYPE_CHECKING:
+    from owl_jax.demo.evaluation import Answered
+
+# The kinds of questions by the names that demo/evaluation.py gives them.
+_KINDS = {
+    "image": "One picture",
+    "multi_image": "Two pictures",
+    "video": "A video",
+    "text": "Text only",
+}
+
+
+def write_report(
+    path: Path, report: Mapping[str, Any], examples: Sequence[Answered], stage_dirs: Sequence[Path]
+) -> None:
+    """Writes the page.
+
+    Args:
+      path: the file.
+      report: what report.json holds (demo/evaluation.py).
+      examples: questions with the model's answers, shown by kind in their order.
+      stage_dirs: the workdirs of the trainings, named by their last part.
+    """
+    seconds = report["seconds"]
+    by_kind = {
+        title: [_example(item) for item in examples if _kind(item.question) == kind]
+        for kind, title in _KINDS.items()
+    }
+    page = render(
+        __package__,
+        "report.html",
+        title="A small mPLUG-Owl, trained from nothing",
+        report=report,
+        headline=_headline(report),
+        losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
+        seconds={
+            name: _duration(value)
+            for name, value in [*seconds.items(), ("together", sum(seconds.values()))]
+        },
+        abilities=_abilities(report["by_ability"]),
+        examples={title: items for title, items in by_kind.items() if items},
+    )
+    write_whole(path, page)
+
+
+def _headline(report: Mapping[str, Any]) -> list[Share]:
+    return [
+        Share("Questions about one picture", report["image_accuracy"]),
+        Share("the same, pictures shuffled", report["shuffled_accuracy"], inner=True),
+        Share("the best guess without looking", report["blind_accuracy"], inner=True),
+        Share("Questions about two pictures", report["multi_image_accuracy"]),
+        Share("Questions about a video", report["video_accuracy"]),
+        Share("Words alone, before stage 2", report["text_accuracy_before"]),
+        Share("Words alone, after stage 2", report["text_accuracy_after"]),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _abilities(by_ability: Mapping[str, float]) -> dict[str, list[Share]]:
+    """Keys are "kind: ability"."""
+    shares: dict[str, list[Share]] = {title: [] for title in _KINDS.values()}
+    for name, value in by_ability.items():
+        kind, _, ability = name.partition(": ")
+        shares[_KINDS[kind]].append(Share(ability.replace("_", " "), value))
+    return {title: of_kind for title, of_kind in shares.items() if of_kind}
+
+
+def _kind(question: Question) -> str:
+    if question.videos:
+        return "video"
+    return ("text", "image", "multi_image")[min(len(question.images), 2)]
+
+
+def _example(item: Answered) -> dict[str, Any]:
+    """A question, what was told before it, the model's answer, and whether that is the true one."""
+    question = item.question
+    return {
+        "question": question,
+        "told": _told(question),
+        "answer": item.answer,
+        "right": normalize_answer(item.answer) == normalize_answer(question.answer),
+    }
+
+
+def _told(question: Question) -> list[str]:
+    """What the human says before the question, without the marks of media."""
+    lines = question.prompt_text.splitlines()
+    said = [line.removeprefix("Human: ") for line in lines if line.startswith("Human: ")]
+    return [line for line in said[:-1] if line not in (IMAGE_TOKEN, VIDEO_TOKEN)]

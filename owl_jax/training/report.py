@@ -1,0 +1,52 @@
+"""The report.html of a training: its metrics as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from owl_jax.files import write_whole
+from owl_jax.pages.chart import Chart, Line, line_chart
+from owl_jax.pages.page import render
+from owl_jax.training.metrics import FILE_NAME, read_lines
+from owl_jax.training.optimizer import RATE_PREFIX
+
+
+def write_curves(path: Path, workdir: Path) -> None:
+    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput."""
+    rows = _rows(workdir)
+    rates = sorted({name for row in rows for name in row if name.startswith(RATE_PREFIX)})
+    speeds = ("tokens_per_second", "useful_tokens_per_second")
+    charts = [
+        line_chart("Loss", [_line(rows, "loss")], log=True, smooth=True),
+        line_chart("Learning rate", [_line(rows, name) for name in rates]),
+        line_chart("Gradient norm", [_line(rows, "grad_norm")], log=True, smooth=True),
+        line_chart("Tokens per second", [_line(rows, name) for name in speeds]),
+    ]
+    title = workdir.resolve().name
+    write_whole(path, render(__package__, "report.html", title=title, charts=charts))
+
+
+def loss_chart(title: str, workdir: Path) -> Chart:
+    """The loss of a training by step, on a logarithmic axis."""
+    return line_chart(title, [_line(_rows(workdir), "loss")], log=True, smooth=True)
+
+
+def _rows(workdir: Path) -> list[dict[str, Any]]:
+    """The logged steps of a workdir; none if nothing was logged there."""
+    file = workdir / FILE_NAME
+    if not file.exists():
+        return []
+    lines, damaged = read_lines(file)
+    if damaged:
+        print(f"{file}: {damaged} damaged lines are left out of the curves", flush=True)
+    return [values for _, values in lines]
+
+
+def _line(rows: Sequence[Mapping[str, Any]], name: str) -> Line:
+    """A metric by step, without the steps where it was not finite (null) or not logged."""
+    kept = [row for row in rows if row.get(name) is not None]
+    return Line(
+        name.removeprefix(RATE_PREFIX), [row["step"] for row in kept], [row[name] for row in kept]
+    )
