@@ -28,8 +28,9 @@ from jax.experimental.multihost_utils import process_allgather, sync_global_devi
 
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.fingerprint import described, fingerprint
-from owl_jax.checkpoint.seal import Damaged, Position, digest, position_of, sealed, unsealed
+from owl_jax.checkpoint.seal import Position, position_of
 from owl_jax.errors import UserError, disk_full, one_line
+from owl_jax.sealed_json import Damaged, digest, sealed, unsealed
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
 _SHOWN = 5
