@@ -13,8 +13,10 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import owl_jax
-from owl_jax.chat import Conversation, converse, main
+from owl_jax.chat import main
 from owl_jax.errors import UserError
+from owl_jax.inference.dialogue import Conversation
+from owl_jax.inference.terminal import converse
 from owl_jax.processing.conversation import SYSTEM
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from owl_jax.data.synthetic import Question, normalize_answer
-from owl_jax.inference.engine import NUM_FRAMES, Owl
+from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.inference.engine import Owl
 from owl_jax.processing.conversation import tokenize_prompt
 from owl_jax.processing.image import load_image, preprocess_image
 from owl_jax.processing.video import load_video
