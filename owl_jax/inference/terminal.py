@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+import termios
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
 
 from owl_jax.errors import UserError, printable
 from owl_jax.inference.dialogue import MEDIA_NAMES, Conversation, is_still_picture
@@ -61,7 +65,8 @@ def converse(conversation: Conversation) -> None:
     print("Ask a question; /help lists commands.")
     while True:
         try:
-            line = input("Human: ")
+            with _terminal_kept():
+                line = input("Human: ")
         except EOFError:
             print()
             return
@@ -117,6 +122,30 @@ def _typed_so_far() -> Callable[[], str]:
     except ImportError:
         return str
     return readline.get_line_buffer if sys.stdin.isatty() else str
+
+
+@contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """SIGTERM inside the block ends the process with the terminal as it was.
+
+    While a line is typed readline has switched echo off, and would leave it so.
+    """
+    if not sys.stdin.isatty() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    settings = termios.tcgetattr(descriptor)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, settings)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def readable(text: str) -> str:
