@@ -18,7 +18,7 @@ from owl_jax.chat import main
 from owl_jax.errors import UserError
 from owl_jax.inference.dialogue import Conversation
 from owl_jax.inference.terminal import converse
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.text.conversation import SYSTEM
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,15 @@
 
     python -m owl_jax.train --config=configs/demo/stage2.py --workdir=DIR \\
         --config.init.llm=STAGE_1/model --config.init.vision=STAGE_1/model \\
-        --config.init.abstractor=STAGE_1/model
+        --config.init.connector=STAGE_1/model
 
 As configs/stage2.py, small. Alone it starts from fresh weights, which runs but teaches little.
 """
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.training.config import small_config
 
 
@@ -20,11 +21,11 @@ def get_config() -> ConfigDict:
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
+        ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
     config.recipes.lora = {"learning_rate": 3e-3, "warmup_steps": 25, "b2": 0.98}
-    config.recipes.abstractor = {
+    config.recipes.connector = {
         "optimizer": "muon",
         "learning_rate": 2e-3,
         "warmup_steps": 25,
@@ -34,11 +35,12 @@ def get_config() -> ConfigDict:
     config.data.length = 96
     config.data.image_slots = 2
     config.data.video_slots = 1
-    config.data.synthetic = {
+    kinds = {
         "vqa": 4.0,
         "two_images": 2.0,
         "video": 1.5,
         "text_scene": 1.0,
         "text_facts": 0.5,
     }
+    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
     return config

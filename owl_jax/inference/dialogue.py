@@ -10,9 +10,9 @@ from PIL import Image
 
 from owl_jax.errors import BadData, UserError
 from owl_jax.inference.engine import Owl
-from owl_jax.processing.conversation import count_media
-from owl_jax.processing.image import IMAGE_FORMATS, load_image
-from owl_jax.processing.video import FRAME_SUFFIXES, load_video
+from owl_jax.media.image import IMAGE_FORMATS, load_image
+from owl_jax.media.video import FRAME_SUFFIXES, load_video
+from owl_jax.text.conversation import count_media
 
 # Ends of names that are hardly ever a question.
 MEDIA_NAMES = (*FRAME_SUFFIXES, ".avi", ".mkv", ".mov", ".mp4", ".webm")

@@ -28,6 +28,10 @@ Epsilon = Annotated[float, Meta(gt=0, le=1)]  # of a norm
 Theta = Annotated[float, Meta(ge=1, le=1e12)]  # base of rotary positions
 Alpha = Annotated[float, Meta(gt=0, le=1e6)]
 Dropout = Annotated[float, Meta(ge=0, lt=1)]
+Channel = Annotated[float, Meta(ge=-10, le=10)]
+ChannelScale = Annotated[float, Meta(gt=0, le=10)]
+Channels = tuple[Channel, Channel, Channel]  # red, green, blue; of pixels from 0 to 1
+ChannelScales = tuple[ChannelScale, ChannelScale, ChannelScale]
 Deviation = Annotated[float, Meta(ge=0, le=100)]
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 

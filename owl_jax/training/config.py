@@ -13,21 +13,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.data.batch import RowShape
-from owl_jax.data.sources.open import is_missing
+from owl_jax.data.sources.custom import CustomSource
+from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
-from owl_jax.models.attention import IMPLEMENTATIONS
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.former_keys import in_its_place
+from owl_jax.media.augment import Augmentation
+from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.remat import policy
-from owl_jax.processing.augment import Augmentation
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
 INT8 = "int8"  # frozen_dtype: the frozen language model's projections (checkpoint/int8.py)
 FRESH = "fresh"  # init: new random weights instead of a directory
-BRANCHES = ("vision", "abstractor", "llm", "lora")
+BRANCHES = (*PARTS, "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
 AUGMENTATIONS = {
     "none": None,
@@ -62,9 +66,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
-    config.compute.attention = "auto"  # by platform; or a name of models/attention.py
+    config.compute.attention = "auto"  # by platform; or a name of models/attention/dispatch.py
     config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
-    config.compute.media_remat = "full"  # the same of vision encoder and abstractor
+    config.compute.media_remat = "full"  # the same of vision encoder and connector
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
     config.compute.loss_tile = 512  # positions of a row whose logits are there at a time; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
@@ -76,10 +80,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.data.frames = 4  # of each video
     config.data.pack = True  # several conversations a row; False: one
     config.data.open_rows = 64  # among which a conversation finds its place
-    config.data.mixture = ()  # ((source, weight), (source, weight, media_root), ...); docs/data.md
+    # ((source, weight), (source, weight, media_root), ...): a source is a path, or an object of
+    # one's own (data/sources/custom.py); docs/data.md.
+    config.data.mixture = ()
     config.data.media_root = ""  # of sources without their own; "": the folder of each file
-    config.data.synthetic = ConfigDict()  # {kind: weight} of the embedded data set
-    config.data.synthetic_size = 100_000  # examples of the embedded data set
     config.data.augmentation = "none"  # or a key of AUGMENTATIONS
     config.data.unusual_images = "refuse"  # animated, CMYK, 16-bit; or "convert"
     config.data.decoder = "exact"  # "fast": JPEG at a reduced size, other pixels by a little
@@ -157,9 +161,9 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
 
 class MixturePart(NamedTuple):
     """One entry of `config.data.mixture`. media_root: what paths in it are relative to; "": its
-    folder."""
+    folder, or the working directory for an object."""
 
-    source: str
+    source: str | CustomSource
     weight: float | str
     media_root: str
 
@@ -169,20 +173,25 @@ def read_mixture(config: ConfigDict) -> list[MixturePart]:
     parts = []
     for number, entry in enumerate(config.data.mixture):
         match entry:
-            case (str(source), float() | int() | str() as weight):
+            case (str() | CustomSource() as source, float() | int() | str() as weight):
                 parts.append(MixturePart(source, weight, config.data.media_root))
-            case (str(source), float() | int() | str() as weight, str(media_root)):
+            case (
+                str() | CustomSource() as source,
+                float() | int() | str() as weight,
+                str(media_root),
+            ):
                 parts.append(MixturePart(source, weight, media_root))
             case _:
                 raise UserError(
                     f"config.data.mixture[{number}] is {entry!r}; expected (source, weight) or "
-                    "(source, weight, media_root)"
+                    "(source, weight, media_root), the source a path or a CustomSource"
                 )
     return parts
 
 
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that would fail only later in the run."""
+    _check_no_former_keys(config)
     _check_choice(config, "export", EXPORT_FORMATS)
     _check_choice(config, "frozen_dtype", (*DTYPES, INT8))
     _check_choice(config, "data.augmentation", list(AUGMENTATIONS))
@@ -251,7 +260,7 @@ def check_directories(config: ConfigDict) -> None:
     needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
     needed["config.tokenizer"] = tokenizer_directory(config)
     for number, part in enumerate(read_mixture(config)):
-        if is_missing(part.source):
+        if isinstance(part.source, str) and is_missing(part.source):
             needed[f"config.data.mixture[{number}]"] = part.source
     missing: dict[str, list[str]] = {}
     for key, value in needed.items():
@@ -264,6 +273,12 @@ def check_directories(config: ConfigDict) -> None:
             "and data there, or name other places, as in --config.tokenizer=DIR (docs/training.md "
             "and docs/data.md tell where to get them)"
         )
+
+
+def _check_no_former_keys(config: ConfigDict) -> None:
+    for key in flatten_dict(config.to_dict(), sep="."):
+        if instead := in_its_place(key):
+            raise UserError(f"config.{key} is no key any more: {instead}")
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

@@ -20,35 +20,32 @@ from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.base import Base
-from owl_jax.checkpoint.fingerprint import fingerprint
+from owl_jax.checkpoint.adapter_base import Base
 from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.checkpoint.tree_hash import fingerprint
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError, printable
-from owl_jax.models.config import OwlConfig
+from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import own_rows, shard_batch
 from owl_jax.training import config as settings
-from owl_jax.training.clock import Clock
 from owl_jax.training.data import open_data, steps_of_epochs
+from owl_jax.training.init_params import initialize, unrounded
 from owl_jax.training.metrics import MetricWriter
 from owl_jax.training.optimizer import learning_rates
 from owl_jax.training.partition import merge, split, table
 from owl_jax.training.preemption import Preemption
 from owl_jax.training.profile import Profile
-from owl_jax.training.program import make_program
 from owl_jax.training.run_lock import RunLock
 from owl_jax.training.start_up import StartUp, memory
 from owl_jax.training.state import place_state
+from owl_jax.training.throughput import Clock
+from owl_jax.training.train_program import make_program
 from owl_jax.training.watchdog import Watchdog
-from owl_jax.training.weights import initialize, unrounded
 
 Tree = dict[str, Any]
-
-# What says how weights are drawn, not what they are for: runs that differ in it agree.
-_OF_FRESH_WEIGHTS = ("config.model.vision.position_stddev", "config.model.abstractor.query_stddev")
 
 _BASE = "frozen base"  # of a checkpoint's meta
 
@@ -203,8 +200,10 @@ def _hold(workdir: Path, held: ExitStack) -> RunLock | None:
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
-    for name in _OF_FRESH_WEIGHTS:
-        del flat[name]
+    # Runs that differ only in how weights are initialised may share checkpoints.
+    for part in PARTS:
+        for name in getattr(model, part).INIT_ONLY:
+            del flat[f"config.model.{part}.{name}"]
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from owl_jax.data.batch import Batch
-from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import forward, gather_head, head, head_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import forward, gather_head, head, head_params
 from owl_jax.training.loss import tiled_cross_entropy
 from owl_jax.training.partition import merge
 from owl_jax.training.state import TrainState
@@ -58,7 +59,7 @@ def summed_loss(
     return tiled_cross_entropy(
         partial(head, config, compute),
         partial(gather_head, compute),
-        head_params(params),
+        head_params(config, params),
         hidden,
         batch.targets,
         batch.loss_mask,

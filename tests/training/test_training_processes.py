@@ -77,9 +77,9 @@ def get_config():
     config = small_config(read_config(Path("{base}")))
     config.steps = 3
     config.batch_size = 16
-    config.init.vision = config.init.abstractor = config.init.llm = config.tokenizer = "{base}"
-    config.rules = (("abstractor/.*", "abstractor"), (".*", "frozen"))
-    config.recipes.abstractor = {{"learning_rate": 1e-3}}
+    config.init.vision = config.init.connector = config.init.llm = config.tokenizer = "{base}"
+    config.rules = (("connector/.*", "connector"), (".*", "frozen"))
+    config.recipes.connector = {{"learning_rate": 1e-3}}
     config.data.length = 64
     config.data.mixture = (("{data}", 1.0),)
     config.checkpoint_every = 3
@@ -189,7 +189,7 @@ def stage2(tmp_path_factory):
         "dropout=0.1": "dropout=0.0",
         "steps = 20": "steps = 6",
         "batch_size = 8": "batch_size = 16",
-        'synthetic = {{"vqa": 1.0, "text_math": 1.0}}': 'synthetic = {{"vqa": 1.0}}',
+        'kinds = {{"vqa": 1.0, "text_math": 1.0}}': 'kinds = {{"vqa": 1.0}}',
         "checkpoint_every = 5": 'checkpoint_every = 3\n    config.export = "none"\n'
         "    config.data.pack = False",
     }

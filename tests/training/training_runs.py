@@ -21,6 +21,8 @@ import dataclasses
 from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
+from owl_jax.models.lora import LoraConfig
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.models.config import LoraConfig
 from owl_jax.training.config import base_config
 
@@ -32,20 +34,20 @@ def get_config():
     config = base_config(dataclasses.replace(read_config(Path(BASE)), lora=lora))
     config.steps = 20
     config.batch_size = 8
-    config.init.vision = config.init.abstractor = config.init.llm = BASE
+    config.init.vision = config.init.connector = config.init.llm = BASE
     config.tokenizer = BASE
     config.rules = (
         ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
+        ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
     config.recipes.lora = {{"learning_rate": 1e-2}}
-    config.recipes.abstractor = {{"learning_rate": 1e-2, "warmup_steps": 2}}
+    config.recipes.connector = {{"learning_rate": 1e-2, "warmup_steps": 2}}
     config.compute.dtype = "float32"
     config.compute.remat = "none"
     config.data.length = 192
-    config.data.synthetic = {{"vqa": 1.0, "text_math": 1.0}}
-    config.data.synthetic_size = 1000
+    kinds = {{"vqa": 1.0, "text_math": 1.0}}
+    config.data.mixture = ((SyntheticSource(kinds, size=1000), 1.0),)
     config.data.threads = 2
     config.data.max_dropped = 0.9
     config.log_every = 1

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 
 _ROLES = {
     "human": "user",

@@ -20,7 +20,7 @@ from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.data.sources.text_forms import TEXT_KEYS, is_caption, messages_of, string
 from owl_jax.data.sources.turns import decoded
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing.conversation import (
+from owl_jax.text.conversation import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
     answers,

@@ -1,0 +1,90 @@
+"""What the demonstration measures: held-out questions by ability, and how much looking helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import owl_jax
+from owl_jax.demo.answers import accuracy, answer, blind_answers, shuffle_images
+from owl_jax.demo.questions import Question, questions
+
+SEED = 2024  # of the held-out questions; the training data has its own
+BLIND_QUESTIONS = 5000  # training questions whose answers the blind guess counts
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question and what the model said."""
+
+    question: Question
+    answer: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """numbers: fractions of right answers, and counts. examples: a few of each kind."""
+
+    numbers: dict[str, Any]
+    examples: list[Answered]
+
+
+def evaluate(before: Path, after: Path, count: int) -> Results:
+    """Evaluates a model directory after stage 2 (and its text abilities before it)."""
+    asked = {
+        "image": questions("heldout", SEED, count, ["vqa"]),
+        "video": questions("heldout", SEED, max(count // 4, 1), ["video"]),
+        "multi_image": questions("heldout", SEED, max(count // 4, 1), ["two_images"]),
+        "text": questions("heldout", SEED, max(count // 4, 1), ["text_scene", "text_facts"]),
+    }
+    owl = owl_jax.load(after, dtype="float32")
+    answers = {kind: answer(owl, items) for kind, items in asked.items()}
+    shuffled = shuffle_images(asked["image"])
+    known = questions("train", SEED, BLIND_QUESTIONS, ["vqa"], image_size=24)
+    text_owl = owl_jax.load(before, dtype="float32")
+    numbers: dict[str, Any] = {
+        "image_accuracy": accuracy(asked["image"], answers["image"]),
+        "shuffled_accuracy": accuracy(shuffled, answer(owl, shuffled)),
+        "blind_accuracy": accuracy(asked["image"], blind_answers(known, asked["image"])),
+        "video_accuracy": accuracy(asked["video"], answers["video"]),
+        "multi_image_accuracy": accuracy(asked["multi_image"], answers["multi_image"]),
+        "text_accuracy_before": accuracy(asked["text"], answer(text_owl, asked["text"])),
+        "text_accuracy_after": accuracy(asked["text"], answers["text"]),
+        "questions": sum(map(len, asked.values())),
+        "by_ability": _by_ability(asked, answers),
+    }
+    examples = [
+        Answered(question, given)
+        for kind, items in asked.items()
+        for question, given in zip(items[:6], answers[kind], strict=False)
+    ]
+    return Results(numbers, examples)
+
+
+def _by_ability(
+    asked: Mapping[str, list[Question]], answers: Mapping[str, list[str]]
+) -> dict[str, float]:
+    grouped: dict[str, list[tuple[Question, str]]] = {}
+    for kind, items in asked.items():
+        for question, given in zip(items, answers[kind], strict=True):
+            grouped.setdefault(f"{kind}: {question.ability}", []).append((question, given))
+    return {name: accuracy(*zip(*pairs, strict=True)) for name, pairs in sorted(grouped.items())}
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The report's numbers as lines of text."""
+    rows = [
+        ("questions about one picture", "image_accuracy"),
+        ("  the same, pictures shuffled", "shuffled_accuracy"),
+        ("  the best guess without looking", "blind_accuracy"),
+        ("questions about two pictures", "multi_image_accuracy"),
+        ("questions about a video", "video_accuracy"),
+        ("text alone, before stage 2", "text_accuracy_before"),
+        ("text alone, after stage 2", "text_accuracy_after"),
+    ]
+    lines = [f"{'held-out accuracy':<36}{'right':>8}", "-" * 44]
+    lines += [f"{label:<36}{report[key]:>8.1%}" for label, key in rows]
+    times = ", ".join(f"{stage} {s:.0f} s" for stage, s in report["seconds"].items())
+    return "\n".join([*lines, "-" * 44, f"{report['questions']} questions; {times}"])

@@ -1,0 +1,223 @@
+"""The training program of a config, before anything of it is in memory.
+
+Shapes, dtypes and shardings of all that a step takes, and the step itself: what training fills and
+runs (training/loop.py), and what is compiled for a TPU that is not there (aot/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from owl_jax.checkpoint.int8 import abstract_int8
+from owl_jax.data.batch import Batch, RowShape
+from owl_jax.errors import UserError
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.stack import restack, unstack
+from owl_jax.models.vlm import init_params
+from owl_jax.parallel.sharding import (
+    BATCH_AXES,
+    LogicalRules,
+    batch_parts,
+    batch_sharding,
+    param_shardings,
+)
+from owl_jax.training import config as settings
+from owl_jax.training.flops import training_flops
+from owl_jax.training.optimizer import Recipe, make_optimizer
+from owl_jax.training.partition import FROZEN, assign, split
+from owl_jax.training.state import TrainState, new_state, state_shardings
+from owl_jax.training.step import make_step
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingProgram:
+    """What a config and a mesh make.
+
+    params: the whole parameter tree as `jax.ShapeDtypeStruct`s: each leaf in the dtype that it is
+      kept in, and where it lies. Layers are stacked, however the step computes.
+    labels: the same tree with each leaf's recipe, or "frozen".
+    row, rows: what a row has room for, and how many a step takes over all devices.
+    step: (state, frozen, batch) -> (state, metrics), jitted; takes the state over.
+    """
+
+    model: OwlConfig
+    compute: Compute
+    mesh: Mesh
+    logical: LogicalRules
+    params: Tree
+    labels: Tree
+    recipes: Mapping[str, Recipe]
+    optimizer: optax.GradientTransformation
+    row: RowShape
+    rows: int
+    step: Any
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The mesh and the table of logical names, for tracing and running the step."""
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.logical.flax_rules()):
+            yield
+
+    def state(self) -> TrainState:
+        """The state as ShapeDtypeStructs."""
+        trainable, _ = split(self.params, self.labels)
+        where = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(partial(new_state, optimizer=self.optimizer), trainable),
+            state_shardings(trainable, self.optimizer, where, self.mesh),
+        )
+
+    def frozen(self) -> Tree:
+        """The frozen weights as the step takes them, as ShapeDtypeStructs."""
+        return self.arrange(split(self.params, self.labels)[1])
+
+    def arrange(self, frozen: Tree) -> Tree:
+        """Frozen weights, a part of a tree like `params`, as the step takes them.
+
+        A step that unrolls its layers gets each layer's weights as arrays of their own: it does not
+        have to cut them out of the stack every time, as it has to with those that it trains. The
+        stacked arrays are deleted one by one.
+        """
+        return frozen if self.compute.scan_layers else unstack(frozen, _layers_apart)
+
+    def stacked(self, frozen: Tree) -> Tree:
+        """What `arrange` was given, from what it gave. Layers' arrays are deleted one by one."""
+        return frozen if self.compute.scan_layers else restack(frozen, _stacked)
+
+    def batch(self) -> Batch:
+        """A batch as ShapeDtypeStructs; data/batch.py says what its arrays are."""
+        B, L, S = self.rows, self.row.length, self.row.image_size
+        sharding = batch_sharding(self.mesh)
+
+        def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((B, *shape), dtype, sharding=sharding)
+
+        return Batch(
+            input_ids=array(jnp.int32, L),
+            targets=array(jnp.int32, L),
+            loss_mask=array(jnp.float32, L),
+            positions=array(jnp.int32, L),
+            segment_ids=array(jnp.int32, L),
+            media_index=array(jnp.int32, L),
+            images=array(jnp.uint8, self.row.image_slots, S, S, 3),
+            videos=array(jnp.uint8, self.row.video_slots, self.row.frames, S, S, 3),
+        )
+
+    def trace(self) -> jax.stages.Traced:
+        """Traces the step; nothing of it has to be in memory, nor the devices be there."""
+        arguments = self.state(), self.frozen(), self.batch()
+        with self.active():
+            traced: jax.stages.Traced = self.step.trace(*arguments)
+        return traced
+
+    def flops(self) -> float:
+        """Model work of a step over all devices (training/flops.py)."""
+        return self.rows * training_flops(self.model, self.params, self.labels, self.row)
+
+
+def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
+    """Makes the program that `config` describes, for the devices of `mesh`.
+
+    Raises UserError for values that make no program, and a batch that the mesh cannot divide.
+    """
+    model, compute = settings.read_model(config), settings.read_compute(config)
+    rules, recipes = settings.read_recipes(config)
+    logical = LogicalRules()
+    params = abstract_params(model, mesh, logical, config.seed)
+    labels = assign(params, rules, set(recipes))
+    # In 8 bits are the language model's projections only (checkpoint/int8.py).
+    frozen_dtype = "bfloat16" if config.frozen_dtype == settings.INT8 else config.frozen_dtype
+    kept = {FROZEN: frozen_dtype} | {name: r.dtype for name, r in recipes.items()}
+    params = jax.tree.map(
+        lambda leaf, label: leaf.update(dtype=jnp.dtype(kept[label])), params, labels
+    )
+    if config.frozen_dtype == settings.INT8:
+        params, labels = _quantized(model, params, labels)
+    optimizer = make_optimizer(
+        recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
+    )
+    step = make_step(model, compute, optimizer, config.seed, config.accumulate)
+    _check_rows(config, mesh)
+    return TrainingProgram(
+        model,
+        compute,
+        mesh,
+        logical,
+        params,
+        labels,
+        recipes,
+        optimizer,
+        settings.row_shape(config, model),
+        config.batch_size,
+        jax.jit(step, donate_argnums=0),
+    )
+
+
+def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: int = 0) -> Tree:
+    """The parameter tree as float32 ShapeDtypeStructs with their shardings."""
+    boxed = jax.eval_shape(partial(init_params, model, Compute()), jax.random.key(seed))
+    params: Tree = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.meta.unbox(boxed),
+        param_shardings(boxed, mesh, logical),
+    )
+    return params
+
+
+def _layers_apart(stacked: Any) -> list[Any]:
+    """A stacked array or ShapeDtypeStruct as one for each layer, where it lies."""
+    where = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
+    if isinstance(stacked, jax.ShapeDtypeStruct):
+        return [stacked.update(shape=stacked.shape[1:], sharding=where)] * len(stacked)
+    layers: list[Any] = jax.jit(list, out_shardings=where)(stacked)
+    stacked.delete()
+    return layers
+
+
+def _stacked(layers: Sequence[Any]) -> jax.Array:
+    """Layers' arrays as one, where they lie."""
+    one = layers[0].sharding
+    where = NamedSharding(one.mesh, PartitionSpec(None, *one.spec))
+    stacked: jax.Array = jax.jit(jnp.stack, out_shardings=where)(layers)
+    for layer in layers:
+        layer.delete()
+    return stacked
+
+
+def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
+    parts = batch_parts(mesh)
+    if config.batch_size % (parts * config.accumulate):
+        raise UserError(
+            f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
+            f"axes {' and '.join(BATCH_AXES)}) times config.accumulate={config.accumulate}; make "
+            f"it a multiple of {parts * config.accumulate}"
+        )
+
+
+def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree]:
+    """The same with the frozen language model in 8 bits. Raises UserError if it is trained."""
+    if trained := {label for label in jax.tree.leaves(labels["llm"]) if label != FROZEN}:
+        raise UserError(
+            f"config.frozen_dtype={settings.INT8} is for a frozen language model, but config.rules "
+            f"train it (recipe {', '.join(sorted(trained))}); use bfloat16"
+        )
+    params = abstract_int8(model, params)
+    named = flatten_dict(labels)
+    named |= {path: FROZEN for path in flatten_dict(params) if path not in named}
+    return params, unflatten_dict(named)
