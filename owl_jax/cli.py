@@ -13,11 +13,15 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -109,6 +113,28 @@ def leave(message: str, status: int) -> NoReturn:
     if _is_one_of_several():
         _leave_the_others(status)
     sys.exit(status)
+
+
+@contextmanager
+def interrupts_end_at_once() -> Iterator[None]:
+    """Ctrl-C inside the block ends the process with status 130 and one line, and raises nothing.
+
+    For a start that has nothing to save. Where SIGINT is ignored it stays so.
+    """
+    former = signal.getsignal(signal.SIGINT)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"error: interrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is threading.main_thread() and callable(former):
+        signal.signal(signal.SIGINT, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
+    else:
+        yield
 
 
 def say(text: object) -> None:

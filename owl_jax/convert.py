@@ -13,7 +13,6 @@ before it is converted or, without a target, alone.
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 import time
@@ -26,7 +25,7 @@ from absl import flags
 
 from owl_jax import cli
 from owl_jax.errors import UserError, printable
-from owl_jax.files import as_typed
+from owl_jax.files import is_directory
 
 SOURCE = flags.DEFINE_string("source", None, "directory to read", required=True)
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty")
@@ -81,9 +80,7 @@ def _convert() -> None:
     start = time.monotonic()
     source = _directory(SOURCE)
     form = FORMAT.value or ""
-    if not TARGET.value:
-        raise UserError("--target is empty; name a new directory")
-    target = Path(as_typed(TARGET.value))
+    target = Path(TARGET.value or "")
     check_free(target)
     config, params, base, opened = _open(source)
     if DTYPE.value is not None:
@@ -108,9 +105,9 @@ def _convert() -> None:
 
 def _directory(flag: flags.FlagHolder[str | None]) -> Path:
     """The directory that a flag names. Raises UserError if there is none."""
-    path = Path(as_typed(flag.value or ""))
-    if not flag.value or not os.path.isdir(path):  # noqa: PTH112 - is_dir raises for a long name
-        raise UserError(f"{path if flag.value else f'--{flag.name} is empty'}: no such directory")
+    path = Path(flag.value or "")
+    if not is_directory(path):
+        raise UserError(f"{path}: no such directory")
     return path
 
 
@@ -140,7 +137,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
-        adapter = Path(as_typed(MERGE_ADAPTER.value))
+        adapter = Path(MERGE_ADAPTER.value)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
         llm = merge_stored(params["llm"], opened.params["lora"], opened.config.lora)

@@ -2,6 +2,7 @@ import io
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -13,8 +14,10 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import owl_jax
-from owl_jax.chat import Conversation, converse, main
+from owl_jax.chat import main
 from owl_jax.errors import UserError
+from owl_jax.inference.dialogue import Conversation
+from owl_jax.inference.terminal import converse
 from owl_jax.text.conversation import SYSTEM
 
 
@@ -283,6 +286,54 @@ def test_real_interrupts_in_a_terminal(directory):
             assert terminal.process.wait(120) == 0
             return
     raise AssertionError("no answer was under way when it was interrupted")
+
+
+# Interrupts the command when it comes to import a module: before it takes over, and after.
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == WHEN:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+WHEN = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("owl_jax.chat", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("absl.flags", ""),
+        ("owl_jax.inference.terminal", "error: interrupted\n"),
+        ("jax._src.lib", "error: interrupted\n"),
+        ("sentencepiece", "error: interrupted\n"),
+    ],
+)
+def test_interrupts_of_the_start(directory, module, told):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module, f"--model={directory}", "--prompt=What?"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
+
+
+def test_sigterm_leaves_the_terminal_as_it_was(directory):
+    with Terminal(f"--model={directory}") as terminal:
+        before = termios.tcgetattr(terminal.ours)
+        assert terminal.read_until(b"Human: ")
+        terminal.type(b"half")
+        assert terminal.read_until(b"half")
+        assert termios.tcgetattr(terminal.ours) != before
+        terminal.process.terminate()
+        assert terminal.process.wait(120) == -signal.SIGTERM
+        assert termios.tcgetattr(terminal.ours) == before
 
 
 @pytest.mark.parametrize(

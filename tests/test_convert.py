@@ -205,7 +205,7 @@ def damaged(own, tmp_path_factory):
     (path / "cut" / "params" / "_METADATA").write_text("{")
     # What only shows while the target is being written.
     shutil.copytree(own, path / "late")
-    for file in (path / "late" / "params" / "ocdbt.process_0").glob("d/*"):
+    for file in (path / "late" / "params").glob("ocdbt.process_*/d/*"):
         if file.stat().st_size > 1000:  # a factor's numbers
             file.write_bytes(file.read_bytes()[:50])
     return path

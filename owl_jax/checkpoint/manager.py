@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grain
@@ -26,10 +26,11 @@ from etils import epath
 from jax.errors import JaxRuntimeError
 from jax.experimental.multihost_utils import process_allgather, sync_global_devices
 
-from owl_jax.checkpoint.event_loop import use_patient_event_loops
-from owl_jax.checkpoint.seal import Damaged, Position, digest, position_of, sealed, unsealed
+from owl_jax.checkpoint.event_loop import patient_event_loops
+from owl_jax.checkpoint.seal import Position, position_of
 from owl_jax.checkpoint.tree_hash import described, fingerprint
 from owl_jax.errors import UserError, disk_full, one_line
+from owl_jax.sealed_json import Damaged, digest, sealed, unsealed
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
 _SHOWN = 5
@@ -59,7 +60,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
-        use_patient_event_loops()
+        self._saving_loops = ExitStack()  # Orbax makes some in its threads, after save returns
         self._quiet = QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
         policies = ocp.checkpoint_managers
@@ -132,6 +133,8 @@ class Checkpoints:
             if data_iterator is not None:
                 position = Position(data_iterator.get_state(), of_state)
                 items["data"] = grain.checkpoint.CheckpointSave(position)
+            if not self._saving:
+                self._saving_loops.enter_context(patient_event_loops())
             started = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._saving |= started
             return started
@@ -306,7 +309,8 @@ class Checkpoints:
 
     def _finish(self) -> None:
         self._saving = False
-        self._manager.wait_until_finished()
+        with self._saving_loops:
+            self._manager.wait_until_finished()
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -332,7 +336,8 @@ def _reading(name: str) -> Iterator[None]:
     """Damage that one process finds is an error of all of them."""
     damage = None
     try:
-        yield
+        with patient_event_loops():
+            yield
     except (FileNotFoundError, NotADirectoryError) as error:
         damage = DamagedCheckpoint(f"{name} is damaged: {one_line(error)[:_LONGEST]}")
     except (UserError, JaxRuntimeError, OSError, MemoryError):  # of the run or its machine

@@ -7,8 +7,8 @@ be opened alone, through TensorStore, the format below Orbax.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from absl.logging import get_absl_logger
 from flax.traverse_util import unflatten_dict
 
 from owl_jax.checkpoint import schema
-from owl_jax.checkpoint.event_loop import use_patient_event_loops
+from owl_jax.checkpoint.event_loop import patient_event_loops
 from owl_jax.checkpoint.lazy_arrays import Stored, ahead, nans, pieces
 from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
@@ -37,6 +37,10 @@ _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 # What TensorStore keeps together: a process that holds a part of an array reads little beyond it.
 _CHUNK_BYTES = 16 * 2**20
 
+# Orbax's name for a part of a directory that one writer has written, which it puts together with
+# the others; a name of our own, since it writes what is on devices meanwhile.
+_WRITTEN = "ocdbt.process_stored"
+
 
 def write_params(
     path: Path, params: Mapping[str, Any], progress: Callable[[int], None] = lambda nbytes: None
@@ -45,7 +49,6 @@ def write_params(
 
     progress: is told the bytes of each piece after it is written, of what is not on a device.
     """
-    use_patient_event_loops()
     streaming = _StreamingHandler(progress)
     wrapped = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _Streamed(x), params)
     registry = ocp.type_handlers.create_type_handler_registry(
@@ -59,7 +62,7 @@ def write_params(
         ),
         wrapped,
     )
-    with _quiet_orbax():
+    with _quiet_orbax(), patient_event_loops():
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
         with ocp.Checkpointer(handler) as checkpointer:
             try:
@@ -106,8 +109,12 @@ def _metadata(path: Path) -> schema.OrbaxTree:
 
 
 def _open(path: Path, name: str) -> ts.TensorStore:
-    base = {"driver": "ocdbt", "base": f"file://{path}/", "path": f"{name}/"}
-    return ts.open({"driver": "zarr", "kvstore": base}, open=True).result()
+    return ts.open(_spec(f"{path}/", name), open=True).result()
+
+
+def _spec(directory: str, name: str) -> dict[str, Any]:
+    base = {"driver": "ocdbt", "base": f"file://{directory}", "path": f"{name}/"}
+    return {"driver": "zarr", "kvstore": base}
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -165,29 +172,51 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
     """Writes arrays one after another, and each piece by piece."""
 
     def __init__(self, progress: Callable[[int], None]):
-        super().__init__(deepcopy_host_arrays=False)
+        super().__init__()
         self._progress = progress
-        self._one_at_a_time = asyncio.Semaphore(1)
         self.error: Exception | None = None
 
-    async def _open_and_write(
-        self, value: _Streamed, tspec: dict[str, Any], ts_context: ts.Context
-    ) -> None:
-        # An error is kept until Orbax is done with all arrays: it would leave the others half-way.
-        async with self._one_at_a_time:
-            if self.error is None:
-                try:
-                    await self._write(value, tspec, ts_context)
-                except Exception as error:
-                    self.error = error
+    async def serialize(
+        self,
+        values: Sequence[_Streamed],
+        infos: Sequence[Any],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> Sequence[Any]:
+        """Writes the values to where Orbax looks for what a process has written.
 
-    async def _write(self, value: _Streamed, tspec: dict[str, Any], ts_context: ts.Context) -> None:
-        store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
+        An error is kept until Orbax is done with all arrays: it would leave the others half-way.
+        """
+        del args
+        if jax.process_index() == 0:
+            try:
+                for value, info in zip(values, infos, strict=True):
+                    await info.await_path_creation()
+                    await self._write(value, f"{info.parent_dir}/{_WRITTEN}/", info.name)
+            except Exception as error:
+                self.error = error
+        return []
+
+    async def _write(self, value: _Streamed, directory: str, name: str) -> None:
+        # All zeros are stored like anything else: what is missing is not to be taken for them.
+        spec = _spec(directory, name) | {
+            "metadata": {"chunks": _chunk(value), "compressor": None},
+            "store_data_equal_to_fill_value": True,
+        }
+        store = await ts.open(spec, create=True, dtype=value.dtype, shape=value.shape)
         parts = list(pieces(value.shape))
         reads = [partial(_read, value.stored, part) for part in parts]
         for part, found in zip(parts, ahead(reads), strict=True):
             await store[part].write(found, can_reference_source_data_indefinitely=True)
             self._progress(found.nbytes)
+
+
+def _chunk(value: _Streamed) -> list[int]:
+    """The shape of what is kept together: a piece, cut into parts of one size where it is large."""
+    shape = [max(axis.stop - axis.start, 1) for axis in next(pieces(value.shape))]
+    for axis, size in enumerate(shape):
+        least = math.ceil(math.prod(shape) * value.dtype.itemsize / _CHUNK_BYTES)
+        shape[axis] = math.ceil(size / least)
+    return shape
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Numbers that callers and flags give: each wrong one becomes one clear line."""
+"""What callers and flags give: defaults, and numbers, each wrong one of which is one clear line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from owl_jax.errors import UserError, shown
+
+DTYPES = ("bfloat16", "float32", "int8")  # of weights
+MAX_NEW_TOKENS = 256
+NUM_FRAMES = 4  # of a video, as in the video release's examples
 
 
 def whole_number(value: Any, name: str, least: int, most: int | None = None) -> int:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
-from owl_jax.inference.arguments import truth, whole_number
+from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, truth, whole_number
 from owl_jax.inference.generate import decode, generate, prefill, quickest_form
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
@@ -41,9 +41,6 @@ from owl_jax.text.conversation import (
     tokenize_prompt,
 )
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
-
-MAX_NEW_TOKENS = 256
-NUM_FRAMES = 4  # of a video, as in the video release's examples
 
 # What the model writes if it runs on after its answer: the human's next question.
 _NEXT_TURN = "\nHuman:"

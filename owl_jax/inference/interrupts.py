@@ -20,6 +20,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 @contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside the block is noted; the block asks between its steps and ends when it likes.
+
+    Yields: whether Ctrl-C has come. Where SIGINT has no handler in Python, is ignored, or the block
+    is not run by the main thread, nothing changes, and the answer is always no.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(former):
+        yield lambda: False
+        return
+    came: list[int] = []  # not an Event, whose lock a second signal would find taken
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Handlers written in Python run after the block, once each, instead of inside it.
 

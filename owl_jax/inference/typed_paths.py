@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from urllib.parse import unquote
 
-from owl_jax import files
-from owl_jax.errors import UserError, shown
-
-_FILE_URL = "file://"
+from owl_jax.files import as_typed
 
 
 def typed_paths(text: str) -> list[str]:
@@ -41,19 +37,7 @@ def typed_paths(text: str) -> list[str]:
 
 def local_path(text: str) -> str:
     """One path or file URL as the system takes it. Raises UserError as typed_paths."""
-    if exists(text):
-        return text
-    if text[: len(_FILE_URL)].lower() == _FILE_URL:
-        return path_of_url(text)
-    return files.as_typed(text)
-
-
-def path_of_url(url: str) -> str:
-    """The path of a file URL: "file:///a%20b.png" is "/a b.png". Raises UserError for a host."""
-    host, slash, path = url[len(_FILE_URL) :].partition("/")
-    if host.lower() not in ("", "localhost") or not slash:
-        raise UserError(f"{shown(url)}: expected file:/// and a path of this machine")
-    return unquote(f"/{path}", errors="surrogateescape")
+    return text if exists(text) else as_typed(text)
 
 
 def exists(path: str) -> bool:

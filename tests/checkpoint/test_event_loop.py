@@ -3,7 +3,7 @@ import gc
 
 import pytest
 
-from owl_jax.checkpoint.event_loop import use_patient_event_loops
+from owl_jax.checkpoint.event_loop import patient_event_loops
 
 
 @pytest.fixture
@@ -22,9 +22,11 @@ async def fails(error, after=0.0):
 
 def closed_after(main):
     """Runs what raises a KeyError, as Orbax does; returns what the loop has to tell after that."""
-    use_patient_event_loops()
     told = []
-    loop = asyncio.new_event_loop()
+    before = asyncio.get_event_loop_policy()
+    with patient_event_loops():
+        loop = asyncio.new_event_loop()
+    assert asyncio.get_event_loop_policy() is before
     loop.set_exception_handler(lambda _, context: told.append(context))
     with pytest.raises(KeyError):
         loop.run_until_complete(main)
@@ -81,14 +83,13 @@ def test_errors_of_the_same_turn_are_not_told_either(policy, count):
 
 
 def test_a_loop_closes_within_another_that_runs(policy):
-    use_patient_event_loops()
-
     async def main():
         loop = asyncio.new_event_loop()
         loop.close()
         return loop.is_closed()
 
-    assert asyncio.run(main())
+    with patient_event_loops():
+        assert asyncio.run(main())
 
 
 def test_a_policy_that_the_program_chose_stays(policy):
@@ -97,5 +98,30 @@ def test_a_policy_that_the_program_chose_stays(policy):
 
     chosen = Chosen()
     asyncio.set_event_loop_policy(chosen)
-    use_patient_event_loops()
+    with patient_event_loops():
+        assert asyncio.get_event_loop_policy() is chosen
+    assert asyncio.get_event_loop_policy() is chosen
+
+
+def test_blocks_overlap_in_any_order(policy):
+    before, own = asyncio.get_event_loop_policy(), asyncio.new_event_loop()
+    asyncio.set_event_loop(own)
+    first, second = patient_event_loops(), patient_event_loops()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    loop = asyncio.new_event_loop()
+    assert type(loop) is not type(own)
+    assert asyncio.get_event_loop() is own  # the program's own stays what it was
+    loop.close()
+    second.__exit__(None, None, None)
+    assert asyncio.get_event_loop_policy() is before
+    asyncio.set_event_loop(None)
+    own.close()
+
+
+def test_a_policy_that_is_chosen_inside_stays(policy):
+    with patient_event_loops():
+        chosen = asyncio.DefaultEventLoopPolicy()
+        asyncio.set_event_loop_policy(chosen)
     assert asyncio.get_event_loop_policy() is chosen

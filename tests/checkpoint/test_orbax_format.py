@@ -1,6 +1,7 @@
 """Our own directories: Orbax's, but written and read piece by piece."""
 
 import os
+import resource
 
 import directories
 import golden
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.checkpoint.orbax_format import open_params, write_params
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, disk_full
 from owl_jax.parallel.mesh import make_mesh
 
 
@@ -70,6 +71,32 @@ def test_few_layers_are_in_memory_at_a_time(tmp_path):
     assert held.max() <= 3  # the one that is written, and two ahead
     for leaf in jax.tree.map(read, open_params(tmp_path / "params")).values():
         np.testing.assert_array_equal(leaf[:, 0, 0], np.arange(9))
+
+
+def test_pieces_larger_than_a_chunk(tmp_path):
+    """A matrix is cut into parts of at most 16 MiB, a stack into layers."""
+    shapes = {"table": (7001, 1200), "layers": (3, 4, 5), "odd": (4_294_967,), "none": ()}
+    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    write_params(tmp_path / "params", params)
+    opened = open_params(tmp_path / "params")
+    chunks = {name: opened[name].store.chunk_layout.read_chunk.shape for name in shapes}
+    assert chunks == {"table": (2334, 1200), "layers": (1, 4, 5), "odd": (2147484,), "none": None}
+    for name, array in params.items():
+        np.testing.assert_array_equal(read(opened[name]), array)
+
+
+def test_a_full_disk_is_one_error(tmp_path):
+    """Files of this process cannot grow beyond a size: the nearest thing to a full disk."""
+    stored = {f"x{n}": np.ones((5, 64, 64), np.float32) for n in range(9)}
+    params = {**stored, "on a device": jax.numpy.ones((300, 300))}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="File too large") as error:
+            write_params(tmp_path / "params", params)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert disk_full(error.value) and not (tmp_path / "params").exists()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "bool", "complex64"])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from owl_jax.inference.interrupts import uninterrupted
+from owl_jax.inference.interrupts import asked_to_stop, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,35 @@ def test_an_interrupt_waits_for_the_end_of_the_block_and_is_raised_once():
         reached = True
     assert reached
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_is_noted_and_raises_nothing():
+    with asked_to_stop() as stopped:
+        assert not stopped()
+        for _ in range(2):
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGINT)
+            assert stopped()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_where_nothing_can_be_noted_the_answer_is_no():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with asked_to_stop() as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not stopped()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+    found = []
+
+    def elsewhere():
+        with asked_to_stop() as stopped:
+            found.append(stopped())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [False]
 
 
 def test_a_handler_that_exits_waits_too():

@@ -4,6 +4,7 @@ Real processes and real signals; a run that was hit goes on to the bits of one t
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -36,10 +37,18 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unhurt(files):
-    """A run of one process that nothing happened to."""
-    code, _, err = command(files / "config.py", files / "unhurt", "--config.export=none")
-    assert code == 0, err
+def started_twice(files):
+    """Two runs that were started in one workdir at once: exit status, process, stdout, stderr."""
+    runs = [start(files / "config.py", files / "unhurt", "--config.export=none") for _ in range(2)]
+    return [
+        (code, run.pid, out, err) for run, (code, out, err) in zip(runs, finish(runs), strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def unhurt(files, started_twice):
+    """A run of one process that nothing happened to, but that another wanted its workdir."""
+    assert 0 in [code for code, _, _, _ in started_twice], started_twice
     return files / "unhurt"
 
 
@@ -66,6 +75,16 @@ def assert_the_same(workdir, expected):
     assert state_of(workdir, 40) == state_of(expected, 40)
     for got, wanted in zip(metrics_of(workdir), metrics_of(expected), strict=True):
         assert [got[name] for name in TIMELESS] == [wanted[name] for name in TIMELESS]
+
+
+def test_of_two_runs_in_one_workdir_one_trains(unhurt, started_twice):
+    (code, winner, _, err), (refused, _, nothing, line) = sorted(started_twice)
+    assert (code, err, refused, nothing) == (0, "", 1, "")
+    expected = f"error: {unhurt} is in use by another run: process {winner} on "
+    assert line.startswith(expected) and line.count("\n") == 1
+    assert [metrics["step"] for metrics in metrics_of(unhurt)] == list(range(1, 41))
+    assert steps_of(unhurt) == [35, 40]
+    # That its bits are those of a run alone, the tests of resumed runs below find.
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
@@ -222,6 +241,35 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken_if_asked(file
     assert f"moved to {workdir}/checkpoints-damaged/40" in out
     assert "resumed from step 35 of" in out
     assert (workdir / "checkpoints-damaged/40/state").is_dir()
+    assert_the_same(workdir, unhurt)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_damage(files, unhurt):
+    workdir = files / "flipped"
+    shutil.copytree(unhurt, workdir)
+    arguments = ("--config.export=none", "--config.skip_damaged=True")
+
+    def flip(path, place):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    position = workdir / "checkpoints/40/data/process_0-of-1.json"
+    digit = re.search(rb'"next_index": (\d)', position.read_bytes()).start(1)
+    flip(position, digit)
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"error: checkpoint {workdir}/checkpoints/40 is damaged: its position in")
+    assert "resumed" not in out and steps_of(workdir) == [35, 40]
+    flip(position, digit)
+
+    arrays = (path for path in (workdir / "checkpoints/40/state").rglob("*") if path.is_file())
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    flip(largest, largest.stat().st_size // 2)
+    code, out, err = command(files / "config.py", workdir, *arguments)
+    assert code == 0, err
+    assert f"moved to {workdir}/checkpoints-damaged/40" in out
+    assert "resumed from step 35 of" in out
     assert_the_same(workdir, unhurt)
 
 

@@ -2,7 +2,7 @@
 
 progress.jsonl begins with what is made of what, and has a line for each shard that is finished. A
 shard is finished when its line is there in full; only then does it take its name, so that a file
-data-*.array_record is never a part of one.
+data-*.array_record is never a part of one. Every line holds its own hash (sealed_json.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from typing import IO, Any, Self
 from owl_jax.data.drops import Dropped
 from owl_jax.data.shards.manifest import FORMAT, JOURNAL_FILE, Shard
 from owl_jax.errors import UserError
-from owl_jax.files import open_regular
+from owl_jax.files import NotAFile, check_regular, open_regular
+from owl_jax.sealed_json import Damaged, sealed, unsealed
 
 SKIPPED_FILE = "skipped.jsonl"
+
+# Of a journal: whatever is damaged behind it, it is ours.
+_BEGINNING = json.dumps({"format": FORMAT}).removesuffix("}").encode()
 
 
 class Journal:
@@ -41,18 +45,27 @@ class Journal:
 
         header: what is made of what, with the source's "fingerprint", as JSON would give it back.
 
-        Raises UserError where the earlier run's was another, where another process is writing, or
-        where a finished shard is gone; OSError where the files cannot be written.
+        Raises UserError where the earlier run's was another or is damaged, where another process
+        is writing, or where a finished shard is gone; OSError where the files cannot be written.
         """
         self._target = target
         self.shards: list[Shard] = []
         self.next_index = 0
         self.skipped: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
-        self._file = (target / JOURNAL_FILE).open("a+b", buffering=0)
-        lock(self._file, target)
+        self._path = target / JOURNAL_FILE
+        self._file = _open_own(self._path, "a+b")
+        try:
+            lock(self._file, target)
+            self._begin({"format": FORMAT, **header})
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, first: dict[str, Any]) -> None:
+        """Takes over what the file says. first: what its first line has to be."""
+        target = self._target
         lines = self._whole_lines()
-        first = {"format": FORMAT, **header}
         if not lines:
             self._append(first)
         elif lines[0] != first:
@@ -69,7 +82,10 @@ class Journal:
             self.skipped = Counter(line["skipped"])
             self.noted = Counter(line.get("noted", {}))
         self._check_shards()
-        self._skipped_file = (target / SKIPPED_FILE).open("ab", buffering=0)
+        self._skipped_file = _open_own(target / SKIPPED_FILE, "ab")
+        if os.fstat(self._skipped_file.fileno()).st_size < skipped_bytes:
+            self._skipped_file.close()
+            raise UserError(f"{target / SKIPPED_FILE}: shorter than it was; give --restart")
         # What was skipped after the last finished shard comes again.
         self._skipped_file.truncate(skipped_bytes)
 
@@ -113,10 +129,12 @@ class Journal:
         self._file.seek(0)
         whole, _, _ = self._file.read().rpartition(b"\n")
         self._file.truncate(len(whole) + 1 if whole else 0)
-        return [json.loads(line) for line in whole.splitlines()]
+        # Not splitlines: damage may have made a line end of any byte.
+        lines = whole.split(b"\n") if whole else []
+        return [_content(line, self._path, number) for number, line in enumerate(lines, start=1)]
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        _write_line(self._file, json.dumps(line, ensure_ascii=False))
+        _write_line(self._file, json.dumps(sealed(line), ensure_ascii=False))
         os.fsync(self._file.fileno())
 
     def _check_shards(self) -> None:
@@ -155,37 +173,75 @@ def busy(target: Path) -> UserError:
 
 
 def read_header(target: Path) -> dict[str, Any] | None:
-    """What the journal of `target` began with; None where it is not there in full, or not ours."""
-    try:
-        with open_regular(target / JOURNAL_FILE) as file:
-            line = file.readline()
-        header = json.loads(line) if line.endswith(b"\n") else None
-    except (OSError, ValueError):
+    """What the journal of `target` began with; None where it is not there in full, or not ours.
+
+    Raises UserError where it is ours, and damaged.
+    """
+    if not is_begun(target):
         return None
-    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
-        return None
+    path = target / JOURNAL_FILE
+    with open_regular(path) as file:
+        header = _content(file.readline().removesuffix(b"\n"), path, 1)
+    if header.pop("format", None) != FORMAT:
+        raise _damaged(path, 1)
     return header
 
 
 def is_begun(target: Path) -> bool:
-    """Whether a journal of ours is there, with its first line in full."""
-    return read_header(target) is not None
+    """Whether a journal of ours is there, with its first line in full, be it damaged."""
+    try:
+        with open_regular(target / JOURNAL_FILE) as file:
+            start = file.read(len(_BEGINNING))
+            return start == _BEGINNING and file.readline().endswith(b"\n")
+    except OSError:
+        return False
 
 
 def is_barely_begun(target: Path) -> bool:
     """Whether the journal is the beginning of ours: a run was killed in its first moment."""
-    whole = json.dumps({"format": FORMAT}).removesuffix("}").encode()
     try:
         with open_regular(target / JOURNAL_FILE) as file:
             data = file.read()
     except OSError:
         return False
-    return b"\n" not in data and (data.startswith(whole) or whole.startswith(data))
+    return b"\n" not in data and (data.startswith(_BEGINNING) or _BEGINNING.startswith(data))
 
 
 def partial_path(path: Path) -> Path:
     """Where a shard is until it is finished."""
     return path.with_name(f"{path.name}.partial")
+
+
+def _content(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """What a line says. Raises UserError for anything but what was written."""
+    try:
+        values, is_sealed = unsealed(json.loads(line.decode()), "line")
+    except (Damaged, ValueError, RecursionError):
+        raise _damaged(path, number) from None
+    if not is_sealed:
+        raise _damaged(path, number)
+    return values
+
+
+def _damaged(path: Path, number: int) -> UserError:
+    return UserError(
+        f"{path}, line {number}: damaged, or of an older owl_jax, so it cannot be gone on with; "
+        "give --restart to throw away what is there and begin again"
+    )
+
+
+def _open_own(path: Path, mode: str) -> IO[bytes]:
+    """A file of ours, made if it is missing. Raises OSError, and UserError for a FIFO or the like.
+
+    Opening a FIFO would wait for its reader.
+    """
+    try:
+        check_regular(path)
+    except NotAFile as error:
+        raise UserError(f"{path}: {error.strerror}; move it away") from None
+    except FileNotFoundError:
+        pass
+    return path.open(mode, buffering=0)
 
 
 def _write_line(file: IO[bytes], text: str) -> None:

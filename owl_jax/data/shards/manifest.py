@@ -1,8 +1,9 @@
 """What `python -m owl_jax.prepare` wrote: manifest.json beside the shards.
 
 It names the source and the options, counts the records and the skipped ones, and has for each
-shard its records, bytes and SHA-256. It is there only when all shards are, and the same input gives
-the same bytes: nothing in it tells of the time or the machine.
+shard its records, bytes and SHA-256. Its last key is the hash of all others (sealed_json.py), which
+older ones lack. It is there only when all shards are, and the same input gives the same bytes:
+nothing in it tells of the time or the machine.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from owl_jax.errors import UserError
+import msgspec
+
+from owl_jax.errors import UserError, shown
 from owl_jax.files import open_regular
+from owl_jax.sealed_json import Damaged, sealed, unsealed
 
 MANIFEST_FILE = "manifest.json"
 # Of a run that is not finished: what it has done so far (shards/write.py).
@@ -22,14 +26,21 @@ JOURNAL_FILE = "progress.jsonl"
 FORMAT = "owl_jax shards"
 VERSION = 1
 
+# Of a manifest, of any version: whatever is damaged behind it, it is ours.
+_BEGINNING = json.dumps({"format": FORMAT}, indent=2).removesuffix("\n}").encode()
+
+_AGAIN = "copy it again, or prepare the data again with --restart"
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
 
 @dataclass(frozen=True)
 class Shard:
     """One ArrayRecord file. bytes: of the file, not of what is in it."""
 
-    name: str
-    records: int
-    bytes: int
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^/\0]+$")]
+    records: _Count
+    bytes: _Count
     sha256: str
 
 
@@ -45,9 +56,9 @@ class Manifest:
     source: str
     fingerprint: str
     options: Mapping[str, Any]
-    skipped: Mapping[str, int]
+    skipped: Mapping[str, _Count]
     shards: Sequence[Shard]
-    noted: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, _Count] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -56,7 +67,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        values = {
+        return json.dumps(sealed(self.to_values()), indent=2, ensure_ascii=False) + "\n"
+
+    def to_values(self) -> dict[str, Any]:
+        """What manifest.json says, without its hash."""
+        return {
             "format": FORMAT,
             "version": VERSION,
             "source": self.source,
@@ -70,12 +85,14 @@ class Manifest:
             "noted": dict(sorted(self.noted.items())),
             "shards": [asdict(shard) for shard in self.shards],
         }
-        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether prepare's manifest, of whatever version, is there."""
+    """Whether prepare's manifest, of whatever version, is there, be it damaged."""
     try:
+        with open_regular(directory / MANIFEST_FILE) as file:
+            if file.read(len(_BEGINNING)) == _BEGINNING:
+                return True
         values = _read(directory / MANIFEST_FILE)
     except (OSError, ValueError):
         return False
@@ -85,7 +102,7 @@ def is_finished(directory: Path) -> bool:
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a directory of shards.
 
-    Raises UserError where it is missing, malformed or of another version, or the directory is not
+    Raises UserError where it is missing, damaged or of another version, or the directory is not
     finished.
     """
     path = directory / MANIFEST_FILE
@@ -98,8 +115,10 @@ def read_manifest(directory: Path) -> Manifest:
                 "owl_jax.prepare), and it goes on where it stopped"
             ) from None
         raise UserError(f"{directory}: no {MANIFEST_FILE}; expected shards of prepare") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {_AGAIN}") from None
     found = (values.get("format"), values.get("version")) if isinstance(values, dict) else None
     if found != (FORMAT, VERSION):
         raise UserError(
@@ -107,13 +126,23 @@ def read_manifest(directory: Path) -> Manifest:
             "prepare the data again, or use the owl_jax that wrote it"
         )
     try:
-        shards = [Shard(**shard) for shard in values["shards"]]
-        skipped = values["skipped"]["reasons"]
-        source, fingerprint = values["source"], values["fingerprint"]
-        noted = values.get("noted", {})
-        return Manifest(source, fingerprint, values["options"], skipped, shards, noted)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: malformed ({error!r}); prepare the data again") from None
+        return _manifest_of(values)
+    except Damaged as error:
+        raise UserError(f"{path}: damaged, {error}; {_AGAIN}") from None
+
+
+def _manifest_of(values: Mapping[str, Any]) -> Manifest:
+    """What a manifest of this version says. Raises Damaged for anything else than was written."""
+    values, _ = unsealed(values, "content")
+    try:
+        reasons = values["skipped"]["reasons"]
+        manifest = msgspec.convert({**values, "skipped": reasons}, Manifest)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise Damaged(f"its content is of another form ({error})") from None
+    # Without a hash, as an older one: a damaged one may have it under another name.
+    if unknown := [key for key in values if key not in manifest.to_values()]:
+        raise Damaged(f"it has an unknown key {shown(unknown[0])}")
+    return manifest
 
 
 def check_shards(directory: Path, manifest: Manifest) -> None:

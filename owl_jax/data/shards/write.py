@@ -143,7 +143,8 @@ def _too_many(skipped: Counter[str], seen: int, max_dropped: float, target: Path
 def _replace(path: Path, text: str) -> None:
     """Writes a file that is there whole or not at all."""
     part = path.with_name(f"{path.name}.partial")
-    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    part.unlink(missing_ok=True)  # whatever it is: a FIFO would wait for its reader
+    with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -50,6 +50,7 @@ class ShardWriter:
             self._part = partial_path(self._target / name)
         with writing(self._part):
             if self._writer is None:
+                self._part.unlink(missing_ok=True)  # a FIFO would wait for its reader
                 self._writer = ArrayRecordWriter(str(self._part), _WRITER_OPTIONS)
             self._writer.write(payload)
         self._records += 1

@@ -17,13 +17,14 @@ import numpy as np
 
 from owl_jax.data.sources.index import IndexedFile, open_data, skip_bom
 from owl_jax.data.sources.media_keys import may_hold_media
-from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.record import LARGEST_TEXT, Record
 from owl_jax.data.sources.text_forms import LIST_KEYS, make_a_form
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError
 
 _DELIMITERS = (",", "\t", ";")
 _ROWS_A_PART = 1 << 16
+_PIECE = 1 << 20  # bytes of a line that is passed over
 
 # Characters of a cell: room for a picture of 24 MB as a data URL. Python stops at 131,072 and has
 # one limit for the whole process, so it is set once here. It is not endless, since a quote that
@@ -106,9 +107,7 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
     while broken:
         broken, first = False, line
         file.seek(start)
-        # Latin-1 makes a character of every byte, and none of UTF-8's longer ones becomes a mark.
-        lines = (data.decode("latin-1") for data in file)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 end = file.tell()
@@ -118,9 +117,20 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
         except csv.Error:
             broken = True
             file.seek(start)
-            end = start + len(file.readline())
+            while (piece := file.readline(_PIECE)) and not piece.endswith(b"\n"):
+                pass
+            end = file.tell()
             yield start, end, line
             start, line = end, line + 1
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines from here on, in Latin-1. Raises csv.Error for one that is too long to be read."""
+    # Latin-1 makes a character of every byte, and none of UTF-8's longer ones becomes a mark.
+    while line := file.readline(LARGEST_TEXT + 1):
+        if len(line) > LARGEST_TEXT:
+            raise csv.Error("a line that is too long")
+        yield line.decode("latin-1")
 
 
 def _parse(data: bytes, delimiter: str) -> list[str]:
@@ -136,7 +146,7 @@ def _read_header(path: Path) -> tuple[str, list[str]]:
         with open_data(path) as file:
             start, end, _ = next(_rows(file, delimiter), (0, 0, 0))
             file.seek(start)
-            data = file.read(end - start)
+            data = file.read(min(end - start, LARGEST_TEXT))
         if not data:
             raise UserError(f"{path}: empty; expected a header and rows below it")
         try:

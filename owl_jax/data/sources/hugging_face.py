@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from owl_jax.data.sources.record import Record
+from owl_jax.data.sources.record import Record, check_size
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
 from owl_jax.files import check_regular
@@ -55,7 +55,11 @@ class HuggingFaceSource:
     def __getitem__(self, index: int) -> Record:
         where = self.where(index)
         try:
-            (values,) = self.dataset[int(index)].to_pylist()
+            row = self.dataset[int(index)]
+            # Bytes of pictures and videos lie in binary columns and are not parsed.
+            words = (column for column in row.columns if "binary" not in str(column.type))
+            check_size(sum(column.nbytes for column in words), where)
+            (values,) = row.to_pylist()
         except (ValueError, OSError) as error:  # what Arrow raises on a damaged file
             raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         return record_from(values, where, self.media_root)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
+from owl_jax.data.sources.record import check_size
 from owl_jax.errors import BadData, UserError
 from owl_jax.files import open_regular
 
@@ -79,12 +80,14 @@ class IndexedFile:
     def read(self, number: int) -> bytes:
         """The bytes of a record; any number of threads may read at once.
 
-        Raises BadData for a broken one, UserError where the file is gone or has changed.
+        Raises BadData for a broken or an oversized one, UserError where the file is gone or has
+        changed.
         """
         start, end, _ = self._index[number].tolist()
         if end < 0:
             message = f"{self.where(number)}: broken or cut short from here on"
             raise BadData("cut short", message)
+        check_size(end - start, self.where(number))
         with open_data(self.path) as file:
             self._check(file)
             return os.pread(file.fileno(), end - start, start)

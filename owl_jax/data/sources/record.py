@@ -17,6 +17,20 @@ from PIL import Image
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
 
+# Bytes of a record's text that are parsed: room for pictures in base64 inside of it. Parsing takes
+# several times as much memory, for as many records as there are threads.
+LARGEST_TEXT = 1 << 26
+
+
+def check_size(nbytes: int, where: str) -> None:
+    """Raises BadData for a text of so many bytes that it is not to be parsed, nor read."""
+    if nbytes > LARGEST_TEXT:
+        raise BadData(
+            "oversized record",
+            f"{where}: {nbytes / 2**20:,.0f} MiB of text; at most {LARGEST_TEXT >> 20} are read of "
+            "one record: put pictures and videos into files of their own",
+        )
+
 
 @dataclass(frozen=True)
 class FilePart:

@@ -11,6 +11,7 @@ and so are hidden ones.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from owl_jax.data.sources.media_keys import media_kind
 from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from owl_jax.data.sources.record import FilePart, Record
+from owl_jax.data.sources.record import FilePart, Record, check_size
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
@@ -141,8 +142,10 @@ def _from_json(words: str, where: str) -> dict[str, Any]:
 def _read(file: Path | FilePart, name: str) -> str:
     try:
         if isinstance(file, FilePart):
+            check_size(file.size, name)
             return file.read().decode("utf-8-sig")
         with open_regular(file) as opened:
+            check_size(os.fstat(opened.fileno()).st_size, name)
             return opened.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
@@ -150,4 +153,6 @@ def _read(file: Path | FilePart, name: str) -> str:
         reason = bad_file(error).reason
         raise BadData(reason, f"{name} cannot be read ({error.strerror})") from None
     except BadData as error:  # of a FilePart, which does not know the sample
+        if str(error).startswith(name):
+            raise
         raise BadData(error.reason, f"{name}: {error}") from None

@@ -1,6 +1,6 @@
 """The forms in which data sets write what was said, as OpenAI-style messages.
 
-    turns         conversations, conversation, messages, dialog: [{from, value} or {role, content}]
+    turns         conversations, conversation, messages, dialog: a list of them (sources/turns.py)
     pairs         texts, qa, qa_pairs: [{user, assistant} or {question, answer}], pictures first
     one turn      question and answer(s), query and response, instruction (and input) and output,
                   prompt and completion or response, prefix and suffix, problem and solution;
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from owl_jax.data.sources.turns import MARK, decoded, message_of, parts_of, rows_of
 from owl_jax.errors import UserError, listed, shown
-from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 
 _TURNS = ("conversations", "conversation", "messages", "dialog", "dialogue", "dialogs", "chat")
 _PAIRS = ("texts", "qa", "qa_pairs", "qas", "question_answer_pairs")
@@ -59,18 +59,6 @@ TEXT_KEYS = frozenset(
     | {"input", "system", "history", "task_type", "id"}
 )
 
-_ROLES = {
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "chatgpt": "assistant",
-    "ai": "assistant",
-    "model": "assistant",
-}
-_MARKS = {IMAGE_TOKEN: "image", "<video>": "video", VIDEO_TOKEN: "video"}
-_MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
-
 
 def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> list[Any]:
     """The messages of an example in any of the forms above.
@@ -83,13 +71,13 @@ def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> 
     """
     media = [{"type": "image"}] * num_images + [{"type": "video"}] * num_videos
     if key := _first_key(values, _TURNS):
-        messages = [_message(turn) for turn in _rows(values[key], key)]
+        messages = [message_of(turn) for turn in rows_of(values[key], key)]
         system = decoded(values.get("system"))
         if isinstance(system, str) and system.strip() and not _begins_with_system(messages):
             messages.insert(0, {"role": "system", "content": system})
         return messages
     if key := _first_key(values, _PAIRS):
-        return _pairs(_rows(values[key], key), key, media)
+        return _pairs(rows_of(values[key], key), key, media)
     for question, answer in _ONE_TURN:
         if _has(values, question) and _has(values, answer):
             return _one_turn(values, question, answer, media)
@@ -110,7 +98,7 @@ def make_a_form(keys: Set[str], with_media: bool) -> bool:
 
 def is_caption(text: str) -> bool:
     """Whether a text of the original's form holds no turn, so that it can only be a caption."""
-    return not re.search(r"(?m)^(?:AI|Human): ", text) and not _MARK.search(text)
+    return not re.search(r"(?m)^(?:AI|Human): ", text) and not MARK.search(text)
 
 
 def string(values: Mapping[str, Any], key: str) -> str:
@@ -123,11 +111,6 @@ def _words(value: Any, key: str) -> str:
     if not isinstance(value, str):
         raise UserError(f'"{key}" holds {type(value).__name__}; expected a text')
     return value
-
-
-def decoded(value: Any) -> Any:
-    """Words that a file gives as bytes, as text; anything else as it is."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _one_turn(
@@ -150,7 +133,7 @@ def _history(value: Any) -> list[tuple[str, str]]:
     """[[question, answer], ...] of the turns before."""
     if value is None or (isinstance(value, list | tuple | np.ndarray) and not len(value)):
         return []
-    pairs = _rows(value, "history")
+    pairs = rows_of(value, "history")
     if not all(isinstance(pair, list | tuple | np.ndarray) and len(pair) == 2 for pair in pairs):
         raise UserError('"history" holds no list of [question, answer]')
     return [
@@ -182,7 +165,7 @@ def _pairs(
 
 
 def _asked(question: str, media: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    parts = _parts(question)
+    parts = parts_of(question)
     marked = any(part["type"] != "text" for part in parts)
     return {"role": "user", "content": parts if marked else [*media, *parts]}
 
@@ -222,76 +205,8 @@ def _caption(value: Any, key: str) -> str:
     return string({key: value}, key)
 
 
-def _message(turn: Any) -> Any:
-    """A turn of LLaVA's or OpenAI's as a message; what is neither is left to be refused."""
-    if not isinstance(turn, Mapping):
-        return turn
-    role = decoded(_first(turn, "from", "role", "speaker"))
-    role = _ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
-    content = decoded(_first(turn, "value", "content", "text"))
-    if isinstance(content, str):
-        if role == "user":
-            content = _parts(content) if "value" in turn else _with_marks(content)
-    elif content is not None:
-        content = [_part(part) for part in _rows(content, "content")]
-    if role == "user" and (media := _media_of(turn)):
-        content = [*media, *(_parts(content) if isinstance(content, str) else content or [])]
-    return {"role": role, "content": content}
-
-
-def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
-    media = []
-    for key in ("image", "images", "video", "videos"):
-        kind, value = key.removesuffix("s"), turn.get(key)
-        values = value if isinstance(value, list | tuple) else [value]
-        media += [{"type": kind, kind: item} for item in values if item is not None]
-    return media
-
-
-def _parts(text: str) -> list[dict[str, str]]:
-    """A text with marks in it as parts; each mark becomes a line of its own."""
-    return [{"type": _MARKS.get(piece, "text"), "text": piece} for piece in _MARK.split(text)]
-
-
-def _with_marks(text: str) -> str:
-    """The text with the marks that a prompt has: LLaMA-Factory writes <video>."""
-    return text.replace("<video>", VIDEO_TOKEN)
-
-
-def _part(part: Any) -> Any:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    if not isinstance(part, Mapping):
-        return part
-    words = {key: decoded(part[key]) for key in ("type", "text") if key in part}
-    if isinstance(words.get("text"), str):
-        words["text"] = _with_marks(words["text"])
-    # Qwen's first form: {"image": "a.jpg"} and {"text": "..."}.
-    if "type" not in words:
-        words["type"] = next((kind for kind in ("image", "video", "text") if kind in part), None)
-    return {**part, **words}
-
-
-def _rows(value: Any, key: str) -> list[Any]:
-    """A list of objects, also where it is stored by columns as an object of lists."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return list(value)
-    if isinstance(value, Mapping):
-        columns = list(value.values())
-        is_table = all(isinstance(column, list | tuple | np.ndarray) for column in columns)
-        if is_table and len({len(column) for column in columns}) == 1:
-            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    raise UserError(f'"{key}" holds {type(value).__name__}; expected a list of objects')
-
-
 def _begins_with_system(messages: Sequence[Any]) -> bool:
     return bool(messages) and isinstance(messages[0], Mapping) and messages[0]["role"] == "system"
-
-
-def _first(values: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first key that has one."""
-    return next((values[key] for key in keys if values.get(key) is not None), None)
 
 
 def _first_key(values: Mapping[str, Any], keys: Sequence[str]) -> str | None:

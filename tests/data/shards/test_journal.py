@@ -125,6 +125,69 @@ def test_a_lost_shard_is_named(begun):
         Journal(begun, HEADER)
 
 
+def test_no_flipped_byte_is_passed_over(begun):
+    """Each is an error that tells of --restart, or ends the journal before the damaged line."""
+    path, shard = begun / JOURNAL_FILE, begun / "data-0.array_record"
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    errors = 0
+    for place in range(len(whole)):
+        byte = (0, 0xFF, whole[place] ^ 1)[place % 3]
+        path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        (begun / SKIPPED_FILE).write_bytes(bytes(500))
+        try:
+            with Journal(begun, HEADER) as journal:
+                assert (len(journal.shards), journal.next_index) in ((0, 0), (1, 4))
+                assert place == len(whole) - 1 or place == second - 1 or journal.shards
+        except UserError as error:
+            errors += 1
+            assert "damaged" in str(error) and "give --restart" in str(error)
+        if place >= len('{"format": "owl_jax shards"'):
+            assert is_begun(begun)
+    assert errors > 0.9 * len(whole) and shard.exists()
+
+
+@pytest.mark.parametrize(
+    "damage", ["NULs", "truncated", "not UTF-8", "no hash", "nested", "no object", "a word"]
+)
+def test_damage_is_one_line(begun, damage):
+    path = begun / JOURNAL_FILE
+    header, line, _ = path.read_bytes().split(b"\n")
+    lines = {
+        "NULs": [header, bytes(len(line))],
+        "truncated": [header, line[:-9]],
+        "not UTF-8": [header, b"\xff" + line],
+        "no hash": [header, b'{"shard": null, "next_index": 0, "skipped_bytes": 0}'],
+        "nested": [header, b"[" * 100_000],
+        "no object": [header, b"[]"],
+        "a word": [header[:-1] + b"x", line],
+    }[damage]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    number = 1 if damage == "a word" else 2
+    expected = rf"progress\.jsonl, line {number}: damaged, or of an older owl_jax.*give --restart"
+    with pytest.raises(UserError, match=expected):
+        Journal(begun, HEADER)
+    assert is_begun(begun)
+    if number == 1:
+        with pytest.raises(UserError, match=expected):
+            read_header(begun)
+
+
+@pytest.mark.parametrize("name", [JOURNAL_FILE, SKIPPED_FILE])
+def test_a_fifo_is_not_waited_for(begun, name):
+    (begun / name).unlink()
+    os.mkfifo(begun / name)
+    with pytest.raises(UserError, match=rf"{name}: is a FIFO, not a regular file; move it away"):
+        Journal(begun, HEADER)
+    assert is_begun(begun) == (name == SKIPPED_FILE)
+
+
+def test_a_list_of_skipped_records_that_lost_its_end(begun):
+    os.truncate(begun / SKIPPED_FILE, 5)
+    with pytest.raises(UserError, match=r"skipped\.jsonl: shorter than it was; give --restart"):
+        Journal(begun, HEADER)
+
+
 def test_a_full_disk(begun):
     """Files of this process cannot grow beyond a size: the nearest thing to a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,6 +1,7 @@
 """manifest.json: written, read, refused."""
 
 import json
+import os
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_what_is_in_it(directory):
             {"name": "data-00000.array_record", "records": 3, "bytes": 100, "sha256": "ab"},
             {"name": "data-00001.array_record", "records": 1, "bytes": 7, "sha256": "cd"},
         ],
+        "sha256": "95d03d5130f8a37673e6aebee9e383e6b3c70cd9efd1488c46e24f3bba0d17bf",
     }
     assert read_manifest(directory) == MANIFEST
 
@@ -64,11 +66,15 @@ def test_shards_are_there_in_full(directory):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", r"damaged \(Expecting property name"),
+        ("[" * 100_000, r"damaged \(nested too deeply"),
         ("[]", "no manifest of owl_jax; this owl_jax reads"),
         ("{}", "no manifest of owl_jax"),
         ('{"format": "owl_jax shards", "version": 2}', '"owl_jax shards" of version 2; this'),
-        ('{"format": "owl_jax shards", "version": 1}', r"malformed \(KeyError"),
+        (
+            '{"format": "owl_jax shards", "version": 1}',
+            r"damaged, its content is of another form \('skipped'\)",
+        ),
     ],
 )
 def test_what_is_no_manifest(directory, text, message):
@@ -76,6 +82,51 @@ def test_what_is_no_manifest(directory, text, message):
     with pytest.raises(UserError, match=message):
         read_manifest(directory)
     assert is_finished(directory) == ("owl_jax shards" in text)
+
+
+def test_an_older_one_without_a_hash_is_read_and_checked(directory):
+    path = directory / MANIFEST_FILE
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["sha256"]
+    path.write_text(json.dumps(values))
+    assert read_manifest(directory) == MANIFEST
+    shard = values["shards"][0]
+    for wrong in (
+        {"shards": [{**shard, "name": "../../secret"}]},
+        {"shards": [{**shard, "bytes": "many"}]},
+        {"shards": {}},
+        {"skipped": None},
+        {"skipped": {"reasons": {"no text": -1}}},
+        {"fingerprint": 5},
+        {"sha257": "ab"},
+    ):
+        path.write_text(json.dumps(values | wrong))
+        with pytest.raises(UserError, match=r"damaged, .*; copy it again, or prepare the data aga"):
+            read_manifest(directory)
+
+
+def test_no_flipped_byte_is_passed_over(directory):
+    path = directory / MANIFEST_FILE
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        byte = (0, 0xFF, whole[place] ^ 1)[place % 3]
+        path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        try:
+            assert read_manifest(directory) == MANIFEST  # white space, or what JSON takes for it
+        except UserError as error:
+            assert "\n" not in str(error)
+        assert is_finished(directory) or place < len('{\n  "format": "owl_jax shards"')
+    for size in range(len(whole) - 1):
+        path.write_bytes(whole[:size] + bytes(len(whole) - size))
+        with pytest.raises(UserError, match=r"damaged|no manifest of owl_jax"):
+            read_manifest(directory)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / MANIFEST_FILE)
+    assert not is_finished(tmp_path)
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read \(is a FIFO"):
+        read_manifest(tmp_path)
 
 
 def test_a_directory_without_one(tmp_path):

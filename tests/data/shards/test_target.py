@@ -1,6 +1,7 @@
 """The directory that prepare writes: known again, and never taken for one when it is another's."""
 
 import json
+import os
 import re
 
 import pytest
@@ -137,6 +138,44 @@ def test_restart_deletes_what_any_version_left(tmp_path):
     (tmp_path / "data-00002.array_record.partial").write_text("x")
     restart(tmp_path)
     assert not _content(tmp_path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, JOURNAL_FILE])
+@pytest.mark.parametrize("damage", ["flipped", "NULs", "cut", "not UTF-8"])
+def test_damage_is_one_line_and_restart_mends_it(tmp_path, name, damage):
+    if name == MANIFEST_FILE:
+        _write(Source(12), tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            _write(Source(12, stop=11), tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "flipped": whole.replace(b'"source": "x"', b'"source": "y"'),
+            "NULs": whole[:60] + bytes(20) + whole[80:],
+            "cut": whole[:60] + b"\n",
+            "not UTF-8": whole[:60] + b"\xff" + whole[61:],
+        }[damage]
+    )
+    with pytest.raises(UserError, match=rf"{re.escape(name)}.*damaged.*--restart"):
+        find_finished(tmp_path, "x", Options(shard_size=5 * KIB))
+    restart(tmp_path)
+    assert not _content(tmp_path)
+    _write(Source(12), tmp_path)
+    assert _wheres(tmp_path) == [f"x: y:{n}" for n in range(12)]
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, JOURNAL_FILE, SKIPPED_FILE])
+def test_fifos_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"holds other files .*; expected a new or empty directory"):
+        find_finished(tmp_path, "x", Options())
+    (tmp_path / "new").mkdir()
+    for partial in ("data-00000.array_record", MANIFEST_FILE):
+        os.mkfifo(tmp_path / "new" / f"{partial}.partial")
+    _write(Source(3), tmp_path / "new")
+    assert len(_wheres(tmp_path / "new")) == 3
 
 
 def test_restart_keeps_its_hands_off_a_run(tmp_path):

@@ -1,5 +1,8 @@
 """An index as a file: found again while it is whole, made anew otherwise."""
 
+import logging
+import os
+
 import numpy as np
 import pytest
 
@@ -18,16 +21,42 @@ def test_parts_become_one_array(tmp_path):
     assert [*path.parent.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("damage", [b"", b"nonsense", "cut", "another shape"])
-def test_what_is_not_whole_is_made_anew(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage", [b"", b"nonsense", bytes(300), "cut", "another shape", "another index", "FIFO"]
+)
+def test_what_is_not_whole_is_made_anew(tmp_path, caplog, damage):
     path = tmp_path / "x.npy"
     keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
+    whole = path.read_bytes()
     if damage == "another shape":
         np.save(path, ROWS.T)
+    elif damage == "another index":
+        keep_index(path.with_name("other"), tmp_path / "data", 4, lambda: iter([ROWS.T]))
+        path.with_name("other").replace(path)
+    elif damage == "FIFO":
+        path.unlink()
+        os.mkfifo(path)
     else:
-        path.write_bytes(path.read_bytes()[:-1] if damage == "cut" else damage)
-    keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
+        path.write_bytes(whole[:-1] if damage == "cut" else damage)
+    with caplog.at_level(logging.WARNING):
+        keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
     np.testing.assert_array_equal(map_index(path), ROWS)
+    assert caplog.messages == [f"{path}: damaged; the index of {tmp_path}/data is made anew"]
+    assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path, caplog):
+    path = tmp_path / "x.npy"
+    keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
+    whole = path.read_bytes()
+    with caplog.at_level(logging.WARNING):
+        for place in range(len(whole)):
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+            )
+            keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
+            assert path.read_bytes() == whole
+    assert len(caplog.messages) == len(whole)
 
 
 def test_a_search_that_fails_leaves_nothing(tmp_path):

@@ -1,0 +1,107 @@
+"""A turn of a conversation, as data sets write it, as an OpenAI-style message of parts.
+
+    LLaVA's          {"from": "human", "value": "<image>\\nWhat?"}
+    OpenAI's         {"role": "user", "content": "What?"}, or content as a list of parts
+    with media       {"role": "user", "content": "What?", "image": "a.jpg"}
+
+A turn that is none of these is left as it is, for who reads the messages to refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from owl_jax.errors import UserError
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+
+_ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "model": "assistant",
+}
+_MARKS = {IMAGE_TOKEN: "image", "<video>": "video", VIDEO_TOKEN: "video"}
+MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
+
+
+def message_of(turn: Any) -> Any:
+    """The message of a turn in one of the forms above."""
+    if not isinstance(turn, Mapping):
+        return turn
+    role = decoded(_first(turn, "from", "role", "speaker"))
+    role = _ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
+    content = decoded(_first(turn, "value", "content", "text"))
+    if isinstance(content, str):
+        if role == "user":
+            content = parts_of(content) if "value" in turn else _with_marks(content)
+    elif content is not None:
+        content = [_part(part) for part in rows_of(content, "content")]
+    if role == "user" and (media := _media_of(turn)):
+        content = [*media, *(parts_of(content) if isinstance(content, str) else content or [])]
+    return {"role": role, "content": content}
+
+
+def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
+    media = []
+    for key in ("image", "images", "video", "videos"):
+        kind, value = key.removesuffix("s"), turn.get(key)
+        values = value if isinstance(value, list | tuple) else [value]
+        media += [{"type": kind, kind: item} for item in values if item is not None]
+    return media
+
+
+def parts_of(text: str) -> list[dict[str, str]]:
+    """A text with marks in it as parts; each mark becomes a line of its own."""
+    return [{"type": _MARKS.get(piece, "text"), "text": piece} for piece in MARK.split(text)]
+
+
+def _with_marks(text: str) -> str:
+    """The text with the marks that a prompt has: LLaMA-Factory writes <video>."""
+    return text.replace("<video>", VIDEO_TOKEN)
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, Mapping):
+        return part
+    words = {key: decoded(part[key]) for key in ("type", "text") if key in part}
+    if isinstance(words.get("text"), str):
+        words["text"] = _with_marks(words["text"])
+    # Qwen's first form: {"image": "a.jpg"} and {"text": "..."}.
+    if "type" not in words:
+        words["type"] = next((kind for kind in ("image", "video", "text") if kind in part), None)
+    return {**part, **words}
+
+
+def rows_of(value: Any, key: str) -> list[Any]:
+    """A list of objects, also where it is stored by columns as an object of lists.
+
+    Raises UserError for anything else; `key` is what the message calls it.
+    """
+    if isinstance(value, list | tuple | np.ndarray):
+        return list(value)
+    if isinstance(value, Mapping):
+        columns = list(value.values())
+        is_table = all(isinstance(column, list | tuple | np.ndarray) for column in columns)
+        if is_table and len({len(column) for column in columns}) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    raise UserError(f'"{key}" holds {type(value).__name__}; expected a list of objects')
+
+
+def decoded(value: Any) -> Any:
+    """Words that a file gives as bytes, as text; anything else as it is."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _first(values: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first key that has one."""
+    return next((values[key] for key in keys if values.get(key) is not None), None)

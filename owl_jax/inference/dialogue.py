@@ -1,0 +1,145 @@
+"""What was said and shown in a conversation so far, and what the model is asked next."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from owl_jax.errors import BadData, UserError
+from owl_jax.inference.engine import Owl
+from owl_jax.media.image import IMAGE_FORMATS, load_image
+from owl_jax.media.video import FRAME_SUFFIXES, load_video
+from owl_jax.text.conversation import count_media
+
+# Ends of names that are hardly ever a question.
+MEDIA_NAMES = (*FRAME_SUFFIXES, ".avi", ".mkv", ".mov", ".mp4", ".webm")
+
+
+class Conversation:
+    """What was said and shown so far, and what will be shown with the next question.
+
+    sampling: keyword arguments of `Owl.chat`.
+    """
+
+    def __init__(self, owl: Owl, **sampling: Any):
+        self._owl = owl
+        self._sampling = sampling
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._messages: list[dict[str, Any]] = []
+        self._images: list[Any] = []
+        self._videos: list[Any] = []
+        # How many images and videos there were before each command that shows some with the next
+        # question, and before those of each question that was answered.
+        self._shown: list[tuple[int, int]] = []
+        self._answered: list[tuple[int, int]] = []
+
+    def show_images(self, paths: Iterable[str]) -> None:
+        """Adds pictures to the next question, all or none. Raises UserError for one that cannot be
+        read."""
+        self._show([_load_picture(path) for path in paths], [])
+
+    def show_videos(self, paths: Sequence[str]) -> None:
+        """Adds videos to the next question, all or none. Raises UserError for one that cannot be
+        read."""
+        for path in paths:
+            if is_still_picture(path):
+                raise UserError(f"{path} is a picture; /image shows it (--image at the start)")
+            load_video(path, 1, self._owl.config.vision.image_size)
+        self._show([], paths)
+
+    def undo(self) -> str:
+        """Takes back what the last command showed, or else the last question with its media.
+
+        Returns: what was taken back, for people. Raises UserError if there is nothing.
+        """
+        if self._shown:
+            images, videos = self._cut_media(*self._shown.pop())
+            names = [(images, "picture"), (videos, "video")]
+            taken = [f"{n} {noun}{'s' * (n > 1)}" for n, noun in names if n]
+            return f"{' and '.join(taken)} taken back"
+        if not self._answered:
+            raise UserError("there is nothing to take back")
+        self._cut_media(*self._answered.pop())
+        del self._messages[-2:]
+        return "the last question and its answer are taken back"
+
+    def ask(self, question: str) -> Generator[str]:
+        """The answer as it comes.
+
+        The question counts as asked when the answer is complete, or is interrupted (or not read to
+        its end) after it has said something: that is the answer then.
+        Raises UserError as `Owl.chat`, before the first piece.
+        """
+        before = self._shown[0] if self._shown else (len(self._images), len(self._videos))
+        media: list[dict[str, str]] = []
+        if not any(count_media(question)):
+            media = self._pending(*before)
+        message = {"role": "user", "content": [*media, {"type": "text", "text": question}]}
+        messages = [*self._messages, message]
+        pieces = self._owl.chat(messages, self._images, self._videos, stream=True, **self._sampling)
+        answer = ""
+        try:
+            for piece in pieces:
+                answer += piece
+                yield piece
+        except (KeyboardInterrupt, GeneratorExit):
+            if answer:
+                self._keep(messages, answer, before)
+            raise
+        self._keep(messages, answer, before)
+
+    def _keep(self, messages: list[dict[str, Any]], answer: str, before: tuple[int, int]) -> None:
+        self._messages = [*messages, {"role": "assistant", "content": answer}]
+        self._answered.append(before)
+        self._shown = []
+
+    def _show(self, images: Iterable[Any], videos: Iterable[Any]) -> None:
+        self._shown.append((len(self._images), len(self._videos)))
+        self._images += images
+        self._videos += videos
+
+    def _pending(self, images: int, videos: int) -> list[dict[str, str]]:
+        """Parts for the media that were shown since there were so many, in their order."""
+        parts = []
+        counts = [*self._shown[1:], (len(self._images), len(self._videos))] if self._shown else []
+        for more_images, more_videos in counts:
+            parts += [{"type": "image"}] * (more_images - images)
+            parts += [{"type": "video"}] * (more_videos - videos)
+            images, videos = more_images, more_videos
+        return parts
+
+    def _cut_media(self, images: int, videos: int) -> tuple[int, int]:
+        """Forgets all media but the first; returns how many were forgotten."""
+        taken = len(self._images) - images, len(self._videos) - videos
+        del self._images[images:], self._videos[videos:]
+        return taken
+
+
+def _load_picture(path: str) -> Image.Image:
+    try:
+        return load_image(path)
+    except BadData as error:
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a folder; /video shows a folder of frames") from error
+        if error.reason == "not a picture" and path.lower().endswith(MEDIA_NAMES):
+            raise UserError(f"{error}; a video is shown by /video") from error
+        raise
+
+
+def is_still_picture(path: str) -> bool:
+    """Whether a file is a picture that does not move; False for what cannot be read."""
+    if not Path(path).is_file():
+        return False
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            # The further pictures of an MPO are a camera's previews or second eye.
+            return image.format == "MPO" or not getattr(image, "is_animated", False)
+    # On damaged files Pillow raises whatever its parsers stumble over; the loader names it.
+    except Exception:
+        return False
