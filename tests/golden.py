@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from read_whole import load_model, read_adapter
 
-from owl_jax.checkpoint.adapter import read_adapter
-from owl_jax.checkpoint.model_directory import load_model
 from owl_jax.models.abstractor import Abstractor
 from owl_jax.models.attention import whole_rows
 from owl_jax.models.config import Compute, OwlConfig

@@ -37,7 +37,7 @@ def read_config(directory: Path, temporal: bool) -> OwlConfig:
     Raises UserError for a missing or unsuitable file: a value of another type or out of its range,
     sizes that do not fit each other, or what is not computed here.
     """
-    path = directory / "config.json"
+    path = directory / schema.CONFIG_FILE
     values = read_json(path)
     missing = [name for name in _SECTIONS if not isinstance(values.get(name), dict)]
     if missing:
@@ -92,7 +92,7 @@ def read_config(directory: Path, temporal: bool) -> OwlConfig:
 
 def read_vision_config(directory: Path) -> VisionConfig:
     """Reads config.json of a CLIP model or of its vision tower. Raises UserError."""
-    path = directory / "config.json"
+    path = directory / schema.CONFIG_FILE
     values = read_json(path)
     where = ""
     if "vision_config" in values or values.get("model_type") == "clip":
@@ -110,7 +110,7 @@ def read_vision_config(directory: Path) -> VisionConfig:
 
 def read_language_config(directory: Path) -> LanguageConfig:
     """Reads config.json of a plain LLaMA or BLOOM. Raises UserError."""
-    path = directory / "config.json"
+    path = directory / schema.CONFIG_FILE
     values = read_json(path)
     schema.refuse_other_computation(path, values)
     llm = _language_config(values, path)
@@ -292,7 +292,7 @@ def write_config(
         },
     }
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
-    (directory / "config.json").write_text(written, encoding="utf-8")
+    (directory / schema.CONFIG_FILE).write_text(written, encoding="utf-8")
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def open_owl(directory: Path) -> Opened:
     rows = table.rows(config)
     config, notes = _with_found_words(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, table.tied(config))
-    as_trained = schema.read_as(directory / "config.json", schema.Owl).as_trained
+    as_trained = schema.read_as(directory / schema.CONFIG_FILE, schema.Owl).as_trained
     return Opened(config, params, as_trained, notes, files)
 
 
@@ -196,7 +196,7 @@ def open_language(directory: Path) -> Opened:
     tied = {}
     if isinstance(llm, BloomConfig):
         tied = {"lm_head.weight": embedding}
-    elif read_json(directory / "config.json").get("tie_word_embeddings"):
+    elif read_json(directory / schema.CONFIG_FILE).get("tie_word_embeddings"):
         tied = {"lm_head.weight": embedding}
         rows = [
             dataclasses.replace(row, source=embedding) if row.source == "lm_head.weight" else row

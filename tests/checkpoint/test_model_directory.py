@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import tiny
 from directories import assert_same_bits, assert_same_tree
+from read_whole import load_model, read_adapter, read_branches
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.checksums import SUMS_FILE, verify
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
-    load_model,
     open_any_adapter,
     open_model,
-    read_branches,
     read_config,
     save_model,
 )
@@ -256,13 +254,14 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
     """Files of more than 20 kB cannot be written, as on a full disk."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from owl_jax.checkpoint.model_directory import load_model, save_model\n"
+        "from owl_jax.checkpoint.model_directory import open_model, save_model\n"
         "from owl_jax.errors import UserError\n"
         "import resource\n"
-        f"config, params = load_model(Path({str(directory)!r}), 'float32')\n"
+        f"model = open_model(Path({str(directory)!r}))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
         "try:\n"
-        f"    save_model(Path({str(tmp_path / 'model')!r}), config, params, {format!r})\n"
+        f"    target = Path({str(tmp_path / 'model')!r})\n"
+        f"    save_model(target, model.config, model.params, {format!r})\n"
         "except UserError as error:\n"
         "    print(error)\n"
     )

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from directories import BLOOM, INDEX, LLAMA, VIDEO, WEIGHTS, assert_same_bits, assert_same_tree
 from flax.traverse_util import flatten_dict
+from read_whole import load_model, read_branches
 from safetensors.numpy import load_file
 
 from owl_jax.checkpoint import table
-from owl_jax.checkpoint.model_directory import load_model, open_any, read_branches
+from owl_jax.checkpoint.model_directory import open_any
 from owl_jax.checkpoint.shards import write_shards
 from owl_jax.checkpoint.stored import read
 from owl_jax.checkpoint.table import BUFFERS, tied

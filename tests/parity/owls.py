@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
+from read_whole import read_branches
 
-from owl_jax.checkpoint.model_directory import open_branches, read_branches, save_model
+from owl_jax.checkpoint.model_directory import open_branches, save_model
 from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.models.config import AbstractorConfig, OwlConfig, VisionConfig
 

@@ -8,8 +8,9 @@ import pytest
 import reference
 import torch
 import transformers
+from read_whole import read_branches
 
-from owl_jax.checkpoint.model_directory import open_branches, read_branches
+from owl_jax.checkpoint.model_directory import open_branches
 from owl_jax.errors import UserError
 from owl_jax.models.config import BloomConfig, Compute, LlamaConfig, VisionConfig
 from owl_jax.models.vision import VisionEncoder, pooled_class_token
