@@ -114,10 +114,11 @@ def _directory(flag: flags.FlagHolder[str | None]) -> Path:
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     """(config, params, base of the adapter, what was opened) of the source as the flags ask."""
     from owl_jax.checkpoint import model_directory
-    from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored
+    from owl_jax.checkpoint.adapter import merge_stored
     from owl_jax.checkpoint.adapter_base import Base, read_base
+    from owl_jax.checkpoint.schema import ADAPTER_FILE
 
-    if (source / CONFIG_FILE).exists():
+    if (source / ADAPTER_FILE).exists():
         if FORMAT.value == "huggingface" or MERGE_ADAPTER.value is not None:
             raise UserError(
                 f"{source} is an adapter: merge it with --source=MODEL --merge_adapter={source}"

@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from read_whole import load_model, read_adapter
 
-from owl_jax.checkpoint.adapter import read_adapter
-from owl_jax.checkpoint.model_directory import load_model
 from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig

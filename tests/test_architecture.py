@@ -18,7 +18,7 @@ LEVELS = (
     {"inference", "data", "checkpoint", "parallel"},
     {"models", "text", "media"},
     {"cli", "pages", "python_file"},
-    {"errors", "files", "former_keys", "streams"},
+    {"errors", "files", "former_keys", "sealed_json", "streams"},
 )
 
 # The demonstration is imported by its own commands only.

@@ -12,13 +12,15 @@ import golden
 import jax
 import numpy as np
 import pytest
+from read_whole import load_model, read_branches
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
+from owl_jax.checkpoint.adapter import WEIGHTS_FILE
 from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, fingerprint_base, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
-from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches
+from owl_jax.checkpoint.model_directory import open_any_adapter
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.models.lora import merge
 
 LLAMA, BLOOM = golden.GOLDENS / golden.LLAMA, golden.GOLDENS / golden.BLOOM
@@ -129,7 +131,7 @@ def test_adapter_alone_from_form_to_form(own, tmp_path):
         load_file(ADAPTER / WEIGHTS_FILE),
     )
     _assert_same(written, original)
-    values = json.loads((tmp_path / "peft" / CONFIG_FILE).read_text())
+    values = json.loads((tmp_path / "peft" / ADAPTER_FILE).read_text())
     assert values["base_model_name_or_path"] == str(LLAMA)
 
 

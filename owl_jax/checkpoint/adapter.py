@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -24,6 +23,7 @@ from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
 from owl_jax.checkpoint.safetensors_writer import write_file
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, shown
@@ -33,20 +33,11 @@ from owl_jax.models.transforms import Linear, Slices
 from owl_jax.models.weight_names import Row, with_prefix
 from owl_jax.models.weight_names import projections as projections_of
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TORCH_FILE = "adapter_model.bin"
 
 _LANGUAGE = "language_model."
 _PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
-
-
-def read_adapter(
-    directory: Path, config: OwlConfig, dtype: Any
-) -> tuple[LoraConfig, dict[str, Any]]:
-    """Reads what `open_adapter` opens: the tree's branch "lora" as NumPy arrays of `dtype`."""
-    lora, opened = open_adapter(directory, config)
-    return lora, jax.tree.map(partial(read, dtype=dtype), opened)
 
 
 def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
@@ -133,13 +124,13 @@ def write_adapter(
         "target_modules": rf".*language_model.*\.({names})",
         "task_type": None,
     }
-    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (directory / ADAPTER_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tensors = to_source(_rows(config, config.lora.targets, _PREFIX), {"lora": lora})
     return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
 
 def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
-    path = directory / CONFIG_FILE
+    path = directory / ADAPTER_FILE
     said = read_peft_config(path)
     return LoraConfig(
         rank=said.r,

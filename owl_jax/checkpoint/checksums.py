@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import open_regular
 
@@ -25,7 +26,7 @@ SUMS_FILE = "SHA256SUMS"
 _SUMS_NAMES = (SUMS_FILE, "SHA256SUMS.txt", "sha256sums.txt")
 _ONE_FILE = (".sha256", ".sha256sum")
 # A list that names one of these is of the whole directory: what it does not name does not belong.
-_OF_THE_WHOLE = ("config.json", "adapter_config.json")
+_OF_THE_WHOLE = (CONFIG_FILE, ADAPTER_FILE)
 
 _LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)", re.DOTALL)
 _TAGGED = re.compile(rb"(\\?)SHA256 \((.+)\) = ([0-9a-fA-F]{64})", re.DOTALL)

@@ -17,6 +17,7 @@ from flax import linen as nn
 from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.preprocessor import with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
+from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
@@ -146,12 +147,12 @@ def open_family(directory: Path) -> Opened:
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
     config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
-    values = read_json(directory / "config.json")
+    values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(values)
     rows = family.weight_rows(config)
     config, notes = _with_found_words(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
-    as_trained = schema.convert(directory / "config.json", values, schema.Trained).as_trained
+    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
     return Opened(config, params, as_trained, notes, files)
 
 
@@ -169,7 +170,7 @@ def open_vision(directory: Path) -> Opened:
         rows = without_prefix(rows, "vision_model.")
     params = from_source(rows, files, abstract_params(config), directory, {}, vision.ignores)
     unused = sum(map(vision.ignores, files.names()))
-    note = f"{unused} tensors of other parts than the vision encoder are not used"
+    note = f"{vision.OTHER_PARTS} ({unused} tensors) are not used"
     return Opened(config, params, notes=(note,) if unused else (), files=files)
 
 
@@ -187,7 +188,7 @@ def open_language(directory: Path) -> Opened:
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     if tied:
         tied = dict.fromkeys(tied, embedding)
-    elif read_json(directory / "config.json").get("tie_word_embeddings"):
+    elif read_json(directory / CONFIG_FILE).get("tie_word_embeddings"):
         tied = {_HEAD: embedding}
         rows = [
             dataclasses.replace(row, source=embedding) if row.source == _HEAD else row

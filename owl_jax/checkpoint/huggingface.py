@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
@@ -36,7 +37,7 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     Raises UserError for a missing or unsuitable file: a value of another type or out of its range,
     sizes that do not fit each other, or what is not computed here.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG_FILE
     values = read_json(path)
     config = family_of(values).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
@@ -48,16 +49,21 @@ def read_vision_config(directory: Path) -> VisionPart:
 
     Raises UserError as `read_config`.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG_FILE
     values = read_json(path)
-    vision = VISION_TYPES[values["model_type"]].from_hf(Source(path, values))
+    # A file that names no type is of the first encoder.
+    kind = values.get("model_type", next(iter(VISION_TYPES)))
+    if not isinstance(kind, str) or kind not in VISION_TYPES:
+        known = ", ".join(VISION_TYPES)
+        raise UserError(f"{path}: vision encoder {shown(kind)}; expected {known}")
+    vision = VISION_TYPES[kind].from_hf(Source(path, values))
     _refuse(path, vision.problems("vision"))
     return vision
 
 
 def read_language_config(directory: Path) -> LanguagePart:
     """Reads config.json of a plain language model. Raises UserError as `read_config`."""
-    path = directory / "config.json"
+    path = directory / CONFIG_FILE
     values = read_json(path)
     source = Source(path, values)
     source.refuse_other_computation()
@@ -86,7 +92,7 @@ def write_config(
     """
     values = MPLUG_OWL.write_config(config, dtype)
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
-    (directory / "config.json").write_text(written, encoding="utf-8")
+    (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.adapter import merge_stored, open_adapter, write_adapter
 from owl_jax.checkpoint.adapter_base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
 from owl_jax.checkpoint.checksums import write_checksums
@@ -42,8 +40,8 @@ from owl_jax.checkpoint.hf_import import (
     open_vision,
     write_family,
 )
-from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.orbax_format import open_params, write_params
+from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import PARTS, OwlConfig, id_problems
@@ -65,7 +63,7 @@ COMPANIONS = (
 )
 
 _FORMAT, _VERSION = "owl_jax", 2
-_CONFIG, _PARAMS, _SOURCE_CONFIG = "config.json", "params", "source_config.json"
+_PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
 
 _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
     **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
@@ -75,14 +73,14 @@ _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
 
 def is_own(directory: Path) -> bool:
     """True for a directory that owl_jax wrote. Raises UserError if there is no config.json."""
-    return read_json(directory / _CONFIG).get("format") == _FORMAT
+    return read_json(directory / CONFIG_FILE).get("format") == _FORMAT
 
 
 def read_config(directory: Path) -> OwlConfig:
     """The model's description. Raises UserError for a missing, damaged or unknown config.json."""
     if not is_own(directory):
         return open_family(directory).config
-    path = directory / _CONFIG
+    path = directory / CONFIG_FILE
     return _described(path, schema.read_as(path, schema.OwnConfig))
 
 
@@ -130,18 +128,6 @@ def open_branches(directory: Path, names: Sequence[str]) -> Opened:
     return dataclasses.replace(opened, params={name: opened.params[name] for name in names})
 
 
-def load_model(directory: Path, dtype: Any) -> tuple[OwlConfig, dict[str, Any]]:
-    """Reads what `open_model` opens: (its config, its tree as NumPy arrays of `dtype`)."""
-    opened = open_model(directory)
-    return opened.config, jax.tree.map(partial(read, dtype=jnp.dtype(dtype)), opened.params)
-
-
-def read_branches(directory: Path, names: Sequence[str], dtype: Any) -> dict[str, Any]:
-    """Reads what `open_branches` opens, as NumPy arrays of `dtype`."""
-    opened = open_branches(directory, names)
-    return jax.tree.map(partial(read, dtype=jnp.dtype(dtype)), opened.params)
-
-
 def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) -> Opened:
     """What was opened from `directory`, with an adapter, PEFT's or ours, as its branch "lora".
 
@@ -172,7 +158,7 @@ def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, di
     Returns: (its config, the tree's branch "lora", each leaf a `Stored`).
     Raises UserError for an adapter of another model.
     """
-    if (directory / CONFIG_FILE).exists() or not (directory / _CONFIG).exists():
+    if (directory / ADAPTER_FILE).exists() or not (directory / CONFIG_FILE).exists():
         return open_adapter(directory, config)
     opened = open_any(directory)
     if dataclasses.replace(opened.config, lora=None) != config:
@@ -270,14 +256,14 @@ def _write_own_config(
         AS_TRAINED: as_trained,
         "model": config.to_dict(),
     }
-    _write_json(target / _CONFIG, values)
+    _write_json(target / CONFIG_FILE, values)
     if source is not None:
         _write_json(target / _SOURCE_CONFIG, source)
 
 
 def _source_config(companions: Path | None) -> dict[str, Any] | None:
     """The config.json, in Hugging Face's form, of what a model is made from."""
-    for name in (_SOURCE_CONFIG, _CONFIG):
+    for name in (_SOURCE_CONFIG, CONFIG_FILE):
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             return values if values.get("model_type") in FAMILIES else None
@@ -294,7 +280,7 @@ def _branches(config: OwlConfig) -> list[str]:
 
 def open_any(directory: Path) -> Opened:
     """Opens whatever parts of a model a directory holds. Raises UserError as `open_model`."""
-    values = read_json(directory / _CONFIG)
+    values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
@@ -303,8 +289,8 @@ def open_any(directory: Path) -> Opened:
 
 
 def _open_own(directory: Path) -> Opened:
-    values = schema.read_as(directory / _CONFIG, schema.OwnConfig)
-    config = _described(directory / _CONFIG, values)
+    values = schema.read_as(directory / CONFIG_FILE, schema.OwnConfig)
+    config = _described(directory / CONFIG_FILE, values)
     path = directory.absolute() / _PARAMS
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")

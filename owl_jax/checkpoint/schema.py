@@ -22,6 +22,9 @@ from owl_jax.models.bounds import (
     checked,
 )
 
+# What tells a model directory, and an adapter of PEFT's.
+CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
+
 _T = TypeVar("_T")
 
 Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=100)]

@@ -53,6 +53,7 @@ class VisionPart(Part):
     pixel_mean: Any
     pixel_std: Any
     MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in config.json of a directory of its own
+    OTHER_PARTS: ClassVar[str]  # what `ignores` is true for, in words
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...

@@ -13,18 +13,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from read_whole import read_adapter
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint.adapter import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    merge_stored,
-    open_adapter,
-    read_adapter,
-    write_adapter,
-)
+from owl_jax.checkpoint.adapter import WEIGHTS_FILE, merge_stored, open_adapter, write_adapter
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import place, read
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.errors import UserError
 from owl_jax.models.lora import LoraConfig, merge
 from owl_jax.parallel.mesh import make_mesh
@@ -37,8 +32,8 @@ PREFIX = "base_model.model.language_model.model.layers"
 def _copy(target, **options):
     """A copy of the recorded adapter with other options."""
     shutil.copyfile(RECORDED / WEIGHTS_FILE, target / WEIGHTS_FILE)
-    values = json.loads((RECORDED / CONFIG_FILE).read_text())
-    (target / CONFIG_FILE).write_text(json.dumps({**values, **options}))
+    values = json.loads((RECORDED / ADAPTER_FILE).read_text())
+    (target / ADAPTER_FILE).write_text(json.dumps({**values, **options}))
 
 
 def _random(config):
@@ -57,7 +52,7 @@ def test_recorded_adapter_is_written_as_it_was_read(tmp_path):
     for name, value in recorded.items():
         assert written[name].dtype == value.dtype
         np.testing.assert_array_equal(written[name], value)
-    values = [json.loads((path / CONFIG_FILE).read_text()) for path in (tmp_path, RECORDED)]
+    values = [json.loads((path / ADAPTER_FILE).read_text()) for path in (tmp_path, RECORDED)]
     assert values[0] == values[1]
 
 
@@ -80,7 +75,7 @@ def test_round_trip(case, targets, tmp_path):
     read_config, read = read_adapter(tmp_path, base, np.float32)
     assert read_config == config.lora
     jax.tree.map(np.testing.assert_array_equal, read, lora)
-    values = json.loads((tmp_path / CONFIG_FILE).read_text())
+    values = json.loads((tmp_path / ADAPTER_FILE).read_text())
     assert values["base_model_name_or_path"] == "some/model"
 
 
@@ -102,7 +97,7 @@ def test_written_pattern_names_the_modules_that_are_adapted(tmp_path):
     base, _ = golden.model(golden.BLOOM)
     config = dataclasses.replace(base, lora=LoraConfig(4, targets=("query_key_value", "dense")))
     write_adapter(config, _random(config), tmp_path)
-    pattern = json.loads((tmp_path / CONFIG_FILE).read_text())["target_modules"]
+    pattern = json.loads((tmp_path / ADAPTER_FILE).read_text())["target_modules"]
     linears = [
         name.removesuffix(".weight")
         for name, value in load_file(golden.GOLDENS / golden.BLOOM / "model.safetensors").items()
@@ -178,7 +173,7 @@ def test_missing_parts_are_named(tmp_path):
     (tmp_path / WEIGHTS_FILE).unlink()
     with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
         read_adapter(tmp_path, BASE, np.float32)
-    (tmp_path / CONFIG_FILE).write_text('{"peft_type": "LORA", "target_modules": ["q_proj"]}')
+    (tmp_path / ADAPTER_FILE).write_text('{"peft_type": "LORA", "target_modules": ["q_proj"]}')
     with pytest.raises(UserError, match="no value for 'r'"):
         read_adapter(tmp_path, BASE, np.float32)
 

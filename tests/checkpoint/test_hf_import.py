@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from directories import BLOOM, INDEX, LLAMA, VIDEO, WEIGHTS, assert_same_bits, assert_same_tree
 from flax.traverse_util import flatten_dict
+from read_whole import load_model, read_branches
 from safetensors.numpy import load_file
 
 from owl_jax.checkpoint.hf_import import (
@@ -25,7 +26,7 @@ from owl_jax.checkpoint.hf_import import (
     write_family,
 )
 from owl_jax.checkpoint.lazy_arrays import read
-from owl_jax.checkpoint.model_directory import load_model, open_any, read_branches
+from owl_jax.checkpoint.model_directory import open_any
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.errors import UserError

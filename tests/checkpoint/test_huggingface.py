@@ -160,6 +160,7 @@ def test_blooms_first_release_says_its_sizes_by_other_names(tmp_path):
 
 def test_clip_alone_and_within_a_whole_model(tmp_path):
     values = {**directories.config(LLAMA)["vision_config"], "hidden_act": "quick_gelu"}
+    values["model_type"] = "clip_vision_model"
     expected = golden.model(golden.LLAMA)[0].vision
     for written in (values, {"text_config": {}, "vision_config": values}):
         (tmp_path / "config.json").write_text(json.dumps(written))

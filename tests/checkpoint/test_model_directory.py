@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import tiny
 from directories import assert_same_bits, assert_same_tree
+from read_whole import load_model, read_adapter, read_branches
 
-from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.checksums import SUMS_FILE, verify
 from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
-    load_model,
     open_any_adapter,
     open_model,
-    read_branches,
     read_config,
     save_model,
 )
@@ -58,7 +56,7 @@ def test_released_model_comes_back_as_it_was(case, dtype, tmp_path):
     }
     source = directories.write(tmp_path / "source", {**values, "torch_dtype": dtype}, tensors)
     for name in (*COMPANIONS, "training_args.bin"):
-        (source / name).write_text(f"content of {name}")
+        (source / name).write_text(f'{{"content": "of {name}"}}')
     opened = open_model(source)
     written = []
     save_model(
@@ -82,7 +80,7 @@ def test_released_model_comes_back_as_it_was(case, dtype, tmp_path):
     assert values.keys() <= back.keys()
     for directory in ("own", "back"):
         for name in COMPANIONS:
-            assert (tmp_path / directory / name).read_text() == f"content of {name}"
+            assert (tmp_path / directory / name).read_text() == f'{{"content": "of {name}"}}'
         assert not (tmp_path / directory / "training_args.bin").exists()
 
 
@@ -156,7 +154,7 @@ def test_every_file_has_its_hash(format, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for name in (*COMPANIONS, SUMS_FILE):
-        (source / name).write_text(f"content of {name}")
+        (source / name).write_text(f'{{"content": "of {name}"}}')
     save_model(tmp_path / "target", config, params, format, source)
     files = {str(path.relative_to(tmp_path / "target")) for path in _files(tmp_path / "target")}
     listed = (tmp_path / "target" / SUMS_FILE).read_text()
@@ -257,13 +255,14 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
     """Files of more than 20 kB cannot be written, as on a full disk."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from owl_jax.checkpoint.model_directory import load_model, save_model\n"
+        "from owl_jax.checkpoint.model_directory import open_model, save_model\n"
         "from owl_jax.errors import UserError\n"
         "import resource\n"
-        f"config, params = load_model(Path({str(directory)!r}), 'float32')\n"
+        f"model = open_model(Path({str(directory)!r}))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
         "try:\n"
-        f"    save_model(Path({str(tmp_path / 'model')!r}), config, params, {format!r})\n"
+        f"    target = Path({str(tmp_path / 'model')!r})\n"
+        f"    save_model(target, model.config, model.params, {format!r})\n"
         "except UserError as error:\n"
         "    print(error)\n"
     )

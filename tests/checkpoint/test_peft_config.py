@@ -6,11 +6,11 @@ import time
 import pytest
 from directories import ADAPTER
 
-from owl_jax.checkpoint.adapter import CONFIG_FILE
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.errors import UserError
 
-RECORDED = json.loads((ADAPTER / CONFIG_FILE).read_text())
+RECORDED = json.loads((ADAPTER / ADAPTER_FILE).read_text())
 MODULES = {
     name: [f"language_model.model.layers.{i}.self_attn.{name}" for i in range(32)]
     for name in ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -18,7 +18,7 @@ MODULES = {
 
 
 def _read(directory, **options):
-    path = directory / CONFIG_FILE
+    path = directory / ADAPTER_FILE
     path.write_text(json.dumps({**RECORDED, **options}))
     return read_peft_config(path)
 
@@ -105,7 +105,7 @@ def test_values_that_make_no_sense(key, values, tmp_path):
         with pytest.raises(UserError) as caught:
             _read(tmp_path, **{key: value})
         message = str(caught.value)
-        assert message.startswith(f"{tmp_path / CONFIG_FILE}: {key}"), value
+        assert message.startswith(f"{tmp_path / ADAPTER_FILE}: {key}"), value
         assert "expected" in message or "out of range" in message
         assert len(message) < 400
 

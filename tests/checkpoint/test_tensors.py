@@ -15,9 +15,10 @@ import pytest
 from directories import WEIGHTS
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, open_adapter
+from owl_jax.checkpoint.adapter import WEIGHTS_FILE, open_adapter
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import read
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.errors import UserError
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
@@ -104,7 +105,7 @@ def test_integers_in_an_adapter_are_refused(tmp_path):
     tensors = load_file(directories.ADAPTER / WEIGHTS_FILE)
     name = min(tensors)
     save_file(tensors | {name: tensors[name].astype(np.int32)}, tmp_path / WEIGHTS_FILE)
-    shutil.copyfile(directories.ADAPTER / CONFIG_FILE, tmp_path / CONFIG_FILE)
+    shutil.copyfile(directories.ADAPTER / ADAPTER_FILE, tmp_path / ADAPTER_FILE)
     with pytest.raises(UserError, match=f"{name} is I32; expected floats"):
         open_adapter(tmp_path, golden.model(golden.LLAMA)[0])
 

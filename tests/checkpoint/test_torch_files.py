@@ -9,8 +9,9 @@ import golden
 import pytest
 
 import owl_jax
-from owl_jax.checkpoint.adapter import CONFIG_FILE, open_adapter
+from owl_jax.checkpoint.adapter import open_adapter
 from owl_jax.checkpoint.hf_import import open_family, open_files
+from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.errors import UserError
 
 
@@ -41,7 +42,7 @@ def test_shards_and_adapters_ask_for_it_too(tmp_path):
     with pytest.raises(UserError) as caught:
         open_files(tmp_path)
     assert str(caught.value) == _message(tmp_path / "one.bin")
-    shutil.copyfile(directories.ADAPTER / CONFIG_FILE, tmp_path / CONFIG_FILE)
+    shutil.copyfile(directories.ADAPTER / ADAPTER_FILE, tmp_path / ADAPTER_FILE)
     (tmp_path / "adapter_model.bin").touch()
     with pytest.raises(UserError) as caught:
         open_adapter(tmp_path, golden.model(golden.LLAMA)[0])

@@ -10,9 +10,9 @@ import directories
 import golden
 import pytest
 from directories import LLAMA
+from read_whole import load_model
 
 from owl_jax.checkpoint.checksums import verify
-from owl_jax.checkpoint.model_directory import load_model
 
 SCRIPT = """
 import json, sys
@@ -23,11 +23,13 @@ jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv
 import numpy as np
 import owl_jax
 from pathlib import Path
-from owl_jax.checkpoint.model_directory import load_model
+from owl_jax.checkpoint import stored
+from owl_jax.checkpoint.model_directory import open_model
 from owl_jax.checkpoint.tensors import TensorFiles
 from owl_jax.parallel.mesh import make_mesh
 
-_, expected = load_model(Path(sys.argv[3]), "float32")
+opened = open_model(Path(sys.argv[3]))
+expected = jax.tree.map(lambda leaf: stored.read(leaf, np.dtype("float32")), opened.params)
 count, read = 0, TensorFiles.read
 def counting(self, name, part=None):
     global count

@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+from read_whole import read_branches
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.checkpoint.model_directory import open_branches, read_branches, save_model
+from owl_jax.checkpoint.model_directory import open_branches, save_model
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.vision.clip import ClipConfig

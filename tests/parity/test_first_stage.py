@@ -15,8 +15,8 @@ import reference
 from flax.traverse_util import flatten_dict
 from PIL import Image
 from quick_compile import on_devices
+from read_whole import load_model, read_branches
 
-from owl_jax.checkpoint.model_directory import load_model, read_branches
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import SYSTEM
 from owl_jax.text.tokenizer import train_sentencepiece

@@ -8,8 +8,9 @@ import pytest
 import reference
 import torch
 import transformers
+from read_whole import read_branches
 
-from owl_jax.checkpoint.model_directory import open_branches, read_branches
+from owl_jax.checkpoint.model_directory import open_branches
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from read_whole import load_model
 from training_runs import CONFIG, metrics_of
 
 import owl_jax
 from owl_jax.checkpoint.adapter_base import fingerprint_base
-from owl_jax.checkpoint.model_directory import load_model
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train

@@ -13,10 +13,11 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
+from read_whole import load_model
 from training_runs import CONFIG, command, metrics_of, start
 
 import owl_jax
-from owl_jax.checkpoint.model_directory import load_model, save_model
+from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train

@@ -23,7 +23,7 @@ from pathlib import Path
 from owl_jax.checkpoint.model_directory import read_config
 from owl_jax.models.lora import LoraConfig
 from owl_jax.demo.synthetic import SyntheticSource
-from owl_jax.models.config import LoraConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.training.config import base_config
 
 BASE = "{base}"

@@ -57,6 +57,7 @@ class ClipConfig(VisionPart):
 
     INIT_ONLY: ClassVar = ("position_stddev",)
     MODEL_TYPES: ClassVar = ("clip", "clip_vision_model")
+    OTHER_PARTS: ClassVar = "CLIP's text tower, projections and logit scale"
 
     image_size: Pixels = 224
     patch_size: Pixels = 14

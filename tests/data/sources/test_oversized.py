@@ -6,8 +6,8 @@ import tarfile
 import tracemalloc
 
 import pytest
-from owl_jax.data.sources.detect import open_source
 
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.record import LARGEST_TEXT
 from owl_jax.errors import BadData
 
