@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from owl_jax.data.sources.media_keys import media_kind
-from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from owl_jax.data.sources.media_suffixes import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    VIDEO_SUFFIXES,
+)
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
@@ -25,10 +29,8 @@ from owl_jax.files import bad_file, open_regular
 from owl_jax.processing.video import natural_key
 
 TEXT_SUFFIXES = ("json", "txt")
-# Pictures that are not read, to say so of a sample that has no others.
-_UNREAD_SUFFIXES = ("heic", "heif", "hif", "jxl", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw")
 _NUMBER = re.compile(r"[\w-]{1,40}")  # what tells the media of one sample from each other
-_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + _UNREAD_SUFFIXES)
+_SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + UNREAD_SUFFIXES)
 
 
 def is_part_of_a_sample(path: str) -> bool:
@@ -109,7 +111,7 @@ def record_of_files(
             values |= _from_json(words, where) if suffix == "json" else {"caption": words.strip()}
     if not values:
         raise BadData("no text", f"{where}: no .txt or .json of this name beside it")
-    unread = [suffix_of(name) for name in ordered if suffix_of(name) in _UNREAD_SUFFIXES]
+    unread = [suffix_of(name) for name in ordered if suffix_of(name) in UNREAD_SUFFIXES]
     if unread and not (images or videos or any(map(media_kind, values, values.values()))):
         message = f"{where}: its picture is .{unread[0]}, which is not read; convert it to JPEG"
         raise BadData("unsupported format", message)

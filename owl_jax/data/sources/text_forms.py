@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from owl_jax.data.sources.media_keys import media_kind
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -59,6 +60,9 @@ TEXT_KEYS = frozenset(
     | {"input", "system", "history", "task_type", "id"}
 )
 
+# Of these, what may be a file's name and is words all the same.
+SAID_KEYS = frozenset({*(answer for _, answer in _ONE_TURN), "id", "task_type", "system"})
+
 _ROLES = {
     "human": "user",
     "prompter": "user",
@@ -68,7 +72,15 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
-_MARKS = {IMAGE_TOKEN: "image", "<video>": "video", VIDEO_TOKEN: "video"}
+# mPLUG-Owl2 and 3 write <|image|>.
+_MARKS = {
+    IMAGE_TOKEN: "image",
+    "<|image|>": "image",
+    "<video>": "video",
+    VIDEO_TOKEN: "video",
+}
+# Qwen-VL writes a picture's file into the words.
+_FILE_IN_WORDS = re.compile(r"<(img|video)>([^<>]{1,1024})</\1>")
 _MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
 
 
@@ -113,6 +125,16 @@ def is_caption(text: str) -> bool:
     return not re.search(r"(?m)^(?:AI|Human): ", text) and not _MARK.search(text)
 
 
+def check_words(text: str) -> None:
+    """Raises UserError for the words of an example without media that name a file to be shown."""
+    if found := _FILE_IN_WORDS.search(text):
+        kind = {"img": "image"}.get(found[1], found[1])
+        raise UserError(
+            f"its words hold {shown(found[0], 100)}, as Qwen-VL's do; write <{kind}> there and the "
+            f'file in "{kind}"'
+        )
+
+
 def string(values: Mapping[str, Any], key: str) -> str:
     """The words under a key. Raises UserError for anything but a text."""
     return _words(values[key], key)
@@ -136,7 +158,7 @@ def _one_turn(
     asked = string(values, question)
     if question == "instruction" and _has(values, "input"):  # Alpaca's
         asked = f"{asked}\n{string(values, 'input')}"
-    said = _answer(values[answer], answer)
+    said = _answer(_chosen(values, asked, answer), answer)
     earlier = _history(values.get("history"))
     messages: list[dict[str, Any]] = []
     if _has(values, "system"):
@@ -144,6 +166,28 @@ def _one_turn(
     for number, (before, after) in enumerate([*earlier, (asked, said)]):
         messages += [_asked(before, [] if number else media), _answered(after)]
     return messages
+
+
+def _chosen(values: Mapping[str, Any], asked: str, answer: str) -> Any:
+    """The answer; the words of the choice where it is the number of one, as in ScienceQA.
+
+    Raises UserError where it is the letter of a choice that the question does not have.
+    """
+    said = values[answer]
+    key = _first_key(values, ("choices", "options"))
+    choices = values[key] if key else None
+    if isinstance(choices, list | tuple | np.ndarray) and len(choices):
+        if isinstance(said, int | np.integer) and not isinstance(said, bool):
+            if not 0 <= said < len(choices):
+                raise UserError(f'"{answer}" is {said}; "{key}" has {len(choices)}, from 0')
+            return choices[said]
+        is_letter = isinstance(said, str) and re.fullmatch(r"\(?[A-Z][).]?", said.strip())
+        if is_letter and not any(str(choice) in asked for choice in choices):
+            raise UserError(
+                f'"{answer}" is {shown(said)}, a letter of "{key}", which are not in the question; '
+                "write them into it, or the words as the answer"
+            )
+    return said
 
 
 def _history(value: Any) -> list[tuple[str, str]]:
@@ -234,19 +278,42 @@ def _message(turn: Any) -> Any:
             content = _parts(content) if "value" in turn else _with_marks(content)
     elif content is not None:
         content = [_part(part) for part in _rows(content, "content")]
-    if role == "user" and (media := _media_of(turn)):
-        content = [*media, *(_parts(content) if isinstance(content, str) else content or [])]
+    if media := _media_of(turn):
+        if role != "user":
+            raise UserError(
+                f"a turn of {shown(role)} shows a {media[0]['type']}; only the user's may"
+            )
+        content = _placed(media, _parts(content) if isinstance(content, str) else content or [])
     return {"role": role, "content": content}
 
 
 def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
-    media = []
-    for key in ("image", "images", "video", "videos"):
-        kind, value = key.removesuffix("s"), turn.get(key)
-        values = value if isinstance(value, list | tuple) else [value]
-        media += [{"type": kind, kind: item} for item in values if item is not None]
+    media: list[dict[str, Any]] = []
+    for kind in ("image", "video"):
+        keys = [key for key, value in turn.items() if media_kind(key, value) == kind]
+        shown_by = [key for key in keys if key in (kind, f"{kind}s")] or keys[:1]
+        for value in (turn[key] for key in shown_by):
+            values = value if isinstance(value, list | tuple | np.ndarray) else [value]
+            media += [
+                {"type": kind, kind: item}
+                for item in values
+                if item is not None and not (isinstance(item, str) and not item.strip())
+            ]
     return media
+
+
+def _placed(media: list[dict[str, Any]], parts: list[Any]) -> list[Any]:
+    """The parts of a turn with its media where its marks are, or before the words."""
+    marks = [
+        n
+        for n, part in enumerate(parts)
+        if isinstance(part, Mapping) and part.get("text") in _MARKS and part["type"] != "text"
+    ]
+    if [parts[n]["type"] for n in marks] != [item["type"] for item in media]:
+        return [*media, *parts]
+    at = dict(zip(marks, media, strict=True))
+    return [at.get(n, part) for n, part in enumerate(parts)]
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -256,7 +323,7 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 def _with_marks(text: str) -> str:
     """The text with the marks that a prompt has: LLaMA-Factory writes <video>."""
-    return text.replace("<video>", VIDEO_TOKEN)
+    return text.replace("<video>", VIDEO_TOKEN).replace("<|image|>", IMAGE_TOKEN)
 
 
 def _part(part: Any) -> Any:
