@@ -186,6 +186,8 @@ def _each(value: Any, change: Callable[[str], str]) -> Any:
 def _path(flag: str, value: str) -> str:
     if not value and flag not in _MAY_BE_EMPTY:
         raise UserError(f"--{flag}= is empty; give it a path")
+    if flag in _WRITTEN and flag != "workdir" and re.match(r"(?!file:)[A-Za-z][\w+.-]*://", value):
+        raise UserError(f"--{flag}={value}: an address; expected a path on this machine")
     return as_typed(value)
 
 

@@ -154,8 +154,8 @@ def _with_own_media(message: Mapping[Any, Any], where: str) -> Mapping[Any, Any]
     content = message.get("content")
     if message.get("role") != "user" or not isinstance(content, str) or any(count_media(content)):
         raise UserError(
-            f"{where} holds {listed(key for key in message if key != 'role')}; expected media beside "
-            "plain words of the user, or parts, or marks and images= or videos="
+            f"{where} holds {listed(key for key in message if key != 'role')}; expected media "
+            "beside plain words of the user, or parts, or marks and images= or videos="
         )
     return {"role": "user", "content": [*read, {"type": "text", "text": content}]}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from urllib.parse import unquote
 
 from owl_jax import files
-from owl_jax.errors import UserError, shown
 
-_FILE_URL = "file://"
+# As word processors and chats make them of plain ones.
+_CURLY = {"\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 
 
 def typed_paths(text: str) -> list[str]:
@@ -23,11 +22,16 @@ def typed_paths(text: str) -> list[str]:
     """
     if not text.strip():
         return []
-    for whole in (text, text.strip()):
+    bare = text.strip()
+    wholes = [text, bare]
+    if _CURLY.get(bare[0]) == bare[-1]:
+        wholes.append(bare[1:-1])
+    for whole in wholes:
         if exists(whole):
             return [whole]
     try:
-        words = shlex.split(text)
+        # Backslashes are no escapes in C:\\owls\\a.png.
+        words = [bare] if files.is_of_windows(bare) else shlex.split(text)
     except ValueError:  # a quote that is not closed
         words = [text.strip()]
     paths = [local_path(word) for word in words if word]
@@ -43,17 +47,7 @@ def local_path(text: str) -> str:
     """One path or file URL as the system takes it. Raises UserError as typed_paths."""
     if exists(text):
         return text
-    if text[: len(_FILE_URL)].lower() == _FILE_URL:
-        return path_of_url(text)
     return files.as_typed(text)
-
-
-def path_of_url(url: str) -> str:
-    """The path of a file URL: "file:///a%20b.png" is "/a b.png". Raises UserError for a host."""
-    host, slash, path = url[len(_FILE_URL) :].partition("/")
-    if host.lower() not in ("", "localhost") or not slash:
-        raise UserError(f"{shown(url)}: expected file:/// and a path of this machine")
-    return unquote(f"/{path}", errors="surrogateescape")
 
 
 def exists(path: str) -> bool:
