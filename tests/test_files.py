@@ -214,7 +214,7 @@ def test_a_directory_has_one_owner(tmp_path):
 )
 def test_paths_that_nothing_here_can_mean_are_refused(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="of Windows|no shell") as told:
+    with pytest.raises(UserError, match=r"of Windows|no shell") as told:
         as_typed(typed)
     assert "\n" not in str(told.value)
 
