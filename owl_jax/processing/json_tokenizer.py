@@ -45,7 +45,7 @@ class JsonTokenizer:
             # A file may carry the padding and truncation of whoever saved it.
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            # Nor may it cut words by chance, which is of use only to train the model it was made for.
+            # Nor may it cut words by chance, as BPE dropout does.
             if getattr(tokenizer.model, "dropout", None):
                 tokenizer.model.dropout = None
             _add(tokenizer, beside)
