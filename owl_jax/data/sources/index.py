@@ -27,6 +27,10 @@ from owl_jax.files import open_regular
 # Of the array and of what the scans find. A new number makes every index anew.
 _VERSION = 1
 
+# Bytes: room for dozens of pictures as base64. What quotes or braces that nothing closes make one
+# record of may be a whole file, which would be read into memory several times over.
+LARGEST_RECORD = 1 << 28
+
 Scan = Callable[[BinaryIO], Iterator[np.ndarray]]
 
 
@@ -85,6 +89,7 @@ class IndexedFile:
         if end < 0:
             message = f"{self.where(number)}: broken or cut short from here on"
             raise BadData("cut short", message)
+        check_record_size(end - start, self.where(number))
         with open_data(self.path) as file:
             self._check(file)
             return os.pread(file.fileno(), end - start, start)
@@ -114,6 +119,15 @@ class IndexedFile:
             raise UserError(
                 f"{self.path}: was changed while it was in use; leave it alone and start again"
             )
+
+
+def check_record_size(size: int, where: str) -> None:
+    """Raises BadData for a record of so many bytes that no model of any length could use it."""
+    if size > LARGEST_RECORD:
+        raise BadData(
+            "record too large",
+            f"{where}: {size:,} bytes; a record may have {LARGEST_RECORD:,} with all pictures in it",
+        )
 
 
 def open_data(path: Path) -> BinaryIO:

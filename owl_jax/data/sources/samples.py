@@ -12,12 +12,14 @@ ones; but beside a text, what might hold its picture ("01.npy") is never passed 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from owl_jax.data.sources.index import check_record_size
 from owl_jax.data.sources.media_keys import media_kind
 from owl_jax.data.sources.media_suffixes import (
     IMAGE_SUFFIXES,
@@ -196,8 +198,10 @@ def _from_json(words: str, where: str) -> dict[str, Any]:
 def _read(file: Path | FilePart, name: str) -> str:
     try:
         if isinstance(file, FilePart):
+            check_record_size(file.size, name)
             return file.read().decode("utf-8-sig")
         with open_regular(file) as opened:
+            check_record_size(os.fstat(opened.fileno()).st_size, name)
             return opened.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadData("invalid UTF-8", f"{name} is not UTF-8 ({error})") from None
@@ -205,4 +209,6 @@ def _read(file: Path | FilePart, name: str) -> str:
         reason = bad_file(error).reason
         raise BadData(reason, f"{name} cannot be read ({error.strerror})") from None
     except BadData as error:  # of a FilePart, which does not know the sample
+        if str(error).startswith(name):
+            raise
         raise BadData(error.reason, f"{name}: {error}") from None

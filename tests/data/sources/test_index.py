@@ -1,5 +1,6 @@
 """An index is found once, kept beside the run, shared by processes, and made anew for new data."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import source_files
 
 from owl_jax.data.sources.csv_rows import CsvSource
 from owl_jax.data.sources.index import IndexedFile
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource, scan_lines
+from owl_jax.data.sources.open import open_source
 from owl_jax.errors import BadData, UserError
 
 
@@ -242,3 +245,19 @@ def test_memory_does_not_hold_the_file(tmp_path, name):
         tracemalloc.stop()
     assert peak < 12_000_000
     assert held < 500_000
+
+
+def test_a_record_of_a_whole_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("owl_jax.data.sources.index.LARGEST_RECORD", 1000)
+    words = json.dumps({"question": "q" * 2000, "answer": "a"})
+    (tmp_path / "lines.jsonl").write_text(words)
+    (tmp_path / "array.json").write_text(f"[{words}]")
+    (tmp_path / "table.csv").write_text(f"question,answer\n{'q' * 2000},a\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "1.json").write_text(words)
+    source_files.write_tar(tmp_path / "x.tar", {"1.json": words})
+    for name in ("lines.jsonl", "array.json", "table.csv", "folder", "x.tar"):
+        with pytest.raises(BadData, match=r"\d,\d{3} bytes; a record may have 1,000") as told:
+            open_source(str(tmp_path / name))[0]
+        assert told.value.reason == "record too large"
+        assert str(told.value).count("bytes") == 1
