@@ -126,7 +126,7 @@ def check_record_size(size: int, where: str) -> None:
     if size > LARGEST_RECORD:
         raise BadData(
             "record too large",
-            f"{where}: {size:,} bytes; a record may have {LARGEST_RECORD:,} with all pictures in it",
+            f"{where}: {size:,} bytes; a record may have {LARGEST_RECORD:,}, pictures too",
         )
 
 
