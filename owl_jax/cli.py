@@ -188,7 +188,13 @@ def _path(flag: str, value: str) -> str:
         raise UserError(f"--{flag}= is empty; give it a path")
     if flag in _WRITTEN and flag != "workdir" and re.match(r"(?!file:)[A-Za-z][\w+.-]*://", value):
         raise UserError(f"--{flag}={value}: an address; expected a path on this machine")
-    return as_typed(value)
+    path = as_typed(value)
+    if flag in _WRITTEN:
+        try:
+            os.fsencode(path).decode("utf-8")
+        except UnicodeError:  # libraries that write arrays and JSON take no other
+            raise UserError(f"--{flag}={path}: not UTF-8; give it a name that is") from None
+    return path
 
 
 def _text(value: str) -> str:
