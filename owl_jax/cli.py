@@ -213,7 +213,15 @@ def _each(value: Any, change: Callable[[str], str]) -> Any:
 def _path(flag: str, value: str) -> str:
     if not value and flag not in _MAY_BE_EMPTY:
         raise UserError(f"--{flag}= is empty; give it a path")
-    return as_typed(value)
+    if flag in _WRITTEN and flag != "workdir" and re.match(r"(?!file:)[A-Za-z][\w+.-]*://", value):
+        raise UserError(f"--{flag}={value}: an address; expected a path on this machine")
+    path = as_typed(value)
+    if flag in _WRITTEN:
+        try:
+            os.fsencode(path).decode("utf-8")
+        except UnicodeError:  # libraries that write arrays and JSON take no other
+            raise UserError(f"--{flag}={path}: not UTF-8; give it a name that is") from None
+    return path
 
 
 def _text(value: str) -> str:

@@ -30,6 +30,9 @@ _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR)
 
 # RFC 8089: the host, if it is another machine's, and the path.
 _FILE_URL = re.compile(r"file:(?://(?:localhost(?=/))?([^/]*))?(/.*)?$", re.IGNORECASE | re.DOTALL)
+# C:\owls, C:/owls and \\server\owls: the drive, and the rest below it.
+_WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)|\\\\.*", re.DOTALL)
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|$)|%[A-Za-z_]\w*%")
 
 
 class NotAFile(OSError):
@@ -202,19 +205,47 @@ def as_typed(path: str) -> str:
     """A local path as people type it or drag it into a terminal, as the system takes it.
 
     "~/runs" and "~user/runs" are expanded; file URLs ("file:///a%20b.png", "file:/a%20b.png",
-    "file://localhost/a%20b.png") become "/a b.png". Anything else is returned as it is. Raises
-    UserError for a user that does not exist and for a file URL of another machine.
+    "file://localhost/a%20b.png") become "/a b.png". In the Linux of a Windows machine "C:\\owls" is
+    "/mnt/c/owls". Anything else is returned as it is. Raises UserError for a user that does not
+    exist, for a file URL of another machine, and for a path of Windows or a variable of a shell
+    that nobody has expanded, where nothing of that name is there.
     """
     if found := _FILE_URL.match(path):
         host, local = found.groups()
-        if host or not local or "%00" in local:
+        if (host and host.lower() != os.uname().nodename.lower()) or not local or "%00" in local:
             raise UserError(
                 f"{shown(path)}: no file of this machine; write its path, or file:///FOLDER/FILE"
             )
-        return os.fsdecode(unquote_to_bytes(os.fsencode(local)))
+        local = os.fsdecode(unquote_to_bytes(os.fsencode(local)))
+        return _of_windows(local[1:]) if _WINDOWS.match(local[1:]) else local
+    if _WINDOWS.match(path):
+        return _of_windows(path)
+    if _VARIABLE.match(path) and not os.path.lexists(path):
+        raise UserError(
+            f"{shown(path)}: no shell has replaced the variable by its value; write the whole path"
+        )
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
         if Path(path).exists():  # a file whose name begins with ~, such as an editor's backup
             return path
         raise UserError(f"{shown(path)}: there is no such user; write the whole path") from None
+
+
+def is_of_windows(path: str) -> bool:
+    """Whether a path is written as Windows writes it: C:\\owls, or \\\\server\\owls."""
+    return _WINDOWS.match(path) is not None
+
+
+def _of_windows(path: str) -> str:
+    """Where Linux on a Windows machine has it; a file here whose name looks so stays itself."""
+    found = _WINDOWS.match(path)
+    drive = f"/mnt/{found[1].lower()}" if found and found[1] else ""
+    if os.path.lexists(path):
+        return path
+    if found and drive and is_directory(drive):
+        return f"{drive}/{found[2]}".replace("\\", "/")
+    raise UserError(
+        f"{shown(path, 200)}: a path of Windows, which this machine does not have; write where the "
+        "file is here"
+    )

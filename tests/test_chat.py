@@ -192,6 +192,17 @@ def test_interrupted_answers_are_kept_as_far_as_they_got(monkeypatch, capsys):
     assert len(silent.asked[1]) == 1
 
 
+@pytest.mark.parametrize("name", ["/reset", "/undo", "/quit", "/help"])
+def test_a_command_with_words_behind_it_forgets_nothing(name, monkeypatch, capsys):
+    speaker = Speaker("An owl.")
+    lines = f"What?\n{name} the counter, how?\n{name}  \n" if name == "/help" else ""
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines or f"What?\n{name} the counter?\nHow?\n"))
+    converse(Conversation(speaker))
+    printed = capsys.readouterr().out
+    assert f"error: {name} takes nothing after it" in printed
+    assert name == "/help" or len(speaker.asked[1]) == 3
+
+
 def test_interrupt_leaves(owl, monkeypatch, capsys):
     def interrupt(_):
         raise KeyboardInterrupt

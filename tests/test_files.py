@@ -197,3 +197,42 @@ def test_a_directory_has_one_owner(tmp_path):
     os.close(lock_directory(tmp_path))
     with pytest.raises(FileNotFoundError):
         lock_directory(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(r"C:\Users\me\a b.png", "D:/owls/a.png", r"\\server\owls\a.png"),
+        *(
+            "file:///C:/Users/me/a.png",
+            "$HOME/runs",
+            "${HOME}/runs",
+            "$HOME",
+            r"%USERPROFILE%\runs",
+        ),
+    ],
+)
+def test_paths_that_nothing_here_can_mean_are_refused(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"of Windows|no shell") as told:
+        as_typed(typed)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["C:", "$5", "%a", "C:x", "100%", "$HOME"])
+def test_names_that_only_look_so_are_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$HOME").touch()
+    assert as_typed(name) == name
+
+
+def test_a_drive_in_the_linux_of_a_windows_machine(monkeypatch):
+    monkeypatch.setattr("owl_jax.files.is_directory", lambda path: path == "/mnt/c")
+    assert as_typed(r"C:\Users\me\a b.png") == "/mnt/c/Users/me/a b.png"
+    assert as_typed("file:///C:/Users/a%20b.png") == "/mnt/c/Users/a b.png"
+    with pytest.raises(UserError, match="of Windows"):
+        as_typed("D:/a")
+
+
+def test_a_file_url_with_the_name_of_this_machine():
+    assert as_typed(f"file://{os.uname().nodename}/a%20b") == "/a b"

@@ -18,7 +18,9 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from owl_jax.errors import UserError, one_line, shown
+from owl_jax.data.sources.media_look import looks_like_media
+from owl_jax.data.sources.media_values import is_base64_medium
+from owl_jax.errors import UserError, listed, one_line, shown
 from owl_jax.inference.typed_paths import exists, local_path
 from owl_jax.media.image import ImageSource, load_image
 from owl_jax.media.video import load_video
@@ -43,6 +45,7 @@ _SOURCE_KEYS = (
     *("image", "image_url", "video", "video_url", "url", "uri", "src", "source", "path", "file"),
     *("image_path", "video_path", "file_path", "bytes", "base64", "data", "file_id"),
 )
+_DEEPEST = 8  # mappings in each other
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -118,6 +121,8 @@ def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], l
     found: dict[str, list[tuple[Any] | None]] = {"image": [], "video": []}
     plain = []
     for number, message in enumerate(messages, start=1):
+        if isinstance(message, Mapping):
+            message = _with_own_media(message, f"message {number}")
         content = message.get("content") if isinstance(message, Mapping) else None
         is_user = isinstance(message, Mapping) and message.get("role") == "user"
         if is_user and isinstance(content, str):
@@ -131,6 +136,40 @@ def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], l
     return plain, pictures, clips
 
 
+def _with_own_media(message: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
+    """A message whose media beside its content, {"content": "What?", "image": "a.png"}, are parts.
+
+    Raises UserError for media under keys that are not read, and beside marks, parts or the words of
+    others than the user.
+    """
+    beside = {key: message[key] for key in message if key not in ("role", "content")}
+    read: list[dict[str, Any]] = []
+    for key in ("image", "images", "video", "videos"):
+        kind, given = key.removesuffix("s"), beside.pop(key, None)
+        items = listed_pictures(given) if kind == "image" else listed_clips(given)
+        read += [{"type": kind, kind: item} for item in items]
+    _refuse_others(beside, where)
+    if not read:
+        return message
+    content = message.get("content")
+    if message.get("role") != "user" or not isinstance(content, str) or any(count_media(content)):
+        raise UserError(
+            f"{where} holds {listed(key for key in message if key != 'role')}; expected media "
+            "beside plain words of the user, or parts, or marks and images= or videos="
+        )
+    return {"role": "user", "content": [*read, {"type": "text", "text": content}]}
+
+
+def _refuse_others(beside: Mapping[Any, Any], where: str) -> None:
+    """Raises UserError where a key that is not read holds a picture or video."""
+    for key, value in beside.items():
+        if looks_like_media(value, str(key)):
+            raise UserError(
+                f"{where} holds {shown(value)} under {shown(key)}, which is not read; expected "
+                '{"type": "image", "image": ...} in its content'
+            )
+
+
 def _plain_part(part: Any, found: dict[str, list[tuple[Any] | None]] | None, where: str) -> Any:
     """A part without its medium, which goes to `found` (None: not a message of the user)."""
     if not isinstance(part, Mapping):
@@ -140,6 +179,8 @@ def _plain_part(part: Any, found: dict[str, list[tuple[Any] | None]] | None, whe
         return part
     if kind in _TEXT_TYPES:
         part, kind = {**part, "type": "text"}, "text"
+    if kind == "text":
+        _refuse_others({key: part[key] for key in part if key != "text"}, f"{where}: a part")
     if kind == "text" and isinstance(part.get("text"), str) and found is not None:
         _count(part["text"], found)
     if kind not in _MEDIA_TYPES or found is None:
@@ -171,8 +212,10 @@ def _in_place(kind: str, found: list[tuple[Any] | None], given: list[Any]) -> li
     return [next(rest) if held is None else held[0] for held in found]
 
 
-def _held(part: Mapping[Any, Any], what: str) -> tuple[Any] | None:
+def _held(part: Mapping[Any, Any], what: str, depth: int = 0) -> tuple[Any] | None:
     """What a part, or a mapping given as a medium, holds, in a tuple; None if nothing."""
+    if depth > _DEEPEST:
+        raise UserError(f"{what} holds mappings in mappings; expected a path, data or a picture")
     filled = {key: part[key] for key in _SOURCE_KEYS if part.get(key) is not None}
     if "bytes" in filled and "path" in filled:  # datasets' form: the path only names it
         del filled["path"]
@@ -185,7 +228,7 @@ def _held(part: Mapping[Any, Any], what: str) -> tuple[Any] | None:
         raise UserError(f"{what} names a file_id, which only its server knows; give a path")
     if isinstance(value, Mapping):
         # {"image_url": {"url": ...}}; {"source": {"type": "base64", "data": ...}}
-        inner = _held(value, what)
+        inner = _held(value, what, depth + 1)
         if inner is None:
             raise UserError(f"{what} holds an empty {key}; expected a path, data or a picture")
         return inner
@@ -217,7 +260,13 @@ def _openable(source: Any, what: str) -> ImageSource:
 
 
 def _of_text(text: str, what: str) -> str | bytes:
-    """A path, or the bytes of a data URL. Raises UserError for addresses elsewhere."""
+    """A path, or the bytes of base64 or a data URL. Raises UserError for addresses elsewhere."""
+    if not text.strip():
+        raise UserError(f"{what} is an empty text; expected a path")
+    if is_base64_medium(text.strip()) and not exists(text):
+        return _from_base64(text, what)
+    if not exists(text):
+        text = text.lstrip()
     if text[:5].lower() == "data:":
         header, comma, body = text.partition(",")
         if not comma:

@@ -63,7 +63,7 @@ def prompt_arrays(
 
     Args:
       input_ids: int[B, L], -1 at image and -2 at video positions, Q + 1 of them for each.
-      attention_mask: [B, L], nonzero on tokens; the padding is at the left or right of a row.
+      attention_mask: [B, L], 1 on tokens and 0 on padding, which is at the left or right of a row.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
       videos: [M, T, S, S, 3], likewise.
@@ -111,7 +111,10 @@ def _checked_ids(
         given = _array(attention_mask, "attention_mask")
         if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
             raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
-        mask = given != 0
+        mask = given == 1
+        if not (mask | (given == 0)).all():  # an additive mask, -inf on padding, means the opposite
+            other = given[~mask & (given != 0)].flat[0]
+            raise UserError(f"attention_mask holds {other}; expected 1 on tokens and 0 on padding")
     if mask.shape != ids.shape:
         raise UserError(f"attention_mask is {list(mask.shape)}; input_ids is {list(ids.shape)}")
     if not mask.any(axis=1).all() or not len(ids):

@@ -37,6 +37,9 @@ def obey(line: str, conversation: Conversation) -> bool:
     name, _, argument = line.lstrip().partition(" ")
     name = name.rstrip()
     shows = {"/image": conversation.show_images, "/video": conversation.show_videos}
+    if name in ("/reset", "/undo", "/help", "/quit") and argument.strip():
+        # It may be the start of a question; forgetting all for it could not be taken back.
+        raise UserError(f"{name} takes nothing after it; write {name} alone")
     if name in shows:
         paths = typed_paths(argument)
         if not paths:

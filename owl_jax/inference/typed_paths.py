@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 
-from owl_jax.files import as_typed
+from owl_jax import files
+
+# As word processors and chats make them of plain ones.
+_CURLY = {"\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 
 
 def typed_paths(text: str) -> list[str]:
@@ -19,11 +22,16 @@ def typed_paths(text: str) -> list[str]:
     """
     if not text.strip():
         return []
-    for whole in (text, text.strip()):
+    bare = text.strip()
+    wholes = [text, bare]
+    if _CURLY.get(bare[0]) == bare[-1]:
+        wholes.append(bare[1:-1])
+    for whole in wholes:
         if exists(whole):
             return [whole]
     try:
-        words = shlex.split(text)
+        # Backslashes are no escapes in C:\\owls\\a.png.
+        words = [bare] if files.is_of_windows(bare) else shlex.split(text)
     except ValueError:  # a quote that is not closed
         words = [text.strip()]
     paths = [local_path(word) for word in words if word]
@@ -37,7 +45,7 @@ def typed_paths(text: str) -> list[str]:
 
 def local_path(text: str) -> str:
     """One path or file URL as the system takes it. Raises UserError as typed_paths."""
-    return text if exists(text) else as_typed(text)
+    return text if exists(text) else files.as_typed(text)
 
 
 def exists(path: str) -> bool:

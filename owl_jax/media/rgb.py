@@ -56,6 +56,8 @@ def to_upright_rgb(
     _scale_transparent_colour(image)
     # Many BMP files have zeros where others have alpha, and viewers show them all the same.
     may_be_unused = image.format == "BMP"
+    # Pillow's convert("I") leaves 8 bits as they are; what it read from a file has a format.
+    may_be_8_bits = image.mode == "I" and image.format is None
     image.load()  # PNG and TIFF tell their orientation at the end
     image = turn_upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -66,7 +68,7 @@ def to_upright_rgb(
             "has floating-point pixels; expected 8 or 16 bits, please convert it",
         )
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _scaled_grey(image)
+        image = _scaled_grey(image, may_be_8_bits)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = _with_alpha(image)
@@ -92,7 +94,7 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
-def _scaled_grey(image: Image.Image) -> Image.Image:
+def _scaled_grey(image: Image.Image, may_be_8_bits: bool = False) -> Image.Image:
     """16-bit grey in 8 bits; Pillow would clip at 255, which turns the picture white.
 
     A transparent grey becomes an alpha channel.
@@ -102,7 +104,8 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
         raise BadData(
             "unsupported pixels", "has 32-bit pixels; expected 8 or 16 bits, please convert it"
         )
-    scaled = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    scale = 1 if may_be_8_bits and grey.max() <= 255 else 257
+    scaled = Image.fromarray(np.round(grey / scale).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         scaled.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))

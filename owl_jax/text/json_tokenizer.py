@@ -45,6 +45,9 @@ class JsonTokenizer:
             # A file may carry the padding and truncation of whoever saved it.
             tokenizer.no_padding()
             tokenizer.no_truncation()
+            # Nor may it cut words by chance, as BPE dropout does.
+            if getattr(tokenizer.model, "dropout", None):
+                tokenizer.model.dropout = None
             _add(tokenizer, beside)
             tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids)
         for token in beside.added.values():

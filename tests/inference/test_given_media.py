@@ -163,3 +163,55 @@ def test_parts_without_their_media_take_those_beside_in_reading_order():
 def test_wrong_parts(part, images, named):
     with pytest.raises(UserError, match=named):
         take_out(user(part), images, None)
+
+
+@pytest.mark.parametrize("key", ["image", "images", "video"])
+def test_media_beside_the_words_of_a_message(key):
+    messages = [{"role": "user", "content": "What is it?", key: PIXELS if key != "video" else "v"}]
+    plain, images, videos = take_out(messages, None, None)
+    kind = key.removesuffix("s")
+    assert plain == user({"type": kind}, {"type": "text", "text": "What is it?"})
+    assert (len(images), len(videos)) == ((0, 1) if key == "video" else (1, 0))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "What?", "image_path": "a.png"},
+        {"role": "user", "content": "What?", "attachments": [{"url": "a.png"}]},
+        {"role": "user", "content": "What?", "pixels": PIXELS.repeat(9, 0).repeat(9, 1)},
+        {"role": "user", "content": "<image>What?", "image": "a.png"},
+        {"role": "assistant", "content": "This.", "image": "a.png"},
+        {"role": "user", "content": [{"type": "text", "text": "What?", "image": "a.png"}]},
+        {"role": "user", "content": [{"type": "text", "text": "What?", "file": PIXELS.tobytes()}]},
+    ],
+)
+def test_media_under_other_keys_are_not_passed_over(message):
+    if "file" in message["content"][0]:
+        message["content"][0]["file"] = b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(UserError) as told:
+        take_out([message], None, None)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 500
+
+
+def test_mappings_without_end_are_one_line():
+    held = {}
+    held["image"] = held
+    with pytest.raises(UserError, match="mappings in mappings"):
+        take_out(user({"type": "image", "image": held}), None, None)
+
+
+def test_texts_that_are_no_path(path):
+    data = base64.b64encode(path.read_bytes()).decode()
+    for text in (data, f" {data}\n", f"\n data:image/png;base64,{data}"):
+        np.testing.assert_array_equal(np.asarray(open_picture(text)), PIXELS)
+    for text in ("", " "):
+        with pytest.raises(UserError, match="empty text"):
+            open_picture(text)
+
+
+def test_eight_bits_in_wide_pixels_are_not_black():
+    grey = Image.fromarray(PIXELS).convert("L")
+    np.testing.assert_array_equal(open_picture(grey.convert("I")), open_picture(grey))
+    deep = Image.fromarray(np.asarray(grey).astype(np.int32) * 257)
+    np.testing.assert_array_equal(open_picture(deep), open_picture(grey))

@@ -32,6 +32,9 @@ def folder(tmp_path, monkeypatch):
         ("c.png missing.png", ["c.png", "missing.png"]),
         ("a\0b", ["a\0b"]),
         ("   ", []),
+        ("\u201ca b.png\u201d", ["a b.png"]),
+        ("\u2018it's.png\u2019 ", ["it's.png"]),
+        ("\u00abmissing.png\u00bb", ["\u00abmissing.png\u00bb"]),
     ],
 )
 def test_names(folder, typed, paths):
@@ -51,3 +54,11 @@ def test_urls_and_home(folder):
         typed_paths("file://elsewhere/c.png")
     with pytest.raises(UserError, match="no such user"):
         typed_paths("~nobody-of-this-name/c.png")
+
+
+@pytest.mark.parametrize(
+    "typed", [r"C:\owls\a.png", r'"C:\my owls\a.png"', "file:///C:/owls/a.png"]
+)
+def test_paths_of_windows_are_named_as_typed(typed):
+    with pytest.raises(UserError, match=r"^\S?'?C:[\\/].*owls[\\/]+a\.png'?: a path of Windows"):
+        typed_paths(typed)

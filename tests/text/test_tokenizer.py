@@ -58,6 +58,16 @@ def bloom_directory(tmp_path_factory) -> Path:
     return directory
 
 
+def test_words_are_not_cut_by_chance(bloom_directory, tmp_path):
+    values = json.loads((bloom_directory / "tokenizer.json").read_text())
+    assert values["model"]["type"] == "BPE"
+    values["model"]["dropout"] = 0.9
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    plain, dropped = load_tokenizer(bloom_directory), load_tokenizer(tmp_path)
+    text = "The assistant gives helpful answers. " * 9
+    assert [dropped.encode(text) for _ in range(5)] == [plain.encode(text)] * 5
+
+
 def test_sentencepiece_ids_and_texts_are_the_originals(llama):
     assert (llama.bos_id, llama.eos_id, llama.pad_id, llama.vocab_size) == (1, 2, 0, 460)
     assert [llama.encode(text) for text in RECORD["raw_strings"]] == RECORD["raw_ids"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from owl_jax.data.sources.media_keys import may_hold_media
 from owl_jax.data.sources.record import LARGEST_TEXT, Record
 from owl_jax.data.sources.text_forms import LIST_KEYS, make_a_form
 from owl_jax.data.sources.values import record_from
-from owl_jax.errors import BadData, UserError
+from owl_jax.errors import BadData, UserError, shown
 
 _DELIMITERS = (",", "\t", ";")
 _ROWS_A_PART = 1 << 16
@@ -154,6 +155,12 @@ def _read_header(path: Path) -> tuple[str, list[str]]:
         except (UnicodeDecodeError, csv.Error):
             continue
         if _make_a_form(set(columns)):
+            twice = [name for name, count in Counter(columns).items() if name and count > 1]
+            if twice:
+                raise UserError(
+                    f"{path}: the header has {shown(twice[0])} more than once, of which only one "
+                    "would be read; rename the others"
+                )
             return delimiter, columns
         most = max(most, columns, key=len)
     found = f"the columns {', '.join(map(ascii, most))}" if most else "no columns that can be read"

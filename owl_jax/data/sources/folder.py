@@ -2,7 +2,7 @@
 
 Files of one key are one sample, as in a tar (sources/samples.py): "a.jpg" with "a.txt" or "a.json",
 "b.mp4" with "b.txt". A folder of frames is a video: "clip/" with "clip.txt" or "clip.json" beside
-it and nothing but pictures in it.
+it, and pictures but no text, video or folder in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from owl_jax.data.sources.samples import (
     TEXT_SUFFIXES,
     extension_of,
     is_part_of_a_sample,
+    keys_beside,
     keys_of,
+    may_lie_beside,
     record_of_files,
     suffix_of,
 )
@@ -79,9 +81,10 @@ class FolderSource:
         files = {
             extension: path.with_name(f"{path.name}.{extension}")
             for extension in extensions
-            if extension != _FRAMES
+            if extension != _FRAMES and is_part_of_a_sample(f"_.{extension}")
         }
-        return record_of_files(files, self.where(index), self.media_root, frames)
+        beside = [extension for extension in extensions if extension not in {*files, _FRAMES}]
+        return record_of_files(files, self.where(index), self.media_root, frames, beside)
 
     def where(self, index: int) -> str:
         """FOLDER/KEY."""
@@ -114,7 +117,7 @@ def _samples(
     if here in above:
         return
     samples: dict[str, list[str]] = {}
-    names, folders = [], []
+    names, others, folders = [], [], []
     with os.scandir(root / prefix) as entries:
         for entry in entries:
             if _is_folder(entry):
@@ -122,8 +125,15 @@ def _samples(
                     folders.append(entry.name)
             elif is_part_of_a_sample(entry.name):
                 names.append(entry.name)
+            elif may_lie_beside(entry.name):
+                others.append(entry.name)
     for name, key in zip(names, keys_of(names), strict=True):
         samples.setdefault(key, []).append(extension_of(name, key))
+    # A folder named as a picture is one that cannot be read, which is told when it is.
+    others += [name for name in folders if is_part_of_a_sample(name)]
+    for name, text in zip(others, keys_beside(others, names), strict=True):
+        if text is not None:
+            samples[text].append(extension_of(name, text))
     below = []
     for name in sorted(folders, key=natural_key):
         texts = _take_texts(root / prefix / name, samples)
@@ -153,9 +163,16 @@ def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
     own = samples.get(folder.name, [])
     if not own or any(suffix_of(name) not in TEXT_SUFFIXES for name in own):
         return []
+    has_frames = has_others = False
     with os.scandir(folder) as entries:
         for entry in entries:
-            is_frame = suffix_of(entry.name) in IMAGE_SUFFIXES and not _is_folder(entry)
-            if not is_frame and not entry.name.startswith("."):
+            if entry.name.startswith("."):
+                continue
+            is_folder = _is_folder(entry)
+            if suffix_of(entry.name) in IMAGE_SUFFIXES and not is_folder:
+                has_frames = True
+            elif is_folder or is_part_of_a_sample(entry.name):
                 return []
-    return samples.pop(folder.name)
+            else:  # notes, thumbnails of a file manager
+                has_others = True
+    return samples.pop(folder.name) if has_frames or not has_others else []

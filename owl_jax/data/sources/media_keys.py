@@ -12,18 +12,15 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from owl_jax.data.sources.media_values import (
-    images_from,
-    is_base64_medium,
-    is_remote,
-    videos_from,
+from owl_jax.data.sources.media_look import (
+    SUFFIX,
+    is_only_a_name,
+    lies_in_words,
+    looks_like_media,
 )
-from owl_jax.data.sources.record import FilePart, Medium, Video
-from owl_jax.errors import BadData, listed, shown
+from owl_jax.data.sources.media_values import images_from, is_remote, videos_from
+from owl_jax.data.sources.record import Medium, Video
+from owl_jax.errors import BadData, listed, printable, shown
 
 _OURS = {"image": ("image", "images"), "video": ("video", "videos")}
 # Names without their underscores and hyphens, in lower case: "imagePath" and "image_path" are one.
@@ -48,10 +45,8 @@ _ANY_FILE = frozenset(
     {"filename", "filenames", "file", "files", "path", "paths", "filepath", "filepaths", "media"}
 )
 
-_SUFFIX = re.compile(
-    rf"\.(?:({'|'.join(IMAGE_SUFFIXES)})|({'|'.join(VIDEO_SUFFIXES)}))(?:[?#].*)?$", re.IGNORECASE
-)
-_LONGEST_PATH = 1024  # characters; what is longer is a text that ends like a file's name
+# Names of what is kept elsewhere: COCO's image_id, GQA's imageId, MSVD-QA's video_id.
+_ELSEWHERE = re.compile(r"(?:image|img|photo|picture|video|vid|clip|coco|flickr)(?:ids?|key|uid)")
 
 
 class FoundMedia(NamedTuple):
@@ -87,7 +82,7 @@ def find_media(
             for key in others
             if key not in keys
             and not _is_origin(values, keys, key)
-            and _names(values[key]) != [name for other in keys for name in _names(values[other])]
+            and not _name_the_same(values, keys, key)
         ]
         if differ:
             raise BadData(
@@ -98,8 +93,17 @@ def find_media(
         media[kind] = []
         for key in keys:
             media[kind] += convert(values[key], where, media_root)
-        read |= {*keys, *others}
-    unread = [key for key in kinds if key not in read and looks_like_media(values[key])]
+        # What tells where bytes came from is read with them; another file is not.
+        read |= {
+            *keys,
+            *(
+                key
+                for key in others
+                if _name_the_same(values, keys, key)
+                or not all(isinstance(values[other], str) for other in keys)
+            ),
+        }
+    unread = [key for key in kinds if key not in read and looks_like_media(values[key], str(key))]
     return FoundMedia(media["image"], media["video"], unread)
 
 
@@ -107,12 +111,9 @@ def media_kind(key: object, value: Any) -> str | None:
     """What a key says that it holds: "image", "video" or nothing."""
     if not isinstance(key, str):
         return None
-    for kind, ours in _OURS.items():
-        if key in ours:
-            return kind
     name = _plain(key)
     for kind, synonyms in _SYNONYMS.items():
-        if name in synonyms:
+        if name in synonyms or name in _OURS[kind]:
             return kind
     if name in _ANY_FILE or name.endswith("filename"):  # "left_file_name" is Hugging Face's too
         return _kind_by_suffix(value)
@@ -122,74 +123,70 @@ def media_kind(key: object, value: Any) -> str | None:
 def may_hold_media(key: str) -> bool:
     """Whether a key or column has a name under which media are read."""
     name = _plain(key)
-    return key in ("image", "images", "video", "videos") or (
-        name in _SYNONYMS["image"] | _SYNONYMS["video"] | _ANY_FILE or name.endswith("filename")
-    )
+    return media_kind(key, None) is not None or name in _ANY_FILE or name.endswith("filename")
 
 
-def check_unread(found: FoundMedia, values: Mapping[str, Any], where: str) -> None:
-    """Raises BadData for an example without media whose other keys look like some."""
-    if found.images or found.videos or not found.unread:
+def check_unread(
+    found: FoundMedia,
+    values: Mapping[str, Any],
+    where: str,
+    text_keys: Set[str] = frozenset(),
+    said: Set[str] = frozenset(),
+) -> None:
+    """Raises BadData for an example without media that holds or names some which are not read.
+
+    said: of `text_keys`, those whose words may be the name of a file: answers, and ids.
+    """
+    if found.images or found.videos:
         return
-    key = found.unread[0]
-    value = values[key]
-    if isinstance(value, str) and is_remote(value):
-        raise BadData(
-            "remote medium",
-            f'{where}: "{key}" is {shown(value)}; nothing is fetched while training. Download '
-            'the files and name them in "image" or "video"',
+    unread = found.unread or [
+        key
+        for key in values
+        if key in text_keys
+        and (
+            lies_in_words(values[key], text_keys)
+            or (key not in said and is_only_a_name(values[key]))
         )
-    raise BadData(
+    ]
+    if unread:
+        raise _unread(unread, values[unread[0]], where)
+    has_key = any(media_kind(key, None) for key in values)
+    elsewhere = [] if has_key else [key for key in values if _is_elsewhere(key, values[key])]
+    if elsewhere:
+        raise BadData(
+            "unread medium",
+            f"{where}: {_quoted(elsewhere)} is {shown(values[elsewhere[0]])}, whose file is not "
+            'named; write it to "image" or "video", or leave the key out',
+        )
+
+
+def _unread(keys: Sequence[str], value: Any, where: str) -> BadData:
+    if isinstance(value, str) and is_remote(value):
+        return BadData(
+            "remote medium",
+            f'{where}: "{printable(str(keys[0]))}" is {shown(value)}; nothing is fetched while '
+            'training. Download the files and name them in "image" or "video"',
+        )
+    return BadData(
         "unread medium",
-        f"{where}: {_quoted(found.unread)} looks like a picture or video ({shown(value)}) and is "
+        f"{where}: {_quoted(keys)} looks like a picture or video ({shown(value)}) and is "
         'not read; rename the key to "image" or "video", or leave it out',
     )
 
 
-def looks_like_media(value: Any) -> bool:
-    """Whether a value would be a picture or video if it were asked for as one."""
-    if isinstance(value, str):
-        text = value.strip()
-        if text.startswith(("data:image/", "data:video/")) or is_base64_medium(text):
-            return True
-        if len(text) > _LONGEST_PATH or "\n" in text or not _SUFFIX.search(text):
-            return False
-        # "The dog from dog.jpg" is a sentence; "my pictures/a dog.jpg" is a path.
-        return " " not in text or "/" in text or text.count(" ") < 3
-    if isinstance(value, Path):
-        return bool(_SUFFIX.search(value.name))
-    if isinstance(value, FilePart | Image.Image):
-        return True
-    if isinstance(value, bytes):
-        return is_medium_bytes(value)
-    if isinstance(value, np.ndarray):
-        return value.dtype == np.uint8 and value.ndim >= 3
-    if isinstance(value, Mapping):
-        return any(map(looks_like_media, value.values()))
-    if isinstance(value, Sequence):
-        return bool(value) and looks_like_media(value[0])
-    return False
-
-
-def is_medium_bytes(data: bytes) -> bool:
-    """Whether bytes begin as a picture or a video does."""
-    return _MEDIUM_HEAD.match(data[:16]) is not None
-
-
-# JPEG, PNG, GIF, RIFF (WebP, AVI), TIFF, BMP, ISO media (AVIF, HEIC, MP4), JPEG 2000, Matroska.
-_MEDIUM_HEAD = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....(?:WEBP|AVI )|II\*\0|MM\0\*|BM....\0\0\0\0|....ftyp|"
-    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51|\x1aE\xdf\xa3",
-    re.DOTALL,
-)
+def _is_elsewhere(key: object, value: Any) -> bool:
+    is_id = isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", -1)
+    return is_id and isinstance(key, str) and bool(_ELSEWHERE.fullmatch(_plain(key)))
 
 
 def _kind_by_suffix(value: Any) -> str | None:
     first = value[0] if isinstance(value, list | tuple) and value else value
     if not isinstance(first, str | Path):
         return None
-    match = _SUFFIX.search(str(first))
-    return None if match is None else "image" if match[1] else "video"
+    match = SUFFIX.search(str(first))
+    if match is None or not (match[1] or match[2]):
+        return None
+    return "image" if match[1] else "video"
 
 
 def _has_value(value: Any) -> bool:
@@ -207,14 +204,24 @@ def _is_origin(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bo
     return is_general or not any(isinstance(values[key], str) for key in keys)
 
 
+def _name_the_same(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
+    """Whether `other` holds what `keys` hold together, paths with more or fewer folders."""
+    ours = [name for key in keys for name in _names(values[key])]
+    theirs = _names(values[other])
+    return len(ours) == len(theirs) and all(
+        f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
 def _names(value: Any) -> list[str]:
-    """What tells one medium from another: the name of its file, or what it is."""
+    """What tells one medium from another: the path of its file, or what it is."""
     items = value if isinstance(value, list | tuple) else [value]
-    return [str(item).rpartition("/")[2] for item in items]
+    return [str(item).replace("\\", "/").removeprefix("./") for item in items]
 
 
 def _plain(key: str) -> str:
-    return re.sub(r"[_\-. ]", "", key).lower()
+    return re.sub(r"[_\-. :/]", "", key).lower()
 
 
 def _quoted(keys: Sequence[str]) -> str:

@@ -20,9 +20,10 @@ from owl_jax.data.sources.samples import (
     extension_of,
     is_part_of_a_sample,
     keys_of,
+    may_lie_beside,
     record_of_files,
 )
-from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, load_index
+from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, is_readable, load_index
 from owl_jax.errors import BadData, UserError
 from owl_jax.files import open_regular
 
@@ -69,7 +70,7 @@ class TarSource:
                 f"{self.where(index)}: cut short after {sample} samples; the rest of it is lost",
             )
         try:
-            members = _members(path, headers)
+            members, others = _members(path, headers)
             keys = set(keys_of([member.name for member in members]))
             if len(keys) > 1:
                 raise tarfile.ReadError("its members are others than they were")
@@ -78,14 +79,22 @@ class TarSource:
             raise BadData("unreadable file", message) from None
         (key,) = keys
         files = {extension_of(member.name, key): member for member in members}
-        return record_of_files(files, f"{path}:{key}", self.media_root)
+        where = f"{path}:{key}"
+        if len(files) < len(members):
+            raise BadData(
+                "double member",
+                f"{where}: the tar holds a member of one name more than once; give each sample a "
+                "name of its own",
+            )
+        beside = [extension_of(name, key) for name in others]
+        return record_of_files(files, where, self.media_root, beside=beside)
 
     def where(self, index: int) -> str:
         """TAR:KEY, or "TAR:byte NUMBER" where the tar ends early or a header cannot be read."""
         path, _, headers, is_cut = self._find(index)
         if not is_cut:
             try:
-                members = _members(path, headers)
+                members, _ = _members(path, headers)
                 return f"{path}:{keys_of([member.name for member in members])[0]}"
             except (OSError, tarfile.TarError):
                 pass
@@ -112,17 +121,22 @@ class TarSource:
         return path, sample, places[first:last, 0].tolist(), False
 
 
-def _members(path: Path, headers: Sequence[int]) -> list[FilePart]:
-    """The members of one sample, whose headers are at these bytes.
+def _members(path: Path, headers: Sequence[int]) -> tuple[list[FilePart], list[str]]:
+    """The members of one sample, whose headers are at these bytes, and names of those not read.
 
     Raises OSError, and tarfile.TarError where there is no member of a sample.
     """
-    members = []
+    members, others = [], []
     with open_regular(path) as file:
         for header in headers:
             file.seek(header)
             member = tarfile.TarFile(fileobj=file).next()
-            if member is None or not is_part_of_a_sample(member.name):
+            if member is not None and is_part_of_a_sample(member.name) and is_readable(member):
+                members.append(FilePart(path, member.offset_data, member.size, member.name))
+            elif member is not None and may_lie_beside(member.name):
+                others.append(member.name)
+            else:
                 raise tarfile.ReadError(f"no member of a sample at byte {header}")
-            members.append(FilePart(path, member.offset_data, member.size, member.name))
-    return members
+    if not members:
+        raise tarfile.ReadError(f"no member of a sample at byte {headers[0]}")
+    return members, others

@@ -15,7 +15,12 @@ import numpy as np
 
 from owl_jax.data.sources.index import open_data
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
-from owl_jax.data.sources.samples import is_part_of_a_sample, keys_of
+from owl_jax.data.sources.samples import (
+    is_part_of_a_sample,
+    keys_beside,
+    keys_of,
+    may_lie_beside,
+)
 from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 
@@ -23,7 +28,7 @@ from owl_jax.files import open_regular
 CUT = -1
 
 # Of what is kept: a new number makes every index anew.
-_VERSION = 3
+_VERSION = 4
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
@@ -55,18 +60,28 @@ def count_samples(index: np.ndarray) -> int:
     return (int(numbers[-1]) + 1 if len(numbers) else 0) + int(is_cut)
 
 
+def is_readable(member: tarfile.TarInfo) -> bool:
+    """Whether a member's bytes lie in the tar as they are: no link, device or sparse file."""
+    return member.isreg() and not member.issparse()
+
+
 def _scan(path: Path) -> np.ndarray:
     names: list[str] = []  # of the members that may belong to samples
     offsets: list[int] = []
+    others: list[str] = []  # which no sample can read, and whose headers are at `beside`
+    beside: list[int] = []
     lost: tarfile.TarInfo | None = None
     try:
         with open_regular(path) as file:
             for member, is_whole in _members(file):
                 if not is_whole:
                     lost = member
-                if is_part_of_a_sample(member.name):
+                if is_part_of_a_sample(member.name) and is_readable(member):
                     names.append(member.name)
                     offsets.append(member.offset)
+                elif is_whole and may_lie_beside(member.name):
+                    others.append(member.name)
+                    beside.append(member.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except tarfile.TarError as error:
@@ -83,13 +98,19 @@ def _scan(path: Path) -> np.ndarray:
         _, last = rows.pop()
         if last == len(numbers) - 1:
             rows = [row for row in rows if row[1] != last]
+    known = {number for _, number in rows}
+    rows += [
+        (offset, numbers[key])
+        for offset, key in zip(beside, keys_beside(others, names), strict=True)
+        if key is not None and numbers[key] in known
+    ]
     index = np.asarray(rows, np.int64).reshape(-1, 2)
     index = index[np.argsort(index[:, 1], kind="stable")]
     return index if lost is None else np.concatenate([index, [(lost.offset, CUT)]])
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
-    """The regular files of a tar, and whether they are there in full.
+    """The members of a tar but its folders' own, and whether they are there in full.
 
     If the tar ends early, its last member is not; it has no name if its header is not there either.
     Raises tarfile.TarError if the file does not begin as a tar.
@@ -109,8 +130,8 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
         if member is None:
             break
         position = tar.offset
-        if member.isreg() and not member.issparse():
-            is_whole = member.offset_data + member.size <= size
+        if not member.isdir():
+            is_whole = not is_readable(member) or member.offset_data + member.size <= size
             yield member, is_whole
             if not is_whole:
                 return

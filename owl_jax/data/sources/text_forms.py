@@ -59,6 +59,12 @@ TEXT_KEYS = frozenset(
     | {"input", "system", "history", "task_type", "id"}
 )
 
+# Of these, what may be a file's name and is words all the same.
+SAID_KEYS = frozenset({*(answer for _, answer in _ONE_TURN), "id", "task_type", "system"})
+
+# Qwen-VL writes a picture's file into the words.
+_FILE_IN_WORDS = re.compile(r"<(img|video)>([^<>]{1,1024})</\1>")
+
 
 def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> list[Any]:
     """The messages of an example in any of the forms above.
@@ -101,6 +107,16 @@ def is_caption(text: str) -> bool:
     return not re.search(r"(?m)^(?:AI|Human): ", text) and not MARK.search(text)
 
 
+def check_words(text: str) -> None:
+    """Raises UserError for the words of an example without media that name a file to be shown."""
+    if found := _FILE_IN_WORDS.search(text):
+        kind = {"img": "image"}.get(found[1], found[1])
+        raise UserError(
+            f"its words hold {shown(found[0], 100)}, as Qwen-VL's do; write <{kind}> there and the "
+            f'file in "{kind}"'
+        )
+
+
 def string(values: Mapping[str, Any], key: str) -> str:
     """The words under a key. Raises UserError for anything but a text."""
     return _words(values[key], key)
@@ -119,7 +135,7 @@ def _one_turn(
     asked = string(values, question)
     if question == "instruction" and _has(values, "input"):  # Alpaca's
         asked = f"{asked}\n{string(values, 'input')}"
-    said = _answer(values[answer], answer)
+    said = _answer(_chosen(values, asked, answer), answer)
     earlier = _history(values.get("history"))
     messages: list[dict[str, Any]] = []
     if _has(values, "system"):
@@ -127,6 +143,28 @@ def _one_turn(
     for number, (before, after) in enumerate([*earlier, (asked, said)]):
         messages += [_asked(before, [] if number else media), _answered(after)]
     return messages
+
+
+def _chosen(values: Mapping[str, Any], asked: str, answer: str) -> Any:
+    """The answer; the words of the choice where it is the number of one, as in ScienceQA.
+
+    Raises UserError where it is the letter of a choice that the question does not have.
+    """
+    said = values[answer]
+    key = _first_key(values, ("choices", "options"))
+    choices = values[key] if key else None
+    if isinstance(choices, list | tuple | np.ndarray) and len(choices):
+        if isinstance(said, int | np.integer) and not isinstance(said, bool):
+            if not 0 <= said < len(choices):
+                raise UserError(f'"{answer}" is {said}; "{key}" has {len(choices)}, from 0')
+            return choices[said]
+        is_letter = isinstance(said, str) and re.fullmatch(r"\(?[A-Z][).]?", said.strip())
+        if is_letter and not any(str(choice) in asked for choice in choices):
+            raise UserError(
+                f'"{answer}" is {shown(said)}, a letter of "{key}", which are not in the question; '
+                "write them into it, or the words as the answer"
+            )
+    return said
 
 
 def _history(value: Any) -> list[tuple[str, str]]:

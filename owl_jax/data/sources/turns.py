@@ -4,7 +4,8 @@
     OpenAI's         {"role": "user", "content": "What?"}, or content as a list of parts
     with media       {"role": "user", "content": "What?", "image": "a.jpg"}
 
-A turn that is none of these is left as it is, for who reads the messages to refuse.
+A turn in none of these forms is returned unchanged; the reader of messages refuses it. Raises
+UserError for media in a turn that is not the user's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from owl_jax.errors import UserError
+from owl_jax.data.sources.media_keys import media_kind
+from owl_jax.errors import UserError, shown
 from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 
 _ROLES = {
@@ -27,7 +29,13 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
-_MARKS = {IMAGE_TOKEN: "image", "<video>": "video", VIDEO_TOKEN: "video"}
+# mPLUG-Owl2 and 3 write <|image|>.
+_MARKS = {
+    IMAGE_TOKEN: "image",
+    "<|image|>": "image",
+    "<video>": "video",
+    VIDEO_TOKEN: "video",
+}
 MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
 
 
@@ -43,19 +51,42 @@ def message_of(turn: Any) -> Any:
             content = parts_of(content) if "value" in turn else _with_marks(content)
     elif content is not None:
         content = [_part(part) for part in rows_of(content, "content")]
-    if role == "user" and (media := _media_of(turn)):
-        content = [*media, *(parts_of(content) if isinstance(content, str) else content or [])]
+    if media := _media_of(turn):
+        if role != "user":
+            raise UserError(
+                f"a turn of {shown(role)} shows a {media[0]['type']}; only the user's may"
+            )
+        content = _placed(media, parts_of(content) if isinstance(content, str) else content or [])
     return {"role": role, "content": content}
 
 
 def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
-    media = []
-    for key in ("image", "images", "video", "videos"):
-        kind, value = key.removesuffix("s"), turn.get(key)
-        values = value if isinstance(value, list | tuple) else [value]
-        media += [{"type": kind, kind: item} for item in values if item is not None]
+    media: list[dict[str, Any]] = []
+    for kind in ("image", "video"):
+        keys = [key for key, value in turn.items() if media_kind(key, value) == kind]
+        shown_by = [key for key in keys if key in (kind, f"{kind}s")] or keys[:1]
+        for value in (turn[key] for key in shown_by):
+            values = value if isinstance(value, list | tuple | np.ndarray) else [value]
+            media += [
+                {"type": kind, kind: item}
+                for item in values
+                if item is not None and not (isinstance(item, str) and not item.strip())
+            ]
     return media
+
+
+def _placed(media: list[dict[str, Any]], parts: list[Any]) -> list[Any]:
+    """The parts of a turn with its media where its marks are, or before the words."""
+    marks = [
+        n
+        for n, part in enumerate(parts)
+        if isinstance(part, Mapping) and part.get("text") in _MARKS and part["type"] != "text"
+    ]
+    if [parts[n]["type"] for n in marks] != [item["type"] for item in media]:
+        return [*media, *parts]
+    at = dict(zip(marks, media, strict=True))
+    return [at.get(n, part) for n, part in enumerate(parts)]
 
 
 def parts_of(text: str) -> list[dict[str, str]]:
@@ -65,7 +96,7 @@ def parts_of(text: str) -> list[dict[str, str]]:
 
 def _with_marks(text: str) -> str:
     """The text with the marks that a prompt has: LLaMA-Factory writes <video>."""
-    return text.replace("<video>", VIDEO_TOKEN)
+    return text.replace("<video>", VIDEO_TOKEN).replace("<|image|>", IMAGE_TOKEN)
 
 
 def _part(part: Any) -> Any:

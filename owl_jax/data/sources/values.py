@@ -17,7 +17,14 @@ from typing import Any
 from owl_jax.data.sources.media_keys import FoundMedia, check_unread, find_media
 from owl_jax.data.sources.media_values import images_from, videos_from
 from owl_jax.data.sources.record import Medium, Record, Video
-from owl_jax.data.sources.text_forms import TEXT_KEYS, is_caption, messages_of, string
+from owl_jax.data.sources.text_forms import (
+    SAID_KEYS,
+    TEXT_KEYS,
+    check_words,
+    is_caption,
+    messages_of,
+    string,
+)
 from owl_jax.data.sources.turns import decoded
 from owl_jax.errors import BadData, UserError
 from owl_jax.text.conversation import (
@@ -61,7 +68,11 @@ def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Reco
         check_unread(found, values, where)
         raise BadData("not an example", f"{where}: {error}") from None
     if not images and not videos:
-        check_unread(found, values, where)
+        check_unread(found, values, where, TEXT_KEYS, SAID_KEYS)
+        try:
+            check_words(text)
+        except UserError as error:
+            raise BadData("unread medium", f"{where}: {error}") from None
     said = answers(text)
     if not text.strip() or (said and not any(answer.strip() for answer in said)):
         raise BadData("empty text", f"{where}: has no words to learn; expected an answer")

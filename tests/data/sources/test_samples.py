@@ -1,10 +1,13 @@
 """Files that are one sample by their names."""
 
+import io
 import json
+import tarfile
 
 import pytest
 import source_files
 
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.samples import (
     extension_of,
     is_part_of_a_sample,
@@ -154,3 +157,84 @@ def test_frames_are_those_that_the_video_loader_takes(tmp_path):
     _, (by_folder,) = source_files.pixels({"images": [], "videos": [tmp_path]})
     _, (by_list,) = source_files.pixels({"images": [], "videos": [frame_files(tmp_path)]})
     assert (by_folder == by_list).all()
+
+
+@pytest.mark.parametrize("name", ["1.npy", "1.pth", "1.jpg.gz", "1.0.npy", "1.jpg_large", "1.pdf"])
+def test_what_may_be_its_picture_and_is_not_read_is_told(tmp_path, name):
+    talk = json.dumps({"question": "What is it?", "answer": "An owl."})
+    for source in _both(tmp_path, {"1.json": talk, name: b"x", "2.json": talk, "2.cls": "7"}):
+        with pytest.raises(BadData, match=f"beside its text is .{name[2:]}, which is not") as told:
+            source[0]
+        assert told.value.reason == "unread medium"
+        assert source[1]["images"] == []  # a class is no picture
+    files = {"1.json": talk, "1.jpg": b"", name: b"x"}
+    for source in _both(tmp_path, files):
+        assert (len(source[0]["images"]), source[0]["unread"]) == (1, (f".{name[2:]}",))
+
+
+def test_a_picture_that_is_a_folder_or_a_link_in_a_tar_is_told(tmp_path):
+    talk = json.dumps({"question": "What is it?", "answer": "An owl."})
+    (tmp_path / "folder" / "1.jpg").mkdir(parents=True)
+    (tmp_path / "folder" / "1.json").write_text(talk)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, kind in (("1.json", tarfile.REGTYPE), ("1.jpg", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/elsewhere/1.jpg"
+            member.size = len(talk) if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(talk.encode()))
+    with pytest.raises(BadData, match=r"beside its text is \.jpg"):
+        open_source(str(tmp_path / "x.tar"))[0]
+    # That it cannot be read is told when it is decoded.
+    (folder,) = open_source(str(tmp_path / "folder"))[0]["images"]
+    assert folder == tmp_path / "folder" / "1.jpg"
+
+
+def test_a_text_may_have_the_whole_name_of_its_picture(tmp_path):
+    for name in ("owl.jpg.txt", "owl.jpg.TXT"):
+        for source in _both(
+            tmp_path, {"owl.jpg": b"", name: "An owl.", "b.png": b"", "b.txt": "B"}
+        ):
+            records = [source[i] for i in range(len(source))]
+            assert sorted(record["text"].rpartition("AI: ")[2] for record in records) == [
+                "An owl.",
+                "B",
+            ]
+            assert all(len(record["images"]) == 1 for record in records)
+
+
+def test_two_pictures_with_texts_of_their_whole_names_are_not_merged(tmp_path):
+    files = {"a.jpg": b"", "a.png": b"", "a.jpg.txt": "J", "a.png.txt": "P"}
+    for source in _both(tmp_path, files):
+        for i in range(len(source)):
+            with pytest.raises(BadData, match=r"no \.txt or|caption, but no"):
+                source[i]
+
+
+def test_a_name_twice_in_a_tar_is_not_one_record(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for text in ("one", "two"):
+            for name, data in (("1.txt", text.encode()), ("1.jpg", b"x")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(BadData, match="more than once"):
+        open_source(str(tmp_path / "x.tar"))[0]
+
+
+def test_notes_in_a_folder_of_frames(tmp_path):
+    for number, other in enumerate(("Thumbs.db", "readme.md")):
+        folder = tmp_path / str(number)
+        (folder / "clip").mkdir(parents=True)
+        files = {"clip.txt": "An owl.", "clip/1.jpg": b"", f"clip/{other}": b""}
+        source_files.write_files(folder, files)
+        assert len(open_source(str(folder))[0]["videos"]) == 1
+
+
+def _both(tmp_path, files):
+    """The sources of a new folder and a new tar of these files."""
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    folder.mkdir()
+    source_files.write_files(folder, files)
+    return open_source(str(folder)), open_source(
+        str(source_files.write_tar(folder.with_suffix(".tar"), files))
+    )

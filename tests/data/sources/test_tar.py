@@ -180,7 +180,7 @@ def test_a_tar_that_vanished_or_changed(tmp_path):
 def test_a_tar_whose_samples_were_moved(tmp_path):
     members = {"1.txt": "one", "1.jpg": b"", "2.txt": "two", "2.jpg": b""}
     source = TarSource([source_files.write_tar(tmp_path / "x.tar", members)], tmp_path)
-    moved = {"1.txt": "one", "3.jpg": b"", "2.npy": "two", "2.jpg": b""}
+    moved = {"1.txt": "one", "3.jpg": b"", "2.md": "two", "2.jpg": b""}
     source_files.write_tar(tmp_path / "x.tar", moved)
     with pytest.raises(
         BadData, match=r"x\.tar:1: gone, .* \(its members are others than they were"
