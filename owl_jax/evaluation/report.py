@@ -18,7 +18,7 @@ from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
 from owl_jax.pages.picture import picture
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
-from owl_jax.training.metrics import FILE_NAME, read_lines
+from owl_jax.training.hooks.metric_writer import FILE_NAME, read_lines
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.demonstration import Answered

@@ -277,7 +277,8 @@ class Compute:
     remat: what the backward pass keeps of a layer of the language model (models/remat.py).
     media_remat: the same of vision encoder and abstractor.
     scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).
-    loss_tile: positions of each row whose logits are there at a time (training/loss.py); 0: all.
+    loss_tile: positions of each row whose logits are there at a time; 0: all
+      (training/objectives/cross_entropy.py).
     """
 
     dtype: Any = jnp.float32

@@ -15,9 +15,10 @@ import small_step
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
 from owl_jax.models.owl import forward
+from owl_jax.training.objectives.next_token import next_token, summed_loss
 from owl_jax.training.partition import assign, merge, split
 from owl_jax.training.state import new_state
-from owl_jax.training.step import make_step, summed_loss
+from owl_jax.training.step import make_step
 
 SIDE, LENGTH = 16, 72
 LLAMA = dataclasses.replace(
@@ -157,7 +158,7 @@ def test_rows_of_words_pictures_and_videos_are_one_program():
     """The step is traced once, whatever the rows hold."""
     traces = 0
     pieces = small_step.take_apart(LLAMA, RULES)
-    plain = make_step(LLAMA, Compute(), pieces.optimizer, seed=0)
+    plain = make_step(next_token(LLAMA, Compute()), pieces.optimizer, seed=0)
 
     def counted(*arguments: Any) -> Any:
         nonlocal traces

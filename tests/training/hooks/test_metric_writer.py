@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.report import write_curves
-from owl_jax.training.metrics import MetricWriter
+from owl_jax.training.hooks.metric_writer import MetricWriter
 
 
 def lines_of(workdir):
@@ -131,7 +131,7 @@ SCRIPT = """
 import sys
 from owl_jax.errors import UserError
 from owl_jax.evaluation.report import write_curves
-from owl_jax.training.metrics import MetricWriter
+from owl_jax.training.hooks.metric_writer import MetricWriter
 with MetricWriter(sys.argv[1], total_steps=5000, start_step=100, description="stage 1") as writer:
     writer.write(200, {"loss": 1.25, "tokens_per_second": 1234.5})
     writer.message("saved step 200")

@@ -11,8 +11,8 @@ import small_step
 from small_step import LLAMA
 
 from owl_jax.models.config import BloomConfig, Compute, LoraConfig
-from owl_jax.training.loss import cross_entropy, tiled_cross_entropy
-from owl_jax.training.step import summed_loss
+from owl_jax.training.objectives.cross_entropy import cross_entropy, tiled_cross_entropy
+from owl_jax.training.objectives.next_token import summed_loss
 
 B, L, D, V = 3, 20, 8, 50
 MODELS = {
