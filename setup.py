@@ -20,6 +20,7 @@ setup(
     # Python asks last: in the folder that holds the clone owl_jax/ it would import that folder.
     package_dir={"": "."},
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
+    package_data={"": ["templates/*.html"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.8",
@@ -27,6 +28,7 @@ setup(
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.12",
+        "jinja2>=3.1",
         "ml_collections>=1.1",
         "msgpack>=1.1",
         "msgspec>=0.19",

@@ -18,6 +18,8 @@ from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
 from owl_jax.pages.picture import picture
 from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.training.evaluators.evaluator import OTHER_PREFIXES
+from owl_jax.training.evaluators.page import held_out_examples
 from owl_jax.training.hooks.metric_writer import FILE_NAME, read_lines
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def write_report(
 
 
 def write_curves(path: Path, workdir: Path) -> None:
-    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput."""
+    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput,
+    what evaluators found."""
     rows = _rows(workdir)
     rates = sorted({name for row in rows for name in row if name.startswith(_RATE)})
     charts = [
@@ -77,12 +80,20 @@ def write_curves(path: Path, workdir: Path) -> None:
             "Tokens per second",
             [_line(rows, name) for name in ("tokens_per_second", "useful_tokens_per_second")],
         ),
+        *(line_chart(name, [_line(rows, name)]) for name in _evaluations(rows)),
     ]
     body = (
         '<p class="soft">By step. Loss and gradient norm: each logged step (thin) and the mean of '
-        f"its neighbours (bold), on a logarithmic axis.</p>\n{grid(charts, '26rem')}"
+        f"its neighbours (bold), on a logarithmic axis.</p>\n{grid(charts, '26rem')}\n"
+        f"{held_out_examples(workdir)}"
     )
     write_whole(path, page(workdir.resolve().name, body))
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics of evaluators, EVALUATOR/METRIC, in the order in which they were first logged."""
+    names = dict.fromkeys(name for row in rows for name in row if "/" in name)
+    return [name for name in names if name.partition("/")[0] not in OTHER_PREFIXES]
 
 
 def _headline(report: Mapping[str, Any]) -> str:

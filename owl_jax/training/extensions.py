@@ -47,8 +47,8 @@ def read_hooks(config: ConfigDict) -> list[Hook]:
         elif isinstance(hook, type) or not callable(hook):
             hint = f"; write {hook.__name__}(...)" if isinstance(hook, type) else ""
             raise UserError(
-                f"{key} is {_described(hook)}; expected a Hook (owl_jax/training/hooks/hook.py) or a "
-                f"function that takes the event of a step{hint}"
+                f"{key} is {_described(hook)}; expected a Hook (owl_jax/training/hooks/hook.py) or "
+                f"a function that takes the event of a step{hint}"
             )
         else:
             hooks.append(AfterStep(hook))

@@ -21,7 +21,7 @@ Evaluate = Callable[[StepEvent], Mapping[str, float]]
 
 _NAME = re.compile(r"\w[\w.-]*")
 # What stands before a slash in the metrics of a training.
-_TAKEN = ("learning_rate", "step_seconds")
+OTHER_PREFIXES = ("learning_rate", "step_seconds")
 
 
 class Evaluator:
@@ -48,14 +48,14 @@ class Evaluator:
 
 def check_evaluators(evaluators: Sequence[Evaluator], config: ConfigDict) -> None:
     """Raises UserError for a name, an interval or settings that do not work."""
-    names = []
+    names: list[str] = []
     for number, evaluator in enumerate(evaluators):
         key = f"config.evaluators[{number}]"
         name, every = getattr(evaluator, "name", None), getattr(evaluator, "every", None)
-        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name in _TAKEN:
+        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name in OTHER_PREFIXES:
             raise UserError(
                 f"{key}: name={shown(name)}: expected letters, digits, '.', '_' and '-', as in "
-                f'"coco", and not {" or ".join(_TAKEN)}'
+                f'"coco", and not {" or ".join(OTHER_PREFIXES)}'
             )
         if name in names:
             raise UserError(

@@ -3,8 +3,9 @@
 metrics.jsonl holds one object per logged step, each step once, also after a resume. The keys are
 `step`, `loss`, `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of
 throughput.py (`tokens_per_second`, `examples_per_second`, `mfu` where the device's peak is known,
-...), and `<evaluator>/<metric>`; the writer takes whatever it is given. A number that is not finite is written as null, since JSON
-has no other word for it; TensorBoard and the printed line show what it was.
+...), and `<evaluator>/<metric>`; the writer takes whatever it is given. A number that is not finite
+is written as null, since JSON has no other word for it; TensorBoard and the printed line show what
+it was.
 
 Only process 0 writes; on the others every method returns at once.
 """
