@@ -29,13 +29,12 @@ _NO_TEXT = "◌"  # a token that is a part of a character
 
 
 def examples_of(
-    batch: Batch, losses: jax.Array, count: int, shape: RowShape, tokenizer: Tokenizer, most: int
+    batch: Batch, losses: jax.Array, shape: RowShape, tokenizer: Tokenizer, most: int
 ) -> list[dict[str, Any]]:
     """The first conversations with supervised tokens.
 
     Args:
       batch, losses: on the devices; float32[B, L]. Only what is on this process's is read.
-      count: how many of the batch's sequences to look at.
       most: how many conversations at most.
     """
     rows: dict[str, dict[int, np.ndarray]] = {
@@ -45,7 +44,7 @@ def examples_of(
     for number in sorted(rows["losses"]):
         row = {name: array[number] for name, array in rows.items()}
         for segment in range(1, int(row["segment_ids"].max()) + 1):
-            if len(found) == most or number >= count:
+            if len(found) == most:
                 return found
             (places,) = np.nonzero(row["segment_ids"] == segment)
             is_supervised = row["loss_mask"][places] > 0

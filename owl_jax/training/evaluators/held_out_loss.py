@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -114,7 +113,7 @@ class HeldOutLoss(Evaluator):
             return
         with config.unlocked():
             config.batch_size, batch_size, config.epochs = 1, config.batch_size, 1.0
-            found = steps_of_epochs(config, data)
+            found = min(steps_of_epochs(config, data), records)
             config.batch_size = batch_size
         if found < self.sequences:
             raise UserError(
@@ -131,16 +130,18 @@ class _Evaluation:
     ) -> None:
         self._settings, self._run, self._data = settings, run, data
         self._batch_size = batch_size
+        # So that each process reads its part of the source once.
+        share, rest = divmod(settings.sequences, run.num_shards)
+        self._own_sequences = share + (run.shard_index < rest)
         self._beginning = data.batches.get_state()
         self._told = False  # what became of the records
         program = run.program
 
-        def losses(trainable: Any, frozen: Any, batch: Batch, count: Any) -> tuple[Any, ...]:
-            """Summed loss and supervised tokens of the first `count` sequences; each token's."""
+        def losses(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, ...]:
+            """The sum over supervised tokens, their number, and the loss of each."""
             params = merge(trainable, frozen)
             found = losses_by_token(program.model, program.compute, params, batch)
-            is_counted = (jnp.arange(batch_size) < count)[:, None] & (batch.loss_mask != 0)
-            return jnp.sum(jnp.where(is_counted, found, 0)), jnp.sum(is_counted), found
+            return jnp.sum(found), jnp.sum(batch.loss_mask != 0), found
 
         whole = NamedSharding(program.mesh, PartitionSpec())
         with program.active():
@@ -153,7 +154,6 @@ class _Evaluation:
                         lambda leaf: leaf.update(shape=(batch_size, *leaf.shape[1:])),
                         program.batch(),
                     ),
-                    jax.ShapeDtypeStruct((), jnp.int32),
                 )
                 .lower()
                 .compile()
@@ -164,17 +164,15 @@ class _Evaluation:
         settings = self._settings
         total, tokens = 0.0, 0
         examples: list[dict[str, Any]] = []
-        self._data.batches.set_state(self._beginning)
-        for number in range(math.ceil(settings.sequences / self._batch_size)):
-            batch = self._next_batch()
-            count = min(settings.sequences - number * self._batch_size, self._batch_size)
-            summed, counted, losses = self._losses(
-                event.state.params, event.frozen, batch, np.int32(count)
-            )
+        data, left = self._data, self._own_sequences
+        data.batches.set_state(self._beginning)
+        for _ in range(math.ceil(settings.sequences / self._batch_size)):
+            batch = self._next_batch(left)
+            left -= self._batch_size // self._run.num_shards
+            summed, counted, losses = self._losses(event.state.params, event.frozen, batch)
             if jax.process_index() == 0 and len(examples) < settings.examples:
                 most = settings.examples - len(examples)
-                data = self._data
-                examples += examples_of(batch, losses, count, data.shape, data.tokenizer, most)
+                examples += examples_of(batch, losses, data.shape, data.tokenizer, most)
             total, tokens = total + float(summed), tokens + int(counted)
         if not tokens:
             raise UserError(f"none of its {settings.sequences} sequences has a supervised token")
@@ -195,11 +193,13 @@ class _Evaluation:
             self._told = True
         return found
 
-    def _next_batch(self) -> Batch:
-        error, batch = None, None
+    def _next_batch(self, count: int) -> Batch:
+        """The next batch, of which the first `count` sequences of this process are supervised."""
+        error = None
         try:
             batch = next(self._data.batches)
         except UserError as failure:
             error = failure
         raise_together(error, "process {process} cannot read its part of the data")
+        batch.loss_mask[max(count, 0) :] = 0
         return Batch(**shard_batch(vars(batch), self._run.program.mesh))

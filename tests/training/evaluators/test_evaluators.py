@@ -1,4 +1,4 @@
-"""Evaluators beside a training: what they measure, where it is written, and that they change nothing."""
+"""Evaluators: what they measure, where it is written, and that they change no training."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def files(tmp_path_factory):
     for number in range(20):
         image = f"{number}.png"
         Image.new("RGB", (20, 20), (10 * number, 90, 40)).save(directory / image)
-        text = f"Human: <image>\nHuman: What is it?\nAI: Owl {number} {EVIL if number < 3 else ''}"
+        text = f"Human: <image>\nHuman: What is it?\nAI: Owl {number} {EVIL if number % 2 else ''}"
         records.append({"text": text, "image": [image]})
     (directory / "heldout.jsonl").write_text("\n".join(map(json.dumps, records)))
     return directory
@@ -162,7 +162,7 @@ def test_examples_have_every_supervised_token_and_its_loss(runs):
         mean = np.mean([part["loss"] for part in tokens])
         assert mean == pytest.approx(example["loss"], abs=1e-3)
         said = "".join(part["token"] for part in tokens)
-        assert said.startswith("Owl ") and said.endswith("</s>")
+        assert said.startswith(" Owl ") and said.endswith("</s>")
         read = "".join(part.get("text", "") for part in example["parts"])
         assert "What is it?" in read and "Owl" not in read
         assert sum("picture" in part for part in example["parts"]) == 1
@@ -297,8 +297,8 @@ def test_several_processes_measure_what_one_does(files):
     """All records of the source: which of them each process reads does not matter."""
     evaluators = (
         f"\n    from owl_jax.training.evaluators.held_out_loss import HeldOutLoss\n"
-        f"    config.evaluators = [HeldOutLoss({str(files / 'heldout.jsonl')!r}, 20, 2)]\n"
-        f'    config.data.pack, config.steps, config.export = False, 2, "none"\n'
+        f"    config.evaluators = [HeldOutLoss({str(files / 'heldout.jsonl')!r}, 20, 3)]\n"
+        f'    config.data.pack, config.steps, config.export = False, 3, "none"\n'
         f"    config.recipes.lora.learning_rate = config.recipes.abstractor.learning_rate = 0.0\n"
         f"    return config\n"
     )
