@@ -133,7 +133,7 @@ def test_data_that_fail_cost_no_step(files, tmp_path):
         def __next__(self):
             raise UserError("too many records were dropped")
 
-    with pytest.raises(UserError, match="^too many records were dropped$"):
+    with pytest.raises(UserError, match=r"^too many records were dropped$"):
         train(make_config(files, Broken()), tmp_path / "broken")
     assert steps_of(tmp_path / "broken") == [2, 3]
     train(make_config(files), tmp_path / "broken")

@@ -89,7 +89,7 @@ def test_an_objective_of_ones_own_is_trained(config_file, tmp_path):
 def test_what_is_no_objective_is_one_line(config_file, tmp_path, wrong):
     config = make_config(config_file)
     config.objective = wrong
-    with pytest.raises(UserError, match="config.objective=.*expected a function") as error:
+    with pytest.raises(UserError, match=r"config.objective=.*expected a function") as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
 
