@@ -91,9 +91,16 @@ def write_curves(path: Path, workdir: Path) -> None:
 
 
 def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of evaluators, EVALUATOR/METRIC, in the order in which they were first logged."""
+    """The metrics of evaluators, EVALUATOR/METRIC, in the order in which they were first logged.
+
+    Without the numbers of tokens: they are the same each time.
+    """
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
-    return [name for name in names if name.partition("/")[0] not in OTHER_PREFIXES]
+    return [
+        name
+        for name in names
+        if name.partition("/")[0] not in OTHER_PREFIXES and not name.endswith("/supervised_tokens")
+    ]
 
 
 def _headline(report: Mapping[str, Any]) -> str:

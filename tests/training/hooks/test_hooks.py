@@ -1,6 +1,7 @@
 """What the loop does with its hooks: when each method is called, hooks of one's own, wrong ones."""
 
 import runpy
+import time
 from contextlib import contextmanager
 
 import jax
@@ -10,6 +11,7 @@ import tiny
 from training_runs import CONFIG, metrics_of, state_of, steps_of
 
 from owl_jax.errors import UserError
+from owl_jax.training.evaluators.evaluator import Evaluator
 from owl_jax.training.hooks.default import make_hooks
 from owl_jax.training.hooks.hook import Hook
 from owl_jax.training.loop import train
@@ -88,6 +90,35 @@ def test_every_method_is_called_in_its_turn(files, tmp_path):
     hook.calls.clear()  # nothing is left to do
     train(make_config(files, hook), tmp_path / "run")
     assert hook.calls == ["hold run", "let go"]
+
+
+def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path):
+    """So the watchdog is patient, and no rate has their time."""
+    hook = Told()
+
+    class Slow(Evaluator):
+        name, every = "slow", 2
+
+        @contextmanager
+        def open(self, run):
+            def evaluate(event):
+                hook.calls.append("evaluation")
+                time.sleep(1.5)
+                return {"seconds": 1.5}
+
+            yield evaluate
+
+    config = make_config(files, hook)
+    config.evaluators, config.log_every = (Slow(),), 1
+    train(config, tmp_path)
+    turn = ["started 2", "pause False", "evaluation", "after 2", "pause True", "before 3"]
+    start = hook.calls.index("started 2")
+    assert hook.calls[start : start + len(turn)] == turn
+    assert hook.calls.count("evaluation") == 2
+    by_step = {line["step"]: line for line in metrics_of(tmp_path)}
+    assert by_step[2]["slow/seconds"] == by_step[4]["slow/seconds"] == 1.5
+    # With the evaluation in it, the next step would take longer than this.
+    assert by_step[3]["step_seconds/p99"] < 1.5
 
 
 def test_a_function_is_called_after_each_step(files, tmp_path):
