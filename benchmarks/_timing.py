@@ -15,15 +15,19 @@ from typing import Any
 
 import jax
 
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, LoraConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 
 
 def small_model(width: int, layers: int) -> OwlConfig:
     """An mPLUG-Owl whose language model has this size; what sees is half as wide and deep."""
     sees, depth = width // 2, max(layers // 2, 1)
     return OwlConfig(
-        vision=VisionConfig(56, 14, sees, 4 * sees, num_layers=depth, num_heads=4),
-        abstractor=AbstractorConfig(16, sees, 2 * sees, num_layers=depth, num_heads=4),
+        vision=ClipConfig(56, 14, sees, 4 * sees, num_layers=depth, num_heads=4),
+        connector=AbstractorConfig(16, sees, 2 * sees, num_layers=depth, num_heads=4),
         llm=LlamaConfig(
             vocab_size=8_000,
             hidden_size=width,

@@ -19,18 +19,20 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-from owl_jax.checkpoint import table
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.data.batch import Batch
-from owl_jax.models.abstractor import ATTENTION_NORM_EPS
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
-from owl_jax.models.owl import PIXEL_MEAN, PIXEL_STDDEV
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import ATTENTION_NORM_EPS, AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.vlm import PIXEL_MEAN, PIXEL_STDDEV
+from owl_jax.models.weight_names import Row
 
 Inputs = Mapping[str, torch.Tensor]
 
 
 class AbstractorLayer(nn.Module):
-    """owl_jax.models.abstractor.AbstractorBlock; modules have the names of its parameters."""
+    """AbstractorBlock (models/connectors/abstractor.py), with its parameters' names."""
 
     def __init__(self, config: AbstractorConfig):
         super().__init__()
@@ -82,7 +84,7 @@ class TorchOwl(nn.Module):
         super().__init__()
         assert isinstance(config.llm, LlamaConfig)
         self.vision = transformers.CLIPVisionModel(_clip_config(config.vision))
-        self.abstractor = Abstractor(config.abstractor, config.llm.hidden_size)
+        self.connector = Abstractor(config.connector, config.llm.hidden_size)
         self.llm = transformers.LlamaForCausalLM(_llama_config(config.llm))
         if config.lora is not None:
             adapter = peft.LoraConfig(
@@ -123,7 +125,7 @@ class TorchOwl(nn.Module):
         pixels = (pixels - pixels.new_tensor(PIXEL_MEAN)) / pixels.new_tensor(PIXEL_STDDEV)
         image = self.vision(pixel_values=pixels.permute(0, 3, 1, 2)).last_hidden_state
         # CLIP's own forward norms the class token alone.
-        return self.abstractor(self.vision.post_layernorm(image))
+        return self.connector(self.vision.post_layernorm(image))
 
     def recompute(self) -> None:
         """Gradient checkpointing of every layer that the backward pass goes through."""
@@ -179,13 +181,13 @@ def copy_weights(owl: TorchOwl, config: OwlConfig, params: Mapping[str, Any]) ->
         for i, name in enumerate("qkv")
     }
     vision = {"vision": {**params["vision"], "layers": {**layers, **apart}}}
-    rows = [_apart(row) for row in table.clip_rows()]
+    rows = [_apart(row) for row in config.vision.weight_rows()]
     for tensor in to_source(rows, vision):
         _set(owl.vision, tensor.name.removeprefix("vision_model."), tensor.read())
     llama = owl.llm if config.lora is None else owl.llm.get_base_model()
-    for tensor in to_source(table.language_rows(config.llm, ""), params):
+    for tensor in to_source(config.llm.weight_rows(), params):
         _set(llama, tensor.name, tensor.read())
-    _copy(owl.abstractor, params["abstractor"])
+    _copy(owl.connector, params["connector"])
     for name, factors in params.get("lora", {}).get("layers", {}).items():
         for i, layer in enumerate(llama.model.layers):
             adapted = layer.self_attn.get_submodule(name)
@@ -193,10 +195,10 @@ def copy_weights(owl: TorchOwl, config: OwlConfig, params: Mapping[str, Any]) ->
                 _copy(linear["default"], {"kernel": factors[factor]}, i)
 
 
-def _apart(row: table.Row) -> table.Row:
+def _apart(row: Row) -> Row:
     """A row of CLIP's table without the fusion of query, key and value."""
     name = row.source.split(".")[-2]
-    return table.Row(row.source, row.target.replace("/qkv/", f"/{name}/"), row.layout)
+    return Row(row.source, row.target.replace("/qkv/", f"/{name}/"), row.transform)
 
 
 def _set(module: nn.Module, name: str, value: np.ndarray) -> None:
@@ -229,7 +231,7 @@ def _copy(module: nn.Module, tree: Mapping[str, Any], layer: int | None = None) 
             parameter.copy_(tensor(name))
 
 
-def _clip_config(config: VisionConfig) -> transformers.CLIPVisionConfig:
+def _clip_config(config: ClipConfig) -> transformers.CLIPVisionConfig:
     return transformers.CLIPVisionConfig(
         image_size=config.image_size,
         patch_size=config.patch_size,

@@ -22,9 +22,9 @@ from owl_jax import cli
 from owl_jax.inference.generate import decode, prefill
 from owl_jax.inference.prompt import prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import init_params
 
 _WIDTH = flags.DEFINE_integer("width", 512, "of the language model", lower_bound=64)
 _LAYERS = flags.DEFINE_integer("layers", 8, "of the language model", lower_bound=1)

@@ -26,11 +26,11 @@ from absl import flags
 from PIL import Image
 
 from owl_jax import cli
-from owl_jax.checkpoint import huggingface, table
-from owl_jax.checkpoint.shards import write_shards
+from owl_jax.checkpoint import huggingface
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.tensors import Outgoing, to_source
-from owl_jax.checkpoint.weights import abstract_params
-from owl_jax.models.variants import VARIANTS
+from owl_jax.models.families.mplug_owl import MPLUG_OWL, VARIANTS
 
 TOKENIZER = Path(__file__).parents[1] / "configs" / "demo" / "tokenizer"
 
@@ -109,7 +109,7 @@ def make_model(directory: Path, variant: str, full: bool) -> int:
     directory.mkdir()
     huggingface.write_config(config, directory, "bfloat16")
     shutil.copy(TOKENIZER / "tokenizer.model", directory)
-    tensors = list(_random(to_source(table.rows(config), abstract_params(config))))
+    tensors = list(_random(to_source(MPLUG_OWL.weight_rows(config), abstract_params(config))))
     write_shards(tensors, directory)
     return sum(tensor.nbytes for tensor in tensors)
 

@@ -5,9 +5,9 @@
 
 Stage 2 and stage 1 as configs/ describe them, from fresh random weights: bfloat16 where frozen,
 trainables in float32, products in bfloat16, one picture a row, the optimizer included. Ours takes
-cuDNN's attention where it can (models/attention.py). PyTorch's is transformers, PEFT, SDPA (its
-flash kernel, since full rows need no mask), autocast, fused AdamW and gradient checkpointing; it
-needs torch, transformers and peft beside jax[cuda13].
+cuDNN's attention where it can (models/attention/dispatch.py). PyTorch's is transformers, PEFT, SDPA
+(its flash kernel, since full rows need no mask), autocast, fused AdamW and gradient checkpointing;
+it needs torch, transformers and peft beside jax[cuda13].
 
 Each side runs in a process of its own, so that the other's memory is free. MFU is model work
 (training/flops.py, the same for both) over time and peak: the data sheet's (parallel/chips.py), and
@@ -59,7 +59,7 @@ WARM_UP = 2
 
 TINY = {
     "vision": {"image_size": 28, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
-    "abstractor": {"num_query_tokens": 4, "hidden_size": 32, "mlp_size": 48, "num_heads": 2},
+    "connector": {"num_query_tokens": 4, "hidden_size": 32, "mlp_size": 48, "num_heads": 2},
     "llm": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4},
 }
 

@@ -25,7 +25,7 @@ from absl import flags
 from PIL import Image, features
 
 from owl_jax import cli
-from owl_jax.processing.image import load_image, preprocess_image
+from owl_jax.media.image import load_image, preprocess_image
 
 _SIZE = flags.DEFINE_integer("size", 224, "sides of the square", lower_bound=8)
 _PICTURES = flags.DEFINE_integer("pictures", 8, "in each round", lower_bound=1)

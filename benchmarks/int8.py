@@ -15,8 +15,8 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import tokenize_conversation
-from owl_jax.processing.image import preprocess_image
+from owl_jax.media.image import preprocess_image
+from owl_jax.text.conversation import tokenize_conversation
 
 _MODEL = flags.DEFINE_string("model", "runs/demo/stage2/model", "a model that `make demo` made")
 _POSITIONS = flags.DEFINE_integer("positions", 256, "of answers", lower_bound=1)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for record in SyntheticSource({"vqa": 1.0}, split="heldout", size=10_000, seed=1):
         if positions >= _POSITIONS.value:
             break
-        row = tokenize_conversation(record["text"], tokenizer, config.num_query_tokens, 512)
+        row = tokenize_conversation(record["text"], tokenizer, config.media_length, 512)
         pixels = np.stack(
             [preprocess_image(image, config.vision.image_size) for image in record["images"]]
         )

@@ -19,8 +19,8 @@ from absl import flags
 from train_step import RECIPES, RULES, make_batch
 
 from owl_jax import cli
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.vlm import init_params
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import make_optimizer
 from owl_jax.training.partition import assign, split

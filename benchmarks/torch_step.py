@@ -39,16 +39,14 @@ from owl_jax import cli
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.packing import Packer, Row
-from owl_jax.models.config import (
-    AbstractorConfig,
-    Compute,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-)
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.models.stack import unstack
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.vlm import init_params
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
@@ -78,8 +76,8 @@ def middle_model(width: int, layers: int) -> OwlConfig:
     """A LLaMA of this size with heads of 64 and the released vocabulary; 224 pixels, 65 positions a
     picture."""
     return OwlConfig(
-        vision=VisionConfig(224, 14, 384, 1536, num_layers=6, num_heads=6),
-        abstractor=AbstractorConfig(64, 384, 1024, num_layers=2, num_heads=6, query_stddev=0.02),
+        vision=ClipConfig(224, 14, 384, 1536, num_layers=6, num_heads=6),
+        connector=AbstractorConfig(64, 384, 1024, num_layers=2, num_heads=6, query_stddev=0.02),
         llm=LlamaConfig(32_000, width, width * 11 // 4, layers, width // 64, width // 64),
         lora=LoraConfig(dropout=0.0),
     )
@@ -121,7 +119,7 @@ def main(argv: list[str]) -> None:
     params = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
     owl = TorchOwl(config)
     copy_weights(owl, config, jax.tree.map(np.asarray, params))
-    torch_step = make_torch_step(owl, ("lora", "abstractor"), RECIPES["adapter"].learning_rate)
+    torch_step = make_torch_step(owl, ("lora", "connector"), RECIPES["adapter"].learning_rate)
     ours = Ours(config, params, Compute(scan_layers=False, loss_tile=40))
 
     def theirs(batch: Batch) -> float:

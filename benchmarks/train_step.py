@@ -21,8 +21,9 @@ from absl import flags
 
 from owl_jax import cli
 from owl_jax.data.batch import Batch, Example, RowShape, collate
-from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.vlm import init_params
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
@@ -41,7 +42,7 @@ FORMS = {
     "scanned, remat minimal": Compute(remat="minimal"),
     "scanned, remat full": Compute(remat="full"),
 }
-RULES = (("(lora|abstractor)/.*", "adapter"), ("(vision|llm)/.*", "frozen"))
+RULES = (("(lora|connector)/.*", "adapter"), ("(vision|llm)/.*", "frozen"))
 RECIPES = {"adapter": Recipe(learning_rate=1e-4)}
 
 

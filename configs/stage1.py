@@ -22,7 +22,7 @@ docs/data.md tells what else a source may be, and how to turn them into shards t
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import variant
+from owl_jax.models.families.mplug_owl import variant
 from owl_jax.training.config import base_config
 
 
@@ -33,7 +33,7 @@ def get_config(name: str = "llama") -> ConfigDict:
     config.accumulate = 16
     config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's, and LLaMA's
     config.rules = (
-        ("(vision|abstractor)/.*", "visual"),
+        ("(vision|connector)/.*", "visual"),
         ("llm/.*", "frozen"),
     )
     config.recipes.visual = {

@@ -27,7 +27,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import LORA, variant
+from owl_jax.models.families.mplug_owl import LORA, variant
 from owl_jax.training.config import base_config
 
 
@@ -35,11 +35,11 @@ def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 2_000
     config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
-    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (
         ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
+        ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
     recipe = {
@@ -52,7 +52,7 @@ def get_config(name: str = "llama") -> ConfigDict:
         "eps": 1e-6,
     }
     config.recipes.lora = dict(recipe)
-    config.recipes.abstractor = dict(recipe)
+    config.recipes.connector = dict(recipe)
     config.data.image_slots = 2
     config.data.video_slots = 1 if name == "video" else 0
     config.data.mixture = (

@@ -10,7 +10,7 @@ form of docs/data.md.
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import variant
+from owl_jax.models.families.mplug_owl import variant
 from owl_jax.training.config import base_config
 
 
@@ -18,11 +18,11 @@ def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(variant(name))
     config.steps = 4_236
     config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
-    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (
         ("llm/.*", "llm"),
-        ("(vision|abstractor)/.*", "frozen"),
+        ("(vision|connector)/.*", "frozen"),
     )
     config.recipes.llm = {
         "learning_rate": 2e-5,

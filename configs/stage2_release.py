@@ -13,7 +13,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import LORA, variant
+from owl_jax.models.families.mplug_owl import LORA, variant
 from owl_jax.training.config import base_config
 
 
@@ -21,7 +21,7 @@ def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 4_236
     config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
-    config.init.vision = config.init.abstractor = config.init.llm = f"weights/mplug-owl-{name}"
+    config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (
         ("lora/.*", "lora"),

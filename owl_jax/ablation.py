@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
             print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
             init = {"llm": language}
             if with_stage1:
-                init |= {"vision": visual, "abstractor": visual}
+                init |= {"vision": visual, "connector": visual}
             model = train_stage(
                 configs / "stage2.py",
                 folder / arm.replace(" ", "_"),

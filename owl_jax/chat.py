@@ -31,9 +31,9 @@ from owl_jax.inference.given_media import MOST_FRAMES
 from owl_jax.inference.load import DTYPES
 from owl_jax.inference.sampling import Sampling, check_seed
 from owl_jax.inference.typed_paths import exists, local_path, typed_paths
-from owl_jax.processing.conversation import count_media
-from owl_jax.processing.image import IMAGE_FORMATS, load_image
-from owl_jax.processing.video import FRAME_SUFFIXES, load_video
+from owl_jax.media.image import IMAGE_FORMATS, load_image
+from owl_jax.media.video import FRAME_SUFFIXES, load_video
+from owl_jax.text.conversation import count_media
 
 _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")

@@ -75,8 +75,8 @@ def _convert() -> None:
     import jax
 
     from owl_jax.checkpoint.atomic_directory import check_free
+    from owl_jax.checkpoint.lazy_arrays import Cast
     from owl_jax.checkpoint.model_directory import save_model
-    from owl_jax.checkpoint.stored import Cast
 
     start = time.monotonic()
     source = _directory(SOURCE)
@@ -118,7 +118,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     """(config, params, base of the adapter, what was opened) of the source as the flags ask."""
     from owl_jax.checkpoint import model_directory
     from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored
-    from owl_jax.checkpoint.base import Base, read_base
+    from owl_jax.checkpoint.adapter_base import Base, read_base
 
     if (source / CONFIG_FILE).exists():
         if FORMAT.value == "huggingface" or MERGE_ADAPTER.value is not None:

@@ -27,7 +27,7 @@ QUESTIONS = flags.DEFINE_integer(
 STAGES = {
     "stage0": {},
     "stage1": {"llm": "stage0"},
-    "stage2": {"vision": "stage1", "abstractor": "stage1", "llm": "stage1"},
+    "stage2": {"vision": "stage1", "connector": "stage1", "llm": "stage1"},
 }
 
 

@@ -2,7 +2,7 @@
 
     python -m owl_jax.prepare --source=SPEC --target=DIR
 
-SPEC is whatever a mixture may name (owl_jax/data/sources/open.py). Every picture and video is
+SPEC is whatever a mixture may name (owl_jax/data/sources/detect.py). Every picture and video is
 decoded once, so that what training would drop is found and listed in DIR/skipped.jsonl; what is
 kept has the bytes that it had. Killed at any moment, the same command goes on where it stopped.
 """
@@ -60,8 +60,8 @@ def main(_: list[str]) -> None:
     # Imported here, since they take a while, which --help can do without.
     from owl_jax.data.shards.target import INDEX_DIR, Options, alone_in, restart
     from owl_jax.data.shards.write import write_shards
-    from owl_jax.data.sources.fingerprint import fingerprint
-    from owl_jax.data.sources.open import open_source
+    from owl_jax.data.sources.dataset_hash import fingerprint
+    from owl_jax.data.sources.detect import open_source
 
     start = time.monotonic()
     spec, target = SOURCE.value, Path(TARGET.value)
@@ -99,8 +99,8 @@ def _is_finished(target: Path, options: Options, locked: bool) -> bool:
     """
     from owl_jax.data.shards.journal import busy
     from owl_jax.data.shards.target import check_unchanged, find_finished, is_busy
-    from owl_jax.data.sources.fingerprint import fingerprint
-    from owl_jax.data.sources.open import is_missing, open_source
+    from owl_jax.data.sources.dataset_hash import fingerprint
+    from owl_jax.data.sources.detect import is_missing, open_source
 
     try:
         manifest = find_finished(target, SOURCE.value, options)

@@ -16,13 +16,14 @@ import numpy as np
 
 from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.model_directory import load_model
-from owl_jax.models.abstractor import Abstractor
-from owl_jax.models.attention import whole_rows
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.attention.mask import self_attention_mask
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import Abstractor
 from owl_jax.models.lora import merge
-from owl_jax.models.owl import Owl, forward, variables
-from owl_jax.models.vision import VisionEncoder, pooled_class_token
-from owl_jax.processing.rows import index_media
+from owl_jax.models.vision.clip import Clip, pooled_class_token
+from owl_jax.models.vlm import VisionLanguageModel, forward, variables
+from owl_jax.text.media_index import index_media
 from owl_jax.training.objectives.cross_entropy import cross_entropy
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -161,17 +162,17 @@ def reproduced(case: str) -> Arrays:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(config: OwlConfig, params: Any, args: dict[str, Any]) -> tuple[jax.Array, Any]:
-    placement = whole_rows(args["positions"], args["segment_ids"])
-    placement = dataclasses.replace(placement, key_segments=args["key_segments"])
-    logits, state = Owl(config, Compute()).apply(
+    mask = self_attention_mask(args["positions"], args["segment_ids"])
+    mask = dataclasses.replace(mask, key_segments=args["key_segments"])
+    logits, state = VisionLanguageModel(config, Compute()).apply(
         variables(params),
         args["input_ids"],
         args["images"],
         args["videos"],
         args["media_index"],
-        placement,
+        mask,
         mutable=["intermediates"],
-        capture_intermediates=lambda module, _: isinstance(module, VisionEncoder | Abstractor),
+        capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor),
     )
     state = state["intermediates"]
     if "vision" in state:
@@ -199,7 +200,7 @@ def _trace(config: OwlConfig, params: Any, args: dict[str, Any]) -> Arrays:
         frames = len(array) // len(used)
         return array.reshape(len(used), *(() if frames == 1 else (frames,)), *array.shape[1:])[used]
 
-    vision, abstractor = state["vision"], state["abstractor"]
+    vision, abstractor = state["vision"], state["connector"]
     traced |= {
         "vision_embeddings": chosen(vision["embeddings"][0]),
         "vision_last_hidden_state": chosen(vision["__call__"][0]),

@@ -18,8 +18,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from owl_jax.errors import BadData
-from owl_jax.processing.image import load_image
-from owl_jax.processing.video import load_frames
+from owl_jax.media.image import load_image
+from owl_jax.media.video import load_frames
 
 TEXT = "Be kind.\nHuman: {marks}\nHuman: What is it?\nAI: An owl."
 

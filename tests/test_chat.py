@@ -15,7 +15,7 @@ from PIL import Image
 import owl_jax
 from owl_jax.chat import Conversation, converse, main
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.text.conversation import SYSTEM
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import jax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.synthetic import SyntheticSource
-from owl_jax.models.variants import VARIANTS
-from owl_jax.processing.tokenizer import load_tokenizer
+from owl_jax.models.families.mplug_owl import VARIANTS
+from owl_jax.text.tokenizer import load_tokenizer
 from owl_jax.training import config as settings
 from owl_jax.training.optimizer import make_optimizer
 from owl_jax.training.partition import assign, split, table
@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[1]
 FROZEN = {
     "stage1": {"llm"},
     "stage2": {"vision", "llm"},
-    "stage2_full": {"vision", "abstractor"},
-    "stage2_release": {"vision", "abstractor", "llm"},
-    "demo/stage0": {"vision", "abstractor", "lora"},
+    "stage2_full": {"vision", "connector"},
+    "stage2_release": {"vision", "connector", "llm"},
+    "demo/stage0": {"vision", "connector", "lora"},
     "demo/stage1": {"llm", "lora"},
     "demo/stage2": {"vision", "llm"},
     "demo/owleval": set(),
@@ -114,27 +114,27 @@ def test_a_config_resolves(name, argument):
 @pytest.mark.parametrize(
     ("name", "argument", "trained", "kept"),
     [
-        ("stage1", "llama", {"vision": VISION, "abstractor": ABSTRACTOR}, {"llm": LLAMA}),
-        ("stage1", "bloomz", {"vision": VISION, "abstractor": ABSTRACTOR}, {"llm": BLOOMZ}),
+        ("stage1", "llama", {"vision": VISION, "connector": ABSTRACTOR}, {"llm": LLAMA}),
+        ("stage1", "bloomz", {"vision": VISION, "connector": ABSTRACTOR}, {"llm": BLOOMZ}),
         (
             "stage2",
             "llama",
-            {"lora": LORA_LLAMA, "abstractor": ABSTRACTOR},
+            {"lora": LORA_LLAMA, "connector": ABSTRACTOR},
             {"vision": VISION, "llm": LLAMA},
         ),
         (
             "stage2",
             "bloomz",
-            {"lora": LORA_BLOOMZ, "abstractor": ABSTRACTOR},
+            {"lora": LORA_BLOOMZ, "connector": ABSTRACTOR},
             {"vision": VISION, "llm": BLOOMZ},
         ),
         (
             "stage2_release",
             "llama",
             {"lora": LORA_LLAMA},
-            {"vision": VISION, "abstractor": ABSTRACTOR, "llm": LLAMA},
+            {"vision": VISION, "connector": ABSTRACTOR, "llm": LLAMA},
         ),
-        ("stage2_full", "llama", {"llm": LLAMA}, {"vision": VISION, "abstractor": ABSTRACTOR}),
+        ("stage2_full", "llama", {"llm": LLAMA}, {"vision": VISION, "connector": ABSTRACTOR}),
     ],
 )
 def test_full_size_configs_train_what_the_paper_trains(name, argument, trained, kept):
@@ -161,9 +161,9 @@ def test_the_paper_s_recipes():
     assert one.batch_size * one.data.length == pytest.approx(2.1e6, rel=0.01)
     # Packed: a row of 2,048 holds 4.2 conversations of this mixture (docs/benchmarks.md).
     assert two.data.pack and (two.steps, two.batch_size * 4) == (2_000, 256)
-    for recipe in (one.recipes.visual, two.recipes.lora, two.recipes.abstractor):
+    for recipe in (one.recipes.visual, two.recipes.lora, two.recipes.connector):
         assert (recipe.b1, recipe.b2, recipe.eps, recipe.weight_decay) == (0.9, 0.98, 1e-6, 0.1)
-    assert two.recipes.lora.learning_rate == two.recipes.abstractor.learning_rate == 2e-5
+    assert two.recipes.lora.learning_rate == two.recipes.connector.learning_rate == 2e-5
     assert (release.steps, release.clip_norm, release.data.length) == (4_236, 1.0, 2_048)
     assert release.recipes.lora.weight_decay == 1e-4
     assert dict(release.model.lora) == {

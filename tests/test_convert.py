@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
-from owl_jax.checkpoint.base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, fingerprint_base, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
 from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches
@@ -177,7 +177,7 @@ def test_parts_of_a_model(tmp_path):
     llm = golden.model(golden.LLAMA)[1]["llm"]
     _assert_same(read_branches(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
     message = _refused(source, tmp_path / "whole", "huggingface")
-    assert "no vision and no abstractor; it has llm" in message
+    assert "no vision and no connector; it has llm" in message
 
 
 def test_infinities_are_warned_of(tmp_path):
@@ -216,7 +216,7 @@ def damaged(own, tmp_path_factory):
     [
         ("no such directory", "nowhere", "orbax", ""),
         ("is an adapter: name its model with --base=DIR", ADAPTER, "peft", ""),
-        ("no vision and no abstractor and no llm; it has lora", "own", "huggingface", ""),
+        ("no vision and no connector and no llm; it has lora", "own", "huggingface", ""),
         ("the model has no lora; it has", LLAMA, "peft", ""),
         ("no adapter_config.json", LLAMA, "orbax", "--merge_adapter=/nowhere"),
         ("names no projection of this", BLOOM, "orbax", f"--merge_adapter={ADAPTER}"),

@@ -14,7 +14,7 @@ import source_files
 from owl_jax.data.shards.journal import SKIPPED_FILE
 from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
 from owl_jax.data.shards.target import INDEX_DIR
-from owl_jax.data.sources.open import open_source
+from owl_jax.data.sources.detect import open_source
 
 
 def _command(source, target, *flags):

@@ -8,22 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
-from owl_jax.checkpoint.weights import abstract_params
-from owl_jax.models.config import (
-    AbstractorConfig,
-    LlamaConfig,
-    OwlConfig,
-    VisionConfig,
-)
-from owl_jax.processing.conversation import SYSTEM
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.tokenizer import train_sentencepiece
 
 NUM_SPECIAL = 259  # unk, bos, eos and a piece for each byte
 
 CONFIG = OwlConfig(
-    vision=VisionConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
-    abstractor=AbstractorConfig(4, 16, 256, num_layers=1, num_heads=2, temporal=True),
+    vision=ClipConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
+    connector=AbstractorConfig(4, 16, 256, num_layers=1, num_heads=2, temporal=True),
     llm=LlamaConfig(340, 16, 32, num_layers=1, num_heads=2, num_kv_heads=2, max_positions=192),
 )
 

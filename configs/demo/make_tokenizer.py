@@ -12,8 +12,8 @@ from pathlib import Path
 
 from owl_jax.data.scenes import COLORS, PLACES, SHAPES
 from owl_jax.data.synthetic import KINDS, SyntheticSource, iter_texts
-from owl_jax.processing.conversation import SYSTEM
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.tokenizer import train_sentencepiece
 
 VOCAB_SIZE = 768
 RECORDS = 6000
@@ -86,7 +86,7 @@ ENDINGS = (", so yes.", ", so no.")
 
 def make_tokenizer(directory: Path) -> None:
     source = SyntheticSource(dict.fromkeys(KINDS, 1.0), size=RECORDS)
-    # Every stretch of text begins with a space for the tokenizer (processing/conversation.py).
+    # Every stretch of text begins with a space for the tokenizer (text/conversation.py).
     words = [f" {words}" for words in (SYSTEM, *OPENINGS, *PLACES, *NAMES, *PHRASES)]
     train_sentencepiece(
         iter_texts(source),

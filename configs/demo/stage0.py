@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.rules = (
         ("llm/(embed_tokens|lm_head)/.*", "words"),
         ("llm/.*", "layers"),
-        ("(vision|abstractor|lora)/.*", "frozen"),
+        ("(vision|connector|lora)/.*", "frozen"),
     )
     config.recipes.words = {"learning_rate": 8e-3, "warmup_steps": 25, "b2": 0.98}
     config.recipes.layers = {

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 24
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
-        ("(vision|abstractor)/.*", "visual"),
+        ("(vision|connector)/.*", "visual"),
         ("(llm|lora)/.*", "frozen"),
     )
     config.recipes.visual = {

@@ -2,7 +2,7 @@
 
     python -m owl_jax.train --config=configs/demo/stage2.py --workdir=DIR \\
         --config.init.llm=STAGE_1/model --config.init.vision=STAGE_1/model \\
-        --config.init.abstractor=STAGE_1/model
+        --config.init.connector=STAGE_1/model
 
 As configs/stage2.py, small. Alone it starts from fresh weights, which runs but teaches little.
 """
@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
+        ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
     config.recipes.lora = {"learning_rate": 3e-3, "warmup_steps": 25, "b2": 0.98}
-    config.recipes.abstractor = {
+    config.recipes.connector = {
         "optimizer": "muon",
         "learning_rate": 2e-3,
         "warmup_steps": 25,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from owl_jax.aot.groups import first_group
 from owl_jax.aot.hlo import Computation, Instruction, Module
+from owl_jax.aot.replica_groups import first_group
 from owl_jax.aot.runs import Runs
 from owl_jax.aot.topology import Topology
 from owl_jax.parallel.chips import Chip

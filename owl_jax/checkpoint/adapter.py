@@ -1,6 +1,6 @@
 """PEFT's LoRA directories: adapter_config.json and adapter_model.safetensors, read and written.
 
-The names and layouts are those of the base model's table (checkpoint/table.py): the adapter of
+The names and layouts are those of the base model's table (models/weight_names.py): the adapter of
 `llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` here, and in the file
 `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R], R being the rank.
 Format: PEFT 0.4 and later (LoraConfig, save_pretrained), which the original's training writes.
@@ -20,17 +20,18 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from owl_jax.checkpoint import table
-from owl_jax.checkpoint.layout import Linear, Part
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
-from owl_jax.checkpoint.shards import write_file
-from owl_jax.checkpoint.stored import Mapped, read
-from owl_jax.checkpoint.table import Row
+from owl_jax.checkpoint.safetensors_writer import write_file
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError, shown
-from owl_jax.models.config import LoraConfig, OwlConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.transforms import Linear, Slices
+from owl_jax.models.weight_names import Row, with_prefix
+from owl_jax.models.weight_names import projections as projections_of
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -84,7 +85,9 @@ def merge_stored(
     return unflatten_dict(merged)
 
 
-def _add_update(a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, part: Part) -> Any:
+def _add_update(
+    a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, part: Slices
+) -> Any:
     """kernel[layers, *in, *out] + scale a[layers, *in, R] b[layers, R, *out]."""
     depth = a.ndim - 2  # axes contracted
     layers, inputs, outputs = part[0], part[1 : 1 + depth], part[1 + depth :]
@@ -148,7 +151,7 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
     """The projections that PEFT would adapt."""
-    projections = table.projections(config)
+    projections = _projections(config)
     layers = range(config.llm.num_layers)
     modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
     targets = named_targets(target_modules, modules, path)
@@ -163,13 +166,17 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The table of an adapter; a factor's contracted axes lie as its kernel's do."""
     rows = []
-    for name, row in table.projections(config).items():
+    for name, row in _projections(config).items():
         if name in targets:
             module = row.source.removesuffix(".weight").removeprefix(_LANGUAGE)
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
-            rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.layout))
+            rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.transform))
             rows.append(Row(f"{prefix}{module}.lora_B.weight", f"{target}b", Linear()))
     return rows
+
+
+def _projections(config: OwlConfig) -> dict[str, Row]:
+    return projections_of(with_prefix(config.llm.weight_rows(), _LANGUAGE))
 
 
 def _module(row: Row, layer: int) -> str:

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint import table
-from owl_jax.checkpoint.layout import Linear, Part, Shape, size_of, whole
-from owl_jax.checkpoint.stored import Stored, pieces
+from owl_jax.checkpoint.lazy_arrays import Stored, pieces
 from owl_jax.models.config import OwlConfig
+from owl_jax.models.transforms import Linear, Shape, Slices, size_of, whole
+from owl_jax.models.weight_names import projections
 
 _LARGEST = 127
 
@@ -25,13 +27,30 @@ _LARGEST = 127
 def quantize(config: OwlConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with each kernel of the language model's layers as int8 and scale, all `Stored`."""
     flat = flatten_dict(dict(params), sep="/")
-    for row in table.projections(config).values():
-        assert isinstance(row.layout, Linear)
-        kernel, depth = flat[row.target], row.layout.num_in_axes
+    for row in projections(config.llm.weight_rows()).values():
+        assert isinstance(row.transform, Linear)
+        kernel, depth = flat[row.target], row.transform.num_in_axes
         shared = _Scales(kernel, depth)
         flat[row.target] = _Int8(kernel, shared)
         flat[row.target.removesuffix("kernel") + "scale"] = shared
     return unflatten_dict(flat, sep="/")
+
+
+def abstract_int8(config: OwlConfig, params: dict[str, Any]) -> dict[str, Any]:
+    """Abstract (shape-only) int8 parameters: what `quantize` makes, its scales replicated.
+
+    params: ShapeDtypeStructs with NamedShardings.
+    """
+    plain = flatten_dict(params)
+    flat = {}
+    for path, leaf in flatten_dict(quantize(config, params)).items():
+        if path in plain:
+            sharding = plain[path].sharding
+        else:
+            kernel = plain[*path[:-1], "kernel"]
+            sharding = NamedSharding(kernel.sharding.mesh, PartitionSpec())
+        flat[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return unflatten_dict(flat)
 
 
 class _Scales:
@@ -45,7 +64,7 @@ class _Scales:
         self._found: dict[int, np.ndarray] = {}
         self.shape: Shape = (kernel.shape[0], *kernel.shape[1 + depth :])
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         layers = range(part[0].start, part[0].stop)
         return np.stack([self.of_layer(layer) for layer in layers])[(slice(None), *part[1:])]
 
@@ -75,7 +94,7 @@ class _Int8:
     def shape(self) -> Shape:
         return self.kernel.shape
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         result = np.empty(size_of(part), np.int8)
         outputs = part[1 + self.scales.depth :]
         for piece in pieces(self.shape, part):

@@ -27,8 +27,8 @@ from jax.errors import JaxRuntimeError
 from jax.experimental.multihost_utils import process_allgather, sync_global_devices
 
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
-from owl_jax.checkpoint.fingerprint import described, fingerprint
 from owl_jax.checkpoint.seal import Damaged, Position, digest, position_of, sealed, unsealed
+from owl_jax.checkpoint.tree_hash import described, fingerprint
 from owl_jax.errors import UserError, disk_full, one_line
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.

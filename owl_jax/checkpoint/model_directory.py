@@ -1,10 +1,10 @@
 """Model directories: the released Hugging Face ones, and our own.
 
 Our own holds
-  config.json         {"format": "owl_jax", "version": 1, "as_trained": how prompts are cut,
+  config.json         {"format": "owl_jax", "version": 2, "as_trained": how prompts are cut,
                       "model": OwlConfig.to_dict()}
   params/             the branches of the parameter tree, written by Orbax; it may hold only some
-  owl_jax_base.json   what an adapter was trained on (checkpoint/base.py)
+  owl_jax_base.json   what an adapter was trained on (checkpoint/adapter_base.py)
   source_config.json  config.json of the Hugging Face directory that it was made from
   tokenizer and preprocessor files, as they came
 
@@ -28,25 +28,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint import huggingface, schema, table
+from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.adapter_base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
-from owl_jax.checkpoint.base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.checksums import write_checksums
-from owl_jax.checkpoint.own import open_params, write_params
-from owl_jax.checkpoint.stored import read
-from owl_jax.checkpoint.weights import (
+from owl_jax.checkpoint.hf_import import (
     AS_TRAINED,
     Opened,
     abstract_params,
-    open_clip,
+    open_family,
     open_language,
-    open_owl,
-    write_owl,
+    open_vision,
+    write_family,
 )
+from owl_jax.checkpoint.lazy_arrays import read
+from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
-from owl_jax.models.config import LoraConfig, OwlConfig, id_problems
+from owl_jax.models.config import PARTS, OwlConfig, id_problems
+from owl_jax.models.families import FAMILIES
+from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
+from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
 COMPANIONS = (
@@ -59,14 +64,12 @@ COMPANIONS = (
     "tokenizer_config.json",
 )
 
-_FORMAT, _VERSION = "owl_jax", 1
+_FORMAT, _VERSION = "owl_jax", 2
 _CONFIG, _PARAMS, _SOURCE_CONFIG = "config.json", "params", "source_config.json"
 
 _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    "clip": open_clip,
-    "clip_vision_model": open_clip,
-    "llama": open_language,
-    "bloom": open_language,
+    **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
+    **dict.fromkeys(LANGUAGE_MODELS, open_language),
 }
 
 
@@ -78,22 +81,24 @@ def is_own(directory: Path) -> bool:
 def read_config(directory: Path) -> OwlConfig:
     """The model's description. Raises UserError for a missing, damaged or unknown config.json."""
     if not is_own(directory):
-        return open_owl(directory).config
+        return open_family(directory).config
     path = directory / _CONFIG
     return _described(path, schema.read_as(path, schema.OwnConfig))
 
 
 def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
     """The model of a config.json of ours. Raises UserError for one that is none."""
-    if values.version != _VERSION:
-        raise UserError(f"{path}: version {values.version}; this owl_jax reads version {_VERSION}")
+    if values.version not in (1, _VERSION):
+        raise UserError(
+            f"{path}: version {values.version}; this owl_jax reads versions 1 and {_VERSION}"
+        )
     try:
-        config = OwlConfig.from_dict(values.model)
+        config = OwlConfig.from_dict(_of_now(values.version, values.model))
     except TypeError as error:
         raise UserError(f"{path}: no description of a model of this owl_jax ({error})") from None
     problems = config.problems() + id_problems(config.llm)
     if config.lora is not None:
-        names = table.projections(config)
+        names = projections(config.llm.weight_rows())
         strangers = [name for name in config.lora.targets if name not in names]
         if strangers or not config.lora.targets:
             problems.append(
@@ -116,7 +121,7 @@ def open_model(directory: Path) -> Opened:
 
 
 def open_branches(directory: Path, names: Sequence[str]) -> Opened:
-    """Opens the branches `names` of a model of either kind, or of a plain CLIP, LLaMA or BLOOM.
+    """Opens the branches `names` of a model of either kind, or of a part that lies alone.
 
     Raises UserError for a branch that the directory does not hold, and as `open_model`.
     """
@@ -236,7 +241,7 @@ def save_model(
             if as_trained:
                 source = {**(source or {}), AS_TRAINED: True}
             huggingface.write_config(config, target, dtype.name, source)
-            hashes = write_owl(config, params, target, progress)
+            hashes = write_family(config, params, target, progress)
         for path in copied:
             with open_regular(path) as old, (target / path.name).open("xb") as new:
                 shutil.copyfileobj(old, new)
@@ -275,7 +280,7 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
     for name in (_SOURCE_CONFIG, _CONFIG):
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
-            return None if values.get("model_type") != huggingface.MODEL_TYPE else values
+            return values if values.get("model_type") in FAMILIES else None
     return None
 
 
@@ -284,7 +289,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _branches(config: OwlConfig) -> list[str]:
-    return ["vision", "abstractor", "llm"] + ["lora"] * (config.lora is not None)
+    return [*PARTS] + ["lora"] * (config.lora is not None)
 
 
 def open_any(directory: Path) -> Opened:
@@ -293,7 +298,7 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    opener = _OPENERS.get(kind, open_owl) if isinstance(kind, str) else open_owl
+    opener = _OPENERS.get(kind, open_family) if isinstance(kind, str) else open_family
     return opener(directory)
 
 
@@ -304,11 +309,17 @@ def _open_own(directory: Path) -> Opened:
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
     nans: dict[str, int] = {}
-    held = open_params(path, nans)
+    held = _of_now(values.version, open_params(path, nans))
     abstract = abstract_params(config)
     _check_branches(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
     return Opened(config, held, as_trained=values.as_trained, nans=nans)
+
+
+def _of_now(version: int, subtrees: Mapping[str, Any]) -> dict[str, Any]:
+    """A description or tree of an earlier version under today's names."""
+    names = SUBTREES_OF_VERSION_1 if version == 1 else {}
+    return {names.get(name, name): value for name, value in subtrees.items()}
 
 
 def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:

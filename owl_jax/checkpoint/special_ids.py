@@ -2,7 +2,7 @@
 
 First-generation LLaMA's config.json has others than its tokenizer, and the tokenizer's are those
 that the model was trained with. Only that much of a tokenizer is read as its special ids need: it
-is not checked, and weights load without one (processing/tokenizer.py reads the whole).
+is not checked, and weights load without one (text/tokenizer.py reads the whole).
 """
 
 from __future__ import annotations

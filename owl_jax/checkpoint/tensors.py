@@ -1,4 +1,4 @@
-"""Tensors in files of a table's names and layouts (checkpoint/table.py), read and written by it.
+"""Tensors in files, read and written by a table of names and transforms (models/weight_names.py).
 
 Nothing is ever left at random values: a missing, unexpected, duplicate or mis-shaped tensor is an
 error that lists them.
@@ -16,11 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from owl_jax.checkpoint.layout import Part, Shape, read_part, size_of, whole
-from owl_jax.checkpoint.stored import Stored, infinities, nans
-from owl_jax.checkpoint.table import BUFFERS, Row
+from owl_jax.checkpoint.lazy_arrays import Stored, infinities, nans
 from owl_jax.errors import UserError, listed, one_line
 from owl_jax.files import NotAFile, check_regular
+from owl_jax.models.transforms import Shape, Slices, read_part, size_of, whole
+from owl_jax.models.weight_names import BUFFERS, Row
 
 # What weights may be. Integers would pass for floats; what has fewer bits needs a scale to be read.
 _DTYPES: Mapping[str, Any] = {
@@ -52,7 +52,7 @@ class TensorFiles:
     nans: {tensor: elements that are no numbers}, of the other parts that were read.
 
     Raises UserError if a file is damaged or no regular file, a tensor is in two of them, or one
-    that is no buffer (table.BUFFERS) holds no floats.
+    that is no buffer (weight_names.BUFFERS) holds no floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -80,7 +80,7 @@ class TensorFiles:
     def dtype(self, name: str) -> np.dtype:
         return self._held[name].dtype
 
-    def read(self, name: str, part: Part | None = None) -> np.ndarray:
+    def read(self, name: str, part: Slices | None = None) -> np.ndarray:
         """A part of a tensor (everything by default), in memory of its own."""
         held = self._held[name]
         value = self._read(held.file, name, whole(held.shape) if part is None else part)
@@ -107,7 +107,7 @@ class TensorFiles:
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
 
-    def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
+    def _read(self, path: Path, name: str, part: Slices) -> np.ndarray:
         # Opened for each tensor: pages of a file that stays open count as this process's memory.
         try:
             with safe_open(path, framework="numpy") as file:
@@ -124,7 +124,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class FromSource:
-    """One of our parameters as it lies in files: a `Stored` (checkpoint/stored.py).
+    """One of our parameters as it lies in files: a `Stored` (checkpoint/lazy_arrays.py).
 
     rows: one; or one for each index of the axis before the last, which the source keeps apart.
     """
@@ -134,7 +134,7 @@ class FromSource:
     shape: Shape
     dtype: np.dtype
 
-    def __getitem__(self, part: Part) -> np.ndarray:
+    def __getitem__(self, part: Slices) -> np.ndarray:
         if not self.rows[0].per_layer:
             return self._layer(None, self.shape, part)
         layers = range(part[0].start, part[0].stop)
@@ -145,15 +145,15 @@ class FromSource:
             result[i] = self._layer(layer, self.shape[1:], part[1:])
         return result
 
-    def _layer(self, layer: int | None, shape: Shape, part: Part) -> np.ndarray:
+    def _layer(self, layer: int | None, shape: Shape, part: Slices) -> np.ndarray:
         if len(self.rows) == 1:
             return self._row(self.rows[0], layer, shape, part)
         shape, chosen, part = shape[:-2] + shape[-1:], part[-2], part[:-2] + part[-1:]
         return np.stack([self._row(row, layer, shape, part) for row in self.rows[chosen]], axis=-2)
 
-    def _row(self, row: Row, layer: int | None, shape: Shape, part: Part) -> np.ndarray:
+    def _row(self, row: Row, layer: int | None, shape: Shape, part: Slices) -> np.ndarray:
         name = row.source if layer is None else row.source.format(i=layer)
-        value = read_part(row.layout, lambda where: self.files.read(name, where), shape, part)
+        value = read_part(row.transform, lambda where: self.files.read(name, where), shape, part)
         return value.astype(self.dtype, copy=False)
 
 
@@ -170,7 +170,7 @@ def from_source(
     Args:
       abstract: a tree with a shape at every target of the rows.
       where: what an error names as the source.
-      tied: {name: the tensor that it may repeat} (table.tied).
+      tied: {name: the tensor that it may repeat} (families/family.py).
       ignored: tensors of the source that are passed over, besides buffers.
 
     Raises UserError that lists missing, unexpected and mis-shaped tensors, and copies that
@@ -182,7 +182,7 @@ def from_source(
         targets.setdefault(row.target, []).append(row)
     tied = tied or {}
     wanted = {
-        source: row.layout.source_shape(_row_shape(row, shapes[target], len(group)))
+        source: row.transform.source_shape(_row_shape(row, shapes[target], len(group)))
         for target, group in targets.items()
         for row in group
         for source in _sources(row, shapes[target])
@@ -241,12 +241,12 @@ def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> list[Outgoing]:
                 part = (slice(layer, layer + 1), *part[1:])
 
             def read(
-                row: Row = row, stored: Stored = stored, part: Part = part, shape: Shape = shape
+                row: Row = row, stored: Stored = stored, part: Slices = part, shape: Shape = shape
             ) -> np.ndarray:
                 value = np.asarray(stored[part]).reshape(shape)
-                return np.ascontiguousarray(row.layout.write(value))
+                return np.ascontiguousarray(row.transform.write(value))
 
-            source_shape = row.layout.source_shape(shape)
+            source_shape = row.transform.source_shape(shape)
             tensors.append(Outgoing(name, source_shape, np.dtype(stored.dtype), read))
     return tensors
 

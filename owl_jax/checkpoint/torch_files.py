@@ -15,11 +15,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from owl_jax.checkpoint.layout import Part
-from owl_jax.checkpoint.table import BUFFERS
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES, UNREAD, Held, TensorFiles
 from owl_jax.errors import UserError, shown
 from owl_jax.files import NotAFile, check_regular
+from owl_jax.models.transforms import Slices
+from owl_jax.models.weight_names import BUFFERS
 
 # A file is closed after that much of it was read: mapped pages count as this process's memory.
 _MAPPED_BYTES = 500_000_000
@@ -59,7 +59,7 @@ class TorchFiles(TensorFiles):
                 raise UserError(f"{path}: {name} is {self._kind(tensor)}; {EXPECTED_DTYPES}")
             yield name, Held(path, tuple(tensor.shape), UNREAD if dtype is None else dtype)
 
-    def _read(self, path: Path, name: str, part: Part) -> np.ndarray:
+    def _read(self, path: Path, name: str, part: Slices) -> np.ndarray:
         with self._lock:
             if self._mapped > _MAPPED_BYTES:
                 self._open = None

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from flax import struct
 
-from owl_jax.processing.rows import index_media
+from owl_jax.text.media_index import index_media
 
 
 @dataclass(frozen=True)
 class Example:
     """One conversation as arrays.
 
-    input_ids: int32[n], media positions negative (processing/conversation.py).
+    input_ids: int32[n], media positions negative (text/conversation.py).
     loss_mask: bool[n], True on answer tokens and their end marks.
     images: uint8[k, S, S, 3]. videos: uint8[m, T, S, S, 3]. Both in reading order.
     """
@@ -57,7 +57,7 @@ class Batch:
     loss_mask:   float32[B, L], 1 where the prediction is supervised.
     positions:   int32[B, L], counted from 0 in each conversation; 0 on padding.
     segment_ids: int32[B, L], 0 on padding, 1, 2, ... for the conversations of a row.
-    media_index: int32[B, L], models/media.py.
+    media_index: int32[B, L], models/splice.py.
     images:      uint8[B, N, S, S, 3].
     videos:      uint8[B, M, T, S, S, 3].
     """

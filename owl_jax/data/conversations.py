@@ -15,9 +15,9 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import check_media, longest_text, tokenize_conversation
-from owl_jax.processing.places import tells_places
-from owl_jax.processing.tokenizer import Tokenizer
+from owl_jax.text.conversation import check_media, longest_text, tokenize_conversation
+from owl_jax.text.spatial_text import tells_places
+from owl_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,10 @@ class Conversation:
     """One conversation on its way into a row.
 
     number: its place in the process's mixture, over all epochs; seeds its augmentation.
-    input_ids: int32[n], media positions negative (processing/conversation.py).
+    input_ids: int32[n], media positions negative (text/conversation.py).
     loss_mask: bool[n], True on answer tokens and their end marks.
     images, videos: as stored, those whose positions are in input_ids.
-    keep_places: its words are false for a cut or mirrored picture (processing/places.py).
+    keep_places: its words are false for a cut or mirrored picture (text/spatial_text.py).
     unread: keys of its record that look like media and are not read.
     """
 
@@ -75,7 +75,7 @@ class Tokenize:
             check_media(text, len(images), len(videos), where)
         except UserError as error:
             return Dropped(where, "media marks", str(error))
-        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length - 1, shape.length)
+        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length, shape.length)
         if not tokens.loss_mask[1:].any():
             return Dropped(where, "no answer", f"{where}: no answer within {shape.length} tokens")
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:

@@ -24,9 +24,9 @@ from PIL import Image
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Video
 from owl_jax.errors import BadData
-from owl_jax.processing.augment import Augmentation
-from owl_jax.processing.image import Unusual, load_image, preprocess_image
-from owl_jax.processing.video import load_frames
+from owl_jax.media.augment import Augmentation
+from owl_jax.media.image import Unusual, load_image, preprocess_image
+from owl_jax.media.video import load_frames
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Decoding:
     """How media become pixels.
 
     size: S. frames: T, of each video. seed: numbers of the augmentation, if there is one.
-    unusual: what to do with animated, CMYK and 16-bit pictures (processing/image.py).
+    unusual: what to do with animated, CMYK and 16-bit pictures (media/image.py).
     decoder: "exact", or "fast" where the file format can be decoded at a smaller size.
     """
 

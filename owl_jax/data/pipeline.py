@@ -25,7 +25,7 @@ from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.data.mixture import WeightedSource, mix
 from owl_jax.data.packing import PackRows
 from owl_jax.errors import UserError
-from owl_jax.processing.tokenizer import Tokenizer
+from owl_jax.text.tokenizer import Tokenizer
 
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
 _Rows: TypeAlias = Sequence[Sequence[Conversation]]

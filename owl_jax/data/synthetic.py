@@ -46,7 +46,7 @@ from owl_jax.data.scenes import (
 )
 from owl_jax.data.sources.record import Record
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.text.conversation import SYSTEM
 
 KINDS = (
     "caption",

@@ -13,9 +13,9 @@ import numpy as np
 
 from owl_jax.data.synthetic import Question, normalize_answer
 from owl_jax.inference.engine import NUM_FRAMES, Owl
-from owl_jax.processing.conversation import tokenize_prompt
-from owl_jax.processing.image import load_image, preprocess_image
-from owl_jax.processing.video import load_video
+from owl_jax.media.image import load_image, preprocess_image
+from owl_jax.media.video import load_video
+from owl_jax.text.conversation import tokenize_prompt
 
 MAX_ANSWER_TOKENS = 32
 
@@ -85,9 +85,7 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
     rows = [
-        tokenize_prompt(
-            question.prompt_text, tokenizer, owl.config.num_query_tokens, as_trained=True
-        )
+        tokenize_prompt(question.prompt_text, tokenizer, owl.config.media_length, as_trained=True)
         for question in questions
     ]
     length = max(map(len, rows))

@@ -17,7 +17,7 @@ from owl_jax.files import write_whole
 from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
 from owl_jax.pages.picture import picture
-from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 from owl_jax.training.evaluators.evaluator import OTHER_PREFIXES
 from owl_jax.training.evaluators.page import held_out_examples
 from owl_jax.training.hooks.metric_writer import FILE_NAME, read_lines

@@ -27,19 +27,20 @@ from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, 
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, random_key
-from owl_jax.inference.words import up_to, words
-from owl_jax.models.config import Compute, LlamaConfig, OwlConfig
-from owl_jax.models.owl import Params, forward
+from owl_jax.inference.text_stream import up_to, words
+from owl_jax.media.image import ImageSource, preprocess_image
+from owl_jax.media.video import VideoSource
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.vlm import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
-from owl_jax.processing.conversation import (
+from owl_jax.text.conversation import (
     check_media,
     longest_text,
     prompt_from_messages,
     tokenize_prompt,
 )
-from owl_jax.processing.image import ImageSource, preprocess_image
-from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
-from owl_jax.processing.video import VideoSource
+from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
 MAX_NEW_TOKENS = 256
 NUM_FRAMES = 4  # of a video, as in the video release's examples
@@ -49,9 +50,6 @@ _NEXT_TURN = "\nHuman:"
 
 # Tokens between two looks at what the device has written.
 _STREAM_CHUNK = 8
-
-# BLOOM's ALiBi knows no last position, but memory does: eight times what BLOOM was trained on.
-_ALIBI_POSITIONS = 16_384
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -65,7 +63,7 @@ class PromptTooLong(UserError):
 class Owl:
     """A model with its weights on the device.
 
-    config: what it is. params: {"vision", "abstractor", "llm", ["lora"]} of jax.Arrays; read only.
+    config: what it is. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Owl:
           dtype: of the computation.
           tokenizer_source: the directory that holds the tokenizer; only `chat` needs one.
           as_trained: how prompts are cut into pieces: as training cuts them, or as the original's
-            processor does (processing/conversation.py, tokenize_prompt).
+            processor does (text/conversation.py, tokenize_prompt).
         """
         self.config = config
         self.params = params
@@ -92,6 +90,11 @@ class Owl:
         self._tokenizer_source = tokenizer_source
         self._mesh = mesh
         self._as_trained = as_trained
+
+    def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
+        """Tokens of a sequence that an "image", or a "video" of so many frames, takes: as many -1,
+        or -2, stand for it in `input_ids`. Raises UserError for another medium."""
+        return self.config.num_tokens(medium, frames)
 
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
@@ -132,7 +135,7 @@ class Owl:
         row gets at its place, whatever the others are).
 
         Args:
-          input_ids: int[B, L]; at media positions -1 (image) or -2 (video), num_query_tokens + 1 of
+          input_ids: int[B, L]; at media positions -1 (image) or -2 (video), num_tokens("image") of
             them for each medium.
           images: [N, S, S, 3], videos: [M, T, S, S, 3], in reading order over the batch; float
             normalised, or uint8.
@@ -188,7 +191,7 @@ class Owl:
         """Answers a conversation.
 
         Args:
-          messages: OpenAI-style, or the original's prompt text (processing/conversation.py). A
+          messages: OpenAI-style, or the original's prompt text (text/conversation.py). A
             part may hold its picture or video: {"type": "image_url", "image_url": {"url": ...}},
             {"type": "image", "image": ...} with "path", "url", "base64" or "bytes" instead of the
             second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.
@@ -223,7 +226,7 @@ class Owl:
         ids = tokenize_prompt(
             text,
             self.tokenizer,
-            self.config.num_query_tokens,
+            self.config.media_length,
             as_trained=self._as_trained,
             max_length=self._positions,
         )
@@ -281,8 +284,7 @@ class Owl:
     @property
     def _positions(self) -> int:
         """Of a prompt and its answer together, at most."""
-        llm = self.config.llm
-        return llm.max_positions if isinstance(llm, LlamaConfig) else _ALIBI_POSITIONS
+        return self.config.llm.max_length
 
     def _too_long(self, found: str) -> PromptTooLong:
         return PromptTooLong(

@@ -22,12 +22,13 @@ from flax import struct
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.sampling import Sampling, sample
-from owl_jax.models.attention import Placement, whole_rows
+from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
 from owl_jax.models.cache import Cache, with_room, write
-from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import Owl, Params, variables
-from owl_jax.models.product import bits_of
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 
 # New tokens between two moments at which an interrupt is heard: a call of `decode` cannot be
 # stopped, and each costs one dispatch.
@@ -69,7 +70,7 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
     On a CPU the layers are unrolled (models/stack.py),
     elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
     allows it, which it does for all but tiny layers; large bfloat16 weights become integers of the
-    same bits (models/product.py).
+    same bits (models/matmul.py).
     """
     devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
     device = devices.pop()
@@ -102,15 +103,15 @@ def prefill(
     params: in the form that `compute.scan_layers` says.
     key: row r draws from fold_in(key, r), whatever the other rows are.
     """
-    run: Any = partial(Owl(config, compute).apply, variables(params))
+    run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
     positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
     embeddings = run(
         prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
     )
-    placement = whole_rows(positions, jnp.ones((B, L), jnp.int32))
-    placement = dataclasses.replace(placement, key_segments=key_segments)
-    hidden, cache = run(embeddings, placement, method="decode")
+    mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
+    mask = dataclasses.replace(mask, key_segments=key_segments)
+    hidden, cache = run(embeddings, mask, method="decode")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
@@ -143,7 +144,7 @@ def decode(
 
     Takes `state` over: its buffers are reused. The program is the same for every `until`.
     """
-    run: Any = partial(Owl(config, compute).apply, variables(params))
+    run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, C = state.tokens.shape
     L = state.key_segments.shape[1] - C
     until = jnp.minimum(until, C)
@@ -155,7 +156,7 @@ def decode(
         newest = state.count - 1
         slot = L + newest
         token = jax.lax.dynamic_slice_in_dim(state.tokens, newest, 1, axis=1)
-        placement = Placement(
+        mask = AttentionMask(
             query_slots=slot[None],
             query_positions=(state.lengths + newest)[:, None],
             query_segments=jnp.ones((B, 1), jnp.int32),
@@ -164,7 +165,7 @@ def decode(
         )
         no_media = jnp.full((B, 1), -1, jnp.int32)
         embeddings = run(token, None, None, no_media, method="embed")
-        hidden, new = run(embeddings, placement, state.cache, method="decode")
+        hidden, new = run(embeddings, mask, state.cache, method="decode")
         logits = run(hidden, method="head")[:, 0]
         state = _choose(config, state, logits)
         # Leaving out rows that have ended makes the writing wait for the logits. A CPU's compiler

@@ -20,9 +20,9 @@ from PIL import Image
 
 from owl_jax.errors import UserError, one_line, shown
 from owl_jax.inference.typed_paths import exists, local_path
-from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN, count_media
-from owl_jax.processing.image import ImageSource, load_image
-from owl_jax.processing.video import load_video
+from owl_jax.media.image import ImageSource, load_image
+from owl_jax.media.video import load_video
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN, count_media
 
 # Beyond this a video's frames alone are hundreds of megabytes.
 MOST_FRAMES = 1024

@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
+from owl_jax.checkpoint.lazy_arrays import place
 from owl_jax.checkpoint.model_directory import add_adapter, open_model
-from owl_jax.checkpoint.stored import place
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.engine import Owl
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
 DTYPES = ("bfloat16", "float32", "int8")

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint.abstract import int8_params
+from owl_jax.checkpoint.int8 import abstract_int8
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference.generate import DecodeState, decode, prefill
 from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.sampling import Sampling
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_parts
 
 Tree = dict[str, Any]
@@ -162,6 +163,6 @@ def make_inference_program(
     stored_as = jnp.dtype("bfloat16" if dtype == "int8" else dtype)
     kept = jax.tree.map(lambda leaf: leaf.update(dtype=stored_as), params)
     if dtype == "int8":
-        kept = int8_params(model, kept)
+        kept = abstract_int8(model, kept)
     compute = Compute(dtype=stored_as, attention=attention)
     return InferenceProgram(model, compute, mesh, kept, row, rows, capacity)

@@ -15,8 +15,8 @@ from flax import struct
 
 from owl_jax.errors import UserError, one_line, shown
 from owl_jax.models.config import OwlConfig
-from owl_jax.processing.conversation import IMAGE_ID, VIDEO_ID
-from owl_jax.processing.rows import index_media
+from owl_jax.text.conversation import IMAGE_ID, VIDEO_ID
+from owl_jax.text.media_index import index_media
 
 # Lengths are rounded up to a multiple of this, so that the next turn of a conversation mostly finds
 # its program compiled.
@@ -29,8 +29,8 @@ class Prompt:
 
     input_ids:    int32[B, L]; 0 on padding.
     positions:    int32[B, L], 0 at the first token of a row.
-    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention.py, Placement).
-    media_index:  int32[B, L] (models/media.py).
+    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention/mask.py).
+    media_index:  int32[B, L] (models/splice.py).
     lengths:      int32[B], tokens of each row.
     last:         int32[B], slot of the last token of each row.
     images:       [B, N, S, S, 3] or None; uint8, or float32 normalised. Spare slots hold zeros.

@@ -16,9 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from owl_jax.models.config import LoraConfig
-from owl_jax.models.lora import low_rank_update
-from owl_jax.models.product import product, product_with_rows, widen
+from owl_jax.models.lora import LoraConfig, low_rank_update
+from owl_jax.models.matmul import product, product_with_rows, widen
 
 Axes = Mapping[Any, int]  # logical axis name (or None) -> size, in order
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from owl_jax.models.config import LoraConfig
+from owl_jax.models.bounds import Alpha, Dropout, Name, Rank
 from owl_jax.models.remat import named
 
 COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` branch
@@ -28,6 +29,20 @@ COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` br
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
 _DRAWS = 2**16  # values of half a random word
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (arXiv 2106.09685) of the language model's projections `targets`."""
+
+    rank: Rank = 8
+    alpha: Alpha = 32.0
+    dropout: Dropout = 0.05
+    targets: tuple[Name, ...] = ("q_proj", "v_proj")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
 
 def low_rank_update(

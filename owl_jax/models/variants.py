@@ -1,39 +1,15 @@
-"""The released variants by name, and the demonstration's: what each is made of."""
+"""The demonstration's model."""
 
-from __future__ import annotations
-
-from owl_jax.errors import UserError
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-)
-
-VARIANTS: dict[str, OwlConfig] = {
-    # MAGAer13/mplug-owl-llama-7b, -pt and -ft
-    "llama": OwlConfig(),
-    # MAGAer13/mplug-owl-bloomz-7b-multilingual
-    "bloomz": OwlConfig(llm=BloomConfig()),
-    # MAGAer13/mplug-owl-llama-7b-video
-    "video": OwlConfig(
-        vision=VisionConfig(temporal=True), abstractor=AbstractorConfig(temporal=True)
-    ),
-}
-
-# The projections that the original's adapter takes (pipeline/train.py); BLOOM's are fused.
-LORA: dict[str, LoraConfig] = {
-    "llama": LoraConfig(),
-    "bloomz": LoraConfig(targets=("query_key_value",)),
-    "video": LoraConfig(),
-}
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 
 # Small enough for two CPU cores (configs/demo). A patch is a place of the scenes' grid. Positions
 # and queries start far apart: a short training cannot pull them apart by itself.
 DEMONSTRATION = OwlConfig(
-    vision=VisionConfig(
+    vision=ClipConfig(
         image_size=32,
         patch_size=16,
         hidden_size=96,
@@ -43,7 +19,7 @@ DEMONSTRATION = OwlConfig(
         temporal=True,
         position_stddev=1.0,
     ),
-    abstractor=AbstractorConfig(
+    connector=AbstractorConfig(
         num_query_tokens=6,
         hidden_size=96,
         mlp_size=192,
@@ -76,10 +52,3 @@ DEMONSTRATION = OwlConfig(
         ),
     ),
 )
-
-
-def variant(name: str) -> OwlConfig:
-    """A released variant without adapter. Raises UserError for an unknown name."""
-    if name not in VARIANTS:
-        raise UserError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]

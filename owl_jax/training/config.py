@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference
 
 from owl_jax.data.batch import RowShape
-from owl_jax.data.sources.open import is_missing
+from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
-from owl_jax.models.attention import IMPLEMENTATIONS
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.media.augment import Augmentation
+from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.remat import policy
-from owl_jax.processing.augment import Augmentation
 from owl_jax.training.extensions import check_extensions
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import DTYPES, Recipe
@@ -29,7 +30,7 @@ from owl_jax.training.partition import FROZEN, Rules
 
 INT8 = "int8"  # frozen_dtype: the frozen language model's projections (checkpoint/int8.py)
 FRESH = "fresh"  # init: new random weights instead of a directory
-BRANCHES = ("vision", "abstractor", "llm", "lora")
+BRANCHES = (*PARTS, "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
 AUGMENTATIONS = {
     "none": None,
@@ -66,9 +67,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
-    config.compute.attention = "auto"  # by platform; or a name of models/attention.py
+    config.compute.attention = "auto"  # by platform; or a name of models/attention/dispatch.py
     config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
-    config.compute.media_remat = "full"  # the same of vision encoder and abstractor
+    config.compute.media_remat = "full"  # the same of vision encoder and connector
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
     config.compute.loss_tile = 512  # positions of a row whose logits are there at a time; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})

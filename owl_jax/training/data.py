@@ -19,12 +19,12 @@ from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.data.mixture import WeightedSource, records_of_an_epoch, shares
 from owl_jax.data.packing import Packer
 from owl_jax.data.pipeline import BatchIterator, Reading, make_batches, tokenized
-from owl_jax.data.sources.fingerprint import fingerprint
-from owl_jax.data.sources.open import open_source
+from owl_jax.data.sources.dataset_hash import fingerprint
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
-from owl_jax.processing.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
+from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from owl_jax.training import config as settings
 
 # Of a data set, to tell how many rows an epoch of it makes: within about 2 % of the truth.

@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 
-from owl_jax.checkpoint.base import Base
+from owl_jax.checkpoint.adapter_base import Base
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.training import config as settings
+from owl_jax.training.init_params import unrounded
 from owl_jax.training.partition import merge
 from owl_jax.training.run import Run
-from owl_jax.training.weights import unrounded
 
 
 def export_directory(run: Run) -> Path | None:

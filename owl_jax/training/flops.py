@@ -9,14 +9,14 @@ B), with causal attention halved and what is frozen taken into account:
   it costs 2n again for the gradient of its input, if anything before it or in its branch is
   trained, and 2n for the gradient of the matrix, if that is trained. So a language model of N
   parameters costs 6N a token when it is trained, 4N when it is frozen and something before or
-  beside it (vision, abstractor, LoRA) is trained, and 2N when nothing is.
+  beside it (vision, connector, LoRA) is trained, and 2N when nothing is.
 - Attention's two products cost 4 L^2 D a layer, half of that where it is causal, and backward twice
   as much again. A packed row counts as one of L positions.
 - Nothing is counted for what the backward pass recomputes, nor for norms, softmax, the loss, the
   optimizer and looking words up.
 - The language model's head counts for every position, also where the loss leaves out those that
   are not supervised (training/objectives/cross_entropy.py).
-- Vision tower and abstractor run for every slot of a row, filled or not, and are counted so.
+- Vision tower and connector run for every slot of a row, filled or not, and are counted so.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from owl_jax.data.batch import RowShape
-from owl_jax.models.config import OwlConfig
+from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.parts import Path
 from owl_jax.training.partition import FROZEN
 
-_ORDER = ("vision", "abstractor", "llm")  # in which data passes the branches
-
-Path = tuple[str, ...]
+_ORDER = tuple(PARTS)  # in which data passes the subtrees
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _works(
     media = ((row.image_slots, 1), (row.video_slots, row.frames))
     named = None if labels is None else flatten_dict(dict(labels))
     for path, leaf in flatten_dict(dict(shapes)).items():
-        if not _is_matrix(path, shapes):
+        if not _is_matrix(path, model):
             continue
         branch = _branch(path)
         passing = row.length
@@ -106,41 +105,23 @@ def _works(
         is_trained = named is not None and named[path] != FROZEN
         yield _Work(branch, 2.0 * math.prod(leaf.shape) * passing, True, is_trained)
 
-    vision, abstractor, llm = model.vision, model.abstractor, model.llm
     for count, frames in media:
-        tokens = 1 + vision.num_patches
-        pairs = count * frames * tokens**2
-        yield _Work("vision", 4.0 * vision.num_layers * vision.hidden_size * pairs)
-        queries = _queries(model, frames)
-        pairs = count * queries * (queries + frames * tokens)
-        yield _Work("abstractor", 4.0 * abstractor.num_layers * abstractor.hidden_size * pairs)
-    yield _Work("llm", 2.0 * llm.num_layers * llm.hidden_size * row.length**2)
+        yield _Work("vision", count * model.vision.attention_flops(frames))
+        yield _Work("connector", count * model.connector.attention_flops(model.vision, frames))
+    yield _Work("llm", model.llm.attention_flops(row.length))
 
 
 def _passing(path: Path, model: OwlConfig, frames: int) -> int:
-    """How many positions of one medium pass a matrix of the vision tower or the abstractor."""
-    P, Q = model.vision.num_patches, model.num_query_tokens
-    if "temporal" in path:  # convolutions over time, which the class token and pictures skip
-        return frames * P if frames > 1 else 0
+    """How many tokens of one medium pass a matrix of the vision tower or the connector."""
     if path[0] == "vision":
-        return frames * (P if "patch_embed" in path else 1 + P)
-    if "project" in path:
-        return Q
-    if "project_temporal" in path:
-        return Q if frames > 1 else 0
-    queries = _queries(model, frames)
-    is_from_image = path[-2] in ("key", "value")
-    return queries + frames * (1 + P) if is_from_image else queries
+        return model.vision.tokens_through(path[1:], frames)
+    return model.connector.tokens_through(path[1:], model.vision, frames)
 
 
-def _queries(model: OwlConfig, frames: int) -> int:
-    return model.num_query_tokens * (2 if frames > 1 else 1)
-
-
-def _is_matrix(path: Path, shapes: Mapping[str, Any]) -> bool:
+def _is_matrix(path: Path, model: OwlConfig) -> bool:
     """Whether positions are multiplied with it; an embedding is only where it is the head, too."""
     if path[-1] == "embedding":
-        return "lm_head" not in shapes["llm"]
+        return path[1] in model.llm.HEAD
     return path[-1] == "kernel" or path[0] == "lora"
 
 

@@ -20,12 +20,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.abstract import int8_params
+from owl_jax.checkpoint.int8 import abstract_int8
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
-from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.stack import restack, unstack
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
@@ -218,7 +219,7 @@ def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree
             f"config.frozen_dtype={settings.INT8} is for a frozen language model, but config.rules "
             f"train it (recipe {', '.join(sorted(trained))}); use bfloat16"
         )
-    params = int8_params(model, params)
+    params = abstract_int8(model, params)
     named = flatten_dict(labels)
     named |= {path: FROZEN for path in flatten_dict(params) if path not in named}
     return params, unflatten_dict(named)

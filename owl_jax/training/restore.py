@@ -14,18 +14,15 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.fingerprint import fingerprint
-from owl_jax.models.config import OwlConfig
+from owl_jax.checkpoint.tree_hash import fingerprint
+from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
 from owl_jax.training.run import Run
 from owl_jax.training.start_up import StartUp, say
 from owl_jax.training.state import TrainState, place_state
-from owl_jax.training.weights import initialize
 
 Tree = dict[str, Any]
-
-# Init-only fields; runs that differ only here may share checkpoints.
-_INIT_ONLY = ("config.model.vision.position_stddev", "config.model.abstractor.query_stddev")
 
 _BASE = "frozen base"  # of a checkpoint's meta
 
@@ -64,8 +61,10 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
-    for name in _INIT_ONLY:
-        del flat[name]
+    # Runs that differ only in how weights are initialised may share checkpoints.
+    for part in PARTS:
+        for name in getattr(model, part).INIT_ONLY:
+            del flat[f"config.model.{part}.{name}"]
     # As JSON gives it back: lists instead of tuples.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"

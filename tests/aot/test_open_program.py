@@ -6,13 +6,16 @@ import pytest
 from owl_jax.aot.program import open_program
 from owl_jax.aot.topology import Topology
 from owl_jax.errors import UserError
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.parallel.chips import CHIPS
 from owl_jax.training.config import base_config
 
 SMALL = OwlConfig(
-    vision=VisionConfig(32, 16, 32, 64, num_layers=1, num_heads=2),
-    abstractor=AbstractorConfig(15, 32, 64, num_layers=1, num_heads=2),
+    vision=ClipConfig(32, 16, 32, 64, num_layers=1, num_heads=2),
+    connector=AbstractorConfig(15, 32, 64, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 64, 64, num_layers=1, num_heads=8, num_kv_heads=8),
 )
 

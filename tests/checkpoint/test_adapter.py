@@ -23,11 +23,10 @@ from owl_jax.checkpoint.adapter import (
     read_adapter,
     write_adapter,
 )
-from owl_jax.checkpoint.stored import place, read
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.errors import UserError
-from owl_jax.models.config import LoraConfig
-from owl_jax.models.lora import merge
+from owl_jax.models.lora import LoraConfig, merge
 from owl_jax.parallel.mesh import make_mesh
 
 RECORDED = golden.GOLDENS / golden.LORA

@@ -9,21 +9,19 @@ import pytest
 from directories import BLOOM, LLAMA, VIDEO
 
 from owl_jax.checkpoint.huggingface import (
-    abstractor_mlp_size,
     read_config,
     read_language_config,
     read_vision_config,
     write_config,
 )
 from owl_jax.errors import UserError
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    LlamaConfig,
-    OwlConfig,
-    VisionConfig,
-)
+from owl_jax.models.connectors.abstractor import AbstractorConfig, mlp_size
+from owl_jax.models.families.mplug_owl import variant
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 
+TEMPORAL = ["temporal_query_tokens"]  # what tells the video release
 CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO)
 
 
@@ -31,7 +29,7 @@ CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO)
 def test_config_is_read_as_it_was_written(case, tmp_path):
     config = golden.model(case)[0]
     write_config(config, tmp_path, "float32")
-    assert read_config(tmp_path, config.temporal) == config
+    assert read_config(tmp_path, TEMPORAL * config.vision.temporal) == config
 
 
 @pytest.mark.parametrize("directory", [LLAMA, BLOOM, VIDEO], ids=lambda path: path.name)
@@ -62,23 +60,23 @@ def _assert_kept(source, written, where=""):
     [(2816, False, 2816), (64, False, 64), (2816, True, 2816), (64, True, 256), (4096, True, 2816)],
 )
 def test_width_of_the_abstractors_mlp(intermediate, temporal, width):
-    assert abstractor_mlp_size(intermediate, temporal) == width
+    assert mlp_size(intermediate, temporal) == width
 
 
 @pytest.mark.parametrize("width", [256, 512, 768, 2816, 3072])
 def test_video_widths_survive_the_formats_rounding(width, tmp_path):
     config = golden.model(golden.VIDEO)[0]
-    abstractor = dataclasses.replace(config.abstractor, mlp_size=width)
-    config = dataclasses.replace(config, abstractor=abstractor)
+    abstractor = dataclasses.replace(config.connector, mlp_size=width)
+    config = dataclasses.replace(config, connector=abstractor)
     write_config(config, tmp_path, "float32")
-    assert read_config(tmp_path, temporal=True) == config
+    assert read_config(tmp_path, TEMPORAL) == config
 
 
 def test_video_width_that_the_format_cannot_say_is_an_error(tmp_path):
     config, _ = golden.model(golden.VIDEO)
-    abstractor = dataclasses.replace(config.abstractor, mlp_size=300)
+    abstractor = dataclasses.replace(config.connector, mlp_size=300)
     with pytest.raises(UserError, match=r"mlp_size 300.*multiples of 256"):
-        write_config(dataclasses.replace(config, abstractor=abstractor), tmp_path, "float32")
+        write_config(dataclasses.replace(config, connector=abstractor), tmp_path, "float32")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,7 @@ def test_unsuitable_config_is_an_error(text, message, tmp_path):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_config(tmp_path, temporal=False)
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +120,7 @@ def test_unsuitable_value_is_an_error(section, key, value, message, tmp_path):
         values[section][key] = value
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=message):
-        read_config(tmp_path, temporal=False)
+        read_config(tmp_path)
     if section == "text_config" and key != "model_type":  # of a plain language model
         (tmp_path / "config.json").write_text(json.dumps(values[section]))
         with pytest.raises(UserError, match=message):
@@ -181,7 +179,7 @@ def _read(read, directory, values):
 
 
 def test_what_transformers_4_omits_has_its_defaults(tmp_path):
-    clip = VisionConfig(224, 32, 768, 3072, 12, 12, 1e-5)
+    clip = ClipConfig(224, 32, 768, 3072, 12, 12, 1e-5)
     assert _read(read_vision_config, tmp_path, {"model_type": "clip_vision_model"}) == clip
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
     expected = dataclasses.replace(clip, hidden_size=1024, num_layers=24, num_heads=16)
@@ -199,8 +197,8 @@ def test_what_transformers_4_omits_has_its_defaults(tmp_path):
         "visual_abstractor_config": {},
         "text_config": {"model_type": "llama"},
     }
-    released = OwlConfig(abstractor=AbstractorConfig(mlp_size=4096))
-    assert _read(lambda path: read_config(path, False), tmp_path, owl) == released
+    released = dataclasses.replace(variant("llama"), connector=AbstractorConfig(mlp_size=4096))
+    assert _read(read_config, tmp_path, owl) == released
 
 
 def test_first_generation_llama(tmp_path):
@@ -241,7 +239,7 @@ def test_size_that_is_none_is_told_in_one_line(section, key, tmp_path):
         (values if section is None else values[section])[key] = value
         name = key if section is None else f"{section}.{key}"
         with pytest.raises(UserError) as caught:
-            _read(lambda path: read_config(path, False), tmp_path, values)
+            _read(read_config, tmp_path, values)
         message = str(caught.value)
         assert message.startswith(f"{tmp_path / 'config.json'}: {name} is "), value
         assert "; expected int" in message or "number out of range" in message

@@ -10,24 +10,27 @@ from directories import ADAPTER, BLOOM, LLAMA
 from flax.traverse_util import flatten_dict
 
 import owl_jax
-from owl_jax.checkpoint import table
+from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.stored import place, read
-from owl_jax.checkpoint.weights import open_owl
+from owl_jax.checkpoint.lazy_arrays import place, read
 from owl_jax.errors import UserError
+from owl_jax.models.weight_names import projections
 from owl_jax.parallel.mesh import make_mesh
 
 CASES = pytest.mark.parametrize("source", [LLAMA, BLOOM], ids=["llama", "bloom"])
 
 
 def _projections(config):
-    return {row.target: row.layout.num_in_axes for row in table.projections(config).values()}
+    return {
+        row.target: row.transform.num_in_axes
+        for row in projections(config.llm.weight_rows()).values()
+    }
 
 
 @CASES
 def test_within_half_a_step_of_the_weights(source):
     config, params = golden.model(source.name)
-    quantized = flatten_dict(quantize(config, open_owl(source).params), sep="/")
+    quantized = flatten_dict(quantize(config, open_family(source).params), sep="/")
     plain = flatten_dict(params, sep="/")
     projections = _projections(config)
     assert len(projections) == (7 if source == LLAMA else 4)
@@ -61,15 +64,15 @@ def test_channel_of_zeros_stays_zero():
 
 def test_parts_have_the_scales_of_the_whole():
     config, _ = golden.model(golden.LLAMA)
-    whole = quantize(config, open_owl(LLAMA).params)["llm"]["layers"]
+    whole = quantize(config, open_family(LLAMA).params)["llm"]["layers"]
     for name, part in {
         "q_proj": (slice(1, 2), slice(10, 48), slice(1, 3), slice(3, 12)),
         "o_proj": (slice(0, 2), slice(1, 2), slice(0, 12), slice(8, 9)),
     }.items():
         # Opened again for each: no scale has been found before.
-        apart = quantize(config, open_owl(LLAMA).params)["llm"]["layers"][name]["kernel"]
+        apart = quantize(config, open_family(LLAMA).params)["llm"]["layers"][name]["kernel"]
         np.testing.assert_array_equal(read(apart, part=part), read(whole[name]["kernel"])[part])
-    scale = quantize(config, open_owl(LLAMA).params)["llm"]["layers"]["q_proj"]["scale"]
+    scale = quantize(config, open_family(LLAMA).params)["llm"]["layers"]["q_proj"]["scale"]
     part = (slice(1, 2), slice(2, 4), slice(0, 5))
     np.testing.assert_array_equal(scale[part], read(whole["q_proj"]["scale"])[part])
 
@@ -132,7 +135,7 @@ def test_mesh_equals_one_device(source):
 
 
 def test_reading_each_layer_once_is_enough():
-    opened = open_owl(LLAMA)
+    opened = open_family(LLAMA)
     tree = quantize(opened.config, opened.params)["llm"]["layers"]["q_proj"]
     kernel = place(tree["kernel"])
     place(tree["scale"])

@@ -12,9 +12,9 @@ import pytest
 import tiny
 from directories import assert_same_bits, assert_same_tree
 
-from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import read_adapter
 from owl_jax.checkpoint.checksums import SUMS_FILE, verify
+from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
     load_model,
@@ -24,8 +24,9 @@ from owl_jax.checkpoint.model_directory import (
     read_config,
     save_model,
 )
-from owl_jax.checkpoint.stored import read
 from owl_jax.errors import UserError
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.weight_names import BUFFERS
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,8 @@ def test_released_model_comes_back_as_it_was(case, dtype, tmp_path):
     assert own.config == opened.config
     save_model(tmp_path / "back", own.config, own.params, "huggingface", tmp_path / "own")
 
-    left_out = {name for name in tensors if table.BUFFERS.fullmatch(name)}
-    left_out |= table.tied(opened.config).keys()
+    left_out = {name for name in tensors if BUFFERS.fullmatch(name)}
+    left_out |= MPLUG_OWL.tied(opened.config).keys()
     kept = {name: value for name, value in tensors.items() if name not in left_out}
     assert_same_bits(directories.tensors(tmp_path / "back"), kept)
     back = directories.config(tmp_path / "back")
@@ -171,11 +172,11 @@ def test_some_branches_alone(directory, tmp_path):
     config, params = load_model(directory, "float32")
     save_model(tmp_path / "llm", config, {"llm": params["llm"]}, "orbax")
     assert_same_tree(read_branches(tmp_path / "llm", ["llm"], "float32"), {"llm": params["llm"]})
-    with pytest.raises(UserError, match="no vision and no abstractor; it has llm"):
+    with pytest.raises(UserError, match="no vision and no connector; it has llm"):
         load_model(tmp_path / "llm", "float32")
-    with pytest.raises(UserError, match="no abstractor"):
-        read_branches(tmp_path / "llm", ["abstractor"], "float32")
-    with pytest.raises(UserError, match="no vision and no abstractor"):
+    with pytest.raises(UserError, match="no connector"):
+        read_branches(tmp_path / "llm", ["connector"], "float32")
+    with pytest.raises(UserError, match="no vision and no connector"):
         save_model(tmp_path / "x", config, {"llm": params["llm"]}, "huggingface")
     some = read_branches(golden.GOLDENS / golden.LLAMA, ["vision"], "float32")
     assert some.keys() == {"vision"}
@@ -206,8 +207,8 @@ def test_damaged_directories(directory, tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         load_model(tmp_path, "float32")
     newer = copy("newer")
-    change_config(newer, version=2)
-    with pytest.raises(UserError, match="version 2; this owl_jax reads version 1"):
+    change_config(newer, version=3)
+    with pytest.raises(UserError, match="version 3; this owl_jax reads versions 1 and 2"):
         load_model(newer, "float32")
     unknown = copy("unknown")
     model = tiny.CONFIG.to_dict()
@@ -216,7 +217,7 @@ def test_damaged_directories(directory, tmp_path):
         load_model(unknown, "float32")
     other = copy("other")
     change_config(other, model=model | {"llm": model["llm"] | {"hidden_size": 32}})
-    with pytest.raises(UserError, match=r"abstractor/end: found \(16,\), expected \(32,\).* more"):
+    with pytest.raises(UserError, match=r"connector/end: found \(16,\), expected \(32,\).* more"):
         load_model(other, "float32")
     empty = copy("empty")
     shutil.rmtree(empty / "params")
@@ -277,7 +278,7 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
     [
         ({"version": True}, "version is True; expected int"),
         ({"version": [1]}, "version is .*; expected int"),
-        ({"version": 2}, "version 2; this owl_jax reads version 1"),
+        ({"version": 3}, "version 3; this owl_jax reads versions 1 and 2"),
         ({"as_trained": "no"}, "as_trained is 'no'; expected bool"),
         ({"model": [1]}, "model is .*; expected a JSON object"),
         ({"model": {}}, "no value for 'vision'"),

@@ -7,18 +7,18 @@ import golden
 import pytest
 from directories import LLAMA
 
+from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.special_ids import special_ids
-from owl_jax.checkpoint.weights import open_owl
 from owl_jax.errors import UserError
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.text.tokenizer import train_sentencepiece
 
 
 def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):
     model = directories.copy(LLAMA, tmp_path / "model")
     directories.change_config(model, "text_config", bos_token_id=0, eos_token_id=1)
-    assert open_owl(model).config.llm.eos_token_id == 1
+    assert open_family(model).config.llm.eos_token_id == 1
     train_sentencepiece(["a text of words"], 280, model / "tokenizer.model")
-    opened = open_owl(model)
+    opened = open_family(model)
     assert opened.config == golden.model(golden.LLAMA)[0]
     assert opened.notes == (
         "config.json says bos_token_id 0 and eos_token_id 1, the tokenizer bos_token_id 1 and "
@@ -58,4 +58,4 @@ def test_id_out_of_the_vocabulary_is_an_error(name, tmp_path):
     model = directories.copy(LLAMA, tmp_path)
     directories.change_config(model, "text_config", **{name: 128})
     with pytest.raises(UserError, match=rf"{name} is 128; expected one of the vocabulary's 128"):
-        open_owl(model)
+        open_family(model)

@@ -15,14 +15,14 @@ import pytest
 from directories import WEIGHTS
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint import table
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, open_adapter
-from owl_jax.checkpoint.layout import Linear, Same
-from owl_jax.checkpoint.stored import read
-from owl_jax.checkpoint.table import Row
+from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
-from owl_jax.checkpoint.weights import abstract_params
 from owl_jax.errors import UserError
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.transforms import Linear, Same
+from owl_jax.models.weight_names import Row
 
 HEAD = "language_model.lm_head.weight"
 NORM = "language_model.model.norm.weight"
@@ -33,7 +33,7 @@ def _opened(case, weights, path):
     save_file(weights, path / WEIGHTS)
     config, _ = golden.model(case)
     files, abstract = TensorFiles([path / WEIGHTS]), abstract_params(config)
-    return from_source(table.rows(config), files, abstract, path, table.tied(config))
+    return from_source(MPLUG_OWL.weight_rows(config), files, abstract, path, MPLUG_OWL.tied(config))
 
 
 def test_tensors_that_do_not_fit_are_all_listed(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import owl_jax
 from owl_jax.checkpoint.adapter import CONFIG_FILE, open_adapter
-from owl_jax.checkpoint.weights import open_files, open_owl
+from owl_jax.checkpoint.hf_import import open_family, open_files
 from owl_jax.errors import UserError
 
 
@@ -51,4 +51,4 @@ def test_shards_and_adapters_ask_for_it_too(tmp_path):
 def test_safetensors_are_taken_where_both_are(tmp_path):
     directories.copy(directories.LLAMA, tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
-    assert open_owl(tmp_path).config == golden.model(golden.LLAMA)[0]
+    assert open_family(tmp_path).config == golden.model(golden.LLAMA)[0]

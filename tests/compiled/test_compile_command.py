@@ -8,13 +8,17 @@ import sys
 import pytest
 
 CONFIG = """
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, LoraConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.training.config import base_config
 
 def get_config():
     config = base_config(OwlConfig(
-        vision=VisionConfig(32, 16, 128, 256, num_layers=1, num_heads=2),
-        abstractor=AbstractorConfig(15, 128, 256, num_layers=1, num_heads=2),
+        vision=ClipConfig(32, 16, 128, 256, num_layers=1, num_heads=2),
+        connector=AbstractorConfig(15, 128, 256, num_layers=1, num_heads=2),
         llm=LlamaConfig(512, 128, 256, num_layers=2, num_heads=2, num_kv_heads=2),
         lora=LoraConfig(rank=8),
     ))

@@ -4,13 +4,11 @@ import pytest
 
 from owl_jax.aot.analyse import analyse
 from owl_jax.aot.program import open_program
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    LlamaConfig,
-    OwlConfig,
-    VisionConfig,
-)
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.training.config import base_config
 
 # On each chip 9 MB of weights in a layer, some of which stay on it from token to token, and twice
@@ -24,8 +22,8 @@ def test_a_token_reads_weights_and_cache_once(open_topology, llm, dtype):
     """The cache is written in place: there is no second one beside it."""
     config = base_config(
         OwlConfig(
-            vision=VisionConfig(32, 16, 256, 512, num_layers=1, num_heads=2),
-            abstractor=AbstractorConfig(15, 256, 512, num_layers=1, num_heads=2),
+            vision=ClipConfig(32, 16, 256, 512, num_layers=1, num_heads=2),
+            connector=AbstractorConfig(15, 256, 512, num_layers=1, num_heads=2),
             llm=llm,
         )
     )

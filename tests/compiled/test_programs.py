@@ -9,21 +9,19 @@ import pytest
 from owl_jax.aot.analyse import analyse
 from owl_jax.aot.program import open_program
 from owl_jax.errors import UserError
-from owl_jax.models.config import (
-    AbstractorConfig,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-)
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.training.config import base_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 # Widths that fill a TPU's tiles, so that sizes in memory are those of the shapes.
 SMALL = OwlConfig(
-    vision=VisionConfig(32, 16, 256, 512, num_layers=2, num_heads=2),
-    abstractor=AbstractorConfig(15, 256, 512, num_layers=2, num_heads=2),
+    vision=ClipConfig(32, 16, 256, 512, num_layers=2, num_heads=2),
+    connector=AbstractorConfig(15, 256, 512, num_layers=2, num_heads=2),
     llm=LlamaConfig(1024, 256, 512, num_layers=4, num_heads=2, num_kv_heads=2),
     lora=LoraConfig(rank=8),
 )

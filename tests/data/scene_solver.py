@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from owl_jax.data.scenes import COLORS, PLACES, SHAPES, Thing
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.text.conversation import SYSTEM
 
 
 def scene_in_pixels(image):

@@ -16,8 +16,8 @@ from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
 from owl_jax.data.pipeline import Reading, make_batches
-from owl_jax.data.sources.open import open_source
-from owl_jax.processing.tokenizer import load_tokenizer, train_sentencepiece
+from owl_jax.data.sources.detect import open_source
+from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
 SHAPE = RowShape(64, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
 

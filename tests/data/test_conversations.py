@@ -8,7 +8,7 @@ import pytest
 from owl_jax.data.batch import RowShape
 from owl_jax.data.conversations import Conversation, Tokenize
 from owl_jax.data.drops import Dropped
-from owl_jax.processing.tokenizer import load_tokenizer, train_sentencepiece
+from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
 SHAPE = RowShape(length=48, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
 QUESTION = "\nHuman: What?\nAI: "

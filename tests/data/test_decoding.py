@@ -12,8 +12,8 @@ from PIL import Image
 from owl_jax.data.decoding import Decoding, Media, Pixels, decode, make_executor
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import FilePart
-from owl_jax.processing.augment import Augmentation
-from owl_jax.processing.image import load_image, preprocess_image
+from owl_jax.media.augment import Augmentation
+from owl_jax.media.image import load_image, preprocess_image
 
 SIZE = 16
 

@@ -26,8 +26,8 @@ from owl_jax.data.pipeline import Reading, make_batches
 from owl_jax.data.sources.json_lines import JsonLinesSource
 from owl_jax.data.synthetic import KINDS, SyntheticSource
 from owl_jax.errors import UserError
-from owl_jax.processing.augment import Augmentation
-from owl_jax.processing.tokenizer import load_tokenizer, train_sentencepiece
+from owl_jax.media.augment import Augmentation
+from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
 SHAPE = RowShape(length=48, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
 WIDE = RowShape(length=400, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)

@@ -23,7 +23,7 @@ def owl(tmp_path_factory):
     config = dataclasses.replace(
         tiny.CONFIG,
         vision=dataclasses.replace(tiny.CONFIG.vision, temporal=True),
-        abstractor=dataclasses.replace(tiny.CONFIG.abstractor, temporal=True),
+        connector=dataclasses.replace(tiny.CONFIG.connector, temporal=True),
     )
     directory = tiny.write_model(tmp_path_factory.mktemp("models") / "tiny", config)
     return owl_jax.load(directory, "float32")

@@ -12,7 +12,7 @@ import owl_jax
 from owl_jax.inference.generate import decode, prefill, quickest_form
 from owl_jax.inference.prompt import BUCKET, prompt_arrays
 from owl_jax.inference.sampling import Sampling
-from owl_jax.models.config import Compute
+from owl_jax.models.compute import Compute
 
 RUNS = "case02_image_llama_generate"
 STEPS = 16

@@ -13,14 +13,17 @@ from owl_jax.inference.generate import prefill
 from owl_jax.inference.program import make_inference_program
 from owl_jax.inference.prompt import prompt_arrays
 from owl_jax.inference.sampling import Sampling
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules
 from owl_jax.training.program import abstract_params
 
 SMALL = OwlConfig(
-    vision=VisionConfig(16, 8, 16, 32, num_layers=1, num_heads=2),
-    abstractor=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
+    vision=ClipConfig(16, 8, 16, 32, num_layers=1, num_heads=2),
+    connector=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
 )
 ROW = RowShape(128, SMALL.media_length, 16, image_slots=1)

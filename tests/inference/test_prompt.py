@@ -5,12 +5,15 @@ import pytest
 
 from owl_jax.errors import UserError
 from owl_jax.inference.prompt import BUCKET, prompt_arrays, round_up
-from owl_jax.models.config import AbstractorConfig, LlamaConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 
 # Two queries, so three positions a medium; pictures of 2 x 2 pixels.
 CONFIG = OwlConfig(
-    vision=VisionConfig(image_size=2),
-    abstractor=AbstractorConfig(num_query_tokens=2),
+    vision=ClipConfig(image_size=2),
+    connector=AbstractorConfig(num_query_tokens=2),
     llm=LlamaConfig(vocab_size=10),
 )
 IMAGE, VIDEO = [-1] * 3, [-2] * 3

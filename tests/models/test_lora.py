@@ -13,10 +13,11 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from owl_jax.errors import UserError
-from owl_jax.models.config import Compute, LoraConfig, OwlConfig
-from owl_jax.models.lora import dropout, merge
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.families.mplug_owl import variant
+from owl_jax.models.lora import LoraConfig, dropout, merge
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 
 EVERYWHERE = {
@@ -124,7 +125,7 @@ def test_factor_without_projection_is_an_error():
 
 
 def test_misspelt_target_is_an_error_that_names_it():
-    config = OwlConfig(lora=LoraConfig(targets=("q_proj", "vproj")))
+    config = dataclasses.replace(variant("llama"), lora=LoraConfig(targets=("q_proj", "vproj")))
     with pytest.raises(UserError, match="vproj: llama has no such projection"):
         jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
 

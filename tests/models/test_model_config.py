@@ -1,22 +1,22 @@
 """Descriptions of the model: to JSON and back."""
 
+import dataclasses
 import json
 
 import pytest
 
-from owl_jax.models.config import (
-    BloomConfig,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-    id_problems,
-)
+from owl_jax.models.config import OwlConfig, id_problems
+from owl_jax.models.families.mplug_owl import variant
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 
+RELEASED = variant("llama")
 CONFIGS = [
-    OwlConfig(),
-    OwlConfig(llm=BloomConfig(num_heads=6), vision=VisionConfig(temporal=True)),
-    OwlConfig(lora=LoraConfig(rank=4, targets=("q_proj", "o_proj"))),
+    RELEASED,
+    dataclasses.replace(RELEASED, llm=BloomConfig(num_heads=6), vision=ClipConfig(temporal=True)),
+    dataclasses.replace(RELEASED, lora=LoraConfig(rank=4, targets=("q_proj", "o_proj"))),
 ]
 
 
@@ -28,14 +28,14 @@ def test_json_round_trip(config):
 
 
 def test_unknown_field_is_an_error():
-    values = OwlConfig().to_dict()
+    values = RELEASED.to_dict()
     values["vision"]["colour"] = 3
     with pytest.raises(TypeError, match="colour"):
         OwlConfig.from_dict(values)
 
 
 def test_defaults_are_the_released_model():
-    config = OwlConfig()
+    config = RELEASED
     assert config.vision.num_patches == 256
     assert config.media_length == 65
     assert config.llm.head_dim == 128
@@ -50,7 +50,7 @@ NONSENSE = ("48", 48.5, None, -1, True, 10**9, [], {}, float("nan"), float("inf"
     [
         ("vision", "num_layers"),
         ("vision", "layer_norm_eps"),
-        ("abstractor", "num_query_tokens"),
+        ("connector", "num_query_tokens"),
         ("llm", "vocab_size"),
         ("llm", "eos_token_id"),
         ("llm", "rms_norm_eps"),
@@ -64,7 +64,7 @@ def test_values_that_make_no_sense_name_their_field(part, field):
     for value in NONSENSE:
         if (field, value) in (("targets", []), ("alpha", 48.5)):
             continue
-        values = OwlConfig(lora=LoraConfig()).to_dict()
+        values = dataclasses.replace(RELEASED, lora=LoraConfig()).to_dict()
         values[part][field] = value
         with pytest.raises(TypeError, match=rf"^{part}\.{field} is .*; (expected|number out)"):
             OwlConfig.from_dict(values)
@@ -75,9 +75,9 @@ def test_values_that_make_no_sense_name_their_field(part, field):
     [
         ([], "expected a description of a model"),
         ({"vision": 3}, "no value for 'vision'"),
-        ({"vision": {}, "abstractor": {}, "llm": {"architecture": ["llama"]}}, r"is \['llama'\]"),
-        ({"vision": {}, "abstractor": {}, "llm": {}, "lora": [3]}, "lora is .*a JSON object"),
-        ({"vision": {}, "abstractor": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
+        ({"vision": {}, "connector": {}, "llm": {"architecture": ["llama"]}}, r"is \['llama'\]"),
+        ({"vision": {}, "connector": {}, "llm": {}, "lora": [3]}, "lora is .*a JSON object"),
+        ({"vision": {}, "connector": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
     ],
 )
 def test_what_is_no_description_is_told(values, message):
@@ -86,11 +86,13 @@ def test_what_is_no_description_is_told(values, message):
 
 
 def test_problems_of_sizes_and_ids():
-    odd = OwlConfig(llm=LlamaConfig(hidden_size=21, num_heads=7, num_kv_heads=7))
+    odd = dataclasses.replace(
+        RELEASED, llm=LlamaConfig(hidden_size=21, num_heads=7, num_kv_heads=7)
+    )
     assert "is odd: rotary positions turn pairs" in odd.problems()[0]
-    vast = OwlConfig(llm=LlamaConfig(hidden_size=1 << 20, num_layers=1000))
+    vast = dataclasses.replace(RELEASED, llm=LlamaConfig(hidden_size=1 << 20, num_layers=1000))
     assert "parameters; expected at most 2e+12" in vast.problems()[0]
-    assert OwlConfig().problems() == id_problems(LlamaConfig()) == []
+    assert RELEASED.problems() == id_problems(LlamaConfig()) == []
     assert id_problems(LlamaConfig(vocab_size=2)) == [
         "eos_token_id is 2; expected one of the vocabulary's 2"
     ]

@@ -9,29 +9,23 @@ import numpy as np
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.models.abstractor import AbstractorBlock
-from owl_jax.models.attention import whole_rows
-from owl_jax.models.bloom import BloomBlock
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    Compute,
-    LlamaConfig,
-    LoraConfig,
-    VisionConfig,
-)
-from owl_jax.models.llama import LlamaBlock, rotary_tables
+from owl_jax.models.attention.mask import self_attention_mask
+from owl_jax.models.compute import Compute
+from owl_jax.models.connectors.abstractor import AbstractorBlock, AbstractorConfig
+from owl_jax.models.language.bloom import BloomBlock, BloomConfig
+from owl_jax.models.language.llama import LlamaBlock, LlamaConfig, rotary_tables
+from owl_jax.models.lora import LoraConfig
 from owl_jax.models.remat import NAMES, TENSORS, named, policy
-from owl_jax.models.vision import VisionBlock
+from owl_jax.models.vision.clip import ClipBlock, ClipConfig
 
 B, L, D = 2, 6, 16
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, L, D)), jnp.float32)
 POSITIONS = jnp.tile(jnp.arange(L), (B, 1))
-PLACEMENT = whole_rows(POSITIONS, jnp.ones((B, L), jnp.int32))
+PLACEMENT = self_attention_mask(POSITIONS, jnp.ones((B, L), jnp.int32))
 LLAMA, BLOOM = LlamaConfig(32, D, 24, 1, 2, 2), BloomConfig(32, D, 1, 2)
 ROTATION = rotary_tables(POSITIONS, LLAMA.head_dim, 1e4)
 COMPUTE, LORA = Compute(), partial(LoraConfig, 2, 4.0, 0.0)
-VISION = VisionConfig(8, 4, D, 24, 1, 2, temporal=True)
+VISION = ClipConfig(8, 4, D, 24, 1, 2, temporal=True)
 # The block, what it gets besides x, and the tensors that it does not have.
 BLOCKS = {
     "llama": (
@@ -44,8 +38,8 @@ BLOCKS = {
         (None, PLACEMENT),
         {"gate", "temporal"},
     ),
-    "vision": (VisionBlock(VISION, COMPUTE, B), (None,), {"gate", "lora"}),
-    "abstractor": (
+    "vision": (ClipBlock(VISION, COMPUTE, B), (None,), {"gate", "lora"}),
+    "connector": (
         AbstractorBlock(AbstractorConfig(L, D, 24, 1, 2), D, COMPUTE),
         (None, X),
         {"temporal", "lora"},

@@ -1,15 +1,15 @@
 """Small mPLUG-Owls of ours whose language model is, or becomes, one of transformers."""
 
-import dataclasses
-
 import jax
 import numpy as np
 
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import open_branches, read_branches, save_model
-from owl_jax.checkpoint.weights import abstract_params
-from owl_jax.models.config import AbstractorConfig, OwlConfig, VisionConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.vision.clip import ClipConfig
 
-VISION = VisionConfig(28, 14, 32, 48, num_layers=2, num_heads=4)
+VISION = ClipConfig(28, 14, 32, 48, num_layers=2, num_heads=4)
 ABSTRACTOR = AbstractorConfig(4, 32, 40, num_layers=1, num_heads=2)
 
 
@@ -39,4 +39,4 @@ def draw(config, seed=0):
 
 
 def small(llm):
-    return dataclasses.replace(OwlConfig(VISION, ABSTRACTOR), llm=llm)
+    return OwlConfig(VISION, ABSTRACTOR, llm)

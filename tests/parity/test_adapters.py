@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import owl_jax
-from owl_jax.checkpoint.base import BASE_FILE
+from owl_jax.checkpoint.adapter_base import BASE_FILE
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
-from owl_jax.models.config import LoraConfig
+from owl_jax.models.lora import LoraConfig
 
 MAKERS = {"llama": reference.llama, "bloom": reference.bloom}
 

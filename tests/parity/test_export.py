@@ -13,8 +13,11 @@ import transformers
 from safetensors.torch import load_file
 
 from owl_jax.checkpoint.model_directory import save_model
-from owl_jax.models.config import BloomConfig, Compute, LlamaConfig, LoraConfig
-from owl_jax.models.vision import VisionEncoder
+from owl_jax.models.compute import Compute
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import Clip
 
 LLAMA = LlamaConfig(71, 48, 88, 3, 6, 2, 1e-5, 5000.0, 64)
 BLOOM = BloomConfig(67, 48, 3, 6)
@@ -109,9 +112,7 @@ def test_the_vision_tower(tmp_path):
     tower.load_state_dict({prefix + name: value for name, value in state.items()}, strict=True)
 
     pictures = reference.draw_pictures(config.vision.image_size)
-    ours = VisionEncoder(config.vision, Compute()).apply(
-        {"params": params["vision"]}, pictures[:, None]
-    )
+    ours = Clip(config.vision, Compute()).apply({"params": params["vision"]}, pictures[:, None])
     states, _ = reference.encoded(tower, pictures)
     with torch.no_grad():
         norm = getattr(tower, "vision_model", tower).post_layernorm

@@ -18,8 +18,8 @@ from quick_compile import on_devices
 
 from owl_jax.checkpoint.model_directory import load_model, read_branches
 from owl_jax.errors import UserError
-from owl_jax.processing.conversation import SYSTEM
-from owl_jax.processing.tokenizer import train_sentencepiece
+from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.tokenizer import train_sentencepiece
 from owl_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_two_steps(files, tmp_path):
         ({"model.vision.num_layers": 2}, ("clip: vision", "(3, ", "(2, ")),
         ({"model.vision.num_heads": 6}, ("clip: vision", "4, 12", "6, 8")),
         (
-            {"model.vision.hidden_size": 64, "model.abstractor.hidden_size": 64},
+            {"model.vision.hidden_size": 64, "model.connector.hidden_size": 64},
             ("clip: vision", "48", "64"),
         ),
         ({"model.vision.image_size": 28}, ("clip: vision", "(10, 48)", "(5, 48)")),
@@ -148,7 +148,7 @@ def test_sizes_that_do_not_fit_are_one_line(files, changes, words, tmp_path):
     [
         ("vision", "llama", "llama: the model has no vision; it has llm"),
         ("llm", "clip", "clip: the model has no llm; it has vision"),
-        ("abstractor", "clip", "clip: the model has no abstractor; it has vision"),
+        ("connector", "clip", "clip: the model has no connector; it has vision"),
     ],
 )
 def test_a_part_that_is_not_there_is_one_line(files, branch, place, message, tmp_path):

@@ -11,8 +11,10 @@ import transformers
 
 from owl_jax.checkpoint.model_directory import open_branches, read_branches
 from owl_jax.errors import UserError
-from owl_jax.models.config import BloomConfig, Compute, LlamaConfig, VisionConfig
-from owl_jax.models.vision import VisionEncoder, pooled_class_token
+from owl_jax.models.compute import Compute
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import Clip, ClipConfig, pooled_class_token
 
 
 def our_logits(directory, ids):
@@ -27,7 +29,7 @@ def our_encoding(directory, pictures):
     """As reference.encoded, and the encoder's output."""
     config = open_branches(directory, ["vision"]).config.vision
     params = read_branches(directory, ["vision"], np.float32)["vision"]
-    output, state = VisionEncoder(config, Compute()).apply(
+    output, state = Clip(config, Compute()).apply(
         {"params": params}, pictures[:, None], mutable=["intermediates"]
     )
     state = state["intermediates"]
@@ -133,7 +135,7 @@ def test_clip_s_vision_tower(form, tmp_path):
     model = reference.clip_vision()
     assert_vision_tower(model, reference.save(model, tmp_path, form))
     config = open_branches(tmp_path, ["vision"]).config.vision
-    assert config == VisionConfig(42, 14, 48, 80, 3, 4, layer_norm_eps=1e-5)
+    assert config == ClipConfig(42, 14, 48, 80, 3, 4, layer_norm_eps=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"image_size": 28, "patch_size": 7}, {"layer_norm_eps": 0.1}])

@@ -13,7 +13,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
-from owl_jax.processing.tokenizer import load_tokenizer
+from owl_jax.text.tokenizer import load_tokenizer
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline"
 END = "<|im_end|>"

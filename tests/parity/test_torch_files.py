@@ -9,9 +9,9 @@ import pytest
 import reference
 import torch
 
+from owl_jax.checkpoint.hf_import import open_files
 from owl_jax.checkpoint.model_directory import open_branches
 from owl_jax.checkpoint.torch_files import TorchFiles
-from owl_jax.checkpoint.weights import open_files
 from owl_jax.errors import UserError
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)

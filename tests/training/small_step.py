@@ -15,16 +15,14 @@ import jax
 import numpy as np
 import optax
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.batch import Batch, Example, RowShape, collate
-from owl_jax.models.config import (
-    AbstractorConfig,
-    Compute,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-)
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import FROZEN, Rules, assign, split
@@ -32,8 +30,8 @@ from owl_jax.training.step import Step, make_step
 
 # Every dimension that has a mesh axis divides by eight, or by two for tensor.
 LLAMA = OwlConfig(
-    vision=VisionConfig(16, 8, 16, 32, num_layers=1, num_heads=2),
-    abstractor=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
+    vision=ClipConfig(16, 8, 16, 32, num_layers=1, num_heads=2),
+    connector=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
     lora=LoraConfig(2, 4.0, dropout=0.0),
 )

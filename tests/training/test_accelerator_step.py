@@ -8,8 +8,8 @@ import small_step
 from test_loss import MODELS
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
 from owl_jax.training.objectives.next_token import summed_loss

@@ -14,9 +14,11 @@ from jax.sharding import PartitionSpec as P
 from small_step import LLAMA
 
 from owl_jax.data.batch import Batch
-from owl_jax.models.config import BloomConfig, Compute, LoraConfig
-from owl_jax.models.owl import init_params
-from owl_jax.models.variants import LORA, VARIANTS
+from owl_jax.models.compute import Compute
+from owl_jax.models.families.mplug_owl import LORA, VARIANTS
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
 from owl_jax.training.partition import split
@@ -95,8 +97,8 @@ def test_a_mesh_trains_as_one_device_does(name, stage, sizes):
     assert abs(losses[1] - losses[0]) > 1e-3
     for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
-    for leaf, placement in zip(jax.tree.leaves(state), jax.tree.leaves(placements), strict=True):
-        assert leaf.sharding.is_equivalent_to(placement, leaf.ndim)
+    for leaf, mask in zip(jax.tree.leaves(state), jax.tree.leaves(placements), strict=True):
+        assert leaf.sharding.is_equivalent_to(mask, leaf.ndim)
 
 
 def test_micro_batches_on_a_mesh():
@@ -115,10 +117,10 @@ def test_weights_and_moments_are_split():
         jax.device_put(pieces.trainable, shardings), pieces.optimizer, shardings, mesh
     )
     expected = {
-        "abstractor/layers/gate/kernel": (P(None, "fsdp", "tensor"), 4),
+        "connector/layers/gate/kernel": (P(None, "fsdp", "tensor"), 4),
         "lora/layers/v_proj/a": (P(None, "fsdp", None), 2),
         "lora/layers/v_proj/b": (P(None, None, "tensor", None), 2),
-        "abstractor/queries": (P(None, "fsdp"), 2),
+        "connector/queries": (P(None, "fsdp"), 2),
     }
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf

@@ -7,24 +7,22 @@ import dataclasses
 
 import pytest
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.data.batch import RowShape
-from owl_jax.models.config import (
-    AbstractorConfig,
-    BloomConfig,
-    LlamaConfig,
-    LoraConfig,
-    OwlConfig,
-    VisionConfig,
-)
-from owl_jax.models.variants import LORA, variant
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.families.mplug_owl import LORA, variant
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.training.flops import decode_flops, prefill_flops, training_flops
 from owl_jax.training.partition import assign
 
 SMALL = OwlConfig(
-    vision=VisionConfig(image_size=16, patch_size=8, hidden_size=16, intermediate_size=32,
+    vision=ClipConfig(image_size=16, patch_size=8, hidden_size=16, intermediate_size=32,
                         num_layers=1, num_heads=2),
-    abstractor=AbstractorConfig(num_query_tokens=3, hidden_size=16, mlp_size=24, num_layers=1,
+    connector=AbstractorConfig(num_query_tokens=3, hidden_size=16, mlp_size=24, num_layers=1,
                                 num_heads=2),
     llm=LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2,
                     num_heads=2, num_kv_heads=2),
@@ -66,7 +64,7 @@ def test_all_frozen_is_the_forward_pass():
 
 
 def test_stage_2_costs_the_language_model_no_weight_gradients():
-    rules = [("(lora|abstractor)/.*", "recipe"), (".*", "frozen")]
+    rules = [("(lora|connector)/.*", "recipe"), (".*", "frozen")]
     assert flops(SMALL, rules) == (
         PATCH_EMBED + VISION_LAYER + VISION_ATTENTION
         + 3 * (ABSTRACTOR + ABSTRACTOR_ATTENTION)
@@ -101,7 +99,7 @@ def test_the_7b_costs_4n_a_token_frozen_and_6n_trained():
     attention = 32 * 2 * 4_096 * tokens**2  # forward, causal
     model = variant("llama")
     words = RowShape(tokens, model.media_length, 224)
-    frozen = flops(model, [("abstractor/.*", "recipe"), (".*", "frozen")], words)
+    frozen = flops(model, [("connector/.*", "recipe"), (".*", "frozen")], words)
     assert frozen == 4 * N * tokens + 3 * attention
     trained = flops(model, [("llm/.*", "recipe"), (".*", "frozen")], words)
     assert trained == 6 * N * tokens + 3 * attention
@@ -126,7 +124,7 @@ def test_a_video_passes_its_frames_and_its_own_queries():
     model = dataclasses.replace(
         SMALL,
         vision=dataclasses.replace(SMALL.vision, temporal=True),
-        abstractor=dataclasses.replace(SMALL.abstractor, temporal=True),
+        connector=dataclasses.replace(SMALL.connector, temporal=True),
         lora=None,
     )
     frames = 2
@@ -149,7 +147,7 @@ def test_a_video_passes_its_frames_and_its_own_queries():
 def test_bloom_s_words_are_its_head():
     model = OwlConfig(
         vision=SMALL.vision,
-        abstractor=SMALL.abstractor,
+        connector=SMALL.connector,
         llm=BloomConfig(vocab_size=64, hidden_size=16, num_layers=2, num_heads=2),
     )
     layer = 16 * 48 + 16 * 16 + 2 * 16 * 64

@@ -113,7 +113,7 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
     assert "<svg" in (workdir / "report.html").read_text()
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["15", "20"]
     table = [line.split() for line in printed.splitlines()]
-    assert ["abstractor", "abstractor"] in [row[:2] for row in table]
+    assert ["connector", "connector"] in [row[:2] for row in table]
     assert ["llm", "frozen"] in [row[:2] for row in table]
     assert str(workdir / "model") in printed
 
@@ -126,7 +126,7 @@ def test_the_exported_model_is_the_last_checkpoint_on_its_base(finished, files):
     trained = checkpoint_of(workdir, STEPS)
     base = flatten_dict(load_model(files / "base", np.float32)[1], sep="/")
     for path, array in got.items():
-        if path.startswith(("lora/", "abstractor/")):
+        if path.startswith(("lora/", "connector/")):
             np.testing.assert_array_equal(array, trained[f"params/{path}"])
         else:
             rounded = base[path].astype("bfloat16").astype(np.float32)  # config.frozen_dtype
@@ -375,7 +375,7 @@ def test_a_config_without_its_weights_says_what_goes_where(tmp_path):
     assert_one_line(
         result,
         1,
-        "not found: 'weights/mplug-owl-llama' (config.init.abstractor, config.init.llm, "
+        "not found: 'weights/mplug-owl-llama' (config.init.connector, config.init.llm, "
         "config.init.vision, config.tokenizer), 'data/alpaca.jsonl' (config.data.mixture[0])",
         "config.json, weights, tokenizer",
         "--config.tokenizer=DIR",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from owl_jax.checkpoint.weights import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.errors import UserError
-from owl_jax.models.variants import VARIANTS
+from owl_jax.models.families.mplug_owl import VARIANTS
 from owl_jax.training import partition
 from owl_jax.training.optimizer import (
     Recipe,
@@ -98,12 +98,12 @@ def two_partitions():
     params = {
         "llm": {"base": jnp.ones((5, 5))},
         "lora": {"layers": {"a": jnp.full((2, 3, 3), 2.0), "scale": jnp.full((2, 3), 2.0)}},
-        "abstractor": {"w": jnp.full((4, 4), 2.0)},
+        "connector": {"w": jnp.full((4, 4), 2.0)},
     }
-    rules = [("llm/.*", "frozen"), ("lora/.*", "lora"), (".*", "abstractor")]
+    rules = [("llm/.*", "frozen"), ("lora/.*", "lora"), (".*", "connector")]
     recipes = {
         "lora": Recipe(0.1, schedule="constant", weight_decay=0.5),
-        "abstractor": Recipe(0.01, schedule="constant"),
+        "connector": Recipe(0.01, schedule="constant"),
     }
     labels = partition.assign(params, rules, recipes)
     trainable, _ = partition.split(params, labels)
@@ -128,7 +128,7 @@ def test_each_partition_gets_its_recipe():
     # Adam's first update is -rate * sign(gradient); the decay is rate * 0.5 * 2.
     np.testing.assert_allclose(updates["lora"]["layers"]["a"], -0.1 - 0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["lora"]["layers"]["scale"], -0.1, rtol=1e-5)
-    np.testing.assert_allclose(updates["abstractor"]["w"], -0.01, rtol=1e-5)
+    np.testing.assert_allclose(updates["connector"]["w"], -0.01, rtol=1e-5)
 
 
 def test_the_norm_is_clipped_over_all_trainable_partitions():
@@ -197,7 +197,7 @@ IN_1_OUT_1, IN_1_OUT_2, IN_2_OUT_1 = ((1,), (2,)), ((1,), (2, 3)), ((1, 2), (3,)
 FUSED = ((1,), (2, 3, 4))  # q, k and v of all heads
 MATRICES = {
     "vision": {"qkv": FUSED, "out": IN_2_OUT_1, "up": IN_1_OUT_1, "down": IN_1_OUT_1},
-    "abstractor": {"query": IN_1_OUT_2, "key": IN_1_OUT_2, "value": IN_1_OUT_2, "out": IN_2_OUT_1}
+    "connector": {"query": IN_1_OUT_2, "key": IN_1_OUT_2, "value": IN_1_OUT_2, "out": IN_2_OUT_1}
     | dict.fromkeys(("gate", "up", "down"), IN_1_OUT_1),
     "llama": {"q_proj": IN_1_OUT_2, "k_proj": IN_1_OUT_2, "v_proj": IN_1_OUT_2}
     | {"o_proj": IN_2_OUT_1}
@@ -217,10 +217,10 @@ def test_muon_knows_the_axes_of_every_kernel_of_the_released_models(name):
             found.setdefault(branch, {})[".".join(path[1:-1])] = tuple(numbers)
     expected = {
         "vision": dict(MATRICES["vision"]),
-        "abstractor": MATRICES["abstractor"],
+        "connector": MATRICES["connector"],
         "llm": MATRICES[model.llm.architecture],
     }
-    if model.temporal:
+    if model.vision.temporal:
         expected["vision"] |= {"temporal.up": IN_1_OUT_1, "temporal.down": IN_1_OUT_1}
     assert found == expected
 

@@ -13,8 +13,10 @@ import pytest
 import small_step
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
-from owl_jax.models.config import BloomConfig, Compute, LoraConfig
-from owl_jax.models.owl import forward
+from owl_jax.models.compute import Compute
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vlm import forward
 from owl_jax.training.objectives.next_token import next_token, summed_loss
 from owl_jax.training.partition import assign, merge, split
 from owl_jax.training.state import new_state
@@ -24,7 +26,7 @@ SIDE, LENGTH = 16, 72
 LLAMA = dataclasses.replace(
     small_step.LLAMA,
     vision=dataclasses.replace(small_step.LLAMA.vision, temporal=True),
-    abstractor=dataclasses.replace(small_step.LLAMA.abstractor, temporal=True),
+    connector=dataclasses.replace(small_step.LLAMA.connector, temporal=True),
 )
 BLOOM = dataclasses.replace(
     LLAMA,

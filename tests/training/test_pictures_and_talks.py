@@ -29,9 +29,9 @@ def get_config():
     config = small_config(read_config(Path("{files}/base")))
     config.steps = 6
     config.batch_size = 4
-    config.init.vision = config.init.abstractor = config.init.llm = "{files}/base"
-    config.rules = (("abstractor/.*", "abstractor"), (".*", "frozen"))
-    config.recipes.abstractor = {{"learning_rate": 1e-3, "schedule": "constant"}}
+    config.init.vision = config.init.connector = config.init.llm = "{files}/base"
+    config.rules = (("connector/.*", "connector"), (".*", "frozen"))
+    config.recipes.connector = {{"learning_rate": 1e-3, "schedule": "constant"}}
     config.mesh.data, config.mesh.fsdp = 4, 1
     config.mesh.tensor = -1
     config.data.length = 512

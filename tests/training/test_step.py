@@ -11,8 +11,8 @@ import small_step
 from flax.traverse_util import flatten_dict
 from small_step import LLAMA, make_batch
 
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import forward, init_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.vlm import forward, init_params
 from owl_jax.training.partition import merge
 from owl_jax.training.state import new_state
 
@@ -81,8 +81,8 @@ def test_frozen_weights_have_no_gradient_no_moments_no_master_and_stay():
     after = flatten_dict(merge(state.params, pieces.frozen), sep="/")
     moved = {path for path, x in flatten_dict(before, sep="/").items() if (after[path] != x).any()}
     # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
-    expected = {path for path in after if path.startswith(("lora/", "abstractor/"))}
-    assert moved | {"abstractor/layers/key/bias"} == expected
+    expected = {path for path in after if path.startswith(("lora/", "connector/"))}
+    assert moved | {"connector/layers/key/bias"} == expected
 
     shapes = {path: after[path].shape for path in expected}
     masters = flatten_dict(state.params, sep="/")

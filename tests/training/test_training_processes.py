@@ -77,9 +77,9 @@ def get_config():
     config = small_config(read_config(Path("{base}")))
     config.steps = 3
     config.batch_size = 16
-    config.init.vision = config.init.abstractor = config.init.llm = config.tokenizer = "{base}"
-    config.rules = (("abstractor/.*", "abstractor"), (".*", "frozen"))
-    config.recipes.abstractor = {{"learning_rate": 1e-3}}
+    config.init.vision = config.init.connector = config.init.llm = config.tokenizer = "{base}"
+    config.rules = (("connector/.*", "connector"), (".*", "frozen"))
+    config.recipes.connector = {{"learning_rate": 1e-3}}
     config.data.length = 64
     config.data.mixture = (("{data}", 1.0),)
     config.checkpoint_every = 3

@@ -21,7 +21,7 @@ import dataclasses
 from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
-from owl_jax.models.config import LoraConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.training.config import base_config
 
 BASE = "{base}"
@@ -32,15 +32,15 @@ def get_config():
     config = base_config(dataclasses.replace(read_config(Path(BASE)), lora=lora))
     config.steps = 20
     config.batch_size = 8
-    config.init.vision = config.init.abstractor = config.init.llm = BASE
+    config.init.vision = config.init.connector = config.init.llm = BASE
     config.tokenizer = BASE
     config.rules = (
         ("lora/.*", "lora"),
-        ("abstractor/.*", "abstractor"),
+        ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
     config.recipes.lora = {{"learning_rate": 1e-2}}
-    config.recipes.abstractor = {{"learning_rate": 1e-2, "warmup_steps": 2}}
+    config.recipes.connector = {{"learning_rate": 1e-2, "warmup_steps": 2}}
     config.compute.dtype = "float32"
     config.compute.remat = "none"
     config.data.length = 192

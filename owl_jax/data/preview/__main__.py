@@ -91,7 +91,7 @@ def _measure(data: TrainingData, seed: int, count: int) -> Sizes:
     from owl_jax.data.mixture import records_of_an_epoch
     from owl_jax.data.pipeline import tokenized
     from owl_jax.data.preview.page import Sizes
-    from owl_jax.processing.conversation import longest_text
+    from owl_jax.text.conversation import longest_text
 
     room = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)
     most = longest_text(data.shape.length)  # texts that training drops are dropped here, too

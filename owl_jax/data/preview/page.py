@@ -19,7 +19,7 @@ from owl_jax.data.preview.rows import STYLE, batch_section
 from owl_jax.data.preview.unpacking import UnpackedRow, unpack
 from owl_jax.pages.histogram import Mark, histogram
 from owl_jax.pages.page import Share, bar_table, grid, page
-from owl_jax.processing.tokenizer import Tokenizer
+from owl_jax.text.tokenizer import Tokenizer
 
 # Dropped records.
 _MOST_LISTED, _MOST_UNFOLDED = 50, 10

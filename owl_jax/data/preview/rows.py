@@ -13,7 +13,7 @@ from PIL import Image
 
 from owl_jax.data.preview.unpacking import Medium, Segment, UnpackedRow, Words
 from owl_jax.pages.picture import picture
-from owl_jax.processing.tokenizer import Tokenizer
+from owl_jax.text.tokenizer import Tokenizer
 
 _COLORS = 4  # --lines-0 ... of pages/page.py
 

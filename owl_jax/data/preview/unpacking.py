@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from owl_jax.data.batch import Batch
-from owl_jax.processing.rows import TEXT
+from owl_jax.text.media_index import TEXT
 
 
 @dataclass(frozen=True, eq=False)

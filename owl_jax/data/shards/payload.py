@@ -19,8 +19,8 @@ from PIL import Image
 from owl_jax.data.sources.record import FilePart, Medium, Record, Video
 from owl_jax.errors import BadData, one_line
 from owl_jax.files import bad_file, is_directory, open_regular
-from owl_jax.processing.image import describe_failure, load_image, name_source
-from owl_jax.processing.video import frame_files, load_frames
+from owl_jax.media.image import describe_failure, load_image, name_source
+from owl_jax.media.video import frame_files, load_frames
 
 # Of a video file, spread over it: decoding all would take minutes for a long one, and in training
 # a damaged place is met only where one of a few frames is near it.

@@ -26,7 +26,7 @@ from owl_jax.data.sources.samples import (
 )
 from owl_jax.errors import UserError
 from owl_jax.files import is_directory
-from owl_jax.processing.video import natural_key
+from owl_jax.media.video import natural_key
 
 # Between the parts of a sample in the list of samples: no file's name can contain it.
 _SEPARATOR = "\0"

@@ -14,7 +14,7 @@ from owl_jax.data.sources.samples import (
     suffix_of,
 )
 from owl_jax.errors import UserError
-from owl_jax.processing.video import natural_key
+from owl_jax.media.video import natural_key
 
 _KINDS = (".tar", ".array_record", ".parquet", ".jsonl", ".csv", ".json")
 _SAME_KIND = {".ndjson": ".jsonl", ".tsv": ".csv"}

@@ -50,7 +50,7 @@ Video = Path | bytes | FilePart | Sequence[Medium]
 class Record(TypedDict):
     """One conversation as it is stored, before anything of it is decoded.
 
-    text: in the original's format (processing/conversation.py), a mark for each medium.
+    text: in the original's format (text/conversation.py), a mark for each medium.
     images: in reading order. videos: each a file, or its frames in order.
     task_type: the original's; nothing depends on it. where: "FILE:LINE" or the like, for messages.
     unread: keys of the example that look like media and are not read, if there are any.

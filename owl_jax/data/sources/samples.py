@@ -22,7 +22,7 @@ from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
-from owl_jax.processing.video import natural_key
+from owl_jax.media.video import natural_key
 
 TEXT_SUFFIXES = ("json", "txt")
 # Pictures that are not read, to say so of a sample that has no others.

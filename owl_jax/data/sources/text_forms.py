@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from owl_jax.errors import UserError, listed, shown
-from owl_jax.processing.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
 
 _TURNS = ("conversations", "conversation", "messages", "dialog", "dialogue", "dialogs", "chat")
 _PAIRS = ("texts", "qa", "qa_pairs", "qas", "question_answer_pairs")

@@ -19,7 +19,7 @@ from owl_jax.data.sources.media_values import images_from, videos_from
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.data.sources.text_forms import TEXT_KEYS, decoded, is_caption, messages_of, string
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing.conversation import (
+from owl_jax.text.conversation import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
     answers,

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from owl_jax.data.batch import Batch, RowShape
-from owl_jax.processing.tokenizer import StreamDecoder, Tokenizer
+from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 _PICTURE, _FRAME = 144, 96  # pixels of the longer side
 _QUALITY = 80

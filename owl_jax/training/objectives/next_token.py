@@ -11,9 +11,10 @@ from typing import Any
 import jax
 
 from owl_jax.data.batch import Batch
-from owl_jax.models.config import Compute, OwlConfig
-from owl_jax.models.owl import forward, gather_head, head, head_params
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.stack import unstack
+from owl_jax.models.vlm import forward, gather_head, head, head_params
 from owl_jax.training.objectives.cross_entropy import tiled_cross_entropy, tiled_token_losses
 from owl_jax.training.objectives.objective import Metrics, Objective
 
@@ -79,7 +80,7 @@ def _head_and_hidden(
     return (
         partial(head, config, compute),
         partial(gather_head, compute),
-        head_params(params),
+        head_params(config, params),
         hidden,
         batch.targets,
         batch.loss_mask,

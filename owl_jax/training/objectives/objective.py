@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from owl_jax.data.batch import Batch
-from owl_jax.models.config import Compute, OwlConfig
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 
 Metrics = dict[str, jax.Array]
 

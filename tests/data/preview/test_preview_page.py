@@ -12,8 +12,8 @@ from PIL import Image
 from owl_jax.data.batch import Example, RowShape, collate
 from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.data.preview.page import Head, Sizes, SourceInfo, preview_page
-from owl_jax.processing.conversation import tokenize_conversation
-from owl_jax.processing.tokenizer import load_tokenizer, train_sentencepiece
+from owl_jax.text.conversation import tokenize_conversation
+from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
 SHAPE = RowShape(length=128, media_length=3, image_size=8, image_slots=3, video_slots=1, frames=2)
 SOURCES = [SourceInfo("a <1>.jsonl", 1234, 0.75), SourceInfo("synthetic", 1, 0.25)]
@@ -41,7 +41,7 @@ def grey(value):
 @pytest.fixture
 def example(tokenizer):
     def make(text, images=(), videos=()):
-        tokens = tokenize_conversation(text, tokenizer, SHAPE.media_length - 1, 256)
+        tokens = tokenize_conversation(text, tokenizer, SHAPE.media_length, 256)
         return Example(
             tokens.input_ids,
             tokens.loss_mask,

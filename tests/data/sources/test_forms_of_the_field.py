@@ -9,13 +9,13 @@ import source_files
 from PIL import Image
 
 from owl_jax.data.sources.csv_rows import CsvSource
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.media_keys import looks_like_media
-from owl_jax.data.sources.open import open_source
 from owl_jax.data.sources.values import record_from
 from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing.conversation import SYSTEM
+from owl_jax.text.conversation import SYSTEM
 
 PICTURE = "\nHuman: <image>\nHuman: What is it?\nAI: An owl."
 VIDEO = PICTURE.replace("<image>", "<|video|>")

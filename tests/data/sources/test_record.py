@@ -6,7 +6,7 @@ import pytest
 import source_files
 
 from owl_jax.data.sources.concatenated import ConcatenatedSource
-from owl_jax.data.sources.open import open_source
+from owl_jax.data.sources.detect import open_source
 
 GOOD = {"text": source_files.text()}
 BAD = {"text": source_files.text("<image>")}

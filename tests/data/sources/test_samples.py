@@ -12,7 +12,7 @@ from owl_jax.data.sources.samples import (
     record_of_files,
 )
 from owl_jax.errors import BadData
-from owl_jax.processing.video import frame_files, natural_key
+from owl_jax.media.video import frame_files, natural_key
 
 
 @pytest.mark.parametrize(

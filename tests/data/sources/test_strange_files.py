@@ -11,11 +11,11 @@ import pytest
 import source_files
 
 from owl_jax.data.shards.payload import Reencoding, pack
-from owl_jax.data.sources.open import open_source
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.record import FilePart
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing.image import load_image
-from owl_jax.processing.video import load_frames
+from owl_jax.media.image import load_image
+from owl_jax.media.video import load_frames
 
 TOO_LONG = "x" * 300
 # What is there, and the reason to drop a record that names it.

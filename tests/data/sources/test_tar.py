@@ -14,7 +14,7 @@ import source_files
 from owl_jax.data.sources.record import FilePart
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.errors import BadData, UserError
-from owl_jax.processing.image import load_image
+from owl_jax.media.image import load_image
 
 
 def _captions(source):

@@ -46,7 +46,7 @@ def make_config(files, evaluators=(), **changes):
     config = runpy.run_path(str(files / "config.py"))["get_config"]()
     config.steps, config.log_every, config.checkpoint_every = 6, 4, 3
     config.recipes.lora = {"learning_rate": 1e-2, "schedule": "constant"}
-    config.recipes.abstractor = {"learning_rate": 1e-2, "schedule": "constant"}
+    config.recipes.connector = {"learning_rate": 1e-2, "schedule": "constant"}
     config.export = "none"
     config.evaluators = evaluators
     for key, value in changes.items():
@@ -299,7 +299,7 @@ def test_several_processes_measure_what_one_does(files):
         f"\n    from owl_jax.training.evaluators.held_out_loss import HeldOutLoss\n"
         f"    config.evaluators = [HeldOutLoss({str(files / 'heldout.jsonl')!r}, 20, 3)]\n"
         f'    config.data.pack, config.steps, config.export = False, 3, "none"\n'
-        f"    config.recipes.lora.learning_rate = config.recipes.abstractor.learning_rate = 0.0\n"
+        f"    config.recipes.lora.learning_rate = config.recipes.connector.learning_rate = 0.0\n"
         f"    return config\n"
     )
     text = (files / "config.py").read_text().replace("\n    return config\n", evaluators)

@@ -10,7 +10,9 @@ import pytest
 import small_step
 from small_step import LLAMA
 
-from owl_jax.models.config import BloomConfig, Compute, LoraConfig
+from owl_jax.models.compute import Compute
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.training.objectives.cross_entropy import cross_entropy, tiled_cross_entropy
 from owl_jax.training.objectives.next_token import summed_loss
 

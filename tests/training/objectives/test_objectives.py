@@ -14,8 +14,8 @@ from small_step import LLAMA, make_batch
 from training_runs import CONFIG, metrics_of
 
 from owl_jax.errors import UserError
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import forward
+from owl_jax.models.compute import Compute
+from owl_jax.models.vlm import forward
 from owl_jax.training.loop import train
 from owl_jax.training.objectives.next_token import losses_by_token, next_token, summed_loss
 from owl_jax.training.partition import merge

@@ -1,0 +1,200 @@
+"""The parameters of our own model directories: an Orbax tree, written and read piece by piece.
+
+Orbax writes arrays that are in memory, all at once. What is only `Stored` goes through Orbax too,
+so that the directory is like any other of Orbax's, but one layer at a time; and each parameter can
+be opened alone, through TensorStore, the format below Orbax.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from absl.logging import get_absl_logger
+from flax.traverse_util import unflatten_dict
+
+from owl_jax.checkpoint import schema
+from owl_jax.checkpoint.event_loop import use_patient_event_loops
+from owl_jax.checkpoint.lazy_arrays import Stored, ahead, nans, pieces
+from owl_jax.checkpoint.manager import QuietOrbax
+from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
+from owl_jax.errors import UserError
+from owl_jax.files import check_regular
+from owl_jax.models.transforms import Shape, Slices
+
+_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
+
+# What TensorStore keeps together: a process that holds a part of an array reads little beyond it.
+_CHUNK_BYTES = 16 * 2**20
+
+
+def write_params(
+    path: Path, params: Mapping[str, Any], progress: Callable[[int], None] = lambda nbytes: None
+) -> None:
+    """Writes a tree of arrays, in memory or stored. All processes of a multi-host run call it.
+
+    progress: is told the bytes of each piece after it is written, of what is not on a device.
+    """
+    use_patient_event_loops()
+    streaming = _StreamingHandler(progress)
+    wrapped = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _Streamed(x), params)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+        (_Streamed, streaming),
+    )
+    # No chunk holds parts of two layers: a piece never has to be read to be written.
+    arguments = jax.tree.map(
+        lambda x: ocp.SaveArgs(
+            chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if len(x.shape) > 2 else ()
+        ),
+        wrapped,
+    )
+    with _quiet_orbax():
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+        with ocp.Checkpointer(handler) as checkpointer:
+            try:
+                checkpointer.save(path, args=ocp.args.PyTreeSave(wrapped, save_args=arguments))
+            finally:
+                if streaming.error is not None:
+                    raise streaming.error
+
+
+def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, Any]:
+    """The tree that is in `path`, each leaf a `Stored`.
+
+    found: gets {parameter: elements that are no numbers} of what is read.
+
+    Raises UserError if it is damaged or holds other numbers than floats.
+    """
+    # Not by Orbax, which reads all arrays, and whole.
+    try:
+        for file in path.rglob("*"):  # TensorStore would wait for a FIFO's writer
+            if not file.is_dir():
+                check_regular(file)
+        tree = _metadata(path)
+        opened = {}
+        found = {} if found is None else found
+        for leaf in tree.tree_metadata.values():
+            keys = tuple(key.key for key in leaf.key_metadata)
+            store = _open(path, ".".join(keys))
+            dtype = store.dtype.numpy_dtype
+            if dtype not in _DTYPES:
+                raise UserError(f"{path}: {'/'.join(keys)} is {dtype}; {EXPECTED_DTYPES}")
+            shape = tuple(store.shape)
+            opened[keys] = _OwnArray(path, "/".join(keys), store, shape, dtype, found)
+        return unflatten_dict(opened)
+    # TypeError, AttributeError: one name is a leaf and a branch.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _metadata(path: Path) -> schema.OrbaxTree:
+    try:
+        return schema.read_as(path / "_METADATA", schema.OrbaxTree)
+    except UserError as error:
+        raise _damaged(path, error) from None
+
+
+def _open(path: Path, name: str) -> ts.TensorStore:
+    base = {"driver": "ocdbt", "base": f"file://{path}/", "path": f"{name}/"}
+    return ts.open({"driver": "zarr", "kvstore": base}, open=True).result()
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    first = str(error).splitlines()[:1]
+    return UserError(f"{path}: damaged, copy the directory again ({' '.join(first)})")
+
+
+@dataclass(frozen=True)
+class _OwnArray:
+    path: Path
+    name: str
+    store: Any
+    shape: Shape
+    dtype: np.dtype
+    nans: dict[str, int]
+
+    def __getitem__(self, part: Slices) -> np.ndarray:
+        try:
+            value: np.ndarray = self.store[part].read().result()
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, error) from error
+        if count := nans(value):
+            self.nans[self.name] = max(self.nans.get(self.name, 0), count)
+        return value
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """A stored array as a leaf that Orbax knows the handler of."""
+
+    stored: Stored
+
+    @property
+    def shape(self) -> Shape:
+        return self.stored.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.stored.dtype)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+def _read(stored: Stored, part: Slices) -> np.ndarray:
+    return np.asarray(stored[part])
+
+
+class _StreamingHandler(ocp.type_handlers.NumpyHandler):
+    """Writes arrays one after another, and each piece by piece."""
+
+    def __init__(self, progress: Callable[[int], None]):
+        super().__init__(deepcopy_host_arrays=False)
+        self._progress = progress
+        self._one_at_a_time = asyncio.Semaphore(1)
+        self.error: Exception | None = None
+
+    async def _open_and_write(
+        self, value: _Streamed, tspec: dict[str, Any], ts_context: ts.Context
+    ) -> None:
+        # An error is kept until Orbax is done with all arrays: it would leave the others half-way.
+        async with self._one_at_a_time:
+            if self.error is None:
+                try:
+                    await self._write(value, tspec, ts_context)
+                except Exception as error:
+                    self.error = error
+
+    async def _write(self, value: _Streamed, tspec: dict[str, Any], ts_context: ts.Context) -> None:
+        store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
+        parts = list(pieces(value.shape))
+        reads = [partial(_read, value.stored, part) for part in parts]
+        for part, found in zip(parts, ahead(reads), strict=True):
+            await store[part].write(found, can_reference_source_data_indefinitely=True)
+            self._progress(found.nbytes)
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    logger, silence = get_absl_logger(), QuietOrbax()
+    logger.addFilter(silence)
+    try:
+        yield
+    finally:
+        logger.removeFilter(silence)

@@ -1,0 +1,200 @@
+"""The frames of a video file, by FFmpeg.
+
+Frames are shown as a viewer shows them: turned and mirrored by the display matrix
+(media/display.py), and on white where they are transparent.
+
+A video is its file and no other: FFmpeg gets an open file, may open no second one, and uses no
+reader of playlists, of streams or of numbered files (_DEMUXERS). What is raised is
+av.error.FFmpegError, on damaged files whatever PyAV stumbles over, or BadData without a name, that
+media/video.py adds.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import av
+from av.codec import CodecContext, codecs_available
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+from PIL import Image
+
+from owl_jax.errors import BadData
+from owl_jax.files import open_regular
+from owl_jax.media.display import apply_display_matrix, rotation_matrix
+from owl_jax.media.rgb import check_pixels, on_white
+
+# FFmpeg's readers that are used: files of video, raw streams of it, and sound, of which it can be
+# said that it has no pictures.
+_DEMUXERS = (
+    "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,"
+    "obu,ivf,vc1,vc1test,dirac,cavsvideo,ogg,asf,rm,mxf,gxf,dv,nut,nsv,nuv,"
+    "swf,amv,wtv,yuv4mpegpipe,mjpeg,jpeg_pipe,aac,aiff,flac,mp3,wav"
+)
+_SAFELY = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "fd"}
+
+# FFmpeg's own decoders of these leave the alpha channel out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+_WHOLE = 0.9  # of the stated duration; streams of a whole file need not end together
+
+VideoFile = str | Path | bytes
+# From the number of frames in a file to the numbers of those that are wanted.
+Choose = Callable[[int], list[int]]
+
+
+def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
+    """The chosen frames, found by their time stamps; [] where the file's stamps do not allow it.
+
+    The packets are listed without being decoded; then decoding starts at the last key frame at or
+    before each wanted frame, unless it is under way between the two already.
+    """
+    with _open(file) as container:
+        stream = _moving_pictures(container)
+        if stream is None:
+            return []
+        # Stamps only: the packets themselves are the whole file.
+        stamps, end = [], 0.0
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index == stream.index and packet.size and not packet.is_discard:
+                stamps.append((packet.pts, packet.is_keyframe))
+        _check_whole(container, end)
+        times = sorted(time for time, _ in stamps if time is not None)
+        keys = [time for time, is_key in stamps if is_key and time is not None]
+        if not times or len(times) < len(stamps):
+            return []
+        wanted = [times[i] for i in choose(len(times))]
+        found: dict[int, Image.Image] = {}
+        position = None
+        for time in sorted(set(wanted)):
+            key = max((k for k in keys if k <= time), default=times[0])
+            if position is None or key > position:
+                container.seek(key, stream=stream)
+                decoder = _decode(container, stream)
+            frame = next((f for f in decoder if f.pts is None or f.pts >= time), None)
+            if frame is None or frame.pts != time:
+                return []
+            position = time
+            found[time] = _to_image(frame)
+        return [found[time] for time in wanted]
+
+
+def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
+    """The chosen frames by decoding all, first to count them; [] where there is none."""
+    count = sum(1 for _ in _every_frame(file))
+    if not count:
+        return []
+    wanted = choose(count)
+    frames = enumerate(_every_frame(file))
+    found = {i: _to_image(frame) for i, frame in frames if i in wanted}
+    return [found[i] for i in wanted]
+
+
+def opens(file: VideoFile) -> bool:
+    """Whether FFmpeg knows a file for a video, or for sound, by its beginning."""
+    try:
+        _open(file).close()
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def is_jpeg_stream(file: VideoFile) -> bool:
+    """Whether a JPEG is followed by more of them, as in Motion JPEG; an MPO is one photograph."""
+    try:
+        with _open(file, "mjpeg") as container:
+            packets = islice((packet for packet in container.demux() if packet.size), 2)
+            if sum(1 for _ in packets) < 2:
+                return False
+    except av.error.FFmpegError:
+        return False
+    try:
+        opened = BytesIO(file) if isinstance(file, bytes) else open_regular(Path(file))
+        with opened, Image.open(opened, formats=["JPEG"]) as image:
+            return image.format != "MPO"
+    except Exception:  # whatever Pillow stumbles over in a damaged file
+        return True
+
+
+def _open(file: VideoFile, format: str | None = None) -> InputContainer:
+    """format: FFmpeg's name of it, where the file is not to be asked."""
+    # Titles may be in any encoding.
+    open_container = partial(av.open, mode="r", format=format, metadata_errors="replace")
+    if isinstance(file, bytes):
+        return open_container(BytesIO(file), container_options=_SAFELY)
+    # As a descriptor, which FFmpeg copies: in a name it would look for protocols and patterns.
+    with open_regular(Path(file)) as opened:
+        options = {**_SAFELY, "fd": str(opened.fileno())}
+        return open_container("fd:", container_options=options)
+
+
+def _check_whole(container: InputContainer, end: float) -> None:
+    """Raises BadData for a file that was cut: FFmpeg would give the frames that are left.
+
+    end: seconds at which the last packet of all streams ends.
+    """
+    # Elsewhere the duration is not stored but estimated, from what is there.
+    if container.duration is None or not container.format.name.startswith(("mov", "matroska")):
+        return
+    duration = container.duration / av.time_base
+    if end - (container.start_time or 0) / av.time_base < _WHOLE * duration:
+        raise BadData("damaged video", f"cut short: {duration:.1f} s, of which {end:.1f} are there")
+
+
+def _every_frame(file: VideoFile) -> Iterator[av.VideoFrame]:
+    with _open(file) as container:
+        stream = _moving_pictures(container)
+        if stream is not None:
+            yield from _decode(container, stream)
+
+
+def _moving_pictures(container: InputContainer) -> VideoStream | None:
+    """The first video stream that is no cover of an album or a film.
+
+    Raises BadData, without a name, for one of too many pixels.
+    """
+    covers = Disposition.attached_pic
+    stream = next((s for s in container.streams.video if not s.disposition & covers), None)
+    if stream is not None:
+        check_pixels(stream.codec_context.width, stream.codec_context.height)
+    return stream
+
+
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames from where the container is on, with their alpha channel if they have one."""
+    decoder = None
+    if stream.metadata.get("alpha_mode") == "1":
+        decoder = _ALPHA_DECODERS.get(stream.codec_context.name)
+    if decoder is None or decoder not in codecs_available:
+        yield from container.decode(stream)
+        return
+    context = cast(VideoCodecContext, CodecContext.create(decoder, "r"))
+    for packet in container.demux(stream):
+        yield from context.decode(packet)
+
+
+def _to_image(frame: av.VideoFrame) -> Image.Image:
+    # Phones store upright videos lying, with a note; the same choice as for EXIF in pictures.
+    matrix = _display_matrix(frame)
+    is_opaque = not (frame.format.has_palette or any(c.is_alpha for c in frame.format.components))
+    if is_opaque:
+        image = frame.to_image()
+    else:
+        image = on_white(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
+    return apply_display_matrix(image, matrix) if matrix else image
+
+
+def _display_matrix(frame: av.VideoFrame) -> bytes:
+    """b"" where the frame has none."""
+    try:
+        found: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # data beside it of a kind that PyAV does not know
+        return rotation_matrix(frame.rotation)
+    return b"" if found is None else bytes(found)

@@ -1,0 +1,174 @@
+"""An opened picture as a viewer shows it: upright, in RGB, on white where it is transparent.
+
+White is what most pages and viewers have behind a picture, and what diagrams, formulas and logos
+with transparency are drawn for. Opaque pictures are what Pillow's convert("RGB") gives, but for 16
+bits, which are scaled to 8 and not clipped.
+
+Nothing here opens files or knows their names: BadData is raised without one, which
+media/image.py adds. What can go wrong and which pictures are unusual is listed there.
+"""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from owl_jax.errors import BadData
+from owl_jax.media.metadata import turn_upright
+
+Unusual = Literal["convert", "refuse"]
+
+# 100 megapixels decode to 300 MB; a larger header is more likely an attack than a photograph.
+MAX_PIXELS = 100_000_000
+LARGEST = f"the largest is {MAX_PIXELS // 1_000_000} megapixels, please scale it down"
+
+# What only cameras' raw files have in the first directory of a TIFF: DNGVersion, or a
+# NewSubfileType that calls the first picture a preview, with SubIFDs, where the others are.
+_DNG_VERSION, _SUBFILE_TYPE, _IS_PREVIEW, _SUB_IFDS = 50706, 254, 1, 330
+# A JPEG 2000 codestream begins with these markers; the bits of a component come 40 bytes later.
+_J2K_START, _J2K_DEPTH, _J2K_HEADER = b"\xff\x4f\xff\x51", 42, 1 << 16
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises BadData, without a name, for too many pixels or none; the header tells."""
+    width, height = image.size
+    check_pixels(width, height)
+    if width * height == 0:
+        raise BadData("empty picture", f"has no pixels ({width} x {height})")
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises BadData, without a name, for more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise BadData("picture too large", f"too large ({width} x {height} pixels); {LARGEST}")
+
+
+def to_upright_rgb(
+    image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False
+) -> Image.Image:
+    """The picture upright and in RGB, decoded; the same object where it was so: a copy costs time.
+
+    It no longer needs its file. is_frame: one frame of several is what is wanted.
+    """
+    _refuse_raw(image)
+    if unusual == "refuse":
+        _refuse_unusual(image, is_frame)
+    _scale_transparent_colour(image)
+    # Many BMP files have zeros where others have alpha, and viewers show them all the same.
+    may_be_unused = image.format == "BMP"
+    image.load()  # PNG and TIFF tell their orientation at the end
+    image = turn_upright(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise BadData(
+            "unsupported pixels",
+            "has floating-point pixels; expected 8 or 16 bits, please convert it",
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _scaled_grey(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = _with_alpha(image)
+    if may_be_unused and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGBA picture in RGB, on white."""
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return image.convert("RGB")
+    shown = Image.new("RGB", image.size, "white")
+    shown.paste(image, mask=alpha)
+    return shown
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """RGBA of a picture with alpha, premultiplied or not, or with a colour that is transparent."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image if image.mode == "RGBA" else image.convert("RGBA")
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey in 8 bits; Pillow would clip at 255, which turns the picture white.
+
+    A transparent grey becomes an alpha channel.
+    """
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise BadData(
+            "unsupported pixels", "has 32-bit pixels; expected 8 or 16 bits, please convert it"
+        )
+    scaled = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _scale_transparent_colour(image: Image.Image) -> None:
+    """In a PNG it has the file's bits; Pillow scales pixels to 8 bits and leaves it as it was."""
+    tiles, colour = getattr(image, "tile", None), image.info.get("transparency")
+    if not tiles or image.format != "PNG" or colour is None:
+        return
+    stored = str(tiles[0][3])
+    if image.mode == "L" and isinstance(colour, int) and stored in ("L;2", "L;4"):
+        image.info["transparency"] = colour * (85 if stored == "L;2" else 17) & 0xFF
+    elif image.mode == "RGB" and isinstance(colour, tuple) and ";16" in stored:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _refuse_raw(image: Image.Image) -> None:
+    """Raises BadData for a camera's raw file in TIFF: Pillow would give its small preview."""
+    if image.format != "TIFF":
+        return
+    tags = getattr(image, "tag_v2", {})
+    is_preview = tags.get(_SUBFILE_TYPE) == _IS_PREVIEW and _SUB_IFDS in tags
+    if image.tell() == 0 and (is_preview or _DNG_VERSION in tags):
+        raise BadData(
+            "unsupported format", "a camera's raw photograph, which is not read; convert it to JPEG"
+        )
+
+
+def _refuse_unusual(image: Image.Image, is_frame: bool) -> None:
+    """Raises BadData for a picture of which only an altered form can be seen."""
+    # The further pictures of an MPO are a camera's previews, depth map or second eye.
+    has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
+    if has_frames and not is_frame:
+        raise BadData("animated picture", "has several frames or pages; expected a still picture")
+    if image.mode == "CMYK":
+        raise BadData("CMYK picture", "has the colours of print (CMYK); expected RGB or grey")
+    if image.mode == "I" or image.mode.startswith("I;16") or _has_deep_colours(image):
+        raise BadData("16-bit picture", "has more than 8 bits a channel; expected 8")
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the file of a picture that Pillow calls 8-bit has more; known until it is decoded.
+
+    Pillow keeps the upper byte of 16-bit colours; only what it tells its decoder shows that.
+    """
+    tiles = getattr(image, "tile", None)
+    if tiles and image.format == "JPEG2000":
+        return _has_deep_codestream(image)
+    if not tiles or image.format not in ("PNG", "PPM", "TIFF"):
+        return False
+    codec, _, _, arguments = tiles[0]
+    first, *others = arguments if isinstance(arguments, tuple) else (arguments,)
+    if codec.startswith("ppm"):
+        return others[0] > 255
+    return ";16" in str(first)
+
+
+def _has_deep_codestream(image: Image.Image) -> bool:
+    file = getattr(image, "fp", None)
+    if file is None:
+        return False
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_J2K_HEADER)
+    file.seek(position)
+    at = head.find(_J2K_START) + _J2K_DEPTH
+    return at >= _J2K_DEPTH and at < len(head) and (head[at] & 0x7F) >= 8  # stored less one

@@ -1,0 +1,200 @@
+"""mPLUG-Owl (arXiv 2304.14178): its released variants, its config.json, its tensors' names.
+
+Source: X-PLUG/mPLUG-Owl, configuration_mplug_owl.py and modeling_mplug_owl.py, and the video
+release's copies of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from owl_jax.errors import UserError, shown
+from owl_jax.models.bounds import QueryTokens
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.families.family import Family
+from owl_jax.models.hf_config import Source
+from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.parts import LanguagePart, VisionPart
+from owl_jax.models.transforms import DepthwiseConvolution, Flat, Linear, PatchConvolution, Same
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias, with_prefix
+
+VARIANTS: dict[str, OwlConfig] = {
+    # MAGAer13/mplug-owl-llama-7b, -pt and -ft
+    "llama": OwlConfig(ClipConfig(), AbstractorConfig(), LlamaConfig()),
+    # MAGAer13/mplug-owl-bloomz-7b-multilingual
+    "bloomz": OwlConfig(ClipConfig(), AbstractorConfig(), BloomConfig()),
+    # MAGAer13/mplug-owl-llama-7b-video
+    "video": OwlConfig(ClipConfig(temporal=True), AbstractorConfig(temporal=True), LlamaConfig()),
+}
+
+# The projections that the original's adapter takes (pipeline/train.py); BLOOM's are fused.
+LORA: dict[str, LoraConfig] = {
+    "llama": LoraConfig(),
+    "bloomz": LoraConfig(targets=("query_key_value",)),
+    "video": LoraConfig(),
+}
+
+# Former names of subtrees in model directories that owl_jax wrote.
+SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
+
+_MODEL_TYPE = "mplug-owl"
+_LANGUAGE = "language_model."
+_SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
+
+
+def variant(name: str) -> OwlConfig:
+    """A released variant without adapter. Raises UserError for an unknown name."""
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def around(part: VisionPart | LanguagePart) -> OwlConfig:
+    """The released model with one part exchanged: the description of a part that lies alone."""
+    released = VARIANTS["llama"]
+    if isinstance(part, LanguagePart):
+        return dataclasses.replace(released, llm=part)
+    # An abstractor has its vision encoder's width.
+    size, heads = part.hidden_size, part.num_heads
+    connector = AbstractorConfig(hidden_size=size, num_heads=heads)
+    return dataclasses.replace(released, vision=part, connector=connector)
+
+
+class _HfOwl(Struct, frozen=True):
+    """MplugOwlConfig without its sections."""
+
+    num_query_tokens: QueryTokens = 64
+    use_decoder_only_language_model: bool = True
+
+
+def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
+    missing = [name for name in _SECTIONS if not isinstance(source.values.get(name), dict)]
+    if missing:
+        raise UserError(
+            f"{source.path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
+        )
+    source.expect(
+        "model_type", source.values.get("model_type", _MODEL_TYPE), _MODEL_TYPE, "mPLUG-Owl"
+    )
+    whole = source.read(_HfOwl)
+    source.expect(
+        "use_decoder_only_language_model",
+        whole.use_decoder_only_language_model,
+        True,
+        "mPLUG-Owl here",
+    )
+    sections = {name: source.section(name) for name in _SECTIONS}
+    for part in (source, *sections.values()):
+        part.refuse_other_computation()
+    # The video release's config.json does not say that it is.
+    temporal = "temporal_query_tokens" in tensors
+    vision = ClipConfig.from_owl(sections["vision_config"], temporal)
+    text = sections["text_config"]
+    kind = text.values.get("model_type")
+    if kind is None:
+        raise UserError(f"{source.path}: no value for {text.key('model_type')!r}")
+    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
+        raise UserError(
+            f"{source.path}: language model {shown(kind)}; expected {' or '.join(LANGUAGE_MODELS)}"
+        )
+    config = OwlConfig(
+        vision,
+        AbstractorConfig.from_hf(
+            sections["visual_abstractor_config"],
+            whole.num_query_tokens,
+            vision.hidden_size,
+            temporal,
+        ),
+        LANGUAGE_MODELS[kind].from_hf(text),
+    )
+    if text.values.get("tie_word_embeddings") and not config.llm.TIED:
+        raise UserError(
+            f"{source.path}: text_config.tie_word_embeddings True; the {kind} of mPLUG-Owl has a "
+            "head of its own"
+        )
+    return config
+
+
+def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
+    vision, connector, llm = config.vision, config.connector, config.llm
+    if not isinstance(vision, ClipConfig) or not isinstance(connector, AbstractorConfig):
+        raise UserError(
+            f"mPLUG-Owl's format has clip and abstractor, not {vision.architecture} and "
+            f"{connector.architecture}; save it with format=orbax"
+        )
+    ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {
+        "architectures": ["MplugOwlForConditionalGeneration"],
+        "model_type": _MODEL_TYPE,
+        "num_query_tokens": connector.num_query_tokens,
+        "torch_dtype": dtype,
+        "text_config": {**llm.to_hf(), **ids},
+        "vision_config": {
+            "model_type": "mplug_owl_vision_model",
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "hidden_size": vision.hidden_size,
+            "intermediate_size": vision.intermediate_size,
+            "num_hidden_layers": vision.num_layers,
+            "num_attention_heads": vision.num_heads,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "hidden_act": "quick_gelu",
+        },
+        "visual_abstractor_config": connector.to_hf(vision.hidden_size),
+    }
+
+
+def _weight_rows(config: OwlConfig) -> list[Row]:
+    assert isinstance(config.vision, ClipConfig)
+    assert isinstance(config.connector, AbstractorConfig)
+    language = with_prefix(config.llm.weight_rows(), _LANGUAGE)
+    return [*_vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
+
+
+def _vision_rows(temporal: bool) -> list[Row]:
+    """The vision encoder as mPLUG-Owl calls its tensors: q, k and v are one."""
+    embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
+    ours = "vision/layers"
+    rows = [
+        Row(f"{embeddings}.patch_embed.weight", "vision/patch_embed/kernel", PatchConvolution()),
+        Row(f"{embeddings}.cls_token", "vision/class_token", Same(1)),
+        Row(f"{embeddings}.position_embedding", "vision/positions", Same(1)),
+        *layer_norm(f"{embeddings}.pre_layernorm", "vision/pre_norm"),
+        *layer_norm(f"{layer}.input_layernorm", f"{ours}/attention_norm"),
+        *weight_and_bias(f"{layer}.self_attn.query_key_value", f"{ours}/qkv"),
+        *weight_and_bias(f"{layer}.self_attn.dense", f"{ours}/out", num_in_axes=2),
+        *layer_norm(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm"),
+        *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
+        *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
+        *layer_norm("vision_model.post_layernorm", "vision/post_norm"),
+    ]
+    if temporal:
+        source, target = f"{layer}.temporal", f"{ours}/temporal"
+        rows += [
+            *layer_norm(f"{source}.ln", f"{target}/norm"),
+            Row(f"{source}.down_proj.weight", f"{target}/down/kernel", Linear(trailing=3)),
+            Row(f"{source}.down_proj.bias", f"{target}/down/bias", Flat()),
+            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution()),
+            Row(f"{source}.conv.bias", f"{target}/bias", Same()),
+            Row(f"{source}.up_proj.weight", f"{target}/up/kernel", Linear(trailing=3)),
+            Row(f"{source}.up_proj.bias", f"{target}/up/bias", Flat()),
+        ]
+    return rows
+
+
+def _tied(config: OwlConfig) -> Mapping[str, str]:
+    return {
+        f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}" for copy, original in config.llm.TIED.items()
+    }
+
+
+MPLUG_OWL = Family(_MODEL_TYPE, _read_config, _write_config, _weight_rows, _tied)

@@ -1,0 +1,332 @@
+"""LLaMA (arXiv 2302.13971): RMSNorm, rotary positions, SwiGLU, no biases, separate output head.
+
+Letters: B batch, L positions, D width, H heads, G key heads, K head width, F MLP width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+
+from owl_jax.errors import UserError, shown
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.attention.mask import AttentionMask
+from owl_jax.models.bounds import Epsilon, Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
+from owl_jax.models.cache import Cache, LayerCache
+from owl_jax.models.compute import Compute
+from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
+from owl_jax.models.layers import Embedding, Projection, RMSNorm
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.parts import LanguagePart, indivisible
+from owl_jax.models.remat import named
+from owl_jax.models.stack import apply_layers
+from owl_jax.models.transforms import Linear, Same
+from owl_jax.models.weight_names import Row
+
+
+@dataclass(frozen=True)
+class LlamaConfig(LanguagePart):
+    """LLaMA; defaults are the 7B model's."""
+
+    HEAD: ClassVar = ("lm_head",)
+    BASE_PREFIX: ClassVar = "model."
+    DEFINING: ClassVar = ("rope_theta", "rms_norm_eps")
+    PROJECTIONS: ClassVar = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+
+    vocab_size: Vocabulary = 32000
+    hidden_size: Size = 4096
+    intermediate_size: Size = 11008
+    num_layers: Layers = 32
+    num_heads: Heads = 32
+    num_kv_heads: Heads = 32
+    rms_norm_eps: Epsilon = 1e-6
+    rope_theta: Theta = 10000.0
+    max_positions: Length = 2048
+    bos_token_id: TokenId = 1
+    eos_token_id: TokenId = 2
+    pad_token_id: TokenId = 0
+    architecture: Literal["llama"] = "llama"
+
+    def build(self, compute: Compute, lora: LoraConfig | None) -> Llama:
+        return Llama(self, compute, lora)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def max_length(self) -> int:
+        return self.max_positions
+
+    def problems(self, where: str) -> list[str]:
+        pairs = ("hidden_size", "num_heads"), ("num_heads", "num_kv_heads")
+        problems = indivisible(where, self, *pairs)
+        if not problems and self.head_dim % 2:
+            problems.append(
+                f"{where}.hidden_size {self.hidden_size} over {where}.num_heads {self.num_heads} "
+                "is odd: rotary positions turn pairs"
+            )
+        return problems
+
+    def num_parameters(self) -> float:
+        D = self.hidden_size
+        layer = D * (4.0 * D + 3 * self.intermediate_size)
+        return self.num_layers * layer + 2 * self.vocab_size * D
+
+    def attention_flops(self, length: int) -> float:
+        return 2.0 * self.num_layers * self.hidden_size * length**2
+
+    @classmethod
+    def from_hf(cls, source: Source) -> Self:
+        if "max_sequence_length" in source.values:  # as files of 2023 have it
+            positions = source.values["max_sequence_length"]
+            source = source.with_values({"max_position_embeddings": positions, **source.values})
+        llama = source.read(_HfLlama)
+        source.expect("hidden_act", llama.hidden_act, "silu", "the LLaMA here")
+        heads = llama.num_attention_heads
+        if llama.head_dim is not None and llama.head_dim * heads != llama.hidden_size:
+            raise UserError(
+                f"{source.path}: head_dim {llama.head_dim} x {heads} heads is not hidden_size "
+                f"{llama.hidden_size}, as it is for the LLaMA here"
+            )
+        return cls(
+            vocab_size=llama.vocab_size,
+            hidden_size=llama.hidden_size,
+            intermediate_size=llama.intermediate_size,
+            num_layers=llama.num_hidden_layers,
+            num_heads=heads,
+            num_kv_heads=llama.num_key_value_heads or heads,
+            rms_norm_eps=llama.rms_norm_eps,
+            rope_theta=_rope_theta(llama, source),
+            max_positions=llama.max_position_embeddings,
+            **token_ids(llama),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        return {
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "max_position_embeddings": self.max_positions,
+            "tie_word_embeddings": False,
+        }
+
+    def weight_rows(self) -> list[Row]:
+        """LlamaForCausalLM's names (transformers)."""
+        layer, ours = "model.layers.{i}", "llm/layers"
+        projections = [
+            *[(f"self_attn.{name}_proj", f"{name}_proj", 1) for name in "qkv"],
+            ("self_attn.o_proj", "o_proj", 2),
+            *[(f"mlp.{name}_proj", f"{name}_proj", 1) for name in ("gate", "up", "down")],
+        ]
+        return [
+            Row("model.embed_tokens.weight", "llm/embed_tokens/embedding", Same()),
+            Row(f"{layer}.input_layernorm.weight", f"{ours}/attention_norm/scale", Same()),
+            Row(f"{layer}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale", Same()),
+            *[
+                Row(f"{layer}.{source}.weight", f"{ours}/{target}/kernel", Linear(num_in_axes))
+                for source, target, num_in_axes in projections
+            ],
+            Row("model.norm.weight", "llm/norm/scale", Same()),
+            Row("lm_head.weight", "llm/lm_head/kernel", Linear()),
+        ]
+
+
+class _HfRope(Struct, frozen=True):
+    """rope_parameters (transformers 5) and rope_scaling (4)."""
+
+    rope_type: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    rope_theta: Theta | UnsetType = UNSET
+    partial_rotary_factor: float = 1.0
+
+
+class _HfLlama(Struct, frozen=True):
+    """LlamaConfig (transformers 4 and 5)."""
+
+    vocab_size: Vocabulary = 32000
+    hidden_size: Size = 4096
+    intermediate_size: Size = 11008
+    num_hidden_layers: Layers = 32
+    num_attention_heads: Heads = 32
+    num_key_value_heads: Heads | None = None  # as many as heads
+    max_position_embeddings: Length = 2048
+    rms_norm_eps: Epsilon = 1e-6
+    rope_theta: Theta | UnsetType = UNSET
+    rope_parameters: _HfRope | None = None
+    rope_scaling: _HfRope | None = None
+    head_dim: Size | None = None
+    hidden_act: str = "silu"
+    partial_rotary_factor: float = 1.0
+    tie_word_embeddings: bool = False
+    bos_token_id: TokenId | Ids | None = None
+    eos_token_id: TokenId | Ids | None = None
+    pad_token_id: Padding | None = None
+
+
+def _rope_theta(llama: _HfLlama, source: Source) -> float:
+    """The base of rotary positions. Raises UserError where they are scaled or cover a part."""
+    thetas = [llama.rope_theta]
+    for rope in (llama.rope_parameters, llama.rope_scaling):
+        if rope is None:
+            continue
+        kind = next((name for name in (rope.rope_type, rope.type) if name is not UNSET), "default")
+        if kind != "default":
+            raise UserError(
+                f"{source.path}: rope of type {shown(kind)}; expected plain rotary positions"
+            )
+        factor = rope.partial_rotary_factor
+        source.expect("partial_rotary_factor", factor, 1.0, "the LLaMA here")
+        thetas.append(rope.rope_theta)
+    source.expect("partial_rotary_factor", llama.partial_rotary_factor, 1.0, "the LLaMA here")
+    said = {theta for theta in thetas if not isinstance(theta, UnsetType)}
+    if len(said) > 1:
+        raise UserError(f"{source.path}: two values of rope_theta, {sorted(said)}; expected one")
+    return said.pop() if said else 10000.0
+
+
+class Llama(nn.Module):
+    """Decoder on embeddings, so that media can stand among words.
+
+    `embed` gives word embeddings, `__call__` hidden states, `head` logits.
+    """
+
+    config: LlamaConfig
+    compute: Compute
+    lora: LoraConfig | None = None
+
+    def setup(self) -> None:
+        config, dtype = self.config, self.compute.dtype
+        D, V = config.hidden_size, config.vocab_size
+        self.embed_tokens = Embedding(V, D, dtype)
+        self.norm = RMSNorm(config.rms_norm_eps)
+        self.lm_head = Projection({"embed": D}, {"vocab": V}, dtype=dtype)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """int[B, L] -> [B, L, D]."""
+        return self.embed_tokens(ids)
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """[B, L, D] -> float32[B, L, V]."""
+        return self.lm_head(hidden).astype(jnp.float32)
+
+    @nn.compact
+    def __call__(
+        self,
+        embeddings: jax.Array,
+        mask: AttentionMask,
+        cache: Cache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache]:
+        """Runs the decoder.
+
+        Args:
+          embeddings: [B, L, D], words and media.
+          mask: of the row, or of the row's queries among the cache's slots.
+          cache: keys and values of the positions before; only read.
+
+        Returns: (hidden states after the last norm [B, L, D], keys and values of these L positions
+        in the cache's form). A compiler leaves them out where nobody takes them, as in training.
+        """
+        rotation = rotary_tables(mask.query_positions, self.config.head_dim, self.config.rope_theta)
+        x, new = apply_layers(
+            partial(LlamaBlock, self.config, self.compute, self.lora),
+            self.config.num_layers,
+            embeddings,
+            cache,
+            rotation,
+            mask,
+            scan=self.compute.scan_layers,
+            remat=self.compute.remat,
+            deterministic=deterministic,
+        )
+        return self.norm(x), new
+
+
+class LlamaBlock(nn.Module):
+    """One decoder layer. Returns (x, the keys and values of its positions)."""
+
+    config: LlamaConfig
+    compute: Compute
+    lora: LoraConfig | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        past: LayerCache | None,
+        rotation: tuple[jax.Array, jax.Array],
+        mask: AttentionMask,
+        *,
+        deterministic: bool,
+    ) -> tuple[jax.Array, LayerCache]:
+        config = self.config
+        D, K = config.hidden_size, config.head_dim
+        embed, heads = {"embed": D}, {"heads": config.num_heads, "kv": K}
+        key_heads, mlp = {"heads": config.num_kv_heads, "kv": K}, {"mlp": config.intermediate_size}
+
+        def project(name: str, in_axes: dict, out_axes: dict, x: jax.Array) -> jax.Array:
+            layer = Projection(
+                in_axes, out_axes, dtype=self.compute.dtype, lora=self.lora, name=name
+            )
+            return nn.with_logical_constraint(
+                layer(x, deterministic), ("batch", "length", *(f"act_{axis}" for axis in out_axes))
+            )
+
+        x = named("input", x)
+        y = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
+        q = named("query", rotate(project("q_proj", embed, heads, y), *rotation))
+        k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
+        v = named("value", project("v_proj", embed, key_heads, y))
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        y = attend(q, k, v, mask, None, self.compute.attention, past)
+        x += named("attention", project("o_proj", heads, embed, y))
+
+        y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
+        gate = named("gate", project("gate_proj", embed, mlp, y))
+        up = named("up", project("up_proj", embed, mlp, y))
+        x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
+        self.sow("intermediates", "output", x)
+        return x, {"k": k, "v": v}
+
+
+def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines float32[B, L, 1, K] of the rotary angles (arXiv 2104.09864)."""
+    frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    # The angles of both halves. By a product, since what goes into a product is written down: a
+    # CPU's compiler would compute cosines in each layer that it unrolls, and for each head.
+    both = np.tile(np.eye(width // 2, dtype=np.float32), 2)
+    cos, sin = (jnp.matmul(f(angles), both, precision="highest") for f in (jnp.cos, jnp.sin))
+    return cos, sin
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates [B, L, H, K] in float32; halves of K are the pairs, as in the released weights.
+
+    The swap of halves is a product with a constant matrix: the TPU compiler does that faster than
+    a slice and a concatenation.
+    """
+    half = x.shape[-1] // 2
+    eye = np.eye(half, dtype=np.float32)
+    swap = np.block([[np.zeros_like(eye), eye], [-eye, np.zeros_like(eye)]])
+    wide = x.astype(jnp.float32)
+    swapped = jnp.matmul(x, swap.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (wide * cos + swapped * sin).astype(x.dtype)

@@ -1,0 +1,166 @@
+"""How a released tensor becomes one of ours: a small invertible transform for each kind of weight.
+
+PyTorch keeps a linear weight as [out, in] with heads flattened; ours are [*in, *out] with heads
+apart (models/layers.py). Every transform can tell the source's shape from ours, read and
+write, and say which slices of the source hold given slices of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Slices = tuple[slice, ...]
+"""One slice for each axis, with its start and stop."""
+
+# Rows that are transposed together: as many as a first-level cache has ways, since rows of a length
+# that is a power of two share a place in it.
+_TRANSPOSED_AT_ONCE = 12
+
+
+def whole(shape: Shape) -> Slices:
+    """The part that is everything."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def size_of(part: Slices) -> Shape:
+    """The shape of a part."""
+    return tuple(axis.stop - axis.start for axis in part)
+
+
+@dataclass(frozen=True)
+class Same:
+    """The same numbers in the same order, with `leading` axes of length 1 in the source."""
+
+    leading: int = 0
+
+    def source_shape(self, shape: Shape) -> Shape:
+        return (1,) * self.leading + shape
+
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
+        return whole((1,) * self.leading) + part, part
+
+    def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
+        return source.reshape(shape)
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        return ours.reshape(self.source_shape(ours.shape))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A bias: heads flattened in the source."""
+
+    def source_shape(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
+        flat, covered = _flattened(shape, part)
+        return (flat,), covered
+
+    def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
+        return source.reshape(shape)
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        return ours.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """[out, in] in the source, [*in, *out] here; `trailing` 1s follow if it was a 1x1x1 conv."""
+
+    num_in_axes: int = 1
+    trailing: int = 0
+
+    def source_shape(self, shape: Shape) -> Shape:
+        inputs, outputs = shape[: self.num_in_axes], shape[self.num_in_axes :]
+        return (math.prod(outputs), math.prod(inputs)) + (1,) * self.trailing
+
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
+        n = self.num_in_axes
+        inputs, covered_inputs = _flattened(shape[:n], part[:n])
+        outputs, covered_outputs = _flattened(shape[n:], part[n:])
+        return (outputs, inputs, *whole((1,) * self.trailing)), covered_inputs + covered_outputs
+
+    def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
+        return _transposed(source.reshape(source.shape[:2])).reshape(shape)
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        shape = self.source_shape(ours.shape)
+        return _transposed(ours.reshape(shape[1], shape[0])).reshape(shape)
+
+
+@dataclass(frozen=True)
+class PatchConvolution:
+    """[D, 3, p, p] in the source, [p * p * 3, D] here (pixels row by row, channels innermost)."""
+
+    def source_shape(self, shape: Shape) -> Shape:
+        side = math.isqrt(shape[0] // 3)
+        return (shape[1], 3, side, side)
+
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
+        source = self.source_shape(shape)
+        return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
+
+    def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
+        return source.transpose(2, 3, 1, 0).reshape(shape)
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        width, channels, height, _ = self.source_shape(ours.shape)
+        return ours.reshape(height, height, channels, width).transpose(3, 2, 0, 1)
+
+
+@dataclass(frozen=True)
+class DepthwiseConvolution:
+    """[C, 1, 3, 1, 1] (over time) in the source, [3, C] here."""
+
+    def source_shape(self, shape: Shape) -> Shape:
+        return (shape[1], 1, shape[0], 1, 1)
+
+    def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
+        source = self.source_shape(shape)
+        return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
+
+    def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
+        return source.reshape(shape[::-1]).T
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        return ours.T.reshape(self.source_shape(ours.shape))
+
+
+Transform = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
+
+
+def read_part(
+    transform: Transform, read: Callable[[Slices], np.ndarray], shape: Shape, part: Slices
+) -> np.ndarray:
+    """The part of an array of ours of `shape`, reading as little of its source as is contiguous.
+
+    read: gives a part of the source.
+    """
+    source_part, covered = transform.source_part(shape, part)
+    found = transform.read(read(source_part), size_of(covered))
+    inside = zip(part, covered, strict=True)
+    return found[tuple(slice(p.start - c.start, p.stop - c.start) for p, c in inside)]
+
+
+def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
+    """A part of axes that are flattened in the source: (the range there, what it covers here)."""
+    inner = math.prod(shape[1:])
+    covered = (part[0], *whole(shape[1:]))
+    return slice(part[0].start * inner, part[0].stop * inner), covered
+
+
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+    """A contiguous transpose."""
+    # NumPy copies numbers that it does not know itself, such as bfloat16, one by one.
+    bits = matrix.view(f"u{matrix.dtype.itemsize}")
+    result = np.empty(bits.shape[::-1], bits.dtype)
+    for start in range(0, len(bits), _TRANSPOSED_AT_ONCE):
+        rows = slice(start, start + _TRANSPOSED_AT_ONCE)
+        result[:, rows] = bits[rows].T
+    return result.view(matrix.dtype)

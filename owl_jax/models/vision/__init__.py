@@ -1,0 +1,8 @@
+"""Vision encoders, a file each."""
+
+from collections.abc import Mapping
+
+from owl_jax.models.parts import VisionPart
+from owl_jax.models.vision.clip import ClipConfig
+
+VISION_ENCODERS: Mapping[str, type[VisionPart]] = {"clip": ClipConfig}

@@ -1,0 +1,291 @@
+"""Vision encoder: CLIP ViT, with the video release's temporal convolutions between its layers.
+
+Letters: N media, T frames, P patches, D width, H heads, K head width, F MLP width.
+
+Source: X-PLUG/mPLUG-Owl, modeling_mplug_owl.py (MplugOwlVisionModel) and the video release's
+MplugOwlVisionLocalTemporal. Position 0 of the token axis is the class token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from msgspec import Struct
+
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.bounds import Deviation, Epsilon, Heads, Layers, Pixels, Size
+from owl_jax.models.compute import Compute
+from owl_jax.models.hf_config import Source
+from owl_jax.models.layers import (
+    LayerNorm,
+    Projection,
+    constant_init,
+    normal_init,
+    quick_gelu,
+    truncated_init,
+)
+from owl_jax.models.parts import Path, VisionPart, indivisible
+from owl_jax.models.remat import named
+from owl_jax.models.stack import apply_layers
+from owl_jax.models.transforms import Flat, PatchConvolution, Same
+from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
+
+TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default, not the config's: the original passes none
+
+
+@dataclass(frozen=True)
+class ClipConfig(VisionPart):
+    """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
+
+    Defaults are the released mplug-owl-llama-7b's. `position_stddev` is for newly initialised
+    weights only.
+    """
+
+    INIT_ONLY: ClassVar = ("position_stddev",)
+    MODEL_TYPES: ClassVar = ("clip", "clip_vision_model")
+
+    image_size: Pixels = 224
+    patch_size: Pixels = 14
+    hidden_size: Size = 1024
+    intermediate_size: Size = 4096
+    num_layers: Layers = 24
+    num_heads: Heads = 16
+    layer_norm_eps: Epsilon = 1e-6
+    temporal: bool = False
+    position_stddev: Deviation = 0.02
+    architecture: Literal["clip"] = "clip"
+
+    def build(self, compute: Compute) -> Clip:
+        return Clip(self, compute)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return 1 + self.num_patches
+
+    def problems(self, where: str) -> list[str]:
+        return indivisible(where, self, ("image_size", "patch_size"), ("hidden_size", "num_heads"))
+
+    def num_parameters(self) -> float:
+        width = 4 * self.hidden_size + 2 * self.intermediate_size
+        patches = self.num_patches if self.patch_size > 0 else 0
+        return self.hidden_size * (self.num_layers * width + patches)
+
+    def tokens_through(self, path: Path, frames: int) -> int:
+        if "temporal" in path:  # skipped by the class token, and by pictures
+            return frames * self.num_patches if frames > 1 else 0
+        return frames * (self.num_patches if "patch_embed" in path else self.tokens_per_frame)
+
+    def attention_flops(self, frames: int) -> float:
+        pairs = frames * self.tokens_per_frame**2
+        return 4.0 * self.num_layers * self.hidden_size * pairs
+
+    @classmethod
+    def from_hf(cls, source: Source) -> Self:
+        if "vision_config" in source.values or source.values.get("model_type") == "clip":
+            # Files of transformers 4.20 and before say some of it again, and that counts.
+            again = source.section("vision_config_dict").values
+            section = source.section("vision_config")
+            source = section.with_values({**section.values, **again})
+        source.refuse_other_computation()
+        return cls._from_struct(source, source.read(_HfClip))
+
+    @classmethod
+    def from_owl(cls, source: Source, temporal: bool) -> Self:
+        """Reads the section of mPLUG-Owl's config.json. Raises UserError."""
+        return cls._from_struct(source, source.read(_HfOwlVision), temporal)
+
+    @classmethod
+    def _from_struct(cls, source: Source, vision: _HfClip, temporal: bool = False) -> Self:
+        source.expect("hidden_act", vision.hidden_act, "quick_gelu", "the vision encoder")
+        source.expect("num_channels", vision.num_channels, 3, "the vision encoder")
+        return cls(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            num_layers=vision.num_hidden_layers,
+            num_heads=vision.num_attention_heads,
+            layer_norm_eps=vision.layer_norm_eps,
+            temporal=temporal,
+        )
+
+    def weight_rows(self) -> list[Row]:
+        """CLIPVisionModel's names (transformers)."""
+        embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
+        ours = "vision/layers"
+        fused = [
+            row
+            for name in "qkv"
+            for row in weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
+        ]
+        patches, positions = "patch_embedding.weight", "position_embedding.weight"
+        return [
+            Row(f"{embeddings}.{patches}", "vision/patch_embed/kernel", PatchConvolution()),
+            Row(f"{embeddings}.class_embedding", "vision/class_token", Flat()),
+            Row(f"{embeddings}.{positions}", "vision/positions", Same()),
+            # So misspelt there.
+            *layer_norm("vision_model.pre_layrnorm", "vision/pre_norm"),
+            *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
+            *fused,
+            *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
+            *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
+            *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
+            *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
+            *layer_norm("vision_model.post_layernorm", "vision/post_norm"),
+        ]
+
+    def ignores(self, tensor: str) -> bool:
+        """CLIP's text tower, its projections and the logit scale."""
+        others = ("text_model.", "text_projection", "visual_projection")
+        return tensor.startswith(others) or tensor == "logit_scale"
+
+
+class _HfClip(Struct, frozen=True):
+    """CLIPVisionConfig (transformers 4 and 5)."""
+
+    image_size: Pixels = 224
+    patch_size: Pixels = 32
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    layer_norm_eps: Epsilon = 1e-5
+    hidden_act: str = "quick_gelu"
+    num_channels: int = 3
+
+
+class _HfOwlVision(_HfClip, frozen=True):
+    """MplugOwlVisionConfig (X-PLUG/mPLUG-Owl, configuration_mplug_owl.py)."""
+
+    patch_size: Pixels = 14
+    hidden_size: Size = 1024
+    intermediate_size: Size = 4096
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Heads = 16
+    layer_norm_eps: Epsilon = 1e-6
+
+
+class Clip(nn.Module):
+    """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D].
+
+    With T = 1 no temporal part is used, so a still picture is a video of one frame.
+    """
+
+    config: ClipConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        config = self.config
+        N, T = pixels.shape[:2]
+        D, p = config.hidden_size, config.patch_size
+        side = config.image_size // p
+        patches = pixels.astype(self.compute.dtype).reshape(N * T, side, p, side, p, 3)
+        patches = patches.swapaxes(2, 3).reshape(N * T, side * side, p * p * 3)
+        x = Projection(
+            {"patch": p * p * 3}, {"vision_embed": D}, dtype=self.compute.dtype, name="patch_embed"
+        )(patches)
+        init = truncated_init((None, "vision_embed"), config.position_stddev)
+        class_token = self.param("class_token", init, (1, D)).astype(x.dtype)
+        positions = self.param("positions", init, (1 + config.num_patches, D)).astype(x.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(class_token, (N * T, 1, D)), x], axis=1) + positions
+        norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
+        x = norm(name="pre_norm")(x)
+        # Else the compiler may divide the width, as the weights lie, and not the media.
+        x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
+        self.sow("intermediates", "embeddings", x)
+        x, _ = apply_layers(
+            partial(ClipBlock, config, self.compute, T),
+            config.num_layers,
+            x,
+            None,
+            scan=self.compute.scan_layers,
+            remat=self.compute.media_remat,
+        )
+        return norm(name="post_norm")(x).reshape(N, T, 1 + config.num_patches, D)
+
+
+class ClipBlock(nn.Module):
+    """Pre-norm transformer block on [N * T, 1 + P, D]; frames of a medium are adjacent rows."""
+
+    config: ClipConfig
+    compute: Compute
+    num_frames: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None, *, deterministic: bool) -> tuple[jax.Array, None]:
+        config, dtype = self.config, self.compute.dtype
+        D, H = config.hidden_size, config.num_heads
+        embed, heads = {"vision_embed": D}, {"heads": H, "kv": D // H}
+        norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
+        biased = partial(Projection, use_bias=True, dtype=dtype)
+        x = named("input", x)
+        if config.temporal:
+            temporal = TemporalConvolution(config, self.compute, name="temporal")
+            if self.num_frames > 1:
+                update = temporal(x.reshape(-1, self.num_frames, *x.shape[1:]))
+                x += update.reshape(x.shape)
+            elif self.is_initializing():
+                temporal(x[:, None])
+        y = norm(name="attention_norm")(x)
+        # The fused projection keeps q, k and v of a head together: [H, 3, K].
+        fused_axes = {"heads": H, None: 3, "kv": D // H}
+        fused = jnp.moveaxis(biased(embed, fused_axes, name="qkv")(y), -2, 0)
+        q, k, v = map(named, ("query", "key", "value"), fused)
+        y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
+        x += named("attention", biased(heads, embed, name="out")(y))
+        y = norm(name="mlp_norm")(x)
+        mlp = {"mlp": config.intermediate_size}
+        up = named("up", biased(embed, mlp, name="up")(y))
+        x += biased(mlp, embed, name="down")(named("mlp", quick_gelu(up)))
+        self.sow("intermediates", "output", x)
+        return x, None
+
+
+class TemporalConvolution(nn.Module):
+    """The video release's mixing over time: [N, T, 1 + P, D] -> [N, T, 1 + P, D].
+
+    Patches: norm, project to D / 2, depthwise convolution over three frames, QuickGELU, project
+    back. The class token is returned as it came, so that the caller's residual doubles it.
+    """
+
+    config: ClipConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D, dtype = self.config.hidden_size, self.compute.dtype
+        narrow = D // 2
+        patches = LayerNorm(TEMPORAL_NORM_EPS, ("vision_embed",), name="norm")(x[:, :, 1:])
+        embed, bottleneck = {"vision_embed": D}, {"mlp": narrow}
+        biased = partial(Projection, use_bias=True, dtype=dtype)
+        y = named("temporal", biased(embed, bottleneck, name="down")(patches))
+        kernel = self.param("kernel", normal_init((None, "mlp")), (3, narrow)).astype(dtype)
+        bias = self.param("bias", constant_init(0.0, ("mlp",)), (narrow,)).astype(dtype)
+        T = y.shape[1]
+        padded = jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        y = sum(padded[:, i : i + T] * kernel[i] for i in range(3)) + bias
+        y = biased(bottleneck, embed, name="up", stddev=0.0)(quick_gelu(y))
+        y = named("temporal", y)
+        y = jnp.concatenate([x[:, :, :1], y], axis=2)
+        self.sow("intermediates", "output", y)
+        return y
+
+
+def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
+    """The original's pooler output [N, D]: the last norm again, on the class token's mean over T.
+
+    Nothing in the model uses it; it is here for people who want CLIP-like features.
+    """
+    norm = LayerNorm(config.layer_norm_eps, ("vision_embed",))
+    pooled: Any = norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))
+    return pooled

@@ -1,0 +1,225 @@
+"""The whole: vision encoder, connector and language model on one parameter tree.
+
+Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
+V vocabulary.
+
+The tree has one branch per partition, {"vision", "connector", "llm"} and, for a model with an
+adapter, "lora". Use `VisionLanguageModel` through the functions here: `init_params`, `forward`,
+`head`; they take the tree and return arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from owl_jax.errors import UserError
+from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
+from owl_jax.models.cache import Cache
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.lora import COLLECTION
+from owl_jax.models.splice import splice
+from owl_jax.models.weight_names import projections
+
+Params = Mapping[str, Any]
+
+# CLIP's channel statistics, for pictures that arrive as uint8 (OpenAI CLIP, clip.py).
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STDDEV = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VisionLanguageModel(nn.Module):
+    """The three towers under the names of their partitions."""
+
+    config: OwlConfig
+    compute: Compute
+
+    def setup(self) -> None:
+        config = self.config
+        self.vision: Any = config.vision.build(self.compute)
+        width = config.llm.hidden_size
+        self.connector: Any = config.connector.build(config.vision, width, self.compute)
+        self.llm: Any = config.llm.build(self.compute, config.lora)
+
+    def encode_media(self, pixels: jax.Array) -> jax.Array:
+        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, config.media_length, D]."""
+        B, N = pixels.shape[:2]
+        if pixels.dtype == jnp.uint8:
+            pixels = (pixels / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STDDEV)
+        vectors = self.connector(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
+        return vectors.reshape(B, N, *vectors.shape[1:])
+
+    def embed(
+        self,
+        input_ids: jax.Array,
+        images: jax.Array | None,
+        videos: jax.Array | None,
+        media_index: jax.Array,
+    ) -> jax.Array:
+        """Word embeddings with media in their places, [B, L, D]."""
+        text = nn.with_logical_constraint(
+            self.llm.embed(jnp.maximum(input_ids, 0)), ("batch", "length", "act_embed")
+        )
+        media = []
+        if images is not None and images.shape[1]:
+            media.append(self.encode_media(images[:, :, None]))
+        if videos is not None and videos.shape[1]:
+            media.append(self.encode_media(videos))
+        if not media:
+            return text
+        vectors = nn.with_logical_constraint(
+            jnp.concatenate(media, axis=1), ("batch", "slots", None, "act_embed")
+        )
+        return splice(text, vectors, media_index)
+
+    def decode(
+        self,
+        embeddings: jax.Array,
+        mask: AttentionMask,
+        cache: Cache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache]:
+        """The language model without its head; see Llama.__call__."""
+        embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
+        return self.llm(embeddings, mask, cache, deterministic)
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> float32[..., V]."""
+        return self.llm.head(hidden)
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        images: jax.Array | None,
+        videos: jax.Array | None,
+        media_index: jax.Array,
+        mask: AttentionMask,
+        deterministic: bool = True,
+        logits: bool = True,
+    ) -> jax.Array:
+        embeddings = self.embed(input_ids, images, videos, media_index)
+        self.sow("intermediates", "embeddings", embeddings)
+        hidden, _ = self.decode(embeddings, mask, deterministic=deterministic)
+        return self.logits(hidden) if logits else hidden
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """`head` of whole rows: [B, L, D] -> float32[B, L, V]."""
+        logits = self.head(hidden)
+        return nn.with_logical_constraint(logits, ("batch", "length", "act_vocab"))
+
+
+def variables(params: Params) -> dict[str, Any]:
+    """The tree as Linen collections: the adapter is one of its own (models/lora.py)."""
+    tree = {name: branch for name, branch in params.items() if name != "lora"}
+    return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
+
+
+def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str, Any]:
+    """Fresh float32 weights, each leaf boxed with its logical axis names (flax.linen.Partitioned).
+
+    Under `jax.eval_shape` this gives shapes and names without memory; `nn.meta.unbox` takes the
+    boxes off. Raises UserError for a LoRA target that the language model does not have.
+    """
+    size = config.vision.image_size
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    images = jnp.zeros((1, 1, size, size, 3), jnp.float32)
+    made = VisionLanguageModel(config, compute).init(
+        key, tokens, images, None, tokens - 1, self_attention_mask(tokens, tokens)
+    )
+    params = dict(made["params"])
+    if config.lora is not None:
+        adapter = made.get(COLLECTION, {}).get("llm", {})
+        adapted = {path[-2] for path in flatten_dict(adapter)}
+        if unknown := set(config.lora.targets) - adapted:
+            raise UserError(
+                f"LoRA targets {', '.join(sorted(unknown))}: {config.llm.architecture} has no such "
+                f"projection; it has {', '.join(projections(config.llm.weight_rows()))}"
+            )
+        params["lora"] = adapter
+    return params
+
+
+def forward(
+    config: OwlConfig,
+    compute: Compute,
+    params: Params,
+    input_ids: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    media_index: jax.Array,
+    images: jax.Array | None = None,
+    videos: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    logits: bool = True,
+) -> jax.Array:
+    """Logits of whole rows.
+
+    Args:
+      input_ids: int32[B, L]; media positions may hold anything.
+      positions, segment_ids: int32[B, L] (models/attention/dispatch.py, AttentionMask).
+      media_index: int32[B, L] (models/splice.py).
+      images: [B, N, S, S, 3], videos: [B, M, T, S, S, 3]; uint8, or float32 normalised.
+      dropout_key: None switches LoRA's dropout off.
+      key_segments: int32[B, L] if keys are hidden otherwise than by `segment_ids`.
+      logits: False for the hidden states that `head` makes them of.
+
+    Returns: float32[B, L, V], or [B, L, D].
+    """
+    mask = self_attention_mask(positions, segment_ids)
+    if key_segments is not None:
+        mask = dataclasses.replace(mask, key_segments=key_segments)
+    result: Any = VisionLanguageModel(config, compute).apply(
+        variables(params),
+        input_ids,
+        images,
+        videos,
+        media_index,
+        mask,
+        dropout_key is None,
+        logits,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return result
+
+
+def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array) -> jax.Array:
+    """Logits float32[B, L, V] of hidden states [B, L, D]; reads `head_params` only."""
+    logits: Any = VisionLanguageModel(config, compute).apply(
+        variables(params), hidden, method="logits"
+    )
+    return logits
+
+
+def head_params(config: OwlConfig, params: Params) -> Params:
+    """The subtrees as far as `head` reads them."""
+    return {
+        branch: {name: params[branch][name] for name in config.llm.HEAD if name in params[branch]}
+        for branch in ("llm", "lora")
+        if branch in params
+    }
+
+
+def gather_head(compute: Compute, params: Params) -> Params:
+    """`head_params` as a loop over `head` should take them, so that it moves them once: in the
+    dtype of the products, and on each device whole but for the vocabulary."""
+    axes = {"kernel": ("embed", "vocab"), "embedding": ("vocab", "embed")}
+
+    def gather(path: tuple[Any, ...], weight: jax.Array) -> jax.Array:
+        names = axes.get(path[-1].key)
+        if names is None:
+            return weight
+        if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
+            # Named where it lies, it is cast there, and travels in the narrow dtype.
+            weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
+        whole = tuple(None if name == "embed" else name for name in names)
+        return nn.with_logical_constraint(weight, whole)
+
+    return jax.tree_util.tree_map_with_path(gather, params)

@@ -1,0 +1,325 @@
+"""From a conversation to token ids: the one place for training, chat and server.
+
+A conversation is text in the original's format, or OpenAI-style messages that become such text:
+
+    The following is a conversation between a curious human and AI assistant. ...
+    Human: <image>
+    Human: What is it?
+    AI: An owl.
+
+Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
+medium takes `media_length` consecutive ids of -1 (image) or -2 (video), as many as the connector
+gives tokens (OwlConfig.num_tokens). Training text is split at all marks and every piece is
+tokenised on its own; prompts are split at media only (original: pipeline/data_utils,
+processing_mplug_owl.py).
+
+Letters: n ids.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from owl_jax.errors import UserError, shown
+from owl_jax.text.tokenizer import Tokenizer
+
+SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
+)
+IMAGE_TOKEN = "<image>"
+VIDEO_TOKEN = "<|video|>"
+IMAGE_ID = -1
+VIDEO_ID = -2
+
+# A tokenizer reads the whole of a text, whatever is kept of it, and takes 50 bytes a character.
+_LONGEST_TEXT = 1_000_000
+_CHARACTERS_A_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
+
+_ANSWER_MARK = "AI: "
+_MEDIA_IDS = {IMAGE_TOKEN: IMAGE_ID, VIDEO_TOKEN: VIDEO_ID}
+_MEDIA = re.compile(r"(<image>|<\|video\|>)")
+_MARKS = re.compile(r"(<image>|<\|video\|>|\nHuman: |^AI: )", re.MULTILINE)
+_FORGED_MARK = re.compile(r"\n(?=(?:Human|AI):)")
+_PART_MARKS = {
+    "image": IMAGE_TOKEN,
+    "image_url": IMAGE_TOKEN,
+    "video": VIDEO_TOKEN,
+    "video_url": VIDEO_TOKEN,
+}
+_SPEAKERS = {"user": "Human", "assistant": "AI"}
+
+
+@dataclass(frozen=True)
+class TokenizedConversation:
+    """One conversation as ids, and which of them are trained on."""
+
+    input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
+    loss_mask: np.ndarray  # bool[n], True on answer tokens and the EOS of every answer
+    num_images: int  # media kept, each with its whole span; the first ones in reading order
+    num_videos: int
+
+
+_Kind = Literal["prompt", "answer", "end", "media"]
+
+
+class _Piece(NamedTuple):
+    kind: _Kind
+    ids: list[int]
+
+
+def longest_text(max_length: int) -> int:
+    """Characters of the longest conversation that is tokenised where `max_length` tokens fit.
+
+    A million, or 64 for each token if that is more. Callers refuse what is longer before they
+    tokenise it: nearly all of it would be tokenised only to be thrown away.
+    """
+    return max(_LONGEST_TEXT, _CHARACTERS_A_TOKEN * max_length)
+
+
+def tokenize_conversation(
+    text: str, tokenizer: Tokenizer, media_length: int, max_length: int
+) -> TokenizedConversation:
+    """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
+
+    What does not fit is cut off as in the original: a cut answer keeps its EOS in the last place.
+    A medium is never cut: the example ends before one that does not fit, and media that no token
+    follows are dropped, because the last id is a target only. An answer of which nothing fits, and
+    everything after it, is dropped with its EOS; so an example may have no True in its mask.
+    Raises UserError where max_length < 1.
+    """
+    if max_length < 1:
+        raise UserError(f"max_length is {max_length}; expected at least 1 token")
+    limit = max_length + 1
+    ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    mask = [False] * len(ids)
+    for piece in _split(text, _MARKS, tokenizer, media_length):
+        # An answer leaves the last place to its EOS.
+        room = limit - len(ids) - (piece.kind == "answer")
+        if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
+            break
+        kept = piece.ids[:room]
+        ids += kept
+        mask += [piece.kind in ("answer", "end")] * len(kept)
+        if len(kept) < len(piece.ids):
+            if piece.kind == "answer" and kept:
+                ids.append(tokenizer.eos_id)
+                mask.append(True)
+            break
+    end = len(ids)
+    while end and ids[end - 1] < 0:
+        end -= media_length
+    ids, mask = ids[:end], mask[:end]
+    return TokenizedConversation(
+        input_ids=np.array(ids, np.int32),
+        loss_mask=np.array(mask, bool),
+        num_images=ids.count(IMAGE_ID) // media_length,
+        num_videos=ids.count(VIDEO_ID) // media_length,
+    )
+
+
+def tokenize_prompt(
+    text: str,
+    tokenizer: Tokenizer,
+    media_length: int,
+    *,
+    as_trained: bool = False,
+    max_length: int = 0,
+) -> np.ndarray:
+    """Ids of a prompt, int32[n]: BOS, then the text with every medium as Q + 1 negative ids.
+
+    The original splits a prompt at media only, so that its ids differ from those it was trained on
+    ("\\nAI: " is tokenised with the question before it). `as_trained` splits as training does and
+    puts EOS after the earlier answers: the ids are then those with which `tokenize_conversation` of
+    prompt plus answer begins, if the prompt ends with "\\nAI: ". A model trained from scratch has
+    seen no others.
+
+    max_length: tokens that the model has room for, where it knows; what does not fit is not cut.
+
+    Raises UserError for a text above `longest_text(max_length)`, before it is tokenised.
+    """
+    if len(text) > (most := longest_text(max_length)):
+        raise UserError(
+            f"the conversation has {len(text):,} characters, more than the {most:,} that are read; "
+            "shorten it"
+        )
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    marks = _MARKS if as_trained else _MEDIA
+    pieces = list(_split(text, marks, tokenizer, media_length))
+    if pieces[-1].kind == "end":  # of the answer that is still to come
+        pieces.pop()
+    for piece in pieces:
+        ids += piece.ids
+    return np.array(ids, np.int32)
+
+
+def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
+    """The original's prompt text of OpenAI-style messages, ending with "\\nAI: ".
+
+    messages: a list of {"role": "system" | "user" | "assistant", "content": text or parts}; a part
+    is {"type": "text", "text": ...} or has one of the types "image", "image_url", "video" and
+    "video_url". A medium part becomes a line of its own, as in the training data; text of the user
+    may hold the marks `<image>` and `<|video|>` itself. The first message may be the system's and
+    replaces SYSTEM. A text in the original's format is handed back as it is.
+
+    What a message says cannot open a turn: a later line of it that starts with "Human:" or "AI:" is
+    indented by a space, and media marks in what is not the user's are broken by one.
+
+    Raises UserError for an empty conversation, an unknown role or type of part, a system message
+    that is not the first, a message without content, media outside the user's messages, or a last
+    message that is not the user's.
+    """
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise UserError("the conversation is empty; expected at least one question")
+        return messages
+    text, roles = _write(messages)
+    if roles[-1] != "user":
+        raise UserError(f"the last message is the {roles[-1]}'s; expected a question of the user")
+    return f"{text}\n{_ANSWER_MARK}"
+
+
+def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The original's training text of a finished conversation in OpenAI-style messages.
+
+    Messages as in `prompt_from_messages`, and the same text. A question of the user at the end, to
+    which nobody answers, stays as it is: nothing of it is trained on.
+
+    Raises UserError as `prompt_from_messages` does, and where no message is the assistant's.
+    """
+    text, roles = _write(messages)
+    if "assistant" not in roles:
+        raise UserError("no message is the assistant's; expected at least one answer")
+    return text
+
+
+def answers(text: str) -> list[str]:
+    """What a text in the original's format is trained on, one string a turn, media left out."""
+    found, answer = [], ""
+    for kind, part in _parts(text, _MARKS):
+        if kind == "answer":
+            answer += part
+        elif kind == "end":
+            found.append(answer)
+            answer = ""
+    return found
+
+
+def count_media(text: str) -> tuple[int, int]:
+    """Number of `<image>` and of `<|video|>` marks in a text."""
+    return text.count(IMAGE_TOKEN), text.count(VIDEO_TOKEN)
+
+
+def check_media(text: str, num_images: int, num_videos: int, where: str) -> None:
+    """Raise UserError, naming `where`, unless the text has a mark for every medium and no more."""
+    marked = count_media(text)
+    given = (num_images, num_videos)
+    for mark, noun, found, expected in zip(
+        _MEDIA_IDS, ("image", "video"), marked, given, strict=True
+    ):
+        if found != expected:
+            raise UserError(
+                f"{where}: the text has {found} {mark} and {expected} {noun}(s) came with it; "
+                f"expected one {mark} for each {noun}, in the same order"
+            )
+
+
+def _split(
+    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, media_length: int
+) -> Iterator[_Piece]:
+    """The separately tokenised pieces of a conversation, in order, uncut and without BOS.
+
+    An answer runs from "AI: " to the next turn or the end of the text and always ends with EOS,
+    also when it is empty; media inside it are not trained on, the text around them is.
+    """
+    for kind, part in _parts(text, marks):
+        if kind == "media":
+            yield _Piece(kind, [_MEDIA_IDS[part]] * media_length)
+        else:
+            yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
+
+
+def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
+    """The pieces of a conversation as text; that of an answer's end is empty."""
+    answering = False
+    # A split by a pattern with one group: text at even places, marks at odd ones.
+    for place, part in enumerate(marks.split(text)):
+        if place % 2 == 0:
+            yield "answer" if answering else "prompt", part
+        elif part in _MEDIA_IDS:
+            yield "media", part
+        else:
+            if answering:
+                yield "end", ""
+            yield "prompt", part
+            answering = part == _ANSWER_MARK
+    if answering:
+        yield "end", ""
+
+
+def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """The text of messages, without a mark for what comes next, and the role of each of them."""
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
+        raise UserError(
+            f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
+            '{"role": ..., "content": ...}'
+        )
+    if not messages:
+        raise UserError("the conversation is empty; expected at least one message of the user")
+    lines = [SYSTEM]
+    roles = [str(message.get("role")) for message in messages]
+    for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
+        contents = _contents(message, f"message {number} ({role})")
+        if role == "system" and number == 1:
+            # Nothing stands before its first line, so that this one could open a turn too.
+            lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
+        elif role == "system":
+            raise UserError(f"message {number} has the role system; only the first message may")
+        elif role in _SPEAKERS:
+            lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
+        else:
+            raise UserError(
+                f"message {number} has the role {shown(role)}; expected system, user or assistant"
+            )
+    return "".join(lines), roles
+
+
+def _contents(message: Mapping[str, Any], where: str) -> list[str]:
+    """What the lines of a message say: a text or mark each for the user, one text for others."""
+    content = message.get("content")
+    is_user = message.get("role") == "user"
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+        raise UserError(
+            f"{where} has the content {shown(content)}; expected a text or a list of parts"
+        )
+    contents = []
+    for part in parts:
+        kind = str(part.get("type"))
+        if kind == "text" and isinstance(part.get("text"), str):
+            contents.append(part["text"].strip())
+        elif kind in _PART_MARKS and is_user:
+            contents.append(_PART_MARKS[kind])
+        elif kind in _PART_MARKS:
+            raise UserError(f"{where} holds a part of type {kind}; only the user's messages may")
+        else:
+            raise UserError(
+                f"{where} holds a part of type {shown(kind)} that cannot be read; expected "
+                '{"type": "text", "text": "..."} or one of ' + ", ".join(_PART_MARKS)
+            )
+    if is_user:
+        contents = [content for content in contents if content]
+    elif contents:
+        contents = [_MEDIA.sub(_broken, "\n".join(contents))]
+    # An earlier answer may have been an empty text; a question may not.
+    if not contents:
+        raise UserError(f"{where} is empty; expected a text, an image or a video")
+    return [_FORGED_MARK.sub("\n ", content) for content in contents]
+
+
+def _broken(mark: re.Match[str]) -> str:
+    """A media mark as words that a reader still recognises: `< image>`."""
+    return "< " + mark[0][1:]

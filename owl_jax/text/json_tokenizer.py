@@ -1,0 +1,104 @@
+"""Tokenizers of the tokenizers library: a tokenizer.json (BLOOM) and the files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+
+from owl_jax.errors import UserError, shown
+from owl_jax.text.added_tokens import AddedToken
+from owl_jax.text.special_tokens import (
+    ADDS_EOS,
+    CONFIG_FILE,
+    SPLITS_SPECIAL,
+    SpecialTokens,
+    check_needed,
+    check_settings,
+    read_special_tokens,
+)
+from owl_jax.text.tokenizer_files import PROBE, read_file, read_json_vocabulary, understood
+
+_KIND = "tokenizers file"
+
+
+class JsonTokenizer:
+    """BLOOM's tokenizer.json, and those of other language models.
+
+    What begins and ends a text is read from the files beside it, or else <s>, </s> and <pad>.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the file and what lies beside it.
+
+        Raises UserError where one of them cannot be read, does not fit the others, or none names
+        what ends a text and the vocabulary lacks </s>.
+        """
+        path = Path(path)
+        vocabulary = read_json_vocabulary(path)
+        beside = read_special_tokens(path.parent, vocabulary.added)
+        check_settings(path, beside.unusual & {ADDS_EOS, SPLITS_SPECIAL})
+        with understood(path, _KIND):
+            tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path, _KIND))
+            # A file may carry the padding and truncation of whoever saved it.
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            _add(tokenizer, beside)
+            tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids)
+        for token in beside.added.values():
+            if (found := tokenizer.token_to_id(token.content)) != token.id:
+                raise UserError(
+                    f"{path.parent}: {shown(token.content)} has the id {token.id} in "
+                    f"{token.source}, and {found} in the vocabulary, which has no gaps; copy all "
+                    "tokenizer files of one model there"
+                )
+        check_needed(path, beside, tokenizer.token_to_id)
+        eos_id = tokenizer.token_to_id(beside.eos or "</s>")
+        if eos_id is None:
+            raise UserError(
+                f"{path}: the vocabulary has no </s>, which ends every answer, and no eos_token is "
+                f"named in {CONFIG_FILE}"
+            )
+        bos_id = tokenizer.token_to_id(beside.bos or "<s>")
+        pad_id = tokenizer.token_to_id(beside.pad or "<pad>")
+        self._tokenizer = tokenizer
+        self.bos_id: int | None = None if beside.no_bos else bos_id
+        self.eos_id: int = eos_id
+        self.pad_id: int = eos_id if pad_id is None else pad_id
+        self.vocab_size: int = max([vocabulary.size, *(t.id + 1 for t in beside.added.values())])
+
+    def encode(self, text: str) -> list[int]:
+        """See Tokenizer."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See Tokenizer."""
+        kept = [int(i) for i in ids if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+
+def _add(tokenizer: tokenizers.Tokenizer, beside: SpecialTokens) -> None:
+    """Adds the tokens that other files name, and tells which are left out of decoded text."""
+    missing = [t for t in beside.added.values() if tokenizer.token_to_id(t.content) is None]
+    tokenizer.add_tokens(list(map(_in_library, missing)))
+    known = tokenizer.get_added_tokens_decoder()
+    special = []
+    for name in sorted(beside.special):
+        id = tokenizer.token_to_id(name)
+        if id is not None and not (id in known and known[id].special):
+            token = beside.added.get(name, AddedToken(name, id, normalized=False))
+            special.append(_in_library(dataclasses.replace(token, special=True)))
+    tokenizer.add_special_tokens(special)
+
+
+def _in_library(token: AddedToken) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=token.special,
+    )

@@ -1,0 +1,225 @@
+"""What the files beside a tokenizer say: tokens added to it, the roles of tokens, settings.
+
+    tokenizer_config.json    added_tokens_decoder; bos_token, eos_token, ...; settings
+    added_tokens.json        {"<|im_end|>": 32000}
+    special_tokens_map.json  bos_token, eos_token, ..., each a text or an object with "content"
+    tokenizer.json           added_tokens
+
+The forms are transformers', from 2023 until today. Files that contradict each other about the id of
+a token, or about which token begins or ends a text, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from owl_jax.errors import UserError, listed, one_line, shown
+from owl_jax.files import read_json
+from owl_jax.text.added_tokens import AddedToken
+from owl_jax.text.tokenizer_files import TokenFields, TokenId, check_count, is_there
+
+CONFIG_FILE = "tokenizer_config.json"
+ADDED_FILE = "added_tokens.json"
+MAP_FILE = "special_tokens_map.json"
+
+# Settings that change what a text becomes, as `SpecialTokens.unusual` names them.
+ADDS_EOS = "add_eos_token=true"
+ADDS_NO_SPACE = "add_prefix_space=false"
+SPLITS_SPECIAL = "split_special_tokens=true"
+
+_Struct = TypeVar("_Struct")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """All that the files beside a tokenizer say.
+
+    added: by content, in the order of ids. bos, eos, pad: contents; None where no file names one.
+    special: contents of all tokens with a role. needed: those that must have an id.
+    no_bos: no text begins with BOS.
+    unusual: settings of tokenizer_config.json that would change ids and are not the usual ones.
+    """
+
+    added: Mapping[str, AddedToken]
+    bos: str | None
+    eos: str | None
+    pad: str | None
+    special: frozenset[str]
+    needed: frozenset[str]
+    no_bos: bool
+    unusual: frozenset[str]
+
+
+_Name = str | TokenFields
+
+
+class _Roles(msgspec.Struct, kw_only=True):
+    bos_token: _Name | msgspec.UnsetType | None = msgspec.UNSET
+    eos_token: _Name | None = None
+    pad_token: _Name | None = None
+    unk_token: _Name | None = None
+    additional_special_tokens: list[_Name] | None = None
+    extra_special_tokens: list[_Name] | dict[str, _Name] | None = None
+
+
+class _Config(_Roles, kw_only=True):
+    added_tokens_decoder: dict[TokenId, TokenFields] | None = None
+    add_eos_token: bool | None = None
+    add_prefix_space: bool | None = None
+    do_lower_case: bool | None = None
+    split_special_tokens: bool | None = None
+    sp_model_kwargs: dict[str, Any] | None = None
+
+
+def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -> SpecialTokens:
+    """Reads the files in `directory` that are there; each of them may be missing.
+
+    from_json: tokens that a tokenizer.json names; the other files come first.
+
+    Raises UserError for a file that cannot be read or has values of another type, and for files
+    that contradict each other.
+    """
+    config = _read(directory / CONFIG_FILE, _Config) or _Config()
+    roles = _read(directory / MAP_FILE, _Roles) or _Roles()
+    special = frozenset({*_contents(config), *_contents(roles)})
+    for name in special:
+        if not _is_unicode(name):
+            raise UserError(f"{directory}: the special token {shown(name)} is no text")
+    from_config = config.added_tokens_decoder or {}
+    from_added = _read(directory / ADDED_FILE, dict[str, TokenId]) or {}
+    check_count(directory / CONFIG_FILE, len(from_config))
+    check_count(directory / ADDED_FILE, len(from_added))
+    tokens = [token.added(id, CONFIG_FILE) for id, token in from_config.items()]
+    for content, id in from_added.items():
+        tokens.append(AddedToken(content, id, normalized=content not in special, source=ADDED_FILE))
+    bos = _role(directory, config, roles, "bos_token")
+    eos = _role(directory, config, roles, "eos_token")
+    return SpecialTokens(
+        added=_merged(directory, [*tokens, *from_json]),
+        bos=bos,
+        eos=eos,
+        # Nothing is trained on or answered with padding, so that files may differ here.
+        pad=_text(config.pad_token) or _text(roles.pad_token),
+        special=special,
+        # People's directories name padding that has no id: transformers gives it the next one.
+        needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
+        # Not add_bos_token: a conversation begins with BOS, whether or not the tokenizer's class
+        # writes it. The original's does not, and whoever calls it does.
+        no_bos=config.bos_token is None and bos is None,
+        unusual=frozenset(_unusual(config)),
+    )
+
+
+def check_settings(path: Path, unusual: Set[str]) -> None:
+    """Raises UserError for settings that the tokenizer at `path` would have to follow."""
+    if unusual:
+        raise UserError(
+            f"{path.with_name(CONFIG_FILE)}: {listed(sorted(unusual))} would change what a text "
+            "becomes and is not supported; set it back if the model was not trained so"
+        )
+
+
+def check_needed(path: Path, beside: SpecialTokens, id_of: Callable[[str], int | None]) -> None:
+    """Raises UserError where a token with a role has no id in the tokenizer at `path`."""
+    for name in sorted(beside.needed):
+        if id_of(name) is None:
+            raise UserError(
+                f"{path.parent}: {shown(name)} is named as a special token and has no id: it is "
+                f"neither in {path.name} nor added in {CONFIG_FILE} or added_tokens.json"
+            )
+
+
+def _read(path: Path, form: type[_Struct]) -> _Struct | None:
+    """A JSON file as a `form`; None where there is no such file."""
+    if not is_there(path):
+        return None
+    values = read_json(path)
+    try:
+        return msgspec.convert(values, form, str_keys=True)
+    # Also for half a character, which JSON can spell: no ValidationError.
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {one_line(error)}; mend the value or copy the file again"
+        ) from None
+
+
+def _merged(directory: Path, tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
+    """Tokens by content, in the order of ids; what an earlier file says of a token counts."""
+    by_content: dict[str, AddedToken] = {}
+    by_id: dict[int, AddedToken] = {}
+    for token in tokens:
+        if not token.content or not _is_unicode(token.content):
+            raise UserError(
+                f"{directory / token.source}: the added token with id {token.id} is "
+                f"{shown(token.content)}; expected a text"
+            )
+        known = by_content.setdefault(token.content, token)
+        if known.id != token.id:
+            raise UserError(
+                f"{directory}: {shown(token.content)} has the id {known.id} in {known.source} and "
+                f"{token.id} in {token.source}; make the files agree"
+            )
+        other = by_id.setdefault(token.id, token)
+        if other.content != token.content:
+            raise UserError(
+                f"{directory}: the id {token.id} is {shown(other.content)} in {other.source} and "
+                f"{shown(token.content)} in {token.source}; each token needs an id of its own"
+            )
+    return {by_id[id].content: by_content[by_id[id].content] for id in sorted(by_id)}
+
+
+def _role(directory: Path, config: _Config, roles: _Roles, name: str) -> str | None:
+    """The content of the token that begins or ends a text."""
+    first, second = _text(getattr(config, name)), _text(getattr(roles, name))
+    if first and second and first != second:
+        raise UserError(
+            f"{directory}: {name} is {shown(first)} in {CONFIG_FILE} and {shown(second)} in "
+            f"{MAP_FILE}; make the files agree"
+        )
+    return first or second
+
+
+def _text(name: Any) -> str | None:
+    """A token's content; old files write "" for a token that they do not know."""
+    content = name.content if isinstance(name, TokenFields) else name
+    return content if isinstance(content, str) and content else None
+
+
+def _contents(roles: _Roles) -> Iterator[str]:
+    """The contents of all tokens with a role."""
+    names = (roles.bos_token, roles.eos_token, roles.pad_token, roles.unk_token)
+    yield from filter(None, map(_text, names))
+    yield from _more(roles)
+
+
+def _more(roles: _Roles) -> Iterator[str]:
+    """The contents of the special tokens that begin or end nothing."""
+    for more in (roles.additional_special_tokens, roles.extra_special_tokens):
+        yield from filter(None, map(_text, more.values() if isinstance(more, dict) else more or ()))
+
+
+def _unusual(config: _Config) -> Iterator[str]:
+    if config.add_eos_token:
+        yield ADDS_EOS
+    if config.split_special_tokens:
+        yield SPLITS_SPECIAL
+    if config.do_lower_case:
+        yield "do_lower_case=true"
+    if config.add_prefix_space is False:
+        yield ADDS_NO_SPACE
+    if config.sp_model_kwargs:
+        yield f"sp_model_kwargs={shown(config.sp_model_kwargs)}"
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half a character, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

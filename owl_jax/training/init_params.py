@@ -1,0 +1,111 @@
+"""The weights that a run starts from, on the mesh, each branch from where `config.init` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from owl_jax.checkpoint.adapter_base import check_base
+from owl_jax.checkpoint.int8 import quantize
+from owl_jax.checkpoint.lazy_arrays import place
+from owl_jax.checkpoint.model_directory import open_branches
+from owl_jax.errors import UserError
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.vlm import init_params
+from owl_jax.training import config as settings
+from owl_jax.training.program import TrainingProgram
+
+Tree = dict[str, Any]
+
+
+def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
+    """The whole parameter tree; shapes, dtypes and places are those of `program.params`.
+
+    Raises UserError for a directory whose weights do not fit the model, and for an adapter that was
+    trained on another base.
+    """
+    fresh = [name for name, value in config.init.items() if value == settings.FRESH]
+    params = _make(program, fresh, config.seed) if fresh else {}
+    directories: dict[str, list[str]] = {}
+    for name, value in config.init.items():
+        if value != settings.FRESH:
+            directories.setdefault(value, []).append(name)
+    for directory, names in directories.items():
+        opened = open_branches(Path(directory), names)
+        stored = opened.params
+        if "llm" in names:
+            _check_language(opened.config, program.model, directory)
+        for name in names:
+            _check_shapes(stored[name], program.params[name], f"{directory}: {name}")
+        if "llm" in names and config.frozen_dtype == settings.INT8:
+            stored = quantize(program.model, stored)
+        for name in names:
+            params[name] = jax.tree.map(
+                lambda leaf, array: place(array, leaf.dtype, leaf.sharding),
+                program.params[name],
+                stored[name],
+            )
+        opened.tell(Path(directory))
+    if config.init.get("lora", settings.FRESH) != settings.FRESH:
+        llm = unrounded(config, params)["llm"]
+        check_base(Path(config.init.lora), llm, config.init.llm, config.any_base)
+    return params
+
+
+def unrounded(config: ConfigDict, params: Tree) -> Tree:
+    """The same tree, the language model as it was read if it is kept in 8 bits: what an adapter
+    belongs to, and what is exported."""
+    if config.frozen_dtype != settings.INT8:
+        return params
+    return params | open_branches(Path(config.init.llm), ["llm"]).params
+
+
+def _make(program: TrainingProgram, names: list[str], seed: int) -> Tree:
+    """New random weights for some branches."""
+    wanted = {name: program.params[name] for name in names}
+
+    def make(key: jax.Array) -> Tree:
+        made = nn.meta.unbox(init_params(program.model, Compute(), key))
+        made = {name: made[name] for name in names}
+        return jax.tree.map(lambda leaf, array: array.astype(leaf.dtype), wanted, made)
+
+    # This runs once; on CPU, optimizing it takes far longer than running it.
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    made: Tree = jax.jit(make, out_shardings=places, compiler_options=fast)(jax.random.key(seed))
+    return made
+
+
+def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
+    found = {path: leaf.shape for path, leaf in flatten_dict(loaded, sep="/").items()}
+    wanted = {path: leaf.shape for path, leaf in flatten_dict(expected, sep="/").items()}
+    # What quantising is going to add.
+    wanted = {
+        path: shape
+        for path, shape in wanted.items()
+        if not (path.endswith("/scale") and f"{path.removesuffix('scale')}kernel" in wanted)
+    }
+    differences = [
+        f"{path}: {found.get(path, 'missing')} instead of {wanted.get(path, 'nothing')}"
+        for path in sorted(found.keys() | wanted.keys())
+        if found.get(path) != wanted.get(path)
+    ]
+    if differences:
+        raise UserError(f"{where} does not fit config.model: {'; '.join(differences[:5])}")
+
+
+def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
+    """What the shapes of the weights do not tell, and the language model does not work without."""
+    for field in ("architecture", *expected.llm.DEFINING):
+        theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
+        if theirs != ours:
+            raise UserError(
+                f"{directory}: its {field} is {theirs}, config.model.llm.{field} is {ours}; give "
+                f"--config.model.llm.{field}={theirs}"
+            )

@@ -1,0 +1,227 @@
+"""Attention: who sees whom, and the numbers against a NumPy computation in float64."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl_jax.errors import UserError
+from owl_jax.models.attention import xla
+from owl_jax.models.attention.dispatch import attend, choose
+from owl_jax.models.attention.mask import AttentionMask, alibi_bias, self_attention_mask
+
+
+def _int(values):
+    return jnp.asarray(values, jnp.int32)
+
+
+def _for_platform(platform):
+    """A mesh of a device that is not there, as in a compilation ahead of time."""
+    device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
+    return jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    )
+
+
+def test_mask_of_a_row_is_causal():
+    mask = self_attention_mask(_int([[0, 1, 2]]), _int([[1, 1, 1]]))
+    np.testing.assert_array_equal(mask.dense()[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+
+
+def test_mask_keeps_packed_conversations_and_padding_apart():
+    mask = self_attention_mask(_int([[0, 1, 0, 1, 2, 0]]), _int([[1, 1, 2, 2, 2, 0]]))
+    np.testing.assert_array_equal(
+        mask.dense()[0, 0],
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [0, 0, 1, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0],
+            [0, 0, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1],
+        ],
+    )
+
+
+def test_mask_of_a_query_among_the_slots_of_a_cache():
+    """Two rows at slot 2 of 4: one whose first slot is padding, one whose slots are all its own."""
+    mask = AttentionMask(
+        query_slots=_int([2]),
+        query_positions=_int([[1], [2]]),
+        query_segments=_int([[1], [1]]),
+        key_positions=_int([[0, 0, 1, 2], [0, 1, 2, 3]]),
+        key_segments=_int([[0, 1, 1, 1], [1, 1, 1, 1]]),
+    )
+    np.testing.assert_array_equal(mask.dense()[:, 0], [[[0, 1, 1, 0]], [[1, 1, 1, 0]]])
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_attend_is_softmax_attention(key_heads):
+    B, L, H, K = 2, 5, 4, 8
+    random = np.random.default_rng(0)
+    q = random.normal(size=(B, L, H, K)).astype(np.float32)
+    k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
+    slopes = random.random(H).astype(np.float32)
+    mask = self_attention_mask(_int([[0, 1, 2, 0, 1]] * B), _int([[1, 1, 1, 2, 2]] * B))
+
+    whole_k, whole_v = (x.repeat(H // key_heads, axis=1).astype(np.float64) for x in (k, v))
+    distance = np.array([0, 1, 2, 0, 1]) - np.array([0, 1, 2, 0, 1])[:, None]
+    scores = np.einsum("blhk,bhsk->bhls", q, whole_k) / np.sqrt(K)
+    scores += slopes[:, None, None] * distance
+    weights = np.exp(scores) * np.asarray(mask.dense())
+    weights /= weights.sum(axis=-1, keepdims=True)
+    expected = np.einsum("bhls,bhsk->blhk", weights, whole_v)
+    np.testing.assert_allclose(attend(q, k, v, mask, slopes), expected, atol=1e-5)
+
+
+def _after_a_cache(start, key_heads, alibi):
+    """(attention after a cache of `start` slots that are in use, arguments, what it gives).
+
+    Two rows of 5 positions in a cache of 7 slots; the first two of the second row are padding. What
+    lies from `start` on in the cache must not be seen.
+    """
+    B, L, S, H, K = 2, 5, 7, 4, 8
+    random = np.random.default_rng(0)
+    q = random.normal(size=(B, L, H, K)).astype(np.float32)
+    k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
+    slopes = random.random(H).astype(np.float32) if alibi else None
+    positions, segments = _int([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2]]), _int([[1] * 5, [0, 0, 1, 1, 1]])
+    whole = self_attention_mask(positions, jnp.ones_like(segments))
+    whole = dataclasses.replace(whole, key_segments=segments)
+    expected = attend(q, k, v, whole, slopes)[:, start:]
+
+    past = {"k": np.full((B, key_heads, S, K), 1e4, np.float32)}
+    past["v"] = past["k"].copy()
+    past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
+    mask = AttentionMask(
+        jnp.arange(start, L),
+        positions[:, start:],
+        jnp.ones((B, L - start), jnp.int32),
+        jnp.pad(positions, ((0, 0), (0, S - L))),
+        jnp.pad(segments, ((0, 0), (0, S - L)), constant_values=1),
+    )
+
+    def run(q, k, v, past):
+        return attend(q, k, v, mask, slopes, past=past)
+
+    return run, (q[:, start:], k[:, :, start:], v[:, :, start:], past), expected
+
+
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("start", [4, 2])
+def test_after_a_cache_as_in_whole_rows(start, key_heads, alibi):
+    run, arguments, expected = _after_a_cache(start, key_heads, alibi)
+    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+
+
+def test_after_a_cache_on_a_tpu_as_anywhere(monkeypatch):
+    """A TPU's form, in which a single query goes in copies, computed here."""
+    run, arguments, expected = _after_a_cache(4, 2, alibi=True)
+    here = str(jax.make_jaxpr(run)(*arguments))
+    monkeypatch.setattr(xla, "platform", lambda: "tpu")
+    there = str(jax.make_jaxpr(lambda *x: run(*x))(*arguments))
+    assert "[2,8,4,8]" in there and "[2,8,4,8]" not in here
+    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+
+
+def test_without_a_mask_every_query_sees_every_key():
+    q, k = jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 1, 3, 4))
+    v = jnp.asarray([[[[0.0] * 4, [3.0] * 4, [6.0] * 4]]])
+    np.testing.assert_allclose(attend(q, k, v), np.full((1, 2, 1, 4), 3.0), atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_gives_numbers():
+    q, k, v = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1, 2, 4))
+    mask = AttentionMask(_int([0]), _int([[0]]), _int([[5]]), _int([[0, 1]]), _int([[1, 1]]))
+    loss = lambda q: attend(q, k, v, mask).sum()  # noqa: E731
+    assert np.isfinite(loss(q))
+    assert np.isfinite(jax.grad(loss)(q)).all()
+
+
+def test_alibi_counts_positions_of_the_conversation_not_slots():
+    mask = self_attention_mask(_int([[0, 1, 0, 1]]), _int([[1, 1, 2, 2]]))
+    bias = alibi_bias(jnp.asarray([0.5, 0.25]), mask)
+    assert bias.shape == (1, 2, 4, 4)
+    assert bias.dtype == jnp.float32
+    np.testing.assert_allclose(bias[0, 0, 1], [-0.5, 0, -0.5, 0])
+    np.testing.assert_allclose(bias[0, 1, 3], [-0.25, 0, -0.25, 0])
+
+
+def test_unsuitable_implementation_is_named():
+    x = jnp.ones((1, 1, 1, 4))
+    known = "auto, xla, splash, blockwise, cudnn"
+    with pytest.raises(UserError, match=f"'flash': expected one of {known}"):
+        attend(x, x, x, implementation="flash")
+    mask = self_attention_mask(_int([[0]]), _int([[0]]))
+    with pytest.raises(UserError, match="no bias"):
+        attend(x, x, x, mask, slopes=jnp.zeros(1), implementation="cudnn")
+    with pytest.raises(UserError, match="runs on NVIDIA GPUs, not on a cpu"):
+        attend(x, x, x, mask, implementation="cudnn")
+
+
+ROW, CACHE, NONE = "row", "cache", "none"
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "length", "dtype", "alibi", "expected"),
+    [
+        ("tpu", ROW, 2048, "bfloat16", False, "splash"),
+        ("tpu", ROW, 300, "float32", True, "splash"),
+        ("tpu", ROW, 127, "bfloat16", False, "xla"),
+        ("tpu", CACHE, 1, "bfloat16", False, "xla"),
+        ("tpu", NONE, 257, "bfloat16", False, "xla"),
+        ("gpu", ROW, 2048, "bfloat16", False, "cudnn"),
+        ("gpu", NONE, 257, "bfloat16", False, "cudnn"),
+        ("gpu", ROW, 2048, "bfloat16", True, "xla"),
+        ("gpu", ROW, 2048, "float32", False, "xla"),
+        ("gpu", ROW, 301, "bfloat16", False, "xla"),
+        ("gpu", CACHE, 1, "bfloat16", False, "xla"),
+        ("cpu", ROW, 2048, "bfloat16", True, "blockwise"),
+        ("cpu", ROW, 511, "float32", False, "xla"),
+        ("cpu", CACHE, 1, "float32", False, "xla"),
+        ("cpu", NONE, 577, "float32", False, "xla"),
+    ],
+)
+def test_auto_follows_the_mesh_that_the_program_is_for(
+    platform, kind, length, dtype, alibi, expected
+):
+    slots = 4096 if kind == CACHE else length
+    q = jax.ShapeDtypeStruct((1, length, 4, 64), dtype)
+    k = jax.ShapeDtypeStruct((1, 4, slots, 64), dtype)
+    queries, keys = (jax.ShapeDtypeStruct((1, n), "int32") for n in (length, slots))
+    mask = None if kind == NONE else AttentionMask(queries, queries, queries, keys, keys)
+    with _for_platform(platform):
+        assert choose("auto", q, k, mask, np.ones(4) if alibi else None) == expected
+        if expected != "cudnn":  # splash by name where it is no good: XLA
+            named = choose("splash", q, k, mask, None)
+            assert named == ("splash" if kind == ROW and length >= 128 else "xla")
+
+
+def test_a_short_row_on_a_cpu_gives_the_same():
+    """Against the form for other platforms, gradients too: packed, grouped heads."""
+    L = 88
+    random = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(random.normal(size=shape), jnp.float32)
+        for shape in ((2, L, 4, 8), (2, 2, L, 8), (2, 2, L, 8))
+    )
+    segments = jnp.asarray(np.sort(random.integers(1, 5, (2, L)), axis=1))
+    mask = self_attention_mask(jnp.tile(jnp.arange(L), (2, 1)), segments)
+    slopes = jnp.asarray([0.5, 0.25, 0.1, 0.05])
+
+    def reference(q, k, v):
+        weights = jax.nn.softmax(xla._scores(q, k, mask, slopes), axis=-1)
+        return xla._weighed(weights, v)
+
+    def ours(q, k, v):
+        return attend(q, k, v, mask, slopes)
+
+    def gradients(f):
+        return jax.grad(lambda *x: jnp.sin(f(*x)).sum(), (0, 1, 2))(q, k, v)
+
+    np.testing.assert_allclose(ours(q, k, v), reference(q, k, v), rtol=0, atol=2e-5)
+    for got, expected in zip(gradients(ours), gradients(reference), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)

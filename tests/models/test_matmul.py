@@ -1,0 +1,88 @@
+"""Products with narrow weights: the same numbers by blocks as at once, and no wide copy of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl_jax.models import matmul as module
+from owl_jax.models.matmul import bits_of, product, product_with_rows, widen
+
+
+def weight_of(kind, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    if kind == "int8":
+        return jnp.asarray(np.rint(values * 40), jnp.int8)
+    narrow = jnp.asarray(values, jnp.bfloat16)
+    return jnp.asarray(bits_of(np.asarray(narrow))) if kind == "bits" else narrow
+
+
+def exact(weight):
+    if weight.dtype == jnp.uint16:
+        weight = np.asarray(weight).view(jnp.bfloat16)
+    return np.asarray(weight, np.float64)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 16)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", ["int8", "bfloat16", "bits"])
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "depth"),
+    [
+        ((2, 3, 8), (8, 6), 1),
+        ((5, 12), (12, 2, 4), 1),
+        ((3, 2, 7), (2, 7, 5), 2),
+        ((7,), (7, 9), 1),
+    ],
+)
+def test_product_by_blocks(kind, x_shape, kernel_shape, depth):
+    x = jax.random.normal(jax.random.key(1), x_shape)
+    kernel = weight_of(kind, kernel_shape)
+    expected = np.tensordot(np.asarray(x, np.float64), exact(kernel), axes=depth)
+    np.testing.assert_allclose(product(x, kernel, depth), expected, rtol=1e-5, atol=1e-4)
+    gradient = jax.grad(lambda x: product(x, kernel, depth).sum())(x)
+    columns = exact(kernel).reshape(*kernel_shape[:depth], -1).sum(-1)
+    np.testing.assert_allclose(gradient, np.broadcast_to(columns, x_shape), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", ["int8", "bfloat16", "bits"])
+def test_product_with_rows_by_blocks(kind):
+    x, rows = jax.random.normal(jax.random.key(1), (2, 3, 8)), weight_of(kind, (21, 8))
+    expected = np.asarray(x, np.float64) @ exact(rows).T
+    np.testing.assert_allclose(product_with_rows(x, rows), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_bits_are_the_numbers():
+    narrow = weight_of("bfloat16", (40, 50))
+    wide = widen(jnp.asarray(bits_of(np.asarray(narrow))), jnp.float32)
+    np.testing.assert_array_equal(wide, np.asarray(narrow, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["int8", "bits"])
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_narrow_weights_are_never_wide_as_a_whole(kind, in_loop):
+    """What the compiler sets aside for two layers is far less than one of them in float32."""
+    side = 2048
+    kernels = [weight_of(kind, (side, side)) for _ in range(2)]
+
+    def layers(x, kernels):
+        for kernel in kernels:
+            x = jnp.tanh(product(x, kernel, 1))
+        return x
+
+    def run(x, kernels):
+        return (
+            jax.lax.fori_loop(0, 3, lambda _, x: layers(x, kernels), x)
+            if in_loop
+            else layers(x, kernels)
+        )
+
+    compiled = jax.jit(run).lower(jnp.zeros((1, side)), kernels).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    # One block as it lies and one wide one, each for a product.
+    assert temporary < 3 * module._BLOCK * 4 < side * side * 4

@@ -1,0 +1,83 @@
+"""The weights that a run starts from: in 8 bits, and back in what is exported."""
+
+import json
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from training_runs import CONFIG, metrics_of
+
+import owl_jax
+from owl_jax.checkpoint.adapter_base import fingerprint_base
+from owl_jax.checkpoint.model_directory import load_model
+from owl_jax.parallel.mesh import make_mesh
+from owl_jax.training.init_params import initialize
+from owl_jax.training.loop import train
+from owl_jax.training.program import make_program
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("weights")
+    base = tiny.write_model(directory / "base")
+    (directory / "config.py").write_text(CONFIG.format(base=base))
+    return directory
+
+
+@pytest.fixture
+def config(files):
+    config = runpy.run_path(str(files / "config.py"))["get_config"]()
+    config.steps = 3
+    return config
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_weights_are_what_the_program_describes(config, dtype):
+    config.frozen_dtype = dtype
+    program = make_program(config, make_mesh(data=2, fsdp=2, tensor=2))
+    params = initialize(config, program)
+    assert jax.tree.structure(params) == jax.tree.structure(program.params)
+    for array, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(program.params), strict=True):
+        assert (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
+        assert array.sharding.is_equivalent_to(leaf.sharding, array.ndim)
+
+
+def test_in_8_bits_weights_are_off_by_half_a_step_at_most(config, files):
+    config.frozen_dtype = "int8"
+    llm = initialize(config, make_program(config, make_mesh()))["llm"]
+    expected = load_model(files / "base", np.float32)[1]["llm"]["layers"]["up_proj"]["kernel"]
+    kernel, scale = (np.asarray(llm["layers"]["up_proj"][name]) for name in ("kernel", "scale"))
+    assert kernel.dtype == np.int8 and np.abs(kernel).max() == 127
+    off = np.abs(kernel * scale[:, None] - expected)
+    assert (off <= 0.5001 * scale[:, None]).all() and off.max() > 0
+    assert llm["lm_head"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_a_run_on_a_base_in_8_bits_exports_the_base_as_it_was(config, files, tmp_path):
+    losses = {}
+    for dtype in ("float32", "int8"):
+        config.frozen_dtype = dtype
+        workdir = tmp_path / dtype
+        assert train(config, workdir) == workdir / "model"
+        losses[dtype] = [line["loss"] for line in metrics_of(workdir)]
+    assert losses["int8"] != losses["float32"]
+    assert losses["int8"] == pytest.approx(losses["float32"], rel=0.02)
+
+    owl = owl_jax.load(tmp_path / "int8" / "model", dtype="float32")
+    _, base = load_model(files / "base", np.float32)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(owl.params["llm"]), base["llm"])
+    assert np.abs(owl.params["lora"]["layers"]["q_proj"]["b"]).max() > 0
+
+    # Its adapter goes on from there, on the same base in whatever dtype.
+    recorded = json.loads((tmp_path / "int8" / "model" / "owl_jax_base.json").read_text())
+    assert recorded["fingerprint"] == fingerprint_base(base["llm"])
+    config.init.lora = str(tmp_path / "int8" / "model")
+    for dtype in ("bfloat16", "int8"):
+        config.frozen_dtype = dtype
+        params = initialize(config, make_program(config, make_mesh()))
+        np.testing.assert_array_equal(
+            params["lora"]["layers"]["q_proj"]["b"], owl.params["lora"]["layers"]["q_proj"]["b"]
+        )
