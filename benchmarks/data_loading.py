@@ -31,9 +31,9 @@ from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
 from owl_jax.data.pipeline import BatchIterator, Reading, make_batches
 from owl_jax.data.sources.detect import open_source
+from owl_jax.demo.stages import train_stage
 from owl_jax.media.image import load_image, preprocess_image
 from owl_jax.text.tokenizer import load_tokenizer
-from owl_jax.training.stages import train_stage
 
 _PICTURES = flags.DEFINE_integer("pictures", 600, "files to make", lower_bound=32)
 _STEPS = flags.DEFINE_integer("steps", 30, "simulated steps", lower_bound=2)

@@ -39,8 +39,8 @@ from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import shard_batch
 from owl_jax.training.partition import FROZEN, split
-from owl_jax.training.program import TrainingProgram, make_program
 from owl_jax.training.state import place_state
+from owl_jax.training.train_program import TrainingProgram, make_program
 
 # --rows, --length and --rounds are those of train_step.py.
 flags.FLAGS.set_default("rows", 4)

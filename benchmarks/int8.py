@@ -13,7 +13,7 @@ from absl import flags
 
 import owl_jax
 from owl_jax import cli
-from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.media.image import preprocess_image
 from owl_jax.text.conversation import tokenize_conversation

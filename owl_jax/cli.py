@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,6 +28,8 @@ from ml_collections.config_flags import config_path
 from owl_jax import streams
 from owl_jax.errors import Ended, UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
+from owl_jax.former_keys import in_its_place
+from owl_jax.python_file import call_in_file
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
 flags.disclaim_key_flags()
@@ -290,21 +291,7 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
         near = Path("configs") / path
         hint = f"did you mean --config={near}?" if near.is_file() else "give --config=FILE"
         raise UserError(f"config file {shown(path, 200)} does not exist; {hint}")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        config = get_config(*([parameter] if parameter else [])) if get_config else None
-    except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except UserError:
-        raise
-    except Exception as error:
-        inside = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == path
-        ]
-        where = f", line {inside[-1]}" if inside else ""
-        raise UserError(f"config file {path}{where}: {type(error).__name__}: {error}") from error
+    config = call_in_file(path, "get_config", parameter, "config file")
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"config file {path} must define get_config() that returns an ml_collections.ConfigDict"
@@ -313,6 +300,8 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:
+    if instead := in_its_place(key):
+        return f"--config.{key} is no key any more: {instead}"
     keys = list(_dotted_keys(config))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, 1) or [

@@ -27,7 +27,7 @@ from owl_jax.errors import UserError
 from owl_jax.files import as_typed, beside, is_replaceable, write_whole
 
 if TYPE_CHECKING:
-    from owl_jax.aot.program import Program
+    from owl_jax.aot.open_program import Program
 
 CONFIG = cli.define_config_flag()
 TOPOLOGY = flags.DEFINE_string(
@@ -68,7 +68,7 @@ def main(_: list[str]) -> None:
     """Compiles, prints a table, writes JSON. Raises UserError if the program does not fit."""
     # Imported here, since they import JAX, which --help can do without.
     from owl_jax.aot.analyse import analyse
-    from owl_jax.aot.program import open_program
+    from owl_jax.aot.open_program import open_program
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from owl_jax.data.shards.write import Progress
 
 SOURCE = flags.DEFINE_string(
-    "source", None, "what to read: a file, directory or pattern", required=True
+    "source",
+    None,
+    "what to read: a file, directory or pattern, or FILE.py[:ARGUMENT]",
+    required=True,
 )
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty", required=True)
 MEDIA_ROOT = flags.DEFINE_string(

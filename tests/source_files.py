@@ -21,6 +21,7 @@ from owl_jax.errors import BadData
 from owl_jax.media.image import load_image
 from owl_jax.media.video import load_frames
 
+EMBEDDED = Path(__file__).parents[1] / "configs" / "demo" / "synthetic.py"
 TEXT = "Be kind.\nHuman: {marks}\nHuman: What is it?\nAI: An owl."
 
 
@@ -277,5 +278,5 @@ def write_all(folder: Path) -> dict[str, str]:
         "saved": str(folder / "saved"),
         "parquet": str(folder / "table.parquet"),
         "tfds": str(write_tfds(folder / "tfds", "array_record")),
-        "synthetic": "synthetic:vqa=2,two_images,video,text_math",
+        "synthetic": f"{EMBEDDED}:vqa=2,two_images,video,text_math",
     }

@@ -162,7 +162,11 @@ def test_every_flag_of_text_is_known_as_a_path_or_not():
 
     others = {"coordinator_address", "topology", "prompt", "xla_option"}
     defined = set()
-    for file in [*ROOT.glob("owl_jax/*.py"), ROOT / "owl_jax/data/preview/__main__.py"]:
+    for file in [
+        *ROOT.glob("owl_jax/*.py"),
+        *ROOT.glob("owl_jax/preview/*.py"),
+        *ROOT.glob("owl_jax/demo/*.py"),
+    ]:
         text = file.read_text(encoding="utf-8")
         defined |= set(re.findall(r'DEFINE_(?:multi_)?string\(\s*"(\w+)"', text))
     assert defined == PATHS | others

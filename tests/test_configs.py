@@ -10,7 +10,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.models.families.mplug_owl import VARIANTS
 from owl_jax.text.tokenizer import load_tokenizer
 from owl_jax.training import config as settings
@@ -104,9 +103,7 @@ def test_a_config_resolves(name, argument):
 
     assert set(config.init) == shapes.keys()
     assert config.data.length <= getattr(settings.read_model(config).llm, "max_positions", 2048)
-    assert config.data.mixture or config.data.synthetic
-    if config.data.synthetic:
-        assert len(SyntheticSource(config.data.synthetic.to_dict())) > 0
+    assert settings.read_mixture(config)
     own = {path for path in flatten_dict(config.to_dict()) if path[0] != "model"}
     assert len(own) <= 64
 

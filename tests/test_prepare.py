@@ -16,6 +16,8 @@ from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
 from owl_jax.data.shards.target import INDEX_DIR
 from owl_jax.data.sources.detect import open_source
 
+EMBEDDED = f"{source_files.EMBEDDED}:vqa"
+
 
 def _command(source, target, *flags):
     arguments = [f"--source={source}", f"--target={target}", *flags]
@@ -177,8 +179,8 @@ def test_a_finished_target_is_left_as_it_is(pictures, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     message = _refused(1, pictures, tmp_path, "--limit=6")
     assert message.startswith(f"{tmp_path} was made with --limit=5, not with --limit=6; give ano")
-    message = _refused(1, "synthetic:vqa", tmp_path, "--limit=5")
-    assert f"with --source={pictures}, not with --source=synthetic:vqa" in message
+    message = _refused(1, EMBEDDED, tmp_path, "--limit=5")
+    assert f"with --source={pictures}, not with --source={EMBEDDED}" in message
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert _done(pictures, tmp_path, "--limit=6", "--restart")[0] == 6
 
@@ -240,7 +242,7 @@ def test_a_full_disk_leaves_what_is_finished(tmp_path):
 
 def test_a_target_that_cannot_be_written(pictures, tmp_path):
     (tmp_path / "file").write_text("")
-    message = _refused(1, "synthetic:vqa", tmp_path / "file" / "target")
+    message = _refused(1, EMBEDDED, tmp_path / "file" / "target")
     assert "target: cannot be written (Not a directory)" in message
 
 

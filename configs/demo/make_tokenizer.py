@@ -10,8 +10,9 @@ their order with the data set; a model keeps the tokenizer that it was trained w
 import sys
 from pathlib import Path
 
-from owl_jax.data.scenes import COLORS, PLACES, SHAPES
-from owl_jax.data.synthetic import KINDS, SyntheticSource, iter_texts
+from owl_jax.demo.dialogues import KINDS
+from owl_jax.demo.scenes import COLORS, PLACES, SHAPES
+from owl_jax.demo.synthetic import SyntheticSource, iter_texts
 from owl_jax.text.conversation import SYSTEM
 from owl_jax.text.tokenizer import train_sentencepiece
 

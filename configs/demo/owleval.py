@@ -12,7 +12,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
 from owl_jax.training.config import small_config
 
 

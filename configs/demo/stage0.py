@@ -8,7 +8,8 @@ what follows from it.
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.training.config import small_config
 
 
@@ -32,5 +33,6 @@ def get_config() -> ConfigDict:
     }
     config.data.length = 88
     config.data.image_slots = 0
-    config.data.synthetic = {"text_description": 1.5, "text_scene": 2.0, "text_facts": 0.5}
+    kinds = {"text_description": 1.5, "text_scene": 2.0, "text_facts": 0.5}
+    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
     return config

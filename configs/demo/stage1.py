@@ -8,7 +8,8 @@ As configs/stage1.py, small. Alone it starts from fresh weights, which runs but 
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.training.config import small_config
 
 
@@ -31,5 +32,6 @@ def get_config() -> ConfigDict:
     config.data.length = 32
     config.data.image_slots = 1
     config.data.video_slots = 1
-    config.data.synthetic = {"caption": 4.0, "video_caption": 1.0}
+    kinds = {"caption": 4.0, "video_caption": 1.0}
+    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
     return config

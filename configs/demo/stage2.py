@@ -9,7 +9,8 @@ As configs/stage2.py, small. Alone it starts from fresh weights, which runs but 
 
 from ml_collections import ConfigDict
 
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.training.config import small_config
 
 
@@ -34,11 +35,12 @@ def get_config() -> ConfigDict:
     config.data.length = 96
     config.data.image_slots = 2
     config.data.video_slots = 1
-    config.data.synthetic = {
+    kinds = {
         "vqa": 4.0,
         "two_images": 2.0,
         "video": 1.5,
         "text_scene": 1.0,
         "text_facts": 0.5,
     }
+    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
     return config

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from owl_jax.aot import collectives, hlo, traffic, work
 from owl_jax.aot.compiler import Memory, compile_program
 from owl_jax.aot.estimate import estimate, expected_cycles
-from owl_jax.aot.program import Program
-from owl_jax.aot.report import Estimated, LargeArrays, Report, Traffic
+from owl_jax.aot.open_program import Program
 from owl_jax.aot.runs import Runs, count_runs, endless_loop
+from owl_jax.aot.summary import Estimated, LargeArrays, Report, Traffic
 from owl_jax.aot.topology import Topology
 from owl_jax.parallel.chips import Chip
 

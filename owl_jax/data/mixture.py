@@ -56,7 +56,7 @@ def mix(
 def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
     """Each source's share of the records; their sum is 1. Raises UserError as `mix`."""
     if not sources:
-        raise UserError("no data: set config.data.mixture or config.data.synthetic")
+        raise UserError("no data: set config.data.mixture")
     weights = [item.weight for item in sources]
     in_epochs = [_EPOCHS.fullmatch(w) if isinstance(w, str) else None for w in weights]
     if any(in_epochs) and not all(in_epochs):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from owl_jax.data.synthetic import Question, normalize_answer
+from owl_jax.demo.questions import Question, normalize_answer
 from owl_jax.files import write_whole
 from owl_jax.pages.chart import Line, line_chart
 from owl_jax.pages.page import Share, bar_table, grid, page
@@ -23,9 +23,9 @@ from owl_jax.training.evaluators.page import held_out_examples
 from owl_jax.training.hooks.metric_writer import FILE_NAME, read_lines
 
 if TYPE_CHECKING:
-    from owl_jax.evaluation.demonstration import Answered
+    from owl_jax.demo.evaluation import Answered
 
-# The kinds of questions by the names that evaluation/demonstration.py gives them.
+# The kinds of questions by the names that demo/evaluation.py gives them.
 _KINDS = {
     "image": "One picture",
     "multi_image": "Two pictures",
@@ -42,7 +42,7 @@ def write_report(
 
     Args:
       path: the file.
-      report: what report.json holds (evaluation/demonstration.py).
+      report: what report.json holds (demo/evaluation.py).
       examples: questions with the model's answers, shown by kind in their order.
       stage_dirs: the workdirs of the trainings, named by their last part.
     """

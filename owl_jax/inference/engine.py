@@ -64,6 +64,7 @@ class Owl:
     """A model with its weights on the device.
 
     config: what it is. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    as_trained: whether prompts are cut into pieces as in training.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Owl:
         self._compute = Compute(dtype=jnp.dtype(dtype))
         self._tokenizer_source = tokenizer_source
         self._mesh = mesh
-        self._as_trained = as_trained
+        self.as_trained = as_trained
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
         """Tokens of a sequence that an "image", or a "video" of so many frames, takes: as many -1,
@@ -227,7 +228,7 @@ class Owl:
             text,
             self.tokenizer,
             self.config.media_length,
-            as_trained=self._as_trained,
+            as_trained=self.as_trained,
             max_length=self._positions,
         )
         prompt = prompt_arrays(
@@ -257,7 +258,7 @@ class Owl:
             self.params,
             format,
             self._tokenizer_source,
-            as_trained=self._as_trained,
+            as_trained=self.as_trained,
         )
 
     @cached_property

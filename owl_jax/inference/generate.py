@@ -111,7 +111,7 @@ def prefill(
     )
     mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
     mask = dataclasses.replace(mask, key_segments=key_segments)
-    hidden, cache = run(embeddings, mask, method="decode")
+    hidden, cache = run(embeddings, mask, method="hidden_states")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
@@ -165,7 +165,7 @@ def decode(
         )
         no_media = jnp.full((B, 1), -1, jnp.int32)
         embeddings = run(token, None, None, no_media, method="embed")
-        hidden, new = run(embeddings, mask, state.cache, method="decode")
+        hidden, new = run(embeddings, mask, state.cache, method="hidden_states")
         logits = run(hidden, method="head")[:, 0]
         state = _choose(config, state, logits)
         # Leaving out rows that have ended makes the writing wait for the logits. A CPU's compiler

@@ -79,7 +79,7 @@ class VisionLanguageModel(nn.Module):
         )
         return splice(text, vectors, media_index)
 
-    def decode(
+    def hidden_states(
         self,
         embeddings: jax.Array,
         mask: AttentionMask,
@@ -106,7 +106,7 @@ class VisionLanguageModel(nn.Module):
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        hidden, _ = self.decode(embeddings, mask, deterministic=deterministic)
+        hidden, _ = self.hidden_states(embeddings, mask, deterministic=deterministic)
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
 from owl_jax.data.batch import RowShape
+from owl_jax.data.sources.custom import CustomSource
 from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
+from owl_jax.former_keys import in_its_place
 from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
@@ -81,10 +84,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.data.frames = 4  # of each video
     config.data.pack = True  # several conversations a row; False: one
     config.data.open_rows = 64  # among which a conversation finds its place
-    config.data.mixture = ()  # ((source, weight), (source, weight, media_root), ...); docs/data.md
+    # ((source, weight), (source, weight, media_root), ...): a source is a path, or an object of
+    # one's own (data/sources/custom.py); docs/data.md.
+    config.data.mixture = ()
     config.data.media_root = ""  # of sources without their own; "": the folder of each file
-    config.data.synthetic = ConfigDict()  # {kind: weight} of the embedded data set
-    config.data.synthetic_size = 100_000  # examples of the embedded data set
     config.data.augmentation = "none"  # or a key of AUGMENTATIONS
     config.data.unusual_images = "refuse"  # animated, CMYK, 16-bit; or "convert"
     config.data.decoder = "exact"  # "fast": JPEG at a reduced size, other pixels by a little
@@ -166,9 +169,9 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
 
 class MixturePart(NamedTuple):
     """One entry of `config.data.mixture`. media_root: what paths in it are relative to; "": its
-    folder."""
+    folder, or the working directory for an object."""
 
-    source: str
+    source: str | CustomSource
     weight: float | str
     media_root: str
 
@@ -178,20 +181,25 @@ def read_mixture(config: ConfigDict) -> list[MixturePart]:
     parts = []
     for number, entry in enumerate(config.data.mixture):
         match entry:
-            case (str(source), float() | int() | str() as weight):
+            case (str() | CustomSource() as source, float() | int() | str() as weight):
                 parts.append(MixturePart(source, weight, config.data.media_root))
-            case (str(source), float() | int() | str() as weight, str(media_root)):
+            case (
+                str() | CustomSource() as source,
+                float() | int() | str() as weight,
+                str(media_root),
+            ):
                 parts.append(MixturePart(source, weight, media_root))
             case _:
                 raise UserError(
                     f"config.data.mixture[{number}] is {entry!r}; expected (source, weight) or "
-                    "(source, weight, media_root)"
+                    "(source, weight, media_root), the source a path or a CustomSource"
                 )
     return parts
 
 
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that would fail only later in the run."""
+    _check_no_former_keys(config)
     _check_choice(config, "export", EXPORT_FORMATS)
     _check_choice(config, "frozen_dtype", (*DTYPES, INT8))
     _check_choice(config, "data.augmentation", list(AUGMENTATIONS))
@@ -261,7 +269,7 @@ def check_directories(config: ConfigDict) -> None:
     needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
     needed["config.tokenizer"] = tokenizer_directory(config)
     for number, part in enumerate(read_mixture(config)):
-        if is_missing(part.source):
+        if isinstance(part.source, str) and is_missing(part.source):
             needed[f"config.data.mixture[{number}]"] = part.source
     missing: dict[str, list[str]] = {}
     for key, value in needed.items():
@@ -274,6 +282,12 @@ def check_directories(config: ConfigDict) -> None:
             "and data there, or name other places, as in --config.tokenizer=DIR (docs/training.md "
             "and docs/data.md tell where to get them)"
         )
+
+
+def _check_no_former_keys(config: ConfigDict) -> None:
+    for key in flatten_dict(config.to_dict(), sep="."):
+        if instead := in_its_place(key):
+            raise UserError(f"config.{key} is no key any more: {instead}")
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

@@ -19,9 +19,9 @@ from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.data.mixture import WeightedSource, records_of_an_epoch, shares
 from owl_jax.data.packing import Packer
 from owl_jax.data.pipeline import BatchIterator, Reading, make_batches, tokenized
+from owl_jax.data.sources.custom import CustomSource, name_of
 from owl_jax.data.sources.dataset_hash import fingerprint
 from owl_jax.data.sources.detect import open_source
-from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
@@ -90,16 +90,14 @@ def open_data(
     data = config.data
     index_dir = workdir / "index" if workdir else None
     mixture = settings.read_mixture(config)
-    names = [part.source for part in mixture]
-    sources = [
-        WeightedSource(open_source(part.source, part.media_root, index_dir), part.weight)
-        for part in mixture
+    names = [
+        name_of(entry.source) if isinstance(entry.source, CustomSource) else entry.source
+        for entry in mixture
     ]
-    if data.synthetic:
-        kinds = data.synthetic.to_dict()
-        source = SyntheticSource(kinds, size=data.synthetic_size, seed=config.seed)
-        names.append("synthetic")
-        sources.append(WeightedSource(source, float(sum(kinds.values()))))
+    sources = [
+        WeightedSource(open_source(entry.source, entry.media_root, index_dir), entry.weight)
+        for entry in mixture
+    ]
     shape = settings.row_shape(config, model)
     directory = settings.tokenizer_directory(config)
     tokenizer = load_tokenizer(directory)

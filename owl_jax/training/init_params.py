@@ -19,7 +19,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import init_params
 from owl_jax.training import config as settings
-from owl_jax.training.program import TrainingProgram
+from owl_jax.training.train_program import TrainingProgram
 
 Tree = dict[str, Any]
 

@@ -26,11 +26,11 @@ from owl_jax.training.export import export, export_directory, keep_former
 from owl_jax.training.extensions import as_json, read_evaluators
 from owl_jax.training.hooks.default import make_hooks
 from owl_jax.training.partition import table
-from owl_jax.training.program import make_program
 from owl_jax.training.restore import restore_or_initialize
 from owl_jax.training.run import Halted, Run, StepEvent
 from owl_jax.training.start_up import StartUp, memory, say
 from owl_jax.training.state import TrainState
+from owl_jax.training.train_program import make_program
 
 
 def train(config: ConfigDict, workdir: Path) -> Path | None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # config files import hooks and evaluators, and what is below
     from owl_jax.data.batch import Batch
     from owl_jax.training.data import TrainingData
     from owl_jax.training.hooks.hook import Hook
-    from owl_jax.training.program import TrainingProgram
     from owl_jax.training.state import TrainState
+    from owl_jax.training.train_program import TrainingProgram
 
 
 @dataclass

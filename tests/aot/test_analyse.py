@@ -3,8 +3,8 @@ from small_hlo import TEXT
 
 from owl_jax.aot.analyse import largest_arrays, slowest_operations
 from owl_jax.aot.hlo import parse
-from owl_jax.aot.report import LargeArrays
 from owl_jax.aot.runs import count_runs
+from owl_jax.aot.summary import LargeArrays
 from owl_jax.parallel.chips import CHIPS
 
 

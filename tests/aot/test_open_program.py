@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from owl_jax.aot.program import open_program
+from owl_jax.aot.open_program import open_program
 from owl_jax.aot.topology import Topology
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig

@@ -3,7 +3,7 @@
 import pytest
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.program import open_program
+from owl_jax.aot.open_program import open_program
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.program import open_program
+from owl_jax.aot.open_program import open_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KEPT = "save:query,key,value,context,attention,gate,up,lora"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.program import open_program
+from owl_jax.aot.open_program import open_program
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig

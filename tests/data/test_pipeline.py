@@ -23,8 +23,10 @@ from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
 from owl_jax.data.pipeline import Reading, make_batches
+from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.json_lines import JsonLinesSource
-from owl_jax.data.synthetic import KINDS, SyntheticSource
+from owl_jax.demo.dialogues import KINDS
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.media.augment import Augmentation
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
@@ -259,7 +261,9 @@ def pictures(count, tmp_path):
 @pytest.fixture
 def rich(tmp_path, mixed):
     """A mixture of everything, and the arguments of its stream: packed, augmented, some dropped."""
-    source = SyntheticSource({"vqa": 1.0, "video": 1.0}, size=11, image_size=24, turns=1)
+    source = open_source(
+        SyntheticSource({"vqa": 1.0, "video": 1.0}, size=11, image_size=24, turns=1)
+    )
     sources = [(mixed, 2), (source, 1), (pictures(40, tmp_path), 2)]
     arguments = {
         "limit": 0.5,
@@ -353,7 +357,7 @@ def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_batches(batches):
-    source = SyntheticSource(dict.fromkeys(KINDS, 1.0), size=40, image_size=24)
+    source = open_source(SyntheticSource(dict.fromkeys(KINDS, 1.0), size=40, image_size=24))
     one, same, other = (
         batches([(source, 1)], seed=seed, limit=0.9, shape=WIDE, open_rows=8) for seed in (1, 1, 2)
     )

@@ -11,8 +11,8 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from owl_jax.data.synthetic import questions
-from owl_jax.evaluation.demonstration import Answered
+from owl_jax.demo.evaluation import Answered
+from owl_jax.demo.questions import questions
 from owl_jax.evaluation.report import write_curves, write_report
 
 REPORT = {

@@ -10,7 +10,7 @@ from owl_jax.checkpoint.int8 import quantize
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference.generate import prefill
-from owl_jax.inference.program import make_inference_program
+from owl_jax.inference.inference_program import make_inference_program
 from owl_jax.inference.prompt import prompt_arrays
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.config import OwlConfig
@@ -19,7 +19,7 @@ from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules
-from owl_jax.training.program import abstract_params
+from owl_jax.training.train_program import abstract_params
 
 SMALL = OwlConfig(
     vision=ClipConfig(16, 8, 16, 32, num_layers=1, num_heads=2),

@@ -1,5 +1,6 @@
 """A config's data, opened: sources of several kinds, epochs as steps, where things are kept."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,7 +11,9 @@ import tiny
 from PIL import Image
 
 from owl_jax.data.conversations import Conversation
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
+from owl_jax.training import config as settings
 from owl_jax.training.config import small_config
 from owl_jax.training.data import open_data, steps_of_epochs
 
@@ -115,6 +118,57 @@ def test_a_source_may_have_its_pictures_elsewhere(config, files, tmp_path):
     data = open_data(config, tiny.CONFIG)
     assert (next(data.batches).images[0, 0] == 7).all()
     data.close()
+
+
+def test_a_source_of_one_s_own_beside_a_file(config, files):
+    """By weight, under its name; the config that holds it can be written down and copied."""
+    source = SyntheticSource({"text_math": 1.0}, size=50)
+    config.data.mixture = ((f"{files}/talks.jsonl", 3.0), (source, 1.0))
+    settings.check_values(config)
+    settings.check_directories(config)
+    data = open_data(config, tiny.CONFIG)
+    assert data.names == [f"{files}/talks.jsonl", "synthetic"]
+    numbers = range(400)
+    wheres = [data.conversations[number].where for number in numbers]
+    assert sum(where.startswith("synthetic:") for where in wheres) == 100
+    data.close()
+    written = json.loads(config.to_json_best_effort())
+    assert written["data"]["mixture"][1] == [dataclasses.asdict(source), 1.0]
+    assert config.copy_and_resolve_references().data.mixture[1][0] == source
+
+
+def test_a_changed_source_of_one_s_own_is_no_place_to_resume(config):
+    """Also where none of the records that are looked at has changed."""
+    config.data.pack = False
+    kinds = {"text_math": 4.0, "text_facts": 1.0}
+    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
+    data = open_data(config, tiny.CONFIG)
+    next(data.batches)
+    state = data.batches.get_state()
+    data.close()
+    same, changed = (
+        open_data(
+            _with_source(config, SyntheticSource({**kinds, "text_math": weight})), tiny.CONFIG
+        )
+        for weight in (4.0, 4.0001)
+    )
+    same.batches.set_state(state)
+    with pytest.raises(UserError, match=r"was made with source 1 = .* set it back"):
+        changed.batches.set_state(state)
+    same.close()
+    changed.close()
+
+
+def _with_source(config, source):
+    config.data.mixture = ((source, 1.0),)
+    return config
+
+
+@pytest.mark.parametrize(("key", "value"), [("synthetic", {"vqa": 1.0}), ("synthetic_size", 10)])
+def test_former_keys_name_what_takes_their_place(config, key, value):
+    config.data[key] = value
+    with pytest.raises(UserError, match=rf"config\.data\.{key}.* is no key .*SyntheticSource"):
+        settings.check_values(config)
 
 
 @pytest.mark.parametrize("entry", ["a.jsonl", ("a.jsonl",), ("a.jsonl", 1.0, "b", "c"), (1.0, "a")])

@@ -16,7 +16,7 @@ from owl_jax.checkpoint.model_directory import load_model
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train
-from owl_jax.training.program import make_program
+from owl_jax.training.train_program import make_program
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from training_runs import CONFIG, command, metrics_of, start
 
 import owl_jax
 from owl_jax.checkpoint.model_directory import load_model, save_model
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 from owl_jax.training.step import make_step
@@ -228,9 +229,10 @@ def test_the_step_is_traced_once_in_a_run(config, tmp_path, monkeypatch):
 
         return counted
 
-    monkeypatch.setattr("owl_jax.training.program.make_step", make_counted)
+    monkeypatch.setattr("owl_jax.training.train_program.make_step", make_counted)
     with config.unlocked():
-        config.data.synthetic = {"vqa": 1.0, "video": 1.0, "text_math": 1.0}
+        source = SyntheticSource({"vqa": 1.0, "video": 1.0, "text_math": 1.0})
+        config.data.mixture = ((source, 1.0),)
     config.data.video_slots = 1
     config.steps = 6
     config.export = "none"
@@ -320,7 +322,8 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
     ("changes", "message"),
     [
         ({"data.mixture": (("no.jsonl", 1.0),)}, r"not found: 'no.jsonl' \(config.data.mixture\[0"),
-        ({"data.synthetic": {}}, "no data: set config.data.mixture or config.data.synthetic"),
+        ({"data.mixture": ()}, "no data: set config.data.mixture"),
+        ({"data.mixture": (("synthetic:vqa", 1.0),)}, r"write configs/demo/synthetic\.py:vqa"),
         ({"data.length": 8}, "records were dropped.*no answer within 8 tokens"),
         ({"tokenizer": "none"}, r"not found: 'none' \(config.tokenizer\)"),
         ({"tokenizer": "", "init.llm": "fresh"}, r"not found: '' \(config.tokenizer\)"),

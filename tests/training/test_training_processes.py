@@ -189,7 +189,7 @@ def stage2(tmp_path_factory):
         "dropout=0.1": "dropout=0.0",
         "steps = 20": "steps = 6",
         "batch_size = 8": "batch_size = 16",
-        'synthetic = {{"vqa": 1.0, "text_math": 1.0}}': 'synthetic = {{"vqa": 1.0}}',
+        'kinds = {{"vqa": 1.0, "text_math": 1.0}}': 'kinds = {{"vqa": 1.0}}',
         "checkpoint_every = 5": 'checkpoint_every = 3\n    config.export = "none"\n'
         "    config.data.pack = False",
     }

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
 from owl_jax.models.lora import LoraConfig
+from owl_jax.demo.synthetic import SyntheticSource
+from owl_jax.models.config import LoraConfig
 from owl_jax.training.config import base_config
 
 BASE = "{base}"
@@ -44,8 +46,8 @@ def get_config():
     config.compute.dtype = "float32"
     config.compute.remat = "none"
     config.data.length = 192
-    config.data.synthetic = {{"vqa": 1.0, "text_math": 1.0}}
-    config.data.synthetic_size = 1000
+    kinds = {{"vqa": 1.0, "text_math": 1.0}}
+    config.data.mixture = ((SyntheticSource(kinds, size=1000), 1.0),)
     config.data.threads = 2
     config.data.max_dropped = 0.9
     config.log_every = 1

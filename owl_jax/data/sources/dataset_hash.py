@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from owl_jax.data.sources.custom import CustomRecords
 from owl_jax.data.sources.record import FilePart, Medium, Source, Video
 from owl_jax.errors import BadData
 
@@ -21,18 +22,21 @@ def fingerprint(source: Source) -> str:
     The records are the first, the last and others evenly between; a source of up to 64 has all of
     them looked at. Words count, and of media what can be had without opening them: a file by its
     name, a part of a file by name and size, pictures in memory by their content. Directories do
-    not count, so a copy has the same. A record that cannot be read counts by its reason.
+    not count, so a copy has the same. A record that cannot be read counts by its reason. Of a
+    source of one's own its content() counts, too.
 
     Raises whatever else the source raises, such as UserError for a file that is gone.
     """
     count = len(source)
     few = min(count, _POSITIONS)
     positions = [number * (count - 1) // max(few - 1, 1) for number in range(few)]
-    content = [
+    content: list[Any] = [
         count,
         source.num_bytes(),
         *(_describe_record(source, position) for position in positions),
     ]
+    if isinstance(source, CustomRecords):
+        content.append(source.content())
     # As ASCII: what is no text, as in the names of files, is spelled out.
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

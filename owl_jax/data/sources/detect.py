@@ -11,7 +11,7 @@ DIR                      what prepare wrote; save_to_disk of `datasets`; TensorF
                          beside them
 "shards/*.tar"           all that match, in natural order
 DIR@SPLIT                one split of a data set that has several
-synthetic:KIND=2,KIND    the embedded data set, kinds with weights
+FILE.py[:ARGUMENT]       a source of one's own (sources/custom.py)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from owl_jax.data.sources import hugging_face
 from owl_jax.data.sources.array_record import ArrayRecordSource, open_shards
 from owl_jax.data.sources.concatenated import ConcatenatedSource
 from owl_jax.data.sources.csv_rows import CsvSource
+from owl_jax.data.sources.custom import CustomRecords, CustomSource, load_custom, python_file
 from owl_jax.data.sources.folder import FolderSource
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource
@@ -33,7 +34,6 @@ from owl_jax.data.sources.kinds import files_of_one_kind, is_json_lines, kind_of
 from owl_jax.data.sources.record import Source
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
-from owl_jax.data.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.files import check_regular
 from owl_jax.media.video import natural_key
@@ -41,25 +41,31 @@ from owl_jax.media.video import natural_key
 _UNDERSTOOD = (
     "expected .jsonl, .json, .csv, .tsv, .tar, .array_record or .parquet, a directory of these, of "
     "Hugging Face datasets, of TensorFlow Datasets, of prepare, or of media with texts beside "
-    "them, or synthetic:KIND"
+    "them, or a .py file with get_source()"
 )
 _READ_BY_LIBRARIES = {"dataset_dict.json", "state.json", "features.json"}
-_SYNTHETIC = "synthetic:"
-_SYNTHETIC_SIZE = 100_000
+_FORMERLY = "synthetic:"  # the demonstration's data set, before it was a file
 
 
-def open_source(spec: str, media_root: str = "", index_dir: Path | None = None) -> Source:
-    """The source that `spec` names.
+def open_source(
+    spec: str | CustomSource, media_root: str = "", index_dir: Path | None = None
+) -> Source:
+    """The source that `spec` names, or is.
 
     Args:
       spec: as above.
-      media_root: what relative paths of media are relative to; "" is the folder of the file.
+      media_root: what relative paths of media are relative to; "" is the folder of the file, and
+        the working directory for a source that is an object.
       index_dir: where indices and caches are kept for the next time; None keeps indices in memory.
 
     Raises UserError for what is not there or not understood, and whatever the source raises.
     """
-    if spec.startswith(_SYNTHETIC):
-        return _open_synthetic(spec)
+    if isinstance(spec, CustomSource):
+        return CustomRecords(spec, Path(media_root))
+    _check_spelling(spec)
+    if python := python_file(spec):
+        path, argument = python
+        return CustomRecords(load_custom(path, argument), _root(media_root, path.parent))
     paths, split = _find(spec)
     are_directories = {path.is_dir() for path in paths}
     if len(are_directories) > 1:
@@ -70,15 +76,24 @@ def open_source(spec: str, media_root: str = "", index_dir: Path | None = None) 
     return opened[0] if len(opened) == 1 else ConcatenatedSource(opened)
 
 
-def is_missing(spec: str) -> bool:
-    """Whether nothing lies where `spec` names."""
-    if spec.startswith(_SYNTHETIC):
+def is_missing(spec: str | CustomSource) -> bool:
+    """Whether nothing lies where `spec` names. Raises UserError for a spelling of former days."""
+    if isinstance(spec, CustomSource) or python_file(spec):
         return False
+    _check_spelling(spec)
     try:
         _find(spec)
     except UserError:
         return True
     return False
+
+
+def _check_spelling(spec: str) -> None:
+    if spec.startswith(_FORMERLY):
+        kinds = spec.removeprefix(_FORMERLY)
+        raise UserError(
+            f"{spec}: the embedded data set is now a file; write configs/demo/synthetic.py:{kinds}"
+        )
 
 
 def _find(spec: str) -> tuple[list[Path], str | None]:
@@ -173,16 +188,3 @@ def _exists(path: Path) -> bool:
 
 def _root(media_root: str, folder: Path) -> Path:
     return Path(media_root) if media_root else folder
-
-
-def _open_synthetic(spec: str) -> SyntheticSource:
-    kinds: dict[str, float] = {}
-    for part in spec.removeprefix(_SYNTHETIC).split(","):
-        kind, _, weight = part.partition("=")
-        try:
-            kinds[kind.strip()] = float(weight or 1)
-        except ValueError:
-            raise UserError(
-                f"{spec}: {weight!r} is no number; expected {_SYNTHETIC}KIND=WEIGHT,KIND=WEIGHT"
-            ) from None
-    return SyntheticSource(kinds, size=_SYNTHETIC_SIZE)

@@ -47,7 +47,8 @@ class HeldOutLoss(Evaluator):
     same each time. The model computes as in training, without dropout. Metrics: `loss`, and
     `supervised_tokens`, which it is the mean over. WORKDIR/evaluators/NAME.json has examples.
 
-    source: a source as in `config.data.mixture`, or a whole mixture: ((source, weight), ...).
+    source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
+      ((source, weight), ...).
     sequences: how many, packed as the training's are.
     every: it runs after each so many steps, and after the last one.
     name: stands before the slash in the names of the metrics.
@@ -99,7 +100,6 @@ class HeldOutLoss(Evaluator):
         own = config.copy_and_resolve_references()
         with own.unlocked(), own.ignore_type():
             own.data.mixture = tuple(self.source) if is_mixture else ((self.source, 1.0),)
-            own.data.synthetic = ConfigDict()
             own.data.augmentation = "none"
             own.batch_size, own.accumulate = own.batch_size // own.accumulate, 1
         return own

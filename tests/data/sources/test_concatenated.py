@@ -5,11 +5,12 @@ import pickle
 import pytest
 
 from owl_jax.data.sources.concatenated import ConcatenatedSource
-from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.data.sources.detect import open_source
+from owl_jax.demo.synthetic import SyntheticSource
 
 
 def test_one_after_another():
-    parts = [SyntheticSource({"text_math": 1}, size=n, seed=n) for n in (2, 1, 3)]
+    parts = [open_source(SyntheticSource({"text_math": 1}, size=n, seed=n)) for n in (2, 1, 3)]
     source = pickle.loads(pickle.dumps(ConcatenatedSource(parts)))
     assert len(source) == 6
     expected = [part[i] for part in parts for i in range(len(part))]

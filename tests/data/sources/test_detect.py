@@ -9,6 +9,7 @@ import source_files
 from owl_jax.data.sources.array_record import ArrayRecordSource
 from owl_jax.data.sources.concatenated import ConcatenatedSource
 from owl_jax.data.sources.csv_rows import CsvSource
+from owl_jax.data.sources.custom import CustomRecords
 from owl_jax.data.sources.detect import is_missing, open_source
 from owl_jax.data.sources.folder import FolderSource
 from owl_jax.data.sources.hugging_face import HuggingFaceSource
@@ -16,7 +17,7 @@ from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource
 from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
-from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError, printable
 
 KINDS = {
@@ -29,7 +30,7 @@ KINDS = {
     "saved": (HuggingFaceSource, 3),
     "parquet": (HuggingFaceSource, 3),
     "tfds": (TfdsSource, 4),
-    "synthetic": (SyntheticSource, 100_000),
+    "synthetic": (CustomRecords, 100_000),
 }
 
 
@@ -190,12 +191,18 @@ def test_indices_are_kept(specs, tmp_path):
 
 
 def test_the_embedded_data_set():
-    source = open_source("synthetic:vqa=3,text_math")
-    assert source == SyntheticSource({"vqa": 3, "text_math": 1}, size=100_000, seed=0)
+    source = open_source(f"{source_files.EMBEDDED}:vqa=3,text_math")
+    assert source.custom == SyntheticSource({"vqa": 3, "text_math": 1}, size=100_000, seed=0)
     with pytest.raises(UserError, match="Synthetic kinds are"):
-        open_source("synthetic:owls")
-    with pytest.raises(UserError, match=r"'many' is no number; expected synthetic:KIND=WEIGHT"):
-        open_source("synthetic:vqa=many")
+        open_source(f"{source_files.EMBEDDED}:owls")
+    with pytest.raises(UserError, match=r"'many' is no number; expected KIND=WEIGHT"):
+        open_source(f"{source_files.EMBEDDED}:vqa=many")
+
+
+@pytest.mark.parametrize("call", [open_source, is_missing])
+def test_its_former_spelling_names_the_new_one(call):
+    with pytest.raises(UserError, match=r"write configs/demo/synthetic\.py:vqa=2,video$"):
+        call("synthetic:vqa=2,video")
 
 
 def test_what_is_not_there(tmp_path):

@@ -13,7 +13,7 @@ from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.media_keys import looks_like_media
 from owl_jax.data.sources.values import record_from
-from owl_jax.data.synthetic import SyntheticSource
+from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import BadData, UserError
 from owl_jax.text.conversation import SYSTEM
 
@@ -230,7 +230,7 @@ def test_files_of_one_object_are_named(tmp_path, words, said):
 @pytest.mark.parametrize("weight", ["nan", "inf", "-1", "0", "owl", "1e999"])
 def test_weights_of_the_embedded_data_set_are_finite(weight):
     with pytest.raises(UserError, match=r"weights|no number"):
-        open_source(f"synthetic:vqa={weight}")
+        open_source(f"{source_files.EMBEDDED}:vqa={weight}")
     if weight != "owl":
         with pytest.raises(UserError, match="finite weights"):
             SyntheticSource({"vqa": float(weight)}, size=10)

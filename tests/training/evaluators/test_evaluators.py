@@ -92,8 +92,6 @@ def runs(files):
     """The workdirs of the same training with and without evaluators."""
     data = make_config(files)
     data.data.mixture = ((str(files / "heldout.jsonl"), 1.0),)
-    with data.unlocked():
-        data.data.synthetic = {}
     evaluators = [held_out(files), Straight(data, 10)]
     train(make_config(files, evaluators), files / "with")
     train(make_config(files), files / "without")

@@ -20,7 +20,7 @@ from owl_jax.errors import UserError
 from owl_jax.files import write_whole
 
 if TYPE_CHECKING:
-    from owl_jax.data.preview.page import Sizes
+    from owl_jax.preview.page import Sizes
     from owl_jax.training.data import TrainingData
 
 CONFIG = cli.define_config_flag()
@@ -43,7 +43,7 @@ def main(_: list[str]) -> None:
     # Imported here, since they import JAX, which --help can do without.
     from owl_jax.data.drops import DropLog
     from owl_jax.data.mixture import shares
-    from owl_jax.data.preview.page import Head, SourceInfo, preview_page
+    from owl_jax.preview.page import Head, SourceInfo, preview_page
     from owl_jax.training import config as settings
     from owl_jax.training.data import open_data
 
@@ -90,7 +90,7 @@ def _measure(data: TrainingData, seed: int, count: int) -> Sizes:
     from owl_jax.data.conversations import Conversation
     from owl_jax.data.mixture import records_of_an_epoch
     from owl_jax.data.pipeline import tokenized
-    from owl_jax.data.preview.page import Sizes
+    from owl_jax.preview.page import Sizes
     from owl_jax.text.conversation import longest_text
 
     room = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)

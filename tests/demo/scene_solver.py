@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from owl_jax.data.scenes import COLORS, PLACES, SHAPES, Thing
+from owl_jax.demo.scenes import COLORS, PLACES, SHAPES, Thing
 from owl_jax.text.conversation import SYSTEM
 
 

@@ -33,9 +33,9 @@ STAGES = {
 
 def main(_: list[str]) -> None:
     """Three trainings, one evaluation, two reports."""
-    from owl_jax.evaluation.demonstration import evaluate, format_table
+    from owl_jax.demo.evaluation import evaluate, format_table
+    from owl_jax.demo.stages import train_stage
     from owl_jax.evaluation.report import write_report
-    from owl_jax.training.stages import train_stage
 
     workdir = Path(WORKDIR.value)
     seconds: dict[str, float] = {}

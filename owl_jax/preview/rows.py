@@ -11,8 +11,8 @@ from html import escape
 
 from PIL import Image
 
-from owl_jax.data.preview.unpacking import Medium, Segment, UnpackedRow, Words
 from owl_jax.pages.picture import picture
+from owl_jax.preview.unpacking import Medium, Segment, UnpackedRow, Words
 from owl_jax.text.tokenizer import Tokenizer
 
 _COLORS = 4  # --lines-0 ... of pages/page.py

@@ -9,20 +9,21 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-TOKENIZER = Path(__file__).parents[3] / "configs" / "demo" / "tokenizer"
+DEMO = Path(__file__).parents[2] / "configs" / "demo"
 CONFIG = f"""
-from owl_jax.models.variants import DEMONSTRATION
+from owl_jax.demo.model import DEMONSTRATION
 from owl_jax.training.config import small_config
 
 def get_config(file="people.jsonl"):
     config = small_config(DEMONSTRATION)
-    config.tokenizer = {str(TOKENIZER)!r}
+    config.tokenizer = {str(DEMO / "tokenizer")!r}
     config.batch_size = 3
     config.data.pack = True
     config.data.open_rows = 4
     config.data.length = 96
     config.data.image_slots = 2
-    config.data.mixture = ((file, 3.0), ("synthetic:text_facts", 1.0)) if file != "none" else ()
+    facts = {str(DEMO / "synthetic.py")!r} + ":text_facts"
+    config.data.mixture = ((file, 3.0), (facts, 1.0)) if file != "none" else ()
     return config
 """
 QUESTION = "Human: <image>\nHuman: What is it?\nAI: "
@@ -75,7 +76,7 @@ def shown(folder, preview):
 def test_the_page_tells_of_the_mixture_and_its_records(shown):
     assert shown.within("h1") == ["The data of config.py:people.jsonl"]
     assert "people.jsonl (20 records) 75.0%" in shown.text
-    assert "synthetic:text_facts (100,000 records) 25.0%" in shown.text
+    assert "demo/synthetic.py:text_facts (100,000 records) 25.0%" in shown.text
     # One of the twenty has a mark without a picture; 30 of the 40 are from the file.
     assert "Length of the records: 3" in next(
         svg["aria-label"] for svg in shown.all("svg") if "aria-label" in svg

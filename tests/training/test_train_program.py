@@ -13,8 +13,8 @@ from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import shard_batch
 from owl_jax.training.config import base_config
 from owl_jax.training.partition import FROZEN, split
-from owl_jax.training.program import make_program
 from owl_jax.training.state import place_state
+from owl_jax.training.train_program import make_program
 
 
 def load(name):

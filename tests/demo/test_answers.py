@@ -6,14 +6,14 @@ import pytest
 import tiny
 
 import owl_jax
-from owl_jax.data.synthetic import Question, questions
-from owl_jax.evaluation.questions import (
+from owl_jax.demo.answers import (
     MAX_ANSWER_TOKENS,
     accuracy,
     answer,
     blind_answers,
     shuffle_images,
 )
+from owl_jax.demo.questions import Question, questions
 
 KINDS = ("video", "vqa", "text_math", "two_images", "vqa", "text_facts")
 
@@ -55,6 +55,17 @@ def test_answers_are_what_each_question_gets_alone(owl, asked, answers):
                 max_new_tokens=MAX_ANSWER_TOKENS,
             )
             assert answers[i] == alone.strip()
+
+
+def test_prompts_are_cut_as_the_model_was_trained(owl, asked, answers, monkeypatch):
+    monkeypatch.setattr(owl, "as_trained", not owl.as_trained)
+    turned = answer(owl, asked)
+    assert turned != answers
+    for question, given in zip(asked[:4], turned, strict=False):
+        if question.kind in ("video", "two_images"):
+            media = {"images": question.images, "videos": question.videos}
+            alone = owl.chat(question.prompt_text, **media, max_new_tokens=MAX_ANSWER_TOKENS)
+            assert given == alone.strip()
 
 
 def test_batching_does_not_change_answers(owl, asked, answers):

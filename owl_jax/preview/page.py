@@ -15,10 +15,10 @@ import numpy as np
 
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.data.drops import DropLog, Dropped
-from owl_jax.data.preview.rows import STYLE, batch_section
-from owl_jax.data.preview.unpacking import UnpackedRow, unpack
 from owl_jax.pages.histogram import Mark, histogram
 from owl_jax.pages.page import Share, bar_table, grid, page
+from owl_jax.preview.rows import STYLE, batch_section
+from owl_jax.preview.unpacking import UnpackedRow, unpack
 from owl_jax.text.tokenizer import Tokenizer
 
 # Dropped records.

@@ -2,7 +2,10 @@
 
 import pytest
 
-from owl_jax.ablation import ARMS, COLUMNS, format_table, summarize
+from owl_jax.demo.ablation import ARMS, COLUMNS, change, format_table, summarize
+from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.demo.synthetic import SyntheticSource
+from owl_jax.training.config import small_config
 
 
 def result(image, text):
@@ -23,6 +26,17 @@ def test_mean_and_sample_deviation_over_the_seeds():
         assert list(columns) == list(COLUMNS)
         assert columns["picture"] == {"mean": pytest.approx(0.9), "stdev": pytest.approx(0.1)}
         assert columns["text alone"] == {"mean": pytest.approx(0.6), "stdev": pytest.approx(0.0)}
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_an_arm_has_a_seed_and_kinds_of_its_own(with_text):
+    config = small_config(DEMONSTRATION)
+    source = SyntheticSource({"vqa": 4.0, "text_facts": 0.5}, size=50)
+    config.data.mixture = ((source, 1.0),)
+    change(config, seed=3, with_text=with_text)
+    assert config.seed == 3
+    kinds = source.kinds if with_text else {"vqa": 4.0}
+    assert config.data.mixture == ((SyntheticSource(kinds, size=50, seed=3), 1.0),)
 
 
 def test_one_seed_has_no_spread():

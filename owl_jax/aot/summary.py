@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from owl_jax.aot.compiler import Memory, versions
-from owl_jax.aot.program import Program
+from owl_jax.aot.open_program import Program
 from owl_jax.aot.topology import Topology
 from owl_jax.aot.work import Kernel
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from owl_jax.demo.stages import train_stage
 from owl_jax.errors import UserError
-from owl_jax.training.stages import train_stage
 
 STAGE = Path(__file__).parents[2] / "configs" / "demo" / "stage0.py"
 

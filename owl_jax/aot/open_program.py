@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
-from owl_jax.inference.program import make_inference_program
+from owl_jax.inference.inference_program import make_inference_program
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, batch_parts
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
-from owl_jax.training.program import abstract_params, make_program
+from owl_jax.training.train_program import abstract_params, make_program
 
 NAMES = ("train", "prefill", "decode")
 
@@ -59,7 +59,7 @@ class Program:
     @property
     def rows_per_device(self) -> int:
         """How many of `rows` lie on each device: all of them if data and fsdp cannot divide them,
-        as in inference/program.py; training refuses that."""
+        as in inference/inference_program.py; training refuses that."""
         parts = batch_parts(self.mesh)
         return self.rows if self.rows % parts else self.rows // parts
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from owl_jax.data.batch import Example, RowShape, collate
-from owl_jax.data.preview.unpacking import Medium, Words, unpack
+from owl_jax.preview.unpacking import Medium, Words, unpack
 
 SHAPE = RowShape(length=16, media_length=2, image_size=2, image_slots=3, video_slots=2, frames=2)
 

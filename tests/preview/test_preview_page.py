@@ -11,7 +11,7 @@ from PIL import Image
 
 from owl_jax.data.batch import Example, RowShape, collate
 from owl_jax.data.drops import DropLog, Dropped
-from owl_jax.data.preview.page import Head, Sizes, SourceInfo, preview_page
+from owl_jax.preview.page import Head, Sizes, SourceInfo, preview_page
 from owl_jax.text.conversation import tokenize_conversation
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 

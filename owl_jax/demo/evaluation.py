@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import owl_jax
-from owl_jax.data.synthetic import Question, questions
-from owl_jax.evaluation.questions import accuracy, answer, blind_answers, shuffle_images
+from owl_jax.demo.answers import accuracy, answer, blind_answers, shuffle_images
+from owl_jax.demo.questions import Question, questions
 
 SEED = 2024  # of the held-out questions; the training data has its own
 BLIND_QUESTIONS = 5000  # training questions whose answers the blind guess counts

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from owl_jax.data.synthetic import Question, normalize_answer
+from owl_jax.demo.questions import Question, normalize_answer
 from owl_jax.inference.engine import NUM_FRAMES, Owl
 from owl_jax.media.image import load_image, preprocess_image
 from owl_jax.media.video import load_video
@@ -85,7 +85,12 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
     rows = [
-        tokenize_prompt(question.prompt_text, tokenizer, owl.config.media_length, as_trained=True)
+        tokenize_prompt(
+            question.prompt_text,
+            tokenizer,
+            owl.config.media_length,
+            as_trained=owl.as_trained,
+        )
         for question in questions
     ]
     length = max(map(len, rows))

@@ -1,0 +1,99 @@
+"""Draws scenes and clips, with Pillow and NumPy."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from owl_jax.demo.scenes import COLORS, SIDE, Clip, Scene, Thing, cell
+
+# Corners of each shape in a square from -1 to 1, y downwards. The square is drawn smaller than the
+# circle so that both cover about the same area, and size alone never tells them apart.
+_OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
+    "circle": tuple(
+        (math.cos(2 * math.pi * k / 48), math.sin(2 * math.pi * k / 48)) for k in range(48)
+    ),
+    "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
+    "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
+}
+
+_RADIUS = 0.385  # of a cell: the shapes fill about three quarters of it
+_SUPERSAMPLE = 4
+
+
+def render(scene: Scene, size: int, rng: random.Random) -> Image.Image:
+    """The scene as RGB, size x size pixels; `rng` moves, scales and lights things a little."""
+    backdrop = _sample_backdrop(rng)
+    return _paint([_sample_sprite(thing, rng) for thing in scene], backdrop, size)
+
+
+def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> list[Image.Image]:
+    """The clip as `frames` (at least 2) RGB pictures, evenly spaced in time, both ends included."""
+    backdrop = _sample_backdrop(rng)
+    mover = _sample_sprite(clip.mover, rng)
+    bystander = _sample_sprite(clip.bystander, rng)
+    rows, columns = clip.shift
+    return [
+        _paint(
+            [bystander, mover._replace(x=mover.x + t * columns, y=mover.y + t * rows)],
+            backdrop,
+            size,
+        )
+        for t in np.linspace(0.0, 1.0, frames)
+    ]
+
+
+class _Sprite(NamedTuple):
+    """An object to draw; centre and radius in cells, from the top left corner of the picture."""
+
+    color: str
+    shape: str
+    x: float
+    y: float
+    radius: float
+
+
+def _sample_sprite(thing: Thing, rng: random.Random) -> _Sprite:
+    row, column = cell(thing.place)
+    return _Sprite(
+        thing.color,
+        thing.shape,
+        x=column + 0.5 + rng.uniform(-0.05, 0.05),
+        y=row + 0.5 + rng.uniform(-0.05, 0.05),
+        radius=_RADIUS * rng.uniform(0.94, 1.06),
+    )
+
+
+def _sample_backdrop(rng: random.Random) -> np.ndarray:
+    """Colours of the four corners, uint8[2, 2, 3]: dark blue-greys, lighter towards one side."""
+    base = np.array([44, 48, 58]) + [rng.randint(-6, 6) for _ in range(3)]
+    light = np.array([rng.randint(-12, 12) for _ in range(4)]).reshape(2, 2, 1)
+    return (base + light).astype(np.uint8)
+
+
+def _paint(sprites: Sequence[_Sprite], backdrop: np.ndarray, size: int) -> Image.Image:
+    """Draw the sprites over the backdrop, large, and reduce: that is the anti-aliasing."""
+    large = size * _SUPERSAMPLE
+    # Shaded at the final size, then repeated: interpolating the large canvas costs more.
+    canvas = Image.fromarray(backdrop).resize((size, size), Image.Resampling.BILINEAR)
+    canvas = canvas.resize((large, large), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas)
+    side = large / SIDE
+    shade = tuple(int(channel) // 2 for channel in backdrop.mean(axis=(0, 1)))
+    for sprite in sprites:
+        # A soft shadow below right, of the backdrop's own tone, lifts the shape from the ground.
+        for fill, lag in ((shade, 0.03), (COLORS[sprite.color], 0.0)):
+            draw.polygon(
+                [
+                    (
+                        (sprite.x + lag + x * sprite.radius) * side,
+                        (sprite.y + lag + y * sprite.radius) * side,
+                    )
+                    for x, y in _OUTLINES[sprite.shape]
+                ],
+                fill=fill,
+            )
+    return canvas.reduce(_SUPERSAMPLE)

@@ -1,0 +1,148 @@
+"""Scenes of the toy world: what they hold, their split, and their captions.
+
+A scene is one to three coloured shapes on a 2 x 2 grid of places, at most one at a place. A clip is
+a short video in which one object moves along a row or a column; another rests beside its path.
+Everything follows from the random generator that is passed in.
+
+The split is a property of the scene alone: a stable hash of its objects and places keeps a tenth of
+all scenes from training. A clip belongs to a split when its first and its last frame, the two that
+lie on the grid, both do.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SPLITS = ("train", "heldout")
+
+SIDE = 2  # of the grid of places
+PLACES = ("top left", "top right", "bottom left", "bottom right")  # row by row
+
+COLORS = {
+    "red": (230, 52, 48),
+    "green": (46, 180, 84),
+    "blue": (52, 116, 246),
+    "yellow": (252, 208, 44),
+}
+
+SHAPES = ("circle", "square", "triangle")
+
+MAX_THINGS = 3
+_BUCKETS = 10
+
+
+class Thing(NamedTuple):
+    """One object: `place` indexes PLACES, `color` is a key of COLORS, `shape` one of SHAPES."""
+
+    place: int
+    color: str
+    shape: str
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, as the questions call it: "red circle"."""
+        return f"{self.color} {self.shape}"
+
+
+Scene = tuple[Thing, ...]
+"""The objects in reading order of their places."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video: `mover` goes in a straight line from its place to `stop`; `bystander` rests."""
+
+    mover: Thing
+    stop: int
+    bystander: Thing
+
+    @property
+    def shift(self) -> tuple[int, int]:
+        """How many rows down and how many columns to the right the mover goes."""
+        (row, column), (stop_row, stop_column) = cell(self.mover.place), cell(self.stop)
+        return stop_row - row, stop_column - column
+
+    @property
+    def direction(self) -> str:
+        """Where the mover goes: "left", "right", "up" or "down"."""
+        rows, columns = self.shift
+        if columns:
+            return "right" if columns > 0 else "left"
+        return "down" if rows > 0 else "up"
+
+    @property
+    def ends(self) -> tuple[Scene, Scene]:
+        """The scenes of the first and of the last frame."""
+        moved = self.mover._replace(place=self.stop)
+        return tuple(sorted((self.mover, self.bystander))), tuple(sorted((moved, self.bystander)))
+
+
+def stable_bucket(key: str, buckets: int) -> int:
+    """A number in [0, buckets) that depends on `key` alone, in every process, on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % buckets
+
+
+def held_out(scene: Scene) -> bool:
+    """Whether this combination of objects and places is kept from training; a tenth of them is."""
+    return stable_bucket(caption(tuple(sorted(scene))), _BUCKETS) == 0
+
+
+def caption(scene: Sequence[Thing]) -> str:
+    """The whole scene in words: "top left red circle, bottom right blue square."."""
+    return ", ".join(f"{PLACES[thing.place]} {thing.name}" for thing in scene) + "."
+
+
+def listing(scene: Scene) -> str:
+    """The same by colour and shape: "red circle is at top left, blue square is at top right."."""
+    colors = tuple(COLORS)
+    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape)))
+    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
+
+
+def clip_caption(clip: Clip) -> str:
+    """The whole clip in words, as "red circle moves down from top left to bottom left, top right
+    blue square."."""
+    start, stop = PLACES[clip.mover.place], PLACES[clip.stop]
+    words = f"{clip.mover.name} moves {clip.direction} from {start} to {stop}"
+    return f"{words}, {caption((clip.bystander,))}"
+
+
+def sample_scene(rng: random.Random, split: str) -> Scene:
+    """A scene of the split: number of objects, their places and each object are uniform."""
+    # The number is drawn before the split is looked at, so it has one distribution in both splits.
+    count = rng.randint(1, MAX_THINGS)
+    while True:
+        places = sorted(rng.sample(range(len(PLACES)), count))
+        scene = tuple(_sample_thing(rng, place) for place in places)
+        if held_out(scene) == (split == "heldout"):
+            return scene
+
+
+def sample_clip(rng: random.Random, split: str) -> Clip:
+    """A clip of the split: a move along a row or a column, beside another object that rests."""
+    while True:
+        start, stop = rng.sample(range(len(PLACES)), 2)
+        (row, column), (stop_row, stop_column) = cell(start), cell(stop)
+        if row != stop_row and column != stop_column:
+            continue
+        mover = _sample_thing(rng, start)
+        step = 1 if row == stop_row else SIDE
+        path = range(min(start, stop), max(start, stop) + 1, step)
+        free = [place for place in range(len(PLACES)) if place not in path]
+        bystander = _sample_thing(rng, rng.choice(free))
+        if bystander.name == mover.name:
+            continue
+        clip = Clip(mover, stop, bystander)
+        if all(held_out(scene) == (split == "heldout") for scene in clip.ends):
+            return clip
+
+
+def cell(place: int) -> tuple[int, int]:
+    """Row and column of a place."""
+    return divmod(place, SIDE)
+
+
+def _sample_thing(rng: random.Random, place: int) -> Thing:
+    return Thing(place, rng.choice(tuple(COLORS)), rng.choice(SHAPES))

@@ -1,0 +1,102 @@
+"""The embedded data set: conversations about rendered scenes, and text alone, from a seed.
+
+Each kind of example has media and words, or words alone:
+
+    caption          a picture and its exhaustive caption
+    vqa              a picture, several questions: colour, shape, count, position, comparison
+    two_images       two pictures, several questions that need both or name one of them
+    video            four frames of one moving object, several questions
+    video_caption    four frames and their caption
+    text_scene, text_two_images, text_video   the same questions, the scene told in words instead
+    text_caption     a caption as the answer, nothing before it
+    text_description the scene told in words, and told again as the answer
+    text_math        additions and subtractions
+    text_facts       a closed list of general facts
+
+Splits: scenes and clips by owl_jax/demo/scenes.py, in pictures and in words alike; arithmetic and
+facts by owl_jax/demo/knowledge.py.
+"""
+
+import math
+import operator
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from owl_jax.data.sources.custom import CustomSource
+from owl_jax.demo.dialogues import Dialogue, check_kinds, check_split, compose, write
+from owl_jax.demo.drawing import render, render_clip
+from owl_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class SyntheticSource(CustomSource):
+    """Random access to `size` examples; example i depends on seed, split, i and the settings only.
+
+    kinds: weight of each kind of example (any positive scale). split: "train" or "heldout".
+    image_size: pixels of a picture's or frame's side. turns: at most that many questions in a
+    example. Raises UserError on a setting that makes no sense.
+    """
+
+    name = "synthetic"
+
+    kinds: Mapping[str, float]
+    split: str = "train"
+    size: int = 100_000
+    seed: int = 0
+    image_size: int = 96
+    turns: int = 4
+
+    def __post_init__(self) -> None:
+        check_kinds(self.kinds)
+        check_split(self.split)
+        weights = self.kinds.values()
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise UserError(
+                f"Weights of the synthetic kinds are {dict(self.kinds)}; "
+                "give finite weights of zero or more, at least one above zero."
+            )
+        for name, least in (("size", 1), ("image_size", 24), ("turns", 1)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"Synthetic {name} is {getattr(self, name)}; give at least {least}."
+                )
+
+    def open(self) -> "SyntheticSource":
+        """Itself: nothing has to be opened."""
+        return self
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Example `index`: "text", "images", "videos" and "task_type" (the kind)."""
+        index = operator.index(index)
+        kind, dialogue, rng = self._dialogue(index)
+        return {
+            "text": write(dialogue),
+            "images": [render(scene, self.image_size, rng) for scene in dialogue.scenes],
+            "videos": [render_clip(clip, self.image_size, rng) for clip in dialogue.clips],
+            "task_type": kind,
+        }
+
+    def _dialogue(self, index: int) -> tuple[str, Dialogue, random.Random]:
+        """Kind and dialogue of an example, and the generator to draw its pictures with."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"example {index} of {self.size}")
+        # A text seed goes through SHA-512: neighbours are unrelated, and no process differs.
+        key = f"record {self.seed} {self.split} {index}"
+        # Sorted: a mapping read back from JSON may have another order.
+        names, weights = zip(*sorted(self.kinds.items()), strict=True)
+        (kind,) = random.Random(key).choices(names, weights)
+        # The kind in the seed: two sources of one seed, one of each kind, do not go in step.
+        rng = random.Random(f"{key} {kind}")
+        return kind, compose(kind, rng, self.split, self.turns), rng
+
+
+def iter_texts(source: SyntheticSource) -> Iterator[str]:
+    """The text of every example in order, without drawing a picture: what a tokenizer trains on."""
+    for index in range(len(source)):
+        _, dialogue, _ = source._dialogue(index)
+        yield write(dialogue)

@@ -1,0 +1,15 @@
+"""Former keys of configs, as files set them and as flags override them."""
+
+import pytest
+
+from owl_jax.former_keys import in_its_place
+
+
+@pytest.mark.parametrize("key", ["data.synthetic", "data.synthetic.vqa", "data.synthetic_size"])
+def test_a_former_key_and_what_was_below_it(key):
+    assert "configs/demo/synthetic.py" in in_its_place(key)
+
+
+@pytest.mark.parametrize("key", ["data", "data.mixture", "data.synthetics", "synthetic", ""])
+def test_other_keys(key):
+    assert in_its_place(key) is None

@@ -1,0 +1,52 @@
+"""Calling a function of a Python file; what goes wrong in it is told with its line."""
+
+import pytest
+
+from owl_jax.errors import UserError
+from owl_jax.python_file import call_in_file
+
+FILE = """
+from dataclasses import dataclass
+
+LIMIT = 10
+
+@dataclass
+class Given:
+    value: str = "nothing"
+
+def give(value="nothing"):
+    return Given(value).value if len(value) < LIMIT else 1 / 0
+
+def refuse():
+    from owl_jax.errors import UserError
+    raise UserError("not today")
+"""
+
+
+@pytest.fixture
+def call(tmp_path):
+    def call(function, argument="", text=FILE):
+        (tmp_path / "given.py").write_text(text)
+        return call_in_file(str(tmp_path / "given.py"), function, argument, "a file")
+
+    return call
+
+
+def test_with_an_argument_and_without(call):
+    assert call("give") == "nothing" and call("give", "x=1") == "x=1"
+    assert call("take") is None
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "text", "message"),
+    [
+        ("give", "a long value", FILE, r"^a file \S+given\.py, line 11: ZeroDivisionError: div"),
+        ("refuse", "", FILE, "^not today$"),
+        ("refuse", "x", FILE, r"^a file \S+given\.py: TypeError: refuse\(\) takes 0 positional"),
+        ("give", "", "x = (", r"^\S+given\.py, line 1: '\(' was never closed$"),
+        ("give", "", "import no_such", r"given\.py, line 1: ModuleNotFoundError: No module"),
+    ],
+)
+def test_what_goes_wrong(call, function, argument, text, message):
+    with pytest.raises(UserError, match=message):
+        call(function, argument, text)
