@@ -131,6 +131,19 @@ def test_the_loss_is_the_mean_over_supervised_tokens(runs):
         assert line["pairs/supervised_tokens"] == line["straight/tokens"] > 50
 
 
+def test_the_mesh_does_not_matter(files, runs):
+    """With a learning rate of zero the weights are those at the start."""
+    losses = []
+    for mesh in ({"data": 1, "fsdp": 8, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        config = make_config(files, [held_out(files)], steps=1)
+        config.mesh.update(mesh)
+        for recipe in config.recipes.values():
+            recipe.learning_rate = 0.0
+        train(config, files / f"mesh-{mesh['tensor']}")
+        losses.append(metrics_of(files / f"mesh-{mesh['tensor']}")[0]["pairs/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_resumed_run_measures_the_same(files, runs):
     train(make_config(files, [held_out(files)], steps=4), files / "again")
     train(make_config(files, [held_out(files)]), files / "again")
