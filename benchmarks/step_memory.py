@@ -21,6 +21,7 @@ from train_step import RECIPES, RULES, make_batch
 from owl_jax import cli
 from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params
+from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     print(f"{'':<28}{'temporaries':>14}{'ratio':>8}")
     baseline = None
     for name, compute in FORMS.items():
-        step = jax.jit(make_step(config, compute, optimizer, seed=0))
+        step = jax.jit(make_step(next_token(config, compute), optimizer, seed=0))
         size = step.lower(state, frozen, batch).compile().memory_analysis().temp_size_in_bytes
         baseline = baseline or size
         print(f"{name:<28}{size / 1e6:>11.1f} MB{size / baseline:>8.2f}")

@@ -47,6 +47,7 @@ from owl_jax.models.lora import LoraConfig
 from owl_jax.models.stack import unstack
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.vlm import init_params
+from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
@@ -90,7 +91,9 @@ class Ours:
         trainable, frozen = split(params, labels)
         self._frozen = unstack(frozen)
         optimizer = make_optimizer(RECIPES, split(labels, labels)[0], 1_000, clip_norm=1.0)
-        self._step = jax.jit(make_step(config, compute, optimizer, seed=0), donate_argnums=0)
+        self._step = jax.jit(
+            make_step(next_token(config, compute), optimizer, seed=0), donate_argnums=0
+        )
         self._state = new_state(jax.tree.map(jax.numpy.copy, trainable), optimizer)
 
     def run(self, batch: Batch) -> float:

@@ -24,6 +24,7 @@ from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import init_params
+from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> None:
 
     contestants = {}
     for name, compute in FORMS.items():
-        step = jax.jit(make_step(config, compute, optimizer, seed=0))
+        step = jax.jit(make_step(next_token(config, compute), optimizer, seed=0))
         contestants[name] = partial(ready, step)
 
     print(f"Decoder of {_LAYERS.value} x {_WIDTH.value}, {describe_device()}")

@@ -13,6 +13,10 @@ each source in proportion to its size:
     data/conceptual_captions        the same; CC3M, or CC12M, or both in one folder
     data/coco_captions.jsonl        {"image": "train2017/000000000009.jpg", "caption": "..."} a line
 
+To watch the loss on pairs that are not trained on, add config.evaluators (docs/training.md):
+
+    config.evaluators = [HeldOutLoss("data/coco_val_captions.jsonl", sequences=1_024, every=1_000)]
+
 docs/data.md tells what else a source may be, and how to turn them into shards that read faster.
 """
 

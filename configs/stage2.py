@@ -17,7 +17,10 @@ devices. Needs a stage 1 model directory, its tokenizer and the data, in the pap
 
 The first three as {"messages": [{"role": "user", "content": "..."}, ...]} a line, or in any other
 form of docs/data.md. Rows are packed: some four conversations in 2,048 positions, with room for two
-pictures; give more image_slots to conversations that have more.
+pictures; give more image_slots to conversations that have more. To watch the loss on conversations
+that are not trained on, add config.evaluators (docs/training.md):
+
+    config.evaluators = [HeldOutLoss("data/heldout.jsonl", sequences=128, every=200)]
 """
 
 import dataclasses

@@ -56,8 +56,8 @@ def main(_: list[str]) -> int | None:
     from jax.errors import JaxRuntimeError
 
     from owl_jax.parallel.xla_flags import in_use
+    from owl_jax.training.hooks.preemption import EXIT_STATUS, Interrupted, Preempted
     from owl_jax.training.loop import train
-    from owl_jax.training.preemption import EXIT_STATUS, Interrupted, Preempted
     from owl_jax.training.start_up import keep_compiled
 
     if "://" in WORKDIR.value:

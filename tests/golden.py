@@ -23,7 +23,7 @@ from owl_jax.models.lora import merge
 from owl_jax.models.vision.clip import Clip, pooled_class_token
 from owl_jax.models.vlm import VisionLanguageModel, forward, variables
 from owl_jax.text.media_index import index_media
-from owl_jax.training.loss import cross_entropy
+from owl_jax.training.objectives.cross_entropy import cross_entropy
 
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA, BLOOM, BLOOM_6 = "case01_image_llama", "case03_bloom", "case03b_bloom_6heads"

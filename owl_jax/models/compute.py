@@ -18,7 +18,8 @@ class Compute:
     remat: what the backward pass keeps of a language model's layer (models/remat.py).
     media_remat: the same of vision encoder and connector.
     scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).
-    loss_tile: tokens of each sequence whose logits exist at a time (training/loss.py); 0: all.
+    loss_tile: tokens of each sequence whose logits exist at a time; 0: all
+      (training/objectives/cross_entropy.py).
     """
 
     dtype: Any = jnp.float32

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from owl_jax.data.batch import RowShape
 from owl_jax.data.sources.custom import CustomSource
@@ -26,6 +26,8 @@ from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.remat import policy
+from owl_jax.training.extensions import check_extensions
+from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
@@ -62,6 +64,8 @@ def base_config(model: OwlConfig) -> ConfigDict:
     # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".
     config.rules = ()
     config.recipes = ConfigDict()
+    # What is minimised: (model, compute) -> objective (training/objectives/objective.py).
+    config.objective = FieldReference(next_token, field_type=object)
     config.frozen_dtype = "bfloat16"  # float32, bfloat16; "int8": the language model's projections
 
     config.compute = ConfigDict()
@@ -99,6 +103,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.hang_report = 600.0  # seconds without the end of a step after which stacks are printed
     config.hang_exit = 0.0  # seconds after which a hung process ends with status 75; 0: never
     config.profile = (0, 0)  # first and last step to trace into WORKDIR/profile; 0: none
+    # Lists of objects (docs/training.md). Hooks of one's own, beside those of training/hooks/; and
+    # what is measured during the training, such as HeldOutLoss(...).
+    config.hooks = ()
+    config.evaluators = ()
     config.export = "orbax"  # WORKDIR/model at the end: "orbax", "huggingface" or "none"
     return config
 
@@ -230,6 +238,7 @@ def check_values(config: ConfigDict) -> None:
             f"config.frozen_dtype={INT8} takes its weights from a directory, but "
             "config.init.llm=fresh; use bfloat16"
         )
+    check_extensions(config)
     if config.data.video_slots:
         _check_least(config, "data.frames", 1)
     if not 0 <= config.data.max_dropped <= 1:

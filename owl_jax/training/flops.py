@@ -15,7 +15,7 @@ B), with causal attention halved and what is frozen taken into account:
 - Nothing is counted for what the backward pass recomputes, nor for norms, softmax, the loss, the
   optimizer and looking words up.
 - The language model's head counts for every position, also where the loss leaves out those that
-  are not supervised (training/loss.py).
+  are not supervised (training/objectives/cross_entropy.py).
 - Vision tower and connector run for every slot of a row, filled or not, and are counted so.
 """
 

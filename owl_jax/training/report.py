@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from owl_jax.files import write_whole
 from owl_jax.pages.chart import Chart, Line, line_chart
 from owl_jax.pages.page import render
-from owl_jax.training.metrics import FILE_NAME, read_lines
+from owl_jax.training.evaluators.evaluator import OTHER_PREFIXES
+from owl_jax.training.evaluators.page import held_out_examples
+from owl_jax.training.hooks.metric_writer import FILE_NAME, read_lines
 from owl_jax.training.optimizer import RATE_PREFIX
 
 
 def write_curves(path: Path, workdir: Path) -> None:
-    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput."""
+    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput, what
+    evaluators found."""
     rows = _rows(workdir)
     rates = sorted({name for row in rows for name in row if name.startswith(RATE_PREFIX)})
     speeds = ("tokens_per_second", "useful_tokens_per_second")
@@ -23,9 +28,29 @@ def write_curves(path: Path, workdir: Path) -> None:
         line_chart("Learning rate", [_line(rows, name) for name in rates]),
         line_chart("Gradient norm", [_line(rows, "grad_norm")], log=True, smooth=True),
         line_chart("Tokens per second", [_line(rows, name) for name in speeds]),
+        *(line_chart(name, [_line(rows, name)]) for name in _evaluations(rows)),
     ]
-    title = workdir.resolve().name
-    write_whole(path, render(__package__, "report.html", title=title, charts=charts))
+    page = render(
+        __package__,
+        "report.html",
+        title=workdir.resolve().name,
+        charts=charts,
+        examples=Markup(held_out_examples(workdir)),  # escaped by a template of its own
+    )
+    write_whole(path, page)
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics of evaluators, EVALUATOR/METRIC, in the order in which they were first logged.
+
+    Without the numbers of tokens: they are the same each time.
+    """
+    names = dict.fromkeys(name for row in rows for name in row if "/" in name)
+    return [
+        name
+        for name in names
+        if name.partition("/")[0] not in OTHER_PREFIXES and not name.endswith("/supervised_tokens")
+    ]
 
 
 def loss_chart(title: str, workdir: Path) -> Chart:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from owl_jax.errors import printable
+
 FILE_NAME = "start_up.json"
 CACHE = "compilation_cache"  # in the workdir
 
@@ -35,6 +37,12 @@ class StartUp:
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
         return f"started in {sum(self.seconds.values()):.1f} s: {phases}"
+
+
+def say(text: str) -> None:
+    """Prints what may hold text that is not ours, on the first of several processes."""
+    if jax.process_index() == 0:
+        print(printable(text, keep="\n"), flush=True)
 
 
 def keep_compiled(workdir: Path) -> None:

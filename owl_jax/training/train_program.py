@@ -35,6 +35,7 @@ from owl_jax.parallel.sharding import (
     param_shardings,
 )
 from owl_jax.training import config as settings
+from owl_jax.training.extensions import read_objective
 from owl_jax.training.flops import training_flops
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import FROZEN, assign, split
@@ -152,7 +153,8 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
     optimizer = make_optimizer(
         recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
     )
-    step = make_step(model, compute, optimizer, config.seed, config.accumulate)
+    objective = read_objective(config)(model, compute)
+    step = make_step(objective, optimizer, config.seed, config.accumulate)
     _check_rows(config, mesh)
     return TrainingProgram(
         model,

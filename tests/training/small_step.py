@@ -23,6 +23,7 @@ from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import FROZEN, Rules, assign, split
 from owl_jax.training.step import Step, make_step
@@ -100,5 +101,5 @@ def take_apart(
     optimizer = make_optimizer(recipes, split(labels, labels)[0], 10, 1.0)
     if first is not None:
         optimizer = optax.chain(first, optimizer)
-    step = make_step(config, compute, optimizer, seed=0, accumulate=accumulate)
+    step = make_step(next_token(config, compute), optimizer, seed=0, accumulate=accumulate)
     return Pieces(step, optimizer, labels, trainable, frozen)

@@ -12,7 +12,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules, param_shardings, shard_batch
-from owl_jax.training.step import summed_loss
+from owl_jax.training.objectives.next_token import summed_loss
 
 LENGTH = 160
 RULES = LogicalRules()

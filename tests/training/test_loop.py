@@ -90,16 +90,14 @@ def test_a_run_leaves_what_the_contract_names(finished, config):
         "dropped",
         "text_only",
         "learning_rate/lora",
-        "learning_rate/abstractor",
+        "learning_rate/connector",
         "grad_norm",
         "skipped",
         "skipped_in_a_row",
     }
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert [line["learning_rate/abstractor"] for line in lines[:3]] == pytest.approx(
-        [0, 5e-3, 1e-2]
-    )
+    assert [line["learning_rate/connector"] for line in lines[:3]] == pytest.approx([0, 5e-3, 1e-2])
     assert lines[0]["learning_rate/lora"] == pytest.approx(1e-2)
     assert all(0 < line["supervised_tokens"] <= 8 * 192 for line in lines)
     for line in lines:

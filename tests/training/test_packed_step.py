@@ -17,9 +17,10 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vlm import forward
+from owl_jax.training.objectives.next_token import next_token, summed_loss
 from owl_jax.training.partition import assign, merge, split
 from owl_jax.training.state import new_state
-from owl_jax.training.step import make_step, summed_loss
+from owl_jax.training.step import make_step
 
 SIDE, LENGTH = 16, 72
 LLAMA = dataclasses.replace(
@@ -159,7 +160,7 @@ def test_rows_of_words_pictures_and_videos_are_one_program():
     """The step is traced once, whatever the rows hold."""
     traces = 0
     pieces = small_step.take_apart(LLAMA, RULES)
-    plain = make_step(LLAMA, Compute(), pieces.optimizer, seed=0)
+    plain = make_step(next_token(LLAMA, Compute()), pieces.optimizer, seed=0)
 
     def counted(*arguments: Any) -> Any:
         nonlocal traces

@@ -8,13 +8,46 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
 import jax
 
-from owl_jax.training.preemption import EXIT_STATUS
+from owl_jax.training.hooks.hook import Hook
+from owl_jax.training.hooks.preemption import EXIT_STATUS
+from owl_jax.training.run import Run, StepEvent
+
+
+class WatchSteps(Hook):
+    """Has a Watchdog look at the steps of a run, by `config.hang_report` and `config.hang_exit`."""
+
+    def __init__(self, report_after: float, exit_after: float) -> None:
+        self._settings = report_after, exit_after
+
+    @contextmanager
+    def training(self, run: Run) -> Iterator[None]:
+        """Steps end while the loop goes on: a thread waits for each."""
+        threads = ThreadPoolExecutor(1, thread_name_prefix="watched-step")
+        with Watchdog(*self._settings, run.start) as watchdog:
+            self._watchdog, self._threads = watchdog, threads
+            try:
+                yield
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def step_started(self, event: StepEvent) -> None:
+        """Notes when it ends."""
+        self._threads.submit(self._wait, event.number, event.metrics["loss"])
+
+    def pause(self, counted: bool) -> AbstractContextManager[object]:
+        """What is no step may take its time."""
+        return self._watchdog.patient()
+
+    def _wait(self, number: int, result: jax.Array) -> None:
+        result.block_until_ready()
+        self._watchdog.step_ended(number)
 
 
 class Watchdog:

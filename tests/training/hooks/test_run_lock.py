@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.training.run_lock import FILE_NAME, RunLock
+from owl_jax.training.hooks.run_lock import FILE_NAME, RunLock
 
 # Each of eight waits for the same moment, tries, and holds what it has until all have tried.
 RACE = """
 import os, sys
 from pathlib import Path
 from owl_jax.errors import UserError
-from owl_jax.training.run_lock import RunLock
+from owl_jax.training.hooks.run_lock import RunLock
 
 go, done, over = os.pipe(), os.pipe(), os.pipe()
 for number in range(8):
@@ -49,7 +49,7 @@ for _ in range(8):
 HOLD = """
 import sys
 from pathlib import Path
-from owl_jax.training.run_lock import RunLock
+from owl_jax.training.hooks.run_lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

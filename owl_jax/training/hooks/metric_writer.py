@@ -1,10 +1,11 @@
 """Where the numbers of a training run go: a JSON Lines file, TensorBoard, and the person watching.
 
 metrics.jsonl holds one object per logged step, each step once, also after a resume. The keys are
-`step`, `loss`, `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, and the rates of
-clock.py (`tokens_per_second`, `examples_per_second`, `mfu` where the device's peak is known, ...);
-the writer takes whatever it is given. A number that is not finite is written as null, since JSON
-has no other word for it; TensorBoard and the printed line show what it was.
+`step`, `loss`, `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of
+throughput.py (`tokens_per_second`, `examples_per_second`, `mfu` where the device's peak is known,
+...), and `<evaluator>/<metric>`; the writer takes whatever it is given. A number that is not finite
+is written as null, since JSON has no other word for it; TensorBoard and the printed line show what
+it was.
 
 Only process 0 writes; on the others every method returns at once.
 """
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import jax
@@ -95,19 +96,28 @@ class MetricWriter:
             )
             self._bar.start()
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        evaluations: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Logs one step.
 
         Args:
           step: the number of steps taken.
           metrics: names to scalars (Python, NumPy or JAX; reading the last waits for the device).
+          evaluations: "EVALUATOR/METRIC" to numbers, for a step after which evaluators ran. They
+            are in the same line of the file, and each is printed.
 
         Raises:
           OSError: the disk is full, for example.
         """
         if not self._active:
             return
-        numbers = {name: np.asarray(value).item() for name, value in metrics.items()}
+        numbers = {
+            name: np.asarray(value).item() for name, value in {**metrics, **evaluations}.items()
+        }
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
@@ -120,6 +130,11 @@ class MetricWriter:
                 self._events.flush()
                 self._flushed = time.monotonic()
 
+        if evaluations:
+            found = "  ".join(f"{name} {numbers[name]:.4f}" for name in evaluations)
+            self.message(printable(f"{self._description} {step}/{self._total_steps}  {found}"))
+        if not metrics:
+            return
         if self._bar is not None:
             short = {name: numbers[name] for name in numbers if name in _BAR}
             self._bar.update(self._task, completed=step, summary=summarize(short))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from owl_jax.data.batch import Batch
-from owl_jax.training.throughput import Clock
+from owl_jax.training.hooks.throughput import Throughput
 
 
 def rows_of(segments):
@@ -19,17 +19,11 @@ def rows_of(segments):
 ROWS = rows_of([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
 
 
-@pytest.fixture
-def ended():
-    return []
-
-
-def test_rates_between_two_reads(ended):
-    clock = Clock(parts=4, flops=10.0, peak=1000.0, step_ended=ended.append)
+def test_rates_between_two_reads():
+    clock = Throughput(parts=4, flops=10.0, peak=1000.0)
     for step in (1, 2, 3):
-        clock.count(step, jnp.float32(step), ROWS)
+        clock.count(jnp.float32(step), ROWS)
     rates = clock.read()
-    assert ended == [1, 2, 3]
     seconds = 3 * 12 * 4 / rates["tokens_per_second"]
     assert rates["useful_tokens_per_second"] == pytest.approx(3 * 9 * 4 / seconds)
     assert rates["examples_per_second"] == pytest.approx(3 * 3 * 4 / seconds)
@@ -39,25 +33,26 @@ def test_rates_between_two_reads(ended):
     assert rates["step_seconds/p99"] <= seconds
     assert "memory_peak_bytes" not in rates  # a CPU does not tell
 
-    clock.count(4, jnp.float32(4), rows_of([[1, 0, 0, 0, 0, 0]] * 2))
+    clock.count(jnp.float32(4), rows_of([[1, 0, 0, 0, 0, 0]] * 2))
     assert clock.read()["row_fill"] == 1 / 6  # the second window alone
     clock.close()
 
 
 def test_no_utilization_of_an_unknown_peak():
-    clock = Clock(parts=1, flops=10.0, peak=None, step_ended=lambda _: None)
-    clock.count(1, jnp.float32(1), ROWS)
+    clock = Throughput(parts=1, flops=10.0, peak=None)
+    clock.count(jnp.float32(1), ROWS)
     assert "mfu" not in clock.read()
     clock.close()
 
 
 def test_waiting_counts_while_the_device_has_nothing_to_do():
-    clock = Clock(parts=1, flops=1.0, peak=None, step_ended=lambda _: None)
-    clock.count(1, jnp.float32(1).block_until_ready(), ROWS)
+    clock = Throughput(parts=1, flops=1.0, peak=None)
+    clock.count(jnp.float32(1).block_until_ready(), ROWS)
     time.sleep(0.2)  # the step has ended
-    with clock.waiting_for_data():
-        time.sleep(0.6)
-    clock.count(2, jnp.float32(2), ROWS)
+    asked = time.monotonic()
+    time.sleep(0.6)
+    clock.waited_for_data(asked, time.monotonic())
+    clock.count(jnp.float32(2), ROWS)
     rates = clock.read()
     seconds = 2 * 12 / rates["tokens_per_second"]
     assert 0.6 <= rates["data_wait"] * seconds <= seconds - 0.2
@@ -66,14 +61,14 @@ def test_waiting_counts_while_the_device_has_nothing_to_do():
 
 
 def test_what_is_left_out_takes_no_time():
-    clock = Clock(parts=1, flops=1.0, peak=None, step_ended=lambda _: None)
-    clock.count(1, jnp.float32(1), ROWS)
+    clock = Throughput(parts=1, flops=1.0, peak=None)
+    clock.count(jnp.float32(1), ROWS)
     with clock.leaving_out():
         time.sleep(1.0)
-    clock.count(2, jnp.float32(2), ROWS)
+    clock.count(jnp.float32(2), ROWS)
     rates = clock.read()
     assert 2 * 12 / rates["tokens_per_second"] < 1
     assert rates["step_seconds/p99"] < 1
-    clock.count(3, jnp.float32(3), ROWS)
+    clock.count(jnp.float32(3), ROWS)
     assert clock.read()["step_seconds/p50"] >= 0
     clock.close()

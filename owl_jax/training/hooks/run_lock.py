@@ -21,14 +21,21 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import jax
+
 from owl_jax.errors import UserError, disk_full, printable
 from owl_jax.files import check_regular
+from owl_jax.parallel.agreement import raise_together
+from owl_jax.training.hooks.hook import Hook
+from owl_jax.training.run import StepEvent
+from owl_jax.training.start_up import say
 
 FILE_NAME = "run.lock"
 
@@ -43,6 +50,28 @@ _SIZE = 1024
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class HoldWorkdir(Hook):
+    """The first of several processes holds the workdir for all; all end if another run has it."""
+
+    @contextmanager
+    def holding(self, workdir: Path) -> Iterator[None]:
+        """Holds it. Raises UserError as RunLock."""
+        self._lock, refusal = None, None
+        with ExitStack() as held:
+            if jax.process_index() == 0:
+                try:
+                    self._lock = held.enter_context(RunLock(workdir, say))
+                except UserError as error:
+                    refusal = error
+            raise_together(refusal, f"process 0 cannot take {workdir} for this run")
+            yield
+
+    def after_step(self, event: StepEvent) -> None:
+        """Raises UserError if another run has taken the workdir."""
+        if self._lock:
+            self._lock.check()
 
 
 class RunLock:

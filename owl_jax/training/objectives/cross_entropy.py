@@ -30,10 +30,14 @@ def cross_entropy(
     float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. The mean is their
     quotient; kept apart so that micro-batches can be weighted by their tokens.
     """
+    return jnp.sum(token_losses(logits, targets) * loss_mask), jnp.sum(loss_mask)
+
+
+def token_losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-log p(target) of each token, in nats: float32[B, L, V], int32[B, L] -> float32[B, L]."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return jnp.sum(losses * loss_mask), jnp.sum(loss_mask)
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def tiled_cross_entropy(
@@ -62,18 +66,56 @@ def tiled_cross_entropy(
     L = hidden.shape[1]
     if not 0 < tile < L:
         return cross_entropy(head(weights, hidden), targets, loss_mask)
-    number = math.ceil(L / tile)
-    order = jnp.argsort(loss_mask == 0, axis=1, stable=True)
-
-    def tiles(x: jax.Array) -> jax.Array:
-        """[B, L, ...] -> [T, B, L / T rounded up, ...]; what fills up the last is masked."""
-        x = _reorder(x, order)
-        size = math.ceil(L / number)
-        x = jnp.pad(x, [(0, 0), (0, number * size - L)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
-
+    tiles = partial(_tiles, order=_supervised_first(loss_mask), number=math.ceil(L / tile))
     total = _total(head, gather, weights, tiles(hidden), tiles(targets), tiles(loss_mask))
     return total, jnp.sum(loss_mask)
+
+
+def tiled_token_losses(
+    head: Head,
+    gather: Gather,
+    weights: Weights,
+    hidden: jax.Array,
+    targets: jax.Array,
+    loss_mask: jax.Array,
+    tile: int,
+) -> jax.Array:
+    """The terms of `tiled_cross_entropy`'s sum, for evaluation: it is not meant to be
+    differentiated.
+
+    Takes the same arguments. Returns float32[B, L]; 0 where loss_mask is 0.
+    """
+    L = hidden.shape[1]
+    if not 0 < tile < L:
+        losses = token_losses(head(weights, hidden), targets)
+        return jnp.where(loss_mask != 0, losses, 0)
+    order = _supervised_first(loss_mask)
+    tiles = partial(_tiles, order=order, number=math.ceil(L / tile))
+    weights = gather(weights)
+
+    def add(_: None, hidden: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[None, Any]:
+        return None, jnp.where(mask != 0, token_losses(head(weights, hidden), targets), 0)
+
+    def skip(_: None, hidden: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[None, Any]:
+        return None, jnp.zeros(mask.shape, jnp.float32)
+
+    _, losses = _scan_supervised(add, skip, None, (tiles(hidden), tiles(targets), tiles(loss_mask)))
+    in_order = jnp.moveaxis(losses, 0, 1).reshape(len(loss_mask), -1)[:, :L]
+    return _reorder(in_order, jnp.argsort(order, axis=1))
+
+
+def _supervised_first(loss_mask: jax.Array) -> jax.Array:
+    """int32[B, L]: the order in which each row's supervised tokens come first."""
+    return jnp.argsort(loss_mask == 0, axis=1, stable=True)
+
+
+def _tiles(x: jax.Array, order: jax.Array, number: int) -> jax.Array:
+    """[B, L, ...] -> [T, B, L / T rounded up, ...]; what fills up the last is masked."""
+    x = _reorder(x, order)
+    L = x.shape[1]
+    size = math.ceil(L / number)
+    x = jnp.pad(x, [(0, 0), (0, number * size - L)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
 
 
 @jax.custom_vjp

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from owl_jax.training.preemption import Interrupted, Preempted, Preemption
+from owl_jax.training.hooks.preemption import Interrupted, Preempted, Preemption
 
 # Waits outside Python for a lock that never comes, as for a device or another process.
 STUCK = """
 import ctypes
-from owl_jax.training.preemption import Preemption
+from owl_jax.training.hooks.preemption import Preemption
 
 with Preemption() as preemption:
     preemption.training_begins()

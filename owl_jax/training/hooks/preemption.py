@@ -12,8 +12,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
@@ -22,6 +23,8 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather, reached_preemption_sync_point
 
 from owl_jax.errors import Ended
+from owl_jax.training.hooks.hook import Hook
+from owl_jax.training.run import Run, StepEvent
 
 # EX_TEMPFAIL of sysexits.h: the run has saved and is to be started again (launch/common.sh, AGAIN).
 EXIT_STATUS = 75
@@ -44,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
     status = INTERRUPTED_STATUS
 
 
-class Preemption:
+class Preemption(Hook):
     """Tells at which step the run has to be saved and ended; a context manager around the run.
 
     A process alone looks at its own signals. Where JAX's coordination service runs it is asked: it
@@ -59,6 +62,8 @@ class Preemption:
     def __init__(self) -> None:
         self._signalled = self._interrupted = self._training = False
         self._saved = ""  # what Ctrl-C leaves, once training has ended
+        self._ending = False
+        self._step = 0  # the newest that was taken
         self._former: dict[int, Any] = {}
         self._listener: _Listener | None = None
         # A notebook is not ended because a cell is interrupted twice.
@@ -87,6 +92,26 @@ class Preemption:
         for number, former in self._former.items():
             if former is not None:
                 signal.signal(number, former)
+
+    def holding(self, workdir: Path) -> AbstractContextManager[object]:
+        """Takes the signals of the whole run."""
+        return self
+
+    @contextmanager
+    def training(self, run: Run) -> Iterator[None]:
+        """Ends the run after the step that was reached, once that is saved."""
+        self.training_begins()
+        yield
+        saved = f"step {self._step} of {run.config.steps} is saved in {run.workdir}"
+        if self._ending:
+            self.end(saved)
+        self.training_ends(saved)
+
+    def after_step(self, event: StepEvent) -> None:
+        """Has the run end with this step, if it is the one."""
+        reached = self.reached(event.number)
+        self._ending, self._step = reached and not event.is_last, event.number
+        event.ends = event.ends or self._ending
 
     def training_begins(self) -> None:
         """From here on a signal waits for the end of a step; before, the run ends where it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ from owl_jax.data.batch import Batch
 _PERCENTILES = (50, 90, 99)
 
 
-class Clock:
+class Throughput:
     """Counts steps between two reads.
 
     Steps run while the loop goes on to the next: a thread waits for the end of each.
@@ -24,14 +24,10 @@ class Clock:
       parts: of the data, this process reads one.
       flops: model work of a step over all devices (training/flops.py).
       peak: operations a second of all devices, or None where it is not known.
-      step_ended: called with the number of each step when it has ended.
     """
 
-    def __init__(
-        self, parts: int, flops: float, peak: float | None, step_ended: Callable[[int], None]
-    ) -> None:
+    def __init__(self, parts: int, flops: float, peak: float | None) -> None:
         self._parts, self._flops, self._peak = parts, flops, peak
-        self._step_ended = step_ended
         self._watch = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
         self._end: Future[float] | None = None  # of the step before
         self._left_out = 0.0  # seconds since the start
@@ -47,15 +43,13 @@ class Clock:
         """Seconds, without those that are left out."""
         return time.monotonic() - self._left_out
 
-    @contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Around what brings the next batch."""
-        start = self._now()
-        yield
+    def waited_for_data(self, asked: float, arrived: float) -> None:
+        """The next batch was asked for and arrived at these times (`time.monotonic()`)."""
+        start, now = asked - self._left_out, arrived - self._left_out
         if self._end is None:  # the first batch
-            self._waited += self._now() - start
+            self._waited += now - start
         elif self._end.done():
-            self._waited += self._now() - max(start, self._end.result())
+            self._waited += max(0.0, now - max(start, self._end.result()))
 
     @contextmanager
     def leaving_out(self) -> Iterator[None]:
@@ -66,10 +60,10 @@ class Clock:
         yield
         self._left_out += time.monotonic() - start
 
-    def count(self, step: int, result: jax.Array, rows: Batch) -> None:
+    def count(self, result: jax.Array, rows: Batch) -> None:
         """A step was started. result: something that it computes. rows: this process's, on the
         host."""
-        self._end = self._watch.submit(self._wait, step, result)
+        self._end = self._watch.submit(self._wait, result)
         self._ends.append(self._end)
         self._conversations += int(rows.segment_ids.max(axis=1).sum())
         self._used += int(np.count_nonzero(rows.segment_ids))
@@ -108,7 +102,6 @@ class Clock:
         """Lets go of the thread, which may still wait for a step."""
         self._watch.shutdown(wait=False, cancel_futures=True)
 
-    def _wait(self, step: int, result: jax.Array) -> float:
+    def _wait(self, result: jax.Array) -> float:
         result.block_until_ready()
-        self._step_ended(step)
         return self._now()

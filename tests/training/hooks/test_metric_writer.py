@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from owl_jax.errors import UserError
-from owl_jax.training.metrics import MetricWriter
+from owl_jax.training.hooks.metric_writer import MetricWriter
 from owl_jax.training.report import write_curves
 
 
@@ -129,7 +129,8 @@ def test_a_new_run_drops_the_lines_of_an_old_one(tmp_path):
 
 SCRIPT = """
 import sys
-from owl_jax.training.metrics import MetricWriter
+from owl_jax.errors import UserError
+from owl_jax.training.hooks.metric_writer import MetricWriter
 with MetricWriter(sys.argv[1], total_steps=5000, start_step=100, description="stage 1") as writer:
     writer.write(200, {"loss": 1.25, "tokens_per_second": 1234.5})
     writer.message("saved step 200")

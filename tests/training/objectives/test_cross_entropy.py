@@ -13,8 +13,8 @@ from small_step import LLAMA
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.lora import LoraConfig
-from owl_jax.training.loss import cross_entropy, tiled_cross_entropy
-from owl_jax.training.step import summed_loss
+from owl_jax.training.objectives.cross_entropy import cross_entropy, tiled_cross_entropy
+from owl_jax.training.objectives.next_token import summed_loss
 
 B, L, D, V = 3, 20, 8, 50
 MODELS = {

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
-from owl_jax.training.watchdog import Watchdog
+import jax.numpy as jnp
+
+from owl_jax.training.hooks.watchdog import Watchdog, WatchSteps
 
 
 def test_silence_while_steps_end(capfd):
@@ -30,7 +33,7 @@ def test_a_report_names_the_step_and_the_line_that_waits(capfd):
 
 HANG = """
 import time
-from owl_jax.training.watchdog import Watchdog
+from owl_jax.training.hooks.watchdog import WatchSteps, Watchdog
 with Watchdog(report_after={report}, exit_after={exit}, start=0):
     time.sleep(60)
 """
@@ -51,3 +54,16 @@ def test_a_hung_process_ends_so_that_it_is_started_again():
         assert result.returncode == 75, result.stderr
         assert "exit status 75" in result.stderr.splitlines()[-1]
         assert "Thread 0x" in result.stderr
+
+
+def test_every_step_that_the_device_has_finished_is_noted(monkeypatch):
+    noted = []
+    monkeypatch.setattr(Watchdog, "step_ended", lambda self, step: noted.append(step))
+    hook = WatchSteps(0.0, 0.0)
+    with hook.training(SimpleNamespace(start=0)):
+        for number in (1, 2, 3):
+            metrics = {"loss": jnp.float32(number)}
+            hook.step_started(SimpleNamespace(number=number, metrics=metrics))
+        while len(noted) < 3:
+            pass
+    assert noted == [1, 2, 3]

@@ -1,0 +1,122 @@
+"""Conversations of a batch with the loss of each token, as JSON for the run's report.
+
+An example is {"loss": mean, "tokens": supervised ones, "parts": [...]}, in reading order. A part is
+one of (a number that is not finite is null)
+
+    {"text": "..."}                     not supervised
+    {"token": "...", "loss": nats}      a supervised token
+    {"picture": URL}, {"video": [URL]}  thumbnails, as data: URLs; a video's frames
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from owl_jax.data.batch import Batch, RowShape
+from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
+
+_PICTURE, _FRAME = 144, 96  # pixels of the longer side
+_QUALITY = 80
+_NO_TEXT = "◌"  # a token that is a part of a character
+
+
+def examples_of(
+    batch: Batch, losses: jax.Array, shape: RowShape, tokenizer: Tokenizer, most: int
+) -> list[dict[str, Any]]:
+    """The first conversations with supervised tokens.
+
+    Args:
+      batch, losses: on the devices; float32[B, L]. Only what is on this process's is read.
+      most: how many conversations at most.
+    """
+    rows: dict[str, dict[int, np.ndarray]] = {
+        name: _own_rows(array) for name, array in {**vars(batch), "losses": losses}.items()
+    }
+    found: list[dict[str, Any]] = []
+    for number in sorted(rows["losses"]):
+        row = {name: array[number] for name, array in rows.items()}
+        for segment in range(1, int(row["segment_ids"].max()) + 1):
+            if len(found) == most:
+                return found
+            (places,) = np.nonzero(row["segment_ids"] == segment)
+            is_supervised = row["loss_mask"][places] > 0
+            if is_supervised.any():
+                found.append(
+                    {
+                        "loss": finite(row["losses"][places][is_supervised].mean()),
+                        "tokens": int(is_supervised.sum()),
+                        "parts": list(_parts(row, places, shape, tokenizer)),
+                    }
+                )
+    return found
+
+
+def finite(number: Any) -> float | None:
+    """A number as JSON can hold it, to four digits."""
+    return round(float(number), 4) if math.isfinite(number) else None
+
+
+def _own_rows(array: jax.Array) -> dict[int, np.ndarray]:
+    """The rows of a batch's array that this process's devices hold, by their number."""
+    rows: dict[int, np.ndarray] = {}
+    for shard in array.addressable_shards:
+        start = shard.index[0].start or 0
+        rows |= dict(enumerate(np.asarray(shard.data), start))
+    return rows
+
+
+def _parts(
+    row: dict[str, np.ndarray], places: np.ndarray, shape: RowShape, tokenizer: Tokenizer
+) -> Iterator[dict[str, Any]]:
+    media = row["media_index"][places]
+    # One entry a token. The last one is a target only; the first one is never a target.
+    slots = [*np.where(media < 0, -1, media // shape.media_length).tolist(), -1]
+    ids = [*row["input_ids"][places].tolist(), int(row["targets"][places[-1]])]
+    losses = [
+        float(loss) if taught else None
+        for loss, taught in zip(row["losses"][places], row["loss_mask"][places] > 0, strict=True)
+    ]
+    decoder = StreamDecoder(tokenizer)
+    names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+    text, before = "", -1
+    for slot, token, loss in zip(slots, ids, [None, *losses], strict=True):
+        if slot < 0:
+            piece = names.get(token) or decoder.push(token)
+            if loss is not None:
+                if text:
+                    yield {"text": text}
+                    text = ""
+                yield {"token": piece or _NO_TEXT, "loss": finite(loss)}
+            else:
+                text += piece
+        elif slot != before:
+            if text:
+                yield {"text": text}
+                text = ""
+            yield _medium(row, slot)
+        before = slot
+    if text := text + decoder.finish():
+        yield {"text": text}
+
+
+def _medium(row: dict[str, np.ndarray], slot: int) -> dict[str, Any]:
+    images = row["images"]
+    if slot < len(images):
+        return {"picture": _thumbnail(images[slot], _PICTURE)}
+    return {"video": [_thumbnail(frame, _FRAME) for frame in row["videos"][slot - len(images)]]}
+
+
+def _thumbnail(pixels: np.ndarray, side: int) -> str:
+    file = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    image.save(file, "JPEG", quality=_QUALITY, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

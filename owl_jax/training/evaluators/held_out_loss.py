@@ -1,0 +1,205 @@
+"""The loss of any source that the training does not see.
+
+Letters: B sequences, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from owl_jax.data.batch import Batch
+from owl_jax.data.drops import DropLog
+from owl_jax.data.mixture import records_of_an_epoch
+from owl_jax.errors import UserError, shown
+from owl_jax.files import write_whole
+from owl_jax.parallel.agreement import raise_together
+from owl_jax.parallel.sharding import batch_sharding, shard_batch
+from owl_jax.training.evaluators.evaluator import Evaluate, Evaluator, results_file
+from owl_jax.training.evaluators.examples import examples_of, finite
+from owl_jax.training.objectives.next_token import losses_by_token
+from owl_jax.training.partition import merge
+from owl_jax.training.run import Run, StepEvent
+from owl_jax.training.start_up import say
+
+if TYPE_CHECKING:  # it imports configs, which import this
+    from owl_jax.training.data import TrainingData
+
+# A packed sequence holds at most about so many records: what asks for fewer sequences than a
+# source's records divided by this cannot need a second epoch of it.
+_MOST_RECORDS = 64
+
+
+@dataclass(frozen=True)
+class HeldOutLoss(Evaluator):
+    """Mean cross entropy, in nats a token, of the supervised tokens of some held-out sequences.
+
+    Data are read, tokenised and packed as `config.data` says, without augmentation, and are the
+    same each time. The model computes as in training, without dropout. Metrics: `loss`, and
+    `supervised_tokens`, which it is the mean over. WORKDIR/evaluators/NAME.json has examples.
+
+    source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
+      ((source, weight), ...).
+    sequences: how many, packed as the training's are.
+    every: it runs after each so many steps, and after the last one.
+    name: stands before the slash in the names of the metrics.
+    examples: conversations that the run's report shows, each token coloured by its loss.
+    """
+
+    source: Any
+    sequences: int = 256
+    every: int = 500
+    name: str = "heldout"
+    examples: int = 6
+
+    def check(self, config: ConfigDict) -> None:
+        """Raises UserError for another number than is possible, or a source of no known form."""
+        for key, least in (("sequences", 1), ("examples", 0)):
+            value = getattr(self, key)
+            if type(value) is not int or value < least:
+                raise UserError(f"{key}={shown(value)}: expected a number of at least {least}")
+        from owl_jax.training.config import read_mixture
+
+        try:
+            if not read_mixture(self._data_config(config)):
+                raise UserError("source is empty; name a source, as config.data.mixture does")
+        except UserError as error:
+            raise UserError(str(error).replace("config.data.mixture", "source")) from None
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Evaluate]:
+        """Opens the source and compiles the program. Raises UserError."""
+        from owl_jax.training.data import open_data
+
+        config = self._data_config(run.config)
+        skipped = results_file(run.workdir, f"{self.name}-skipped").with_suffix(".jsonl")
+        if run.num_shards > 1:
+            skipped = skipped.with_stem(f"{skipped.stem}-{run.shard_index}-of-{run.num_shards}")
+        drops = DropLog(config.data.max_dropped, skipped)
+        shards = run.shard_index, run.num_shards
+        data = open_data(config, run.program.model, run.workdir, *shards, drops)
+        with closing(data):
+            self._check_size(config, data)
+            evaluation = _Evaluation(self, run, data, config.batch_size)
+            yield evaluation
+
+    def _data_config(self, config: ConfigDict) -> ConfigDict:
+        """The training's config with this source as its data, in batches of a micro-batch."""
+        is_mixture = isinstance(self.source, tuple | list) and all(
+            isinstance(entry, tuple | list) for entry in self.source
+        )
+        own = config.copy_and_resolve_references()
+        with own.unlocked(), own.ignore_type():
+            own.data.mixture = tuple(self.source) if is_mixture else ((self.source, 1.0),)
+            own.data.augmentation = "none"
+            own.batch_size, own.accumulate = own.batch_size // own.accumulate, 1
+        return own
+
+    def _check_size(self, config: ConfigDict, data: TrainingData) -> None:
+        """Raises UserError for more sequences than an epoch of the source has."""
+        from owl_jax.training.data import steps_of_epochs
+
+        records = records_of_an_epoch(data.sources)
+        if records > _MOST_RECORDS * self.sequences:
+            return
+        with config.unlocked():
+            config.batch_size, batch_size, config.epochs = 1, config.batch_size, 1.0
+            found = min(steps_of_epochs(config, data), records)
+            config.batch_size = batch_size
+        if found < self.sequences:
+            raise UserError(
+                f"sequences={self.sequences}, but the source makes about {found} of "
+                f"{records:,} records; give at most that, or more data"
+            )
+
+
+class _Evaluation:
+    """One compiled program, and the data that it is run on."""
+
+    def __init__(
+        self, settings: HeldOutLoss, run: Run, data: TrainingData, batch_size: int
+    ) -> None:
+        self._settings, self._run, self._data = settings, run, data
+        self._batch_size = batch_size
+        # So that each process reads its part of the source once.
+        share, rest = divmod(settings.sequences, run.num_shards)
+        self._own_sequences = share + (run.shard_index < rest)
+        self._beginning = data.batches.get_state()
+        self._told = False  # what became of the records
+        program = run.program
+
+        def losses(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, ...]:
+            """The sum over supervised tokens, their number, and the loss of each."""
+            params = merge(trainable, frozen)
+            found = losses_by_token(program.model, program.compute, params, batch)
+            return jnp.sum(found), jnp.sum(batch.loss_mask != 0), found
+
+        whole = NamedSharding(program.mesh, PartitionSpec())
+        with program.active():
+            self._losses = (
+                jax.jit(losses, out_shardings=(whole, whole, batch_sharding(program.mesh)))
+                .trace(
+                    program.state().params,
+                    program.frozen(),
+                    jax.tree.map(
+                        lambda leaf: leaf.update(shape=(batch_size, *leaf.shape[1:])),
+                        program.batch(),
+                    ),
+                )
+                .lower()
+                .compile()
+            )
+
+    def __call__(self, event: StepEvent) -> Mapping[str, float]:
+        """The metrics after a step. Raises UserError, on all processes, for data that fail."""
+        settings = self._settings
+        total, tokens = 0.0, 0
+        examples: list[dict[str, Any]] = []
+        data, left = self._data, self._own_sequences
+        data.batches.set_state(self._beginning)
+        for _ in range(math.ceil(settings.sequences / self._batch_size)):
+            batch = self._next_batch(left)
+            left -= self._batch_size // self._run.num_shards
+            summed, counted, losses = self._losses(event.state.params, event.frozen, batch)
+            if jax.process_index() == 0 and len(examples) < settings.examples:
+                most = settings.examples - len(examples)
+                examples += examples_of(batch, losses, data.shape, data.tokenizer, most)
+            total, tokens = total + float(summed), tokens + int(counted)
+        if not tokens:
+            raise UserError(f"none of its {settings.sequences} sequences has a supervised token")
+        found = {"loss": total / tokens, "supervised_tokens": tokens}
+        if jax.process_index() == 0:
+            file = results_file(self._run.workdir, settings.name)
+            report = {
+                "version": 1,
+                "step": event.number,
+                "loss": finite(found["loss"]),
+                "supervised_tokens": tokens,
+                "examples": examples,
+            }
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(report, allow_nan=False))
+        if not self._told:
+            say(f"{settings.name}: {self._data.drops.summary()}")
+            self._told = True
+        return found
+
+    def _next_batch(self, count: int) -> Batch:
+        """The next batch, of which the first `count` sequences of this process are supervised."""
+        error = None
+        try:
+            batch = next(self._data.batches)
+        except UserError as failure:
+            error = failure
+        raise_together(error, "process {process} cannot read its part of the data")
+        batch.loss_mask[max(count, 0) :] = 0
+        return Batch(**shard_batch(vars(batch), self._run.program.mesh))

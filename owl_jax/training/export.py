@@ -1,0 +1,39 @@
+"""WORKDIR/model: the model that a run leaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from owl_jax.checkpoint.adapter_base import Base
+from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.training import config as settings
+from owl_jax.training.init_params import unrounded
+from owl_jax.training.partition import merge
+from owl_jax.training.run import Run
+
+
+def export_directory(run: Run) -> Path | None:
+    """Where the model goes, or None if the config wants none."""
+    return None if run.config.export == "none" else run.workdir / "model"
+
+
+def keep_former(run: Run) -> None:
+    """Renames a model that is there: a former end of this run, before config.steps was raised."""
+    model = run.workdir / "model"
+    if jax.process_index() == 0 and model.exists():
+        former = model.with_name(f"{model.name}-{run.start}")
+        shutil.rmtree(former, ignore_errors=True)
+        model.rename(former)
+
+
+def export(run: Run, directory: Path, trainable: Any, frozen: Any) -> None:
+    """Writes the model, as `config.export` says. Consumes `frozen`, array by array."""
+    config, program = run.config, run.program
+    params = unrounded(config, merge(trainable, program.stacked(frozen)))
+    base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
+    tokenizer = Path(settings.tokenizer_directory(config))
+    save_model(directory, program.model, params, config.export, tokenizer, base)
