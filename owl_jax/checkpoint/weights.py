@@ -22,15 +22,14 @@ from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
+from owl_jax.models import owl
 from owl_jax.models.config import (
     AbstractorConfig,
     BloomConfig,
-    Compute,
     LlamaConfig,
     OwlConfig,
     id_problems,
 )
-from owl_jax.models.owl import init_params
 
 AS_TRAINED = "as_trained"  # in config.json of either form
 
@@ -89,9 +88,7 @@ class Opened:
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
     """Shapes of the whole tree without memory."""
-    return nn.meta.unbox(
-        jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0))
-    )
+    return nn.meta.unbox(owl.abstract_params(config))
 
 
 def open_files(directory: Path) -> TensorFiles:

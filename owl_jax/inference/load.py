@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.checkpoint.stored import place
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.engine import Owl
-from owl_jax.models.config import Compute
-from owl_jax.models.owl import init_params
+from owl_jax.models.owl import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
 DTYPES = ("bfloat16", "float32", "int8")
@@ -47,7 +45,7 @@ def load_owl(
     everywhere, shardings = None, {}
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
-        boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
+        boxed = abstract_params(config)
         shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
     placed = {}
