@@ -19,9 +19,10 @@ demo: .venv/installed-test  ## train a small model in three stages and ask it: r
 ablation: .venv/installed-test  ## after demo: what stage 1 and the text data are worth (long)
 	$(RUN) -m owl_jax.ablation --demo=runs/demo --workdir=runs/ablation
 
-# Two workers: each compiles its own programs and needs a core.
+# Two workers: each compiles its own programs and needs a core. A file goes to one of them, as what
+# its tests share is made once then, and in the order of tests/conftest.py.
 test: .venv/installed-test  ## all tests
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
 	$(RUN) -m pytest -n 2 tests/parity

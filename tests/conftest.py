@@ -10,6 +10,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = on_devices(8)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, those of trainings: at the end of a run no worker is left alone."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _children_take_interrupts():
     """Lets the tests' processes be interrupted where this one cannot be.

@@ -23,10 +23,9 @@ from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
-from owl_jax.models.compute import Compute
+from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
-from owl_jax.models.vlm import init_params
 from owl_jax.models.weight_names import Row, without_prefix
 
 _HEAD = "lm_head.weight"  # of every language model of transformers
@@ -88,9 +87,7 @@ class Opened:
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
     """Shapes of the whole tree without memory."""
-    return nn.meta.unbox(
-        jax.eval_shape(lambda k: init_params(config, Compute(), k), jax.random.key(0))
-    )
+    return nn.meta.unbox(vlm.abstract_params(config))
 
 
 def open_files(directory: Path) -> TensorFiles:

@@ -364,15 +364,17 @@ def _named(meta: Mapping[str, Any], key: str) -> str:
 
 
 class QuietOrbax(logging.Filter):
-    """Drops Orbax's progress notes, and its logged tracebacks.
+    """Drops Orbax's progress notes, its logged tracebacks, and what it says of an unfinished save.
 
     Each of Orbax's threads logs the failure of a save with its traceback; the failure itself
-    reaches the caller of `save` or `wait`, so nothing is lost.
+    reaches the caller of `save` or `wait`, so nothing is lost. What a killed run was saving is
+    removed when that step is saved again: twice a warning, though all is as it should be.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         from_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
-        return not from_orbax or (record.levelno >= logging.WARNING and not record.exc_info)
+        is_expected = record.exc_info or "it is not finalized" in record.getMessage()
+        return not from_orbax or (record.levelno >= logging.WARNING and not is_expected)
 
 
 def _check_tree(

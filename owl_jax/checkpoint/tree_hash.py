@@ -38,6 +38,7 @@ def _bit_sums(tree: Any) -> Any:
     return jax.tree.map(_bit_sum, tree)
 
 
+@jax.jit  # arrays of the same shape and dtype are many: traced once
 def _bit_sum(array: jax.Array) -> jax.Array:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)

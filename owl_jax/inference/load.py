@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.arguments import DTYPES
 from owl_jax.inference.engine import Owl
-from owl_jax.models.compute import Compute
-from owl_jax.models.vlm import init_params
+from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
 
@@ -46,7 +44,7 @@ def load_owl(
     everywhere, shardings = None, {}
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
-        boxed = jax.eval_shape(partial(init_params, config, Compute()), jax.random.key(0))
+        boxed = abstract_params(config)
         shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
     placed = {}

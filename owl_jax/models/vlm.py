@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -120,11 +121,13 @@ def variables(params: Params) -> dict[str, Any]:
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 
 
+# Jitted, since JAX traces a jitted function once for each config; drawn or not.
+@partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str, Any]:
     """Fresh float32 weights, each leaf boxed with its logical axis names (flax.linen.Partitioned).
 
-    Under `jax.eval_shape` this gives shapes and names without memory; `nn.meta.unbox` takes the
-    boxes off. Raises UserError for a LoRA target that the language model does not have.
+    `abstract_params` gives shapes and names without memory; `nn.meta.unbox` takes the boxes off.
+    Raises UserError for a LoRA target that the language model does not have.
     """
     size = config.vision.image_size
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -143,6 +146,13 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
             )
         params["lora"] = adapter
     return params
+
+
+def abstract_params(config: OwlConfig) -> dict[str, Any]:
+    """What `init_params` gives, with `jax.ShapeDtypeStruct`s for arrays: nothing is computed."""
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
+    return shapes
 
 
 def forward(

@@ -13,6 +13,7 @@ head, float32[H, K], so names count as well as ranks.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -205,7 +206,15 @@ def learning_rates(
     recipes: Mapping[str, Recipe], total_steps: int, step: int | jax.Array
 ) -> dict[str, jax.Array]:
     """{"learning_rate/<recipe>": float32[]} of the update taken after `step` steps."""
+    return _learning_rates(tuple(recipes.items()), total_steps, step)
+
+
+# One program; by themselves the operations of a schedule are a dozen, compiled one by one.
+@partial(jax.jit, static_argnums=(0, 1))
+def _learning_rates(
+    recipes: tuple[tuple[str, Recipe], ...], total_steps: int, step: int | jax.Array
+) -> dict[str, jax.Array]:
     return {
         f"{RATE_PREFIX}{name}": jnp.asarray(schedule(recipe, total_steps)(step), jnp.float32)
-        for name, recipe in recipes.items()
+        for name, recipe in recipes
     }

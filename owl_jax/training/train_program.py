@@ -23,10 +23,10 @@ from ml_collections import ConfigDict
 from owl_jax.checkpoint.int8 import abstract_int8
 from owl_jax.data.batch import Batch, RowShape
 from owl_jax.errors import UserError
+from owl_jax.models import vlm
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.stack import restack, unstack
-from owl_jax.models.vlm import init_params
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
@@ -140,7 +140,7 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
     model, compute = settings.read_model(config), settings.read_compute(config)
     rules, recipes = settings.read_recipes(config)
     logical = LogicalRules()
-    params = abstract_params(model, mesh, logical, config.seed)
+    params = abstract_params(model, mesh, logical)
     labels = assign(params, rules, set(recipes))
     # In 8 bits are the language model's projections only (checkpoint/int8.py).
     frozen_dtype = "bfloat16" if config.frozen_dtype == settings.INT8 else config.frozen_dtype
@@ -171,9 +171,9 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
     )
 
 
-def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules, seed: int = 0) -> Tree:
+def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules) -> Tree:
     """The parameter tree as float32 ShapeDtypeStructs with their shardings."""
-    boxed = jax.eval_shape(partial(init_params, model, Compute()), jax.random.key(seed))
+    boxed = vlm.abstract_params(model)
     params: Tree = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         nn.meta.unbox(boxed),

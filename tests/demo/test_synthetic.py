@@ -249,14 +249,20 @@ def questions_and_conclusions(kind, split, size, seed=0):
     return [(question, conclusion(answer)) for question, answer in asked]
 
 
-@pytest.mark.parametrize("split", ["train", "heldout"])
-@pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_blind_guessing_does_not_pay(kind, split):
-    """Who knows the best conclusion for each question, but sees no picture, is mostly wrong."""
+@pytest.fixture(scope="module", params=IMAGE_KINDS)
+def seen_without_pictures(request):
+    """A kind, and of each of its questions, also without slots, how often it has which answer."""
     seen = defaultdict(Counter)
-    for question, answer in questions_and_conclusions(kind, "train", 20000):
+    for question, answer in questions_and_conclusions(request.param, "train", 20000):
         seen[question][answer] += 1
         seen[without_slots(question)][answer] += 1
+    return request.param, seen
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_blind_guessing_does_not_pay(seen_without_pictures, split):
+    """Who knows the best conclusion for each question, but sees no picture, is mostly wrong."""
+    kind, seen = seen_without_pictures
     right, total = Counter(), Counter()
     for question, answer in questions_and_conclusions(kind, split, 4000, seed=1):
         known = question if seen[question].total() >= 20 else without_slots(question)

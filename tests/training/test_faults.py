@@ -1,6 +1,7 @@
 """What happens to machines: preemption, kills in mid-save, damaged files, hangs.
 
-Real processes and real signals; a run that was hit goes on to the bits of one that never was.
+Real processes and real signals; a run that was hit goes on to the bits of one that never was. One
+run takes one hit after the other, since each new process costs seconds.
 """
 
 import os
@@ -24,6 +25,7 @@ from training_runs import (
 )
 
 PREEMPTED, INTERRUPTED = 75, 130
+STEPS, STEPS_OF_TWO = 60, 30
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
 
 
@@ -31,7 +33,7 @@ TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lor
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("faults")
     base = tiny.write_model(directory / "base")
-    config = CONFIG.format(base=base).replace("steps = 20", "steps = 40")
+    config = CONFIG.format(base=base).replace("steps = 20", f"steps = {STEPS}")
     (directory / "config.py").write_text(config)
     return directory
 
@@ -55,26 +57,39 @@ def unhurt(files, started_twice):
 @pytest.fixture(scope="module")
 def unhurt_pair(files):
     """The same of two processes."""
-    processes = start_several(files / "config.py", files / "pair", "--config.export=none")
-    assert [code for code, _, _ in finish(processes)] == [0, 0]
+    assert [code for code, _, _ in finish(start_two(files, files / "pair"))] == [0, 0]
     return files / "pair"
 
 
+def start_two(files, workdir, *arguments):
+    """With a device each: what happens to processes needs no more."""
+    arguments = ("--config.export=none", f"--config.steps={STEPS_OF_TWO}", *arguments)
+    return start_several(files / "config.py", workdir, *arguments, count=2, devices=1)
+
+
 def wait_for_step(process, step):
-    """Reads what a process prints until it logs a step from `step` on; returns the lines."""
+    """Reads what a process prints until it logs a step from `step` on; returns what it read."""
     lines = []
     for line in process.stdout:
         lines.append(line)
-        counter = line.split()[1:2]
-        if counter and counter[0].endswith("/40") and int(counter[0].split("/")[0]) >= step:
-            return lines
+        counter = re.match(r"\S+ (\d+)/\d+ ", line)
+        if counter and int(counter[1]) >= step:
+            return "".join(lines)
     raise AssertionError(f"ended before step {step}: {lines} {process.stderr.read()}")
 
 
-def assert_the_same(workdir, expected):
-    assert state_of(workdir, 40) == state_of(expected, 40)
+def assert_the_same(workdir, expected, steps=STEPS):
+    assert state_of(workdir, steps) == state_of(expected, steps)
     for got, wanted in zip(metrics_of(workdir), metrics_of(expected), strict=True):
         assert [got[name] for name in TIMELESS] == [wanted[name] for name in TIMELESS]
+
+
+def resume(files, workdir, *arguments, **options):
+    """Starts a run of one process again and lets it take some steps: (process, its last step)."""
+    step = steps_of(workdir)[-1]
+    process = start(files / "config.py", workdir, "--config.export=none", *arguments, **options)
+    assert f"resumed from step {step} of" in wait_for_step(process, step + 3)
+    return process, step
 
 
 def test_of_two_runs_in_one_workdir_one_trains(unhurt, started_twice):
@@ -82,13 +97,61 @@ def test_of_two_runs_in_one_workdir_one_trains(unhurt, started_twice):
     assert (code, err, refused, nothing) == (0, "", 1, "")
     expected = f"error: {unhurt} is in use by another run: process {winner} on "
     assert line.startswith(expected) and line.count("\n") == 1
-    assert [metrics["step"] for metrics in metrics_of(unhurt)] == list(range(1, 41))
-    assert steps_of(unhurt) == [35, 40]
+    assert [metrics["step"] for metrics in metrics_of(unhurt)] == list(range(1, STEPS + 1))
+    assert steps_of(unhurt) == [STEPS - 5, STEPS]
     # That its bits are those of a run alone, the tests of resumed runs below find.
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
-    workdir = files / "preempted"
+def test_a_flipped_bit_of_a_checkpoint_is_damage(files, unhurt):
+    workdir = files / "flipped"
+    shutil.copytree(unhurt, workdir)
+    newest = workdir / f"checkpoints/{STEPS}"
+
+    def flip(path, place):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    position = newest / "data/process_0-of-1.json"
+    digit = re.search(rb'"next_index": (\d)', position.read_bytes()).start(1)
+    flip(position, digit)
+    code, out, err = command(files / "config.py", workdir, "--config.export=none")
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"error: checkpoint {newest} is damaged: its position in")
+    assert "resumed" not in out and steps_of(workdir) == [STEPS - 5, STEPS]
+    flip(position, digit)
+
+    arrays = (path for path in (newest / "state").rglob("*") if path.is_file())
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    flip(largest, largest.stat().st_size // 2)
+    arguments = ("--config.export=none", "--config.skip_damaged=True")
+    code, out, err = command(files / "config.py", workdir, *arguments)
+    assert code == 0, err
+    assert f"moved to {workdir}/checkpoints-damaged/{STEPS}" in out
+    assert f"resumed from step {STEPS - 5} of" in out
+    assert_the_same(workdir, unhurt)
+
+
+def test_a_run_that_is_hit_again_and_again_ends_as_one_that_never_was(files, unhurt):
+    workdir = files / "hit"
+    sigterm_saves(files, workdir)
+    ctrl_c_saves(files, workdir)
+    a_kill_in_mid_save_costs_one_interval(files, workdir)
+    for largest in 2_000, 50_000:  # metrics first, or a checkpoint
+        a_full_disk_costs_one_interval(files, workdir, largest)
+    before = a_damaged_checkpoint_is_named(files, workdir)
+
+    damaged = steps_of(workdir)[-1]
+    arguments = ("--config.export=none", "--config.skip_damaged=True")
+    code, out, err = command(files / "config.py", workdir, *arguments)
+    assert (code, err) == (0, "")
+    assert f"moved to {workdir}/checkpoints-damaged/{damaged}" in out
+    assert f"resumed from step {before} of" in out
+    assert (workdir / f"checkpoints-damaged/{damaged}/state").is_dir()
+    assert_the_same(workdir, unhurt)
+
+
+def sigterm_saves(files, workdir):
     process = start(files / "config.py", workdir, "--config.export=none")
     wait_for_step(process, 7)
     for _ in range(2):  # as from a launcher and from the system
@@ -97,14 +160,71 @@ def test_sigterm_saves_and_the_same_command_goes_on(files, unhurt):
     ((code, out, err),) = finish([process])
     assert (code, err) == (PREEMPTED, "")
     step = steps_of(workdir)[-1]
-    assert 7 <= step < 40
-    assert f"preempted: step {step} of 40 is saved in {workdir}" in out.splitlines()[-1]
+    assert 7 <= step < STEPS
+    assert f"preempted: step {step} of {STEPS} is saved in {workdir}" in out.splitlines()[-1]
     assert metrics_of(workdir)[-1]["step"] == step
 
-    code, out, err = command(files / "config.py", workdir, "--config.export=none")
-    assert code == 0, err
-    assert f"resumed from step {step} of" in out
-    assert_the_same(workdir, unhurt)
+
+def ctrl_c_saves(files, workdir):
+    """As a terminal sends it: to the worker processes that decode, too."""
+    process, former = resume(files, workdir, "--config.data.workers=1", start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)
+    ((code, out, err),) = finish([process])
+    assert code == INTERRUPTED
+    step = steps_of(workdir)[-1]
+    assert former + 3 <= step < STEPS
+    saved = f"step {step} of {STEPS} is saved in {workdir}; the same command goes on from there"
+    assert err == f"error: interrupted: {saved}\n"
+    assert out.count("interrupted: the run saves at the end of this step; Ctrl-C again") == 1
+
+
+def a_kill_in_mid_save_costs_one_interval(files, workdir):
+    process, _ = resume(files, workdir)
+    unfinished = []
+    while not unfinished:
+        assert process.poll() is None, "ended before it was caught in a save"
+        if list(workdir.glob("checkpoints/*tmp*")):
+            process.send_signal(signal.SIGSTOP)  # nothing moves while it is looked at
+            time.sleep(0.05)
+            unfinished = list(workdir.glob("checkpoints/*tmp*"))
+            process.send_signal(signal.SIGKILL if unfinished else signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    good, saving = steps_of(workdir)[-1], int(unfinished[0].name.split(".")[0])
+    assert saving - 5 <= good < saving
+
+
+def a_full_disk_costs_one_interval(files, workdir, largest):
+    """The kernel refuses to let files grow."""
+    process, _ = resume(files, workdir)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    ((code, _, err),) = finish([process])
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith("error: ")
+    assert str(workdir) in err
+    assert "File too large" in err
+    assert "ree some space and run the" in err
+
+
+def a_damaged_checkpoint_is_named(files, workdir):
+    """Returns the step of the one before it."""
+    steps = steps_of(workdir)
+    before, newest = steps[-2:]
+    state = workdir / f"checkpoints/{newest}/state"
+    largest = max(
+        (path for path in state.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    os.truncate(largest, largest.stat().st_size // 2)
+
+    code, _, err = command(files / "config.py", workdir, "--config.export=none")
+    (line,) = err.splitlines()
+    assert code == 1
+    assert line.startswith(f"error: checkpoint {workdir}/checkpoints/{newest} is damaged: ")
+    assert (
+        f"go on from the one before it, of step {before}, give --config.skip_damaged=True" in line
+    )
+    assert steps_of(workdir) == [before, newest]
+    return before
 
 
 def wait_for_table(process):
@@ -128,55 +248,73 @@ def test_sigterm_before_the_first_step(files):
     process.send_signal(signal.SIGTERM)
     ((code, out, err),) = finish([process])
     assert code == PREEMPTED, err
-    assert f"preempted: step {steps_of(files / 'early')[-1]} of 40 is saved" in out
+    assert f"preempted: step {steps_of(files / 'early')[-1]} of {STEPS} is saved" in out
 
 
-def test_sigterm_to_one_of_two_saves_at_the_same_step_on_both(files, unhurt_pair):
-    workdir = files / "preempted_pair"
-    both = start_several(files / "config.py", workdir, "--config.export=none")
+def test_two_processes_that_are_hit_end_as_two_that_never_were(files, unhurt_pair):
+    workdir = files / "hit_pair"
+    first = sigterm_to_one_saves_at_the_same_step_on_both(files, workdir)
+    second = ctrl_c_to_one_saves_at_the_same_step_on_both(files, workdir, first)
+    before = damage_to_what_one_reads_is_an_error_of_both(files, workdir, second)
+
+    results = finish(start_two(files, workdir, "--config.skip_damaged=True"))
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert f"resumed from step {before} of" in results[0][1]
+    assert_the_same(workdir, unhurt_pair, STEPS_OF_TWO)
+
+
+def sigterm_to_one_saves_at_the_same_step_on_both(files, workdir):
+    both = start_two(files, workdir)
     wait_for_step(both[0], 7)
     both[1].send_signal(signal.SIGTERM)
     results = finish(both)
     assert [code for code, _, _ in results] == [PREEMPTED, PREEMPTED], results
     step = steps_of(workdir)[-1]
-    assert 7 <= step < 40
+    assert 7 <= step < STEPS_OF_TWO
     positions = workdir / "checkpoints" / str(step) / "data"
     assert sorted(path.name for path in positions.glob("process_*")) == [
         "process_0-of-2.json",
         "process_1-of-2.json",
     ]
-    assert f"preempted: step {step} of 40" in results[0][1]
+    assert f"preempted: step {step} of {STEPS_OF_TWO}" in results[0][1]
     assert "preempted" not in results[1][1]
-
-    again = finish(start_several(files / "config.py", workdir, "--config.export=none"))
-    assert [code for code, _, _ in again] == [0, 0], again
-    assert f"resumed from step {step} of" in again[0][1]
-    assert_the_same(workdir, unhurt_pair)
+    return step
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(files, unhurt):
-    """As a terminal sends it: to the worker processes that decode, too."""
-    workdir = files / "interrupted"
-    arguments = ("--config.export=none", "--config.data.workers=1")
-    process = start(files / "config.py", workdir, *arguments, start_new_session=True)
-    wait_for_step(process, 7)
-    os.killpg(process.pid, signal.SIGINT)
-    ((code, out, err),) = finish([process])
-    assert code == INTERRUPTED
+def ctrl_c_to_one_saves_at_the_same_step_on_both(files, workdir, former):
+    both = start_two(files, workdir)
+    assert f"resumed from step {former} of" in wait_for_step(both[0], former + 7)
+    both[1].send_signal(signal.SIGINT)
+    results = finish(both)
+    # Not 75, which a launcher would start again.
+    assert [code for code, _, _ in results] == [INTERRUPTED, INTERRUPTED], results
     step = steps_of(workdir)[-1]
-    assert 7 <= step < 40
-    saved = f"step {step} of 40 is saved in {workdir}; the same command goes on from there"
-    assert err == f"error: interrupted: {saved}\n"
-    assert out.count("interrupted: the run saves at the end of this step; Ctrl-C again") == 1
+    assert former + 7 <= step < STEPS_OF_TWO
+    assert results[0][2].endswith(f"error: interrupted: step {step} of {STEPS_OF_TWO} is saved in "
+                                  f"{workdir}; the same command goes on from there\n")  # fmt: skip
+    return step
 
-    code, out, err = command(files / "config.py", workdir, "--config.export=none")
-    assert code == 0, err
-    assert f"resumed from step {step} of" in out
-    assert_the_same(workdir, unhurt)
+
+def damage_to_what_one_reads_is_an_error_of_both(files, workdir, newest):
+    """Returns the step of the checkpoint before it."""
+    before = steps_of(workdir)[-2]
+    os.truncate(workdir / f"checkpoints/{newest}/data/process_1-of-2.json", 100)
+    results = finish(start_two(files, workdir))
+    assert [code for code, _, _ in results] == [1, 1], results
+    for (_, _, err), reason in zip(results, ["process 1 cannot read its part", "Un"], strict=True):
+        assert f"error: checkpoint {workdir}/checkpoints/{newest} is damaged: {reason}" in err
+        assert "Traceback" not in err
+    return before
 
 
 def test_ctrl_c_before_the_first_step_ends_at_once(files):
-    process = start(files / "config.py", files / "never", "--config.export=none")
+    # Without the programs of others: it may be ended while it writes one of its own.
+    process = start(
+        files / "config.py",
+        files / "never",
+        "--config.export=none",
+        JAX_ENABLE_COMPILATION_CACHE="false",
+    )
     wait_for_table(process)
     process.send_signal(signal.SIGINT)
     ((code, _, err),) = finish([process])
@@ -184,136 +322,8 @@ def test_ctrl_c_before_the_first_step_ends_at_once(files):
     assert not [*files.glob("never/checkpoints/*")]
 
 
-def test_ctrl_c_to_one_of_two_saves_at_the_same_step_on_both(files):
-    workdir = files / "interrupted_pair"
-    both = start_several(files / "config.py", workdir, "--config.export=none")
-    wait_for_step(both[0], 7)
-    both[1].send_signal(signal.SIGINT)
-    results = finish(both)
-    # Not 75, which a launcher would start again.
-    assert [code for code, _, _ in results] == [INTERRUPTED, INTERRUPTED], results
-    step = steps_of(workdir)[-1]
-    assert 7 <= step < 40
-    assert results[0][2].endswith(f"error: interrupted: step {step} of 40 is saved in {workdir}; "
-                                  "the same command goes on from there\n")  # fmt: skip
-
-
-def test_a_kill_in_mid_save_costs_one_interval(files, unhurt):
-    workdir = files / "killed"
-    process = start(files / "config.py", workdir, "--config.export=none")
-    wait_for_step(process, 1)
-    unfinished = []
-    while not unfinished:
-        assert process.poll() is None, "ended before it was caught in a save"
-        if list(workdir.glob("checkpoints/*tmp*")) and steps_of(workdir):
-            process.send_signal(signal.SIGSTOP)  # nothing moves while it is looked at
-            time.sleep(0.05)
-            unfinished = list(workdir.glob("checkpoints/*tmp*"))
-            process.send_signal(signal.SIGKILL if unfinished else signal.SIGCONT)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    good, saving = steps_of(workdir)[-1], int(unfinished[0].name.split(".")[0])
-    assert saving - 5 <= good < saving
-
-    code, out, err = command(files / "config.py", workdir, "--config.export=none")
-    assert code == 0, err
-    assert f"resumed from step {good} of" in out
-    assert_the_same(workdir, unhurt)
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken_if_asked(files, unhurt):
-    workdir = files / "damaged"
-    shutil.copytree(unhurt, workdir)
-    arrays = [path for path in (workdir / "checkpoints/40/state").rglob("*") if path.is_file()]
-    largest = max(arrays, key=lambda path: path.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
-
-    code, _, err = command(files / "config.py", workdir, "--config.export=none")
-    (line,) = err.splitlines()
-    assert code == 1
-    assert line.startswith(f"error: checkpoint {workdir}/checkpoints/40 is damaged: ")
-    assert "go on from the one before it, of step 35, give --config.skip_damaged=True" in line
-    assert steps_of(workdir) == [35, 40]
-
-    arguments = ("--config.export=none", "--config.skip_damaged=True")
-    code, out, err = command(files / "config.py", workdir, *arguments)
-    assert code == 0, err
-    assert f"moved to {workdir}/checkpoints-damaged/40" in out
-    assert "resumed from step 35 of" in out
-    assert (workdir / "checkpoints-damaged/40/state").is_dir()
-    assert_the_same(workdir, unhurt)
-
-
-def test_a_flipped_bit_of_a_checkpoint_is_damage(files, unhurt):
-    workdir = files / "flipped"
-    shutil.copytree(unhurt, workdir)
-    arguments = ("--config.export=none", "--config.skip_damaged=True")
-
-    def flip(path, place):
-        data = bytearray(path.read_bytes())
-        data[place] ^= 1
-        path.write_bytes(data)
-
-    position = workdir / "checkpoints/40/data/process_0-of-1.json"
-    digit = re.search(rb'"next_index": (\d)', position.read_bytes()).start(1)
-    flip(position, digit)
-    code, out, err = command(files / "config.py", workdir, "--config.export=none")
-    assert (code, err.count("\n")) == (1, 1), err
-    assert err.startswith(f"error: checkpoint {workdir}/checkpoints/40 is damaged: its position in")
-    assert "resumed" not in out and steps_of(workdir) == [35, 40]
-    flip(position, digit)
-
-    arrays = (path for path in (workdir / "checkpoints/40/state").rglob("*") if path.is_file())
-    largest = max(arrays, key=lambda path: path.stat().st_size)
-    flip(largest, largest.stat().st_size // 2)
-    code, out, err = command(files / "config.py", workdir, *arguments)
-    assert code == 0, err
-    assert f"moved to {workdir}/checkpoints-damaged/40" in out
-    assert "resumed from step 35 of" in out
-    assert_the_same(workdir, unhurt)
-
-
-@pytest.mark.parametrize("largest", [2_000, 20_000])
-def test_a_full_disk_costs_one_interval(files, unhurt, largest):
-    """The kernel refuses to let files grow: metrics first, or a checkpoint."""
-    workdir = files / f"full-{largest}"
-    process = start(files / "config.py", workdir, "--config.export=none")
-    wait_for_step(process, 13)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-    ((code, _, err),) = finish([process])
-    assert (code, err.count("\n")) == (1, 1), err
-    assert err.startswith("error: ")
-    assert str(workdir) in err
-    assert "File too large" in err
-    assert "ree some space and run the" in err
-
-    code, out, err = command(files / "config.py", workdir, "--config.export=none")
-    assert code == 0, err
-    assert "resumed from step " in out
-    assert_the_same(workdir, unhurt)
-
-
-def test_damage_to_what_one_process_reads_is_an_error_of_both(files, unhurt_pair):
-    workdir = files / "damaged_pair"
-    shutil.copytree(unhurt_pair, workdir)
-    os.truncate(workdir / "checkpoints/40/data/process_1-of-2.json", 100)
-
-    results = finish(start_several(files / "config.py", workdir, "--config.export=none"))
-    assert [code for code, _, _ in results] == [1, 1], results
-    for (_, _, err), reason in zip(results, ["process 1 cannot read its part", "Un"], strict=True):
-        assert f"error: checkpoint {workdir}/checkpoints/40 is damaged: {reason}" in err
-        assert "Traceback" not in err
-
-    arguments = ("--config.export=none", "--config.skip_damaged=True")
-    results = finish(start_several(files / "config.py", workdir, *arguments))
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert "resumed from step 35 of" in results[0][1]
-    assert_the_same(workdir, unhurt_pair)
-
-
 def test_a_process_whose_other_is_killed_ends_too(files):
-    arguments = ("--config.export=none", "--config.hang_exit=15")
-    both = start_several(files / "config.py", files / "alone", *arguments)
+    both = start_two(files, files / "alone", "--config.hang_exit=15")
     wait_for_step(both[0], 3)
     both[1].send_signal(signal.SIGKILL)
     _, err = both[0].communicate(timeout=200)
@@ -326,8 +336,7 @@ def test_a_process_whose_other_is_killed_ends_too(files):
 def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
     """One process of two stands still: the other waits for its part of a step."""
     workdir = files / "hung"
-    arguments = ("--config.hang_report=5", "--config.hang_exit=15", "--config.export=none")
-    both = start_several(files / "config.py", workdir, *arguments)
+    both = start_two(files, workdir, "--config.hang_report=5", "--config.hang_exit=15")
     wait_for_step(both[0], 3)
     both[1].send_signal(signal.SIGSTOP)
     _, err = both[0].communicate(timeout=120)

@@ -1,4 +1,7 @@
-"""Two real processes of four devices each: they share the data out, and go on only as two."""
+"""Two real processes of four devices each: they share the data out, and go on only as two.
+
+What three tests ask, one pair of processes answers: each start costs seconds.
+"""
 
 import json
 import runpy
@@ -16,54 +19,55 @@ from training_runs import finish, metrics_of, start, start_several, state_of, st
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 
-START = """
+SCRIPT = """
 import json, runpy, sys
 from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-config = runpy.run_path(sys.argv[3])["get_config"]()
-workdir = Path(sys.argv[4])
-"""
-
-# Every example of one epoch and a half, as the global arrays of the steps hold them.
-READ = """
 import numpy as np
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import own_rows, shard_batch
 from owl_jax.training.config import read_model
 from owl_jax.training.data import open_data
+from owl_jax.training.loop import train
+
+directory = Path(sys.argv[3])
+count = jax.jit(lambda mask: mask.sum())
+
+
+def read(config, workdir):
+    # Every example of one epoch and a half, as the global arrays of the steps hold them.
+    mesh = make_mesh(**config.mesh)
+    data = open_data(config, read_model(config), workdir, *own_rows(mesh))
+    numbers, supervised, steps = [], [], 0
+    for steps in range(1, 19):
+        batch = shard_batch(vars(next(data.batches)), mesh)
+        assert batch["input_ids"].shape == (config.batch_size, config.data.length)
+        supervised.append(float(count(batch["loss_mask"])))  # over both processes
+        shards = {name: {str(s.index): s for s in batch[name].addressable_shards} for name in batch}
+        for index in shards["targets"]:
+            rows = (
+                np.asarray(shards[name][index].data)
+                for name in ("targets", "loss_mask", "segment_ids")
+            )
+            for targets, mask, segments in zip(*rows, strict=True):
+                for segment in range(1, segments.max() + 1):
+                    taught = targets[(mask == 1) & (segments == segment)]
+                    numbers.append(int(data.tokenizer.decode(taught)))
+    data.close()
+    return {"numbers": numbers, "supervised": supervised, "steps": steps}
+
 
 # Processes that only the tensor axis tells apart hold the same rows.
 assert own_rows(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
 assert own_rows(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
-mesh = make_mesh(**config.mesh)
-data = open_data(config, read_model(config), workdir, *own_rows(mesh))
-count = jax.jit(lambda mask: mask.sum())
-numbers, supervised, steps = [], [], 0
-for steps in range(1, 19):
-    batch = shard_batch(vars(next(data.batches)), mesh)
-    assert batch["input_ids"].shape == (config.batch_size, config.data.length)
-    supervised.append(float(count(batch["loss_mask"])))  # over both processes
-    shards = {name: {str(s.index): s for s in batch[name].addressable_shards} for name in batch}
-    for index in shards["targets"]:
-        rows = (
-            np.asarray(shards[name][index].data)
-            for name in ("targets", "loss_mask", "segment_ids")
-        )
-        for targets, mask, segments in zip(*rows, strict=True):
-            for segment in range(1, segments.max() + 1):
-                taught = targets[(mask == 1) & (segments == segment)]
-                numbers.append(int(data.tokenizer.decode(taught)))
-data.close()
-print(json.dumps({"numbers": numbers, "supervised": supervised, "steps": steps}))
-"""
-
-TRAIN = """
-from owl_jax.training.loop import train
-train(config, workdir)
-print(json.dumps({"done": jax.process_index()}))
+configs = {name: runpy.run_path(str(directory / name))["get_config"]()
+           for name in ("config.py", "packed.py")}
+answer = {name: read(config, directory / f"read-{name}") for name, config in configs.items()}
+train(configs["config.py"], directory / "run")
+print(json.dumps(answer | {"done": jax.process_index()}))
 """
 
 CONFIG = """
@@ -88,6 +92,13 @@ def get_config():
 """
 
 
+PACKED = """
+    config.data.mixture = (("{0}/data.jsonl", 1.0), ("{0}/long.jsonl", 1.0))
+    config.data.pack = True
+    config.data.length = 128
+    config.checkpoint_every"""
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes")
@@ -96,37 +107,36 @@ def files(tmp_path_factory):
         said = ["Say it." if file == data else "Say it, and say it again."] * len(numbers)
         texts = [f"Human: {what}\nAI: {n}" for what, n in zip(said, numbers, strict=True)]
         file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    (directory / "config.py").write_text(CONFIG.format(base=base, data=data))
+    config = CONFIG.format(base=base, data=data)
+    (directory / "config.py").write_text(config)
+    packed = config.replace("\n    config.checkpoint_every", PACKED.format(directory))
+    assert packed != config
+    (directory / "packed.py").write_text(packed)
     return directory
 
 
-def run_two(script, files, workdir, config="config.py"):
-    """What each process printed last."""
+@pytest.fixture(scope="module")
+def answers(files):
+    """What each of two processes printed last."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", START + script, address, str(number),
-             str(files / config), str(workdir)],
+            [sys.executable, "-c", SCRIPT, address, str(number), str(files)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(2)
-    ]  # fmt: skip
-    try:
-        results = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, err) in zip(processes, results, strict=True):
-        assert process.returncode == 0, err
-    return [json.loads(out.splitlines()[-1]) for out, _ in results]
+    ]
+    results = finish(processes)
+    assert [code for code, _, _ in results] == [0, 0], results
+    return [json.loads(out.splitlines()[-1]) for _, out, _ in results]
 
 
-def test_together_they_see_each_example_of_an_epoch_once(files, tmp_path):
-    first, second = run_two(READ, files, tmp_path)
+def test_together_they_see_each_example_of_an_epoch_once(answers):
+    first, second = (answer["config.py"] for answer in answers)
     assert first["steps"] == second["steps"] == 18
     assert first["supervised"] == second["supervised"]
     # Eight rows a step each: an epoch of 192 takes twelve steps.
@@ -138,17 +148,9 @@ def test_together_they_see_each_example_of_an_epoch_once(files, tmp_path):
     assert len(epochs[1]) == 96 and max(Counter(epochs[1]).values()) == 1
 
 
-def test_packed_they_have_the_mixture_s_shares(files, tmp_path):
+def test_packed_they_have_the_mixture_s_shares(answers):
     """Two sources of other lengths, one record of each in turn: neither process gets one alone."""
-    config = (files / "config.py").read_text()
-    mixture = 'config.data.mixture = (("{0}/data.jsonl", 1.0), ("{0}/long.jsonl", 1.0))'
-    changed = config.replace(
-        "    config.checkpoint_every",
-        f"    {mixture.format(files)}\n    config.data.pack = True\n    config.data.length = 128\n"
-        "    config.checkpoint_every",
-    )
-    (files / "two.py").write_text(changed)
-    found = run_two(READ, files, tmp_path, "two.py")
+    found = [answer["packed.py"] for answer in answers]
     assert found[0]["steps"] == found[1]["steps"] == 18
     for process in found:
         long = sum(number >= 1000 for number in process["numbers"])
@@ -156,9 +158,10 @@ def test_packed_they_have_the_mixture_s_shares(files, tmp_path):
         assert len(process["numbers"]) > 18 * 8  # packed
 
 
-def test_a_run_of_two_processes_goes_on_as_two(files, tmp_path):
+def test_a_run_of_two_processes_goes_on_as_two(files, answers, tmp_path):
+    assert [answer["done"] for answer in answers] == [0, 1]
     workdir = tmp_path / "run"
-    assert run_two(TRAIN, files, workdir) == [{"done": 0}, {"done": 1}]
+    shutil.copytree(files / "run", workdir)
     positions = workdir / "checkpoints" / "3" / "data"
     assert sorted(path.name for path in positions.glob("process_*")) == [
         "process_0-of-2.json",

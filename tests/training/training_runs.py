@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from forked import ROOT, Forked
 from quick_compile import on_devices
 
-ROOT = Path(__file__).parents[2]
+Process = Forked | subprocess.Popen[str]
 CONFIG = '''
 """Stage 2 of a tiny model on the embedded data set."""
 
@@ -21,7 +22,6 @@ import dataclasses
 from pathlib import Path
 
 from owl_jax.checkpoint.model_directory import read_config
-from owl_jax.models.lora import LoraConfig
 from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.models.lora import LoraConfig
 from owl_jax.training.config import base_config
@@ -63,13 +63,16 @@ def start(
     devices: int = 1,
     start_new_session: bool = False,
     **environment: str,
-) -> subprocess.Popen[str]:
-    """Starts the command on CPU devices."""
-    command = [sys.executable, "-u", "-m", "owl_jax.train", f"--config={config}"]
+) -> Process:
+    """Starts the command on CPU devices; anew, without fork, if it needs another environment."""
+    every = [f"--config={config}", f"--workdir={workdir}", *arguments]
+    variables = os.environ | {"XLA_FLAGS": on_devices(devices)} | environment
+    if not environment:
+        return Forked(every, variables, start_new_session)
     return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *arguments],
+        [sys.executable, "-u", "-m", "owl_jax.train", *every],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": on_devices(devices)} | environment,
+        env=variables,
         start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,7 +82,7 @@ def start(
 
 def start_several(
     config: Path | str, workdir: Path, *arguments: str, count: int = 2, devices: int = 4
-) -> list[subprocess.Popen[str]]:
+) -> list[Process]:
     """Starts the command as processes that find each other as launch/gpus.sh lets them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -91,7 +94,7 @@ def start_several(
     ]
 
 
-def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[Process]) -> list[tuple[int, str, str]]:
     """Exit status, stdout and stderr of each; none is left running."""
     try:
         printed = [process.communicate(timeout=240) for process in processes]

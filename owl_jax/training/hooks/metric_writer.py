@@ -29,12 +29,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from owl_jax.errors import UserError, printable
 from owl_jax.files import open_regular
+from owl_jax.training.hooks.event_files import Event, EventsWriter, SessionLog, scalar
 
 FILE_NAME = "metrics.jsonl"
 

@@ -1,0 +1,28 @@
+"""TensorBoard's event files, by tensorboardX without PyTorch.
+
+tensorboardX imports PyTorch where it is installed, for tensors that are never given to it here:
+half of the time of all imports of a training.
+"""
+
+import sys
+
+
+def _without_torch() -> None:
+    """Imports tensorboardX as on a machine that has no PyTorch."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` then fails
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
+_without_torch()
+
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+from tensorboardX.summary import scalar  # noqa: E402
+
+__all__ = ["Event", "EventsWriter", "SessionLog", "scalar"]

@@ -1,0 +1,61 @@
+"""Starts trainings by fork: what each of them would import anew, this process has imported.
+
+It runs as `python -c TEXT-OF-THIS-FILE DESCRIPTOR-OF-A-SOCKET` (forked.py). Nothing runs in it yet
+when it forks: JAX has no backend, Python no second thread. From there on a training is what
+`python -m owl_jax.train` is, with arguments, environment, session, stdout and stderr of its own.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import owl_jax.evaluation.report
+
+import owl_jax.cli
+import owl_jax.training.loop
+import owl_jax.training.start_up  # noqa: F401 - all that owl_jax.train imports in main
+
+
+def wait_for_orders(control):
+    """Returns in each training, as its process; ends the server when its client has gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that report below
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            break
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    stdout, stderr, status = descriptors
+    if training := os.fork():
+        os.close(stdout)
+        os.close(stderr)
+        control.send(str(training).encode())
+        _, ended = os.waitpid(training, 0)
+        os.write(status, str(os.waitstatus_to_exitcode(ended)).encode())
+        os._exit(0)
+
+    control.close()
+    os.close(status)
+    for descriptor, number in (stdout, 1), (stderr, 2):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    order = json.loads(message)
+    if order["start_new_session"]:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.argv = ["", *order["arguments"]]
+    sys.path[0] = str(Path.cwd())
+
+
+if __name__ == "__main__":
+    wait_for_orders(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("owl_jax.train", run_name="__main__", alter_sys=True)
