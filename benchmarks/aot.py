@@ -34,7 +34,7 @@ _JSON = flags.DEFINE_string("json", None, "file to write all numbers to, by row"
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-_ONE_PICTURE = ("--config.data.image_slots=1", "--config.accumulate=1")
+_ONE_PICTURE = ("--config.data.image_slots=1", "--config.gradient_accumulation_steps=1")
 _DECODING = (
     "--program=decode",
     "--config.batch_size=32",

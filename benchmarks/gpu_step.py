@@ -135,8 +135,8 @@ def stage_config(stage: str) -> ConfigDict:
     if not path.exists():
         raise UserError(f"--stages={stage}: expected 1 or 2")
     config: ConfigDict = runpy.run_path(str(path))["get_config"]()
-    config.batch_size, config.accumulate = flags.FLAGS.rows, 1
-    config.data.length, config.data.image_slots = flags.FLAGS.length, 1
+    config.batch_size, config.gradient_accumulation_steps = flags.FLAGS.rows, 1
+    config.data.sequence_length, config.data.image_slots = flags.FLAGS.length, 1
     config.compute.remat = config.compute.media_remat = _REMAT.value
     if _SIZE.value == "tiny":
         for part, sizes in TINY.items():

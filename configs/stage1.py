@@ -30,7 +30,7 @@ def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(variant(name))
     config.steps = 50_000
     config.batch_size = 1_024
-    config.accumulate = 16
+    config.gradient_accumulation_steps = 16
     config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's, and LLaMA's
     config.rules = (
         ("(vision|connector)/.*", "visual"),
@@ -45,7 +45,7 @@ def get_config(name: str = "llama") -> ConfigDict:
         "b2": 0.98,
         "eps": 1e-6,
     }
-    config.data.length = 2_048
+    config.data.sequence_length = 2_048
     config.data.image_slots = 17
     config.data.augmentation = "caption"
     config.data.mixture = (

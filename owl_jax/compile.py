@@ -111,7 +111,7 @@ def main(_: list[str]) -> None:
 def _check_flags() -> None:
     """Raises UserError for a flag that has no meaning for the program."""
     if PROGRAM.value == "train":
-        others = {"dtype": "--config.frozen_dtype", "new_tokens": "--config.data.length"}
+        others = {"dtype": "--config.frozen_dtype", "new_tokens": "--config.data.sequence_length"}
     else:
         others = dict.fromkeys(("config.frozen_dtype", "config.compute.dtype"), "--dtype")
     for name, taken in others.items():
@@ -155,13 +155,17 @@ def _remedy(program: Program) -> str:
 
     rows = "--batch_per_device" if BATCH_PER_DEVICE.value else "config.batch_size"
     if program.name == "train":
-        fewer = f"lower {rows}" if BATCH_PER_DEVICE.value else "raise config.accumulate"
+        fewer = (
+            f"lower {rows}"
+            if BATCH_PER_DEVICE.value
+            else "raise config.gradient_accumulation_steps"
+        )
         return f"{fewer}, keep less with config.compute.remat, or take more chips"
     parts = batch_parts(program.mesh)
     if program.rows > parts and program.rows % parts:
         return f"make config.batch_size a multiple of {parts}, so that devices share its rows"
     smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""
-    return f"lower {rows}, make config.data.length shorter{smaller}, or take more chips"
+    return f"lower {rows}, make config.data.sequence_length shorter{smaller}, or take more chips"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -31,7 +31,11 @@ runpy.run_module("owl_jax.compile", run_name="__main__")
             1,
             "--program=train does not take --dtype; give --config.frozen_dtype",
         ),
-        ([SLICE, "--new_tokens=9"], 1, "does not take --new_tokens; give --config.data.length"),
+        (
+            [SLICE, "--new_tokens=9"],
+            1,
+            "does not take --new_tokens; give --config.data.sequence_length",
+        ),
         (
             [SLICE, "--program=decode", "--config.frozen_dtype=int8"],
             1,

@@ -102,7 +102,9 @@ def test_a_config_resolves(name, argument):
     assert {recipe for _, recipe in listed} - {"frozen"} == set(recipes)
 
     assert set(config.init) == shapes.keys()
-    assert config.data.length <= getattr(settings.read_model(config).llm, "max_positions", 2048)
+    assert config.data.sequence_length <= getattr(
+        settings.read_model(config).llm, "max_positions", 2048
+    )
     assert settings.read_mixture(config)
     own = {path for path in flatten_dict(config.to_dict()) if path[0] != "model"}
     assert len(own) <= 64
@@ -155,13 +157,13 @@ def test_the_paper_s_recipes():
     one, two, release = load("stage1"), load("stage2"), load("stage2_release")
     recipe = one.recipes.visual
     assert (one.steps, recipe.warmup_steps, recipe.learning_rate) == (50_000, 2_000, 1e-4)
-    assert one.batch_size * one.data.length == pytest.approx(2.1e6, rel=0.01)
+    assert one.batch_size * one.data.sequence_length == pytest.approx(2.1e6, rel=0.01)
     # Packed: a row of 2,048 holds 4.2 conversations of this mixture (docs/benchmarks.md).
     assert two.data.pack and (two.steps, two.batch_size * 4) == (2_000, 256)
     for recipe in (one.recipes.visual, two.recipes.lora, two.recipes.connector):
         assert (recipe.b1, recipe.b2, recipe.eps, recipe.weight_decay) == (0.9, 0.98, 1e-6, 0.1)
     assert two.recipes.lora.learning_rate == two.recipes.connector.learning_rate == 2e-5
-    assert (release.steps, release.clip_norm, release.data.length) == (4_236, 1.0, 2_048)
+    assert (release.steps, release.clip_norm, release.data.sequence_length) == (4_236, 1.0, 2_048)
     assert release.recipes.lora.weight_decay == 1e-4
     assert dict(release.model.lora) == {
         "rank": 8,

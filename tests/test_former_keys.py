@@ -10,6 +10,20 @@ def test_a_former_key_and_what_was_below_it(key):
     assert "configs/demo/synthetic.py" in in_its_place(key)
 
 
+@pytest.mark.parametrize(
+    ("key", "now"),
+    [
+        ("accumulate", "gradient_accumulation_steps"),
+        ("any_base", "allow_base_mismatch"),
+        ("data.length", "data.sequence_length"),
+        ("init.abstractor", "init.connector"),
+        ("model.abstractor.num_layers", "model.connector"),
+    ],
+)
+def test_a_renamed_key_names_the_new_one(key, now):
+    assert in_its_place(key) == f"config.{now}"
+
+
 @pytest.mark.parametrize("key", ["data", "data.mixture", "data.synthetics", "synthetic", ""])
 def test_other_keys(key):
     assert in_its_place(key) is None

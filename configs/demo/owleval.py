@@ -32,7 +32,7 @@ def get_config(directory: str = "OwlEval") -> ConfigDict:
         "warmup_steps": 25,
         "b2": 0.98,
     }
-    config.data.length = 512
+    config.data.sequence_length = 512
     config.data.mixture = ((f"{directory}/answer/mPLUG_Owl_7b_answer.jsonl", 1.0),)
     config.data.media_root = f"{directory}/cases"
     return config

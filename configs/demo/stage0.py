@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.length = 88
+    config.data.sequence_length = 88
     config.data.image_slots = 0
     kinds = {"text_description": 1.5, "text_scene": 2.0, "text_facts": 0.5}
     config.data.mixture = ((SyntheticSource(kinds), 1.0),)

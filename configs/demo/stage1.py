@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.length = 32
+    config.data.sequence_length = 32
     config.data.image_slots = 1
     config.data.video_slots = 1
     kinds = {"caption": 4.0, "video_caption": 1.0}

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.length = 96
+    config.data.sequence_length = 96
     config.data.image_slots = 2
     config.data.video_slots = 1
     kinds = {

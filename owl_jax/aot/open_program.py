@@ -87,7 +87,7 @@ def open_program(
     if batch_per_device:
         config.batch_size = batch_per_device * mesh.size
         if name == "train":
-            config.batch_size *= config.accumulate
+            config.batch_size *= config.gradient_accumulation_steps
     if name == "train":
         return _training(config, mesh)
     return _inference(config, mesh, name, dtype, new_tokens)
@@ -112,7 +112,7 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
             "batch": bytes_on_a_device(program.batch()),
         },
         compute=f"{compute.dtype}, frozen {config.frozen_dtype}, attention {compute.attention}, "
-        f"remat {compute.remat}, accumulate {config.accumulate}",
+        f"remat {compute.remat}, accumulate {config.gradient_accumulation_steps}",
     )
 
 

@@ -152,7 +152,7 @@ def make_inference_program(
         raise UserError(
             f"--new_tokens={new_tokens}: too many for a row of {row.length} positions; rounded up "
             f"to a multiple of {BUCKET}, there is no room for {capacity} new tokens and a prompt. "
-            "Give fewer, or make config.data.length longer"
+            "Give fewer, or make config.data.sequence_length longer"
         )
     heads, tensor = model.llm.num_kv_heads, mesh.shape["tensor"]
     if heads % tensor:

@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
             "--config.tokenizer=DIR"
         )
     # Only what is shown is made: a batch of a pod's size would take minutes.
-    config.batch_size, config.accumulate = ROWS.value, 1
+    config.batch_size, config.gradient_accumulation_steps = ROWS.value, 1
     drops = DropLog(1.0)  # what is dropped is shown, however much it is
     workdir = Path(WORKDIR.value) if WORKDIR.value else None
     batches, fault = [], None

@@ -49,7 +49,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.steps = 1
     config.epochs = 0.0  # above 0: steps is set to what that many epochs of the data take
     config.batch_size = 256  # rows a step, over all processes and micro-batches
-    config.accumulate = 1  # micro-batches a step; the result is that of one large batch
+    config.gradient_accumulation_steps = (
+        1  # micro-batches a step; the result is that of one large batch
+    )
     config.clip_norm = 1.0  # of the gradient over all trainable parameters; 0: no clipping
     config.max_skipped_steps = 5  # non-finite steps in a row after which the run stops
     config.model = ConfigDict(model.to_dict())
@@ -58,7 +60,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
     # or "fresh". The tokenizer is read from a directory, too; "": the language model's.
     config.init = ConfigDict(dict.fromkeys(BRANCHES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
-    config.any_base = False  # resume though the frozen weights are others than the checkpoint's
+    config.allow_base_mismatch = (
+        False  # resume though the frozen weights are others than the checkpoint's
+    )
 
     # Freezing is data: the first pattern that matches the whole path of a parameter gives it a
     # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".
@@ -74,11 +78,13 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
     config.compute.media_remat = "full"  # the same of vision encoder and connector
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
-    config.compute.loss_tile = 512  # positions of a row whose logits are there at a time; 0: all
+    config.compute.loss_tile = (
+        512  # tokens; rows of batches have this many whose logits are there at a time; 0: all
+    )
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()
-    config.data.length = 2048  # positions of a row
+    config.data.sequence_length = 2048  # in tokens
     config.data.image_slots = 1
     config.data.video_slots = 0
     config.data.frames = 4  # of each video
@@ -208,12 +214,12 @@ def check_values(config: ConfigDict) -> None:
     for key in (
         "steps",
         "batch_size",
-        "accumulate",
+        "gradient_accumulation_steps",
         "max_skipped_steps",
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
-        "data.length",
+        "data.sequence_length",
         "data.open_rows",
         "data.threads",
     ):
@@ -249,7 +255,7 @@ def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
     """What a row of the config's batches has room for."""
     data = config.data
     return RowShape(
-        data.length,
+        data.sequence_length,
         model.media_length,
         model.vision.image_size,
         data.image_slots,

@@ -33,7 +33,7 @@ _RECORDS_FOR_AN_OPEN_ROW = 32
 
 # The keys of config.data that decide what comes.
 _DECIDING = (
-    "length",
+    "sequence_length",
     "image_slots",
     "video_slots",
     "frames",
@@ -82,10 +82,10 @@ def open_data(
 
     Raises UserError for missing or unusable data.
     """
-    if config.batch_size % (parts * config.accumulate):
+    if config.batch_size % (parts * config.gradient_accumulation_steps):
         raise UserError(
             f"config.batch_size={config.batch_size} must be a multiple of {parts} parts of the "
-            f"data times config.accumulate={config.accumulate}"
+            f"data times config.gradient_accumulation_steps={config.gradient_accumulation_steps}"
         )
     data = config.data
     index_dir = workdir / "index" if workdir else None

@@ -54,7 +54,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         opened.tell(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
-        check_base(Path(config.init.lora), llm, config.init.llm, config.any_base)
+        check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
     return params
 
 

@@ -40,12 +40,14 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
         run.meta = _describe(program.model, frozen, config)
         frozen = program.arrange(frozen)
     with start_up.phase("checkpoint"):
-        expected = {k: v for k, v in run.meta.items() if not (config.any_base and k == _BASE)}
+        expected = {
+            k: v for k, v in run.meta.items() if not (config.allow_base_mismatch and k == _BASE)
+        }
         resumed = run.checkpoints.resume(
             program.state(),
             run.data.batches if config.data.resume else None,
             expected,
-            {_BASE: ", or insist with --config.any_base=True"},
+            {_BASE: ", or insist with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
         )

@@ -154,7 +154,7 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
         recipes, split(labels, labels)[0], config.steps, config.clip_norm or None
     )
     objective = read_objective(config)(model, compute)
-    step = make_step(objective, optimizer, config.seed, config.accumulate)
+    step = make_step(objective, optimizer, config.seed, config.gradient_accumulation_steps)
     _check_rows(config, mesh)
     return TrainingProgram(
         model,
@@ -204,11 +204,11 @@ def _stacked(layers: Sequence[Any]) -> jax.Array:
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
     parts = batch_parts(mesh)
-    if config.batch_size % (parts * config.accumulate):
+    if config.batch_size % (parts * config.gradient_accumulation_steps):
         raise UserError(
             f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
-            f"axes {' and '.join(BATCH_AXES)}) times config.accumulate={config.accumulate}; make "
-            f"it a multiple of {parts * config.accumulate}"
+            f"axes {' and '.join(BATCH_AXES)}) times config.gradient_accumulation_steps={config.gradient_accumulation_steps}; make "
+            f"it a multiple of {parts * config.gradient_accumulation_steps}"
         )
 
 

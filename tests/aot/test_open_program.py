@@ -25,7 +25,7 @@ def opened(name, new_tokens=64, mesh=(), **values):
     config = base_config(SMALL)
     config.rules = ((".*", "all"),)
     config.recipes.all = {"learning_rate": 1e-4}
-    config.update({"batch_size": 8, "data": {"length": 256}})
+    config.update({"batch_size": 8, "data": {"sequence_length": 256}})
     config.update(values)
     config.mesh.update(dict(mesh))
     topology = Topology("v5e:2x4", CHIPS["v5e"], (2, 4), 1, tuple(jax.devices()))
@@ -38,7 +38,10 @@ def opened(name, new_tokens=64, mesh=(), **values):
     [
         ({"batch_size": 0}, "config.batch_size=0: expected at least 1"),
         ({"batch_size": -4}, "config.batch_size=-4: expected at least 1"),
-        ({"accumulate": -7}, "config.accumulate=-7: expected at least 1"),
+        (
+            {"gradient_accumulation_steps": -7},
+            "config.gradient_accumulation_steps=-7: expected at least 1",
+        ),
         ({"frozen_dtype": "banana"}, "config.frozen_dtype='banana': expected one of"),
     ],
 )

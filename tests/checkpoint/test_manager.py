@@ -134,7 +134,7 @@ def test_a_tree_that_differs_is_refused(checkpoints):
     other = make_state()
     other["params"]["connector"] = jnp.zeros((3,), jnp.bfloat16)
     with pytest.raises(
-        UserError, match=r"params/abstractor is nothing in the .* and bfloat16\[3\] here"
+        UserError, match=r"params/connector is nothing in the .* and bfloat16\[3\] here"
     ):
         checkpoints.restore(2, abstract(other), None)
 

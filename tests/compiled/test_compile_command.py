@@ -25,7 +25,7 @@ def get_config():
     config.rules = (("lora/.*", "lora"), (".*", "frozen"))
     config.recipes.lora = {"learning_rate": 1e-4}
     config.batch_size = 8
-    config.data.length = 256
+    config.data.sequence_length = 256
     config.data.mixture = (("no/such/data.jsonl", 1.0),)
     config.init.llm = config.tokenizer = "no/such/directory"
     return config
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(compile_it, flags, message):
         (
             ["--program=decode", "--batch_per_device=1000000", "--new_tokens=64"],
             "1,000,000 a device)",
-            "make config.data.length shorter, give --dtype=int8, or take more chips",
+            "make config.data.sequence_length shorter, give --dtype=int8, or take more chips",
         ),
         (
             ["--program=decode", "--config.batch_size=1000001", "--new_tokens=64"],

@@ -27,7 +27,7 @@ def test_a_token_reads_weights_and_cache_once(open_topology, llm, dtype):
             llm=llm,
         )
     )
-    config.batch_size, config.data.length = 128, 2048
+    config.batch_size, config.data.sequence_length = 128, 2048
     config.mesh.update(fsdp=1, tensor=4)
     topology = open_topology("v5e:2x2")
     report = analyse(open_program(config, topology, "decode", dtype=dtype), topology)

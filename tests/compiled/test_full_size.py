@@ -17,7 +17,7 @@ def compiled(topology, name, rows, **compute):
     """Report on a config, `rows` on each device, a picture a row."""
     config = runpy.run_path(str(CONFIGS / name))["get_config"]()
     config.data.image_slots = 1
-    config.accumulate = 1
+    config.gradient_accumulation_steps = 1
     config.mesh.data = topology.slices
     config.update(compute)
     return analyse(open_program(config, topology, batch_per_device=rows), topology, quick=True)

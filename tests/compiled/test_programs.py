@@ -33,7 +33,7 @@ def small_config(**mesh):
     stage2 = runpy.run_path(str(CONFIGS / "stage2.py"))["get_config"]()
     config.rules, config.recipes = stage2.rules, stage2.recipes
     config.batch_size, config.steps = 8, 100
-    config.data.length = 256
+    config.data.sequence_length = 256
     config.compute.remat = "none"
     config.mesh.update(mesh)
     return config
@@ -122,7 +122,7 @@ def test_quick_has_the_same_work_and_no_time(open_topology, trained):
 def test_accumulation_doubles_what_is_gathered(open_topology, trained):
     topology = open_topology("v5e:2x2")
     config = small_config()
-    config.accumulate = 2
+    config.gradient_accumulation_steps = 2
     twice = analyse(open_program(config, topology), topology, quick=True)
     once = trained.collectives["all-gather"]["ICI"].nbytes
     assert twice.collectives["all-gather"]["ICI"].nbytes == pytest.approx(2 * once, rel=0.2)
@@ -168,7 +168,7 @@ def test_batch_per_device_is_rows_at_a_time(open_topology):
     topology = open_topology("v5e:2x2")
     config = small_config(fsdp=2, tensor=2)
     assert open_program(config, topology, batch_per_device=3).rows == 12
-    config.accumulate = 2
+    config.gradient_accumulation_steps = 2
     assert open_program(config, topology, batch_per_device=3).rows == 24
 
 

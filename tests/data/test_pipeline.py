@@ -307,9 +307,11 @@ def test_resumes_bit_equal_in_the_middle_of_a_row(batches, rich, workers):
 
 def test_a_position_in_other_data_is_refused(batches, rich):
     sources, arguments = rich
-    made_with = {"config.seed": 1, "config.data.length": 400}
+    made_with = {"config.seed": 1, "config.data.sequence_length": 400}
     state = batches(sources, **arguments, made_with=made_with).get_state()
-    other = batches(sources, **arguments, made_with={**made_with, "config.data.length": 48})
+    other = batches(
+        sources, **arguments, made_with={**made_with, "config.data.sequence_length": 48}
+    )
     with pytest.raises(UserError, match=r"config\.data\.length = 400, but now it is 48") as error:
         other.set_state(state)
     assert "--config.data.resume=False" in str(error.value)

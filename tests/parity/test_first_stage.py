@@ -32,10 +32,10 @@ SIZES = {
     "vision.intermediate_size": 80,
     "vision.num_layers": 3,
     "vision.num_heads": 4,
-    "abstractor.hidden_size": 48,
-    "abstractor.mlp_size": 64,
-    "abstractor.num_layers": 1,
-    "abstractor.num_heads": 4,
+    "connector.hidden_size": 48,
+    "connector.mlp_size": 64,
+    "connector.num_layers": 1,
+    "connector.num_heads": 4,
     "llm.vocab_size": VOCABULARY,
     "llm.hidden_size": 48,
     "llm.intermediate_size": 88,
@@ -69,12 +69,12 @@ def settings(files):
     return {
         "steps": 2,
         "batch_size": 16,
-        "accumulate": 2,
+        "gradient_accumulation_steps": 2,
         "log_every": 1,
         "init.vision": str(files / "clip"),
         "init.llm": str(files / "llama"),
         "data.mixture": ((str(files / "pairs.jsonl"), 1.0),),
-        "data.length": 192,  # a small vocabulary makes long captions
+        "data.sequence_length": 192,  # a small vocabulary makes long captions
         "recipes.visual.warmup_steps": 1,
         **{f"model.{key}": value for key, value in SIZES.items()},
     }

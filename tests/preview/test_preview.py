@@ -20,7 +20,7 @@ def get_config(file="people.jsonl"):
     config.batch_size = 3
     config.data.pack = True
     config.data.open_rows = 4
-    config.data.length = 96
+    config.data.sequence_length = 96
     config.data.image_slots = 2
     facts = {str(DEMO / "synthetic.py")!r} + ":text_facts"
     config.data.mixture = ((file, 3.0), (facts, 1.0)) if file != "none" else ()
@@ -123,7 +123,11 @@ def test_data_of_which_nothing_can_be_used(preview, folder):
         (["--config=config.py:none"], 1, ["no data", "config.data.mixture"]),
         (["--config=config.py:nothing.jsonl"], 1, ["nothing.jsonl"]),
         (["--config=config.py", "--config.tokenizer="], 1, ["--config.tokenizer=DIR"]),
-        (["--config=config.py", "--config.data.length=0"], 1, ["config.data.length=0"]),
+        (
+            ["--config=config.py", "--config.data.sequence_length=0"],
+            1,
+            ["config.data.sequence_length=0"],
+        ),
         (["--config=config.py", "--output=."], 1, ["--output=.", "directory"]),
         (["--config=config.py", "--batches=0"], 2, ["batches"]),
         ([], 2, ["--config"]),

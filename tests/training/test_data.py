@@ -37,7 +37,7 @@ def config(files):
     config = small_config(tiny.CONFIG)
     config.batch_size = 4
     config.tokenizer = str(files / "base")
-    config.data.length = 192
+    config.data.sequence_length = 192
     config.data.pack = True
     config.data.open_rows = 4
     config.data.max_dropped = 0.2

@@ -288,9 +288,9 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
         train(config, workdir)
     both = rf"{files / 'base'} in bfloat16 \(sha256:.*{files / 'other'}.* in bfloat16 \(sha256:"
     assert re.search(both, str(error.value))
-    assert "insist with --config.any_base=True" in str(error.value)
+    assert "insist with --config.allow_base_mismatch=True" in str(error.value)
     assert "\n" not in str(error.value)
-    config.any_base = True
+    config.allow_base_mismatch = True
     assert train(config, workdir) == workdir / "model"
 
 
@@ -323,7 +323,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"data.mixture": (("no.jsonl", 1.0),)}, r"not found: 'no.jsonl' \(config.data.mixture\[0"),
         ({"data.mixture": ()}, "no data: set config.data.mixture"),
         ({"data.mixture": (("synthetic:vqa", 1.0),)}, r"write configs/demo/synthetic\.py:vqa"),
-        ({"data.length": 8}, "records were dropped.*no answer within 8 tokens"),
+        ({"data.sequence_length": 8}, "records were dropped.*no answer within 8 tokens"),
         ({"tokenizer": "none"}, r"not found: 'none' \(config.tokenizer\)"),
         ({"tokenizer": "", "init.llm": "fresh"}, r"not found: '' \(config.tokenizer\)"),
         ({"init.llm": "nowhere"}, r"not found: 'nowhere' \(config.init.llm\)"),
@@ -336,7 +336,10 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"recipes.lora": {"learning_rate": 1.0, "warmup_steps": 20}}, "warmup_steps=20"),
         ({"mesh.data": 3}, "8 devices cannot be divided by 3"),
         ({"batch_size": 6}, "config.batch_size=6 cannot be divided among 8 devices"),
-        ({"batch_size": 8, "accumulate": 3}, "config.batch_size=8 must be a multiple"),
+        (
+            {"batch_size": 8, "gradient_accumulation_steps": 3},
+            "config.batch_size=8 must be a multiple",
+        ),
         ({"compute.attention": "flash"}, "config.compute.attention='flash': .* blockwise, cudnn"),
         ({"compute.dtype": "float16"}, "config.compute.dtype='float16': .* float32, bfloat16"),
         (
@@ -386,5 +389,7 @@ def test_a_config_without_its_weights_says_what_goes_where(tmp_path):
 
 
 def test_a_misspelt_key_is_answered_with_the_right_one(tmp_path):
-    result = command("configs/stage2.py", tmp_path / "run", "--config.data.lenght=9")
-    assert_one_line(result, 2, "--config.data.lenght", "did you mean --config.data.length?")
+    result = command("configs/stage2.py", tmp_path / "run", "--config.data.sequence_lenght=9")
+    assert_one_line(
+        result, 2, "--config.data.sequence_lenght", "did you mean --config.data.sequence_length?"
+    )

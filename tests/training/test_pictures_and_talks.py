@@ -34,7 +34,7 @@ def get_config():
     config.recipes.connector = {{"learning_rate": 1e-3, "schedule": "constant"}}
     config.mesh.data, config.mesh.fsdp = 4, 1
     config.mesh.tensor = -1
-    config.data.length = 512
+    config.data.sequence_length = 512
     config.data.image_slots = 4
     config.data.pack = True
     config.data.open_rows = 4

@@ -27,7 +27,7 @@ def small_config(**values):
     stage2 = load("stage2")
     config.rules, config.recipes = stage2.rules, stage2.recipes
     config.batch_size, config.steps = 16, 100
-    config.data.length = LENGTH
+    config.data.sequence_length = LENGTH
     config.compute.attention = "xla"
     config.update(values)
     return config
@@ -64,7 +64,7 @@ def test_the_state_is_what_training_places():
     assert describe(program.state()) == describe(state)
 
 
-@pytest.mark.parametrize("values", [{}, {"accumulate": 2}])
+@pytest.mark.parametrize("values", [{}, {"gradient_accumulation_steps": 2}])
 def test_the_step_runs_on_what_the_program_describes(values):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     program = make_program(small_config(**values), mesh)
@@ -114,8 +114,8 @@ def test_a_trained_language_model_is_never_in_8_bits():
     [
         ({"batch_size": 12}, r"batch_size=12 cannot be divided among 8 devices .*multiple of 8"),
         (
-            {"batch_size": 16, "accumulate": 4},
-            "times config.accumulate=4; make it a multiple of 32",
+            {"batch_size": 16, "gradient_accumulation_steps": 4},
+            "times config.gradient_accumulation_steps=4; make it a multiple of 32",
         ),
     ],
 )

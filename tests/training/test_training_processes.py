@@ -44,7 +44,7 @@ def read(config, workdir):
     numbers, supervised, steps = [], [], 0
     for steps in range(1, 19):
         batch = shard_batch(vars(next(data.batches)), mesh)
-        assert batch["input_ids"].shape == (config.batch_size, config.data.length)
+        assert batch["input_ids"].shape == (config.batch_size, config.data.sequence_length)
         supervised.append(float(count(batch["loss_mask"])))  # over both processes
         shards = {name: {str(s.index): s for s in batch[name].addressable_shards} for name in batch}
         for index in shards["targets"]:
@@ -84,7 +84,7 @@ def get_config():
     config.init.vision = config.init.connector = config.init.llm = config.tokenizer = "{base}"
     config.rules = (("connector/.*", "connector"), (".*", "frozen"))
     config.recipes.connector = {{"learning_rate": 1e-3}}
-    config.data.length = 64
+    config.data.sequence_length = 64
     config.data.mixture = (("{data}", 1.0),)
     config.checkpoint_every = 3
     config.export = "none"
@@ -95,7 +95,7 @@ def get_config():
 PACKED = """
     config.data.mixture = (("{0}/data.jsonl", 1.0), ("{0}/long.jsonl", 1.0))
     config.data.pack = True
-    config.data.length = 128
+    config.data.sequence_length = 128
     config.checkpoint_every"""
 
 

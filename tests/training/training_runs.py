@@ -45,7 +45,7 @@ def get_config():
     config.recipes.connector = {{"learning_rate": 1e-2, "warmup_steps": 2}}
     config.compute.dtype = "float32"
     config.compute.remat = "none"
-    config.data.length = 192
+    config.data.sequence_length = 192
     kinds = {{"vqa": 1.0, "text_math": 1.0}}
     config.data.mixture = ((SyntheticSource(kinds, size=1000), 1.0),)
     config.data.threads = 2
