@@ -66,7 +66,8 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -
     if found.fingerprint != recorded.fingerprint:
         raise UserError(
             f"{adapter} was trained on {recorded}, not on {found}; load that one, or insist: "
-            "owl_jax.load(..., any_base=True), --any_base, in a training --config.allow_base_mismatch=True"
+            "owl_jax.load(..., any_base=True), --any_base, in a training "
+            "--config.allow_base_mismatch=True"
         )
 
 

@@ -203,12 +203,12 @@ def _stacked(layers: Sequence[Any]) -> jax.Array:
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    parts = batch_parts(mesh)
-    if config.batch_size % (parts * config.gradient_accumulation_steps):
+    parts, steps = batch_parts(mesh), config.gradient_accumulation_steps
+    if config.batch_size % (parts * steps):
         raise UserError(
             f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
-            f"axes {' and '.join(BATCH_AXES)}) times config.gradient_accumulation_steps={config.gradient_accumulation_steps}; make "
-            f"it a multiple of {parts * config.gradient_accumulation_steps}"
+            f"axes {' and '.join(BATCH_AXES)}) times config.gradient_accumulation_steps={steps}; "
+            f"make it a multiple of {parts * steps}"
         )
 
 
