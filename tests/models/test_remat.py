@@ -131,11 +131,11 @@ def test_offloaded_tensors_go_to_the_host():
     [
         (
             "some",
-            "'some' is no remat policy: expected one of none, dots, minimal, full, or tensors",
+            "'some' is not a remat policy: expected one of none, dots, minimal, full, or tensors",
         ),
-        ("", "'' is no remat policy: expected one of"),
-        ("keep:query", "'keep:query' should begin with save: or offload:"),
-        ("save:query;value", "'value' should begin with"),
+        ("", "'' is not a remat policy: expected one of"),
+        ("keep:query", "'keep:query' must begin with save: or offload:"),
+        ("save:query;value", "'value' must begin with"),
         ("save:q_proj", f"unknown tensor 'q_proj'; choose from {', '.join(TENSORS)}"),
         ("save:query,", "unknown tensor ''"),
         ("save:query;offload:query", "names 'query' twice"),

@@ -86,7 +86,7 @@ def test_full_remat_computes_the_layer_again():
 
 def test_unknown_policy_is_named():
     with pytest.raises(
-        UserError, match="'some' is no remat policy: expected one of none, dots, minimal, full"
+        UserError, match="'some' is not a remat policy: expected one of none, dots, minimal, full"
     ):
         Stack(remat="some").init(jax.random.key(0), X, OFFSETS, 0.5)
 
