@@ -71,7 +71,7 @@ def test_pictures_that_are_not_read_are_named(tmp_path, name):
             with pytest.raises(BadData, match=named) as error:
                 load(source)
             assert error.value.reason == "unsupported format"
-            assert "whatever its name says" not in str(error.value)
+            assert "not a picture" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", NEITHER)
@@ -108,7 +108,7 @@ def test_video_given_as_a_picture_is_named(head, named):
 def test_what_is_unknown_stays_unknown():
     assert identify(bytes(range(128, 256)) * 9) is None
     assert identify(b"\x1b[31mred") is None
-    with pytest.raises(BadData, match="not a picture, whatever its name says; expected BMP"):
+    with pytest.raises(BadData, match="not a picture; expected BMP"):
         load_image(bytes(range(128, 256)) * 9)
 
 

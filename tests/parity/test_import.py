@@ -186,8 +186,8 @@ def test_half_precision_is_read_as_it_is(dtype, form, tmp_path):
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (reference.clip_vision, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        (reference.llama, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        (reference.clip_vision, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        (reference.llama, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         (reference.llama, {"attention_bias": True}, "attention_bias = True: not computed"),
         (reference.llama, {"mlp_bias": True}, "mlp_bias = True: not computed"),
         (reference.llama, {"head_dim": 16}, "head_dim 16 x 6 heads is not hidden_size 48"),

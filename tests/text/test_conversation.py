@@ -403,7 +403,7 @@ USER = {"role": "user", "content": "hi"}
         ([{"role": "user", "content": [{"type": "text"}]}], "type 'text' that cannot be read"),
         (
             [USER, {"role": "assistant", "content": [{"type": "image"}]}, USER],
-            r"message 2 \(assistant\) holds a part of type image; only the user's",
+            r"message 2 \(assistant\) has a part of type image; only the user's",
         ),
     ],
 )
@@ -428,7 +428,7 @@ def test_media_marks_are_counted_and_checked():
 
 def test_a_prompt_that_is_too_long_is_not_tokenised(llama):
     text = f"Human: {'what ' * 200_000}\nAI: "
-    with pytest.raises(UserError, match=r"1,000,012 characters, more than the 1,000,000"):
+    with pytest.raises(UserError, match=r"1,000,012 characters; expected at most 1,000,000"):
         tokenize_prompt(text, None, SPAN)
     with pytest.raises(UserError, match="shorten it"):
         tokenize_prompt(text, None, SPAN, max_length=2048, as_trained=True)

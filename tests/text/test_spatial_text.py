@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from owl_jax.text.spatial_text import tells_places
+from owl_jax.text.spatial_text import mentions_place
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ from owl_jax.text.spatial_text import tells_places
     ],
 )
 def test_texts_that_tell_places(text):
-    assert tells_places(text)
+    assert mentions_place(text)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_texts_that_tell_places(text):
     ],
 )
 def test_texts_that_tell_none(text):
-    assert not tells_places(text)
+    assert not mentions_place(text)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_texts_that_tell_none(text):
 )
 def test_a_text_of_any_shape_takes_linear_time(part):
     start = time.monotonic()
-    tells_places(part * (300_000 // len(part)))
+    mentions_place(part * (300_000 // len(part)))
     assert time.monotonic() - start < 20  # where it was quadratic: an hour
 
 
@@ -150,4 +150,4 @@ def test_a_text_of_any_shape_takes_linear_time(part):
     ],
 )
 def test_numbers_in_brackets(text, expected):
-    assert tells_places(text) is expected
+    assert mentions_place(text) is expected
