@@ -39,7 +39,7 @@ def small_blocks(monkeypatch):
         ((7,), (7, 9), 1),
     ],
 )
-def test_product_by_blocks(kind, x_shape, kernel_shape, depth):
+def test_blockwise_matmul(kind, x_shape, kernel_shape, depth):
     x = jax.random.normal(jax.random.key(1), x_shape)
     kernel = weight_of(kind, kernel_shape)
     expected = np.tensordot(np.asarray(x, np.float64), exact(kernel), axes=depth)
@@ -51,13 +51,13 @@ def test_product_by_blocks(kind, x_shape, kernel_shape, depth):
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("kind", ["int8", "bfloat16", "bits"])
-def test_product_with_rows_by_blocks(kind):
+def test_blockwise_matmul_transposed(kind):
     x, rows = jax.random.normal(jax.random.key(1), (2, 3, 8)), weight_of(kind, (21, 8))
     expected = np.asarray(x, np.float64) @ exact(rows).T
     np.testing.assert_allclose(matmul_transposed(x, rows), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_bits_are_the_numbers():
+def test_bits_of_preserves_values():
     narrow = weight_of("bfloat16", (40, 50))
     wide = widen(jnp.asarray(bits_of(np.asarray(narrow))), jnp.float32)
     np.testing.assert_array_equal(wide, np.asarray(narrow, np.float32))
@@ -65,7 +65,7 @@ def test_bits_are_the_numbers():
 
 @pytest.mark.parametrize("kind", ["int8", "bits"])
 @pytest.mark.parametrize("in_loop", [False, True])
-def test_narrow_weights_are_never_wide_as_a_whole(kind, in_loop):
+def test_no_wide_copy_of_a_narrow_weight(kind, in_loop):
     """Temporary memory for two layers is far below one weight in float32."""
     side = 2048
     kernels = [weight_of(kind, (side, side)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Descriptions of the model: to JSON and back."""
+"""Model configs: to JSON and back."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ NONSENSE = ("48", 48.5, None, -1, True, 10**9, [], {}, float("nan"), float("inf"
         ("lora", "targets"),
     ],
 )
-def test_values_that_make_no_sense_name_their_field(part, field):
+def test_invalid_values_name_their_field(part, field):
     for value in NONSENSE:
         if (field, value) in (("targets", []), ("alpha", 48.5)):
             continue
@@ -80,7 +80,7 @@ def test_values_that_make_no_sense_name_their_field(part, field):
         ({"vision": {}, "connector": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
     ],
 )
-def test_invalid_descriptions_are_refused(values, message):
+def test_invalid_configs_are_refused(values, message):
     with pytest.raises(TypeError, match=message):
         OwlConfig.from_dict(values)
 

@@ -1,4 +1,4 @@
-"""Remat policies: what their text means, and that every layer names its tensors."""
+"""Remat policies: parsing, saved tensors, and that every layer names its tensors."""
 
 import re
 from functools import partial
@@ -61,7 +61,7 @@ def block_and_weights(name):
 
 
 def kept(loss, text, weights, capsys):
-    """The names of the tensors that the backward pass finds, and how many others it finds."""
+    """The names of the tensors saved for the backward pass, and the number of others."""
     jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(loss, policy=policy(text)), weights, X)
     lines = capsys.readouterr().out.splitlines()
     names = [re.search("named '(.*?)'", line) for line in lines]
@@ -78,14 +78,14 @@ def test_every_layer_names_its_tensors(name, capsys):
 
 
 @pytest.mark.parametrize("tensors", [("context",), ("query", "up")])
-def test_what_is_not_named_is_not_kept(tensors, capsys):
+def test_only_named_tensors_are_saved(tensors, capsys):
     loss, weights, _ = block_and_weights("llama")
     assert kept(loss, f"save:{','.join(tensors)}", weights, capsys) == (set(tensors), 0)
     assert kept(loss, "full", weights, capsys) == (set(), 0)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_minimal_computes_no_product_with_weights_again(name):
+def test_minimal_recomputes_no_matmul_with_weights(name):
     loss, weights, _ = block_and_weights(name)
 
     def products(text):
@@ -93,7 +93,7 @@ def test_minimal_computes_no_product_with_weights_again(name):
         return jax.jit(gradient).lower(weights, X).as_text().count("dot_general")
 
     everything = products("none")
-    assert products("minimal") == everything + 2  # the two of attention, without weights
+    assert products("minimal") == everything + 2  # attention's two, which have no weights
     assert products("dots") == everything
     assert products("full") > everything + 6
 
@@ -115,7 +115,7 @@ def test_no_policy_changes_a_gradient(name, text):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), ours, expected)
 
 
-def test_offloaded_tensors_go_to_the_host():
+def test_offloaded_tensors_are_on_the_host():
     loss, weights, _ = block_and_weights("llama")
 
     def program(text):
@@ -150,6 +150,6 @@ def test_names_are_policies():
     assert all(callable(policy(name)) for name in NAMES)
 
 
-def test_a_name_outside_the_vocabulary_is_a_mistake():
+def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="'qery' is not in TENSORS"):
         named("qery", X)

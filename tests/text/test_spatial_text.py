@@ -1,4 +1,4 @@
-"""Which conversations keep their pictures whole and unmirrored."""
+"""Texts that do and do not mention places in their image."""
 
 import time
 
@@ -89,7 +89,7 @@ from owl_jax.text.spatial_text import mentions_place
         "as shown in [1, 2]",
     ],
 )
-def test_texts_that_tell_places(text):
+def test_texts_that_mention_places(text):
     assert mentions_place(text)
 
 
@@ -123,7 +123,7 @@ def test_texts_that_tell_places(text):
         "gives helpful, detailed, and polite answers to the user's questions.",
     ],
 )
-def test_texts_that_tell_none(text):
+def test_texts_that_mention_none(text):
     assert not mentions_place(text)
 
 
