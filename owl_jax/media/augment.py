@@ -48,13 +48,13 @@ Box = tuple[int, int, int, int]
 class Draw:
     """The random choices for one image, or for all frames of one video.
 
-    picture: width and height of the image that they were drawn for.
+    image_size: width and height of the image that they were drawn for.
     box: left, upper, right and lower edge of the crop, in its pixels.
     flip: whether to flip horizontally.
     operations: RandAugment's, in order, each with its signed magnitude (0 if it has none).
     """
 
-    picture: tuple[int, int]
+    image_size: tuple[int, int]
     box: Box
     flip: bool = False
     operations: tuple[tuple[str, float], ...] = ()
@@ -62,7 +62,7 @@ class Draw:
     def apply(self, frames: Sequence[Image.Image], size: int) -> np.ndarray:
         """Upright RGB frames -> uint8[T, S, S, 3], S = size.
 
-        The crop is scaled for a frame of another size than `picture`. Raises ValueError for no
+        The crop is scaled for a frame of another size than `image_size`. Raises ValueError for no
         frames.
         """
         return np.stack([self._apply_to_one(frame, size) for frame in frames])
@@ -82,9 +82,9 @@ class Draw:
         return np.array(square)
 
     def _box_in(self, size: tuple[int, int]) -> Box:
-        if size == self.picture:
+        if size == self.image_size:
             return self.box
-        across, down = size[0] / self.picture[0], size[1] / self.picture[1]
+        across, down = size[0] / self.image_size[0], size[1] / self.image_size[1]
         left, upper = int(self.box[0] * across), int(self.box[1] * down)
         right, lower = math.ceil(self.box[2] * across), math.ceil(self.box[3] * down)
         return left, upper, min(right, size[0]), min(lower, size[1])
@@ -127,21 +127,21 @@ class Augmentation:
         return self.draw(frames[0].size, rng, keep_places).apply(frames, size)
 
     def draw(
-        self, picture: tuple[int, int], rng: np.random.Generator, keep_places: bool = False
+        self, image_size: tuple[int, int], rng: np.random.Generator, keep_places: bool = False
     ) -> Draw:
         """Draws for an image of this width and height.
 
         keep_places: for texts that mention places: no crop, no flip, and only the colour operations
           of RandAugment, with unchanged probability.
         """
-        box = (0, 0, *picture)
+        box = (0, 0, *image_size)
         if self.min_scale < 1 and not keep_places:
-            box = _draw_crop(picture, (self.min_scale, self.max_scale), rng)
+            box = _draw_crop(image_size, (self.min_scale, self.max_scale), rng)
         flip = self.flip and not keep_places and rng.random() < 0.5
         operations = _draw_operations(rng) if self.rand_augment else ()
         if keep_places:
             operations = tuple(item for item in operations if item[0] in _COLOUR_OPERATIONS)
-        return Draw(picture, box, flip, operations)
+        return Draw(image_size, box, flip, operations)
 
     def smallest_side(self, size: int) -> int:
         """The shortest side of an image whose crops are never smaller than S = size.
@@ -154,13 +154,13 @@ class Augmentation:
 
 
 def _draw_crop(
-    picture: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
+    image_size: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
 ) -> Box:
     """A box of random area and aspect ratio, as in torchvision's RandomResizedCrop.
 
     If none of ten fits into the image, the largest central box with an allowed aspect ratio.
     """
-    width, height = picture
+    width, height = image_size
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*scales)
         aspect = math.exp(rng.uniform(math.log(_ASPECTS[0]), math.log(_ASPECTS[1])))

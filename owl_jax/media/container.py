@@ -52,7 +52,7 @@ def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
     """The chosen frames, found by timestamp; [] if the file's timestamps do not allow it.
 
     It lists the packets without decoding them. For each chosen frame it then decodes from the last
-    key frame at or before it, or goes on where it is if that is later.
+    key frame at or before it, or continues decoding if it is already past that key frame.
     """
     with _open(file) as container:
         stream = _video_stream(container)

@@ -107,12 +107,12 @@ def load_image(
             return to_upright_rgb(image, unusual)
 
         if not isinstance(given, str | Path):
-            return read_picture(given, decode)
+            return read_image(given, decode)
         with open_regular(Path(given)) as file:
-            return read_picture(file, decode)
+            return read_image(file, decode)
 
 
-def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
+def read_image(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
     """`decode` of the image in an open file; if Pillow fails, once more without metadata.
 
     Checks the number of pixels first. Raises BadData, or whatever Pillow raises.
@@ -140,7 +140,7 @@ def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
                 if isinstance(error, UnidentifiedImageError):
                     error = second
         if isinstance(error, UnidentifiedImageError):
-            raise not_a_picture(*_head_and_tail(file)) from error
+            raise not_an_image(*_head_and_tail(file)) from error
         raise error
 
 
@@ -180,7 +180,7 @@ def _head_and_tail(file: BinaryIO) -> tuple[bytes, bytes]:
     return file.read(HEAD), tail
 
 
-def not_a_picture(head: bytes, tail: bytes = b"") -> BadData:
+def not_an_image(head: bytes, tail: bytes = b"") -> BadData:
     """The error, without a name, for a file that is not an image or of an unsupported format."""
     found = identify(head, tail)
     if found is None:

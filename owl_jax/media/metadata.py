@@ -1,4 +1,4 @@
-"""Reads an image's orientation, and removes all other metadata where it is damaged.
+"""Reads an image's orientation; strips all other metadata from files that Pillow cannot read.
 
 Cameras, editors and servers write damaged EXIF, XMP, colour profiles and comments. They must not
 make an image unusable, so the orientation has a tolerant reader of its own, and if Pillow fails on

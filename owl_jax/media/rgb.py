@@ -76,7 +76,7 @@ def to_upright_rgb(
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGBA picture in RGB, on white."""
+    """An RGBA image in RGB, on white."""
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 255:
         return image.convert("RGB")

@@ -35,8 +35,8 @@ from owl_jax.media.image import (
     load_image,
     name_source,
     preprocess_image,
+    read_image,
     read_part,
-    read_picture,
     to_rgb,
 )
 from owl_jax.media.signatures import HEAD, identify, is_avif
@@ -193,9 +193,9 @@ def _read_animation(
 
     with describe_failure(name, "video"):
         if isinstance(file, bytes):
-            return read_picture(BytesIO(file), decode)
+            return read_image(BytesIO(file), decode)
         with open_regular(Path(file)) as opened:
-            return read_picture(opened, decode)
+            return read_image(opened, decode)
 
 
 def _read_container(

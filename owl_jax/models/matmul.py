@@ -54,21 +54,21 @@ def matmul(x: jax.Array, kernel: jax.Array, depth: int) -> jax.Array:
     return result
 
 
-def matmul_transposed(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """x [..., D] @ rows[V, D].T -> [..., V], in x's dtype."""
+def matmul_transposed(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., D] @ weight[V, D].T -> [..., V], in x's dtype."""
 
-    def direct(x: jax.Array, rows: jax.Array) -> jax.Array:
-        return jnp.einsum("...d,vd->...v", x, widen(rows, x.dtype))
+    def direct(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return jnp.einsum("...d,vd->...v", x, widen(weight, x.dtype))
 
-    def blockwise(x: jax.Array, rows: jax.Array) -> jax.Array:
-        number = _number_of_blocks(len(rows), rows.size)
-        blocks = rows.reshape(number, -1, rows.shape[1])
+    def blockwise(x: jax.Array, weight: jax.Array) -> jax.Array:
+        number = _number_of_blocks(len(weight), weight.size)
+        blocks = weight.reshape(number, -1, weight.shape[1])
         parts = jax.lax.map(lambda block: direct(x, block), blocks)
-        return jnp.moveaxis(parts, 0, -2).reshape(*x.shape[:-1], len(rows))
+        return jnp.moveaxis(parts, 0, -2).reshape(*x.shape[:-1], len(weight))
 
-    if not _needs_blocks(x, rows):
-        return direct(x, rows)
-    result: jax.Array = jax.lax.platform_dependent(x, rows, cpu=blockwise, default=direct)
+    if not _needs_blocks(x, weight):
+        return direct(x, weight)
+    result: jax.Array = jax.lax.platform_dependent(x, weight, cpu=blockwise, default=direct)
     return result
 
 

@@ -350,7 +350,9 @@ def test_truncated_video_is_damaged(tmp_path, suffix, options):
     assert load_video(path, 4, SIZE).shape == (4, SIZE, SIZE, 3)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
-    with pytest.raises(BadData, match=rf"a\.{suffix}: cut short: 2\.\d s are left of 4\.1") as error:
+    with pytest.raises(
+        BadData, match=rf"a\.{suffix}: cut short: 2\.\d s are left of 4\.1"
+    ) as error:
         load_video(path, 4, SIZE)
     assert error.value.reason == "damaged video"
 

@@ -88,14 +88,14 @@ def test_only_named_tensors_are_saved(tensors, capsys):
 def test_minimal_recomputes_no_matmul_with_weights(name):
     loss, weights, _ = block_and_weights(name)
 
-    def products(text):
+    def matmuls(text):
         gradient = jax.value_and_grad(jax.checkpoint(loss, policy=policy(text)), (0, 1))
         return jax.jit(gradient).lower(weights, X).as_text().count("dot_general")
 
-    everything = products("none")
-    assert products("minimal") == everything + 2  # attention's two, which have no weights
-    assert products("dots") == everything
-    assert products("full") > everything + 6
+    everything = matmuls("none")
+    assert matmuls("minimal") == everything + 2  # attention's two, which have no weights
+    assert matmuls("dots") == everything
+    assert matmuls("full") > everything + 6
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -79,9 +79,9 @@ def test_full_remat_recomputes_the_layer():
         for remat in ("none", "minimal", "full")
     }
     tanh = {remat: text.count(" tanh ") for remat, text in counts.items()}
-    products = {remat: text.count("dot_general[") for remat, text in counts.items()}
+    matmuls = {remat: text.count("dot_general[") for remat, text in counts.items()}
     assert tanh["none"] < tanh["minimal"] == tanh["full"]
-    assert products["none"] == products["minimal"] < products["full"]
+    assert matmuls["none"] == matmuls["minimal"] < matmuls["full"]
 
 
 def test_unknown_policy_is_named():

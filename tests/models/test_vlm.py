@@ -316,8 +316,8 @@ def test_dropout_needs_a_key():
 def test_tree_has_a_subtree_per_partition_and_a_name_per_dimension(case):
     config, params = golden.model(case)
     boxed = jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
-    branches = {"vision", "connector", "llm"} | ({"lora"} if config.lora else set())
-    assert boxed.keys() == abstract_params(config).keys() == branches
+    subtrees = {"vision", "connector", "llm"} | ({"lora"} if config.lora else set())
+    assert boxed.keys() == abstract_params(config).keys() == subtrees
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(config)).items()}
     assert shapes == {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     names = flatten_dict(nn.get_partition_spec(boxed))
