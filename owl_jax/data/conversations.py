@@ -16,7 +16,7 @@ from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import check_media, longest_text, tokenize_conversation
-from owl_jax.text.spatial_text import tells_places
+from owl_jax.text.spatial_text import mentions_place
 from owl_jax.text.tokenizer import Tokenizer
 
 
@@ -91,7 +91,7 @@ class Tokenize:
             tokens.loss_mask,
             images[: tokens.num_images],
             videos[: tokens.num_videos],
-            tells_places(text),
+            mentions_place(text),
             where,
             record.get("unread", ()),
         )

@@ -1,9 +1,9 @@
-"""Random changes to pictures in training: crop, mirror, RandAugment.
+"""Random augmentation of training images: crop, horizontal flip, RandAugment.
 
 Source: the original's caption processor (pipeline/data_utils/processors/caption_processor.py and
-randaugment.py): a random crop resized to the square with the bicubic filter, a mirror image with
-probability 0.5 and, by choice, RandAugment(N=2, M=7). What is drawn (Draw) is apart from what is
-drawn by (Augmentation) and holds for all frames of a video. The seed is the caller's.
+randaugment.py): a random crop resized to the square with the bicubic filter, a flip with
+probability 0.5 and, optionally, RandAugment(N=2, M=7). An Augmentation holds the settings, a Draw
+the random choices, which are the same for all frames of a video. The caller provides the seed.
 
 Letters: T frames, S side of the square.
 """
@@ -18,17 +18,17 @@ from PIL import Image, ImageEnhance, ImageOps
 from owl_jax.errors import UserError
 from owl_jax.media.image import preprocess_image
 
-# Of a crop, width / height: torchvision's RandomResizedCrop, which the original uses.
+# A crop's width / height, from torchvision's RandomResizedCrop, which the original uses.
 _ASPECTS = (3 / 4, 4 / 3)
 _TRIES = 10
 
-# RandAugment: how many operations are drawn, and how probably each of them is applied.
+# RandAugment: the number of operations and the probability that each is applied.
 _NUM_OPERATIONS = 2
 _PROBABILITY = 0.5
 _COLOUR_OPERATIONS = ("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness")
 _MOVING_OPERATIONS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-# At level M = 7 of 10. Colours: 1 leaves them. The others go either way: shear in pixels a pixel,
-# translation in pixels of the square, rotation in degrees.
+# At level M = 7 of 10. For colours 1 changes nothing. The others have a random sign: shear in
+# pixels per pixel, translation in pixels of the square, rotation in degrees.
 _LEVEL = 7 / 10
 _MAGNITUDES = {
     "Brightness": 1.8 * _LEVEL + 0.1,
@@ -39,38 +39,38 @@ _MAGNITUDES = {
     "TranslateY": 10 * _LEVEL,
     "Rotate": 30 * _LEVEL,
 }
-_GREY = (128, 128, 128)  # shows where a moved picture leaves the square empty
+_GREY = (128, 128, 128)  # fills the empty area of a moved image
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to every frame of one picture or video.
+    """The random choices for one image, or for all frames of one video.
 
-    picture: width and height of the picture that it was drawn for.
+    image_size: width and height of the image that they were drawn for.
     box: left, upper, right and lower edge of the crop, in its pixels.
-    flip: whether left and right change places.
-    operations: RandAugment's, in order, each with its signed magnitude (0 where it has none).
+    flip: whether to flip horizontally.
+    operations: RandAugment's, in order, each with its signed magnitude (0 if it has none).
     """
 
-    picture: tuple[int, int]
+    image_size: tuple[int, int]
     box: Box
     flip: bool = False
     operations: tuple[tuple[str, float], ...] = ()
 
     def apply(self, frames: Sequence[Image.Image], size: int) -> np.ndarray:
-        """uint8[T, S, S, 3], S = size, of upright RGB pictures.
+        """Upright RGB frames -> uint8[T, S, S, 3], S = size.
 
-        In a frame of another size than `picture` the crop has the same place, in proportion.
-        Raises ValueError for no frame.
+        The crop is scaled for a frame of another size than `image_size`. Raises ValueError for no
+        frames.
         """
         return np.stack([self._apply_to_one(frame, size) for frame in frames])
 
     def _apply_to_one(self, frame: Image.Image, size: int) -> np.ndarray:
         box = self._box_in(frame.size)
         if box != (0, 0, *frame.size):
-            # Cut first: resize(box=...) would let in what lies around the box.
+            # Not resize(box=...): its filter would read pixels outside the box.
             frame = frame.crop(box)
         if not self.flip and not self.operations:
             return preprocess_image(frame, size)
@@ -82,9 +82,9 @@ class Draw:
         return np.array(square)
 
     def _box_in(self, size: tuple[int, int]) -> Box:
-        if size == self.picture:
+        if size == self.image_size:
             return self.box
-        across, down = size[0] / self.picture[0], size[1] / self.picture[1]
+        across, down = size[0] / self.image_size[0], size[1] / self.image_size[1]
         left, upper = int(self.box[0] * across), int(self.box[1] * down)
         right, lower = math.ceil(self.box[2] * across), math.ceil(self.box[3] * down)
         return left, upper, min(right, size[0]), min(lower, size[1])
@@ -92,12 +92,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may be drawn. Raises UserError for scales that are no share of a picture.
+    """The settings. Raises UserError for scales outside (0, 1].
 
-    min_scale, max_scale: share of the picture's area that a crop keeps; with both at 1 nothing is
-      cropped.
-    flip: whether half of the pictures are mirrored.
-    rand_augment: whether RandAugment follows.
+    min_scale, max_scale: the fraction of the image's area that a crop keeps; both 1: no crop.
+    flip: whether to flip half of the images.
+    rand_augment: whether to apply RandAugment.
     """
 
     min_scale: float = 0.5
@@ -119,35 +118,35 @@ class Augmentation:
         rng: np.random.Generator,
         keep_places: bool = False,
     ) -> np.ndarray:
-        """uint8[T, S, S, 3], S = size, of upright RGB pictures, all with the same draw.
+        """Upright RGB frames -> uint8[T, S, S, 3], S = size, with one draw for all.
 
-        keep_places: as in `draw`. Raises ValueError for no frame.
+        keep_places: as in `draw`. Raises ValueError for no frames.
         """
         if not frames:
             raise ValueError("no frames to augment")
         return self.draw(frames[0].size, rng, keep_places).apply(frames, size)
 
     def draw(
-        self, picture: tuple[int, int], rng: np.random.Generator, keep_places: bool = False
+        self, image_size: tuple[int, int], rng: np.random.Generator, keep_places: bool = False
     ) -> Draw:
-        """Draws for a picture of this width and height.
+        """Draws for an image of this width and height.
 
-        keep_places: nothing moves, for texts that name a side: no crop, no mirror image, and of
-          RandAugment only what changes colours, as often as it would otherwise.
+        keep_places: for texts that mention places: no crop, no flip, and only the colour operations
+          of RandAugment, with unchanged probability.
         """
-        box = (0, 0, *picture)
+        box = (0, 0, *image_size)
         if self.min_scale < 1 and not keep_places:
-            box = _draw_crop(picture, (self.min_scale, self.max_scale), rng)
+            box = _draw_crop(image_size, (self.min_scale, self.max_scale), rng)
         flip = self.flip and not keep_places and rng.random() < 0.5
         operations = _draw_operations(rng) if self.rand_augment else ()
         if keep_places:
             operations = tuple(item for item in operations if item[0] in _COLOUR_OPERATIONS)
-        return Draw(picture, box, flip, operations)
+        return Draw(image_size, box, flip, operations)
 
     def smallest_side(self, size: int) -> int:
-        """How long a picture's sides have to be so that no crop of it is smaller than S = size.
+        """The shortest side of an image whose crops are never smaller than S = size.
 
-        It is what load_image's shrink_to has to be.
+        The value for load_image's shrink_to.
         """
         if self.min_scale == 1:
             return size
@@ -155,13 +154,13 @@ class Augmentation:
 
 
 def _draw_crop(
-    picture: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
+    image_size: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """A box of a random area and aspect ratio, as torchvision's RandomResizedCrop describes it.
+    """A box of random area and aspect ratio, as in torchvision's RandomResizedCrop.
 
-    If none of ten fits into the picture, the largest in its middle with an allowed aspect ratio.
+    If none of ten fits into the image, the largest central box with an allowed aspect ratio.
     """
-    width, height = picture
+    width, height = image_size
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*scales)
         aspect = math.exp(rng.uniform(math.log(_ASPECTS[0]), math.log(_ASPECTS[1])))
@@ -191,8 +190,8 @@ def _draw_operations(rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
 def _operate(square: Image.Image, name: str, magnitude: float) -> Image.Image:
     """One operation of RandAugment.
 
-    As in the original, shears leave the upper left corner where it is. Unlike there, sharpness is
-    clipped at 255 and does not wrap around to black.
+    As in the original, shears do not move the upper left corner. Unlike there, sharpness is clipped
+    at 255 and does not wrap around to black.
     """
     match name:
         case "AutoContrast":
@@ -220,7 +219,7 @@ def _operate(square: Image.Image, name: str, magnitude: float) -> Image.Image:
 def _transform(
     square: Image.Image, inverse: tuple[float, float, float, float, float, float]
 ) -> Image.Image:
-    """inverse: where a pixel of the result comes from, (a x + b y + c, d x + e y + f)."""
+    """inverse: (a, b, c, d, e, f); pixel (x, y) comes from (a x + b y + c, d x + e y + f)."""
     return square.transform(
         square.size,
         Image.Transform.AFFINE,

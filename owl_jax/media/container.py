@@ -1,12 +1,12 @@
-"""The frames of a video file, by FFmpeg.
+"""Reads the frames of a video file with FFmpeg.
 
-Frames are shown as a viewer shows them: turned and mirrored by the display matrix
-(media/display.py), and on white where they are transparent.
+Frames are what a viewer shows: rotated and flipped by the display matrix (media/display.py), on
+white if transparent.
 
-A video is its file and no other: FFmpeg gets an open file, may open no second one, and uses no
-reader of playlists, of streams or of numbered files (_DEMUXERS). What is raised is
-av.error.FFmpegError, on damaged files whatever PyAV stumbles over, or BadData without a name, that
-media/video.py adds.
+FFmpeg reads only the given file: it gets an open file, cannot open another one, and has no readers
+for playlists, network streams or numbered files (_DEMUXERS). Functions raise av.error.FFmpegError,
+any exception of PyAV on damaged files, or BadData without the file's name, which media/video.py
+adds.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,43 +29,43 @@ from owl_jax.files import open_regular
 from owl_jax.media.display import apply_display_matrix, rotation_matrix
 from owl_jax.media.rgb import check_pixels, on_white
 
-# FFmpeg's readers that are used: files of video, raw streams of it, and sound, of which it can be
-# said that it has no pictures.
+# The FFmpeg readers in use: video files, raw video streams, and sound files, to report that they
+# have no frames.
 _DEMUXERS = (
     "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,"
     "obu,ivf,vc1,vc1test,dirac,cavsvideo,ogg,asf,rm,mxf,gxf,dv,nut,nsv,nuv,"
     "swf,amv,wtv,yuv4mpegpipe,mjpeg,jpeg_pipe,aac,aiff,flac,mp3,wav"
 )
-_SAFELY = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "fd"}
+_SAFE_OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "fd"}
 
-# FFmpeg's own decoders of these leave the alpha channel out.
+# FFmpeg's own decoders of these ignore the alpha channel.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-_WHOLE = 0.9  # of the stated duration; streams of a whole file need not end together
+_COMPLETE = 0.9  # of the stated duration; the streams of a complete file may end earlier
 
 VideoFile = str | Path | bytes
-# From the number of frames in a file to the numbers of those that are wanted.
+# The number of frames in a file -> the indices of the chosen ones.
 Choose = Callable[[int], list[int]]
 
 
 def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
-    """The chosen frames, found by their time stamps; [] where the file's stamps do not allow it.
+    """The chosen frames, found by timestamp; [] if the file's timestamps do not allow it.
 
-    The packets are listed without being decoded; then decoding starts at the last key frame at or
-    before each wanted frame, unless it is under way between the two already.
+    It lists the packets without decoding them. For each chosen frame it then decodes from the last
+    key frame at or before it, or continues decoding if it is already past that key frame.
     """
     with _open(file) as container:
-        stream = _moving_pictures(container)
+        stream = _video_stream(container)
         if stream is None:
             return []
-        # Stamps only: the packets themselves are the whole file.
+        # Keep only timestamps: the packets are the whole file.
         stamps, end = [], 0.0
         for packet in container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index and packet.size and not packet.is_discard:
                 stamps.append((packet.pts, packet.is_keyframe))
-        _check_whole(container, end)
+        _check_complete(container, end)
         times = sorted(time for time, _ in stamps if time is not None)
         keys = [time for time, is_key in stamps if is_key and time is not None]
         if not times or len(times) < len(stamps):
@@ -87,7 +87,7 @@ def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
 
 
 def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
-    """The chosen frames by decoding all, first to count them; [] where there is none."""
+    """The chosen frames, by decoding all twice, first to count them; [] if there are none."""
     count = sum(1 for _ in _every_frame(file))
     if not count:
         return []
@@ -98,7 +98,7 @@ def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
 
 
 def opens(file: VideoFile) -> bool:
-    """Whether FFmpeg knows a file for a video, or for sound, by its beginning."""
+    """Whether FFmpeg recognises a file as video or sound by its beginning."""
     try:
         _open(file).close()
     except av.error.FFmpegError:
@@ -107,7 +107,7 @@ def opens(file: VideoFile) -> bool:
 
 
 def is_jpeg_stream(file: VideoFile) -> bool:
-    """Whether a JPEG is followed by more of them, as in Motion JPEG; an MPO is one photograph."""
+    """Whether a file has several JPEGs in a row, as Motion JPEG; an MPO counts as one image."""
     try:
         with _open(file, "mjpeg") as container:
             packets = islice((packet for packet in container.demux() if packet.size), 2)
@@ -119,47 +119,44 @@ def is_jpeg_stream(file: VideoFile) -> bool:
         opened = BytesIO(file) if isinstance(file, bytes) else open_regular(Path(file))
         with opened, Image.open(opened, formats=["JPEG"]) as image:
             return image.format != "MPO"
-    except Exception:  # whatever Pillow stumbles over in a damaged file
+    except Exception:  # on a damaged file Pillow raises any exception
         return True
 
 
 def _open(file: VideoFile, format: str | None = None) -> InputContainer:
-    """format: FFmpeg's name of it, where the file is not to be asked."""
+    """format: FFmpeg's name of the format; None detects it."""
     # Titles may be in any encoding.
     open_container = partial(av.open, mode="r", format=format, metadata_errors="replace")
     if isinstance(file, bytes):
-        return open_container(BytesIO(file), container_options=_SAFELY)
-    # As a descriptor, which FFmpeg copies: in a name it would look for protocols and patterns.
+        return open_container(BytesIO(file), container_options=_SAFE_OPTIONS)
+    # A descriptor, which FFmpeg duplicates: it would parse a name for protocols and patterns.
     with open_regular(Path(file)) as opened:
-        options = {**_SAFELY, "fd": str(opened.fileno())}
+        options = {**_SAFE_OPTIONS, "fd": str(opened.fileno())}
         return open_container("fd:", container_options=options)
 
 
-def _check_whole(container: InputContainer, end: float) -> None:
-    """Raises BadData for a file that was cut: FFmpeg would give the frames that are left.
+def _check_complete(container: InputContainer, end: float) -> None:
+    """Raises BadData for a truncated file: FFmpeg would return the remaining frames.
 
     end: seconds at which the last packet of all streams ends.
     """
-    # Elsewhere the duration is not stored but estimated, from what is there.
+    # In other formats the duration is not stored but estimated from the packets.
     if container.duration is None or not container.format.name.startswith(("mov", "matroska")):
         return
     duration = container.duration / av.time_base
-    if end - (container.start_time or 0) / av.time_base < _WHOLE * duration:
-        raise BadData("damaged video", f"cut short: {duration:.1f} s, of which {end:.1f} are there")
+    if end - (container.start_time or 0) / av.time_base < _COMPLETE * duration:
+        raise BadData("damaged video", f"cut short: {end:.1f} s are left of {duration:.1f}")
 
 
 def _every_frame(file: VideoFile) -> Iterator[av.VideoFrame]:
     with _open(file) as container:
-        stream = _moving_pictures(container)
+        stream = _video_stream(container)
         if stream is not None:
             yield from _decode(container, stream)
 
 
-def _moving_pictures(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is no cover of an album or a film.
-
-    Raises BadData, without a name, for one of too many pixels.
-    """
+def _video_stream(container: InputContainer) -> VideoStream | None:
+    """The first video stream that is not cover art. Raises BadData for too many pixels."""
     covers = Disposition.attached_pic
     stream = next((s for s in container.streams.video if not s.disposition & covers), None)
     if stream is not None:
@@ -168,7 +165,7 @@ def _moving_pictures(container: InputContainer) -> VideoStream | None:
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames from where the container is on, with their alpha channel if they have one."""
+    """The frames from the container's position on, with their alpha channel if they have one."""
     decoder = None
     if stream.metadata.get("alpha_mode") == "1":
         decoder = _ALPHA_DECODERS.get(stream.codec_context.name)
@@ -181,7 +178,6 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
 
 
 def _to_image(frame: av.VideoFrame) -> Image.Image:
-    # Phones store upright videos lying, with a note; the same choice as for EXIF in pictures.
     matrix = _display_matrix(frame)
     is_opaque = not (frame.format.has_palette or any(c.is_alpha for c in frame.format.components))
     if is_opaque:
@@ -192,9 +188,9 @@ def _to_image(frame: av.VideoFrame) -> Image.Image:
 
 
 def _display_matrix(frame: av.VideoFrame) -> bytes:
-    """b"" where the frame has none."""
+    """The frame's display matrix; b"" if it has none."""
     try:
         found: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # data beside it of a kind that PyAV does not know
+    except ValueError:  # other side data of a kind that PyAV does not know
         return rotation_matrix(frame.rotation)
     return b"" if found is None else bytes(found)

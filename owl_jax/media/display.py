@@ -1,10 +1,9 @@
-"""How a video's frames are shown: turned and mirrored as the file says.
+"""Rotates and flips a video's frames by the file's display matrix.
 
-A phone stores the frames as its sensor lies, and beside them a display matrix: where a stored point
-(p, q) is on the screen, p' = a p + c q and q' = b p + d q, with q downwards. FFmpeg gives nine
-numbers, (a, b, u, c, d, v, x, y, w), the first five of interest in 16.16 fixed point
-(libavutil/display.h). Sizes and offsets do not matter, since frames are squashed to a square, and
-neither do pixels that are not square.
+A phone stores frames in its sensor's orientation, with a display matrix that maps a stored point
+(p, q) to the screen: p' = a p + c q, q' = b p + d q, with q downwards. FFmpeg returns nine numbers,
+(a, b, u, c, d, v, x, y, w); a to d are in 16.16 fixed point (libavutil/display.h). Sizes, offsets
+and pixel aspect ratios are ignored, since frames are resized to a square.
 """
 
 import math
@@ -26,26 +25,24 @@ _MATRIX_BYTES = 36
 
 
 def apply_display_matrix(image: Image.Image, matrix: bytes) -> Image.Image:
-    """The frame as the display matrix shows it; the same object where that changes nothing.
+    """The frame in the nearest of the eight orientations; the same object if nothing changes.
 
-    matrix: nine int32 in the machine's order. Of one that turns by another angle, or shears, the
-    nearest of the eight orientations is taken; one that shows nothing, or is cut, leaves the frame
-    as it is.
+    matrix: nine int32 in native byte order. A singular or truncated one changes nothing.
     """
     if len(matrix) < _MATRIX_BYTES:
         return image
     values = np.frombuffer(matrix, np.int32, 9).astype(np.float64)
     a, b, c, d = values[[0, 1, 3, 4]]
     if a * d == b * c:
-        return image  # everything would be on a line
+        return image
     nearest = max(_OPERATIONS, key=lambda m: m[0] * a + m[1] * b + m[2] * c + m[3] * d)
     operation = _OPERATIONS[nearest]
     return image if operation is None else image.transpose(operation)
 
 
 def rotation_matrix(degrees: int) -> bytes:
-    """The display matrix of a turn, counter-clockwise, for what tells no more than that."""
+    """The display matrix of a counter-clockwise rotation."""
     angle = math.radians(degrees)
-    turn = round(math.cos(angle) * 0x10000), round(-math.sin(angle) * 0x10000)
-    values = (turn[0], turn[1], 0, -turn[1], turn[0], 0, 0, 0, 1 << 30)
+    cos, sin = round(math.cos(angle) * 0x10000), round(-math.sin(angle) * 0x10000)
+    values = (cos, sin, 0, -sin, cos, 0, 0, 0, 1 << 30)
     return np.array(values, np.int32).tobytes()

@@ -1,26 +1,25 @@
-"""From a picture file to pixel values.
+"""Loads an image file as pixel values.
 
-A picture is turned upright, converted to RGB, then squashed to a square with Pillow's bicubic
-filter; the model sees (value / 255 - mean) / std with CLIP's constants. The original's training
-path does the same; its prompt path resizes before it converts, which gives palette files
-nearest-neighbour pixels, and is not copied. Two things are added, so that the model sees what a
-viewer shows (media/rgb.py): the EXIF orientation is applied, and what is transparent is white.
-The original ignores both.
+An image is rotated upright, converted to RGB, then resized to a square with Pillow's bicubic
+filter, ignoring the aspect ratio; the model gets (value / 255 - mean) / std with CLIP's constants.
+The original's training path does the same; its prompt path resizes before it converts, which gives
+palette files nearest-neighbour pixels, and is not copied. Unlike the original, the EXIF orientation
+is applied and transparent pixels become white, as in a viewer (media/rgb.py).
 
-What cannot be used raises BadData with one of these reasons:
+An image that cannot be used raises BadData with one of these reasons:
 
     missing file, unreadable file (a folder, a FIFO, no permission), not a picture, unsupported
-    format (HEIC, JPEG XL, SVG, a camera's raw file and the like), damaged picture (spoilt or cut
-    short), picture too large (MAX_PIXELS), empty picture (no pixels), unsupported pixels
+    format (HEIC, JPEG XL, SVG, a camera's raw file and the like), damaged picture (corrupt or
+    truncated), picture too large (MAX_PIXELS), empty picture (no pixels), unsupported pixels
     (floating-point, 32 bits);
 
-and with unusual="refuse", for data that must not be altered in silence:
+and with unusual="refuse", for data that must not be altered silently:
 
-    animated picture (several frames or pages, of which one would be seen), CMYK picture, 16-bit
-    picture (more than 8 bits a channel).
+    animated picture (several frames or pages, of which one would be used), CMYK picture, 16-bit
+    picture (more than 8 bits per channel).
 
-Metadata never spoils a picture (media/metadata.py). Pixels stay uint8 until they are on the
-device. Letters: S side of the square.
+Damaged metadata does not make an image unusable (media/metadata.py). Pixels stay uint8 until they
+are on the device. Letters: S side of the square.
 """
 
 import io
@@ -39,15 +38,13 @@ from owl_jax.media.metadata import without_metadata
 from owl_jax.media.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
 from owl_jax.media.signatures import HEAD, identify
 
-# Not all that Pillow knows: its EPS reader, for one, starts another program on the file. The first
-# are those that Pillow imports first.
+# A subset of Pillow's formats: its EPS reader, for example, runs another program on the file.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 
-# Of a file that is read a second time without its metadata.
-_LARGEST_SECOND_READ = 1 << 30
+_MAX_SECOND_READ = 1 << 30  # bytes of a file that is read again without its metadata
 _TAIL = 18  # bytes
 
-# Where a WebP's header has its flags, and two of them.
+# The offset of the flags in a WebP header, and two of the flags.
 _WEBP_FLAGS, _WEBP_IS_ANIMATED, _WEBP_HAS_ALPHA = 20, 0x02, 0x10
 
 T = TypeVar("T")
@@ -56,7 +53,7 @@ __all__ = ["MAX_PIXELS", "Unusual", "check_size"]
 
 
 class Part(Protocol):
-    """A file within another: read() gives all of it, str() its name for messages."""
+    """A file inside another: read() returns all its bytes, str() its name for messages."""
 
     def read(self) -> bytes: ...
 
@@ -71,20 +68,20 @@ def load_image(
     unusual: Unusual = "convert",
     shrink_to: int | None = None,
 ) -> Image.Image:
-    """An upright RGB picture from a file, its bytes, an open binary file, a Part or a picture.
+    """An upright RGB image from a file, its bytes, an open binary file, a Part or a PIL image.
 
-    Of an animation the first frame. What is transparent is white. 16-bit grey is scaled to 8 bits,
-    not clipped.
+    Returns the first frame of an animation. Transparent pixels become white; 16-bit grey is scaled
+    to 8 bits, not clipped.
 
     Args:
-      where: "data.jsonl:12", put before the file's name in messages.
-      unusual: whether animated, CMYK and 16-bit pictures are converted or refused.
-      shrink_to: a JPEG is decoded at the smallest of a whole, half, quarter or eighth of its size
-        whose sides are both at least this long, which is faster; a square resized from it differs
-        by a few levels from the whole picture's. None decodes the whole.
+      where: "data.jsonl:12", a prefix of the file's name in messages.
+      unusual: whether animated, CMYK and 16-bit images are converted or refused.
+      shrink_to: decodes a JPEG at the smallest of full, half, quarter or eighth size whose sides
+        are both at least this long. Faster; after resizing, pixels differ by a few levels from a
+        full decode. None: full size.
 
-    Raises BadData (the module's docstring lists the reasons), naming the file. Too many pixels are
-    found by the header, before decoding.
+    Raises BadData (reasons: the module's docstring) with the file's name. Too many pixels are
+    detected from the header, before decoding.
     """
     name = name_source(source, where, "picture")
     given: Any = read_part(source, where) if is_part(source) else source
@@ -106,16 +103,15 @@ def load_image(
             return to_upright_rgb(image, unusual)
 
         if not isinstance(given, str | Path):
-            return read_picture(given, decode)
+            return read_image(given, decode)
         with open_regular(Path(given)) as file:
-            return read_picture(file, decode)
+            return read_image(file, decode)
 
 
-def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
-    """What `decode` makes of the picture in an open file, whatever state its metadata is in.
+def read_image(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
+    """`decode` of the image in an open file; if Pillow fails, once more without metadata.
 
-    Too many pixels and none are found before. Where Pillow stumbles, it gets the file once more
-    without metadata. Raises BadData, or whatever Pillow raises.
+    Checks the number of pixels first. Raises BadData, or whatever Pillow raises.
     """
 
     def attempt(opened: BinaryIO) -> T:
@@ -123,32 +119,32 @@ def read_picture(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
             check_size(image)
             return decode(image)
 
-    file = _with_alpha_told(file)
+    file = _with_alpha_flag(file)
     try:
         return attempt(file)
     except (BadData, Image.DecompressionBombError):
         raise
-    # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
+    # On a damaged file Pillow's decoders raise any exception.
     except Exception as error:
-        bare = _without_metadata(file)
-        if bare is not None:
+        stripped = _without_metadata(file)
+        if stripped is not None:
             try:
-                return attempt(BytesIO(bare))
+                return attempt(BytesIO(stripped))
             except (BadData, Image.DecompressionBombError):
                 raise
             except Exception as second:
                 if isinstance(error, UnidentifiedImageError):
                     error = second
         if isinstance(error, UnidentifiedImageError):
-            raise not_a_picture(*_ends(file)) from error
+            raise not_an_image(*_head_and_tail(file)) from error
         raise error
 
 
-def _with_alpha_told(file: BinaryIO) -> BinaryIO:
-    """An animated WebP as one that has transparency; any other file is the same object.
+def _with_alpha_flag(file: BinaryIO) -> BinaryIO:
+    """An animated WebP with its alpha flag set; any other file is returned as the same object.
 
-    Its frames may be parts of the canvas. What none covers is transparent, whatever the header says
-    about the frames, which is what Pillow goes by.
+    The flag describes the frames, and Pillow relies on it. But frames may be smaller than the
+    canvas, and the canvas outside of them is transparent.
     """
     file.seek(0)
     head = file.read(_WEBP_FLAGS + 1)
@@ -158,21 +154,21 @@ def _with_alpha_told(file: BinaryIO) -> BinaryIO:
 
 
 def _without_metadata(file: BinaryIO) -> bytes | None:
-    """None where there is nothing that could be left out."""
+    """The file's bytes without metadata; None if there is none to remove."""
     try:
         size = file.seek(0, io.SEEK_END)
-        if size > _LARGEST_SECOND_READ:
+        if size > _MAX_SECOND_READ:
             return None
         file.seek(0)
         data = file.read(size)
     except (OSError, ValueError):
         return None
-    bare = without_metadata(data)
-    return None if bare == data else bare
+    stripped = without_metadata(data)
+    return None if stripped == data else stripped
 
 
-def _ends(file: BinaryIO) -> tuple[bytes, bytes]:
-    """The first HEAD bytes of a file and its last ones."""
+def _head_and_tail(file: BinaryIO) -> tuple[bytes, bytes]:
+    """The first HEAD and the last _TAIL bytes of a file."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _TAIL, 0))
     tail = file.read(_TAIL)
@@ -180,21 +176,21 @@ def _ends(file: BinaryIO) -> tuple[bytes, bytes]:
     return file.read(HEAD), tail
 
 
-def not_a_picture(head: bytes, tail: bytes = b"") -> BadData:
-    """What to raise, without a name, for a file that is no picture or none that can be read."""
+def not_an_image(head: bytes, tail: bytes = b"") -> BadData:
+    """The error, without a name, for a file that is not an image or of an unsupported format."""
     found = identify(head, tail)
     if found is None:
         expected = ", ".join(IMAGE_FORMATS)
-        message = f"not a picture, whatever its name says; expected {expected}"
+        message = f"not a picture; expected {expected}"
         return BadData("not a picture", message)
     if found.kind == "picture":
-        return BadData("unsupported format", f"{found.name}, which is not read; {found.advice}")
+        return BadData("unsupported format", f"{found.name}, not supported; {found.advice}")
     advice = found.advice or f"expected {', '.join(IMAGE_FORMATS)}"
     return BadData("not a picture", f"not a picture but {found.name}; {advice}")
 
 
 def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
-    """The picture squashed to uint8[S, S, 3], S = size; no crop, whatever its aspect ratio.
+    """Resizes an image to uint8[S, S, 3], S = size, without a crop, ignoring the aspect ratio.
 
     Raises BadData like load_image.
     """
@@ -205,7 +201,7 @@ def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:
-    """A new upright RGB picture. is_frame: one frame of several is what is wanted.
+    """A new upright RGB image. is_frame: it is a frame of a video, so an animation is expected.
 
     Raises BadData without a name: callers add it (describe_failure).
     """
@@ -215,12 +211,12 @@ def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = Fa
 
 
 def is_part(source: object) -> TypeGuard[Part]:
-    """Whether `source` gives its bytes at once; an open file gives them piece by piece."""
+    """Whether `source` is a Part and not an open file, which can seek."""
     return hasattr(source, "read") and not hasattr(source, "seek")
 
 
 def read_part(part: Part, where: str | None) -> bytes:
-    """The part's bytes. Raises the BadData of its read(), which names it, with `where` before."""
+    """The part's bytes. Raises the BadData of its read(), which names it, prefixed with `where`."""
     try:
         return part.read()
     except BadData as error:
@@ -229,7 +225,7 @@ def read_part(part: Part, where: str | None) -> bytes:
 
 
 def name_source(source: object, where: str | None, noun: str) -> str:
-    """What messages call a source: "data.jsonl:12: a.jpg", or "the picture" for one of no name."""
+    """A source's name in messages: "data.jsonl:12: a.jpg", or "the picture" if it has none."""
     has_name = isinstance(source, str | Path) or is_part(source)
     name = str(source) if has_name else f"the {noun}"
     return f"{where}: {name}" if where else name
@@ -237,9 +233,9 @@ def name_source(source: object, where: str | None, noun: str) -> str:
 
 @contextmanager
 def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
-    """Turn a failure to open or decode with Pillow into BadData of one line about `name`.
+    """Turns a failure to open or decode with Pillow into BadData of one line about `name`.
 
-    noun: what the reasons call it ("damaged video").
+    noun: the noun in the reason ("damaged video").
     """
     try:
         yield
@@ -248,7 +244,7 @@ def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         message = f"{name}: too large ({one_line(error)}); {LARGEST}"
         raise BadData("picture too large", message) from error
-    # On a damaged file Pillow's decoders raise whatever their parsers stumble over.
+    # On a damaged file Pillow's decoders raise any exception.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             bad = bad_file(error)

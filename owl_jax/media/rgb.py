@@ -1,11 +1,11 @@
-"""An opened picture as a viewer shows it: upright, in RGB, on white where it is transparent.
+"""Converts an opened image to what a viewer shows: upright, in RGB, on white if transparent.
 
-White is what most pages and viewers have behind a picture, and what diagrams, formulas and logos
-with transparency are drawn for. Opaque pictures are what Pillow's convert("RGB") gives, but for 16
-bits, which are scaled to 8 and not clipped.
+White is the background of most pages and viewers, and transparent diagrams, formulas and logos are
+drawn for it. Opaque images are converted by Pillow's convert("RGB"), except that 16 bits are scaled
+to 8 and not clipped.
 
-Nothing here opens files or knows their names: BadData is raised without one, which
-media/image.py adds. What can go wrong and which pictures are unusual is listed there.
+This module does not know file names: media/image.py adds them to BadData. Its docstring lists the
+reasons and the unusual images.
 """
 
 from typing import Literal
@@ -22,15 +22,15 @@ Unusual = Literal["convert", "refuse"]
 MAX_PIXELS = 100_000_000
 LARGEST = f"the largest is {MAX_PIXELS // 1_000_000} megapixels, please scale it down"
 
-# What only cameras' raw files have in the first directory of a TIFF: DNGVersion, or a
-# NewSubfileType that calls the first picture a preview, with SubIFDs, where the others are.
+# Only cameras' raw files have these tags in the first directory of a TIFF: DNGVersion, or a
+# NewSubfileType that marks the first image as a preview, with the others in SubIFDs.
 _DNG_VERSION, _SUBFILE_TYPE, _IS_PREVIEW, _SUB_IFDS = 50706, 254, 1, 330
-# A JPEG 2000 codestream begins with these markers; the bits of a component come 40 bytes later.
+# A JPEG 2000 codestream begins with these markers; a component's bit depth is 40 bytes later.
 _J2K_START, _J2K_DEPTH, _J2K_HEADER = b"\xff\x4f\xff\x51", 42, 1 << 16
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises BadData, without a name, for too many pixels or none; the header tells."""
+    """Raises BadData, without a name, for too many pixels or none, as the header says."""
     width, height = image.size
     check_pixels(width, height)
     if width * height == 0:
@@ -46,19 +46,19 @@ def check_pixels(width: int, height: int) -> None:
 def to_upright_rgb(
     image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False
 ) -> Image.Image:
-    """The picture upright and in RGB, decoded; the same object where it was so: a copy costs time.
+    """The image decoded, upright and in RGB; the same object if nothing changed, to save a copy.
 
-    It no longer needs its file. is_frame: one frame of several is what is wanted.
+    It no longer needs its file. is_frame: it is a frame of a video, so an animation is expected.
     """
     _refuse_raw(image)
     if unusual == "refuse":
         _refuse_unusual(image, is_frame)
     _scale_transparent_colour(image)
-    # Many BMP files have zeros where others have alpha, and viewers show them all the same.
+    # Many BMP files have an unused alpha channel of zeros, which viewers ignore.
     may_be_unused = image.format == "BMP"
     # Pillow's convert("I") leaves 8 bits as they are; what it read from a file has a format.
     may_be_8_bits = image.mode == "I" and image.format is None
-    image.load()  # PNG and TIFF tell their orientation at the end
+    image.load()  # PNG and TIFF may store the orientation at the end
     image = turn_upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -78,7 +78,7 @@ def to_upright_rgb(
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGBA picture in RGB, on white."""
+    """An RGBA image in RGB, on white."""
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 255:
         return image.convert("RGB")
@@ -88,14 +88,14 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """RGBA of a picture with alpha, premultiplied or not, or with a colour that is transparent."""
+    """RGBA of an image with alpha, premultiplied or not, or with a transparent colour."""
     if image.mode == "La":
         image = image.convert("LA")
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _scaled_grey(image: Image.Image, may_be_8_bits: bool = False) -> Image.Image:
-    """16-bit grey in 8 bits; Pillow would clip at 255, which turns the picture white.
+    """16-bit grey scaled to 8 bits; Pillow would clip at 255 and turn the image white.
 
     A transparent grey becomes an alpha channel.
     """
@@ -113,7 +113,7 @@ def _scaled_grey(image: Image.Image, may_be_8_bits: bool = False) -> Image.Image
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:
-    """In a PNG it has the file's bits; Pillow scales pixels to 8 bits and leaves it as it was."""
+    """Scales a PNG's transparent colour to 8 bits; Pillow scales only the pixels."""
     tiles, colour = getattr(image, "tile", None), image.info.get("transparency")
     if not tiles or image.format != "PNG" or colour is None:
         return
@@ -125,33 +125,33 @@ def _scale_transparent_colour(image: Image.Image) -> None:
 
 
 def _refuse_raw(image: Image.Image) -> None:
-    """Raises BadData for a camera's raw file in TIFF: Pillow would give its small preview."""
+    """Raises BadData for a camera's raw file in TIFF: Pillow would return its small preview."""
     if image.format != "TIFF":
         return
     tags = getattr(image, "tag_v2", {})
     is_preview = tags.get(_SUBFILE_TYPE) == _IS_PREVIEW and _SUB_IFDS in tags
     if image.tell() == 0 and (is_preview or _DNG_VERSION in tags):
         raise BadData(
-            "unsupported format", "a camera's raw photograph, which is not read; convert it to JPEG"
+            "unsupported format", "a camera's raw photograph, not supported; convert it to JPEG"
         )
 
 
 def _refuse_unusual(image: Image.Image, is_frame: bool) -> None:
-    """Raises BadData for a picture of which only an altered form can be seen."""
-    # The further pictures of an MPO are a camera's previews, depth map or second eye.
+    """Raises BadData for an image that would lose frames, colours or bits."""
+    # The other images of an MPO are a camera's previews, depth map or second eye.
     has_frames = image.format != "MPO" and getattr(image, "is_animated", False)
     if has_frames and not is_frame:
         raise BadData("animated picture", "has several frames or pages; expected a still picture")
     if image.mode == "CMYK":
-        raise BadData("CMYK picture", "has the colours of print (CMYK); expected RGB or grey")
+        raise BadData("CMYK picture", "has CMYK colours; expected RGB or grey")
     if image.mode == "I" or image.mode.startswith("I;16") or _has_deep_colours(image):
-        raise BadData("16-bit picture", "has more than 8 bits a channel; expected 8")
+        raise BadData("16-bit picture", "has more than 8 bits per channel; expected 8")
 
 
 def _has_deep_colours(image: Image.Image) -> bool:
-    """Whether the file of a picture that Pillow calls 8-bit has more; known until it is decoded.
+    """Whether the file has more bits per channel than the 8 that Pillow keeps.
 
-    Pillow keeps the upper byte of 16-bit colours; only what it tells its decoder shows that.
+    Only the arguments of Pillow's decoder show that, and only before the image is decoded.
     """
     tiles = getattr(image, "tile", None)
     if tiles and image.format == "JPEG2000":
@@ -174,4 +174,4 @@ def _has_deep_codestream(image: Image.Image) -> bool:
     head = file.read(_J2K_HEADER)
     file.seek(position)
     at = head.find(_J2K_START) + _J2K_DEPTH
-    return at >= _J2K_DEPTH and at < len(head) and (head[at] & 0x7F) >= 8  # stored less one
+    return at >= _J2K_DEPTH and at < len(head) and (head[at] & 0x7F) >= 8  # stored minus one

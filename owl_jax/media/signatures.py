@@ -1,15 +1,14 @@
-"""What a file is by its first bytes, for messages about files that are not what was expected.
+"""Identifies a file by its first bytes, for messages about unexpected files.
 
-A picture downloaded from a site that asks for a login is a web page, one in a clone without Git LFS
-is a pointer, and a phone's photograph is HEIC whatever its name says: the message names it and says
-what to do. Nothing here decodes anything.
+Examples are a web page, downloaded where a site required a login, a Git LFS pointer, or a phone's
+HEIC photograph with the suffix .jpg. The message names the format and says what to do.
 
-The formats' signatures are those of their specifications.
+The signatures are from the formats' specifications.
 """
 
 from typing import NamedTuple
 
-HEAD = 1024  # bytes that `identify` wants to see
+HEAD = 1024  # bytes that `identify` needs
 
 _TO_JPEG = "convert it to JPEG"
 _TO_PNG = "export it as PNG"
@@ -17,9 +16,10 @@ _AS_VIDEO = "give it as a video"
 
 
 class Found(NamedTuple):
-    """name: with its article, "a HEIC photograph". advice: what to do, "" for none.
+    """An identified format.
 
-    kind: "picture" for a format of still pictures that is not read here.
+    name: with its article, "a HEIC photograph". advice: what to do, "" for none. kind: "picture"
+    for an unsupported format of still images.
     """
 
     name: str
@@ -34,7 +34,7 @@ _JXL = Found("a JPEG XL picture", "convert it to JPEG or PNG", "picture")
 _MPEG = Found("an MPEG video", _AS_VIDEO, "video")
 _SOUND = Found("a sound file", "only pictures, videos and text are read")
 
-# (offset, bytes there, what it is), the first that fits.
+# (offset, bytes there, format); the first match counts.
 _SIGNATURES: tuple[tuple[int, bytes, Found], ...] = (
     (0, b"\xff\x0a", _JXL),
     (4, b"JXL \r\n\x87\n", _JXL),
@@ -89,12 +89,12 @@ _SIGNATURES: tuple[tuple[int, bytes, Found], ...] = (
     (0, b"\x7fELF", Found("a program")),
 )
 
-# A file of ISO base media, by its major brand (the registered "MP4 Registration Authority" names).
+# Brands of ISO base media files (MP4 Registration Authority).
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC = Found("a HEIC photograph", _TO_JPEG, "picture")
 
-# Text, by how it begins; lower case.
+# Beginnings of text files, in lower case.
 _TEXTS: tuple[tuple[bytes, Found], ...] = (
     (b"version https://git-lfs", Found("a Git LFS pointer", "run `git lfs pull`")),
     (b"/annex/objects/", Found("a git-annex pointer", "run `git annex get`")),
@@ -114,9 +114,9 @@ _TEXTS: tuple[tuple[bytes, Found], ...] = (
 
 
 def identify(head: bytes, tail: bytes = b"") -> Found | None:
-    """What a file is that begins with `head`; None where that is unknown.
+    """The format of a file that begins with `head`; None if it is unknown.
 
-    head: HEAD bytes, or all that there are. tail: the last 18 bytes, which alone tell TGA.
+    head: HEAD bytes, or the whole file. tail: the last 18 bytes, the signature of TGA.
     """
     if not head:
         return Found("an empty file")
@@ -140,7 +140,7 @@ def is_avif(head: bytes) -> bool:
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """Of the box at the start of a file of ISO base media: the major brand, then the others."""
+    """The major brand of an ISO base media file, then its compatible brands."""
     box = head[: min(int.from_bytes(head[:4], "big"), len(head))]
     return [box[8:12], *(box[i : i + 4] for i in range(16, len(box) - 3, 4))]
 
@@ -148,7 +148,7 @@ def _brands(head: bytes) -> list[bytes]:
 def _identify_iso(head: bytes) -> Found | None:
     brands = _brands(head)
     if is_avif(head):
-        return None  # it is read, so this one is damaged
+        return None  # a supported format: this file is damaged
     if brands[0] == b"crx ":
         return _RAW
     if any(brand in _HEIC_BRANDS for brand in brands) or brands[0] in (b"mif1", b"msf1"):
@@ -172,7 +172,7 @@ def _identify_text(head: bytes) -> Found | None:
                 return found
         return Found("an XML file")
     try:
-        # The last character may be cut.
+        # The last character may be truncated.
         text = start[:-3].decode("utf-8", "strict") if len(head) >= HEAD else start.decode("utf-8")
     except UnicodeDecodeError:
         return None

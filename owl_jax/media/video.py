@@ -1,13 +1,13 @@
-"""From a video to the few frames that the model sees.
+"""Loads a few frames of a video for the model.
 
-A video is a file that FFmpeg reads (media/container.py), an animated GIF (or WebP, PNG,
-AVIF), the bytes of either, a folder of frames, or a list of pictures. Frames are chosen by number,
-as in the original, and treated like pictures (owl_jax/media/image.py): every frame is squashed
-to the square. A single picture is a video that stands still.
+A video is a file that FFmpeg reads (media/container.py), an animated GIF (or WebP, PNG, AVIF), the
+bytes of either, a folder of frames, or a list of images. Frames are chosen by index, as in the
+original, and processed like images (media/image.py): each is resized to the square. A single image
+is a video of identical frames.
 
-What cannot be used raises BadData with one of these reasons: missing file, unreadable file, not a
-video, unsupported format (HEIC and the like), damaged video (spoilt or cut short), video without
-frames; for frames that are pictures, those of a picture.
+A video that cannot be used raises BadData with one of these reasons: missing file, unreadable file,
+not a video, unsupported format (HEIC and the like), damaged video (corrupt or truncated), video
+without frames; for frames in image files, those of an image.
 
 Letters: T frames, S side of the square.
 """
@@ -35,8 +35,8 @@ from owl_jax.media.image import (
     load_image,
     name_source,
     preprocess_image,
+    read_image,
     read_part,
-    read_picture,
     to_rgb,
 )
 from owl_jax.media.signatures import HEAD, identify, is_avif
@@ -65,17 +65,17 @@ FRAME_SUFFIXES = (
     ".webp",
 )
 
-# How the files of pictures begin that are never a stream of FFmpeg's.
+# Signatures of image files that are never a stream for FFmpeg.
 _PICTURES = (b"GIF8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 
 VideoSource = str | Path | bytes | Part | Sequence[ImageSource]
 
 
 def frame_indices(num_frames_in_file: int, num_frames: int) -> list[int]:
-    """Numbers of the T = num_frames frames to take; a short video repeats frames.
+    """Indices of the T = num_frames frames to use; a short video repeats frames.
 
     Source: get_index of the original's video package, with NumPy's rounding (half to even).
-    Raises ValueError where either number is below 1.
+    Raises ValueError if either number is below 1.
     """
     if num_frames_in_file < 1 or num_frames < 1:
         raise ValueError(f"{num_frames} of {num_frames_in_file} frames; expected at least 1 of 1")
@@ -91,7 +91,7 @@ def load_video(
     *,
     unusual: Unusual = "convert",
 ) -> np.ndarray:
-    """Frames uint8[T, S, S, 3] of a video; source, errors and the rest as in load_frames."""
+    """Frames of a video, uint8[T, S, S, 3]; arguments and errors as in load_frames."""
     frames = load_frames(source, num_frames, where, unusual=unusual)
     return np.stack([preprocess_image(frame, size) for frame in frames])
 
@@ -104,17 +104,17 @@ def load_frames(
     unusual: Unusual = "convert",
     shrink_to: int | None = None,
 ) -> list[Image.Image]:
-    """T = num_frames upright RGB pictures of a video file, its bytes, a folder, a Part or a list.
+    """T = num_frames upright RGB images of a video file, its bytes, a folder, a Part or a list.
 
-    The files of a folder are taken in natural order (frame2 before frame10); hidden files and other
-    kinds of files are passed over. Only the chosen frames are loaded or converted.
+    The files of a folder are sorted naturally (frame2 before frame10); hidden files and files
+    without an image suffix are ignored. Only the chosen frames are loaded.
 
     Args:
-      where: "data.jsonl:12", put before the file's name in messages.
-      unusual: as in load_image, for frames; that a video moves is not unusual.
-      shrink_to: as in load_image, for frames that are JPEG files.
+      where: "data.jsonl:12", a prefix of the file's name in messages.
+      unusual: as in load_image, for frames; an animation is not unusual.
+      shrink_to: as in load_image, for frames in JPEG files.
 
-    Raises BadData (the module's docstring lists the reasons), naming the file.
+    Raises BadData (reasons: the module's docstring) with the file's name.
     """
     name = name_source(source, where, "video")
     given: Any = read_part(source, where) if is_part(source) else source
@@ -144,7 +144,7 @@ def load_frames(
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a folder of frames, in natural order. Raises OSError if it is not readable."""
+    """The frame files in a folder, in natural order. Raises OSError if it is not readable."""
     files = [
         path
         for path in folder.iterdir()
@@ -154,10 +154,10 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts digits by their value and the rest as text: "f2" before "f10"."""
+    """A sort key with numbers by value and the rest as text: "f2" before "f10"."""
     parts = [
-        (int(part), "") if place % 2 else (0, part.lower())
-        for place, part in enumerate(re.split("([0-9]+)", name))
+        (int(part), "") if i % 2 else (0, part.lower())
+        for i, part in enumerate(re.split("([0-9]+)", name))
     ]
     return parts, name
 
@@ -168,9 +168,9 @@ def _read_head(path: Path) -> bytes:
 
 
 def _is_animation(file: str | Path | bytes, head: bytes) -> bool:
-    """Whether a file begins as a picture of Pillow's that may move, or is only ever a picture.
+    """Whether Pillow reads a file and not FFmpeg: an animation, or an image.
 
-    FFmpeg does not read all of these animations, and chooses its reader of pictures by their names.
+    FFmpeg does not read all of these animations, and chooses its image readers by file name.
     """
     if head.startswith(b"\xff\xd8"):
         return not is_jpeg_stream(file)
@@ -184,7 +184,7 @@ def _read_animation(
 ) -> list[Image.Image]:
     def decode(image: Image.Image) -> list[Image.Image]:
         frames = []
-        # The further pictures of an MPO are a camera's previews, depth map or second eye.
+        # The other images of an MPO are a camera's previews, depth map or second eye.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         for index in frame_indices(count, num_frames):
             image.seek(index)
@@ -193,9 +193,9 @@ def _read_animation(
 
     with describe_failure(name, "video"):
         if isinstance(file, bytes):
-            return read_picture(BytesIO(file), decode)
+            return read_image(BytesIO(file), decode)
         with open_regular(Path(file)) as opened:
-            return read_picture(opened, decode)
+            return read_image(opened, decode)
 
 
 def _read_container(
@@ -203,7 +203,7 @@ def _read_container(
 ) -> list[Image.Image]:
     found = identify(head)
     if found and found.kind == "picture":
-        message = f"{name}: {found.name}, which is not read; {found.advice}"
+        message = f"{name}: {found.name}, not supported; {found.advice}"
         raise BadData("unsupported format", message)
     try:
         choose = partial(frame_indices, num_frames=num_frames)
@@ -213,12 +213,12 @@ def _read_container(
             advice = f"; {found.advice}" if found.advice else ""
             message = f"{name}: not a video but {found.name}{advice}"
             raise BadData("not a video", message) from error
-        # An MP4 that was cut does not open: what it holds is mostly told at its end.
+        # A truncated MP4 does not open: its index is usually at the end.
         is_video = head[4:8] == b"ftyp" or opens(file)
         reason = "damaged video" if is_video else "not a video"
         message = f"{name}: not a video that FFmpeg reads, or damaged ({error.strerror})"
         raise BadData(reason, message) from error
-    # On a damaged file PyAV raises more than FFmpeg's errors.
+    # On a damaged file PyAV also raises other exceptions.
     except Exception as error:
         with describe_failure(name, "video"):
             raise error

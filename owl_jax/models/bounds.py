@@ -1,7 +1,7 @@
-"""Types with ranges, and values from files checked against them.
+"""Number types with ranges, and `checked`, which validates values from files.
 
-Every number that a file gives has a finite range, so that nonsense ends in one line before anything
-is computed or allocated. The ranges are generous: far beyond any model that there is.
+The ranges are far beyond any existing model. They refuse absurd values in one line, before anything
+is computed or allocated.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
 def checked(values: Any, kind: type[_T], where: str = "") -> _T:
-    """`values`, as JSON has them, as a `kind`: a dataclass or a msgspec Struct of the types above.
+    """JSON `values` as a `kind`: a dataclass or a msgspec Struct of the types above.
 
-    where: the key below which `values` lie, for messages ("vision").
+    where: the key of `values`, for messages ("vision").
 
-    Nothing is converted but whole numbers to floats. A key that a dataclass does not have is an
-    error; a Struct decides for itself. Raises TypeError, one line: key, found and expected.
+    Only integers are converted, to floats. A dataclass refuses unknown keys; a Struct decides for
+    itself. Raises TypeError, one line: key, found and expected.
     """
     if dataclasses.is_dataclass(kind) and isinstance(values, dict):
         known = {field.name for field in dataclasses.fields(kind)}
@@ -64,7 +64,7 @@ def _explained(message: str, values: Any, where: str) -> str:
     found, steps = values, []
     for match in _STEP.finditer(path.removesuffix("`")):
         name, index = match.groups()
-        if index == "...":  # some value of a dict or some item of a set: msgspec does not say which
+        if index == "...":  # a value of a dict or an item of a set; msgspec does not say which one
             break
         found = found[name] if name else found[int(index)]
         steps.append(name or f"[{index}]")

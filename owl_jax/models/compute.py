@@ -1,4 +1,4 @@
-"""How a model is computed, as opposed to what it is (config.py)."""
+"""Settings of the computation that are not part of the model (config.py)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Compute:
-    """How the model is computed; changes no weight.
+    """How a model is computed, independent of its weights.
 
     dtype: of activations and matmuls; norms, softmax and loss stay in float32.
-    attention: "auto" chooses by platform, or an implementation's name
-      (models/attention/dispatch.py).
-    remat: what the backward pass keeps of a language model's layer (models/remat.py).
-    media_remat: the same of vision encoder and connector.
-    scan_layers: one compiled layer for all (stacked weights), or one per layer (see stack.py).
+    attention: an implementation's name, or "auto" (models/attention/dispatch.py).
+    remat: the policy for the language model's layers (models/remat.py).
+    media_remat: the policy for the vision encoder and the connector.
+    scan_layers: scan over stacked weights instead of unrolling (models/stack.py).
     loss_tile: tokens of each sequence whose logits exist at a time; 0: all
       (training/objectives/cross_entropy.py).
     """

@@ -1,7 +1,7 @@
-"""The frozen description of a whole model: its parts.
+"""OwlConfig: the frozen config of a whole model, one config per part.
 
 Every field is hashable, so a config can be a static argument of `jax.jit`. The fields' types hold
-their ranges (models/bounds.py): `OwlConfig.from_dict` checks what comes from a file.
+their ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
 
-# The most that a description may amount to; the largest published models have half of it.
-_MOST_PARAMETERS = 2e12
+_MAX_PARAMETERS = 2e12  # twice the largest published models
 
-# The parts by the names of their subtrees, in the order in which data passes them.
+# The built-in parts by subtree, in the order of the data flow.
 PARTS: Mapping[str, Mapping[str, type[Part]]] = {
     "vision": VISION_ENCODERS,
     "connector": CONNECTORS,
@@ -32,7 +31,7 @@ PARTS: Mapping[str, Mapping[str, type[Part]]] = {
 
 @dataclass(frozen=True)
 class OwlConfig:
-    """The whole model. `lora` is None for a model without adapter."""
+    """A whole model. `lora` is None for a model without an adapter."""
 
     vision: VisionPart
     connector: ConnectorPart
@@ -40,7 +39,7 @@ class OwlConfig:
     lora: LoraConfig | None = None
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
-        """Tokens of the sequence that a medium takes, "image" or "video" (of so many frames).
+        """Tokens that a medium, "image" or "video" of `frames`, takes in a sequence.
 
         Raises UserError for another medium.
         """
@@ -50,38 +49,38 @@ class OwlConfig:
 
     @property
     def num_query_tokens(self) -> int:
-        """Tokens of a picture without the end vector, as released configs count them."""
+        """Tokens of an image without the end vector, as released configs count them."""
         return self.media_length - 1
 
     @property
     def media_length(self) -> int:
-        """Tokens that each picture or video of a packed sequence takes."""
+        """Tokens that each image or video takes in a packed sequence."""
         return self.num_tokens("image")
 
     def problems(self) -> list[str]:
-        """What keeps the sizes from being a model, a line each; empty if nothing does."""
+        """Inconsistent or absurd sizes, one line each; empty for a valid model."""
         problems = [line for name in PARTS for line in getattr(self, name).problems(name)]
         problems += self.connector.mismatches(self.vision, self.llm.hidden_size)
         number = sum(getattr(self, name).num_parameters() for name in PARTS)
-        if number > _MOST_PARAMETERS:
+        if number > _MAX_PARAMETERS:
             problems.append(
-                f"its sizes make {number:.1e} parameters; expected at most {_MOST_PARAMETERS:.0e}"
+                f"its sizes make {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
             )
         return problems
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict; `OwlConfig.from_dict` reads it back."""
+        """A JSON-serialisable dict; `OwlConfig.from_dict` reads it back."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> OwlConfig:
-        """Reads what `to_dict` wrote; what a part lacks has the defaults of its class.
+        """The inverse of `to_dict`; missing fields of a part get their defaults.
 
-        Raises TypeError, one line, for a value of another type or out of its range, an unknown
-        field or a missing part. Whether sizes fit each other is what `problems` says.
+        Raises TypeError, one line, for a value of the wrong type or out of range, an unknown field
+        or a missing part. It does not check sizes against each other; `problems` does.
         """
         if not isinstance(values, dict):
-            raise TypeError(f"expected a description of a model, found {type(values).__name__}")
+            raise TypeError(f"the model is {type(values).__name__}; expected a JSON object")
         for name in PARTS:
             if not isinstance(values.get(name), dict):
                 raise TypeError(f"no value for {name!r}; expected {', '.join(PARTS)}")
@@ -95,7 +94,7 @@ class OwlConfig:
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:
-    # Descriptions that do not say it are of the first release, which had the first of each.
+    # Files of the first release lack the key; it had only the first part of each kind.
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(
@@ -105,9 +104,9 @@ def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) ->
 
 
 def id_problems(llm: LanguagePart) -> list[str]:
-    """The ids that are none of the vocabulary's, a line each."""
+    """Special ids outside the vocabulary, one line each."""
     return [
-        f"{name} is {value}; expected one of the vocabulary's {llm.vocab_size}"
+        f"{name} is {value}; expected an id below {llm.vocab_size}, the vocabulary size"
         for name in ("bos_token_id", "eos_token_id", "pad_token_id")
         if not 0 <= (value := getattr(llm, name)) < llm.vocab_size
     ]

@@ -1,7 +1,7 @@
-"""config.json of Hugging Face as parts read it: types, ranges, other names, what is refused.
+"""Reads sections of Hugging Face's config.json: types, ranges, aliases, unsupported keys.
 
-A Struct lists the keys that a part reads. Defaults are those of the classes that write the files,
-since transformers 4 omits what is equal to them. A null is a value, not a missing key.
+A Struct lists the keys that a part reads. Its defaults are those of transformers' config classes:
+transformers 4 omits values equal to them. A null is a value, not a missing key.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ _T = TypeVar("_T")
 Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=100)]
 Padding = Annotated[int, Meta(ge=-1, lt=1 << 24)]  # -1: none
 
-# Keys that change what a model computes to something that is not computed here. Their plain value
-# is null, false, 0 or empty.
+# Keys for variants that owl_jax does not compute; null, false, 0 or empty turns them off.
 _OTHER_COMPUTATION = (
     "alibi",
     "attention_bias",
@@ -44,9 +43,9 @@ _OTHER_COMPUTATION = (
 
 @dataclass(frozen=True)
 class Source:
-    """A JSON object of a file, or one of its sections.
+    """A JSON file's object, or one of its sections.
 
-    path: the file, for messages. values: the object. where: its key in the file; "" for the whole.
+    path: the file, for messages. values: the object. where: the section's key; "" for the whole.
     """
 
     path: Path
@@ -58,7 +57,7 @@ class Source:
         return f"{self.where}.{name}" if self.where else name
 
     def section(self, name: str) -> Source:
-        """The object under a key; empty if there is none. Raises UserError for something else."""
+        """The object under a key; empty if the key is missing. Raises UserError for other types."""
         found = self.values.get(name)
         if found is None:
             found = {}
@@ -67,57 +66,55 @@ class Source:
         return Source(self.path, found, self.key(name))
 
     def with_values(self, values: Mapping[str, Any]) -> Source:
-        """The same place with other values."""
+        """The same section with other values."""
         return Source(self.path, values, self.where)
 
     def renamed(self, names: Mapping[str, str]) -> Source:
-        """Other names of keys replaced. Raises UserError where two names disagree."""
+        """Replaces aliases, {alias: key}. Raises UserError where alias and key disagree."""
         result = dict(self.values)
-        for other, name in names.items():
-            value = result.pop(other, None)
+        for alias, name in names.items():
+            value = result.pop(alias, None)
             if value is None:
                 continue
             if result.get(name) is None:
                 result[name] = value
             elif result[name] != value:
                 raise UserError(
-                    f"{self.path}: {name} is {shown(result[name])} and {other} is {shown(value)}; "
-                    "they are two names of one size"
+                    f"{self.path}: {name} is {shown(result[name])} and {alias} is {shown(value)}; "
+                    "they are two names of one size and must agree"
                 )
         return self.with_values(result)
 
     def read(self, kind: type[_T]) -> _T:
-        """The values as a `kind`. Raises UserError that names file, key and value."""
+        """The values as a `kind`. Raises UserError with the file, key and value."""
         try:
             return checked(self.values, kind, self.where)
         except TypeError as error:
             raise UserError(f"{self.path}: {error}") from None
 
     def refuse_other_computation(self) -> None:
-        """Raises UserError that lists the keys that ask for what is not computed here."""
+        """Raises UserError for keys that turn on what owl_jax does not compute."""
         values = self.values
-        asked = [name for name in _OTHER_COMPUTATION if values.get(name)]
-        # False where a model is what it says; use_sliding_window false switches the other off.
+        unsupported = [name for name in _OTHER_COMPUTATION if values.get(name)]
+        # sliding_window has no effect if use_sliding_window is false.
         if values.get("use_sliding_window") is False:
-            asked = [name for name in asked if name != "sliding_window"]
-        if asked:
-            found = listed(f"{self.key(name)} = {shown(values[name])}" for name in asked)
-            raise UserError(
-                f"{self.path}: {found}: not computed here; expected a model without (false or null)"
-            )
+            unsupported = [name for name in unsupported if name != "sliding_window"]
+        if unsupported:
+            found = listed(f"{self.key(name)} = {shown(values[name])}" for name in unsupported)
+            raise UserError(f"{self.path}: {found}: not supported; expected false or null")
 
     def expect(self, name: str, found: Any, expected: Any, why: str) -> None:
-        """Raises UserError unless a value is the only one that is computed here."""
+        """Raises UserError unless a value is the only supported one."""
         if found != expected:
-            raise UserError(f"{self.path}: {name} {shown(found)}; {why} has {expected}")
+            raise UserError(f"{self.path}: {name} is {shown(found)}; {why} has {expected}")
 
 
 def token_ids(text: Any) -> dict[str, Any]:
-    """The special ids that a language model's Struct gives; null and -1 are left out."""
+    """The special ids in a language model's Struct, without null and -1."""
     ids: dict[str, Any] = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(text, name)
-        if isinstance(value, list):  # any of them ends a text; the first is the usual one
+        if isinstance(value, list):  # each of them ends a text; the first is the usual one
             value = value[0]
         if value is not None and value >= 0:
             ids[name] = value

@@ -1,9 +1,9 @@
-"""Building blocks shared by all towers: projections, norms, activations.
+"""Building blocks shared by all parts: projections, norms, activations.
 
-Letters: B batch, L positions, D model width, H heads, K head width, F MLP width, R LoRA rank.
+Letters: B batch, L tokens, D model width, H heads, K head width, F MLP width, R LoRA rank.
 
-Kernels keep their heads apart ([D, H, K] rather than [D, H*K]): an einsum straight to heads spares
-the reshape that costs a TPU layout change, and a mesh axis can split the heads by name.
+Kernels have a head axis ([D, H, K], not [D, H * K]): an einsum straight to heads avoids a reshape,
+which on a TPU changes the layout, and a mesh axis can shard heads by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from owl_jax.models.lora import LoraConfig, low_rank_update
-from owl_jax.models.matmul import product, product_with_rows, widen
+from owl_jax.models.matmul import matmul, matmul_transposed, widen
 
 Axes = Mapping[Any, int]  # logical axis name (or None) -> size, in order
 
@@ -44,9 +44,9 @@ class Projection(nn.Module):
 
     in_axes, out_axes: logical name (parallel/sharding.py) and size of the axes contracted and
       produced: {"embed": D} and {"heads": H, "kv": K} for a query projection.
-    A parameter `scale` of the shape of the output beside an int8 kernel is multiplied into the
-    product (checkpoint/int8.py); `init` never makes one.
     lora: adapts this projection if its module name is among `lora.targets` (models/lora.py).
+    A parameter `scale` of the output's shape beside an int8 kernel multiplies the result
+    (checkpoint/int8.py); `init` does not create one.
     """
 
     in_axes: Axes
@@ -63,7 +63,7 @@ class Projection(nn.Module):
         kernel = self.param(
             "kernel", normal_init((*in_axes, *out_axes), self.stddev), (*axes.values(),)
         )
-        y = product(x.astype(self.dtype), kernel, len(in_axes))
+        y = matmul(x.astype(self.dtype), kernel, len(in_axes))
         if self.has_variable("params", "scale"):
             y = (y * self.get_variable("params", "scale")).astype(self.dtype)
         if self.lora is not None and self.name in self.lora.targets:
@@ -121,7 +121,7 @@ class Embedding(nn.Module):
         return widen(jnp.take(self.embedding, ids, axis=0), self.dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:
-        return product_with_rows(x, self.embedding)
+        return matmul_transposed(x, self.embedding)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

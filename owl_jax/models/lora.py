@@ -1,11 +1,11 @@
-"""Low-rank adaptation: where it meets a projection, and how it is merged into one.
+"""Low-rank adaptation: the update of a projection, and merging it into the weights.
 
 Letters: D input axes, O output axes, R rank.
 
-The factors live in a tree of their own (branch `lora`), addressed by the projection they adapt:
-`llm/layers/q_proj/kernel` is adapted by `lora/layers/q_proj/{a,b}`. The
-base tree is the same with and without them. Semantics are PEFT's (LoraConfig, Linear.forward):
-delta = (alpha / rank) * (dropout(x) A) B, A random, B zero, so that a new adapter changes nothing.
+The factors are in the subtree `lora`, under the path of the projection they adapt:
+`lora/layers/q_proj/{a,b}` adapts `llm/layers/q_proj/kernel`. The base tree is the same with and
+without them. Semantics are PEFT's (LoraConfig, Linear.forward):
+delta = (alpha / rank) * (dropout(x) A) B. A is random, B zero, so a new adapter changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from owl_jax.models.bounds import Alpha, Dropout, Name, Rank
 from owl_jax.models.remat import named
 
-COLLECTION = "lora"  # the Linen variable collection behind the tree's `lora` branch
+COLLECTION = "lora"  # the Linen variable collection of the `lora` subtree
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
@@ -54,7 +54,7 @@ def low_rank_update(
     dtype: Any,
     deterministic: bool,
 ) -> jax.Array:
-    """What the adapter adds to `projection`'s output for input x; declares the factors in it.
+    """The adapter's update of `projection`'s output for input x; declares the factors there.
 
     in_axes, out_axes: logical name -> size of the axes contracted and produced, in order.
     """
@@ -82,38 +82,38 @@ def low_rank_update(
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """x with each element zero with probability `rate`, the others divided by 1 - rate.
+    """Zeroes each element of x [..., D] with probability `rate`, divides the others by 1 - rate.
 
-    x: [..., D], and so is the result. The rate is rounded to a multiple of 1 / 65536, also where it
-    divides. Which elements are zero depends on key and shape, not on how x is sharded.
+    The rate is rounded to a multiple of 1 / 65536 in both places. The mask depends on key and
+    shape, not on the sharding of x.
     """
     kept = round((1.0 - rate) * _DRAWS)
     if kept == 0:
         return jnp.zeros_like(x)
-    *rows, width = x.shape
-    # A word of 32 bits for two elements: on a TPU, drawing them is most of what dropout costs.
-    words = jax.random.bits(key, (*rows, math.ceil(width / 2)))
-    # Side by side and not in turns, which would change the layout.
+    *batch, width = x.shape
+    # One 32-bit word per two elements: on a TPU random bits are most of dropout's cost.
+    words = jax.random.bits(key, (*batch, math.ceil(width / 2)))
+    # Concatenated, not interleaved: interleaving would change the layout.
     mask = jnp.concatenate([words % _DRAWS < kept, words // _DRAWS < kept], axis=-1)
     scaled = x.astype(jnp.float32) * (_DRAWS / kept)
     return jnp.where(mask[..., :width], scaled, 0.0).astype(x.dtype)
 
 
 def merge(llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:
-    """Returns the language model's tree with W + (alpha / rank) A B in place of each adapted W.
+    """The language model's tree with W + (alpha / rank) A B in place of each adapted W.
 
-    Computed in float32 and cast back to the kernel's dtype; stacked layers one by one.
-    Raises KeyError if a factor addresses a projection that `llm` does not have.
+    Computed in float32 and cast back to the kernel's dtype. Raises KeyError for factors of a
+    projection that `llm` does not have.
     """
     merged = flatten_dict(dict(llm))
     factors = flatten_dict(dict(lora))
     for path in {path[:-1] for path in factors}:
         target = (*path, "kernel")
         kernel = merged[target]
-        product = partial(jnp.tensordot, axes=1)
+        matmul = partial(jnp.tensordot, axes=1)
         if "layers" in path:
-            product = jax.vmap(product)
+            matmul = jax.vmap(matmul)
         a, b = (factors[(*path, name)].astype(jnp.float32) for name in "ab")
-        delta = config.scale * product(a, b)
+        delta = config.scale * matmul(a, b)
         merged[target] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
     return unflatten_dict(merged)

@@ -1,9 +1,9 @@
 """The interfaces of a model's three parts: vision encoder, connector, language model.
 
-A part is one file: its config (a frozen dataclass that derives from one of these classes), its Flax
+A part is one file: its config (a frozen dataclass derived from one of these classes), its Flax
 module, the names of its released weights and its FLOPs. `models/vision`, `models/connectors` and
-`models/language` each hold a dict of the parts that there are. The rest of owl_jax knows parts by
-these methods only.
+`models/language` each hold a dict of the built-in parts. The rest of owl_jax uses parts only
+through these methods.
 
 Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a sequence, D width.
 """
@@ -20,28 +20,28 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
 
-# Of a parameter below its subtree: ("layers", "q_proj", "kernel").
+# A parameter's path below its subtree: ("layers", "q_proj", "kernel").
 Path = tuple[str, ...]
 
 
 class Part(ABC):
-    """What the config of every part has.
+    """The config of any part.
 
-    INIT_ONLY names the fields that matter to newly initialised weights alone.
+    INIT_ONLY names the fields that only the initialisation of weights reads.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
-    architecture: Any  # a Literal: the name in the dict of parts
+    architecture: Any  # a Literal: the part's key in its dict
     hidden_size: Any
     num_layers: Any
 
     @abstractmethod
     def problems(self, where: str) -> list[str]:
-        """Sizes that do not fit each other, a line each. where: the part's key in messages."""
+        """Inconsistent sizes, one line each. where: the part's key in messages."""
 
     @abstractmethod
     def num_parameters(self) -> float:
-        """The parameters of its large kernels, roughly: a bound against absurd sizes."""
+        """Approximate parameters of its large kernels, to refuse absurd sizes."""
 
 
 class VisionPart(Part):
@@ -52,7 +52,7 @@ class VisionPart(Part):
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
     pixel_std: Any
-    MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in config.json of a directory of its own
+    MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
     OTHER_PARTS: ClassVar[str]  # what `ignores` is true for, in words
 
     @abstractmethod
@@ -65,7 +65,7 @@ class VisionPart(Part):
 
     @abstractmethod
     def tokens_through(self, path: Path, frames: int) -> int:
-        """How many tokens of one medium a weight matrix multiplies."""
+        """Tokens of one medium that a weight matrix multiplies."""
 
     @abstractmethod
     def attention_flops(self, frames: int) -> float:
@@ -74,15 +74,15 @@ class VisionPart(Part):
     @classmethod
     @abstractmethod
     def from_hf(cls, source: Source) -> Self:
-        """Reads config.json of a directory of its own. Raises UserError."""
+        """Reads the config.json of a standalone encoder. Raises UserError."""
 
     @abstractmethod
     def weight_rows(self) -> list[Row]:
-        """The tensors of a directory of its own, targets below `vision/`."""
+        """The tensors of a standalone encoder's directory, targets below `vision/`."""
 
     @abstractmethod
     def ignores(self, tensor: str) -> bool:
-        """Whether such a directory's tensor is of something else than the encoder."""
+        """Whether a tensor in such a directory is not the encoder's."""
 
 
 class ConnectorPart(Part):
@@ -93,15 +93,15 @@ class ConnectorPart(Part):
 
     @abstractmethod
     def num_tokens(self, vision: VisionPart, frames: int) -> int:
-        """Tokens of the sequence that a picture (one frame) or a video takes."""
+        """Tokens that an image (one frame) or a video takes in a sequence."""
 
     @abstractmethod
     def mismatches(self, vision: VisionPart, language_width: int) -> list[str]:
-        """What keeps it from standing between these two, a line each."""
+        """Sizes that do not fit the encoder or the language model, one line each."""
 
     @abstractmethod
     def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
-        """How many tokens of one medium a weight matrix multiplies."""
+        """Tokens of one medium that a weight matrix multiplies."""
 
     @abstractmethod
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
@@ -111,16 +111,16 @@ class ConnectorPart(Part):
 class LanguagePart(Part):
     """A causal language model on embeddings (models/language/llama.py shows the module's methods).
 
-    HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is what tensors' names lack
-    in a directory that was saved without a head. TIED is {tensor: the tensor that it may repeat}.
-    DEFINING names the fields that weights' shapes do not tell.
+    HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
+    names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
+    repeat}. DEFINING names the fields that cannot be inferred from the weights' shapes.
     """
 
     HEAD: ClassVar[tuple[str, ...]]
     BASE_PREFIX: ClassVar[str]
     TIED: ClassVar[Mapping[str, str]] = {}
     DEFINING: ClassVar[tuple[str, ...]]
-    PROJECTIONS: ClassVar[Sequence[str]]  # that LoRA can adapt
+    PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
     vocab_size: Any
     num_heads: Any
     num_kv_heads: Any
@@ -138,7 +138,7 @@ class LanguagePart(Part):
     @property
     @abstractmethod
     def max_length(self) -> int:
-        """Tokens of prompt and answer together that it is run with at most."""
+        """The most tokens of prompt and answer together."""
 
     @abstractmethod
     def attention_flops(self, length: int) -> float:
@@ -147,22 +147,22 @@ class LanguagePart(Part):
     @classmethod
     @abstractmethod
     def from_hf(cls, source: Source) -> Self:
-        """Reads config.json, or the section of one. Raises UserError."""
+        """Reads a config.json or a section of one. Raises UserError."""
 
     @abstractmethod
     def to_hf(self) -> dict[str, Any]:
-        """What `from_hf` reads."""
+        """The inverse of `from_hf`."""
 
     @abstractmethod
     def weight_rows(self) -> list[Row]:
-        """The tensors of a directory of its own, targets below `llm/`."""
+        """The tensors of a standalone model's directory, targets below `llm/`."""
 
 
 def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
-    """A line for each pair of fields whose first is no multiple of the second."""
-    sizes = [(one, getattr(part, one), other, getattr(part, other)) for one, other in pairs]
+    """A line for each pair of fields whose first is not a multiple of the second."""
+    sizes = [(name, getattr(part, name), by, getattr(part, by)) for name, by in pairs]
     return [
-        f"{where}.{one} {size} is not a multiple of {where}.{other} {divisor}"
-        for one, size, other, divisor in sizes
+        f"{where}.{name} {size} is not a multiple of {where}.{by} {divisor}"
+        for name, size, by, divisor in sizes
         if divisor < 1 or size % divisor
     ]

@@ -1,12 +1,12 @@
-"""What a program will run on, for the few places whose best form differs by platform."""
+"""The platform that a program is traced for; some code has a different form on each."""
 
 import jax
 
 
 def platform() -> str:
-    """What the program being traced will run on: the mesh's devices, else JAX's default.
+    """The target platform of the current trace: the abstract mesh's, else JAX's default backend.
 
-    A program may be compiled where it will not run, for a TPU that is not there.
+    They differ when a program is compiled for a TPU on a machine without one.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

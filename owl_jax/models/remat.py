@@ -1,20 +1,20 @@
-"""What the backward pass finds in memory of a layer, and what it computes again.
+"""Rematerialisation: which tensors of a layer are saved for the backward pass.
 
 A policy is a name:
 
-    none     everything is kept
-    dots     what matrix products give, XLA's attention scores among them
-    minimal  what products with weights give, and attention: only what is cheap is computed again
-    full     the layer's input alone
+    none     saves everything
+    dots     saves the results of matmuls, XLA's attention scores included
+    minimal  saves the results of matmuls with weights, and attention; recomputes cheap operations
+    full     saves only the layer's input
 
-or a choice of tensors, to fill what memory is left; those that it does not name are computed again:
+or a list of tensors, to use the memory that is left; it recomputes all others:
 
-    save:query,key,value,context            kept on the device
-    save:context;offload:input,gate,up      kept on the device, kept in the host's memory
+    save:query,key,value,context            saved on the device
+    save:context;offload:input,gate,up      saved on the device; offloaded to host memory
 
-`TENSORS` are the names. The input of each layer is kept on the device unless it is offloaded. With
-splash or blockwise attention, keeping `context` keeps all that its backward pass needs of the
-forward kernel besides query, key and value, so that it does not run again.
+`TENSORS` lists the names. The input of each layer is saved on the device unless it is offloaded.
+With splash or blockwise attention, `context` includes all that the backward pass needs besides
+query, key and value, so the forward kernel does not run again.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from jax.ad_checkpoint import checkpoint_name
 
 from owl_jax.errors import UserError
 
-# Each with its width. In the bfloat16 of LLaMA-7B, D, H * K and G * K are 8 KB a token and layer, F
-# is 22 KB: all of `minimal` 84 KB. A KB spares about the same work wherever it is spent.
+# Each with its width. For LLaMA-7B in bfloat16, D, H * K and G * K are 8 KB per token and layer, F
+# is 22 KB, and `minimal` 84 KB in all. A KB saves about the same work for each tensor.
 TENSORS: Mapping[str, str] = {
     "input": "of the layer, D",
     "query": "H * K, rotated",
     "key": "G * K, rotated",
     "value": "G * K",
-    "context": "what attention gives, H * K; of splash and blockwise the scores' log-sum-exp, too",
+    "context": "attention's result, H * K; for splash and blockwise also the scores' log-sum-exp",
     "attention": "the output projection of attention, D",
     "gate": "of a gated MLP, F",
     "up": "the MLP's first projection, F",
-    "mlp": "what the MLP's last projection takes, F",
+    "mlp": "the input of the MLP's last projection, F",
     "temporal": "the two projections of the video release's convolutions, D / 2 and D",
-    "lora": "what stands between an adapter's two factors, R for each adapted projection",
+    "lora": "the result of an adapter's first factor, R for each adapted projection",
 }
 
 Policy = Callable[..., Any]
@@ -48,11 +48,11 @@ Policy = Callable[..., Any]
 _POLICIES = jax.checkpoint_policies
 _NAMED: Mapping[str, Policy] = {
     "none": _POLICIES.everything_saveable,
-    # Kernels of whole rows are no dots to JAX, but as dear as one.
+    # Attention kernels are not dots to JAX, but cost as much.
     "dots": _POLICIES.save_from_both_policies(
         _POLICIES.dots_saveable, _POLICIES.save_only_these_names("context")
     ),
-    # Not dots_with_no_batch_dims_saveable: the rotation of query and key is such a dot, in float32.
+    # Not dots_with_no_batch_dims_saveable: it would save the rotation's matmul, in float32.
     "minimal": _POLICIES.save_only_these_names(*(set(TENSORS) - {"input", "mlp"})),
     "full": _POLICIES.nothing_saveable,
 }
@@ -60,20 +60,20 @@ NAMES = tuple(_NAMED)
 
 
 def named(tensor: str, value: jax.Array) -> jax.Array:
-    """`value`, known to policies as `tensor`, one of TENSORS."""
+    """`value`, named `tensor` for policies; one of TENSORS."""
     if tensor not in TENSORS:
         raise ValueError(f"{tensor!r} is not in TENSORS")
     return checkpoint_name(value, tensor)
 
 
 def policy(text: str) -> Policy:
-    """The policy that `text` describes, for `jax.checkpoint`.
+    """Parses a policy for `jax.checkpoint`.
 
-    Raises UserError for what is no policy, or names a tensor that is unknown or named twice.
+    Raises UserError for anything else, and for a tensor that is unknown or named twice.
     """
 
     def refuse(why: str) -> NoReturn:
-        raise UserError(f"{text!r} is no remat policy: {why}")
+        raise UserError(f"{text!r} is not a remat policy: {why}")
 
     if ":" not in text:
         if text not in _NAMED:
@@ -84,7 +84,7 @@ def policy(text: str) -> Policy:
     for part in text.split(";"):
         place, _, names = part.partition(":")
         if place.strip() not in chosen:
-            refuse(f"{part!r} should begin with save: or offload:")
+            refuse(f"{part!r} must begin with save: or offload:")
         chosen[place.strip()] += [name.strip() for name in names.split(",")]
     tensors = chosen["save"] + chosen["offload"]
     for name in tensors:

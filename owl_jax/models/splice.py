@@ -1,9 +1,9 @@
-"""Media among words: where an image becomes Q + 1 positions of the row that the LLM reads.
+"""Splices media vectors into the token embeddings: an image becomes Q + 1 tokens of a sequence.
 
-Letters: B rows, L positions, N slots, Q queries, D language width.
+Letters: B sequences, L tokens, N slots, Q queries, D language width.
 
-A row has L positions and a fixed number of media slots, so that rows of text, of pictures and of
-videos are the same program. `media_index` says which vector of which slot a position takes.
+A sequence has a fixed length and a fixed number of media slots, so sequences with text, images and
+videos run the same program. `media_index` holds the vector and slot of each media token.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-TEXT = -1  # media_index of a position that holds a word
+TEXT = -1  # media_index of a text token
 
 
 def splice(text: jax.Array, media: jax.Array, media_index: jax.Array) -> jax.Array:
-    """Puts media vectors in their positions.
+    """Replaces the embeddings of media tokens by media vectors.
 
     Args:
-      text: [B, L, D] word embeddings (anything at media positions).
+      text: [B, L, D] token embeddings (any value at media tokens).
       media: [B, N, Q + 1, D].
-      media_index: int32[B, L], slot * (Q + 1) + vector, or -1 for a word.
+      media_index: int32[B, L], slot * (Q + 1) + vector, or -1 for a text token.
 
     Returns: [B, L, D] in the dtype of `text`.
     """

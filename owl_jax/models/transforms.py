@@ -1,8 +1,8 @@
-"""How a released tensor becomes one of ours: a small invertible transform for each kind of weight.
+"""Invertible transforms between released tensors and our parameters, one per kind of weight.
 
-PyTorch keeps a linear weight as [out, in] with heads flattened; ours are [*in, *out] with heads
-apart (models/layers.py). Every transform can tell the source's shape from ours, read and
-write, and say which slices of the source hold given slices of ours.
+PyTorch stores a linear weight as [out, in] with heads flattened; ours are [*in, *out] with a head
+axis (models/layers.py). Every transform computes the source's shape from ours, converts both ways,
+and computes the source's slices for given slices of ours.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 
 Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
-"""One slice for each axis, with its start and stop."""
+"""One slice per axis, with explicit start and stop."""
 
-# Rows that are transposed together: as many as a first-level cache has ways, since rows of a length
-# that is a power of two share a place in it.
-_TRANSPOSED_AT_ONCE = 12
+# Rows transposed together: the ways of an L1 cache; rows whose length is a power of two all map to
+# one set.
+_TRANSPOSE_ROWS = 12
 
 
 def whole(shape: Shape) -> Slices:
-    """The part that is everything."""
+    """The slices of a whole array."""
     return tuple(slice(0, size) for size in shape)
 
 
 def size_of(part: Slices) -> Shape:
-    """The shape of a part."""
+    """The shape of a slice."""
     return tuple(axis.stop - axis.start for axis in part)
 
 
@@ -138,18 +138,18 @@ Transform = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
 def read_part(
     transform: Transform, read: Callable[[Slices], np.ndarray], shape: Shape, part: Slices
 ) -> np.ndarray:
-    """The part of an array of ours of `shape`, reading as little of its source as is contiguous.
+    """A part of our array of `shape`, from the smallest contiguous range of its source.
 
-    read: gives a part of the source.
+    read: returns a part of the source.
     """
     source_part, covered = transform.source_part(shape, part)
-    found = transform.read(read(source_part), size_of(covered))
-    inside = zip(part, covered, strict=True)
-    return found[tuple(slice(p.start - c.start, p.stop - c.start) for p, c in inside)]
+    ours = transform.read(read(source_part), size_of(covered))
+    pairs = zip(part, covered, strict=True)
+    return ours[tuple(slice(p.start - c.start, p.stop - c.start) for p, c in pairs)]
 
 
 def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
-    """A part of axes that are flattened in the source: (the range there, what it covers here)."""
+    """A part of axes that are flattened in the source: (the source's range, our covered part)."""
     inner = math.prod(shape[1:])
     covered = (part[0], *whole(shape[1:]))
     return slice(part[0].start * inner, part[0].stop * inner), covered
@@ -157,10 +157,10 @@ def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
 
 def _transposed(matrix: np.ndarray) -> np.ndarray:
     """A contiguous transpose."""
-    # NumPy copies numbers that it does not know itself, such as bfloat16, one by one.
+    # NumPy copies dtypes that are not built in, such as bfloat16, element by element.
     bits = matrix.view(f"u{matrix.dtype.itemsize}")
     result = np.empty(bits.shape[::-1], bits.dtype)
-    for start in range(0, len(bits), _TRANSPOSED_AT_ONCE):
-        rows = slice(start, start + _TRANSPOSED_AT_ONCE)
+    for start in range(0, len(bits), _TRANSPOSE_ROWS):
+        rows = slice(start, start + _TRANSPOSE_ROWS)
         result[:, rows] = bits[rows].T
     return result.view(matrix.dtype)

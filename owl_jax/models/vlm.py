@@ -1,11 +1,11 @@
-"""The whole: vision encoder, connector and language model on one parameter tree.
+"""The vision-language model: vision encoder, connector and language model on one parameter tree.
 
 Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
 
-The tree has one branch per partition, {"vision", "connector", "llm"} and, for a model with an
-adapter, "lora". Use `VisionLanguageModel` through the functions here: `init_params`, `forward`,
-`head`; they take the tree and return arrays.
+The tree has one subtree per partition: "vision", "connector", "llm" and, for a model with an
+adapter, "lora". Use `VisionLanguageModel` through `init_params`, `forward` and `head`: they take
+the tree and return arrays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Params = Mapping[str, Any]
 
 
 class VisionLanguageModel(nn.Module):
-    """The three towers under the names of their partitions."""
+    """The three parts, named as their partitions."""
 
     config: OwlConfig
     compute: Compute
@@ -63,7 +63,7 @@ class VisionLanguageModel(nn.Module):
         videos: jax.Array | None,
         media_index: jax.Array,
     ) -> jax.Array:
-        """Word embeddings with media in their places, [B, L, D]."""
+        """Token embeddings with the media vectors spliced in, [B, L, D]."""
         text = nn.with_logical_constraint(
             self.llm.embed(jnp.maximum(input_ids, 0)), ("batch", "length", "act_embed")
         )
@@ -110,34 +110,34 @@ class VisionLanguageModel(nn.Module):
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """`head` of whole rows: [B, L, D] -> float32[B, L, V]."""
+        """`head` with a sharding constraint: [B, L, D] -> float32[B, L, V]."""
         logits = self.head(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "act_vocab"))
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """The tree as Linen collections: the adapter is one of its own (models/lora.py)."""
-    tree = {name: branch for name, branch in params.items() if name != "lora"}
+    """The tree as Linen collections; the adapter has its own (models/lora.py)."""
+    tree = {name: subtree for name, subtree in params.items() if name != "lora"}
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 
 
 # Jitted, since JAX traces a jitted function once for each config; drawn or not.
 @partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str, Any]:
-    """Fresh float32 weights, each leaf boxed with its logical axis names (flax.linen.Partitioned).
+    """Randomly initialised float32 weights, boxed with logical axis names (nn.Partitioned).
 
-    `abstract_params` gives shapes and names without memory; `nn.meta.unbox` takes the boxes off.
-    Raises UserError for a LoRA target that the language model does not have.
+    `abstract_params` returns shapes and names and allocates nothing; `nn.meta.unbox` removes the
+    boxes. Raises UserError for a LoRA target that the language model does not have.
     """
     size = config.vision.image_size
     tokens = jnp.zeros((1, 1), jnp.int32)
     images = jnp.zeros((1, 1, size, size, 3), jnp.float32)
-    made = VisionLanguageModel(config, compute).init(
+    initialised = VisionLanguageModel(config, compute).init(
         key, tokens, images, None, tokens - 1, self_attention_mask(tokens, tokens)
     )
-    params = dict(made["params"])
+    params = dict(initialised["params"])
     if config.lora is not None:
-        adapter = made.get(COLLECTION, {}).get("llm", {})
+        adapter = initialised.get(COLLECTION, {}).get("llm", {})
         adapted = {path[-2] for path in flatten_dict(adapter)}
         if unknown := set(config.lora.targets) - adapted:
             raise UserError(
@@ -169,16 +169,16 @@ def forward(
     key_segments: jax.Array | None = None,
     logits: bool = True,
 ) -> jax.Array:
-    """Logits of whole rows.
+    """Logits of whole sequences.
 
     Args:
-      input_ids: int32[B, L]; media positions may hold anything.
-      positions, segment_ids: int32[B, L] (models/attention/dispatch.py, AttentionMask).
+      input_ids: int32[B, L]; any value at media tokens.
+      positions, segment_ids: int32[B, L] (models/attention/mask.py, AttentionMask).
       media_index: int32[B, L] (models/splice.py).
       images: [B, N, S, S, 3], videos: [B, M, T, S, S, 3]; uint8, or float32 normalised.
-      dropout_key: None switches LoRA's dropout off.
-      key_segments: int32[B, L] if keys are hidden otherwise than by `segment_ids`.
-      logits: False for the hidden states that `head` makes them of.
+      dropout_key: None disables LoRA's dropout.
+      key_segments: int32[B, L], the keys' segments if they differ from the queries'.
+      logits: False returns the hidden states, the input of `head`.
 
     Returns: float32[B, L, V], or [B, L, D].
     """
@@ -200,7 +200,7 @@ def forward(
 
 
 def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array) -> jax.Array:
-    """Logits float32[B, L, V] of hidden states [B, L, D]; reads `head_params` only."""
+    """Hidden states [B, L, D] -> logits float32[B, L, V]; reads only `head_params`."""
     logits: Any = VisionLanguageModel(config, compute).apply(
         variables(params), hidden, method="logits"
     )
@@ -208,17 +208,19 @@ def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array)
 
 
 def head_params(config: OwlConfig, params: Params) -> Params:
-    """The subtrees as far as `head` reads them."""
+    """The parameters that `head` reads."""
     return {
-        branch: {name: params[branch][name] for name in config.llm.HEAD if name in params[branch]}
-        for branch in ("llm", "lora")
-        if branch in params
+        top: {name: params[top][name] for name in config.llm.HEAD if name in params[top]}
+        for top in ("llm", "lora")
+        if top in params
     }
 
 
 def gather_head(compute: Compute, params: Params) -> Params:
-    """`head_params` as a loop over `head` should take them, so that it moves them once: in the
-    dtype of the products, and on each device whole but for the vocabulary."""
+    """`head_params` cast to the compute dtype and gathered, except along the vocabulary.
+
+    A loop over `head` that takes them gathers once and not in every iteration.
+    """
     axes = {"kernel": ("embed", "vocab"), "embedding": ("vocab", "embed")}
 
     def gather(path: tuple[Any, ...], weight: jax.Array) -> jax.Array:
@@ -226,9 +228,9 @@ def gather_head(compute: Compute, params: Params) -> Params:
         if names is None:
             return weight
         if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
-            # Named where it lies, it is cast there, and travels in the narrow dtype.
+            # Constrained to its own sharding, it is cast before the gather: fewer bytes to move.
             weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
-        whole = tuple(None if name == "embed" else name for name in names)
-        return nn.with_logical_constraint(weight, whole)
+        gathered = tuple(None if name == "embed" else name for name in names)
+        return nn.with_logical_constraint(weight, gathered)
 
     return jax.tree_util.tree_map_with_path(gather, params)

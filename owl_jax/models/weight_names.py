@@ -1,6 +1,6 @@
-"""The table between released tensors' names and our parameters, used in both directions.
+"""Rows of the table that maps released tensors to our parameters, in both directions.
 
-Each part and family lists its rows. `{i}` is the layer; our side stacks layers on axis 0.
+Each part and family lists its rows. `{i}` is the layer; our parameters stack layers on axis 0.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from owl_jax.models.transforms import Flat, Linear, Same, Transform
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of tensor. `source` holds `{i}` if there is one for each layer.
+    """One kind of tensor. `source` contains `{i}` if each layer has one.
 
-    Several rows of one target, in order, are what lies together on its axis before the last.
+    Several rows with one target are stacked, in order, on its second to last axis.
     """
 
     source: str
@@ -29,7 +29,7 @@ class Row:
         return "{i}" in self.source
 
 
-# Buffers that old transformers wrote into checkpoints; they hold nothing learned.
+# Buffers, not parameters, that old transformers wrote into checkpoints.
 BUFFERS = re.compile(r".*(rotary_emb\.inv_freq|position_ids)")
 
 
@@ -50,17 +50,17 @@ def layer_norm(source: str, target: str) -> list[Row]:
 
 
 def with_prefix(rows: Iterable[Row], prefix: str) -> list[Row]:
-    """The rows of a part that lies below `prefix` in its source."""
+    """The rows with `prefix` before the source names."""
     return [dataclasses.replace(row, source=prefix + row.source) for row in rows]
 
 
 def without_prefix(rows: Iterable[Row], prefix: str) -> list[Row]:
-    """The rows where the source leaves `prefix` out."""
+    """The rows without `prefix` before the source names."""
     return [dataclasses.replace(row, source=row.source.removeprefix(prefix)) for row in rows]
 
 
 def projections(rows: Iterable[Row]) -> dict[str, Row]:
-    """The kernels in layers, which LoRA can adapt, by the name of their projection."""
+    """The rows of kernels in layers, which LoRA can adapt, by projection name."""
     return {
         row.target.split("/")[-2]: row
         for row in rows

@@ -1,4 +1,4 @@
-"""Texts that are one token wherever they appear: found before what lies between is cut."""
+"""Added tokens: strings that are always one token, found before the text is tokenised."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SPACES = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A text that is one token.
+    """A string that is one token.
 
-    special: decoding leaves it out. lstrip, rstrip: it takes the white space before it, after it.
+    special: decoding omits it. lstrip, rstrip: it absorbs the white space before it, after it.
     single_word, normalized: as in the tokenizers library. source: the file that names it.
     """
 
@@ -29,10 +29,10 @@ class AddedToken:
 
 
 class Splitter:
-    """Finds added tokens in a text: the first from the left, the longest of those that begin there.
+    """Finds added tokens in a text: from the left, the longest match at each place.
 
-    By length and hash, not by one pattern of all: re tries its alternatives one by one, and some
-    models add thousands.
+    It looks up substrings in a dict. A regular expression would try its alternatives one by one,
+    and some models add thousands.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
@@ -40,34 +40,34 @@ class Splitter:
         lengths: dict[str, set[int]] = defaultdict(set)
         for content in tokens:
             lengths[content[0]].add(len(content))
-        self._lengths = {first: sorted(all, reverse=True) for first, all in lengths.items()}
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
         firsts = "".join(map(re.escape, self._lengths))
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def split(self, text: str) -> Iterator[str | AddedToken]:
-        """The tokens in `text` and the stretches between them, in order; no stretch is empty."""
-        start = place = 0
-        while found := self._first.search(text, place):
-            place = found.start()
-            token = self._at(text, place)
+        """The tokens in `text` and the nonempty text between them, in order."""
+        start = position = 0
+        while found := self._first.search(text, position):
+            position = found.start()
+            token = self._at(text, position)
             if token is None:
-                place += 1
+                position += 1
                 continue
-            stretch = text[start:place]
+            between = text[start:position]
             if token.lstrip:
-                stretch = stretch.rstrip()
-            if stretch:
-                yield stretch
+                between = between.rstrip()
+            if between:
+                yield between
             yield token
-            place += len(token.content)
+            position += len(token.content)
             if token.rstrip:
-                place = _SPACES.match(text, place).end()  # type: ignore[union-attr]
-            start = place
+                position = _SPACES.match(text, position).end()  # type: ignore[union-attr]
+            start = position
         if start < len(text):
             yield text[start:]
 
-    def _at(self, text: str, place: int) -> AddedToken | None:
-        for length in self._lengths[text[place]]:
-            if token := self._tokens.get(text[place : place + length]):
+    def _at(self, text: str, position: int) -> AddedToken | None:
+        for length in self._lengths[text[position]]:
+            if token := self._tokens.get(text[position : position + length]):
                 return token
         return None

@@ -1,4 +1,4 @@
-"""From a conversation to token ids: the one place for training, chat and server.
+"""Converts conversations to token ids, for training and for prompts.
 
 A conversation is text in the original's format, or OpenAI-style messages that become such text:
 
@@ -8,9 +8,9 @@ A conversation is text in the original's format, or OpenAI-style messages that b
     AI: An owl.
 
 Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
-medium takes `media_length` consecutive ids of -1 (image) or -2 (video), as many as the connector
-gives tokens (OwlConfig.num_tokens). Training text is split at all marks and every piece is
-tokenised on its own; prompts are split at media only (original: pipeline/data_utils,
+medium takes `media_length` consecutive ids of -1 (image) or -2 (video), one per token of the
+connector (OwlConfig.num_tokens). Training text is split at all marks and each piece is tokenised
+separately; prompts are split at media only (original: pipeline/data_utils,
 processing_mplug_owl.py).
 
 Letters: n ids.
@@ -35,9 +35,9 @@ VIDEO_TOKEN = "<|video|>"
 IMAGE_ID = -1
 VIDEO_ID = -2
 
-# A tokenizer reads the whole of a text, whatever is kept of it, and takes 50 bytes a character.
+# A tokenizer reads the whole text, however little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
-_CHARACTERS_A_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
+_CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
 
 _ANSWER_MARK = "AI: "
 _MEDIA_IDS = {IMAGE_TOKEN: IMAGE_ID, VIDEO_TOKEN: VIDEO_ID}
@@ -55,11 +55,11 @@ _SPEAKERS = {"user": "Human", "assistant": "AI"}
 
 @dataclass(frozen=True)
 class TokenizedConversation:
-    """One conversation as ids, and which of them are trained on."""
+    """The ids of one conversation and its loss mask."""
 
     input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
     loss_mask: np.ndarray  # bool[n], True on answer tokens and the EOS of every answer
-    num_images: int  # media kept, each with its whole span; the first ones in reading order
+    num_images: int  # complete images among the ids: the first in reading order
     num_videos: int
 
 
@@ -72,12 +72,12 @@ class _Piece(NamedTuple):
 
 
 def longest_text(max_length: int) -> int:
-    """Characters of the longest conversation that is tokenised where `max_length` tokens fit.
+    """The most characters of a conversation that is tokenised for `max_length` tokens.
 
-    A million, or 64 for each token if that is more. Callers refuse what is longer before they
-    tokenise it: nearly all of it would be tokenised only to be thrown away.
+    A million, or 64 per token if that is more. Callers refuse longer text before they tokenise it,
+    as nearly all of its tokens would be cut off.
     """
-    return max(_LONGEST_TEXT, _CHARACTERS_A_TOKEN * max_length)
+    return max(_LONGEST_TEXT, _CHARACTERS_PER_TOKEN * max_length)
 
 
 def tokenize_conversation(
@@ -85,11 +85,11 @@ def tokenize_conversation(
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
-    What does not fit is cut off as in the original: a cut answer keeps its EOS in the last place.
-    A medium is never cut: the example ends before one that does not fit, and media that no token
-    follows are dropped, because the last id is a target only. An answer of which nothing fits, and
-    everything after it, is dropped with its EOS; so an example may have no True in its mask.
-    Raises UserError where max_length < 1.
+    Longer text is truncated as in the original: a truncated answer still ends with EOS. A medium is
+    never truncated: the example ends before the first that does not fit. Media at the end are
+    dropped, because the last id is only a target. If nothing of an answer fits, it is dropped with
+    its EOS and all that follows, so a mask may be False everywhere.
+    Raises UserError for max_length < 1.
     """
     if max_length < 1:
         raise UserError(f"max_length is {max_length}; expected at least 1 token")
@@ -97,7 +97,7 @@ def tokenize_conversation(
     ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     mask = [False] * len(ids)
     for piece in _split(text, _MARKS, tokenizer, media_length):
-        # An answer leaves the last place to its EOS.
+        # Reserve the last place for the answer's EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
             break
@@ -129,27 +129,25 @@ def tokenize_prompt(
     as_trained: bool = False,
     max_length: int = 0,
 ) -> np.ndarray:
-    """Ids of a prompt, int32[n]: BOS, then the text with every medium as Q + 1 negative ids.
+    """Ids of a prompt, int32[n]: BOS, then the text, each medium as `media_length` negative ids.
 
-    The original splits a prompt at media only, so that its ids differ from those it was trained on
-    ("\\nAI: " is tokenised with the question before it). `as_trained` splits as training does and
-    puts EOS after the earlier answers: the ids are then those with which `tokenize_conversation` of
-    prompt plus answer begins, if the prompt ends with "\\nAI: ". A model trained from scratch has
-    seen no others.
+    The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
+    is tokenised together with the question). `as_trained` splits as in training and adds EOS after
+    earlier answers: if the prompt ends with "\\nAI: ", `tokenize_conversation` of prompt plus
+    answer begins with the same ids. A model trained from scratch has seen only those.
 
-    max_length: tokens that the model has room for, where it knows; what does not fit is not cut.
+    max_length: the model's longest sequence, if known; longer prompts are not truncated.
 
     Raises UserError for a text above `longest_text(max_length)`, before it is tokenised.
     """
     if len(text) > (most := longest_text(max_length)):
         raise UserError(
-            f"the conversation has {len(text):,} characters, more than the {most:,} that are read; "
-            "shorten it"
+            f"the conversation has {len(text):,} characters; expected at most {most:,}; shorten it"
         )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     marks = _MARKS if as_trained else _MEDIA
     pieces = list(_split(text, marks, tokenizer, media_length))
-    if pieces[-1].kind == "end":  # of the answer that is still to come
+    if pieces[-1].kind == "end":  # of the answer to be generated
         pieces.pop()
     for piece in pieces:
         ids += piece.ids
@@ -161,12 +159,12 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
 
     messages: a list of {"role": "system" | "user" | "assistant", "content": text or parts}; a part
     is {"type": "text", "text": ...} or has one of the types "image", "image_url", "video" and
-    "video_url". A medium part becomes a line of its own, as in the training data; text of the user
-    may hold the marks `<image>` and `<|video|>` itself. The first message may be the system's and
-    replaces SYSTEM. A text in the original's format is handed back as it is.
+    "video_url". A medium part becomes a separate line, as in the training data; the user's text may
+    contain the marks `<image>` and `<|video|>`. A system message must be the first; it replaces
+    SYSTEM. A text in the original's format is returned unchanged.
 
-    What a message says cannot open a turn: a later line of it that starts with "Human:" or "AI:" is
-    indented by a space, and media marks in what is not the user's are broken by one.
+    A message's text cannot open a turn: a later line that starts with "Human:" or "AI:" gets a
+    leading space, and media marks outside the user's messages are broken by a space.
 
     Raises UserError for an empty conversation, an unknown role or type of part, a system message
     that is not the first, a message without content, media outside the user's messages, or a last
@@ -176,7 +174,7 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
         if not messages.strip():
             raise UserError("the conversation is empty; expected at least one question")
         return messages
-    text, roles = _write(messages)
+    text, roles = _render(messages)
     if roles[-1] != "user":
         raise UserError(f"the last message is the {roles[-1]}'s; expected a question of the user")
     return f"{text}\n{_ANSWER_MARK}"
@@ -185,19 +183,19 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
 def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
     """The original's training text of a finished conversation in OpenAI-style messages.
 
-    Messages as in `prompt_from_messages`, and the same text. A question of the user at the end, to
-    which nobody answers, stays as it is: nothing of it is trained on.
+    Messages and text as in `prompt_from_messages`. An unanswered question at the end is kept; it is
+    not trained on.
 
-    Raises UserError as `prompt_from_messages` does, and where no message is the assistant's.
+    Raises UserError as `prompt_from_messages` does, and if no message is the assistant's.
     """
-    text, roles = _write(messages)
+    text, roles = _render(messages)
     if "assistant" not in roles:
         raise UserError("no message is the assistant's; expected at least one answer")
     return text
 
 
 def answers(text: str) -> list[str]:
-    """What a text in the original's format is trained on, one string a turn, media left out."""
+    """The answers of a text in the original's format, one string per turn, without media."""
     found, answer = [], ""
     for kind, part in _parts(text, _MARKS):
         if kind == "answer":
@@ -209,12 +207,12 @@ def answers(text: str) -> list[str]:
 
 
 def count_media(text: str) -> tuple[int, int]:
-    """Number of `<image>` and of `<|video|>` marks in a text."""
+    """The numbers of `<image>` and `<|video|>` marks in a text."""
     return text.count(IMAGE_TOKEN), text.count(VIDEO_TOKEN)
 
 
 def check_media(text: str, num_images: int, num_videos: int, where: str) -> None:
-    """Raise UserError, naming `where`, unless the text has a mark for every medium and no more."""
+    """Raises UserError, naming `where`, unless the text has one mark for every medium."""
     marked = count_media(text)
     given = (num_images, num_videos)
     for mark, noun, found, expected in zip(
@@ -230,10 +228,10 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
 def _split(
     text: str, marks: re.Pattern[str], tokenizer: Tokenizer, media_length: int
 ) -> Iterator[_Piece]:
-    """The separately tokenised pieces of a conversation, in order, uncut and without BOS.
+    """The separately tokenised pieces of a conversation, in order, not truncated, without BOS.
 
-    An answer runs from "AI: " to the next turn or the end of the text and always ends with EOS,
-    also when it is empty; media inside it are not trained on, the text around them is.
+    An answer runs from "AI: " to the next turn or the end of the text. It ends with EOS even if it
+    is empty. Media inside it are not trained on; the text around them is.
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
@@ -243,11 +241,11 @@ def _split(
 
 
 def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
-    """The pieces of a conversation as text; that of an answer's end is empty."""
+    """The pieces of a conversation as text; an "end" has no text."""
     answering = False
-    # A split by a pattern with one group: text at even places, marks at odd ones.
-    for place, part in enumerate(marks.split(text)):
-        if place % 2 == 0:
+    # `marks` has one group: split returns text at even indices, marks at odd ones.
+    for i, part in enumerate(marks.split(text)):
+        if i % 2 == 0:
             yield "answer" if answering else "prompt", part
         elif part in _MEDIA_IDS:
             yield "media", part
@@ -260,8 +258,8 @@ def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
         yield "end", ""
 
 
-def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """The text of messages, without a mark for what comes next, and the role of each of them."""
+def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """The text of messages, without a final "AI: ", and the role of each."""
     if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
         raise UserError(
             f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
@@ -274,7 +272,7 @@ def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
         contents = _contents(message, f"message {number} ({role})")
         if role == "system" and number == 1:
-            # Nothing stands before its first line, so that this one could open a turn too.
+            # Its first line starts the text, so it could open a turn too.
             lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
         elif role == "system":
             raise UserError(f"message {number} has the role system; only the first message may")
@@ -288,7 +286,7 @@ def _write(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def _contents(message: Mapping[str, Any], where: str) -> list[str]:
-    """What the lines of a message say: a text or mark each for the user, one text for others."""
+    """The contents of a message: texts and marks, one line each, for the user; else one text."""
     content = message.get("content")
     is_user = message.get("role") == "user"
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -304,22 +302,22 @@ def _contents(message: Mapping[str, Any], where: str) -> list[str]:
         elif kind in _PART_MARKS and is_user:
             contents.append(_PART_MARKS[kind])
         elif kind in _PART_MARKS:
-            raise UserError(f"{where} holds a part of type {kind}; only the user's messages may")
+            raise UserError(f"{where} has a part of type {kind}; only the user's messages may")
         else:
             raise UserError(
-                f"{where} holds a part of type {shown(kind)} that cannot be read; expected "
+                f"{where} has a part of type {shown(kind)} that cannot be read; expected "
                 '{"type": "text", "text": "..."} or one of ' + ", ".join(_PART_MARKS)
             )
     if is_user:
         contents = [content for content in contents if content]
     elif contents:
         contents = [_MEDIA.sub(_broken, "\n".join(contents))]
-    # An earlier answer may have been an empty text; a question may not.
+    # An earlier answer may be an empty text, a question may not.
     if not contents:
         raise UserError(f"{where} is empty; expected a text, an image or a video")
     return [_FORGED_MARK.sub("\n ", content) for content in contents]
 
 
 def _broken(mark: re.Match[str]) -> str:
-    """A media mark as words that a reader still recognises: `< image>`."""
+    """A media mark with a space in it: `< image>`."""
     return "< " + mark[0][1:]

@@ -1,4 +1,4 @@
-"""Tokenizers of the tokenizers library: a tokenizer.json (BLOOM) and the files beside it."""
+"""JsonTokenizer: a tokenizer.json (BLOOM) in the tokenizers library, with the files beside it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _KIND = "tokenizers file"
 class JsonTokenizer:
     """BLOOM's tokenizer.json, and those of other language models.
 
-    What begins and ends a text is read from the files beside it, or else <s>, </s> and <pad>.
+    BOS, EOS and padding are read from the files beside it; the defaults are <s>, </s> and <pad>.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read the file and what lies beside it.
+        """Reads the file and those beside it.
 
-        Raises UserError where one of them cannot be read, does not fit the others, or none names
-        what ends a text and the vocabulary lacks </s>.
+        Raises UserError if one of them cannot be read or contradicts the others, or if no file
+        names the EOS token and the vocabulary lacks </s>.
         """
         path = Path(path)
         vocabulary = read_json_vocabulary(path)
@@ -42,7 +42,7 @@ class JsonTokenizer:
         check_settings(path, beside.unusual & {ADDS_EOS, SPLITS_SPECIAL})
         with understood(path, _KIND):
             tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path, _KIND))
-            # A file may carry the padding and truncation of whoever saved it.
+            # A file may contain the padding and truncation settings of its author.
             tokenizer.no_padding()
             tokenizer.no_truncation()
             # Nor may it cut words by chance, as BPE dropout does.
@@ -55,14 +55,14 @@ class JsonTokenizer:
                 raise UserError(
                     f"{path.parent}: {shown(token.content)} has the id {token.id} in "
                     f"{token.source}, and {found} in the vocabulary, which has no gaps; copy all "
-                    "tokenizer files of one model there"
+                    "tokenizer files from one model"
                 )
         check_needed(path, beside, tokenizer.token_to_id)
         eos_id = tokenizer.token_to_id(beside.eos or "</s>")
         if eos_id is None:
             raise UserError(
-                f"{path}: the vocabulary has no </s>, which ends every answer, and no eos_token is "
-                f"named in {CONFIG_FILE}"
+                f"{path}: no EOS token: the vocabulary has no </s>, and {CONFIG_FILE} names no "
+                "eos_token"
             )
         bos_id = tokenizer.token_to_id(beside.bos or "<s>")
         pad_id = tokenizer.token_to_id(beside.pad or "<pad>")
@@ -83,7 +83,7 @@ class JsonTokenizer:
 
 
 def _add(tokenizer: tokenizers.Tokenizer, beside: SpecialTokens) -> None:
-    """Adds the tokens that other files name, and tells which are left out of decoded text."""
+    """Adds the tokens that other files name, and marks those that decoding omits."""
     missing = [t for t in beside.added.values() if tokenizer.token_to_id(t.content) is None]
     tokenizer.add_tokens(list(map(_in_library, missing)))
     known = tokenizer.get_added_tokens_decoder()

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers (LLaMA's tokenizer.model), with tokens that files beside them add."""
+"""SentencePieceTokenizer: LLaMA's tokenizer.model, with the tokens that files beside it add."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _KIND = "SentencePiece model"
 class SentencePieceTokenizer:
     """LLaMA's tokenizer.model, with the ids of the original's MplugOwlTokenizer (pad is unk).
 
-    Tokens that the files beside it add, or rename to begin or end a text, are read from there
-    (text/special_tokens.py). They are cut out of a text first; each stretch between them is
-    encoded by itself, with a dummy prefix of its own, as the slow tokenizer of 2023 does.
+    The files beside it may add tokens and name other BOS and EOS tokens (text/special_tokens.py).
+    A text is split at these tokens; the text between them is encoded separately, each part with a
+    dummy prefix, like the slow tokenizer of 2023.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read the model file and what lies beside it.
+        """Reads the model file and those beside it.
 
-        Raises UserError where one of them cannot be read, is no such file, or does not fit the
-        others: ids that collide or leave a gap, an end token without id.
+        Raises UserError if one of them cannot be read or contradicts the others: ids that collide
+        or leave a gap, an EOS token without an id.
         """
         path = Path(path)
         processor = _sentencepiece(path)
@@ -69,8 +69,8 @@ class SentencePieceTokenizer:
         eos_id = id_of(beside.eos or own.get("eos", (None,))[0])
         if eos_id is None:
             raise UserError(
-                f"{path}: the SentencePiece model has no end-of-sentence piece (</s>), and no "
-                f"eos_token is named in {CONFIG_FILE}"
+                f"{path}: no EOS token: the SentencePiece model has no </s>, and {CONFIG_FILE} "
+                "names no eos_token"
             )
         bos_id = id_of(beside.bos or own.get("bos", (None,))[0])
         pad_id = id_of(beside.pad)
@@ -92,7 +92,7 @@ class SentencePieceTokenizer:
         self._tokens = Splitter(tokens)
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer. The text between two special strings is encoded as a piece of its own."""
+        """See Tokenizer. The text between two special strings is encoded separately."""
         ids: list[int] = []
         for part in self._tokens.split(text):
             if isinstance(part, AddedToken):
@@ -102,17 +102,17 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """See Tokenizer. Bytes that are not UTF-8 come out as U+FFFD."""
-        stretches: list[list[int]] = [[]]
-        texts: list[str] = []
+        """See Tokenizer. Bytes that are not UTF-8 become U+FFFD."""
+        runs: list[list[int]] = [[]]
+        added: list[str] = []
         for id in map(int, ids):
             if id in self._texts:
-                texts.append(self._texts[id])
-                stretches.append([])
+                added.append(self._texts[id])
+                runs.append([])
             elif 0 <= id < self._num_pieces and id not in self._special:
-                stretches[-1].append(id)
-        words = [self._processor.decode(stretch) if stretch else "" for stretch in stretches]
-        return words[0] + "".join(map(operator.add, texts, words[1:]))
+                runs[-1].append(id)
+        decoded = [self._processor.decode(run) if run else "" for run in runs]
+        return decoded[0] + "".join(map(operator.add, added, decoded[1:]))
 
 
 def _sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -127,14 +127,14 @@ def _sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
 def _own_roles(
     path: Path, processor: sentencepiece.SentencePieceProcessor
 ) -> dict[str, tuple[str, int]]:
-    """The pieces and ids that a model has for "unk", "bos" and "eos"."""
+    """The model's (piece, id) for "unk", "bos" and "eos"."""
     ids = {"unk": processor.unk_id(), "bos": processor.bos_id(), "eos": processor.eos_id()}
     with understood(path, _KIND):
         return {role: (processor.id_to_piece(id), id) for role, id in ids.items() if id >= 0}
 
 
 def _json_tokens(path: Path, num_pieces: int) -> Sequence[AddedToken]:
-    """What a tokenizer.json beside a tokenizer.model adds to it, if it is the same tokenizer."""
+    """The added tokens of a tokenizer.json beside a tokenizer.model, if both have the same size."""
     beside = path.with_name(JSON_FILE)
     if not is_there(beside):
         return ()
@@ -159,7 +159,7 @@ def _check_added(
     processor: sentencepiece.SentencePieceProcessor,
     added: Mapping[str, AddedToken],
 ) -> None:
-    """Raises UserError where added tokens collide with pieces or their ids leave a gap."""
+    """Raises UserError if added tokens collide with pieces or their ids leave a gap."""
     size = expected = processor.get_piece_size()
     for token in added.values():
         written = token.content.replace(" ", SPACE)
@@ -172,8 +172,8 @@ def _check_added(
             wrong = f", but is the piece {own} of {path.name}; give it that id"
         elif token.id >= size and token.id != expected:
             wrong = (
-                f", and no token has the id {expected}; a file is missing, or they are not of one "
-                "model"
+                f", and no token has the id {expected}; a file is missing, or the files are from "
+                "different models"
             )
         elif token.single_word:
             wrong = " and single_word=true, which is not supported; set it to false"
@@ -185,5 +185,5 @@ def _check_added(
 
 
 def _adds_space(processor: sentencepiece.SentencePieceProcessor) -> bool:
-    """Whether a text gets a space put before it."""
+    """Whether the model puts a space before a text."""
     return "".join(processor.encode("a", out_type=str)).startswith(SPACE)

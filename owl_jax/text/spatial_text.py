@@ -1,10 +1,10 @@
-"""Texts that may be false for a mirrored, cut or turned picture: what tells places."""
+"""mentions_place: finds texts that may be false for a mirrored, cropped or rotated image."""
 
 import re
 from string import ascii_lowercase
 
-# What tells_places looks for: first single English words, in lower case. "right" is also "correct",
-# and 左右 "about": in doubt a picture is not mirrored.
+# Single English words, in lower case. "right" also means "correct", and 左右 "about": in doubt an
+# image is not mirrored.
 _SIDES = tuple(
     place + side + ending
     for place in ("", "top", "bottom", "upper", "lower")
@@ -19,7 +19,7 @@ _MORE_SIDES = (
     *("starboard", "larboard", "portside"),
     *("clockwise", "counterclockwise", "anticlockwise"),
 )
-# North and south stay: they are as harmless as top and bottom.
+# A mirror image does not change north and south.
 _COMPASS = tuple(
     half + point + ending
     for half in ("", "north", "south")
@@ -29,8 +29,8 @@ _COMPASS = tuple(
         *("ward", "wards", "bound", "side"),
     )
 )
-# Without "word", "letter", "read" and "say", which prompts are full of ("answer in one word"): see
-# _PHRASES.
+# Without "word", "letter", "read" and "say", which are frequent in prompts ("answer in one word");
+# see _PHRASES.
 _WRITTEN = (
     *("text", "texts", "textual", "ocr", "written", "writing", "handwriting", "handwritten"),
     *("says", "saying", "reads", "spells", "spelled", "spelt", "titled", "title", "captioned"),
@@ -43,9 +43,8 @@ _PLACED = ("bbox", "bboxes", "bounding", "coordinate", "coordinates")
 _WORDS = frozenset(word.encode() for word in _SIDES + _MORE_SIDES + _COMPASS + _WRITTEN + _PLACED)
 _NO_LETTERS_TO_BLANKS = bytes(i if chr(i) in ascii_lowercase else ord(" ") for i in range(256))
 
-# Each of the phrases begins with a letter of its own, not with a class or a group: re then skips
-# to where one may begin, which is ten times as fast; "the" would be too frequent a beginning. The
-# same holds for _CHINESE.
+# Each alternative begins with a literal, not a class or a group: re then skips to the places where
+# one may begin, ten times faster. "the" would begin too often. The same holds for _CHINESE.
 _PHRASES = re.compile(
     "|".join(
         (
@@ -57,13 +56,13 @@ _PHRASES = re.compile(
             *(r"number\s(?:on\s|plate|\d)", r"licen[cs]e\splate"),
             r"d(?:o|oes|id)\s(?:\S+\s){1,6}(?:say|read|spell)(?![a-z])",
             r"</?(?:box|bbox|quad|poly|point|loc)",
-            *('"', "“", "„", "「", "『"),  # what is quoted may be what is written there
+            *('"', "“", "„", "「", "『"),  # a quotation may be text in the image
         )
     )
 )
 # Numbers of boxes and points, as in (12, 30), [[0.1, 0.2, 0.5, 1]] or {<12><30><50><60>}.
-# A run of numbers that nothing closes is passed over whole: begun anew at each of its "<", the
-# search would take quadratic time.
+# A run of numbers without a closing bracket is skipped as a whole: retrying at each of its "<"
+# would take quadratic time.
 _NUMBER = r"-?+\d++(?:\.\d++)?+%?+"
 _NEXT_NUMBER = rf"[\s,，;<>]++{_NUMBER}"
 _NUMBERS = re.compile(
@@ -94,18 +93,17 @@ _CHINESE = re.compile(
 )
 
 
-def tells_places(text: str) -> bool:
-    """Whether a text may be false for the mirror image of its picture, or for a part of it.
+def mentions_place(text: str) -> bool:
+    """Whether a text may be false for its image's mirror image or a crop.
 
-    Covered, in English and Chinese: left and right, senses of rotation, port and starboard, east
-    and west; words about what is written in the picture, and quotations, for letters cannot be
-    read in a mirror; clock times (3:15, at three o'clock); numbers of boxes and points, in
-    brackets or after a mark like <box>. Of other languages only the numbers are. Nor is a
-    picture with letters known by a text that is silent about them.
+    Detected in English and Chinese: left and right, senses of rotation, port and starboard, east
+    and west; words about text in the image, and quotations, because mirrored letters cannot be
+    read; clock times (3:15, at three o'clock). Detected in all languages: coordinates of boxes and
+    points, in brackets or after a mark like <box>. Not detected: letters in the image that the text
+    does not mention.
 
-    The caller passes keep_places=True for such a text: where a thing lies in a crop, or in a
-    turned or sheared picture, is not where it lay. In doubt the answer is yes: "all right", "he
-    left", "he says" and the citation [1, 2] count as well.
+    Callers pass keep_places=True to the augmentation of such an image. False positives are
+    accepted: "all right", "he left", "he says" and the citation [1, 2].
     """
     lower = text.lower()
     words = lower.encode("ascii", "replace").translate(_NO_LETTERS_TO_BLANKS).split()

@@ -1,12 +1,12 @@
-"""What the files beside a tokenizer say: tokens added to it, the roles of tokens, settings.
+"""Reads the files beside a tokenizer: added tokens, the roles of tokens, settings.
 
     tokenizer_config.json    added_tokens_decoder; bos_token, eos_token, ...; settings
     added_tokens.json        {"<|im_end|>": 32000}
     special_tokens_map.json  bos_token, eos_token, ..., each a text or an object with "content"
     tokenizer.json           added_tokens
 
-The forms are transformers', from 2023 until today. Files that contradict each other about the id of
-a token, or about which token begins or ends a text, are refused.
+The formats are transformers', from 2023 until today. Files that contradict each other about the id
+of a token, or about which token begins or ends a text, are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 MAP_FILE = "special_tokens_map.json"
 
-# Settings that change what a text becomes, as `SpecialTokens.unusual` names them.
+# Settings that change a text's ids, as `SpecialTokens.unusual` names them.
 ADDS_EOS = "add_eos_token=true"
 ADDS_NO_SPACE = "add_prefix_space=false"
 SPLITS_SPECIAL = "split_special_tokens=true"
@@ -37,12 +37,12 @@ _Struct = TypeVar("_Struct")
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """All that the files beside a tokenizer say.
+    """The contents of the files beside a tokenizer.
 
-    added: by content, in the order of ids. bos, eos, pad: contents; None where no file names one.
+    added: by content, in the order of ids. bos, eos, pad: contents; None if no file names one.
     special: contents of all tokens with a role. needed: those that must have an id.
     no_bos: no text begins with BOS.
-    unusual: settings of tokenizer_config.json that would change ids and are not the usual ones.
+    unusual: settings of tokenizer_config.json that would change ids.
     """
 
     added: Mapping[str, AddedToken]
@@ -77,11 +77,11 @@ class _Config(_Roles, kw_only=True):
 
 
 def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -> SpecialTokens:
-    """Reads the files in `directory` that are there; each of them may be missing.
+    """Reads the files in `directory`; each is optional.
 
-    from_json: tokens that a tokenizer.json names; the other files come first.
+    from_json: tokens that a tokenizer.json names; the other files take precedence.
 
-    Raises UserError for a file that cannot be read or has values of another type, and for files
+    Raises UserError for a file that cannot be read or has values of the wrong type, and for files
     that contradict each other.
     """
     config = _read(directory / CONFIG_FILE, _Config) or _Config()
@@ -89,7 +89,7 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
     special = frozenset({*_contents(config), *_contents(roles)})
     for name in special:
         if not _is_unicode(name):
-            raise UserError(f"{directory}: the special token {shown(name)} is no text")
+            raise UserError(f"{directory}: the special token {shown(name)} is not valid Unicode")
     from_config = config.added_tokens_decoder or {}
     from_added = _read(directory / ADDED_FILE, dict[str, TokenId]) or {}
     check_count(directory / CONFIG_FILE, len(from_config))
@@ -103,45 +103,45 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
         added=_merged(directory, [*tokens, *from_json]),
         bos=bos,
         eos=eos,
-        # Nothing is trained on or answered with padding, so that files may differ here.
+        # Padding is never trained on or generated, so files may disagree about it.
         pad=_text(config.pad_token) or _text(roles.pad_token),
         special=special,
-        # People's directories name padding that has no id: transformers gives it the next one.
+        # Not pad: users' directories name one without an id, to which transformers gives the next.
         needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
-        # Not add_bos_token: a conversation begins with BOS, whether or not the tokenizer's class
-        # writes it. The original's does not, and whoever calls it does.
+        # add_bos_token does not matter: it tells whether the tokenizer or its caller adds BOS. In
+        # the original it is the caller.
         no_bos=config.bos_token is None and bos is None,
         unusual=frozenset(_unusual(config)),
     )
 
 
 def check_settings(path: Path, unusual: Set[str]) -> None:
-    """Raises UserError for settings that the tokenizer at `path` would have to follow."""
+    """Raises UserError for `unusual` settings, which the tokenizer at `path` does not support."""
     if unusual:
         raise UserError(
-            f"{path.with_name(CONFIG_FILE)}: {listed(sorted(unusual))} would change what a text "
-            "becomes and is not supported; set it back if the model was not trained so"
+            f"{path.with_name(CONFIG_FILE)}: {listed(sorted(unusual))} would change token ids and "
+            "is not supported; remove it if the model was trained without it"
         )
 
 
 def check_needed(path: Path, beside: SpecialTokens, id_of: Callable[[str], int | None]) -> None:
-    """Raises UserError where a token with a role has no id in the tokenizer at `path`."""
+    """Raises UserError if a token with a role has no id in the tokenizer at `path`."""
     for name in sorted(beside.needed):
         if id_of(name) is None:
             raise UserError(
-                f"{path.parent}: {shown(name)} is named as a special token and has no id: it is "
-                f"neither in {path.name} nor added in {CONFIG_FILE} or added_tokens.json"
+                f"{path.parent}: the special token {shown(name)} has no id: it is neither in "
+                f"{path.name} nor added in {CONFIG_FILE} or {ADDED_FILE}"
             )
 
 
 def _read(path: Path, form: type[_Struct]) -> _Struct | None:
-    """A JSON file as a `form`; None where there is no such file."""
+    """A JSON file as a `form`; None if the file is missing."""
     if not is_there(path):
         return None
     values = read_json(path)
     try:
         return msgspec.convert(values, form, str_keys=True)
-    # Also for half a character, which JSON can spell: no ValidationError.
+    # A lone surrogate raises ValueError, not ValidationError.
     except ValueError as error:
         raise UserError(
             f"{path}: {one_line(error)}; mend the value or copy the file again"
@@ -149,7 +149,7 @@ def _read(path: Path, form: type[_Struct]) -> _Struct | None:
 
 
 def _merged(directory: Path, tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
-    """Tokens by content, in the order of ids; what an earlier file says of a token counts."""
+    """Tokens by content, in the order of ids; an earlier file takes precedence."""
     by_content: dict[str, AddedToken] = {}
     by_id: dict[int, AddedToken] = {}
     for token in tokens:
@@ -185,7 +185,7 @@ def _role(directory: Path, config: _Config, roles: _Roles, name: str) -> str | N
 
 
 def _text(name: Any) -> str | None:
-    """A token's content; old files write "" for a token that they do not know."""
+    """A token's content; old files write "" for a missing token."""
     content = name.content if isinstance(name, TokenFields) else name
     return content if isinstance(content, str) and content else None
 
@@ -198,7 +198,7 @@ def _contents(roles: _Roles) -> Iterator[str]:
 
 
 def _more(roles: _Roles) -> Iterator[str]:
-    """The contents of the special tokens that begin or end nothing."""
+    """The contents of the additional special tokens."""
     for more in (roles.additional_special_tokens, roles.extra_special_tokens):
         yield from filter(None, map(_text, more.values() if isinstance(more, dict) else more or ()))
 
@@ -217,7 +217,7 @@ def _unusual(config: _Config) -> Iterator[str]:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for half a character, which JSON can spell and no tokenizer takes."""
+    """False for a lone surrogate, which JSON can express and no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,10 +1,9 @@
-"""Words to token ids and back, for the two language models: SentencePiece (LLaMA) and a
-tokenizer.json (BLOOM).
+"""Tokenizers: SentencePiece (LLaMA) and tokenizer.json (BLOOM); loading, streaming, training.
 
-SentencePiece is called directly, because the released models were trained with the 2023 "slow"
-tokenizer, and the newer ones split leading spaces and special strings in another way. Every call of
-`encode` is one piece of text with a dummy prefix of its own: joining two encodings is not the
-encoding of the joined text, and owl_jax/text/conversation.py relies on where it is cut.
+SentencePiece is called directly: the released models were trained with the "slow" tokenizer of
+2023, and newer ones split leading spaces and special strings differently. Every call of `encode`
+adds a dummy prefix: the encodings of two parts are not the encoding of the whole text, and
+text/conversation.py relies on that.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 
 
 class Tokenizer(Protocol):
-    """What the package asks of a tokenizer. Both classes below can be pickled (data workers)."""
+    """The interface of a tokenizer. Implementations can be pickled, for data workers."""
 
     bos_id: int | None
     eos_id: int
@@ -33,32 +32,32 @@ class Tokenizer(Protocol):
     vocab_size: int
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no BOS or EOS added; special strings in it ("</s>") become their ids."""
+        """Ids of `text` without BOS or EOS; special strings in it ("</s>") become their ids."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, without special ids and ids that name no piece (media, spare rows)."""
+        """Text of `ids`, without special ids and those of no piece (media, unused embeddings)."""
         ...
 
 
 class StreamDecoder:
-    """Text of an answer as its ids arrive: all that push and finish return joins to `decode`."""
+    """Streams an answer's text: the results of push and finish, joined, equal `decode`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Start an answer."""
+        """Starts an answer."""
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._sent = 0
 
     def push(self, token_id: int) -> str:
-        """Text that `token_id` adds; "" while the bytes so far end inside a character."""
+        """The text that `token_id` adds; "" while a character is incomplete."""
         self._ids.append(int(token_id))
-        # All ids are decoded again: the first space of the whole is dropped, others are not, and
-        # for answers of thousands of tokens this is still small beside one step of the model.
+        # Decode all ids again: only the first space of the whole is dropped. Even for thousands of
+        # tokens this is cheap beside one step of the model.
         return self._send(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
 
     def finish(self) -> str:
-        """Text held back until now; incomplete characters come out as U+FFFD."""
+        """The remaining text; an incomplete character becomes U+FFFD."""
         return self._send(self._tokenizer.decode(self._ids))
 
     def _send(self, text: str) -> str:
@@ -75,7 +74,7 @@ def has_tokenizer(directory: Path) -> bool:
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a model directory: tokenizer.model, or else tokenizer.json.
 
-    Raises UserError where neither file is there or the one found cannot be read.
+    Raises UserError if neither exists or the one found cannot be read.
     """
     directory = Path(directory)
     if is_there(directory / SENTENCEPIECE_FILE):
@@ -89,9 +88,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, size: int, source: str | Path) -> None:
-    """Raises UserError for a tokenizer with ids that a model of `size` words does not have.
+    """Raises UserError for a tokenizer with ids beyond a model's vocabulary of `size`.
 
-    source: where the tokenizer is from, for the message.
+    source: the tokenizer's origin, for the message.
     """
     if tokenizer.vocab_size > size:
         raise UserError(
@@ -103,13 +102,13 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, source: str | Path) -> Non
 def train_sentencepiece(
     texts: Iterable[str], vocab_size: int, target: Path, whole: Sequence[str] = ()
 ) -> None:
-    """Train a small LLaMA-like tokenizer on `texts` and write it to the file `target`.
+    """Trains a small LLaMA-like tokenizer on `texts` and writes it to the file `target`.
 
-    whole: strings that become one piece each, however long.
+    whole: strings that become one piece each, of any length.
 
     BPE with byte fallback, single digits, identity normalisation and dummy prefix; unk 0, bos 1,
-    eos 2, no pad. The same texts give the same file. Raises UserError where `vocab_size` does not
-    suit the texts (3 special and 256 byte pieces and every character must fit in it).
+    eos 2, no pad. Deterministic. Raises UserError if `vocab_size` does not suit the texts: it must
+    hold 3 special pieces, 256 byte pieces and every character.
     """
     model = io.BytesIO()
     try:
@@ -129,13 +128,13 @@ def train_sentencepiece(
             eos_id=2,
             pad_id=-1,
             user_defined_symbols=[text.replace(" ", SPACE) for text in whole],
-            # Longer lines would be left out without a word.
+            # SentencePiece silently skips longer lines.
             max_sentence_length=1 << 20,
             num_threads=1,
             minloglevel=2,
         )
     except RuntimeError as error:
-        # After the place in the library's source and the condition that failed.
+        # The reason follows a source location and the failed condition.
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
         raise UserError(f"no tokenizer of {vocab_size} pieces for these texts: {reason}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,5 +142,5 @@ def train_sentencepiece(
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines, so that no piece is learned with a newline in it: that stays <0x0A>, as in LLaMA."""
+    """The lines of texts: no piece may contain a newline, which is <0x0A> as in LLaMA."""
     return (line for text in texts for line in text.split("\n") if line)

@@ -1,4 +1,4 @@
-"""Tokenizer files as they lie in a directory: read, checked, their damage told in one line."""
+"""Reads and checks tokenizer files; reports damage in one line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ from owl_jax.text.added_tokens import AddedToken
 
 JSON_FILE = "tokenizer.json"
 
-# What any text may hold: letters, digits, spaces, and characters that no vocabulary has.
+# A text to test a tokenizer: letters, digits, spaces, and characters in no vocabulary.
 PROBE = "An owl,  12\n\U00012000\U000f0000"
 
-# Of a tokenizer file: the largest released ones are below 40 MiB.
-_LARGEST_FILE = 1 << 28
-
-# Of tokens added to a vocabulary: models with the most have some ten thousand.
-_MOST_ADDED = 1 << 17
+_MAX_FILE_BYTES = 1 << 28  # the largest released files are below 40 MiB
+_MAX_ADDED_TOKENS = 1 << 17  # some released models add about ten thousand
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
@@ -41,7 +38,7 @@ class TokenFields(msgspec.Struct):
     normalized: bool = True
 
     def added(self, id: int, source: str) -> AddedToken:
-        """As what it is, with the file that says so."""
+        """The AddedToken. source: the file that names it."""
         return AddedToken(
             self.content,
             id,
@@ -69,7 +66,7 @@ class _JsonFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class JsonVocabulary:
-    """What a tokenizer.json holds, read without the library. pieces: those of its model."""
+    """The vocabulary of a tokenizer.json, read without the library. pieces: its model's."""
 
     pieces: Set[str]
     added: Sequence[AddedToken]
@@ -103,25 +100,25 @@ def read_json_vocabulary(path: Path) -> JsonVocabulary:
 
 
 def check_count(path: Path, added: int) -> None:
-    """Raises UserError for a file that adds more tokens than any vocabulary has use for."""
-    if added > _MOST_ADDED:
-        raise UserError(f"{path}: {added:,} added tokens; expected at most {_MOST_ADDED:,}")
+    """Raises UserError for a file with an absurd number of added tokens."""
+    if added > _MAX_ADDED_TOKENS:
+        raise UserError(f"{path}: {added:,} added tokens; expected at most {_MAX_ADDED_TOKENS:,}")
 
 
 def read_file(path: Path, kind: str) -> bytes:
-    """The bytes of a tokenizer file. Raises UserError where it cannot be read."""
+    """The bytes of a tokenizer file. Raises UserError if it cannot be read."""
     try:
         with open_regular(path) as file:
-            data = file.read(_LARGEST_FILE + 1)
+            data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > _LARGEST_FILE:
-        raise UserError(f"{path}: over {_LARGEST_FILE >> 20} MiB; not a readable {kind}")
+    if len(data) > _MAX_FILE_BYTES:
+        raise UserError(f"{path}: over {_MAX_FILE_BYTES >> 20} MiB; not a readable {kind}")
     return data
 
 
 def unreadable(path: Path, kind: str) -> UserError:
-    """For a tokenizer file that a library does not understand."""
+    """The error for a tokenizer file that a library cannot parse."""
     return UserError(
         f"{path}: not a readable {kind}; an interrupted download or a Git LFS pointer? "
         "Copy the file again"
@@ -129,18 +126,18 @@ def unreadable(path: Path, kind: str) -> UserError:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a directory lists a name, whatever is behind it: also a link that leads nowhere."""
-    return os.path.lexists(path)  # False also where the directory may not be looked into
+    """Whether a path exists, also as a broken link; False in a directory without permission."""
+    return os.path.lexists(path)
 
 
 @contextmanager
 def understood(path: Path, kind: str) -> Iterator[None]:
-    """One line for whatever a library says of a damaged file."""
+    """Turns any exception of a library about a damaged file into a UserError of one line."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    # A panic of tokenizers is no Exception; an error of SentencePiece may be no UTF-8.
+    # A panic of tokenizers is not an Exception; an error of SentencePiece may not be UTF-8.
     except BaseException as error:
         raise unreadable(path, kind) from error
 

@@ -192,7 +192,7 @@ def test_clips_vision_tower_alone_and_in_its_model(tmp_path):
         assert opened.config.vision == golden.model(golden.LLAMA)[0].vision
         assert_same_tree(_read(opened), expected)
     directories.change_config(tmp_path / "alone", hidden_act="gelu")
-    with pytest.raises(UserError, match="hidden_act 'gelu'"):
+    with pytest.raises(UserError, match="hidden_act is 'gelu'"):
         open_any(tmp_path / "alone")
     strange = directories.write_clip(tmp_path / "strange", pooler=np.ones(2, np.float32))
     with pytest.raises(UserError, match="unexpected: pooler"):

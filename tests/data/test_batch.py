@@ -141,7 +141,7 @@ def test_more_pictures_than_slots_are_refused():
 
 
 def test_a_broken_span_is_refused():
-    with pytest.raises(ValueError, match="row 0 has 1 positions of media id -1"):
+    with pytest.raises(ValueError, match="sequence 0 has 1 tokens of media id -1"):
         collate([[example([1, -1, 3, 2], [2], images=[1])]], SHAPE)
 
 

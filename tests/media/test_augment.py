@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn, what a draw does to pixels, and which texts forbid it to move."""
+"""Augmentation: the distribution of draws, their effect on pixels, and keep_places."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def operated(picture, *operations) -> np.ndarray:
 
 
 def shares(draw) -> tuple[float, float]:
-    """Share of the picture's area, and width / height of the crop."""
+    """The crop's fraction of the image's area, and its width / height."""
     left, upper, right, lower = draw.box
     width, height = draw.picture
     return (right - left) * (lower - upper) / (width * height), (right - left) / (lower - upper)
@@ -46,7 +46,7 @@ def test_everything_off_is_preprocess_image():
     np.testing.assert_array_equal(pixels, [preprocess_image(frame, SIZE) for frame in frames])
 
 
-def test_crop_is_cut_before_it_is_resized():
+def test_crop_precedes_resizing():
     picture = noise()
     draw = Draw(picture.size, (7, 5, 47, 40))
     expected = picture.crop((7, 5, 47, 40)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -114,13 +114,13 @@ def test_tiny_pictures_give_a_square():
         np.testing.assert_array_equal(pixels, np.full((1, SIZE, SIZE, 3), (9, 8, 7)))
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_flipped():
     flips = [draw.flip for draw in draws(Augmentation())]
     assert 0.46 < np.mean(flips) < 0.54
     assert not any(draw.flip for draw in draws(Augmentation(flip=False)))
 
 
-def test_mirrored_pixels():
+def test_flipped_pixels():
     picture = noise()
     mirrored = Draw(picture.size, (0, 0, *picture.size), flip=True).apply([picture], SIZE)[0]
     np.testing.assert_array_equal(mirrored, preprocess_image(picture, SIZE)[:, ::-1])
@@ -179,7 +179,7 @@ def test_rand_augment_magnitudes_are_the_originals():
             assert 0.3 < (values > 0).mean() < 0.7
 
 
-def test_operations_that_leave_a_picture():
+def test_operations_that_change_nothing():
     picture = noise()
     square = preprocess_image(picture, SIZE)
     moving = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -244,13 +244,13 @@ def test_operations_run_in_order():
     np.testing.assert_array_equal(one, operated(first, ("ShearX", 0.21)))
 
 
-def test_nothing_moves_where_places_are_kept():
+def test_keep_places_moves_nothing():
     found = draws(Augmentation(rand_augment=True), keep_places=True)
     assert {draw.box for draw in found} == {(0, 0, 640, 480)}
     assert not any(draw.flip for draw in found)
     names = {name for draw in found for name, _ in draw.operations}
     assert names == {"Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness"}
-    # Colours change as often as for other texts: half of the operations are left out, not replaced.
+    # Colour operations stay as frequent: the others are dropped, not replaced.
     assert np.mean([len(draw.operations) for draw in found]) == pytest.approx(0.5, abs=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Videos are shown as their files say: turned, mirrored, and on white behind transparency."""
+"""Display matrices rotate and flip frames; transparent frames are on white."""
 
 import io
 import struct
@@ -67,7 +67,7 @@ def test_every_orientation_of_a_display_matrix_is_applied(movie, matrix, shown):
 
 @pytest.mark.parametrize(("matrix", "shown"), ORIENTATIONS)
 @pytest.mark.parametrize("about", [(0.7, 0.7), (3.0, 0.2)])
-def test_scaled_and_leaning_matrices_are_the_nearest_orientation(matrix, shown, about):
+def test_scaled_and_sheared_matrices_give_the_nearest_orientation(matrix, shown, about):
     lean = np.array([[1, 0.3], [-0.2, 1]]) * about
     a, b, c, d = np.round((lean @ np.reshape(matrix, (2, 2))).ravel() * ONE).astype(int).tolist()
     values = struct.pack("=9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -78,7 +78,7 @@ def test_scaled_and_leaning_matrices_are_the_nearest_orientation(matrix, shown, 
 @pytest.mark.parametrize(
     "matrix", [(0, 0, 0, 0), (ONE, ONE, 0, 0), (5, 5, 5, 5), (2**31 - 1,) * 4, (0, 0, 0, ONE)]
 )
-def test_matrix_that_shows_nothing_changes_nothing(movie, matrix):
+def test_singular_matrix_changes_nothing(movie, matrix):
     frames = load_frames(with_matrix(movie, *matrix), 1)
     np.testing.assert_array_equal(np.asarray(frames[0]), np.asarray(load_frames(movie, 1)[0]))
     picture = Image.fromarray(CORNERS)
@@ -86,7 +86,7 @@ def test_matrix_that_shows_nothing_changes_nothing(movie, matrix):
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270, -90])
-def test_a_turn_alone_as_a_matrix(degrees):
+def test_rotation_matrix(degrees):
     picture = Image.fromarray(CORNERS)
     turned = apply_display_matrix(picture, rotation_matrix(degrees))
     np.testing.assert_array_equal(np.asarray(turned), np.rot90(CORNERS, degrees // 90))
@@ -139,7 +139,7 @@ def test_orientation_of_a_photograph_given_as_a_video():
     assert np.abs(frame - CORNERS.transpose(1, 0, 2)).mean() < 4
 
 
-def test_cover_of_a_song_is_no_video():
+def test_cover_art_is_not_a_video():
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp3") as container:
         sound = container.add_stream("libmp3lame", rate=44_100, layout="mono")

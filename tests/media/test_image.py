@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def png(width, height, bits=8, colour_type=2, pixels=b"") -> bytes:
-    """A PNG as its header claims; without pixels, its size is a lie."""
+    """A PNG with this header and no pixels."""
 
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -51,7 +51,7 @@ def png(width, height, bits=8, colour_type=2, pixels=b"") -> bytes:
 
 
 def tiff_16_bit() -> bytes:
-    """Two RGB pixels of 16 bits a channel, which Pillow reads but does not write."""
+    """Two RGB pixels with 16 bits per channel, which Pillow reads but does not write."""
     longs = {256: 2, 257: 1, 258: 122, 259: 1, 262: 2, 273: 128, 277: 3, 278: 1, 279: 12}
     entries = b"".join(
         struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, value)
@@ -67,7 +67,7 @@ def animation(kind) -> bytes:
 
 
 class Part:
-    """What a source gives for a file within another."""
+    """A Part: a file inside another."""
 
     def __init__(self, data: bytes):
         self.data = data
@@ -127,7 +127,7 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path):
             np.testing.assert_array_equal(np.asarray(loaded), np.asarray(image))
 
 
-def test_loaded_picture_outlives_its_file_and_is_no_alias(tmp_path):
+def test_loaded_image_outlives_its_file_and_is_a_copy(tmp_path):
     path = tmp_path / "a.jpg"
     gradient().save(path)
     loaded = load_image(path)
@@ -265,7 +265,7 @@ def test_other_objects_are_refused(source):
         load_image(source)
 
 
-def test_nameless_pictures_are_told_by_their_place():
+def test_unnamed_images_are_identified_by_where():
     with pytest.raises(UserError, match=r"^message 2: the picture: has no pixels"):
         load_image(Image.new("RGB", (0, 4)), "message 2")
     with pytest.raises(UserError, match=r"^the picture: not a picture"):
@@ -293,7 +293,7 @@ def test_several_frames_are_refused_on_demand(kind):
     assert load_image(encoded(gradient(), kind), unusual="refuse").size == (40, 30)
 
 
-def test_previews_of_a_camera_are_no_animation():
+def test_previews_of_a_camera_are_not_an_animation():
     data = encoded(gradient(), "MPO", save_all=True, append_images=[gradient(8, 8)])
     assert load_image(data, unusual="refuse").size == (40, 30)
 
@@ -341,7 +341,7 @@ def test_shrinking_stops_before_the_square(tmp_path):
     sizes = {None: (640, 480), 300: (640, 480), 240: (320, 240), 100: (160, 120), 7: (80, 60)}
     for shrink_to, size in sizes.items():
         assert load_image(data, shrink_to=shrink_to).size == size
-    # Only JPEG is stored in a way that allows it.
+    # Only JPEG can be decoded at a reduced size.
     assert load_image(encoded(gradient(640, 480), "PNG"), shrink_to=7).size == (640, 480)
 
 
@@ -354,6 +354,6 @@ def test_shrunk_picture_gives_nearly_the_same_square():
     assert 0 < np.abs(shrunk - whole).max() <= 8 and np.abs(shrunk - whole).mean() < 1
 
 
-def test_cut_jpeg_is_damaged_when_shrunk_as_well():
+def test_truncated_jpeg_is_damaged_when_shrunk_too():
     data = encoded(gradient(640, 480), "JPEG")
     assert reason_of(data[: len(data) // 2], shrink_to=56) == "damaged picture"

@@ -1,4 +1,4 @@
-"""Good pixels are read whatever state the metadata is in; the orientation is read alone."""
+"""Damaged metadata does not prevent reading the pixels or the orientation."""
 
 import io
 import re
@@ -147,7 +147,7 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-def test_broken_chunks_of_a_png_are_passed_over(name):
+def test_broken_chunks_of_a_png_are_ignored(name):
     assert difference(png(UPRIGHT, [CHUNKS[name]]), UPRIGHT) == 0
     assert difference(png(UPRIGHT, after=[CHUNKS[name]]), UPRIGHT) == 0
 
@@ -181,7 +181,7 @@ SEGMENTS = {
 
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_broken_segments_of_a_jpeg_are_passed_over(name):
+def test_broken_segments_of_a_jpeg_are_ignored(name):
     source = encoded(UPRIGHT, "JPEG")
     marker, content = SEGMENTS[name]
     segment = bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
@@ -195,14 +195,14 @@ def test_orientation_survives_a_broken_segment():
     assert difference(broken, UPRIGHT) < 4
 
 
-def test_broken_chunks_of_a_webp_are_passed_over():
+def test_broken_chunks_of_a_webp_are_ignored():
     pixels = encoded(UPRIGHT, "WEBP", lossless=True)[12:]
     flags = b"VP8X" + struct.pack("<I", 10) + b"\x2c\0\0\0\x0f\0\0\x0b\0\0"
     body = b"WEBP" + flags + pixels + b"EXIF" + struct.pack("<I", 9999) + b"abc"
     assert difference(b"RIFF" + struct.pack("<I", len(body)) + body, UPRIGHT) == 0
 
 
-def test_broken_exif_of_an_avif_is_passed_over():
+def test_broken_exif_of_an_avif_is_ignored():
     block = exif(orientation(), (271, 2, 4, b"Owl\0"))
     source = encoded(TURNED, "AVIF", quality=100, subsampling="4:4:4", exif=block)
     assert difference(source, UPRIGHT) < 12

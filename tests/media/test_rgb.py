@@ -1,4 +1,4 @@
-"""What is transparent is on white, however a file says so; what is opaque is Pillow's RGB."""
+"""Transparent pixels become white in every format; opaque images equal Pillow's RGB."""
 
 import io
 import struct
@@ -151,7 +151,7 @@ def test_alpha_of_a_bmp_counts_unless_all_of_it_is_zero():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "L", "RGB", "P", "1", "CMYK"])
-def test_what_is_opaque_is_bit_by_bit_what_pillow_gives(mode):
+def test_opaque_images_equal_pillows(mode):
     picture = Image.fromarray(COLOURS).convert("P" if mode == "PA" else mode)
     if mode == "PA":
         picture.putalpha(255)
@@ -159,7 +159,7 @@ def test_what_is_opaque_is_bit_by_bit_what_pillow_gives(mode):
     np.testing.assert_array_equal(np.asarray(load_image(picture)), expected)
 
 
-def test_the_square_is_made_of_what_is_shown():
+def test_the_square_is_resized_after_compositing():
     """A logo on transparency, whose hidden colour is black, has no dark rim."""
     logo = np.zeros((40, 40, 4), np.uint8)
     logo[10:30, 10:30] = (250, 200, 150, 255)
@@ -173,7 +173,7 @@ def camera_raw(**tags) -> bytes:
     )
 
 
-def test_preview_in_a_cameras_raw_file_is_not_taken_for_the_picture():
+def test_preview_in_a_cameras_raw_file_is_not_used():
     for source in (camera_raw(t50706=b"\1\4\0\0"), camera_raw(t254=1, t330=8)):
         with pytest.raises(BadData, match="a camera's raw photograph") as error:
             load_image(source)
@@ -184,7 +184,7 @@ def test_preview_in_a_cameras_raw_file_is_not_taken_for_the_picture():
 def test_deep_jpeg_2000_is_unusual():
     grey = encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "JPEG2000")
     colours = bytearray(encoded(RGBA.convert("RGB"), "JPEG2000", no_jp2=True))
-    colours[42] = 15  # the bits of red, less one
+    colours[42] = 15  # the bits of red, minus one
     for source in (grey, bytes(colours)):
         with pytest.raises(BadData) as error:
             load_image(source, unusual="refuse")

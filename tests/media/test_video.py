@@ -14,7 +14,7 @@ from owl_jax.media.video import frame_indices, load_frames, load_video
 
 ARRAYS = np.load(Path(__file__).parents[1] / "goldens" / "case07_image_preprocess" / "outputs.npz")
 SIZE = 16
-STEP = 5  # grey levels from one frame to the next: a frame tells its number
+STEP = 5  # grey levels from one frame to the next: they encode its index
 
 
 def pictures(count) -> list[Image.Image]:
@@ -26,7 +26,7 @@ def choose_six(count) -> list[int]:
 
 
 def numbers(frames) -> list[int]:
-    """The number of each frame, read from its grey level."""
+    """The index of each frame, from its grey level."""
     return [round(float(frame.mean()) / STEP) for frame in frames]
 
 
@@ -38,7 +38,7 @@ def reason_of(source, **options) -> str:
 
 
 class Part:
-    """What a source gives for a file within another."""
+    """A Part: a file inside another."""
 
     def __init__(self, path):
         self.path = path
@@ -51,7 +51,7 @@ class Part:
 
 
 def write_video(path, count, codec="libx264", pixel_format="yuv420p", gop=7) -> Path:
-    """A file with key frames every `gop` frames and, where the codec has them, B-frames."""
+    """A file with a key frame every `gop` frames and, if the codec supports them, B-frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 24, pixel_format
@@ -102,7 +102,7 @@ def test_file_gives_the_chosen_frames(tmp_path, name, codec, pixel_format):
         assert numbers(frames) == frame_indices(41, num_frames)
 
 
-def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+def test_colon_in_a_name_is_not_a_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "take:2.mp4", 9)
     assert numbers(load_video("take:2.mp4", 2, SIZE)) == frame_indices(9, 2)
@@ -120,14 +120,14 @@ def test_seeking_gives_the_pixels_of_decoding_in_order(tmp_path, name):
 
 # A raw stream has no time stamps; in a transport stream FFmpeg's seek lands behind the key frame.
 @pytest.mark.parametrize("name", ["raw.h264", "a.ts"])
-def test_file_that_cannot_be_sought_is_decoded_in_order(tmp_path, name):
+def test_unseekable_file_is_decoded_in_order(tmp_path, name):
     path = write_video(tmp_path / name, 41)
     assert read_by_seeking(path, choose_six) == []
     assert numbers(load_video(path, 6, SIZE)) == frame_indices(41, 6)
 
 
-def test_frames_that_are_not_wanted_are_not_decoded(tmp_path):
-    """Where every frame is a key frame, a damaged one hurts only those who want it."""
+def test_other_frames_are_not_decoded(tmp_path):
+    """If every frame is a key frame, a damaged one only matters if it is chosen."""
     path = write_video(tmp_path / "a.avi", 30, "mjpeg", "yuvj420p")
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -144,12 +144,12 @@ def test_frames_that_are_not_wanted_are_not_decoded(tmp_path):
 
 def test_rotation_of_a_phone_video_is_applied(tmp_path):
     path = tmp_path / "phone.mp4"
-    lying = np.zeros((24, 32, 3), np.uint8)
-    lying[:, 16:] = 250  # right half bright
+    stored = np.zeros((24, 32, 3), np.uint8)
+    stored[:, 16:] = 250  # right half bright
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, format="rgb24")))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
         container.mux(stream.encode())
     # The track header's matrix for "turn a quarter clockwise to show" (ISO 14496-12, tkhd).
     content = bytearray(path.read_bytes())
@@ -161,7 +161,7 @@ def test_rotation_of_a_phone_video_is_applied(tmp_path):
     assert frame[SIZE - 3 :].mean() > 200 > 50 > frame[:3].mean()
 
 
-def test_folder_is_in_natural_order_and_other_files_are_passed_over(tmp_path):
+def test_folder_is_in_natural_order_and_other_files_are_ignored(tmp_path):
     for number, picture in enumerate(pictures(12)):
         picture.save(tmp_path / f"Frame{number}.{'PNG' if number % 2 else 'png'}")
     (tmp_path / "notes.txt").write_text("no frame")
@@ -191,7 +191,7 @@ def test_list_of_pictures_equals_the_pictures():
     np.testing.assert_array_equal(frames, singles)
 
 
-def test_one_picture_is_a_video_that_stands_still(tmp_path):
+def test_one_image_is_a_still_video(tmp_path):
     pictures(4)[3].save(tmp_path / "still.gif")
     pictures(4)[3].save(tmp_path / "still.bmp")
     for source in (tmp_path / "still.gif", tmp_path / "still.bmp", pictures(4)[3:]):
@@ -269,16 +269,16 @@ def test_bytes_and_parts_give_what_the_file_gives(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
-def test_animation_is_told_by_its_bytes(tmp_path, suffix):
+def test_animation_is_detected_from_its_bytes(tmp_path, suffix):
     path = tmp_path / "named.mp4"
     first, *rest = pictures(11)
     first.save(path, suffix, save_all=True, append_images=rest, lossless=True)
     for source in (path, path.read_bytes(), Part(path)):
-        # That a video moves is not unusual.
+        # An animation is not unusual.
         assert numbers(load_video(source, 4, SIZE, unusual="refuse")) == frame_indices(11, 4)
 
 
-def test_video_is_told_by_its_bytes_whatever_its_name(tmp_path):
+def test_video_is_detected_from_its_bytes_not_its_name(tmp_path):
     path = write_video(tmp_path / "a.mp4", 9).rename(tmp_path / "a.gif")
     assert numbers(load_video(path, 2, SIZE)) == frame_indices(9, 2)
 
@@ -337,8 +337,8 @@ def test_every_failure_has_its_reason(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {})])
-def test_video_that_was_cut_short_is_not_taken_for_a_shorter_one(tmp_path, suffix, options):
-    """These say at their head how long they are; FFmpeg gives the frames that are left."""
+def test_truncated_video_is_damaged(tmp_path, suffix, options):
+    """Their headers have the duration; FFmpeg returns the remaining frames."""
     path, noise = tmp_path / f"a.{suffix}", np.random.default_rng(0)
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=10)
@@ -350,7 +350,9 @@ def test_video_that_was_cut_short_is_not_taken_for_a_shorter_one(tmp_path, suffi
     assert load_video(path, 4, SIZE).shape == (4, SIZE, SIZE, 3)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
-    with pytest.raises(BadData, match=rf"a\.{suffix}: cut short: 4\.1 s, of which 2") as error:
+    with pytest.raises(
+        BadData, match=rf"a\.{suffix}: cut short: 2\.\d s are left of 4\.1"
+    ) as error:
         load_video(path, 4, SIZE)
     assert error.value.reason == "damaged video"
 
@@ -372,7 +374,7 @@ def test_frames_too_large_are_refused_by_the_header(tmp_path):
         "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 5004 RTP/AVP 96\n",
     ],
 )
-def test_video_is_its_file_and_no_other(tmp_path, playlist):
+def test_video_cannot_open_other_files(tmp_path, playlist):
     write_video(tmp_path / "a.mp4", 9)
     path = tmp_path / "list.mp4"
     path.write_text(playlist)
@@ -382,7 +384,7 @@ def test_video_is_its_file_and_no_other(tmp_path, playlist):
         assert error.value.reason == "not a video"
 
 
-def test_signs_in_a_name_are_no_pattern(tmp_path):
+def test_special_characters_in_a_name_are_not_a_pattern(tmp_path):
     pictures(8)[7].save(tmp_path / "f%d.jpg")
     pictures(2)[1].save(tmp_path / "f1.jpg")
     assert numbers(load_video(tmp_path / "f%d.jpg", 2, SIZE)) == [7, 7]

@@ -14,17 +14,17 @@ STACKED = jax.tree.map(lambda *layers: jnp.stack(layers), *LAYERS)
 
 
 @pytest.mark.parametrize("cache", [STACKED, tuple(LAYERS)], ids=["stacked", "unrolled"])
-def test_room_is_zeros_after_the_slots(cache):
-    roomy = with_room(cache, 2)
-    assert jax.tree.structure(roomy) == jax.tree.structure(cache)
-    for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(roomy), strict=True):
+def test_new_slots_are_zeros_at_the_end(cache):
+    extended = with_room(cache, 2)
+    assert jax.tree.structure(extended) == jax.tree.structure(cache)
+    for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(extended), strict=True):
         np.testing.assert_array_equal(new[..., :3, :], old)
         np.testing.assert_array_equal(new[..., 3:, :], np.zeros((*old.shape[:-2], 2, 4)))
 
 
 @pytest.mark.parametrize("cache", [STACKED, tuple(LAYERS)], ids=["stacked", "unrolled"])
-def test_write_changes_its_slots_and_nothing_else(cache):
-    """Two positions from slot 1 on, in the cache's dtype."""
+def test_write_changes_only_its_slots(cache):
+    """Two tokens from slot 1 on, in the cache's dtype."""
     narrow = jax.tree.map(lambda layers: layers.astype(jnp.bfloat16), cache)
     new = jax.tree.map(lambda layers: 10 * layers[..., :2, :], cache)
     written = write(narrow, new, jnp.asarray(1))

@@ -33,7 +33,7 @@ def test_norms_compute_in_float32_and_cast_back(norm):
 
 
 def test_projection_contracts_and_produces_several_axes():
-    """[2, 3] in, [2] out: as a matrix of six rows."""
+    """[2, 3] in, [2] out: equals a matrix with six rows."""
     layer = Projection({"heads": 2, "kv": 3}, {"embed": 2}, use_bias=True)
     kernel = jnp.arange(12.0).reshape(2, 3, 2)
     params = {"kernel": kernel, "bias": jnp.asarray([100.0, 200.0])}

@@ -1,4 +1,4 @@
-"""LoRA: the identity at start, the same merged and apart, and nothing else touched."""
+"""LoRA: a new adapter changes nothing, merged equals unmerged, and no other weight changes."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ WORDS = np.array([[1, 20, 30, 40, 50, 60], [1, 25, 35, 45, 55, 65]])
 
 @functools.cache
 def _adapted(case, rank=4):
-    """The config of a case with an adapter on every projection, its base and fresh factors."""
+    """The config of a case with an adapter on every projection, its base and new factors."""
     config, params = golden.model(case)
     config = dataclasses.replace(config, lora=LoraConfig(rank, 8.0, 0.0, EVERYWHERE[case]))
     make = jax.jit(lambda key: nn.meta.unbox(init_params(config, Compute(), key)["lora"]))
@@ -37,7 +37,7 @@ def _adapted(case, rank=4):
 
 
 def _trained(factors):
-    """Factors as after a training: B is no longer zero."""
+    """Factors as after training: B is not zero."""
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: x + random.normal(0, 0.05, x.shape).astype(np.float32), factors)
 
@@ -51,7 +51,7 @@ def _logits(config, params, llm=None, lora=None):
 
 
 @pytest.mark.parametrize("case", EVERYWHERE)
-def test_fresh_adapter_changes_nothing(case):
+def test_new_adapter_changes_nothing(case):
     config, params, factors = _adapted(case)
     np.testing.assert_array_equal(
         _logits(config, params, lora=factors), _logits(config, params, llm=params["llm"])
@@ -69,7 +69,7 @@ def test_merged_equals_unmerged(case):
     assert np.linalg.norm(merged - base) > 0.1 * np.linalg.norm(base)
 
 
-def test_factors_start_as_those_of_peft():
+def test_factors_are_initialised_as_in_peft():
     """A is uniform within 1 / sqrt(inputs), B is zero, and layers differ."""
     config, _, factors = _adapted(golden.LLAMA, rank=32)
     llm = config.llm
@@ -83,7 +83,7 @@ def test_factors_start_as_those_of_peft():
 
 
 @pytest.mark.parametrize("case", EVERYWHERE)
-def test_merge_touches_only_the_kernels_it_targets(case):
+def test_merge_changes_only_adapted_kernels(case):
     config, params, factors = _adapted(case)
     target = EVERYWHERE[case][0]
     lora = dataclasses.replace(config.lora, targets=(target,))
@@ -101,7 +101,7 @@ def test_merge_touches_only_the_kernels_it_targets(case):
         np.testing.assert_allclose(merged[adapted][layer], expected, atol=1e-6)
 
 
-def test_merge_of_unrolled_layers_equals_merge_of_stacked_ones():
+def test_merge_of_unrolled_layers_equals_that_of_stacked_layers():
     config, params, factors = _adapted(golden.LLAMA)
     factors = _trained(factors)
     stacked = unstack(merge(params["llm"], factors, config.lora))
@@ -134,7 +134,7 @@ KEY = jax.random.key(3)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
-def test_dropout_s_share_and_scale(rate):
+def test_dropout_rate_and_scale(rate):
     """Within four standard deviations in each half of the width, and between the two halves."""
     kept = np.asarray(dropout(KEY, jnp.ones((500, 400)), rate))
     scale = 65536 / round((1 - rate) * 65536)
@@ -148,7 +148,7 @@ def test_dropout_s_share_and_scale(rate):
 
 
 def test_dropout_draws_for_every_element():
-    """No two rows, no two columns alike; another key, other elements."""
+    """All rows differ, all columns differ, and another key gives another mask."""
     mask = np.asarray(dropout(KEY, jnp.ones((64, 64)), 0.5)) != 0
     assert len(np.unique(mask, axis=0)) == len(np.unique(mask, axis=1)) == 64
     other = np.asarray(dropout(jax.random.key(4), jnp.ones((64, 64)), 0.5)) != 0
@@ -163,7 +163,7 @@ def test_dropout_of_any_width_keeps_shape_and_dtype(width):
     assert all(0 < (y[:, column] != 0).sum() < 100 for column in range(width))
 
 
-def test_dropout_of_nothing_and_of_all():
+def test_dropout_rates_0_and_1():
     x = jnp.arange(1.0, 9.0)
     np.testing.assert_array_equal(dropout(KEY, x, 0.0), x)
     gradient = jax.grad(lambda x: dropout(KEY, x, 1.0).sum())(x)
@@ -180,7 +180,7 @@ def test_dropout_is_the_same_on_eight_devices():
         np.testing.assert_array_equal(drop(KEY, spread, 0.5), expected)
 
 
-def test_dropout_s_gradient_has_its_mask_also_recomputed():
+def test_dropout_gradient_has_the_same_mask_when_recomputed():
     x = jnp.arange(1.0, 101.0)
     expected = dropout(KEY, x, 0.3) / x
     recomputed = jax.checkpoint(lambda x: jnp.square(dropout(KEY, x, 0.3)).sum())

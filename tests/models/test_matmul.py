@@ -1,4 +1,4 @@
-"""Products with narrow weights: the same numbers by blocks as at once, and no wide copy of them."""
+"""Matmuls with narrow weights: blockwise they are exact, and no wide copy of a weight exists."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from owl_jax.models import matmul as module
-from owl_jax.models.matmul import bits_of, product, product_with_rows, widen
+from owl_jax.models.matmul import bits_of, matmul, matmul_transposed, widen
 
 
 def weight_of(kind, shape):
@@ -39,25 +39,25 @@ def small_blocks(monkeypatch):
         ((7,), (7, 9), 1),
     ],
 )
-def test_product_by_blocks(kind, x_shape, kernel_shape, depth):
+def test_blockwise_matmul(kind, x_shape, kernel_shape, depth):
     x = jax.random.normal(jax.random.key(1), x_shape)
     kernel = weight_of(kind, kernel_shape)
     expected = np.tensordot(np.asarray(x, np.float64), exact(kernel), axes=depth)
-    np.testing.assert_allclose(product(x, kernel, depth), expected, rtol=1e-5, atol=1e-4)
-    gradient = jax.grad(lambda x: product(x, kernel, depth).sum())(x)
+    np.testing.assert_allclose(matmul(x, kernel, depth), expected, rtol=1e-5, atol=1e-4)
+    gradient = jax.grad(lambda x: matmul(x, kernel, depth).sum())(x)
     columns = exact(kernel).reshape(*kernel_shape[:depth], -1).sum(-1)
     np.testing.assert_allclose(gradient, np.broadcast_to(columns, x_shape), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("kind", ["int8", "bfloat16", "bits"])
-def test_product_with_rows_by_blocks(kind):
+def test_blockwise_matmul_transposed(kind):
     x, rows = jax.random.normal(jax.random.key(1), (2, 3, 8)), weight_of(kind, (21, 8))
     expected = np.asarray(x, np.float64) @ exact(rows).T
-    np.testing.assert_allclose(product_with_rows(x, rows), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(matmul_transposed(x, rows), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_bits_are_the_numbers():
+def test_bits_of_preserves_values():
     narrow = weight_of("bfloat16", (40, 50))
     wide = widen(jnp.asarray(bits_of(np.asarray(narrow))), jnp.float32)
     np.testing.assert_array_equal(wide, np.asarray(narrow, np.float32))
@@ -65,14 +65,14 @@ def test_bits_are_the_numbers():
 
 @pytest.mark.parametrize("kind", ["int8", "bits"])
 @pytest.mark.parametrize("in_loop", [False, True])
-def test_narrow_weights_are_never_wide_as_a_whole(kind, in_loop):
-    """What the compiler sets aside for two layers is far less than one of them in float32."""
+def test_no_wide_copy_of_a_narrow_weight(kind, in_loop):
+    """Temporary memory for two layers is far below one weight in float32."""
     side = 2048
     kernels = [weight_of(kind, (side, side)) for _ in range(2)]
 
     def layers(x, kernels):
         for kernel in kernels:
-            x = jnp.tanh(product(x, kernel, 1))
+            x = jnp.tanh(matmul(x, kernel, 1))
         return x
 
     def run(x, kernels):
@@ -84,5 +84,5 @@ def test_narrow_weights_are_never_wide_as_a_whole(kind, in_loop):
 
     compiled = jax.jit(run).lower(jnp.zeros((1, side)), kernels).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    # One block as it lies and one wide one, each for a product.
+    # One narrow and one wide block per matmul.
     assert temporary < 3 * module._BLOCK * 4 < side * side * 4

@@ -1,4 +1,4 @@
-"""Descriptions of the model: to JSON and back."""
+"""Model configs: to JSON and back."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ NONSENSE = ("48", 48.5, None, -1, True, 10**9, [], {}, float("nan"), float("inf"
         ("lora", "targets"),
     ],
 )
-def test_values_that_make_no_sense_name_their_field(part, field):
+def test_invalid_values_name_their_field(part, field):
     for value in NONSENSE:
         if (field, value) in (("targets", []), ("alpha", 48.5)):
             continue
@@ -73,14 +73,14 @@ def test_values_that_make_no_sense_name_their_field(part, field):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "expected a description of a model"),
+        ([], "the model is list; expected a JSON object"),
         ({"vision": 3}, "no value for 'vision'"),
         ({"vision": {}, "connector": {}, "llm": {"architecture": ["llama"]}}, r"is \['llama'\]"),
         ({"vision": {}, "connector": {}, "llm": {}, "lora": [3]}, "lora is .*a JSON object"),
         ({"vision": {}, "connector": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
     ],
 )
-def test_what_is_no_description_is_told(values, message):
+def test_invalid_configs_are_refused(values, message):
     with pytest.raises(TypeError, match=message):
         OwlConfig.from_dict(values)
 
@@ -89,10 +89,10 @@ def test_problems_of_sizes_and_ids():
     odd = dataclasses.replace(
         RELEASED, llm=LlamaConfig(hidden_size=21, num_heads=7, num_kv_heads=7)
     )
-    assert "is odd: rotary positions turn pairs" in odd.problems()[0]
+    assert "is odd: rotary positions rotate pairs of channels" in odd.problems()[0]
     vast = dataclasses.replace(RELEASED, llm=LlamaConfig(hidden_size=1 << 20, num_layers=1000))
     assert "parameters; expected at most 2e+12" in vast.problems()[0]
     assert RELEASED.problems() == id_problems(LlamaConfig()) == []
     assert id_problems(LlamaConfig(vocab_size=2)) == [
-        "eos_token_id is 2; expected one of the vocabulary's 2"
+        "eos_token_id is 2; expected an id below 2, the vocabulary size"
     ]

@@ -1,4 +1,4 @@
-"""Seams: only a part's own file and its families know it by name."""
+"""Only a part's own file and its families may name it."""
 
 import ast
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_no_part_is_named_outside_its_file_and_its_families():
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-def test_a_model_asks_its_connector_how_many_tokens_a_medium_takes(config):
+def test_the_connector_defines_the_tokens_of_a_medium(config):
     assert config.num_tokens("image") == config.num_tokens("video", 4) == 65
     assert config.media_length == config.num_query_tokens + 1 == 65
     with pytest.raises(UserError, match="medium 'sound'; expected image or video"):
@@ -62,7 +62,7 @@ def test_a_model_asks_its_connector_how_many_tokens_a_medium_takes(config):
 
 
 @pytest.mark.parametrize("part", KINDS, ids=lambda part: part.__name__)
-def test_a_part_names_what_it_is_by_its_key(part):
+def test_a_part_s_architecture_is_its_key(part):
     (key,) = [name for kinds in PARTS.values() for name, kind in kinds.items() if kind is part]
     assert part().architecture == key
     assert part().problems("it") == []

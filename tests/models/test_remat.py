@@ -1,4 +1,4 @@
-"""Remat policies: what their text means, and that every layer names its tensors."""
+"""Remat policies: parsing, saved tensors, and that every layer names its tensors."""
 
 import re
 from functools import partial
@@ -61,7 +61,7 @@ def block_and_weights(name):
 
 
 def kept(loss, text, weights, capsys):
-    """The names of the tensors that the backward pass finds, and how many others it finds."""
+    """The names of the tensors saved for the backward pass, and the number of others."""
     jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(loss, policy=policy(text)), weights, X)
     lines = capsys.readouterr().out.splitlines()
     names = [re.search("named '(.*?)'", line) for line in lines]
@@ -78,24 +78,24 @@ def test_every_layer_names_its_tensors(name, capsys):
 
 
 @pytest.mark.parametrize("tensors", [("context",), ("query", "up")])
-def test_what_is_not_named_is_not_kept(tensors, capsys):
+def test_only_named_tensors_are_saved(tensors, capsys):
     loss, weights, _ = block_and_weights("llama")
     assert kept(loss, f"save:{','.join(tensors)}", weights, capsys) == (set(tensors), 0)
     assert kept(loss, "full", weights, capsys) == (set(), 0)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_minimal_computes_no_product_with_weights_again(name):
+def test_minimal_recomputes_no_matmul_with_weights(name):
     loss, weights, _ = block_and_weights(name)
 
-    def products(text):
+    def matmuls(text):
         gradient = jax.value_and_grad(jax.checkpoint(loss, policy=policy(text)), (0, 1))
         return jax.jit(gradient).lower(weights, X).as_text().count("dot_general")
 
-    everything = products("none")
-    assert products("minimal") == everything + 2  # the two of attention, without weights
-    assert products("dots") == everything
-    assert products("full") > everything + 6
+    everything = matmuls("none")
+    assert matmuls("minimal") == everything + 2  # attention's two, which have no weights
+    assert matmuls("dots") == everything
+    assert matmuls("full") > everything + 6
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -115,7 +115,7 @@ def test_no_policy_changes_a_gradient(name, text):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), ours, expected)
 
 
-def test_offloaded_tensors_go_to_the_host():
+def test_offloaded_tensors_are_on_the_host():
     loss, weights, _ = block_and_weights("llama")
 
     def program(text):
@@ -131,11 +131,11 @@ def test_offloaded_tensors_go_to_the_host():
     [
         (
             "some",
-            "'some' is no remat policy: expected one of none, dots, minimal, full, or tensors",
+            "'some' is not a remat policy: expected one of none, dots, minimal, full, or tensors",
         ),
-        ("", "'' is no remat policy: expected one of"),
-        ("keep:query", "'keep:query' should begin with save: or offload:"),
-        ("save:query;value", "'value' should begin with"),
+        ("", "'' is not a remat policy: expected one of"),
+        ("keep:query", "'keep:query' must begin with save: or offload:"),
+        ("save:query;value", "'value' must begin with"),
         ("save:q_proj", f"unknown tensor 'q_proj'; choose from {', '.join(TENSORS)}"),
         ("save:query,", "unknown tensor ''"),
         ("save:query;offload:query", "names 'query' twice"),
@@ -150,6 +150,6 @@ def test_names_are_policies():
     assert all(callable(policy(name)) for name in NAMES)
 
 
-def test_a_name_outside_the_vocabulary_is_a_mistake():
+def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="'qery' is not in TENSORS"):
         named("qery", X)

@@ -1,4 +1,4 @@
-"""Splicing media vectors among words, with literal arrays."""
+"""Splicing media vectors into token embeddings, with literal arrays."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +6,9 @@ import numpy as np
 from owl_jax.models.splice import splice
 
 
-def test_each_position_takes_its_vector():
+def test_each_token_takes_its_vector():
     text = jnp.asarray([[[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], [[4.0, 4.0], [5.0, 5.0], [6.0, 6.0]]])
-    # Two rows of two slots of two vectors.
+    # Two sequences with two slots of two vectors.
     media = jnp.asarray(
         [
             [[[10.0, 11.0], [12.0, 13.0]], [[20.0, 21.0], [22.0, 23.0]]],

@@ -1,4 +1,4 @@
-"""Stacks of layers: scanned, unrolled and under each remat policy, on a block of a few numbers."""
+"""Stacks of a tiny block: scanned, unrolled, and with each remat policy."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ X = jnp.linspace(-1.0, 1.0, WIDTH)
 
 
 class Block(nn.Module):
-    """tanh(x W + offset + shared); returns x as its output too."""
+    """tanh(x W + offset + shared); also returns x as its output."""
 
     @nn.compact
     def __call__(self, x, offset, shared, *, deterministic):
@@ -58,7 +58,7 @@ def test_layers_are_applied_in_order():
     np.testing.assert_allclose(outputs, inputs, atol=1e-6)
 
 
-def test_each_layer_starts_with_weights_of_its_own():
+def test_layers_are_initialised_differently():
     first, second, third = SCANNED["layers"]["kernel"]
     assert np.abs(first - second).max() > 0.1
     assert np.abs(second - third).max() > 0.1
@@ -73,20 +73,20 @@ def test_remat_changes_no_gradient(scan, remat):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), gradient, expected)
 
 
-def test_full_remat_computes_the_layer_again():
+def test_full_remat_recomputes_the_layer():
     counts = {
         remat: str(jax.make_jaxpr(jax.grad(_loss), static_argnums=(1, 2))(SCANNED, True, remat))
         for remat in ("none", "minimal", "full")
     }
     tanh = {remat: text.count(" tanh ") for remat, text in counts.items()}
-    products = {remat: text.count("dot_general[") for remat, text in counts.items()}
+    matmuls = {remat: text.count("dot_general[") for remat, text in counts.items()}
     assert tanh["none"] < tanh["minimal"] == tanh["full"]
-    assert products["none"] == products["minimal"] < products["full"]
+    assert matmuls["none"] == matmuls["minimal"] < matmuls["full"]
 
 
 def test_unknown_policy_is_named():
     with pytest.raises(
-        UserError, match="'some' is no remat policy: expected one of none, dots, minimal, full"
+        UserError, match="'some' is not a remat policy: expected one of none, dots, minimal, full"
     ):
         Stack(remat="some").init(jax.random.key(0), X, OFFSETS, 0.5)
 
@@ -101,20 +101,20 @@ def test_unstack_splits_each_stack():
     np.testing.assert_array_equal(result["a"]["end"], [5])
 
 
-def test_restack_undoes_unstack():
-    """Also where names were sorted, `layer_10` before `layer_2`."""
+def test_restack_inverts_unstack():
+    """Even if `layer_10` precedes `layer_2`."""
     tree = {"a": {"layers": {"w": jnp.arange(22).reshape(11, 2)}, "layer_norm": jnp.ones(1)}}
     result = restack(jax.tree.map(lambda x: x, unstack(tree)))
     assert jax.tree.structure(result) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, result, tree)
 
 
-def test_restack_keeps_what_is_stacked():
+def test_restack_keeps_stacked_weights():
     tree = {"layer_0": {"w": 1}, "layer_1": {"w": 2}, "layers": {"b": 3}, "end": 4}
     assert restack(tree, list) == {"layers": {"w": [1, 2], "b": 3}, "end": 4}
 
 
-def test_unstack_of_a_tree_whose_weights_are_in_part_apart():
-    """As a step gets it: what is frozen in layers of their own, what is trained stacked."""
+def test_unstack_of_a_partly_stacked_tree():
+    """As in a training step: frozen layers unstacked, trained ones stacked."""
     tree = {"layer_0": {"w": 1}, "layer_1": {"w": 2}, "layers": {"b": np.array([3, 4])}}
     assert unstack(tree) == {"layer_0": {"w": 1, "b": 3}, "layer_1": {"w": 2, "b": 4}}

@@ -25,7 +25,7 @@ CASES = {
     # [out 1, in 4] from two heads of two.
     "linear from heads": (Linear(2), [[1, 2, 3, 4]], [[[1], [2]], [[3], [4]]]),
     "convolution of one point": (Linear(trailing=2), [[[[1]], [[2]]]], [[1], [2]]),
-    # One output, three channels of 2 x 2 pixels: ours goes pixel by pixel, channels innermost.
+    # One output, three channels of 2 x 2 pixels: ours is pixel by pixel, channels innermost.
     "patches": (
         PatchConvolution(),
         [[[[1, 2], [3, 4]], [[10, 20], [30, 40]], [[100, 200], [300, 400]]]],
@@ -49,8 +49,8 @@ def test_transform(transform, source, ours):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_long_matrices_of_every_width_are_transposed(dtype):
-    """More rows than are transposed at once, and not a multiple of them."""
+def test_long_matrices_of_any_dtype_are_transposed(dtype):
+    """More rows than one block, and not a multiple of it."""
     source = np.random.default_rng(0).normal(size=(130, 70)).astype(dtype)
     read = Linear().read(source, (70, 130))
     assert read.dtype == source.dtype
@@ -76,7 +76,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize(("transform", "rank", "groups"), GROUPS.values(), ids=GROUPS.keys())
-def test_parts_are_slices_of_the_whole_and_read_only_what_is_contiguous(transform, rank, groups):
+def test_parts_are_slices_of_the_whole_and_read_contiguous_ranges(transform, rank, groups):
     random = np.random.default_rng(7)
     for _ in range(50):
         shape = tuple(int(n) for n in random.integers(1, 6, rank))

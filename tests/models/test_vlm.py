@@ -115,12 +115,12 @@ def test_norms_softmax_and_loss_are_float32_in_bfloat16_compute(case):
     assert {name for name, _ in operands} >= {"exp", "log", "rsqrt", "dot_general"}
     wide = {dtype for name, dtype in operands if name in ("exp", "log", "rsqrt")}
     assert wide == {jnp.dtype("float32")}
-    # The matrix products themselves are in bfloat16.
+    # The matmuls themselves are in bfloat16.
     assert jnp.dtype("bfloat16") in {dtype for name, dtype in operands if name == "dot_general"}
 
 
 def _operands(jaxpr):
-    """(primitive, dtype of its first operand) of every equation, in inner programs too."""
+    """(primitive, dtype of its first operand) of every equation, nested ones included."""
     for equation in jaxpr.eqns:
         if equation.invars:
             yield equation.primitive.name, equation.invars[0].aval.dtype
@@ -158,14 +158,14 @@ def _embed(params, args):
 
 
 def _embedded(ids, pixels=None, clips=None):
-    """float32[B, L, D] and a function that gives the media vectors of a row."""
+    """float32[B, L, D] and a function that returns the media vectors of a sequence."""
     config, params = golden.model(golden.VIDEO)
     ids = np.stack(ids)
     embedded = np.asarray(_embed(params, golden.rows(config, ids, pixels, clips)))
     return embedded, lambda row: embedded[row][ids[row] < 0]
 
 
-def test_two_images_of_a_row_keep_their_own_features():
+def test_two_images_of_a_sequence_keep_their_features():
     pixels = _pixels(2)
     _, media = _embedded([[BOS, *_span(-1), *WORDS, *_span(-1)]], pixels)
     first, second = np.split(media(0), 2)
@@ -175,7 +175,7 @@ def test_two_images_of_a_row_keep_their_own_features():
     assert np.abs(first - second).max() > 0.1
 
 
-def test_two_videos_of_a_row_keep_their_own_features():
+def test_two_videos_of_a_sequence_keep_their_features():
     clips = _clips(2)
     _, media = _embedded([[BOS, *_span(-2), *WORDS, *_span(-2)]], None, clips)
     first, second = np.split(media(0), 2)
@@ -199,7 +199,7 @@ def test_order_of_frames_matters():
     assert np.abs(forwards(0) - backwards(0)).max() > 1e-3
 
 
-def test_text_image_and_video_rows_share_a_batch():
+def test_text_image_and_video_sequences_share_a_batch():
     pixels, clips = _pixels(2), _clips(2)
     text = [BOS, *np.arange(20, 20 + 2 * len(_span(-1)))]
     ids = [
@@ -217,7 +217,7 @@ def test_text_image_and_video_rows_share_a_batch():
     assert np.abs(media(1) - media(2)).max() > 0.1
 
 
-def test_rows_without_slots_and_with_no_media_are_equal():
+def test_no_slots_and_no_media_are_equal():
     config, params = golden.model(golden.VIDEO)
     args = golden.rows(config, np.array([[BOS, *WORDS]]))
     size = config.vision.image_size
@@ -262,7 +262,7 @@ def test_padding_on_the_right_changes_nothing(case):
 
 
 @pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM])
-def test_packed_conversations_do_not_see_each_other(case):
+def test_packed_conversations_do_not_attend_to_each_other(case):
     config, params = golden.model(case)
     pixels = golden.inputs(case)["pixel_values"][:2]
     span = np.full(config.media_length, -1)
@@ -271,7 +271,7 @@ def test_packed_conversations_do_not_see_each_other(case):
     padding = np.zeros(3, np.int64)
 
     def packed(*parts):
-        """A row of conversations, each with its segment number and positions from 0."""
+        """A packed sequence; each conversation has its segment id and positions from 0."""
         args = golden.rows(config, np.concatenate([*parts, padding])[None], pixels)
         positions = [np.arange(len(part)) for part in (*parts, padding)]
         segments = [np.full(len(part), i + 1) for i, part in enumerate(parts)] + [padding]
@@ -286,7 +286,7 @@ def test_packed_conversations_do_not_see_each_other(case):
         np.testing.assert_allclose(together[0, start : start + len(part)], alone[0], atol=1e-4)
 
 
-def test_later_tokens_do_not_reach_earlier_ones():
+def test_attention_is_causal():
     config, params = golden.model(golden.LLAMA)
     args = golden.run_rows(golden.LLAMA)
     ids = args["input_ids"].copy()
@@ -297,7 +297,7 @@ def test_later_tokens_do_not_reach_earlier_ones():
     assert np.abs(changed[:, -1] - recorded[:, -1]).max() > 0.1
 
 
-def test_dropout_is_on_only_with_a_key():
+def test_dropout_needs_a_key():
     config, params = golden.model(golden.LORA)
     config = dataclasses.replace(config, lora=dataclasses.replace(config.lora, dropout=0.5))
     args = golden.run_rows(golden.LORA)
@@ -313,11 +313,11 @@ def test_dropout_is_on_only_with_a_key():
 
 
 @pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.VIDEO, golden.LORA])
-def test_tree_has_a_branch_for_each_partition_and_names_for_every_dimension(case):
+def test_tree_has_a_subtree_per_partition_and_a_name_per_dimension(case):
     config, params = golden.model(case)
     boxed = jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))
-    branches = {"vision", "connector", "llm"} | ({"lora"} if config.lora else set())
-    assert boxed.keys() == abstract_params(config).keys() == branches
+    subtrees = {"vision", "connector", "llm"} | ({"lora"} if config.lora else set())
+    assert boxed.keys() == abstract_params(config).keys() == subtrees
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(config)).items()}
     assert shapes == {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     names = flatten_dict(nn.get_partition_spec(boxed))

@@ -187,10 +187,10 @@ def test_half_precision_is_read_as_it_is(dtype, form, tmp_path):
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (reference.clip_vision, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        (reference.llama, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        (reference.llama, {"attention_bias": True}, "attention_bias = True: not computed"),
-        (reference.llama, {"mlp_bias": True}, "mlp_bias = True: not computed"),
+        (reference.clip_vision, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        (reference.llama, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        (reference.llama, {"attention_bias": True}, "attention_bias = True: not supported"),
+        (reference.llama, {"mlp_bias": True}, "mlp_bias = True: not supported"),
         (reference.llama, {"head_dim": 16}, "head_dim 16 x 6 heads is not hidden_size 48"),
         (
             reference.llama,
@@ -200,7 +200,7 @@ def test_half_precision_is_read_as_it_is(dtype, form, tmp_path):
         (
             reference.bloom,
             {"apply_residual_connection_post_layernorm": True},
-            "apply_residual_connection_post_layernorm = True: not computed",
+            "apply_residual_connection_post_layernorm = True: not supported",
         ),
     ],
 )

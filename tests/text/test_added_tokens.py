@@ -1,4 +1,4 @@
-"""Where added tokens are found in a text."""
+"""Splitting a text at added tokens."""
 
 import time
 
@@ -29,7 +29,7 @@ def parts(text, *tokens):
         ("a]b", ["a", 4, "b"]),
     ],
 )
-def test_the_first_and_longest_token_is_taken(text, expected):
+def test_the_first_and_longest_token_matches(text, expected):
     tokens = (AddedToken("<a>", 1), AddedToken("<ab>", 2), AddedToken("<a", 3), AddedToken("]", 4))
     assert parts(text, *tokens) == expected
 
@@ -43,7 +43,7 @@ def test_the_first_and_longest_token_is_taken(text, expected):
         (True, True, ["x", 1, 1, "y"]),
     ],
 )
-def test_a_token_takes_the_white_space_that_it_strips(lstrip, rstrip, expected):
+def test_a_token_absorbs_white_space(lstrip, rstrip, expected):
     assert parts("x <a>\n <a>\ty", AddedToken("<a>", 1, lstrip=lstrip, rstrip=rstrip)) == expected
 
 

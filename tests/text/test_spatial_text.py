@@ -1,10 +1,10 @@
-"""Which conversations keep their pictures whole and unmirrored."""
+"""Texts that do and do not mention places in their image."""
 
 import time
 
 import pytest
 
-from owl_jax.text.spatial_text import tells_places
+from owl_jax.text.spatial_text import mentions_place
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ from owl_jax.text.spatial_text import tells_places
         "as shown in [1, 2]",
     ],
 )
-def test_texts_that_tell_places(text):
-    assert tells_places(text)
+def test_texts_that_mention_places(text):
+    assert mentions_place(text)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_texts_that_tell_places(text):
         "gives helpful, detailed, and polite answers to the user's questions.",
     ],
 )
-def test_texts_that_tell_none(text):
-    assert not tells_places(text)
+def test_texts_that_mention_none(text):
+    assert not mentions_place(text)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_texts_that_tell_none(text):
 )
 def test_a_text_of_any_shape_takes_linear_time(part):
     start = time.monotonic()
-    tells_places(part * (300_000 // len(part)))
+    mentions_place(part * (300_000 // len(part)))
     assert time.monotonic() - start < 20  # where it was quadratic: an hour
 
 
@@ -150,4 +150,4 @@ def test_a_text_of_any_shape_takes_linear_time(part):
     ],
 )
 def test_numbers_in_brackets(text, expected):
-    assert tells_places(text) is expected
+    assert mentions_place(text) is expected

@@ -89,7 +89,7 @@ def test_the_files_that_the_original_writes_change_nothing(llama):
         {"added_tokens": {END: 460}, "special_tokens_map": {"eos_token": "</s>"}},
     ],
 )
-def test_an_added_token_is_one_id_between_stretches_that_are_encoded_alone(llama, files):
+def test_text_around_an_added_token_is_encoded_separately(llama, files):
     tokenizer = load_tokenizer(llama(**files))
     plain = load_tokenizer(GOLDENS)
     text = f"hello{END}\nx {END} y</s>"
@@ -123,7 +123,7 @@ def test_texts_without_added_tokens_keep_their_ids(llama):
         },
     ],
 )
-def test_a_special_added_token_is_left_out_of_decoded_text(llama, files):
+def test_decoding_omits_special_added_tokens(llama, files):
     tokenizer = load_tokenizer(llama(**files))
     assert tokenizer.encode(f"hello{END}")[-1] == 460
     assert tokenizer.decode([*tokenizer.encode("hello"), 460]) == "hello"
@@ -151,7 +151,7 @@ def test_a_special_added_token_is_left_out_of_decoded_text(llama, files):
         ({"tokenizer_config": {"add_bos_token": True, "eos_token": None}}, (1, 2, 0)),
     ],
 )
-def test_named_tokens_begin_end_and_pad(llama, files, ids):
+def test_named_tokens_are_bos_eos_and_pad(llama, files, ids):
     tokenizer = load_tokenizer(llama(added_tokens={END: 460}, **files))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == ids
     assert tokenizer.encode(END) == [460]
@@ -183,14 +183,14 @@ def test_named_tokens_begin_end_and_pad(llama, files, ids):
         ({"tokenizer_config": {"sp_model_kwargs": {"enable_sampling": True}}}, "sp_model_kwargs"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_in_one_line(llama, files, words):
+def test_contradicting_files_are_refused_in_one_line(llama, files, words):
     with pytest.raises(UserError, match=words) as error:
         load_tokenizer(llama(**files))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("id", ["460", -1, 460.0, 10**30, None, True, [460], {}])
-def test_an_id_of_another_type_is_refused(llama, id):
+def test_an_id_of_the_wrong_type_is_refused(llama, id):
     with pytest.raises(UserError, match=r"added_tokens\.json: Expected `int`"):
         load_tokenizer(llama(added_tokens={END: id}))
 
@@ -227,7 +227,7 @@ def test_a_damaged_file_is_named_in_one_line(llama, bloom, name, content):
         assert str(error.value).startswith(str(directory)) and "\n" not in str(error.value)
 
 
-def test_more_added_tokens_than_a_vocabulary_has_use_for(llama, bloom):
+def test_too_many_added_tokens_are_refused(llama, bloom):
     many = {f"<{number}>": NUM_PIECES + number for number in range(140_000)}
     with pytest.raises(UserError, match=r"added_tokens\.json: 140,000 added tokens"):
         load_tokenizer(llama(added_tokens=many))
@@ -250,7 +250,7 @@ def test_tokens_of_a_tokenizer_json_beside_the_model_count(llama):
         load_tokenizer(directory)
 
 
-def test_a_tokenizer_json_of_another_size_is_told(llama, caplog):
+def test_a_tokenizer_json_of_another_size_is_logged(llama, caplog):
     file = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1, "content": END}]}
     tokenizer = load_tokenizer(llama(tokenizer=file))
     assert tokenizer.vocab_size == NUM_PIECES
@@ -302,7 +302,7 @@ def test_tokenizer_json_that_does_not_fit_other_files(bloom, files, words):
         load_tokenizer(bloom(**files))
 
 
-def test_answers_end_with_the_token_that_is_named(llama):
+def test_answers_end_with_the_named_token(llama):
     tokenizer = load_tokenizer(llama(added_tokens={END: 460}, tokenizer_config={"eos_token": END}))
     tokens = tokenize_conversation("Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, 5, 64)
     assert tokens.input_ids[-1] == 460 and tokens.loss_mask[-1]

@@ -1,4 +1,4 @@
-"""Tokenizers against the record of the original (goldens case 8), and what is read from files."""
+"""Tokenizers against the record of the original (goldens case 8), and loading from files."""
 
 import json
 import pickle
@@ -74,7 +74,7 @@ def test_sentencepiece_ids_and_texts_are_the_originals(llama):
     assert [llama.decode(ids) for ids in RECORD["raw_ids"]] == RECORD["raw_decoded"]
 
 
-def test_decode_leaves_out_media_and_spare_rows_of_the_embedding(llama, bloom_directory):
+def test_decode_omits_media_and_unused_ids(llama, bloom_directory):
     for tokenizer in (llama, load_tokenizer(bloom_directory)):
         ids = [tokenizer.bos_id, -1, -2, *tokenizer.encode("the owl"), tokenizer.vocab_size + 7]
         assert tokenizer.decode(ids) == "the owl"
@@ -100,7 +100,7 @@ def test_json_tokenizer_without_pad_pads_with_eos(bloom_directory, tmp_path):
     assert load_tokenizer(tmp_path).pad_id == 2
 
 
-def test_tokenizers_travel_to_data_workers(llama, bloom_directory):
+def test_tokenizers_can_be_pickled(llama, bloom_directory):
     for tokenizer in (llama, load_tokenizer(bloom_directory)):
         copy = pickle.loads(pickle.dumps(tokenizer))
         assert copy.encode("a </s> b") == tokenizer.encode("a </s> b")
@@ -117,7 +117,7 @@ def test_streamed_text_joins_to_the_decoded_text(llama, bloom_directory, text):
         assert stream.finish() == ""
 
 
-def test_stream_holds_back_a_character_until_its_last_byte(llama):
+def test_stream_buffers_a_character_until_its_last_byte(llama):
     owl = llama.encode("🦉")[-4:]
     stream = StreamDecoder(llama)
     assert [stream.push(token_id) for token_id in owl] == ["", "", "", "🦉"]
@@ -132,7 +132,7 @@ def test_stream_sends_broken_bytes_once_text_follows(llama):
     assert stream.push(llama.encode("the")[0]) == "\ufffd the"
 
 
-def test_trained_tokenizer_is_llama_like_and_the_same_each_time(tmp_path):
+def test_trained_tokenizer_is_llama_like_and_deterministic(tmp_path):
     first, second = tmp_path / "a" / "tokenizer.model", tmp_path / "b" / "tokenizer.model"
     train_sentencepiece(iter(CAPTIONS * 5), 330, first)
     train_sentencepiece(iter(CAPTIONS * 5), 330, second)
@@ -149,7 +149,7 @@ def test_trained_tokenizer_is_llama_like_and_the_same_each_time(tmp_path):
     assert pieces.encode("12", out_type=str)[-2:] == ["1", "2"]
 
 
-def test_training_takes_texts_longer_than_sentencepieces_default(tmp_path):
+def test_training_uses_texts_longer_than_sentencepieces_default(tmp_path):
     target = tmp_path / "tokenizer.model"
     train_sentencepiece([" ".join(CAPTIONS[:1] * 200)], 300, target)
     assert len(load_tokenizer(tmp_path).encode("A red circle")) < len("A red circle")

@@ -1,4 +1,4 @@
-"""Damaged tokenizer files: one line, whatever the libraries make of them."""
+"""Damaged tokenizer files give an error of one line, whatever the libraries raise."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_damaged_bytes_are_one_line_or_another_tokenizer(tmp_path, capfd, file, 
         (("pre_tokenizer",), 7),
     ],
 )
-def test_json_values_that_make_no_sense(tmp_path, file, keys, value):
+def test_invalid_json_values(tmp_path, file, keys, value):
     file = json.loads(json.dumps(file))
     inner = file
     for key in keys[:-1]:
@@ -109,7 +109,7 @@ def test_json_that_is_nested_too_deeply(tmp_path, deep):
     assert check(tmp_path)
 
 
-def test_a_vocabulary_that_does_not_know_every_text(tmp_path):
+def test_a_vocabulary_that_cannot_encode_every_text(tmp_path):
     tokenizer = tokenizers.Tokenizer(models.Unigram([("<s>", 0.0), ("</s>", 0.0), ("a", -1.0)]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -118,7 +118,7 @@ def test_a_vocabulary_that_does_not_know_every_text(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
-def test_what_is_no_regular_file_is_named(tmp_path, name):
+def test_irregular_files_are_named(tmp_path, name):
     place = tmp_path / name
     place.mkdir()
     with pytest.raises(UserError, match=f"{name}: cannot be read .is a directory"):
@@ -140,8 +140,8 @@ def test_a_fifo_is_not_waited_for(tmp_path, name):
         load_tokenizer(tmp_path)
 
 
-def test_what_is_no_exception_is_one_line_too():
-    # As tokenizers' PanicException, which its users cannot import.
+def test_a_panic_is_one_line_too():
+    # Like tokenizers' PanicException, which cannot be imported.
     class Panic(BaseException):
         pass
 

@@ -1,8 +1,6 @@
-"""Attention by name or by platform: which implementation computes a call.
+"""Attention: chooses an implementation by name or platform. All compute the same function.
 
 Letters: B batch, L query tokens, S key slots, H heads, G key heads, K head width.
-
-All implementations give the same numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +12,16 @@ import jax
 from owl_jax.errors import UserError
 from owl_jax.models.attention.blockwise import BLOCK, blockwise
 from owl_jax.models.attention.mask import AttentionMask
-from owl_jax.models.attention.packed_kernels import attend_by
+from owl_jax.models.attention.packed_kernels import run_kernel
 from owl_jax.models.attention.splash import splash
-from owl_jax.models.attention.xla import with_cache, xla
+from owl_jax.models.attention.xla import attend_with_cache, xla
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
 IMPLEMENTATIONS = ("auto", "xla", "splash", "blockwise", "cudnn")
-_NVIDIA = ("gpu", "cuda")  # what JAX calls them
-_ROW_KERNELS = {"splash": splash, "blockwise": blockwise}
-_LEAST_SPLASH = 128  # positions; the kernel's least block, below which it mostly computes padding
+_NVIDIA = ("gpu", "cuda")  # JAX's platform names
+_PACKED_KERNELS = {"splash": splash, "blockwise": blockwise}
+_MIN_SPLASH_LENGTH = 128  # the kernel's smallest block
 
 
 def attend(
@@ -39,29 +37,28 @@ def attend(
 
     Args:
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
-      mask: None lets every query see every key (vision encoder, connector).
-      slopes: float32[H], ALiBi's; they need a mask.
-      implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" compute what `choose` gives
-        them, and the rest goes to "xla"; "cudnn" computes everything or raises.
-      past: {"k", "v"}, each [B, G, S, K]: a cache that holds what is before the queries, whose own
-        keys and values are k and v, of S = L. The mask is theirs among the cache's slots.
-        Computed by XLA, whatever the implementation.
+      mask: None: every query attends to every key (vision encoder, connector).
+      slopes: float32[H], for ALiBi; requires a mask.
+      implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
+        `choose` describes; "cudnn" never falls back but raises.
+      past: {"k", "v"}, each [B, G, S, K]: a cache of the tokens before the queries. k and v are
+        then the queries' own, and the mask is over the cache's slots. Always computed by "xla".
 
-    Returns: [B, L, H, K] in the dtype of q, under the name `context` (models/remat.py).
-    Raises UserError for an unknown implementation, and for ALiBi by cuDNN.
+    Returns: [B, L, H, K] in the dtype of q, named `context` (models/remat.py).
+    Raises UserError for an unknown implementation, and for ALiBi with cuDNN.
     """
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(IMPLEMENTATIONS)
         raise UserError(f"attention {implementation!r}: expected one of {known}")
     if past is not None:
         assert mask is not None
-        return with_cache(past, q, k, v, mask, slopes)
+        return attend_with_cache(past, q, k, v, mask, slopes)
     chosen = choose(implementation, q, k, mask, slopes)
-    if chosen in _ROW_KERNELS:
+    if chosen in _PACKED_KERNELS:
         assert mask is not None
         segments = mask.query_segments, mask.key_segments
-        kernel = _ROW_KERNELS[chosen]
-        return attend_by(kernel, q, k, v, *segments, slopes, mask.key_positions)
+        kernel = _PACKED_KERNELS[chosen]
+        return run_kernel(kernel, q, k, v, *segments, slopes, mask.key_positions)
     return named("context", (_cudnn if chosen == "cudnn" else xla)(q, k, v, mask, slopes))
 
 
@@ -72,26 +69,26 @@ def choose(
     mask: AttentionMask | None,
     slopes: jax.Array | None,
 ) -> str:
-    """Which computes this call if `implementation` is asked for: one of IMPLEMENTATIONS but "auto".
+    """The implementation that computes this call: `implementation`, "auto" resolved, or "xla".
 
-    "auto" is splash on a TPU, cuDNN on a GPU and blockwise on a CPU; each takes what it is good at,
-    XLA the rest:
-      splash     causal rows of at least 128 positions. Not the vision tower: 257 tokens of width
-                 64 are 384 of width 128 to it, 4.5 times the work, to spare scores of 4 MB a
-                 picture. Not a connector's 64 queries, nor a cache, where queries are few.
-      cuDNN      16 bits, widths that are a multiple of 8 up to 128, no ALiBi; whole rows of even
-                 length (under a mask it has no gradient of odd ones), or no mask.
-      blockwise  causal rows of at least two blocks.
+    "auto" is splash on TPU, cuDNN on GPU and blockwise on CPU. Each computes the calls it is fast
+    at, XLA the others:
+      splash     causal sequences of at least 128 tokens. Not the vision tower: it pads 257 tokens
+                 of width 64 to 384 of width 128, 4.5 times the work, to save scores of 4 MB per
+                 image. Not few queries: the connector's 64, or decoding with a cache.
+      cuDNN      16-bit dtypes, head widths that are a multiple of 8 up to 128, no ALiBi; without a
+                 mask, or whole sequences of even length (masked, it has no gradient for odd ones).
+      blockwise  causal sequences of at least two blocks.
     """
     whole = mask is not None and mask.is_self_attention()
     _, L, _, K = q.shape
     if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
-        return "splash" if whole and L >= _LEAST_SPLASH else "xla"
+        return "splash" if whole and L >= _MIN_SPLASH_LENGTH else "xla"
     if implementation == "blockwise" or (implementation == "auto" and platform() == "cpu"):
         return "blockwise" if whole and L >= 2 * BLOCK else "xla"
     if implementation == "auto" and platform() in _NVIDIA:
-        suits = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
-        return "cudnn" if suits and (mask is None or (whole and L % 2 == 0)) else "xla"
+        supported = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
+        return "cudnn" if supported and (mask is None or (whole and L % 2 == 0)) else "xla"
     return "xla" if implementation == "auto" else implementation
 
 
@@ -103,7 +100,7 @@ def _cudnn(
     slopes: jax.Array | None,
 ) -> jax.Array:
     if slopes is not None:
-        raise UserError('attention "cudnn" takes no bias: use "auto" or "xla" for BLOOM')
+        raise UserError('attention "cudnn" does not support ALiBi: use "auto" or "xla" for BLOOM')
     if platform() not in _NVIDIA:
         raise UserError(f'attention "cudnn" runs on NVIDIA GPUs, not on a {platform()}: use "auto"')
     return jax.nn.dot_product_attention(

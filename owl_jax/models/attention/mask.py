@@ -1,9 +1,6 @@
-"""Who may attend to whom.
+"""AttentionMask: which keys each query attends to, without an L x S array.
 
 Letters: B batch, L query tokens, S key slots, H heads.
-
-`AttentionMask` says which keys each query sees without building an L x S array; each implementation
-makes of it what it needs.
 """
 
 from __future__ import annotations
@@ -15,13 +12,13 @@ from flax import struct
 
 @struct.dataclass
 class AttentionMask:
-    """The positions of queries and keys. A query sees keys of its segment that are not after it.
+    """A query attends to keys of its own segment in its own slot and those before.
 
-    query_slots:     int32[L], successive indices in the sequence or cache; "after" goes by them.
-    query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation counts from 0.
-    query_segments:  int32[B, L]; conversations packed in a sequence have different numbers.
+    query_slots:     int32[L], consecutive indices in the sequence or cache.
+    query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation starts at 0.
+    query_segments:  int32[B, L], an id per conversation of a packed sequence.
     key_positions:   int32[B, S]; key s is in slot s.
-    key_segments:    int32[B, S]; a number that no query has hides the key.
+    key_segments:    int32[B, S]; an id that no query has masks the key.
     """
 
     query_slots: jax.Array
@@ -37,12 +34,12 @@ class AttentionMask:
         return (causal & same)[:, None]
 
     def is_self_attention(self) -> bool:
-        """Whether the queries are all slots there are, in order: no cache, or the whole of it."""
+        """Whether the queries cover all slots, in order: no cache, or a whole one."""
         return self.query_segments.shape == self.key_segments.shape
 
 
 def self_attention_mask(positions: jax.Array, segment_ids: jax.Array) -> AttentionMask:
-    """The mask of sequences that attend to themselves; int32[B, L] each."""
+    """The mask of self-attention without a cache; positions, segment_ids: int32[B, L]."""
     slots = jnp.arange(positions.shape[1])
     return AttentionMask(slots, positions, segment_ids, positions, segment_ids)
 

@@ -1,8 +1,8 @@
-"""Splash attention: JAX's Pallas kernel for TPU, for causal rows with segments.
+"""Splash attention: JAX's Pallas kernel for TPU, for packed causal sequences.
 
-Letters: B batch, L positions, H heads, G key heads, K head width.
+Letters: B batch, L tokens, H heads, G key heads, K head width.
 
-The kernel never writes the scores down.
+The kernel never materialises the scores.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from owl_jax.models.attention.packed_kernels import NOWHERE, fill
+from owl_jax.models.attention.packed_kernels import PADDING_SEGMENT, pad_to
 from owl_jax.models.platform import platform
 
-_LANES = 128  # a block is a multiple
+_LANES = 128  # block sizes are multiples of it
 
 
 def splash(
@@ -26,28 +26,29 @@ def splash(
     query_segments: jax.Array,
     key_segments: jax.Array,
 ) -> jax.Array:
-    """A kernel of whole rows (packed_kernels.py). Anywhere but on a TPU it is interpreted, slowly.
+    """A kernel for packed sequences (packed_kernels.py). Interpreted, slowly, except on a TPU.
 
     q: [B, H, L, K], scaled. k, v: [B, G, L, K]. Segments: int32[B, L], not negative.
 
-    Returns: [B, H, L, K]. It and the scores' log-sum-exp, which the backward pass takes, are named
+    Returns: [B, H, L, K]. It and the scores' log-sum-exp, which the backward pass uses, are named
     `context` (models/remat.py).
     """
     _, H, L, K = q.shape
-    # By the compiler's schedule for v5e, 2,048 positions of 128 bfloat16 take 48,900 instructions a
-    # head and row, forward and backward, in blocks of 1,024, and 51,700 in blocks of 512; 61,700 if
-    # dq has a kernel of its own, which computes the scores once more. Larger blocks do not fit the
-    # 16 MB that a kernel may take; nor do these on a v4 if heads are wider, as ALiBi makes them.
-    largest = 1024 if K * q.dtype.itemsize <= 256 else 512
-    # The fewest equal blocks: a length that is no multiple of one is filled up as little as can be.
-    number = math.ceil(L / largest)
-    block = _LANES * math.ceil(L / number / _LANES)
-    filled = number * block
+    # In the compiler's schedule for v5e, 2,048 tokens of width 128 in bfloat16 take 48,900
+    # instructions per head and sequence, forward and backward, in blocks of 1,024; 51,700 in blocks
+    # of 512; 61,700 if dq has its own kernel, which recomputes the scores. Larger blocks exceed a
+    # kernel's limit of 16 MB; so do these on a v4 with wider heads, as ALiBi makes them.
+    max_block = 1024 if K * q.dtype.itemsize <= 256 else 512
+    # The fewest equal blocks, for the least padding.
+    num_blocks = math.ceil(L / max_block)
+    block = _LANES * math.ceil(L / num_blocks / _LANES)
+    padded = num_blocks * block
     segments = kernels.SegmentIds(
-        fill(query_segments, 1, filled, NOWHERE), fill(key_segments, 1, filled, NOWHERE)
+        pad_to(query_segments, 1, padded, PADDING_SEGMENT),
+        pad_to(key_segments, 1, padded, PADDING_SEGMENT),
     )
     kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((filled, filled))] * H),
+        masks.MultiHeadMask([masks.CausalMask((padded, padded))] * H),
         block_sizes=kernels.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -61,4 +62,4 @@ def splash(
         residual_checkpoint_name="context",
         interpret=platform() != "tpu",
     )
-    return jax.vmap(kernel)(*(fill(x, 2, filled) for x in (q, k, v)), segments)[:, :, :L]
+    return jax.vmap(kernel)(*(pad_to(x, 2, padded) for x in (q, k, v)), segments)[:, :, :L]

@@ -1,4 +1,4 @@
-"""Connectors, a file each: encoded pictures and videos as tokens of the language model."""
+"""Connectors, one file each: they turn encoded images and videos into language model tokens."""
 
 from collections.abc import Mapping
 

@@ -1,10 +1,10 @@
-"""Visual abstractor: a fixed number of learned queries summarise a picture or a video.
+"""Visual abstractor: a fixed number of learned queries summarise an image or a video.
 
 Letters: N media, T frames, S image tokens (T * (1 + P)), Q queries, D width, E language width.
 
 Source: X-PLUG/mPLUG-Owl, modeling_mplug_owl.py (MplugOwlVisualAbstractorModel) and the video
-release. Two things look odd and are the original's: the residual of the attention is the *normed*
-query, and there is no norm after the last layer.
+release. Two oddities are the original's: the attention's residual is the *normed* query, and no
+norm follows the last layer.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_l
 class AbstractorConfig(ConnectorPart):
     """Visual abstractor: learned queries that attend to [queries; image tokens].
 
-    `mlp_size` is the width that the weights have: the released image models use
-    `intermediate_size` as it is, the video release rounds it. `temporal` adds a second set of
-    queries and their projection for videos of more than one frame. `query_stddev` is for newly
-    initialised weights only; the original starts its queries at zero.
+    `mlp_size` is the width of the weights: `intermediate_size` in the released image models,
+    rounded in the video release. `temporal` adds a second set of queries and their projection for
+    videos of more than one frame. `query_stddev` is init-only; the original's queries start at 0.
     """
 
     INIT_ONLY: ClassVar = ("query_stddev",)
@@ -60,7 +59,7 @@ class AbstractorConfig(ConnectorPart):
         return Abstractor(self, vision.hidden_size, language_width, compute)
 
     def num_tokens(self, vision: VisionPart, frames: int) -> int:
-        """The queries and the end vector, however long the video."""
+        """The queries and the end vector, for any number of frames."""
         return self.num_query_tokens + 1
 
     def problems(self, where: str) -> list[str]:
@@ -99,7 +98,7 @@ class AbstractorConfig(ConnectorPart):
         cls, source: Source, num_query_tokens: int, vision_width: int, temporal: bool
     ) -> Self:
         """Reads visual_abstractor_config of an mPLUG-Owl. Raises UserError."""
-        # As wide as the vision encoder, if it does not say.
+        # The default is the vision encoder's width.
         values = {"encoder_hidden_size": vision_width, **source.values}
         found = source.with_values(values).read(_HfAbstractor)
         source.expect(
@@ -120,7 +119,7 @@ class AbstractorConfig(ConnectorPart):
         )
 
     def to_hf(self, vision_width: int) -> dict[str, Any]:
-        """What `from_hf` reads. Raises UserError for a width that the format cannot express."""
+        """The inverse of `from_hf`. Raises UserError for a width that the format cannot express."""
         return {
             "model_type": "mplug_owl_visual_abstract",
             "hidden_size": self.hidden_size,
@@ -132,7 +131,7 @@ class AbstractorConfig(ConnectorPart):
         }
 
     def weight_rows(self) -> list[Row]:
-        """mPLUG-Owl's names."""
+        """mPLUG-Owl's tensor names."""
         attention = "abstractor.encoder.layers.{i}.crossattention"
         mlp, ours = f"{attention}.output.mlp", "connector/layers"
         rows = [
@@ -184,17 +183,17 @@ def _intermediate_size(config: AbstractorConfig) -> int:
         size = size * 3 // 2
     if mlp_size(size, config.temporal) != config.mlp_size:
         raise UserError(
-            f"connector.mlp_size {config.mlp_size}: the video release's format has only multiples "
-            "of 256"
+            f"connector.mlp_size is {config.mlp_size}; the video release's format can only express "
+            "multiples of 256"
         )
     return size
 
 
 class Abstractor(nn.Module):
-    """[N, T, 1 + P, D_vision] encoded frames -> [N, Q + 1, E], ready to stand among words.
+    """[N, T, 1 + P, D_vision] encoded frames -> [N, Q + 1, E], tokens of the language model.
 
-    For T > 1 a second set of queries looks at the same tokens; the two halves are projected apart
-    and added. The last of the Q + 1 vectors is a learned end mark.
+    For T > 1 a second set of queries attends to the same tokens; each set has its own projection,
+    and the results are added. The last of the Q + 1 vectors is a learned end marker.
     """
 
     config: AbstractorConfig
@@ -210,7 +209,7 @@ class Abstractor(nn.Module):
         image = encoded.reshape(N, -1, encoded.shape[-1])
         query_init = normal_init(("query", "vision_embed"), config.query_stddev)
         queries = self.param("queries", query_init, (Q, D))
-        # The input axis has no name: "embed" already takes the mesh axis that it would.
+        # The input axis has no logical name: "embed" already uses the mesh axis it would map to.
         to_language = partial(Projection, {None: D}, {"embed": self.language_width}, True, dtype)
         project, project_temporal = to_language(name="project"), None
         if config.temporal:
@@ -256,12 +255,12 @@ class AbstractorBlock(nn.Module):
         norm = partial(LayerNorm, names=("vision_embed",))
 
         x = norm(ATTENTION_NORM_EPS, name="query_norm")(named("input", x))
-        seen = norm(ATTENTION_NORM_EPS, name="image_norm")(image)
-        seen = jnp.concatenate([x, seen.astype(x.dtype)], axis=1)
-        sees = {"vision_embed": self.vision_width}
+        context = norm(ATTENTION_NORM_EPS, name="image_norm")(image)
+        context = jnp.concatenate([x, context.astype(x.dtype)], axis=1)
+        vision_embed = {"vision_embed": self.vision_width}
         q = named("query", biased(embed, heads, name="query")(x))
-        k = named("key", biased(sees, heads, name="key")(seen))
-        v = named("value", biased(sees, heads, name="value")(seen))
+        k = named("key", biased(vision_embed, heads, name="key")(context))
+        v = named("value", biased(vision_embed, heads, name="value")(context))
         y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
         x += named("attention", biased(heads, embed, name="out")(y))
 

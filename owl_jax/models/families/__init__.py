@@ -1,4 +1,4 @@
-"""Families of models, a file each: which parts, and how their directories read and write."""
+"""Model families, one file each: their parts, config.json and tensor names."""
 
 from collections.abc import Mapping
 

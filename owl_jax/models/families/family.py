@@ -1,4 +1,4 @@
-"""What a family of models says of its directories: config.json in and out, names of tensors."""
+"""Family: how to read and write the model directories of one family."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from owl_jax.models.weight_names import Row
 
 @dataclass(frozen=True)
 class Family:
-    """A family.
+    """A model family.
 
-    model_type: of its config.json.
-    read_config: config.json and the names of the directory's tensors as a description. Raises
-      UserError for a value of another type or out of its range, and for what is not computed here.
-    write_config: what `read_config` reads, given the dtype's name.
-    weight_rows: the table of a model; it covers every leaf of its parts.
+    model_type: in its config.json.
+    read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
+      of the wrong type or out of range, and for a model that owl_jax cannot compute.
+    write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
+    weight_rows: the table of weights; it covers every leaf of the parts.
     tied: {tensor: the tensor that it may repeat}.
     """
 

@@ -1,4 +1,4 @@
-"""mPLUG-Owl (arXiv 2304.14178): its released variants, its config.json, its tensors' names.
+"""mPLUG-Owl (arXiv 2304.14178): its released variants, config.json and tensor names.
 
 Source: X-PLUG/mPLUG-Owl, configuration_mplug_owl.py and modeling_mplug_owl.py, and the video
 release's copies of them.
@@ -36,7 +36,7 @@ VARIANTS: dict[str, OwlConfig] = {
     "video": OwlConfig(ClipConfig(temporal=True), AbstractorConfig(temporal=True), LlamaConfig()),
 }
 
-# The projections that the original's adapter takes (pipeline/train.py); BLOOM's are fused.
+# The projections that the original adapts (pipeline/train.py); BLOOM's are fused.
 LORA: dict[str, LoraConfig] = {
     "llama": LoraConfig(),
     "bloomz": LoraConfig(targets=("query_key_value",)),
@@ -52,18 +52,18 @@ _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
 
 def variant(name: str) -> OwlConfig:
-    """A released variant without adapter. Raises UserError for an unknown name."""
+    """A released variant without an adapter. Raises UserError for an unknown name."""
     if name not in VARIANTS:
         raise UserError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}")
     return VARIANTS[name]
 
 
 def around(part: VisionPart | LanguagePart) -> OwlConfig:
-    """The released model with one part exchanged: the description of a part that lies alone."""
+    """The released model with one part replaced, to describe a standalone part."""
     released = VARIANTS["llama"]
     if isinstance(part, LanguagePart):
         return dataclasses.replace(released, llm=part)
-    # An abstractor has its vision encoder's width.
+    # The abstractor's width is its vision encoder's.
     size, heads = part.hidden_size, part.num_heads
     connector = AbstractorConfig(hidden_size=size, num_heads=heads)
     return dataclasses.replace(released, vision=part, connector=connector)
@@ -95,7 +95,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     sections = {name: source.section(name) for name in _SECTIONS}
     for part in (source, *sections.values()):
         part.refuse_other_computation()
-    # The video release's config.json does not say that it is.
+    # The video release's config.json does not differ; its tensors do.
     temporal = "temporal_query_tokens" in tensors
     vision = ClipConfig.from_owl(sections["vision_config"], temporal)
     text = sections["text_config"]
@@ -118,8 +118,8 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     )
     if text.values.get("tie_word_embeddings") and not config.llm.TIED:
         raise UserError(
-            f"{source.path}: text_config.tie_word_embeddings True; the {kind} of mPLUG-Owl has a "
-            "head of its own"
+            f"{source.path}: text_config.tie_word_embeddings is true; mPLUG-Owl's {kind} has a "
+            "separate head"
         )
     return config
 
@@ -128,8 +128,8 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
     if not isinstance(vision, ClipConfig) or not isinstance(connector, AbstractorConfig):
         raise UserError(
-            f"mPLUG-Owl's format has clip and abstractor, not {vision.architecture} and "
-            f"{connector.architecture}; save it with format=orbax"
+            f"mPLUG-Owl's format requires clip and abstractor, found {vision.architecture} and "
+            f"{connector.architecture}; save with format=orbax"
         )
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
@@ -161,7 +161,7 @@ def _weight_rows(config: OwlConfig) -> list[Row]:
 
 
 def _vision_rows(temporal: bool) -> list[Row]:
-    """The vision encoder as mPLUG-Owl calls its tensors: q, k and v are one."""
+    """mPLUG-Owl's tensor names of the vision encoder; q, k and v are fused."""
     embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
     ours = "vision/layers"
     rows = [

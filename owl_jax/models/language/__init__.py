@@ -1,4 +1,4 @@
-"""Language models, a file each. The keys are also `model_type` in their config.json."""
+"""Language models, one file each. The keys are also `model_type` in their config.json."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
 """BLOOM (arXiv 2211.05100): LayerNorm with biases, ALiBi instead of positions, tied output head.
 
-Letters: B batch, L positions, D width, H heads, K head width, V vocabulary.
+Letters: B batch, L tokens, D width, H heads, K head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BloomConfig(LanguagePart):
 
     @property
     def max_length(self) -> int:
-        """ALiBi has no last position, but memory ends: eight times what it was trained on."""
+        """Eight times the training length. ALiBi has no limit, but memory does."""
         return 16_384
 
     def problems(self, where: str) -> list[str]:
@@ -132,7 +132,7 @@ class _HfBloom(Struct, frozen=True):
     pad_token_id: Padding | None = None
 
 
-# Other names of its sizes: transformers' attribute_map, and the files of the first release.
+# Aliases of keys: transformers' attribute_map, and the files of the first release.
 _HF_NAMES = {
     "n_embed": "hidden_size",
     "num_hidden_layers": "n_layer",
@@ -184,7 +184,7 @@ class Bloom(nn.Module):
 
 
 class BloomBlock(nn.Module):
-    """One decoder layer. Returns (x, the keys and values of its positions)."""
+    """One decoder layer. Returns (x, the keys and values of its tokens)."""
 
     config: BloomConfig
     compute: Compute
@@ -228,7 +228,7 @@ class BloomBlock(nn.Module):
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """float32[H], ALiBi's head slopes (arXiv 2108.12409), also when H is no power of two."""
+    """ALiBi's head slopes, float32[H] (arXiv 2108.12409); H need not be a power of two."""
     closest = 2 ** math.floor(math.log2(num_heads))
     base = 2.0 ** -(8.0 / closest)
     slopes = [base ** (i + 1) for i in range(closest)]

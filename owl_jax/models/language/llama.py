@@ -1,7 +1,6 @@
 """LLaMA (arXiv 2302.13971): RMSNorm, rotary positions, SwiGLU, no biases, separate output head.
 
-Letters: B batch, L positions, D width, H heads, G key heads, K head width, F MLP width,
-V vocabulary.
+Letters: B batch, L tokens, D width, H heads, G key heads, K head width, F MLP width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class LlamaConfig(LanguagePart):
         if not problems and self.head_dim % 2:
             problems.append(
                 f"{where}.hidden_size {self.hidden_size} over {where}.num_heads {self.num_heads} "
-                "is odd: rotary positions turn pairs"
+                "is odd: rotary positions rotate pairs of channels"
             )
         return problems
 
@@ -89,16 +88,16 @@ class LlamaConfig(LanguagePart):
 
     @classmethod
     def from_hf(cls, source: Source) -> Self:
-        if "max_sequence_length" in source.values:  # as files of 2023 have it
+        if "max_sequence_length" in source.values:  # the name in files of 2023
             positions = source.values["max_sequence_length"]
             source = source.with_values({"max_position_embeddings": positions, **source.values})
         llama = source.read(_HfLlama)
-        source.expect("hidden_act", llama.hidden_act, "silu", "the LLaMA here")
+        source.expect("hidden_act", llama.hidden_act, "silu", "owl_jax's LLaMA")
         heads = llama.num_attention_heads
         if llama.head_dim is not None and llama.head_dim * heads != llama.hidden_size:
             raise UserError(
                 f"{source.path}: head_dim {llama.head_dim} x {heads} heads is not hidden_size "
-                f"{llama.hidden_size}, as it is for the LLaMA here"
+                f"{llama.hidden_size}; owl_jax's LLaMA requires it"
             )
         return cls(
             vocab_size=llama.vocab_size,
@@ -166,7 +165,7 @@ class _HfLlama(Struct, frozen=True):
     intermediate_size: Size = 11008
     num_hidden_layers: Layers = 32
     num_attention_heads: Heads = 32
-    num_key_value_heads: Heads | None = None  # as many as heads
+    num_key_value_heads: Heads | None = None  # None: num_attention_heads
     max_position_embeddings: Length = 2048
     rms_norm_eps: Epsilon = 1e-6
     rope_theta: Theta | UnsetType = UNSET
@@ -182,7 +181,7 @@ class _HfLlama(Struct, frozen=True):
 
 
 def _rope_theta(llama: _HfLlama, source: Source) -> float:
-    """The base of rotary positions. Raises UserError where they are scaled or cover a part."""
+    """The base of rotary positions. Raises UserError if they are scaled or partial."""
     thetas = [llama.rope_theta]
     for rope in (llama.rope_parameters, llama.rope_scaling):
         if rope is None:
@@ -193,19 +192,19 @@ def _rope_theta(llama: _HfLlama, source: Source) -> float:
                 f"{source.path}: rope of type {shown(kind)}; expected plain rotary positions"
             )
         factor = rope.partial_rotary_factor
-        source.expect("partial_rotary_factor", factor, 1.0, "the LLaMA here")
+        source.expect("partial_rotary_factor", factor, 1.0, "owl_jax's LLaMA")
         thetas.append(rope.rope_theta)
-    source.expect("partial_rotary_factor", llama.partial_rotary_factor, 1.0, "the LLaMA here")
-    said = {theta for theta in thetas if not isinstance(theta, UnsetType)}
-    if len(said) > 1:
-        raise UserError(f"{source.path}: two values of rope_theta, {sorted(said)}; expected one")
-    return said.pop() if said else 10000.0
+    source.expect("partial_rotary_factor", llama.partial_rotary_factor, 1.0, "owl_jax's LLaMA")
+    found = {theta for theta in thetas if not isinstance(theta, UnsetType)}
+    if len(found) > 1:
+        raise UserError(f"{source.path}: two values of rope_theta, {sorted(found)}; expected one")
+    return found.pop() if found else 10000.0
 
 
 class Llama(nn.Module):
-    """Decoder on embeddings, so that media can stand among words.
+    """Decoder on embeddings: media vectors can be spliced in between `embed` and `__call__`.
 
-    `embed` gives word embeddings, `__call__` hidden states, `head` logits.
+    `embed` returns token embeddings, `__call__` hidden states, `head` logits.
     """
 
     config: LlamaConfig
@@ -238,12 +237,12 @@ class Llama(nn.Module):
         """Runs the decoder.
 
         Args:
-          embeddings: [B, L, D], words and media.
-          mask: of the row, or of the row's queries among the cache's slots.
-          cache: keys and values of the positions before; only read.
+          embeddings: [B, L, D], text and media.
+          mask: of the sequences, or of these L queries over the cache's slots.
+          cache: keys and values of the preceding tokens; only read.
 
-        Returns: (hidden states after the last norm [B, L, D], keys and values of these L positions
-        in the cache's form). A compiler leaves them out where nobody takes them, as in training.
+        Returns: (hidden states after the last norm [B, L, D], keys and values of these L tokens,
+        structured like the cache). In training nothing uses the latter and XLA removes them.
         """
         rotation = rotary_tables(mask.query_positions, self.config.head_dim, self.config.rope_theta)
         x, new = apply_layers(
@@ -261,7 +260,7 @@ class Llama(nn.Module):
 
 
 class LlamaBlock(nn.Module):
-    """One decoder layer. Returns (x, the keys and values of its positions)."""
+    """One decoder layer. Returns (x, the keys and values of its tokens)."""
 
     config: LlamaConfig
     compute: Compute
@@ -308,21 +307,21 @@ class LlamaBlock(nn.Module):
 
 
 def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines float32[B, L, 1, K] of the rotary angles (arXiv 2104.09864)."""
+    """Cosines and sines of the rotary angles, float32[B, L, 1, K] each (arXiv 2104.09864)."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    # The angles of both halves. By a product, since what goes into a product is written down: a
-    # CPU's compiler would compute cosines in each layer that it unrolls, and for each head.
-    both = np.tile(np.eye(width // 2, dtype=np.float32), 2)
-    cos, sin = (jnp.matmul(f(angles), both, precision="highest") for f in (jnp.cos, jnp.sin))
+    # A matmul duplicates the half width: XLA materialises its input. Otherwise XLA on CPU fuses the
+    # cosines into every unrolled layer and recomputes them for every head.
+    duplicate = np.tile(np.eye(width // 2, dtype=np.float32), 2)
+    cos, sin = (jnp.matmul(f(angles), duplicate, precision="highest") for f in (jnp.cos, jnp.sin))
     return cos, sin
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates [B, L, H, K] in float32; halves of K are the pairs, as in the released weights.
+    """Rotates [B, L, H, K] in float32; pairs are (i, i + K / 2), as in the released weights.
 
-    The swap of halves is a product with a constant matrix: the TPU compiler does that faster than
-    a slice and a concatenation.
+    A matmul with a constant matrix swaps the halves: on TPU it is faster than slicing and
+    concatenation.
     """
     half = x.shape[-1] // 2
     eye = np.eye(half, dtype=np.float32)

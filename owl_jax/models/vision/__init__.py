@@ -1,4 +1,4 @@
-"""Vision encoders, a file each."""
+"""Vision encoders, one file each."""
 
 from collections.abc import Mapping
 

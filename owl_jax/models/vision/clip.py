@@ -44,15 +44,14 @@ from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
 from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
 
-TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default, not the config's: the original passes none
+TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default: the original does not pass the config's
 
 
 @dataclass(frozen=True)
 class ClipConfig(VisionPart):
     """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
 
-    Defaults are the released mplug-owl-llama-7b's. `position_stddev` is for newly initialised
-    weights only.
+    Defaults are the released mplug-owl-llama-7b's. `position_stddev` is init-only.
     """
 
     INIT_ONLY: ClassVar = ("position_stddev",)
@@ -93,7 +92,7 @@ class ClipConfig(VisionPart):
         return self.hidden_size * (self.num_layers * width + patches)
 
     def tokens_through(self, path: Path, frames: int) -> int:
-        if "temporal" in path:  # skipped by the class token, and by pictures
+        if "temporal" in path:  # patches of videos only
             return frames * self.num_patches if frames > 1 else 0
         return frames * (self.num_patches if "patch_embed" in path else self.tokens_per_frame)
 
@@ -104,16 +103,16 @@ class ClipConfig(VisionPart):
     @classmethod
     def from_hf(cls, source: Source) -> Self:
         if "vision_config" in source.values or source.values.get("model_type") == "clip":
-            # Files of transformers 4.20 and before say some of it again, and that counts.
-            again = source.section("vision_config_dict").values
+            # In files of transformers 4.20 and before, vision_config_dict overrides vision_config.
+            overrides = source.section("vision_config_dict").values
             section = source.section("vision_config")
-            source = section.with_values({**section.values, **again})
+            source = section.with_values({**section.values, **overrides})
         source.refuse_other_computation()
         return cls._from_struct(source, source.read(_HfClip))
 
     @classmethod
     def from_owl(cls, source: Source, temporal: bool) -> Self:
-        """Reads the section of mPLUG-Owl's config.json. Raises UserError."""
+        """Reads vision_config of mPLUG-Owl's config.json. Raises UserError."""
         return cls._from_struct(source, source.read(_HfOwlVision), temporal)
 
     @classmethod
@@ -132,7 +131,7 @@ class ClipConfig(VisionPart):
         )
 
     def weight_rows(self) -> list[Row]:
-        """CLIPVisionModel's names (transformers)."""
+        """CLIPVisionModel's tensor names (transformers)."""
         embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
         ours = "vision/layers"
         fused = [
@@ -145,8 +144,7 @@ class ClipConfig(VisionPart):
             Row(f"{embeddings}.{patches}", "vision/patch_embed/kernel", PatchConvolution()),
             Row(f"{embeddings}.class_embedding", "vision/class_token", Flat()),
             Row(f"{embeddings}.{positions}", "vision/positions", Same()),
-            # So misspelt there.
-            *layer_norm("vision_model.pre_layrnorm", "vision/pre_norm"),
+            *layer_norm("vision_model.pre_layrnorm", "vision/pre_norm"),  # sic
             *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
             *fused,
             *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
@@ -190,7 +188,7 @@ class _HfOwlVision(_HfClip, frozen=True):
 class Clip(nn.Module):
     """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D].
 
-    With T = 1 no temporal part is used, so a still picture is a video of one frame.
+    T = 1 skips the temporal convolutions, so an image is a video of one frame.
     """
 
     config: ClipConfig
@@ -213,7 +211,7 @@ class Clip(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(class_token, (N * T, 1, D)), x], axis=1) + positions
         norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
         x = norm(name="pre_norm")(x)
-        # Else the compiler may divide the width, as the weights lie, and not the media.
+        # Shard by media: the compiler would otherwise follow the weights and shard the width.
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         self.sow("intermediates", "embeddings", x)
         x, _ = apply_layers(
@@ -228,7 +226,7 @@ class Clip(nn.Module):
 
 
 class ClipBlock(nn.Module):
-    """Pre-norm transformer block on [N * T, 1 + P, D]; frames of a medium are adjacent rows."""
+    """Pre-norm transformer block on [N * T, 1 + P, D]; the frames of a medium are adjacent."""
 
     config: ClipConfig
     compute: Compute
@@ -265,10 +263,10 @@ class ClipBlock(nn.Module):
 
 
 class TemporalConvolution(nn.Module):
-    """The video release's mixing over time: [N, T, 1 + P, D] -> [N, T, 1 + P, D].
+    """The video release's temporal mixing: [N, T, 1 + P, D] -> [N, T, 1 + P, D].
 
     Patches: norm, project to D / 2, depthwise convolution over three frames, QuickGELU, project
-    back. The class token is returned as it came, so that the caller's residual doubles it.
+    back. The class token passes through unchanged; the caller's residual doubles it.
     """
 
     config: ClipConfig
@@ -297,7 +295,7 @@ class TemporalConvolution(nn.Module):
 def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
     """The original's pooler output [N, D]: the last norm again, on the class token's mean over T.
 
-    Nothing in the model uses it; it is here for people who want CLIP-like features.
+    For users who want CLIP-like features; the model does not use it.
     """
     norm = LayerNorm(config.layer_norm_eps, ("vision_embed",))
     pooled: Any = norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))

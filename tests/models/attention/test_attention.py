@@ -1,4 +1,4 @@
-"""Attention: who sees whom, and the numbers against a NumPy computation in float64."""
+"""Attention: masks, and values against a NumPy computation in float64."""
 
 import dataclasses
 
@@ -18,14 +18,14 @@ def _int(values):
 
 
 def _for_platform(platform):
-    """A mesh of a device that is not there, as in a compilation ahead of time."""
+    """A mesh of an abstract device, as in a compilation ahead of time."""
     device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
     return jax.sharding.use_abstract_mesh(
         jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
     )
 
 
-def test_mask_of_a_row_is_causal():
+def test_mask_of_a_sequence_is_causal():
     mask = self_attention_mask(_int([[0, 1, 2]]), _int([[1, 1, 1]]))
     np.testing.assert_array_equal(mask.dense()[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
 
@@ -46,7 +46,7 @@ def test_mask_keeps_packed_conversations_and_padding_apart():
 
 
 def test_mask_of_a_query_among_the_slots_of_a_cache():
-    """Two rows at slot 2 of 4: one whose first slot is padding, one whose slots are all its own."""
+    """Two sequences at slot 2 of 4: one with padding in its first slot, one without."""
     mask = AttentionMask(
         query_slots=_int([2]),
         query_positions=_int([[1], [2]]),
@@ -77,10 +77,10 @@ def test_attend_is_softmax_attention(key_heads):
 
 
 def _after_a_cache(start, key_heads, alibi):
-    """(attention after a cache of `start` slots that are in use, arguments, what it gives).
+    """(attention after a cache with `start` slots in use, its arguments, the expected result).
 
-    Two rows of 5 positions in a cache of 7 slots; the first two of the second row are padding. What
-    lies from `start` on in the cache must not be seen.
+    Two sequences of 5 tokens in a cache of 7 slots; the second starts with two tokens of padding.
+    The cache's slots from `start` on must be masked.
     """
     B, L, S, H, K = 2, 5, 7, 4, 8
     random = np.random.default_rng(0)
@@ -112,13 +112,13 @@ def _after_a_cache(start, key_heads, alibi):
 @pytest.mark.parametrize("alibi", [False, True])
 @pytest.mark.parametrize("key_heads", [4, 2])
 @pytest.mark.parametrize("start", [4, 2])
-def test_after_a_cache_as_in_whole_rows(start, key_heads, alibi):
+def test_cached_attention_equals_whole_sequences(start, key_heads, alibi):
     run, arguments, expected = _after_a_cache(start, key_heads, alibi)
     np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
 
 
-def test_after_a_cache_on_a_tpu_as_anywhere(monkeypatch):
-    """A TPU's form, in which a single query goes in copies, computed here."""
+def test_cached_attention_in_the_form_for_a_tpu(monkeypatch):
+    """The TPU's form, which copies a single query, computed on this platform."""
     run, arguments, expected = _after_a_cache(4, 2, alibi=True)
     here = str(jax.make_jaxpr(run)(*arguments))
     monkeypatch.setattr(xla, "platform", lambda: "tpu")
@@ -127,13 +127,13 @@ def test_after_a_cache_on_a_tpu_as_anywhere(monkeypatch):
     np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
 
 
-def test_without_a_mask_every_query_sees_every_key():
+def test_without_a_mask_every_query_attends_to_every_key():
     q, k = jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 1, 3, 4))
     v = jnp.asarray([[[[0.0] * 4, [3.0] * 4, [6.0] * 4]]])
     np.testing.assert_allclose(attend(q, k, v), np.full((1, 2, 1, 4), 3.0), atol=1e-6)
 
 
-def test_a_query_that_sees_nothing_gives_numbers():
+def test_a_query_without_keys_is_finite():
     q, k, v = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1, 2, 4))
     mask = AttentionMask(_int([0]), _int([[0]]), _int([[5]]), _int([[0, 1]]), _int([[1, 1]]))
     loss = lambda q: attend(q, k, v, mask).sum()  # noqa: E731
@@ -156,31 +156,31 @@ def test_unsuitable_implementation_is_named():
     with pytest.raises(UserError, match=f"'flash': expected one of {known}"):
         attend(x, x, x, implementation="flash")
     mask = self_attention_mask(_int([[0]]), _int([[0]]))
-    with pytest.raises(UserError, match="no bias"):
+    with pytest.raises(UserError, match="does not support ALiBi"):
         attend(x, x, x, mask, slopes=jnp.zeros(1), implementation="cudnn")
     with pytest.raises(UserError, match="runs on NVIDIA GPUs, not on a cpu"):
         attend(x, x, x, mask, implementation="cudnn")
 
 
-ROW, CACHE, NONE = "row", "cache", "none"
+WHOLE, CACHE, NONE = "whole", "cache", "none"
 
 
 @pytest.mark.parametrize(
     ("platform", "kind", "length", "dtype", "alibi", "expected"),
     [
-        ("tpu", ROW, 2048, "bfloat16", False, "splash"),
-        ("tpu", ROW, 300, "float32", True, "splash"),
-        ("tpu", ROW, 127, "bfloat16", False, "xla"),
+        ("tpu", WHOLE, 2048, "bfloat16", False, "splash"),
+        ("tpu", WHOLE, 300, "float32", True, "splash"),
+        ("tpu", WHOLE, 127, "bfloat16", False, "xla"),
         ("tpu", CACHE, 1, "bfloat16", False, "xla"),
         ("tpu", NONE, 257, "bfloat16", False, "xla"),
-        ("gpu", ROW, 2048, "bfloat16", False, "cudnn"),
+        ("gpu", WHOLE, 2048, "bfloat16", False, "cudnn"),
         ("gpu", NONE, 257, "bfloat16", False, "cudnn"),
-        ("gpu", ROW, 2048, "bfloat16", True, "xla"),
-        ("gpu", ROW, 2048, "float32", False, "xla"),
-        ("gpu", ROW, 301, "bfloat16", False, "xla"),
+        ("gpu", WHOLE, 2048, "bfloat16", True, "xla"),
+        ("gpu", WHOLE, 2048, "float32", False, "xla"),
+        ("gpu", WHOLE, 301, "bfloat16", False, "xla"),
         ("gpu", CACHE, 1, "bfloat16", False, "xla"),
-        ("cpu", ROW, 2048, "bfloat16", True, "blockwise"),
-        ("cpu", ROW, 511, "float32", False, "xla"),
+        ("cpu", WHOLE, 2048, "bfloat16", True, "blockwise"),
+        ("cpu", WHOLE, 511, "float32", False, "xla"),
         ("cpu", CACHE, 1, "float32", False, "xla"),
         ("cpu", NONE, 577, "float32", False, "xla"),
     ],
@@ -195,13 +195,13 @@ def test_auto_follows_the_mesh_that_the_program_is_for(
     mask = None if kind == NONE else AttentionMask(queries, queries, queries, keys, keys)
     with _for_platform(platform):
         assert choose("auto", q, k, mask, np.ones(4) if alibi else None) == expected
-        if expected != "cudnn":  # splash by name where it is no good: XLA
+        if expected != "cudnn":
             named = choose("splash", q, k, mask, None)
-            assert named == ("splash" if kind == ROW and length >= 128 else "xla")
+            assert named == ("splash" if kind == WHOLE and length >= 128 else "xla")
 
 
-def test_a_short_row_on_a_cpu_gives_the_same():
-    """Against the form for other platforms, gradients too: packed, grouped heads."""
+def test_the_cpu_form_equals_the_general_one():
+    """Values and gradients of a short packed sequence with grouped heads."""
     L = 88
     random = np.random.default_rng(0)
     q, k, v = (
@@ -214,7 +214,7 @@ def test_a_short_row_on_a_cpu_gives_the_same():
 
     def reference(q, k, v):
         weights = jax.nn.softmax(xla._scores(q, k, mask, slopes), axis=-1)
-        return xla._weighed(weights, v)
+        return xla._weighted_values(weights, v)
 
     def ours(q, k, v):
         return attend(q, k, v, mask, slopes)

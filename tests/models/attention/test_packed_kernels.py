@@ -1,4 +1,4 @@
-"""Kernels of whole rows against XLA's attention, values and gradients; splash is interpreted."""
+"""Kernels for packed sequences against attention in XLA, values and gradients."""
 
 import re
 
@@ -20,11 +20,11 @@ from owl_jax.parallel.sharding import LogicalRules
 RULES = LogicalRules()
 
 
-def rows(B, L):
-    """Rows of three conversations and padding, cut otherwise in each row."""
+def packed_mask(B, L):
+    """Sequences of three conversations and padding, of other lengths in each sequence."""
     random = np.random.default_rng(L)
     cuts = np.sort(random.choice(np.arange(1, L), (B, 3), replace=False))
-    segments = np.array([np.searchsorted(row, np.arange(L), side="right") for row in cuts])
+    segments = np.array([np.searchsorted(ends, np.arange(L), side="right") for ends in cuts])
     starts = np.take_along_axis(np.pad(cuts, ((0, 0), (1, 0))), segments, axis=1)
     positions = np.arange(L) - starts
     return self_attention_mask(
@@ -62,13 +62,13 @@ def assert_same(ours, expected, tolerance):
     ("L", "H", "G", "K"),
     [
         (128, 4, 4, 128),
-        (200, 4, 2, 64),  # filled up to 256; two heads share a key
-        (131, 6, 1, 80),  # slopes of six heads are no powers of two
+        (200, 4, 2, 64),  # padded to 256; two heads share a key
+        (131, 6, 1, 80),  # slopes of six heads are not powers of two
         (300, 2, 2, 16),
     ],
 )
-def test_splash_is_that_of_xla(L, H, G, K, alibi):
-    given = *qkv(2, L, H, G, K), rows(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
+def test_splash_equals_xla(L, H, G, K, alibi):
+    given = *qkv(2, L, H, G, K), packed_mask(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("splash", *given), expected, 1e-5)
 
@@ -78,18 +78,18 @@ def test_splash_is_that_of_xla(L, H, G, K, alibi):
     ("L", "H", "G"),
     [
         (512, 2, 2),
-        (600, 4, 2),  # filled up to 768; two heads share a key
+        (600, 4, 2),  # padded to 768; two heads share a key
         (2000, 2, 1),  # eight blocks
     ],
 )
-def test_blockwise_is_that_of_xla(L, H, G, alibi):
-    given = *qkv(2, L, H, G, 16), rows(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
+def test_blockwise_equals_xla(L, H, G, alibi):
+    given = *qkv(2, L, H, G, 16), packed_mask(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
 
 
 def test_blockwise_of_one_long_conversation():
-    """Each block of queries meets all before it: five are computed as six, from the row's start."""
+    """Query blocks use all key blocks before them; five are computed as six, from the start."""
     L = 1280
     mask = self_attention_mask(jnp.arange(L)[None], jnp.ones((1, L), jnp.int32))
     given = *qkv(1, L, 2, 2, 16), mask
@@ -97,8 +97,8 @@ def test_blockwise_of_one_long_conversation():
     assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
 
 
-def test_blockwise_leaves_out_blocks_of_other_conversations():
-    """They hold NaN: whatever touches them shows it."""
+def test_blockwise_skips_blocks_of_other_conversations():
+    """They hold NaN, which would spread."""
     L = 8 * BLOCK
     segments = jnp.repeat(jnp.asarray([1, 2, 3, 4], jnp.int32), 2 * BLOCK)[None]
     q, k, v = qkv(1, L, 2, 2, 16)
@@ -115,8 +115,12 @@ def test_blockwise_leaves_out_blocks_of_other_conversations():
 
 @pytest.mark.parametrize("alibi", [False, True])
 def test_several_blocks(alibi):
-    """1,100 positions are two blocks of 640: of the four pairs, one is after the other."""
-    given = *qkv(1, 1100, 2, 2, 16), rows(1, 1100), jnp.asarray(alibi_slopes(2)) if alibi else None
+    """1,100 tokens are two blocks of 640; of the four pairs of blocks one is masked entirely."""
+    given = (
+        *qkv(1, 1100, 2, 2, 16),
+        packed_mask(1, 1100),
+        jnp.asarray(alibi_slopes(2)) if alibi else None,
+    )
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("splash", *given), expected, 2e-5)
 
@@ -124,16 +128,16 @@ def test_several_blocks(alibi):
 @pytest.mark.parametrize("alibi", [False, True])
 @pytest.mark.parametrize(("kernel", "L"), [("splash", 256), ("blockwise", 512)])
 def test_bfloat16(kernel, L, alibi):
-    """Both are as far from float32 as the inputs' own rounding."""
+    """The error against float32 is that of the inputs' rounding."""
     slopes = jnp.asarray(alibi_slopes(6)) if alibi else None
-    mask = rows(1, L)
+    mask = packed_mask(1, L)
     exact = values_and_gradients("xla", *qkv(1, L, 6, 6, 64), mask, slopes)
     narrow = qkv(1, L, 6, 6, 64, jnp.bfloat16)
     assert_same(values_and_gradients(kernel, *narrow, mask, slopes), exact, 2e-2)
 
 
 def test_alibi_is_exact_at_far_positions():
-    """Scores of 1,700 in bfloat16 inputs, whose own steps are of eight at that size."""
+    """Scores of 1,700 from bfloat16 inputs, although bfloat16's steps there are 8."""
     slopes = jnp.asarray(alibi_slopes(6))
     q, k = jnp.zeros((1, 6, 1, 8), jnp.bfloat16), jnp.zeros((1, 6, 3, 8), jnp.bfloat16)
     positions = jnp.asarray([[1, 1023, 2047]], jnp.int32)
@@ -147,8 +151,8 @@ def test_alibi_is_exact_at_far_positions():
 @pytest.mark.parametrize("alibi", [False, True])
 @pytest.mark.parametrize(("kernel", "L"), [("splash", 160), ("blockwise", 520)])
 def test_a_mesh_computes_what_one_device_does(kernel, L, H, G, alibi):
-    """One key head cannot be divided between two devices: each then has all heads."""
-    given = *qkv(4, L, H, G, 16), rows(4, L), jnp.asarray(alibi_slopes(H)) if alibi else None
+    """One key head cannot be sharded over two devices: each then has all heads."""
+    given = *qkv(4, L, H, G, 16), packed_mask(4, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     with jax.set_mesh(make_mesh(2, 2, 2)), nn.logical_axis_rules(RULES.flax_rules()):
         ours = values_and_gradients(kernel, *given)
@@ -157,15 +161,15 @@ def test_a_mesh_computes_what_one_device_does(kernel, L, H, G, alibi):
 
 
 def test_a_batch_that_the_mesh_does_not_divide():
-    given = *qkv(1, 160, 2, 2, 16), rows(1, 160)
+    given = *qkv(1, 160, 2, 2, 16), packed_mask(1, 160)
     expected = values_and_gradients("xla", *given)
     with jax.set_mesh(make_mesh(2, 2, 2)), nn.logical_axis_rules(RULES.flax_rules()):
         assert_same(values_and_gradients("splash", *given), expected, 1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "L"), [("splash", 160), ("blockwise", 520)])
-def test_positions_that_see_nothing_give_numbers(kernel, L):
-    """Keys hidden from everyone, as an attention mask hides them."""
+def test_queries_without_keys_are_finite(kernel, L):
+    """Keys masked for all queries, as by a caller's attention_mask."""
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
     mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
     for slopes in (None, jnp.asarray(alibi_slopes(2))):
@@ -175,7 +179,7 @@ def test_positions_that_see_nothing_give_numbers(kernel, L):
         np.testing.assert_allclose(ours[0][:, 20:], expected[0][:, 20:], atol=1e-5)
 
 
-def test_blockwise_passes_no_gradient_from_positions_that_see_nothing():
+def test_blockwise_gives_queries_without_keys_no_gradient():
     L = 2 * BLOCK
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
     mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
@@ -188,7 +192,7 @@ def test_blockwise_passes_no_gradient_from_positions_that_see_nothing():
 
 
 def test_blockwise_of_segments_out_of_order():
-    """Conversations that take turns, padding first and among them."""
+    """Interleaved conversations and padding."""
     L = 4 * BLOCK
     segments = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, L)), jnp.int32)
     given = *qkv(2, L, 2, 2, 16), self_attention_mask(segments, segments)
@@ -196,10 +200,10 @@ def test_blockwise_of_segments_out_of_order():
     assert_same(values_and_gradients("blockwise", *given), expected, 2e-5)
 
 
-def test_blockwise_writes_down_no_scores_and_no_masks():
-    """A scan over layers keeps what does not depend on them, unless it is told that it does."""
+def test_blockwise_materialises_neither_scores_nor_masks():
+    """A scan over layers hoists loop invariants, masks among them, without the barrier."""
     L, layers = 4 * BLOCK, 3
-    mask = rows(1, L)
+    mask = packed_mask(1, L)
 
     def loss(q, k, v):
         def layer(q, _):
@@ -217,10 +221,10 @@ def test_blockwise_writes_down_no_scores_and_no_masks():
 
 @pytest.mark.parametrize("remat", ["save:context", "minimal", "dots"])
 @pytest.mark.parametrize(("kernel", "L"), [("splash", 128), ("blockwise", 512)])
-def test_a_kept_context_spares_the_forward_kernel(kernel, L, remat):
-    """Interpreted, a kernel is a loop over its blocks."""
+def test_a_saved_context_avoids_a_second_forward_kernel(kernel, L, remat):
+    """An interpreted kernel is a loop over its blocks."""
     q, k, v = qkv(2, L, 2, 2, 16)
-    mask = rows(2, L)
+    mask = packed_mask(2, L)
 
     def layer(q):
         return jnp.sum(jnp.square(attend(jnp.sin(q), k, v, mask, implementation=kernel)))
