@@ -35,7 +35,7 @@ def operated(picture, *operations) -> np.ndarray:
 def shares(draw) -> tuple[float, float]:
     """The crop's fraction of the image's area, and its width / height."""
     left, upper, right, lower = draw.box
-    width, height = draw.picture
+    width, height = draw.image_size
     return (right - left) * (lower - upper) / (width * height), (right - left) / (lower - upper)
 
 
