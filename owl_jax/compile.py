@@ -151,13 +151,13 @@ def _cannot_be_written(file: flags.FlagHolder[str | None], error: OSError) -> Us
 
 def _remedy(program: Program) -> str:
     """What makes a program smaller."""
-    from owl_jax.parallel.sharding import batch_parts
+    from owl_jax.parallel.sharding import num_batch_shards
 
     rows = "--batch_per_device" if BATCH_PER_DEVICE.value else "config.batch_size"
     if program.name == "train":
         fewer = f"lower {rows}" if BATCH_PER_DEVICE.value else "raise config.accumulate"
         return f"{fewer}, keep less with config.compute.remat, or take more chips"
-    parts = batch_parts(program.mesh)
+    parts = num_batch_shards(program.mesh)
     if program.rows > parts and program.rows % parts:
         return f"make config.batch_size a multiple of {parts}, so that devices share its rows"
     smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""

@@ -117,7 +117,7 @@ def _directory(flag: flags.FlagHolder[str | None]) -> Path:
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     """(config, params, base of the adapter, what was opened) of the source as the flags ask."""
     from owl_jax.checkpoint import model_directory
-    from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_stored
+    from owl_jax.checkpoint.adapter import CONFIG_FILE, merge_lazy
     from owl_jax.checkpoint.adapter_base import Base, read_base
 
     if (source / CONFIG_FILE).exists():
@@ -143,7 +143,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         adapter = Path(as_typed(MERGE_ADAPTER.value))
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
-        llm = merge_stored(params["llm"], opened.params["lora"], opened.config.lora)
+        llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)
         params = {**params, "llm": llm}
     return config, params, read_base(source), opened
 

@@ -15,10 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE
-from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, base_hash, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
-from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_branches
+from owl_jax.checkpoint.model_directory import load_model, open_any_adapter, read_subtrees
 from owl_jax.models.lora import merge
 
 LLAMA, BLOOM = golden.GOLDENS / golden.LLAMA, golden.GOLDENS / golden.BLOOM
@@ -116,11 +116,11 @@ def test_adapter_is_merged_from_either_form(own, tmp_path):
 
 def test_adapter_alone_from_form_to_form(own, tmp_path):
     config, params = golden.model(golden.LORA)
-    base = Base(str(LLAMA), fingerprint_base(params["llm"]))
+    base = Base(str(LLAMA), base_hash(params["llm"]))
     assert read_base(own) == base
     lora, _ = open_any_adapter(own, golden.model(golden.LLAMA)[0])
     assert lora == config.lora
-    _assert_same(read_branches(own, ["lora"], "float32"), {"lora": params["lora"]})
+    _assert_same(read_subtrees(own, ["lora"], "float32"), {"lora": params["lora"]})
     size, _, _ = _done(own, tmp_path / "peft", "peft")
     assert size == _size(params["lora"])
     assert read_base(tmp_path / "peft") == base
@@ -172,10 +172,10 @@ def test_parts_of_a_model(tmp_path):
     (source / "config.json").write_text(json.dumps({**text, "vocab_size": 100}))
     save_file(weights, source / WEIGHTS)
     _, _, said = _done(source, tmp_path / "own", "orbax")
-    note = "config.json says 100 words, the embedding has 128; 128 it is"
+    note = "config.json says vocab_size 100, the embedding has 128 rows; using 128"
     assert said == f"note: {source}: {note}\n"
     llm = golden.model(golden.LLAMA)[1]["llm"]
-    _assert_same(read_branches(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
+    _assert_same(read_subtrees(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
     message = _refused(source, tmp_path / "whole", "huggingface")
     assert "no vision and no connector; it has llm" in message
 

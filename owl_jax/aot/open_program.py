@@ -17,7 +17,7 @@ from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
 from owl_jax.inference.inference_program import make_inference_program
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, batch_parts
+from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
@@ -60,7 +60,7 @@ class Program:
     def rows_per_device(self) -> int:
         """How many of `rows` lie on each device: all of them if data and fsdp cannot divide them,
         as in inference/inference_program.py; training refuses that."""
-        parts = batch_parts(self.mesh)
+        parts = num_batch_shards(self.mesh)
         return self.rows if self.rows % parts else self.rows // parts
 
 

@@ -28,7 +28,7 @@ from jax.experimental.multihost_utils import process_allgather, sync_global_devi
 
 from owl_jax.checkpoint.event_loop import use_patient_event_loops
 from owl_jax.checkpoint.seal import Damaged, Position, digest, position_of, sealed, unsealed
-from owl_jax.checkpoint.tree_hash import described, fingerprint
+from owl_jax.checkpoint.tree_hash import described, tree_hash
 from owl_jax.errors import UserError, disk_full, one_line
 
 # A checkpoint of another model differs everywhere; a few arrays tell which model it was.
@@ -123,7 +123,7 @@ class Checkpoints:
                 return False
             if not (force or self._manager.should_save(step)):
                 return False
-            of_state = fingerprint(state)
+            of_state = tree_hash(state)
             own = {_STATE: of_state, _ARRAYS: digest(described(state)), _STEP: step}
             items = {
                 "state": ocp.args.StandardSave(state),
@@ -206,7 +206,7 @@ class Checkpoints:
           data_iterator: a fresh Grain iterator of the same pipeline, set to where the saved one
             was; or None.
           expected_meta: entries that the checkpoint's meta must have with just these values, such
-            as {"fingerprint": fingerprint(frozen)}. An entry "... name" is not compared, but names
+            as {"fingerprint": tree_hash(frozen)}. An entry "... name" is not compared, but names
             what the entry of the rest of its key is of.
           hints: what else one can do about an entry that differs.
 
@@ -248,7 +248,7 @@ class Checkpoints:
             # Without one of its own files Orbax gives a key as the integers it is made of.
             if _dtypes(state) != _dtypes(abstract_state):
                 raise Damaged("its arrays come back as another kind")
-        if recorded is not None and fingerprint(state) != recorded:
+        if recorded is not None and tree_hash(state) != recorded:
             raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
         if data_iterator is not None:  # last, since nothing sets it back
             with _reading(name):

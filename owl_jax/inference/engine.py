@@ -33,7 +33,7 @@ from owl_jax.media.video import VideoSource
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import Params, forward
-from owl_jax.parallel.sharding import LogicalRules, batch_parts
+from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.text.conversation import (
     check_media,
     longest_text,
@@ -333,7 +333,7 @@ class Owl:
             yield
             return
         rules = LogicalRules()
-        if rows % batch_parts(self._mesh):
+        if rows % num_batch_shards(self._mesh):
             rules = dataclasses.replace(rules, batch=None)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
             yield

@@ -27,7 +27,7 @@ from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
-from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, batch_parts
+from owl_jax.parallel.sharding import BATCH_AXES, LogicalRules, num_batch_shards
 
 Tree = dict[str, Any]
 
@@ -129,7 +129,7 @@ class InferenceProgram:
 
     def _row_axes(self) -> Any:
         """As the engine: rows that the axes do not divide are everywhere."""
-        return None if self.rows % batch_parts(self.mesh) else BATCH_AXES
+        return None if self.rows % num_batch_shards(self.mesh) else BATCH_AXES
 
 
 def make_inference_program(

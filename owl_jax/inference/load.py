@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import place
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.engine import Owl
@@ -53,7 +53,7 @@ def load_owl(
     placed = {}
     for keys, leaf in flat.items():
         dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # what was quantised stays
-        placed[keys] = place(leaf, dtype, shardings.get(keys, everywhere))
+        placed[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, everywhere))
     opened.tell(directory)
     return Owl(
         config,

@@ -118,12 +118,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_parts(mesh: Mesh) -> int:
+def num_batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
     return _size(BATCH_AXES, mesh)
 
 
-def own_rows(mesh: Mesh) -> tuple[int, int]:
+def process_batch_shard(mesh: Mesh) -> tuple[int, int]:
     """(part, parts): which part of a batch's rows this process has to read.
 
     Mostly each process has a part of its own; processes that only tensor axes tell apart share one.
@@ -131,7 +131,7 @@ def own_rows(mesh: Mesh) -> tuple[int, int]:
     Raises:
       UserError: the rows of two processes are the same in part, so that neither could read its own.
     """
-    rows = batch_parts(mesh)
+    rows = num_batch_shards(mesh)
     table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
     by_process: dict[int, set[int]] = {}
     for device, (index,) in table.items():
@@ -156,7 +156,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     """
     sharding = batch_sharding(mesh)
     # Local mesh: the part of the mesh that this process's devices make up.
-    parts = batch_parts(mesh.local_mesh)
+    parts = num_batch_shards(mesh.local_mesh)
     for name, array in batch.items():
         if len(array) % parts:
             raise UserError(

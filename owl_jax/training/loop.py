@@ -23,13 +23,13 @@ from ml_collections import ConfigDict
 from owl_jax.checkpoint.adapter_base import Base
 from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.checkpoint.model_directory import save_model
-from owl_jax.checkpoint.tree_hash import fingerprint
+from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError, printable
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.parallel.chips import peak_flops
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import own_rows, shard_batch
+from owl_jax.parallel.sharding import process_batch_shard, shard_batch
 from owl_jax.training import config as settings
 from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.init_params import initialize, unrounded
@@ -72,7 +72,7 @@ def _train(
 ) -> Path | None:
     start_up = StartUp()
     model, mesh = settings.read_model(config), make_mesh(**config.mesh)
-    part, parts = own_rows(mesh)
+    part, parts = process_batch_shard(mesh)
     with start_up.phase("data"):
         data = open_data(config, model, workdir, part, parts)
         if config.epochs:
@@ -208,7 +208,7 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
-        _BASE: fingerprint(frozen) if frozen else "none",
+        _BASE: tree_hash(frozen) if frozen else "none",
         f"{_BASE} name": f"{directories} in {config.frozen_dtype}",
     }
     return described

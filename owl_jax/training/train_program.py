@@ -30,8 +30,8 @@ from owl_jax.models.vlm import init_params
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
-    batch_parts,
     batch_sharding,
+    num_batch_shards,
     param_shardings,
 )
 from owl_jax.training import config as settings
@@ -201,7 +201,7 @@ def _stacked(layers: Sequence[Any]) -> jax.Array:
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    parts = batch_parts(mesh)
+    parts = num_batch_shards(mesh)
     if config.batch_size % (parts * config.accumulate):
         raise UserError(
             f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "

@@ -25,7 +25,7 @@ from owl_jax.checkpoint.hf_import import (
     write_family,
 )
 from owl_jax.checkpoint.lazy_arrays import read
-from owl_jax.checkpoint.model_directory import load_model, open_any, read_branches
+from owl_jax.checkpoint.model_directory import load_model, open_any, read_subtrees
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.errors import UserError
@@ -102,14 +102,14 @@ def test_index_that_does_not_fit_its_shards_is_an_error(tmp_path):
 
     index = tmp_path / INDEX
     for damaged in ({}, {"weight_map": {}}, {"weight_map": ["one.safetensors"]}):
-        assert refused(damaged) == f"{index}: no weight_map; expected the index of a model's shards"
+        assert refused(damaged) == f"{index}: no weight_map; expected the index of a sharded model"
     absent = {"b": "three.safetensors", "a": "four.safetensors"}
     assert refused({"weight_map": weight_map | absent}) == (
-        f"{index} names four.safetensors, three.safetensors, which is not there"
+        f"{index} names four.safetensors, three.safetensors, which does not exist"
     )
     assert refused(
         {"weight_map": {**weight_map, "z": "one.safetensors", "y": "two.safetensors"}}
-    ) == (f"{index} names tensors that its files do not hold (2): y, z")
+    ) == (f"{index} names tensors that its files do not have (2): y, z")
     assert "unexpected: x" in refused({"weight_map": weight_map})
     # Half of the shards are copied, and the index is of those.
     assert "missing: " in refused({"weight_map": {"x": "two.safetensors"}})
@@ -141,7 +141,7 @@ def test_vocabulary_is_what_the_embedding_has(source, tmp_path, capsys):
     opened = open_family(directories.write(tmp_path / "owl", values, tensors))
     assert opened.config.llm.vocab_size == 132
     opened.tell(tmp_path)
-    note = "config.json says 128 words, the embedding has 132; 132 it is"
+    note = "config.json says vocab_size 128, the embedding has 132 rows; using 132"
     assert capsys.readouterr().err == f"note: {tmp_path}: {note}\n"
     params = flatten_dict(_read(opened), sep="/")
     (embedding,) = (value for path, value in params.items() if path.endswith("/embedding"))
@@ -230,7 +230,7 @@ def test_part_is_no_whole_model(tmp_path):
     with pytest.raises(UserError, match="no connector and no llm; it has vision"):
         load_model(tmp_path / "clip", "float32")
     with pytest.raises(UserError, match="no vision; it has llm"):
-        read_branches(tmp_path / "llama", ["vision"], "float32")
+        read_subtrees(tmp_path / "llama", ["vision"], "float32")
     directories.change_config(tmp_path / "llama", model_type="gpt2")
     with pytest.raises(UserError, match="expected the config of an mPLUG-Owl model"):
         open_any(tmp_path / "llama")

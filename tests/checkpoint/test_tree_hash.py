@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.tree_hash import fingerprint
+from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.parallel.mesh import make_mesh
 
 
@@ -38,18 +38,18 @@ def test_the_fingerprint_is_what_it_says():
     expected = reference_fingerprint(
         {"llm/layers/w": w, "llm/layers/q": q, "vision/b": b, "vision/s": np.float32([-0.0])[0]}
     )
-    assert fingerprint(tree) == expected
-    assert fingerprint(jax.tree.map(jnp.asarray, tree)) == expected
+    assert tree_hash(tree) == expected
+    assert tree_hash(jax.tree.map(jnp.asarray, tree)) == expected
 
 
 def test_the_fingerprint_does_not_depend_on_the_sharding():
     params = {"w": jax.random.normal(jax.random.key(0), (8, 16)), "b": jnp.ones((16,))}
-    expected = fingerprint(params)
+    expected = tree_hash(params)
     for sizes, spec in [((8, 1, 1), P("data")), ((1, 2, 4), P("fsdp", "tensor"))]:
         sharding = NamedSharding(make_mesh(*sizes), spec)
         whole = NamedSharding(make_mesh(*sizes), P())
         placed = jax.device_put(params, {"w": sharding, "b": whole})
-        assert fingerprint(placed) == expected
+        assert tree_hash(placed) == expected
 
 
 def test_the_fingerprint_sees_every_change():
@@ -68,21 +68,21 @@ def test_the_fingerprint_sees_every_change():
         {"a": swapped},
         {"a": w, "b": w},
     ]
-    assert len({fingerprint(tree) for tree in trees}) == len(trees)
+    assert len({tree_hash(tree) for tree in trees}) == len(trees)
 
 
 def test_the_fingerprint_sees_exchanged_layers_of_16_bit_numbers():
     narrow = np.random.default_rng(0).normal(size=(2, 64, 256)).astype(ml_dtypes.bfloat16)
     for w in (narrow, narrow.astype(np.float32)):
-        names = {fingerprint({"w": w})}
+        names = {tree_hash({"w": w})}
         for first, second in [(0, 1), (0, 16), (3, 35)]:
             rows = w.copy()
             rows[0, [first, second]] = rows[0, [second, first]]
-            names.add(fingerprint({"w": rows}))
-        assert len(names | {fingerprint({"w": w[::-1]})}) == 5
+            names.add(tree_hash({"w": rows}))
+        assert len(names | {tree_hash({"w": w[::-1]})}) == 5
 
 
 def test_the_fingerprint_can_stand_in_json():
-    text = fingerprint({"a": np.ones(3, np.float32)})
+    text = tree_hash({"a": np.ones(3, np.float32)})
     assert json.loads(json.dumps(text)) == text
     assert len(text) == len("sha256:") + 64

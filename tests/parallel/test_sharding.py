@@ -13,8 +13,8 @@ from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import (
     LogicalRules,
     batch_sharding,
-    own_rows,
     param_shardings,
+    process_batch_shard,
     shard_batch,
 )
 
@@ -130,4 +130,4 @@ def test_rows_that_cannot_be_divided_are_refused():
 
 def test_one_process_reads_all_rows():
     for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)):
-        assert own_rows(make_mesh(*sizes)) == (0, 1)
+        assert process_batch_shard(make_mesh(*sizes)) == (0, 1)

@@ -31,15 +31,15 @@ workdir = Path(sys.argv[4])
 READ = """
 import numpy as np
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import own_rows, shard_batch
+from owl_jax.parallel.sharding import process_batch_shard, shard_batch
 from owl_jax.training.config import read_model
 from owl_jax.training.data import open_data
 
 # Processes that only the tensor axis tells apart hold the same rows.
-assert own_rows(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
-assert own_rows(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
+assert process_batch_shard(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
+assert process_batch_shard(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
 mesh = make_mesh(**config.mesh)
-data = open_data(config, read_model(config), workdir, *own_rows(mesh))
+data = open_data(config, read_model(config), workdir, *process_batch_shard(mesh))
 count = jax.jit(lambda mask: mask.sum())
 numbers, supervised, steps = [], [], 0
 for steps in range(1, 19):
