@@ -124,7 +124,7 @@ def test_each_device_holds_its_rows_of_a_batch():
 
 
 def test_rows_that_cannot_be_divided_are_refused():
-    with pytest.raises(UserError, match=r"batch of 6 rows.*among 8 devices.*multiple of 8"):
+    with pytest.raises(UserError, match=r"batch of 6 sequences.*among 8 devices.*multiple of 8"):
         shard_batch({"ids": np.zeros((6, 3))}, make_mesh())
 
 
