@@ -295,14 +295,16 @@ def test_what_was_written_is_verified(own, tmp_path):
         assert (done.returncode, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
         name = largest.relative_to(copy)
-        assert line.startswith(f"error: {copy}: not as its SHA256SUMS says (1): {name} (differs);")
+        assert line.startswith(
+            f"error: {copy}: does not match its SHA256SUMS (1): {name} (differs);"
+        )
     assert not target.exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS, so there is nothing to compare"),
+        ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS to compare with"),
         ([f"--source={LLAMA}"], 2, "--target and --format must have a value"),
         ([f"--source={LLAMA}", "--target=x"], 2, "--target and --format must have a value"),
         ([f"--source={LLAMA}", "--verify", "--format=peft"], 2, "--verify goes without both"),

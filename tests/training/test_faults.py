@@ -252,7 +252,7 @@ def test_damage_to_what_one_process_reads_is_an_error_of_both(files, unhurt_pair
 
     results = finish(start_several(files / "config.py", workdir, "--config.export=none"))
     assert [code for code, _, _ in results] == [1, 1], results
-    for (_, _, err), reason in zip(results, ["process 1 cannot read its part", "Un"], strict=True):
+    for (_, _, err), reason in zip(results, ["process 1 cannot read its shard", "Un"], strict=True):
         assert f"error: checkpoint {workdir}/checkpoints/40 is damaged: {reason}" in err
         assert "Traceback" not in err
 
