@@ -169,7 +169,7 @@ def open_vision(directory: Path) -> Opened:
         rows = without_prefix(rows, "vision_model.")
     params = from_source(rows, files, abstract_params(config), directory, {}, vision.ignores)
     unused = sum(map(vision.ignores, files.names()))
-    note = f"{unused} tensors outside the vision encoder are not used"
+    note = f"{unused} tensors of other parts than the vision encoder are not used"
     return Opened(config, params, notes=(note,) if unused else (), files=files)
 
 

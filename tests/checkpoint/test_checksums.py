@@ -67,7 +67,7 @@ def test_one_bit_of_any_file_is_noticed(name, directory):
     content[len(content) // 2] ^= 4
     (directory / name).write_bytes(content)
     shown = name.replace("\n", "\\n").replace("\udcff", "\\udcff")
-    assert f"says (1): {shown} (differs); copy the directory again" in _refused(directory)
+    assert f"SHA256SUMS (1): {shown} (differs); copy the directory again" in _refused(directory)
 
 
 @pytest.mark.parametrize(
