@@ -97,7 +97,7 @@ def _convert() -> None:
         save_model(
             target, config, params, target_format, source, base, opened.as_trained, bar.advance
         )
-    opened.tell(source)
+    opened.print_notes(source)
     seconds = time.monotonic() - start
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     # ru_maxrss is in kilobytes on Linux.

@@ -59,7 +59,7 @@ class Opened:
     files: TensorFiles | None = field(default=None, compare=False)
     nans: Mapping[str, int] = field(default_factory=dict, compare=False)
 
-    def tell(self, directory: Path) -> None:
+    def print_notes(self, directory: Path) -> None:
         """Prints notes and warnings on stderr; call it after the weights are read."""
         if jax.process_index() > 0:
             return

@@ -102,7 +102,7 @@ class _Int8:
             complete = piece[1:] == whole(self.shape[1:])
             scale = self.scales.of_layer(layer, value if complete else None)[outputs]
             value = value.astype(np.float32)
-            with np.errstate(invalid="ignore"):  # Opened.tell reports infinities
+            with np.errstate(invalid="ignore"):  # Opened.print_notes reports infinities
                 value /= scale
                 result[layer - part[0].start] = np.rint(value, out=value).astype(np.int8)
         return result

@@ -54,7 +54,7 @@ def load_owl(
     for keys, leaf in flat.items():
         dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised leaves keep theirs
         on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
-    opened.tell(directory)
+    opened.print_notes(directory)
     return Owl(
         config,
         unflatten_dict(on_device),

@@ -51,7 +51,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
                 program.params[name],
                 stored[name],
             )
-        opened.tell(Path(directory))
+        opened.print_notes(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.any_base)

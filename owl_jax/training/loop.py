@@ -2,7 +2,7 @@
 
 Weights start in this order: the newest checkpoint of the workdir; else, branch by branch, what
 `config.init` names (a directory, or "fresh"). Frozen weights always come from `config.init`: they
-are not in checkpoints, their fingerprint is.
+are not in checkpoints, their tree hash is.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_vocabulary_is_what_the_embedding_has(source, tmp_path, capsys):
             tensors[name] = np.concatenate([tensors[name], tensors[name][:4]])
     opened = open_family(directories.write(tmp_path / "owl", values, tensors))
     assert opened.config.llm.vocab_size == 132
-    opened.tell(tmp_path)
+    opened.print_notes(tmp_path)
     note = "config.json says vocab_size 128, the embedding has 132 rows; using 132"
     assert capsys.readouterr().err == f"note: {tmp_path}: {note}\n"
     params = flatten_dict(_read(opened), sep="/")
@@ -159,12 +159,12 @@ def test_infinities_of_float16_are_warned_of_once_read(tmp_path, capsys):
     tensors[HEAD][3, :5] = np.inf
     tensors[EMBEDDING][1, 1] = np.nan
     opened = open_family(directories.write(tmp_path, directories.config(LLAMA), tensors))
-    opened.tell(tmp_path)
+    opened.print_notes(tmp_path)
     assert capsys.readouterr().err == ""
     kernel = _read(opened)["llm"]["lm_head"]["kernel"]
     assert kernel.dtype == np.float16
     assert np.isinf(kernel).sum() == 5
-    opened.tell(tmp_path)
+    opened.print_notes(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"warning: {tmp_path}: 6 elements of 2 float16 tensors are not finite, the first in {HEAD};"
