@@ -80,7 +80,7 @@ def test_a_table_and_json_without_weights_or_data(compile_it, tmp_path):
 def test_two_slices_quickly(compile_it):
     """The data axis spans them; without one fsdp does, and the table says what that costs."""
     two = ("--topology=v5e:2x2", "--slices=2", "--quick")
-    assert "weights go over the network between them; config" in compile_it(*two).stdout
+    assert "weights go over DCN; config" in compile_it(*two).stdout
     result = compile_it(*two, "--config.mesh.data=2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("train on 2 slices of v5e:2x2: 8 devices, mesh data 2, fsdp 4")
