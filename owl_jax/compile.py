@@ -1,13 +1,12 @@
-"""Compiles a program for a TPU that is not there, and tells whether it fits and what it does.
+"""Compiles a program for a TPU without having one; reports memory, FLOPs and collectives.
 
     python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8
     python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8 --quick
     python -m owl_jax.compile --config=configs/stage1.py --topology=v5e:2x4 --program=decode \\
         --config.batch_size=32 --config.mesh.fsdp=1 --config.mesh.tensor=-1
 
-Needs no TPU, no weights and no data, only TPU's compiler: pip install --editable '.[tpu]'. What is
-named in the config but not there is never looked for. The exit status is 1 for a program that does
-not fit.
+Needs no TPU, weights or data, only the TPU compiler: pip install --editable '.[tpu]'. Files that
+the config names are not opened. The exit status is 1 if the program does not fit.
 """
 
 from __future__ import annotations
@@ -34,45 +33,45 @@ TOPOLOGY = flags.DEFINE_string(
     "topology", None, "chip and shape of a slice: v5e:8x8, v6e:16x16, v5p:4x4x4", required=True
 )
 SLICES = flags.DEFINE_integer(
-    "slices", 1, "how many slices, joined by the data-centre network", lower_bound=1
+    "slices", 1, "number of slices, connected by the data-centre network", lower_bound=1
 )
 PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], "what to compile")
 BATCH_PER_DEVICE = flags.DEFINE_integer(
     "batch_per_device",
     0,
-    "rows at a time for each device, which devices along a mesh axis tensor have together; 0: as "
-    "config.batch_size has it",
+    "sequences per device and micro-batch; devices along the mesh axis tensor share theirs; "
+    "0: from config.batch_size",
     lower_bound=0,
 )
-QUICK = flags.DEFINE_bool("quick", False, "only what fits and what is exchanged, not how fast")
+QUICK = flags.DEFINE_bool("quick", False, "only memory and collectives, no time estimate")
 JSON = flags.DEFINE_string("json", None, "file to write the numbers to")
 HLO = flags.DEFINE_string("hlo", None, "file to write the compiled program's text to")
 DTYPE = flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "of the weights in prefill and decode"
 )
 NEW_TOKENS = flags.DEFINE_integer(
-    "new_tokens", 256, "room for an answer in a row, in prefill and decode", lower_bound=1
+    "new_tokens", 256, "slots for new tokens in a sequence, in prefill and decode", lower_bound=1
 )
 XLA_FLAGS = flags.DEFINE_bool(
     "xla_flags",
     True,
-    "with the flags of parallel/xla_flags.py, as launched; if --quick those alone that change what "
-    "is exchanged",
+    "use the flags of parallel/xla_flags.py, as the launchers do; with --quick only those that "
+    "change collectives",
 )
 XLA_OPTION = flags.DEFINE_multi_string(
-    "xla_option", [], "NAME=VALUE of one more flag, as xla_tpu_scoped_vmem_limit_kib=65536"
+    "xla_option", [], "NAME=VALUE of an additional flag: xla_tpu_scoped_vmem_limit_kib=65536"
 )
 
 
 def main(_: list[str]) -> None:
     """Compiles, prints a table, writes JSON. Raises UserError if the program does not fit."""
-    # Imported here, since they import JAX, which --help can do without.
+    # Imported here because they import JAX, which --help does not need.
     from owl_jax.aot.analyse import analyse
     from owl_jax.aot.open_program import open_program
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
-    # JAX warns of indices beyond 32 bits: of more rows than a chip has room for, as the table says.
+    # JAX warns of indices beyond 32 bits for batches that do not fit, which the table says anyway.
     warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
     _check_flags()
     for file in (JSON, HLO):
@@ -109,7 +108,7 @@ def main(_: list[str]) -> None:
 
 
 def _check_flags() -> None:
-    """Raises UserError for a flag that has no meaning for the program."""
+    """Raises UserError for a flag that the program does not use."""
     if PROGRAM.value == "train":
         others = {"dtype": "--config.frozen_dtype", "new_tokens": "--config.data.sequence_length"}
     else:
@@ -120,7 +119,7 @@ def _check_flags() -> None:
 
 
 def _check_writable(file: flags.FlagHolder[str | None]) -> None:
-    """Raises UserError now instead of after the compilation. Leaves no file that was not there."""
+    """Raises UserError before compiling, not after. Leaves no new file."""
     if not file.value:
         return
     path = Path(as_typed(file.value))
@@ -144,28 +143,25 @@ def _write(file: flags.FlagHolder[str | None], text: str) -> None:
 
 def _cannot_be_written(file: flags.FlagHolder[str | None], error: OSError) -> UserError:
     return UserError(
-        f"--{file.name}={file.value}: cannot be written ({error.strerror}); name a file in a "
-        "directory that is there"
+        f"--{file.name}={file.value}: cannot be written ({error.strerror}); name a file in an "
+        "existing directory"
     )
 
 
 def _remedy(program: Program) -> str:
-    """What makes a program smaller."""
-    from owl_jax.parallel.sharding import batch_parts
+    """How to make a program smaller."""
+    from owl_jax.parallel.sharding import num_batch_shards
 
-    rows = "--batch_per_device" if BATCH_PER_DEVICE.value else "config.batch_size"
+    batch = "--batch_per_device" if BATCH_PER_DEVICE.value else "config.batch_size"
     if program.name == "train":
-        fewer = (
-            f"lower {rows}"
-            if BATCH_PER_DEVICE.value
-            else "raise config.gradient_accumulation_steps"
-        )
-        return f"{fewer}, keep less with config.compute.remat, or take more chips"
-    parts = batch_parts(program.mesh)
-    if program.rows > parts and program.rows % parts:
-        return f"make config.batch_size a multiple of {parts}, so that devices share its rows"
+        steps = "config.gradient_accumulation_steps"
+        fewer = f"lower {batch}" if BATCH_PER_DEVICE.value else f"raise {steps}"
+        return f"{fewer}, save less with config.compute.remat, or take more chips"
+    shards = num_batch_shards(program.mesh)
+    if program.batch_size > shards and program.batch_size % shards:
+        return f"make config.batch_size a multiple of {shards}, so that devices share it"
     smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""
-    return f"lower {rows}, make config.data.sequence_length shorter{smaller}, or take more chips"
+    return f"lower {batch}, lower config.data.sequence_length{smaller}, or take more chips"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,13 +1,13 @@
-"""Weights from one form to another, tensor by tensor, so that any model fits any machine.
+"""Converts weights between formats, tensor by tensor, so any model fits any machine.
 
     python -m owl_jax.convert --source=DIR --target=DIR --format=huggingface|orbax|peft
     python -m owl_jax.convert --source=DIR --verify
 
-A source is a released mPLUG-Owl or its parts as Hugging Face has them (CLIP's vision tower, a plain
+The source is a released mPLUG-Owl or a part in Hugging Face's format (CLIP's vision tower, a plain
 LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory that owl_jax wrote, or, with --base,
-an adapter. `huggingface` is the released models' form and merges an adapter, `orbax` is owl_jax's
-own, `peft` is the adapter alone. --verify compares every file of the source with its SHA256SUMS,
-before it is converted or, without a target, alone.
+an adapter. `huggingface` is the released models' format and merges an adapter, `orbax` is
+owl_jax's own, `peft` is the adapter only. --verify compares every file of the source with its
+SHA256SUMS before converting it; without a target, it does nothing else.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SOURCE = flags.DEFINE_string("source", None, "directory to read", required=True)
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty")
 FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "of the target")
 VERIFY = flags.DEFINE_bool(
-    "verify", False, "compare the source with its SHA256SUMS; without --target that is all"
+    "verify", False, "compare the source with its SHA256SUMS; without --target, only that"
 )
 MERGE_ADAPTER = flags.DEFINE_string(
     "merge_adapter", None, "directory of a LoRA adapter to merge into the language model"
 )
-BASE = flags.DEFINE_string("base", None, "where the source is an adapter: the model it belongs to")
-ANY_BASE = flags.DEFINE_bool("any_base", False, "take an adapter though it has another base")
+BASE = flags.DEFINE_string("base", None, "the model of the adapter, if the source is an adapter")
+ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base")
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["bfloat16", "float16", "float32"], "of the target; by default the source's"
 )
@@ -53,7 +53,7 @@ def _has_a_target(values: Mapping[str, Any]) -> bool:
 
 
 def main(_: list[str]) -> None:
-    """Opens the source, writes the target, and says what that was."""
+    """Opens the source, writes the target, and prints a summary."""
     if VERIFY.value:
         for directory in (SOURCE, BASE, MERGE_ADAPTER):
             if directory.value is not None:
@@ -70,7 +70,7 @@ def _verify(directory: Path) -> None:
 
 
 def _convert() -> None:
-    # Imported here, since they import JAX, which --help can do without.
+    # Imported here because they import JAX, which --help does not need.
     import jax
 
     from owl_jax.checkpoint.atomic_directory import check_free
@@ -79,26 +79,28 @@ def _convert() -> None:
 
     start = time.monotonic()
     source = _directory(SOURCE)
-    form = FORMAT.value or ""
+    target_format = FORMAT.value or ""
     target = Path(TARGET.value or "")
     check_free(target)
     config, params, base, opened = _open(source)
     if DTYPE.value is not None:
         params = jax.tree.map(lambda leaf: Cast(leaf, DTYPE.value), params)
     written = {"orbax": {*params}, "peft": {"lora"}, "huggingface": {*params} - {"lora"}}
-    kept = {name: params[name] for name in params if name in written[form]}
+    kept = {name: params[name] for name in params if name in written[target_format]}
     leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
     with _Bar(nbytes) as bar:
-        save_model(target, config, params, form, source, base, opened.as_trained, bar.advance)
-    opened.tell(source)
+        save_model(
+            target, config, params, target_format, source, base, opened.as_trained, bar.advance
+        )
+    opened.print_notes(source)
     seconds = time.monotonic() - start
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-    # Linux counts it in kilobytes.
+    # ru_maxrss is in kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     cli.say(
-        f"{target} ({form}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
+        f"{target} ({target_format}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )
 
@@ -112,9 +114,9 @@ def _directory(flag: flags.FlagHolder[str | None]) -> Path:
 
 
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
-    """(config, params, base of the adapter, what was opened) of the source as the flags ask."""
+    """Opens the source as the flags ask: (config, params, base of the adapter, Opened)."""
     from owl_jax.checkpoint import model_directory
-    from owl_jax.checkpoint.adapter import merge_stored
+    from owl_jax.checkpoint.adapter import merge_lazy
     from owl_jax.checkpoint.adapter_base import Base, read_base
     from owl_jax.checkpoint.schema import ADAPTER_FILE
 
@@ -134,20 +136,20 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         opened = model_directory.add_adapter(opened, model, source, ANY_BASE.value)
         return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
-        raise UserError(f"--base={BASE.value} goes with an adapter; {source} is none")
+        raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is none")
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
         adapter = Path(MERGE_ADAPTER.value)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
-        llm = merge_stored(params["llm"], opened.params["lora"], opened.config.lora)
+        llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)
         params = {**params, "llm": llm}
     return config, params, read_base(source), opened
 
 
 class _Bar:
-    """A progress bar on a terminal, and nothing otherwise."""
+    """A progress bar, on a terminal only."""
 
     def __init__(self, total: int):
         from rich.progress import (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from owl_jax.checkpoint.adapter import open_adapter
 from owl_jax.checkpoint.lazy_arrays import read
-from owl_jax.checkpoint.model_directory import open_branches, open_model
+from owl_jax.checkpoint.model_directory import open_model, open_subtrees
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import LoraConfig
 
@@ -20,9 +20,9 @@ def load_model(directory: Path, dtype: Any) -> tuple[OwlConfig, dict[str, Any]]:
     return opened.config, _read(opened.params, dtype)
 
 
-def read_branches(directory: Path, names: list[str], dtype: Any) -> dict[str, Any]:
-    """Reads what `open_branches` opens."""
-    return _read(open_branches(directory, names).params, dtype)
+def read_subtrees(directory: Path, names: list[str], dtype: Any) -> dict[str, Any]:
+    """Reads what `open_subtrees` opens."""
+    return _read(open_subtrees(directory, names).params, dtype)
 
 
 def read_adapter(directory: Path, config: OwlConfig, dtype: Any) -> tuple[LoraConfig, dict]:

@@ -12,11 +12,11 @@ import golden
 import jax
 import numpy as np
 import pytest
-from read_whole import load_model, read_branches
+from read_whole import load_model, read_subtrees
 from safetensors.numpy import load_file, save_file
 
 from owl_jax.checkpoint.adapter import WEIGHTS_FILE
-from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, fingerprint_base, read_base
+from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, base_hash, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
 from owl_jax.checkpoint.model_directory import open_any_adapter
@@ -118,11 +118,11 @@ def test_adapter_is_merged_from_either_form(own, tmp_path):
 
 def test_adapter_alone_from_form_to_form(own, tmp_path):
     config, params = golden.model(golden.LORA)
-    base = Base(str(LLAMA), fingerprint_base(params["llm"]))
+    base = Base(str(LLAMA), base_hash(params["llm"]))
     assert read_base(own) == base
     lora, _ = open_any_adapter(own, golden.model(golden.LLAMA)[0])
     assert lora == config.lora
-    _assert_same(read_branches(own, ["lora"], "float32"), {"lora": params["lora"]})
+    _assert_same(read_subtrees(own, ["lora"], "float32"), {"lora": params["lora"]})
     size, _, _ = _done(own, tmp_path / "peft", "peft")
     assert size == _size(params["lora"])
     assert read_base(tmp_path / "peft") == base
@@ -174,10 +174,10 @@ def test_parts_of_a_model(tmp_path):
     (source / "config.json").write_text(json.dumps({**text, "vocab_size": 100}))
     save_file(weights, source / WEIGHTS)
     _, _, said = _done(source, tmp_path / "own", "orbax")
-    note = "config.json says 100 words, the embedding has 128; 128 it is"
+    note = "config.json says vocab_size 100, the embedding has 128 rows; using 128"
     assert said == f"note: {source}: {note}\n"
     llm = golden.model(golden.LLAMA)[1]["llm"]
-    _assert_same(read_branches(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
+    _assert_same(read_subtrees(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
     message = _refused(source, tmp_path / "whole", "huggingface")
     assert "no vision and no connector; it has llm" in message
 
@@ -297,14 +297,16 @@ def test_what_was_written_is_verified(own, tmp_path):
         assert (done.returncode, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
         name = largest.relative_to(copy)
-        assert line.startswith(f"error: {copy}: not as its SHA256SUMS says (1): {name} (differs);")
+        assert line.startswith(
+            f"error: {copy}: does not match its SHA256SUMS (1): {name} (differs);"
+        )
     assert not target.exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS, so there is nothing to compare"),
+        ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS to compare with"),
         ([f"--source={LLAMA}"], 2, "--target and --format must have a value"),
         ([f"--source={LLAMA}", "--target=x"], 2, "--target and --format must have a value"),
         ([f"--source={LLAMA}", "--verify", "--format=peft"], 2, "--verify goes without both"),

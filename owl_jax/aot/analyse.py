@@ -1,4 +1,4 @@
-"""From a program to what is known of it: trace, lower, compile, read what the compiler made."""
+"""Traces, lowers and compiles a program, and reports on the compiled HLO."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from owl_jax.aot.summary import Estimated, LargeArrays, Report, Traffic
 from owl_jax.aot.topology import Topology
 from owl_jax.parallel.chips import Chip
 
-_LARGEST = 6  # types of arrays that the table names
-_ORIGINS = 2  # places that make one
+_LARGEST = 6  # array types in the table
+_ORIGINS = 2  # origins of each
 _COMPILER = "made by the compiler"
-_EVERYWHERE = ("while", "body", "closed_call", "layers.body", "jit(step)")
-_SLOWEST = 12  # operations that it names
+_COMMON_PARTS = ("while", "body", "closed_call", "layers.body", "jit(step)")
+_SLOWEST = 12  # operations in the table
 
 
 def analyse(
@@ -28,7 +28,7 @@ def analyse(
     quick: bool = False,
     options: Mapping[str, str] | None = None,
 ) -> Report:
-    """Compiles a program and reports on it; see aot/compiler.py for the arguments."""
+    """Compiles a program and reports on it; aot/compiler.py documents `quick` and `options`."""
     start = time.perf_counter()
     traced = program.trace()
     seconds = {"trace": time.perf_counter() - start}
@@ -43,7 +43,7 @@ def analyse(
         return Report(topology, program, quick, dict(options or {}), memory, seconds, refused=True)
 
     module = hlo.parse(compiled.text)
-    # Decoding is a loop that ends when every row has ended: what counts is one turn of it.
+    # The decode loop has no fixed length; one iteration counts.
     runs = count_runs(module, endless_loop(module) if program.name == "decode" else None)
     exchanged = collectives.find(runs, program.mesh.size)
     kinds: dict[str, dict[str, Traffic]] = defaultdict(lambda: defaultdict(Traffic))
@@ -64,7 +64,7 @@ def analyse(
         largest=largest_arrays(runs),
         collectives={kind: dict(networks) for kind, networks in kinds.items()},
         kernels=kernels,
-        hardware_flops=work.product_flops(runs) + sum(k.flops or 0.0 for k in kernels),
+        hardware_flops=work.matmul_flops(runs) + sum(k.flops or 0.0 for k in kernels),
         bytes_read=bytes_read,
         unknown_loops=runs.unknown,
         text=compiled.text,
@@ -89,48 +89,48 @@ def analyse(
 def largest_arrays(runs: Runs) -> list[LargeArrays]:
     """The largest arrays that steps write to memory, by type.
 
-    As many of a type as one loop hands from turn to turn are there at once.
+    The arrays of one type that a loop carries are alive at once.
     """
-    handed_on = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
-    together: Counter[str] = Counter()
+    not_written = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
+    alive: Counter[str] = Counter()
     sizes: dict[str, int] = {}
     origins: dict[str, Counter[str]] = defaultdict(Counter)
     for _, instruction, count in runs.steps():
         arrays = [array for array in instruction.arrays if array.space == 0]
         if instruction.opcode == "while":
-            together |= Counter(map(str, arrays))
-        for array in arrays if instruction.opcode not in handed_on else ():
+            alive |= Counter(map(str, arrays))
+        for array in arrays if instruction.opcode not in not_written else ():
             sizes[str(array)] = array.nbytes
-            origins[str(array)][_place(instruction.op_name)] += count
+            origins[str(array)][_origin(instruction.op_name)] += count
     largest = sorted(sizes.items(), key=lambda item: item[1], reverse=True)[:_LARGEST]
     return [
         LargeArrays(
-            max(together[name], 1),
+            max(alive[name], 1),
             nbytes,
             name,
-            _first(origins[name]),
+            _most_common(origins[name]),
         )
         for name, nbytes in largest
     ]
 
 
 def slowest_operations(runs: Runs, chip: Chip) -> list[tuple[float, str]]:
-    """(seconds, where in the model) of what the compiler expects to take longest."""
+    """(seconds, origin in the model) of the operations with the most expected cycles."""
     taken: Counter[str] = Counter()
     for _, step, count in runs.steps():
         if not collectives.is_part(step):
-            taken[_place(step.op_name)] += count * expected_cycles(step)
-    return [(cycles / chip.clock, place) for place, cycles in taken.most_common(_SLOWEST)]
+            taken[_origin(step.op_name)] += count * expected_cycles(step)
+    return [(cycles / chip.clock, origin) for origin, cycles in taken.most_common(_SLOWEST)]
 
 
-def _first(places: Counter[str]) -> tuple[str, ...]:
-    """The most frequent places; the compiler only if there is no other."""
-    known = [place for place, _ in places.most_common() if place != _COMPILER]
+def _most_common(origins: Counter[str]) -> tuple[str, ...]:
+    """The most frequent origins; the compiler only if there is no other."""
+    known = [origin for origin, _ in origins.most_common() if origin != _COMPILER]
     return tuple(known[:_ORIGINS]) or (_COMPILER,)
 
 
-def _place(op_name: str) -> str:
-    """JAX's path without what every path has; backward and recomputed are told."""
-    parts = [part for part in op_name.split("/") if part not in _EVERYWHERE]
-    is_jax_s = "/" in op_name  # the compiler calls its own "broadcast.22"
-    return "/".join(parts[-5:]) if is_jax_s and parts else _COMPILER
+def _origin(op_name: str) -> str:
+    """JAX's path without the common parts; it shows backward and recomputed operations."""
+    parts = [part for part in op_name.split("/") if part not in _COMMON_PARTS]
+    is_from_jax = "/" in op_name  # the compiler's own are named like "broadcast.22"
+    return "/".join(parts[-5:]) if is_from_jax and parts else _COMPILER

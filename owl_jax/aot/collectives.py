@@ -1,12 +1,12 @@
-"""What the devices exchange: kind, count and bytes, inside a slice (ICI) and between them (DCN).
+"""Collectives: kind, count and bytes, within a slice (ICI) and between slices (DCN).
 
-The bytes of a collective are those of its larger side on one device: what an all-gather gives, what
-an all-reduce sums, what a reduce-scatter takes.
+The bytes of a collective are those of its larger side on one device: the output of an all-gather,
+the operand of an all-reduce, the input of a reduce-scatter.
 
-Three things of the TPU's compiler are undone here. It cuts a collective into steps inside the
-fusions of other work; these share a channel, and count once. A sum of which each device keeps a
-part is an all-reduce inside a fusion with a name of its own: a reduce-scatter. And what goes
-between slices goes through the hosts, as a send and a receive that name what they stand for.
+This module undoes three transformations of the TPU compiler. It splits a collective into steps
+inside the fusions of other work; these share a channel, and count once. A reduce-scatter is an
+all-reduce inside a fusion with a special name. And transfers between slices go through the hosts,
+as a send and a receive that name the collective.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ KINDS = (
     "collective-broadcast",
 )
 _BETWEEN_SLICES = ("send", "recv")
-_REDUCE_SCATTER = "all-reduce-scatter"  # how a fusion's computation is called that is one
+_REDUCE_SCATTER = "all-reduce-scatter"  # prefix of such a fusion's computation
 
 
 @dataclass(frozen=True)
 class Collective:
     """One collective of the program.
 
-    key: what all its parts in the text have in common. runs: how often it runs. nbytes: of one run.
-    group: ids of devices that exchange, the first such group; the others are alike. Empty for what
-      goes between slices through the hosts.
+    key: shared by all its parts in the text. runs: how often it runs. nbytes: per run.
+    group: device ids of its first group; the others are alike. Empty for transfers between slices
+      through the hosts.
     """
 
     key: str
@@ -54,10 +54,9 @@ class Collective:
 
 @dataclass(frozen=True)
 class Route:
-    """How a group's devices are joined.
+    """How the devices of a group are connected.
 
-    size: devices that exchange, or slices. links: ICI ports of a chip that lead to the others; 0
-    between slices.
+    size: devices, or slices. links: ICI ports of a chip to the others; 0 between slices.
     """
 
     size: int
@@ -69,7 +68,7 @@ class Route:
 
 
 def find(runs: Runs, devices: int) -> list[Collective]:
-    """All collectives of a program for so many devices."""
+    """All collectives of a program for `devices` devices."""
     found = []
     for name, count in runs.scheduled.items():
         scheduled = runs.module.computations[name]
@@ -85,9 +84,9 @@ def find(runs: Runs, devices: int) -> list[Collective]:
 def parts(
     module: Module, computation: Computation, step: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-    """The collectives, or parts of them, that a step is or has inside, with where they stand.
+    """The collectives, or parts of them, in a step, each with its computation.
 
-    What a call or a condition calls are steps of their own.
+    Computations that a call or conditional calls are separate steps.
     """
     if is_part(step):
         yield computation, step
@@ -97,14 +96,14 @@ def parts(
 
 
 def is_part(instruction: Instruction) -> bool:
-    """Whether an instruction is a collective, starts one, or is a step of one."""
+    """Whether an instruction is a collective, its start, or a step of it."""
     if instruction.opcode in _BETWEEN_SLICES:
         return "megascale" in instruction.attributes
     return instruction.opcode.removesuffix("-start") in KINDS
 
 
 def key(part: Instruction) -> str:
-    """What tells one collective from another."""
+    """The identity of a collective."""
     if part.opcode in _BETWEEN_SLICES:
         return f"between slices {part.attribute('_xla_host_transfer_rendezvous')}"
     channel = part.attribute("channel_id")
@@ -114,8 +113,8 @@ def key(part: Instruction) -> str:
 def route(collective: Collective, devices: np.ndarray, topology: Topology) -> Route:
     """The network of a collective. devices: of the mesh, in the order of their ids in the program.
 
-    Along a dimension of the grid a chip has two neighbours where the dimension closes to a ring and
-    the group takes all of it; else the chips at its ends have one, and everybody waits for them.
+    Along a dimension of the grid a chip has two links if the group spans a closed ring. Otherwise
+    the chips at the ends have one, and the others wait for them.
     """
     members = [devices[number] for number in collective.group]
     slices = {getattr(device, "slice_index", 0) for device in members}
@@ -123,17 +122,17 @@ def route(collective: Collective, devices: np.ndarray, topology: Topology) -> Ro
         return Route(len(slices) or topology.slices, 0)
     grid = np.array([device.coords[: topology.chip.dimensions] for device in members])
     links = 0
-    for places, whole in zip(grid.T, topology.shape, strict=True):
-        extent = len(set(places.tolist()))
+    for coordinates, whole in zip(grid.T, topology.shape, strict=True):
+        extent = len(set(coordinates.tolist()))
         is_ring = extent == whole and whole % topology.chip.ring_size == 0
         links += 0 if extent == 1 else 2 if is_ring else 1
     return Route(len(members), max(links, 1))
 
 
 def seconds(collective: Collective, route: Route, chip: Chip) -> float:
-    """Time on the wire, if nothing else is on it: bytes over bandwidth.
+    """Transfer time without contention: bytes over bandwidth.
 
-    Each takes in what the others have, (n - 1) / n of the whole; a sum goes round twice.
+    Each device receives (n - 1) / n of the whole, twice in an all-reduce.
     """
     bandwidth = route.links * chip.link_bandwidth or chip.dcn_bandwidth
     if collective.kind == "collective-permute":
@@ -143,13 +142,14 @@ def seconds(collective: Collective, route: Route, chip: Chip) -> float:
 
 
 def _collective(computation: Computation, part: Instruction, runs: int, devices: int) -> Collective:
-    taken = sum(operand.nbytes for operand in computation.operands(part))
+    operand_bytes = sum(operand.nbytes for operand in computation.operands(part))
     if part.opcode == "send":
         kind = (part.attribute("_xla_megascale_transfer_type") or "").lower().replace("_", "-")
-        return Collective(key(part), kind, runs, taken, ())
-    kind, given = part.opcode.removesuffix("-start"), part.nbytes
+        return Collective(key(part), kind, runs, operand_bytes, ())
+    kind, result_bytes = part.opcode.removesuffix("-start"), part.nbytes
     if part.opcode.endswith("-start") and kind != "all-reduce":
-        given = max(array.nbytes for array in part.arrays)  # the operands are in the result, too
+        result_bytes = max(array.nbytes for array in part.arrays)  # the result holds operands too
     if kind == "all-reduce" and re.match(_REDUCE_SCATTER, computation.name):
         kind = "reduce-scatter"
-    return Collective(key(part), kind, runs, max(given, taken), first_group(part, devices))
+    nbytes = max(result_bytes, operand_bytes)
+    return Collective(key(part), kind, runs, nbytes, first_group(part, devices))

@@ -1,4 +1,4 @@
-"""Compiles a lowered program for its topology, and tells what memory it takes."""
+"""Compiles a lowered program for its topology and returns its memory use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device's HBM, the compiler's own numbers.
+    """HBM bytes on one device, as the compiler reports them.
 
-    aliased: outputs that take the place of arguments that were given up. program: its code.
+    aliased: outputs that reuse donated arguments. program: its code.
     """
 
     arguments: int
@@ -33,14 +33,14 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """What there has to be while it runs."""
+        """Bytes needed while it runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """memory and text (HLO) of a program; or, for one that the compiler refused since it does not
-    fit, the temporaries' bytes that it named."""
+    """memory and text (HLO) of a program. refused: bytes in the compiler's error if it does not
+    fit."""
 
     seconds: float
     memory: Memory | None = None
@@ -51,10 +51,10 @@ class Compiled:
 def compile_program(
     lowered: jax.stages.Lowered, quick: bool = False, options: Mapping[str, Any] | None = None
 ) -> Compiled:
-    """Compiles. Raises UserError for an option that the compiler does not know.
+    """Compiles. Raises UserError for an unknown compiler option.
 
-    quick: at optimisation level O0: the same work and nearly the same memory, useless for time.
-    options: XLA's, "xla_tpu_scoped_vmem_limit_kib" -> "65536".
+    quick: optimisation level O0: same work, nearly the same memory, useless for time estimates.
+    options: XLA's, {"xla_tpu_scoped_vmem_limit_kib": "65536"}.
     """
     start = time.perf_counter()
     try:
@@ -79,11 +79,11 @@ def compile_program(
 
 
 def versions() -> dict[str, str]:
-    """Of what compiles: another version gives other programs."""
+    """Versions of the compiler, on which the program depends."""
     return {name: metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _needed(message: str) -> int:
-    """The bytes that a refusal names: "(42.93G)" or "Used 20.32G of 15.75G hbm"."""
+    """The bytes in a refusal: "(42.93G)" or "Used 20.32G of 15.75G hbm"."""
     match = re.search(r"\(([\d.]+)G\)|Used ([\d.]+)G of", message)
     return int(float(match[1] or match[2]) * _GIB) if match else 0

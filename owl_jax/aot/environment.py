@@ -1,7 +1,7 @@
-"""What libtpu and JAX read from the environment, set the same for everybody who compiles.
+"""Environment variables of libtpu and JAX for compiling without a TPU.
 
-Called before JAX is imported, and so imports nothing of it. A program compiled here does not depend
-on what the shell has set for training on a real TPU.
+It runs before JAX is imported, so it does not import JAX. Settings that the shell has for training
+on a real TPU do not affect the compiled program.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 
 _SETTINGS = {
-    "JAX_PLATFORMS": "cpu",  # JAX's own backend: none but the CPU is looked for
-    # libtpu asks the cloud which slice it is on, and for the other hosts; there is none.
+    "JAX_PLATFORMS": "cpu",  # JAX's own backend: only the CPU
+    # libtpu would query the cloud for its slice and the other hosts; there are none.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any that it knows; the topology is given by name
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several compilations at once: no lock file
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any known type; the topology is given by name
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several compilations at once, without a lock file
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }

@@ -1,12 +1,12 @@
-"""How long a run takes, by estimate: to be compared with other estimates, never with a clock.
+"""Estimates the time of a run; comparable with other estimates, not with measurements.
 
-The compiler notes for most operations how many cycles it expects (`estimated_cycles` in the
-scheduled program's text); over the chip's clock that is their time. Pallas kernels, of which it
-knows nothing, take their operations at 40 % of the peak. Collectives go over the wire one after
-another, each alone: one that is started early goes on beside the operations after it, and only what
-is left of it when its result is needed counts (exposed).
+The compiler records the cycles that it expects for most operations (`estimated_cycles` in the
+scheduled HLO); dividing by the chip's clock gives their time. Pallas kernels, unknown to the
+compiler, are assumed to reach 40 % of peak FLOPs. Collectives run one at a time, overlapped with
+the operations after their start; only the time still left when the result is needed counts
+(exposed).
 
-Known faults: attention kernels at 30 to 60 % instead move a stage 2 step by 4 % either way;
+Known errors: attention kernels at 30 to 60 % would change a stage 2 step by 4 % either way;
 elementwise operations come out about twice too slow; v6e is poorly calibrated.
 """
 
@@ -31,7 +31,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one run. wire: of all collectives, hidden or not; exposed: of what is not."""
+    """Seconds of one run. wire: of all collectives, hidden or exposed; exposed: not hidden."""
 
     operations: float = 0.0
     kernels: float = 0.0
@@ -54,7 +54,7 @@ class Estimate:
 def estimate(
     runs: Runs, exchanged: list[Collective], devices: np.ndarray, topology: Topology
 ) -> Estimate:
-    """Adds up all computations, times their runs.
+    """Sums all computations, weighted by their runs.
 
     exchanged: the program's collectives. devices: as for `collectives.route`.
     """
@@ -75,7 +75,7 @@ def estimate(
 def of_computation(
     module: Module, computation: Computation, on_the_wire: Mapping[str, float], chip: Chip
 ) -> Estimate:
-    """One run of a computation's own steps; what its loops do is not among them."""
+    """One run of a computation's own steps, without the bodies of its loops."""
     keys = [
         tuple(
             dict.fromkeys(collectives.key(p) for _, p in collectives.parts(module, computation, s))
@@ -103,19 +103,19 @@ def of_computation(
 
 
 def expected_cycles(step: Instruction) -> int:
-    """What the compiler expects one step to take; a loop's own steps are not among it."""
+    """The cycles that the compiler expects for one step; 0 for a loop."""
     found = None if step.opcode == "while" else _CYCLES.search(step.attributes)
     return int(found[1]) if found else 0
 
 
 def _needed(computation: Computation, keys: list[tuple[str, ...]]) -> dict[int, list[str]]:
-    """The collectives that have to be over at the end of each step, by its number.
+    """{index of a step: collectives that must be complete at its end}.
 
-    keys: of the collectives that each step is a part of. A collective is over at its done; one in
-    parts inside fusions at the last of these; any other at once.
+    keys: of the collectives in each step. A collective completes at its -done; if it is split over
+    fusions, at the last of these; otherwise at once.
     """
     last: dict[str, int] = {}
-    under_way: dict[str, tuple[str, ...]] = {}  # name of a step -> what it began or carries on
+    under_way: dict[str, tuple[str, ...]] = {}  # step -> collectives that it starts or continues
     for number, step in enumerate(computation.instructions):
         carried = [under_way[name] for name in step.operands if name in under_way]
         if step.opcode.endswith(("-update", "-done")) and carried:

@@ -1,6 +1,6 @@
-"""A compiled program's text (HLO) as instructions.
+"""Parses the text (HLO) of a compiled program.
 
-The text is what `jax.stages.Compiled.as_text()` gives: computations, each a list of instructions in
+The text comes from `jax.stages.Compiled.as_text()`: computations, each a list of instructions in
 the order in which the device runs them,
 
     %name = type opcode(%operand, ...), attribute=..., backend_config={...}
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-# Bits of an element; what is not here (token, opaque) takes no room.
+# Bits of an element; other types (token, opaque) take no memory.
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16, "f32": 32, "f64": 64} | {
     f"{sign}{bits}": bits for sign in "su" for bits in (8, 16, 32, 64)
 }
@@ -28,7 +28,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclass(frozen=True)
 class Array:
-    """An array's type. space: 0 is the device's main memory (HBM); others are on the chip."""
+    """An array's type. space: 0 is HBM; others are on the chip."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Without the padding of its layout."""
+        """Bytes without the padding of the layout."""
         bits = 8 if self.dtype.startswith("f8") else _BITS.get(self.dtype, 0)
         return self.elements * bits // 8
 
@@ -53,7 +53,7 @@ class Instruction:
     """One instruction.
 
     arrays: the result; a tuple's leaves in order.
-    literal: what stands in the brackets of a constant or a parameter.
+    literal: text in the brackets of a constant or a parameter.
     attributes: the text after the operands.
     """
 
@@ -79,27 +79,27 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The computations that run as a part of this instruction, a loop's aside."""
+        """The computations that run as part of this instruction, except a loop's."""
         if self.opcode == "call":
             names = [self.attribute("to_apply")]
         elif self.opcode == "conditional":
             names = [self.attribute("true_computation"), self.attribute("false_computation")]
             names += _NAME.findall(self.attribute("branch_computations") or "")
         elif self.opcode in ("async-update", "async-done"):
-            names = []  # what async-start names, once more
+            names = []  # repeats async-start's
         else:
             names = [self.attribute("calls")]
         return tuple(name for name in names if name is not None)
 
     @property
     def op_name(self) -> str:
-        """Where in the model it comes from, as JAX names it; "" if the compiler made it."""
+        """JAX's name of its origin in the model; "" if the compiler made it."""
         return self.attribute("op_name") or ""
 
 
 @dataclass(frozen=True)
 class Computation:
-    """One function of the program: its instructions in the order in which they stand."""
+    """One function of the program, with its instructions in textual order."""
 
     name: str
     instructions: tuple[Instruction, ...]
@@ -125,7 +125,7 @@ class Computation:
 
 @dataclass(frozen=True)
 class Module:
-    """computations: by name, each after those that it calls."""
+    """computations: by name, callees before callers."""
 
     computations: Mapping[str, Computation]
     entry: Computation
@@ -135,7 +135,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads a module's text. Raises ValueError if it is none."""
+    """Parses a module. Raises ValueError for text that is not HLO."""
     computations: dict[str, Computation] = {}
     entry = name = ""
     lines: list[str] = []
@@ -159,7 +159,7 @@ def _instruction(line: str) -> Instruction:
     match = _INSTRUCTION.match(line)
     assert match is not None
     rest = line[match.end() :]
-    # A tuple's type is in brackets and holds blanks; an array's holds none.
+    # A tuple's type is in brackets and contains spaces; an array's has none.
     type_end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
     opening = rest.index("(", type_end)
     close = _closing(rest, opening)

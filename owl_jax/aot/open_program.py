@@ -1,4 +1,4 @@
-"""The program that a config describes, for a topology: what is compiled, and what it is worth."""
+"""Opens the program of a config for a topology, with its model FLOPs and argument sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
 from owl_jax.inference.inference_program import make_inference_program
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, batch_parts
+from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
@@ -28,23 +28,23 @@ NAMES = ("train", "prefill", "decode")
 
 @dataclass(frozen=True)
 class Program:
-    """What `open_program` gives.
+    """A program to compile, from `open_program`. One run is a step over all devices.
 
     trace: traces the program.
-    rows, row: of one run over all devices, and what a row has room for.
-    tokens: positions that one run goes through: of a decode step, one a row.
-    model_flops: of one run over all devices (training/flops.py).
-    arguments: bytes that each group of arguments takes on one device, without padding.
-    read_once: of decode, the bytes that a token cannot do without: the language model's weights and
-      the cache, on one device.
-    compute: how it is computed, in words.
+    batch_size, sequence: sequences per run, and the shape of each.
+    tokens: tokens per run; in decode, one per sequence.
+    model_flops: per run over all devices (training/flops.py).
+    arguments: bytes of each group of arguments on one device, without padding.
+    read_once: for decode, the bytes that one device must read per token: the language model's
+      weights and the cache.
+    compute: description of the computation.
     """
 
     name: str
     mesh: Mesh
     trace: Callable[[], jax.stages.Traced]
-    rows: int
-    row: RowShape
+    batch_size: int
+    sequence: RowShape
     tokens: int
     model_flops: float
     arguments: dict[str, int]
@@ -53,15 +53,15 @@ class Program:
 
     @property
     def devices(self) -> np.ndarray:
-        """In the order of their ids in the compiled program."""
+        """The devices in the order of their ids in the compiled program."""
         return self.mesh.devices.reshape(-1)
 
     @property
-    def rows_per_device(self) -> int:
-        """How many of `rows` lie on each device: all of them if data and fsdp cannot divide them,
-        as in inference/inference_program.py; training refuses that."""
-        parts = batch_parts(self.mesh)
-        return self.rows if self.rows % parts else self.rows // parts
+    def batch_per_device(self) -> int:
+        """Sequences on each device: all if data and fsdp cannot divide the batch, as in
+        inference/inference_program.py; training refuses that."""
+        shards = num_batch_shards(self.mesh)
+        return self.batch_size if self.batch_size % shards else self.batch_size // shards
 
 
 def open_program(
@@ -72,15 +72,15 @@ def open_program(
     dtype: str = "bfloat16",
     new_tokens: int = 256,
 ) -> Program:
-    """Makes one of NAMES; needs neither devices nor weights nor data.
+    """Makes the program `name`, one of NAMES; needs no devices, weights or data.
 
     Args:
-      batch_per_device: rows at a time for each device, instead of what config.batch_size comes to;
-        devices along a mesh axis tensor have theirs together.
+      batch_per_device: sequences per device and micro-batch, instead of config.batch_size; devices
+        along the mesh axis tensor share theirs.
       dtype: of the weights in prefill and decode.
-      new_tokens: slots of a row that are not prompt, in prefill and decode.
+      new_tokens: slots for new tokens in a sequence, in prefill and decode.
 
-    Raises UserError for a config that makes no program on this topology.
+    Raises UserError for a config that gives no program on this topology.
     """
     settings.check_values(config)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
@@ -101,8 +101,8 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
         name="train",
         mesh=mesh,
         trace=program.trace,
-        rows=program.rows,
-        row=program.row,
+        batch_size=program.rows,
+        sequence=program.row,
         tokens=program.rows * program.row.length,
         model_flops=program.flops(),
         arguments={
@@ -129,21 +129,21 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
         new_tokens,
         compute.attention,
     )
-    rows, row = program.rows, program.row
+    batch_size, sequence = program.batch_size, program.sequence
     weights = {"weights": bytes_on_a_device(program.params)}
-    words = f"weights {dtype}, attention {compute.attention}"
+    description = f"weights {dtype}, attention {compute.attention}"
     if name == "prefill":
-        prompt = dataclasses.replace(row, length=row.length - program.capacity)
+        prompt = dataclasses.replace(sequence, length=sequence.length - program.capacity)
         return Program(
             name=name,
             mesh=mesh,
             trace=program.trace_prefill,
-            rows=rows,
-            row=prompt,
-            tokens=rows * prompt.length,
-            model_flops=rows * prefill_flops(model, shapes, prompt),
+            batch_size=batch_size,
+            sequence=prompt,
+            tokens=batch_size * prompt.length,
+            model_flops=batch_size * prefill_flops(model, shapes, prompt),
             arguments=weights | {"prompt": bytes_on_a_device(program.prompt())},
-            compute=words,
+            compute=description,
         )
     state = program.state()
     cache = bytes_on_a_device(state.cache)
@@ -151,27 +151,28 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
         name=name,
         mesh=mesh,
         trace=program.trace_decode,
-        rows=rows,
-        row=row,
-        tokens=rows,
-        model_flops=rows * decode_flops(model, shapes, row.length),
+        batch_size=batch_size,
+        sequence=sequence,
+        tokens=batch_size,
+        model_flops=batch_size * decode_flops(model, shapes, sequence.length),
         arguments=weights | {"cache": cache, "state": bytes_on_a_device(state) - cache},
-        compute=words,
+        compute=description,
         read_once=_decoder_bytes(program.params) + cache,
     )
 
 
 def _decoder_bytes(params: Any) -> int:
-    """Weights that every token passes; of an embedding it takes a row, unless it is the head."""
-    passed = {name: tree for name, tree in params.items() if name in ("llm", "lora")}
-    total = bytes_on_a_device(passed)
+    """Bytes of the weights that each token reads. It reads one row of the embedding, which does
+    not count, unless the embedding is also the head."""
+    read = {name: tree for name, tree in params.items() if name in ("llm", "lora")}
+    total = bytes_on_a_device(read)
     if "lm_head" in params["llm"]:
         total -= bytes_on_a_device(params["llm"]["embed_tokens"])
     return total
 
 
 def bytes_on_a_device(tree: Any) -> int:
-    """Of ShapeDtypeStructs with shardings, on the device that has most."""
+    """Bytes of sharded ShapeDtypeStructs on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

@@ -1,4 +1,4 @@
-"""Which devices a collective joins: HLO's ways to write groups of device ids."""
+"""Parses the device groups of a collective from HLO."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Group = tuple[int, ...]
 
 
 def first_group(instruction: Instruction, devices: int) -> Group:
-    """The first group of devices that exchange with each other; all of them by default.
+    """The first group of a collective; by default all devices.
 
-    Of a permutation, the two whose ids lie furthest apart.
+    For a permutation, the pair whose ids are furthest apart.
     """
     pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", instruction.attributes)
     if pairs:
@@ -27,13 +27,13 @@ def first_group(instruction: Instruction, devices: int) -> Group:
 
 
 def read_groups(text: str) -> list[Group]:
-    """The groups, in any of three ways to write them.
+    """Parses groups in any of HLO's three notations.
 
-    {{0,1},{2,3}}: each by itself.
-    [2,4]<=[8]T(0): as many groups, of so many, of consecutive ids in an array of that shape,
-      transposed.
-    mesh['a'=2,'b'=4], device_ids=([8]) {'b'}: of the ids in an array of that shape, those that
-      differ in no other axis than the ones in brackets. device_ids: in another order, as above.
+    {{0,1},{2,3}}: explicit.
+    [2,4]<=[8]T(0): two groups of four: consecutive ids in an array of shape [8], transposed by
+      T(0), reshaped to [2,4].
+    mesh['a'=2,'b'=4], device_ids=([8]) {'b'}: ids in an array of the mesh's shape; a group varies
+      along the axes in brackets only. device_ids: an optional order of the ids, as above.
     """
     if text.startswith("mesh["):
         return _of_mesh(text)

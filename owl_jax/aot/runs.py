@@ -1,7 +1,6 @@
-"""How often each computation of a compiled program runs.
+"""Counts how often each computation of a compiled program runs.
 
-XLA's own cost analysis counts the body of a loop once. Here it counts times the loop's trip count,
-and a loop inside a loop times both.
+XLA's cost analysis counts a loop body once. Here trip counts multiply, also of nested loops.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from owl_jax.aot.hlo import Computation, Instruction, Module
 
 @dataclass
 class Runs:
-    """Runs of computations in one run of a program.
+    """Runs of computations per run of a program.
 
-    scheduled: those whose instructions are steps of the device: the program, bodies of loops, and
-      what they call.
-    inside: these and the ones that are inside fusions and asynchronous operations.
+    scheduled: computations whose instructions are steps of the device: the entry, loop bodies and
+      their callees.
+    inside: these and computations inside fusions and asynchronous operations.
     unknown: loops whose trip count is not in the text; they count once.
     """
 
@@ -30,11 +29,11 @@ class Runs:
     unknown: list[str] = field(default_factory=list)
 
     def steps(self) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Every step, with how often it runs."""
+        """Every step with its number of runs."""
         yield from self._instructions(self.scheduled)
 
     def everything(self) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Every step and every instruction inside of one."""
+        """Every step, and every instruction inside a step, with its number of runs."""
         yield from self._instructions(self.inside)
 
     def _instructions(
@@ -47,13 +46,13 @@ class Runs:
 
 
 def count_runs(module: Module, start: str | None = None) -> Runs:
-    """Follows the calls from the computation `start` on, by default the entry.
+    """Follows the calls from the computation `start`, by default the entry.
 
-    All branches of a condition count as taken.
+    All branches of a conditional count as taken.
     """
     first = start or module.entry.name
     runs = Runs(module, {first: 1}, {first: 1})
-    # Callers stand after what they call: backwards, each has all of its runs when its turn comes.
+    # Callees precede callers, so in reverse the runs of each are complete when it is visited.
     for computation in reversed(list(module.computations.values())):
         count = runs.inside.get(computation.name, 0)
         is_scheduled = computation.name in runs.scheduled
@@ -81,11 +80,10 @@ def endless_loop(module: Module) -> str | None:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-    """How often a loop's body runs: what the compiler noted, else what the condition tells.
+    """How often a loop body runs, from the compiler's annotation or from the condition.
 
-    A condition compares a counter, one element of the loop's tuple, with a constant; the counter
-    starts at a constant and grows by one, or by more if several turns were made one. None for any
-    other.
+    The condition must compare a counter, an element of the loop's tuple, with a constant; the
+    counter starts at a constant and grows by a constant. None for any other loop.
     """
     noted = re.search(r'"known_trip_count":\s*\{\s*"n":\s*"?(\d+)', loop.attributes)
     if noted:
@@ -106,7 +104,7 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
 def _comparison(
     module: Module, condition: Computation
 ) -> tuple[Instruction | None, list[Instruction]]:
-    """The condition's comparison and the two that it compares; it may be fused."""
+    """The comparison of a condition, which may be fused, and its two operands."""
     root = condition.root
     arguments = condition.operands(root)
     if root.opcode == "fusion":
@@ -119,7 +117,7 @@ def _comparison(
 
 
 def _first_value(computation: Computation, loop: Instruction, index: int) -> int:
-    """The counter's value before the loop; 0 where it is not in the text, as scans start there."""
+    """The counter's initial value; 0 if it is not in the text, as in scans."""
     (initial,) = computation.operands(loop)
     if initial.opcode != "tuple":
         return 0
@@ -130,7 +128,7 @@ def _first_value(computation: Computation, loop: Instruction, index: int) -> int
 
 
 def _growth(module: Module, body: Computation, index: int) -> int:
-    """By how much a turn raises the counter; 1 where it is not in the text."""
+    """The counter's increment per iteration; 1 if it is not in the text."""
     if body.root.opcode != "tuple":
         return 1
     value = body.by_name[body.root.operands[index]]

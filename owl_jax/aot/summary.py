@@ -1,4 +1,4 @@
-"""What is known of a compiled program: as a table for people and as JSON for scripts."""
+"""The report on a compiled program: a table for people and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GB, _T = 1e9, 1e12
 
 @dataclass
 class Traffic:
-    """Collectives of one kind on one network, of one run, on one device."""
+    """Collectives of one kind on one network, per run and device."""
 
     count: int = 0
     nbytes: int = 0
@@ -23,8 +23,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class LargeArrays:
-    """Arrays of one type. count: how many are there at once. nbytes: of one. origins: what writes
-    them, as JAX names it."""
+    """Arrays of one type. count: alive at once. nbytes: of one. origins: JAX's names of the
+    operations that write them."""
 
     count: int
     nbytes: int
@@ -34,8 +34,8 @@ class LargeArrays:
 
 @dataclass(frozen=True)
 class Estimated:
-    """seconds: of one run (aot/estimate.py), and its parts. memory_seconds: what reading alone
-    takes at the memory's full speed."""
+    """seconds: of one run (aot/estimate.py), then its parts. memory_seconds: of all reads at full
+    memory bandwidth."""
 
     seconds: float
     mfu: float
@@ -49,10 +49,10 @@ class Estimated:
 
 @dataclass
 class Report:
-    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: arrays between arguments and outputs.
-    hardware_flops: of one device. bytes_read: from its HBM. unknown_loops: counted once.
-    estimated: None where the program was compiled too quickly to tell, or does not fit. slowest:
-    (seconds by that estimate, origin) of operations. text: the compiled program's (HLO).
+    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: intermediate arrays.
+    hardware_flops: of one device. bytes_read: from its HBM. unknown_loops: loops counted once.
+    estimated: None with --quick, or if the program does not fit. slowest: (estimated seconds,
+    origin) of operations. text: the compiled program's HLO.
     """
 
     topology: Topology
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def flops_ratio(self) -> float | None:
-        """Work of the program over work of the model."""
+        """FLOPs of the program over FLOPs of the model."""
         if self.hardware_flops is None:
             return None
         return self.hardware_flops * self.program.mesh.size / self.program.model_flops
@@ -93,11 +93,11 @@ class Report:
             "devices": program.mesh.size,
             "mesh": dict(program.mesh.shape),
             "batch": {
-                "rows": program.rows,
-                "rows_per_device": program.rows_per_device,
-                "length": program.row.length,
-                "image_slots": program.row.image_slots,
-                "video_slots": program.row.video_slots,
+                "rows": program.batch_size,
+                "rows_per_device": program.batch_per_device,
+                "length": program.sequence.length,
+                "image_slots": program.sequence.image_slots,
+                "video_slots": program.sequence.video_slots,
             },
             "compute": program.compute,
             "quick": self.quick,
@@ -147,17 +147,17 @@ class Report:
         program, topology = self.program, self.topology
         mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
         slices = f"{topology.slices} slices of " if topology.slices > 1 else ""
-        own = program.rows_per_device
-        share = f"{own:,} a device"
-        if (copies := program.mesh.size * own // program.rows) > 1:
+        own, sequence = program.batch_per_device, program.sequence
+        share = f"{own:,} per device"
+        if (copies := program.mesh.size * own // program.batch_size) > 1:
             share += f", the same on {copies} of them"
-        media = f"{program.row.image_slots} image slots"
-        if program.row.video_slots:
-            media += f", {program.row.video_slots} video slots of {program.row.frames} frames"
+        media = f"{sequence.image_slots} image slots"
+        if sequence.video_slots:
+            media += f", {sequence.video_slots} video slots of {sequence.frames} frames"
         return (
             f"{program.name} on {slices}{topology.name}: {program.mesh.size} devices, mesh {mesh}\n"
-            f"{program.rows:,} rows ({share}) of "
-            f"{program.row.length:,} positions, {media}; {program.compute}\n"
+            f"{program.batch_size:,} sequences ({share}) of "
+            f"{sequence.length:,} tokens, {media}; {program.compute}\n"
             f"{self._chip()}{self._crossing()}"
         )
 
@@ -176,8 +176,8 @@ class Report:
         if self.program.mesh.shape["data"] % slices == 0:
             return ""
         return (
-            f"\nfsdp spans the slices: weights go over the network between them; "
-            f"config.mesh.data={slices} keeps them inside"
+            f"\nfsdp spans the slices, so weights go over DCN; config.mesh.data={slices} keeps "
+            "them inside a slice"
         )
 
     def _memory(self) -> str:
@@ -187,18 +187,18 @@ class Report:
         )
         verdict = "FITS" if self.fits else "DOES NOT FIT"
         lines = [
-            f"{verdict}: {memory.peak / _GB:.2f} of {limit / _GB:.2f} GB a device "
+            f"{verdict}: {memory.peak / _GB:.2f} of {limit / _GB:.2f} GB per device "
             f"({memory.peak / limit:.1%})",
             f"  arguments    {memory.arguments / _GB:8.2f}  {groups}",
-            f"  outputs      {memory.outputs / _GB:8.2f}  {memory.aliased / _GB:.2f} of them in "
-            "place of arguments",
+            f"  outputs      {memory.outputs / _GB:8.2f}  {memory.aliased / _GB:.2f} of them "
+            "aliased to arguments",
             f"  temporaries  {memory.temporaries / _GB:8.2f}",
             f"  program      {memory.program / _GB:8.2f}",
         ]
         if self.refused:
             lines[0] += ": the compiler refused it"
         if self.largest:
-            lines.append("largest arrays in between: how many, GB each, type, what writes them")
+            lines.append("largest intermediate arrays: count, GB each, type, origins")
         lines += [
             f"  {large.count:>2} x {large.nbytes / _GB:5.2f}  {large.type:<28} "
             f"{'; '.join(large.origins)}"
@@ -210,28 +210,30 @@ class Report:
         assert self.hardware_flops is not None and self.bytes_read is not None
         per_device = self.program.model_flops / self.program.mesh.size
         lines = [
-            f"work: {self.hardware_flops / _T:.2f} TFLOP a device, {self.flops_ratio:.2f} x the "
+            f"work: {self.hardware_flops / _T:.2f} TFLOP per device, {self.flops_ratio:.2f} x the "
             f"model's {per_device / _T:.2f}"
         ]
         if self.program.read_once is not None:
             seconds = self.bytes_read / self.topology.chip.hbm_bandwidth
             lines.append(
-                f"reading: {self.bytes_read / _GB:.2f} GB a token, "
+                f"reading: {self.bytes_read / _GB:.2f} GB per token, "
                 f"{self.bytes_read / self.program.read_once:.2f} x weights and cache; "
-                f"{1000 * seconds:.1f} ms at the memory's full speed"
+                f"{1000 * seconds:.1f} ms at full memory bandwidth"
             )
         for kernel in self.kernels:
-            work = "of unknown work" if kernel.flops is None else f"{kernel.flops / _T:.2f} TFLOP"
+            work = "unknown FLOPs" if kernel.flops is None else f"{kernel.flops / _T:.2f} TFLOP"
             lines.append(f"  kernel {kernel.name}: {kernel.runs} runs, {work}")
         if not self.kernels:
             lines.append("  no Pallas kernels")
         if self.unknown_loops:
-            lines.append(f"  counted once, of unknown length: {', '.join(self.unknown_loops)}")
+            lines.append(
+                f"  loops of unknown length, counted once: {', '.join(self.unknown_loops)}"
+            )
         return "\n".join(lines)
 
     def _collectives(self) -> str:
-        unit = "one token" if self.program.name == "decode" else "one run"
-        lines = [f"collectives of {unit}, on one device"]
+        unit = "token" if self.program.name == "decode" else "run"
+        lines = [f"collectives per {unit} and device"]
         for kind, networks in sorted(self.collectives.items()):
             for network, traffic in networks.items():
                 lines.append(
@@ -247,12 +249,12 @@ class Report:
             lines[-1] += "; " + " ".join(f"{name}={value}" for name, value in self.options.items())
         if (estimated := self.estimated) is not None:
             lines.append(
-                f"by estimate, to be compared with other estimates only: "
+                f"estimate, comparable with other estimates only: "
                 f"{estimated.seconds:.3f} s (operations {estimated.operation_seconds:.3f}, kernels "
-                f"{estimated.kernel_seconds:.3f}, collectives that nothing hides "
+                f"{estimated.kernel_seconds:.3f}, exposed collectives "
                 f"{estimated.exposed_collective_seconds:.3f} of "
                 f"{estimated.collective_seconds:.3f}); MFU {estimated.mfu:.3f}, "
                 f"{estimated.tokens_per_second_per_chip:,.0f} tokens/s/chip. Slowest:"
             )
-            lines += [f"  {seconds:6.3f}  {place}" for seconds, place in self.slowest]
+            lines += [f"  {seconds:6.3f}  {origin}" for seconds, origin in self.slowest]
         return "\n".join(lines)

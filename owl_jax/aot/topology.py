@@ -1,4 +1,4 @@
-"""The devices of a TPU slice that is not there: "v5e:8x8" -> 64 of them, to compile for."""
+"""Abstract devices of a TPU slice to compile for: "v5e:8x8" -> 64 devices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jax.experimental import topologies
 from owl_jax.errors import UserError, one_line
 from owl_jax.parallel.chips import CHIPS, Chip
 
-# The shapes that Google sells (cloud.google.com/tpu/docs/v5e, v6e, v4, v5p). v4 and v5p have larger
-# ones, too: sides that are multiples of 4, in ascending order, up to so many chips and such a side.
+# The shapes that Google sells (cloud.google.com/tpu/docs/v5e, v6e, v4, v5p). Sides of v4 and v5p
+# may also be multiples of 4, in ascending order, up to _MOST_CHIPS in all and _LONGEST per side.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _MOST_CHIPS = {"v4": 4096, "v5p": 6144}
 _LONGEST = {"v4": 16, "v5p": 28}
 
-# More than the largest training that Google tells of had: 50,000 chips of v5e, 200 slices of 256
+# The largest training that Google has published used 50,000 v5e chips, 200 slices of 256
 # (cloud.google.com/blog/products/compute, 8 November 2023).
 _MOST_SLICES = 256
 
@@ -31,7 +31,7 @@ class Topology:
     """One or several equal slices of a TPU.
 
     name: "v5e:8x8". shape: chips along each dimension of a slice's grid.
-    devices: of all slices, one for each chip; they can be compiled for and nothing else.
+    devices: of all slices, one per chip, for compiling only.
     """
 
     name: str
@@ -42,10 +42,9 @@ class Topology:
 
 
 def open_topology(name: str, slices: int = 1) -> Topology:
-    """Describes `slices` slices of the shape that `name` gives.
+    """Opens `slices` slices of the chip and shape in `name`.
 
-    Raises UserError for a name that is none, a shape that is not sold, more slices than there are,
-    and where libtpu is not installed.
+    Raises UserError for an unknown name or shape, too many slices, or if libtpu is missing.
     """
     chip, shape = parse(name)
     if not 1 <= slices <= _MOST_SLICES:
@@ -57,7 +56,7 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         options["chips_per_host_bounds"] = (1,) * 3  # four by default
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "compiling for a TPU needs its compiler, libtpu, which is not installed: "
+            "compiling for a TPU needs libtpu, which is not installed: "
             "pip install --editable '.[tpu]'"
         )
     try:
@@ -68,7 +67,7 @@ def open_topology(name: str, slices: int = 1) -> Topology:
 
 
 def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
-    """The chip and the shape of "v5e:8x8" or "v5p:4x4x4". Raises UserError."""
+    """Parses "v5e:8x8" or "v5p:4x4x4" to a chip and a shape. Raises UserError."""
     kind, _, layout = name.partition(":")
     if kind not in CHIPS:
         raise UserError(
@@ -91,7 +90,7 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
 
 
 def _is_cubes(kind: str, layout: str) -> bool:
-    """Whether "4x4x8" is a slice of whole cubes of 4x4x4 chips, the way Google writes it."""
+    """Whether a shape such as "4x4x8" consists of cubes of 4x4x4 chips, in Google's notation."""
     if not re.fullmatch(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){2}", layout):
         return False
     sides = [int(side) for side in layout.split("x")]

@@ -1,7 +1,7 @@
-"""Bytes that a program reads from the device's main memory: what bounds a decoded token.
+"""Bytes that a program reads from HBM, the bound on decoding.
 
-What a step reads of an operand is the operand, or the slices that it cuts out of it. Operands that
-are on the chip were read when they were copied there. Reading twice in one step is not seen.
+A step reads an operand, or the slices that it takes of it. Operands on the chip were counted when
+they were copied there. Repeated reads within one step are not counted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from owl_jax.aot.hlo import Computation, Instruction, Module
 from owl_jax.aot.runs import Runs, trip_count
 
-# These hand arrays on and read nothing themselves.
+# These pass arrays on without reading them.
 _FREE = frozenset(
     (
         *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier"),
@@ -17,12 +17,12 @@ _FREE = frozenset(
     )
 )
 _SLICES = ("dynamic-slice", "slice", "gather", "slice-start")
-# Of a fusion, these need all of their operands, whatever is needed of them.
+# Inside a fusion, these need all of their operands for any part of the result.
 _WHOLE = ("dot", "convolution", "reduce", "sort", "scatter", "custom-call")
 
 
 def bytes_read(runs: Runs) -> int:
-    """Of one run of the program. Of a condition, the branch that reads most is taken."""
+    """Bytes read in one run of the program; of a conditional, by the branch that reads most."""
     start = next(iter(runs.scheduled))
     return _of_computation(runs.module, runs.module.computations[start])
 
@@ -41,7 +41,7 @@ def _of_computation(module: Module, computation: Computation) -> int:
 
 
 def of_step(module: Module, computation: Computation, step: Instruction) -> int:
-    """What one step reads."""
+    """Bytes that one step reads."""
     if step.opcode in _FREE or step.opcode.endswith(("-done", "-update")):
         return 0
     total = 0
@@ -60,14 +60,16 @@ def _of_operand(
     wanted: int,
     is_result: bool,
 ) -> int:
-    """How many elements of its operand number `number` an instruction needs for `wanted` of its
-    own. is_result: these are what a step writes, and not something on the way to it."""
+    """How many elements of operand `number` an instruction needs for `wanted` of its own.
+
+    is_result: its elements are written by the step, not intermediate.
+    """
     whole = _count(operand)
     if user.opcode in _SLICES and number == 0:
         # A slice-start's result is (operand, slice, semaphore).
         return user.arrays[1 if user.opcode == "slice-start" else 0].elements
     if user.opcode == "dynamic-update-slice" and number == 0:
-        return 0 if is_result else wanted  # a result is written in place
+        return 0 if is_result else wanted  # a result is updated in place
     if user.opcode == "fusion":
         (fused,) = module.called(user)
         return _inside(module, fused, fused.parameter(number), wanted, is_result, {})
@@ -85,8 +87,8 @@ def _inside(
 ) -> int:
     """How many elements of a value inside a fusion are needed for `wanted` of the fusion's.
 
-    A fusion computes an element when it is asked for: of what is converted and then sliced, it
-    needs the slice. is_result: of the fusion, as above. known: what was found before, by name.
+    A fusion computes elements on demand: if a value is converted and then sliced, only the slice
+    is needed. is_result: of the fusion, as above. known: results so far, by name.
     """
     if value.name not in known:
         total = wanted if value.is_root else 0
@@ -95,22 +97,20 @@ def _inside(
                 if name != value.name:
                     continue
                 if user.opcode == "tuple":
-                    # A parameter that is handed through is not read.
+                    # A parameter that is passed through is not read.
                     total += 0 if value.opcode == "parameter" else _count(value)
                     continue
                 of_user = _inside(module, fused, user, wanted, is_result, known)
-                handed_out = is_result and _is_handed_out(fused, user)
-                total += _of_operand(module, user, number, value, of_user, handed_out)
+                returned = is_result and _is_returned(fused, user)
+                total += _of_operand(module, user, number, value, of_user, returned)
         known[value.name] = min(total, _count(value))
     return known[value.name]
 
 
-def _is_handed_out(fused: Computation, value: Instruction) -> bool:
-    """Whether a value inside a fusion is its result, and serves nothing else."""
+def _is_returned(fused: Computation, value: Instruction) -> bool:
+    """Whether a value inside a fusion is its result and has no other use."""
     users = [user for user in fused.instructions if value.name in user.operands]
-    return all(
-        user.opcode in ("bitcast", "tuple") and _is_handed_out(fused, user) for user in users
-    )
+    return all(user.opcode in ("bitcast", "tuple") and _is_returned(fused, user) for user in users)
 
 
 def _count(value: Instruction) -> int:

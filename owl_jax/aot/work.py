@@ -1,10 +1,10 @@
-"""Floating-point operations of a compiled program: products, and Pallas kernels by formula.
+"""Floating-point operations of a compiled program: matmuls, and Pallas kernels by formula.
 
-Letters: L positions, H heads, K head width.
+Letters: L tokens, H heads, K head width.
 
-A multiplication and the addition that follows count as two. The TPU's compiler turns every product
-of matrices into a convolution, batch dimensions into dilated windows; what such a window multiplies
-with padding is not counted, since it is not done.
+A multiply-add counts as two. The TPU compiler turns every matmul into a convolution and batch
+dimensions into dilated windows; multiplications with a window's padding are not executed, so they
+do not count.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from owl_jax.aot.runs import Runs
 
 PALLAS = "tpu_custom_call"
 
-# Products of the size L x L x K that an attention kernel makes: forward scores and values; the
-# gradients once more the scores, then the probabilities' and the query's, or the key's and value's.
-_PRODUCTS = {"dkv": 4, "dq": 3, "fwd": 2}
+# Matmuls of size L x L x K in an attention kernel. Forward: scores and values. Gradients: the
+# scores again, then those of the probabilities and of the query, or of the key and value.
+_MATMULS = {"dkv": 4, "dq": 3, "fwd": 2}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Pallas kernel. flops: of all its runs; None if there is no formula for it."""
+    """A Pallas kernel. flops: of all its runs; None without a formula."""
 
     name: str
     runs: int
     flops: float | None
 
 
-def product_flops(runs: Runs) -> float:
-    """Operations of all dots and convolutions of one run."""
+def matmul_flops(runs: Runs) -> float:
+    """FLOPs of all dots and convolutions in one run."""
     return math.fsum(
-        count * of_product(computation, instruction)
+        count * of_matmul(computation, instruction)
         for computation, instruction, count in runs.everything()
         if instruction.opcode in ("dot", "convolution")
     )
@@ -56,8 +56,8 @@ def kernels(runs: Runs) -> list[Kernel]:
     return [Kernel(name, times[name], flops[name]) for name in sorted(times)]
 
 
-def of_product(computation: Computation, instruction: Instruction) -> float:
-    """Operations of one dot or convolution."""
+def of_matmul(computation: Computation, instruction: Instruction) -> float:
+    """FLOPs of one dot or convolution."""
     (result,) = instruction.arrays
     left, right = (operand.arrays[0] for operand in computation.operands(instruction)[:2])
     if instruction.opcode == "dot":
@@ -72,36 +72,36 @@ def is_kernel(instruction: Instruction) -> bool:
 
 
 def kernel_name(instruction: Instruction) -> str:
-    """As its author named it: JAX's path ends in ".../NAME/pallas_call"."""
+    """The kernel's name in JAX's path, ".../NAME/pallas_call"."""
     path = [part for part in instruction.op_name.split("/") if part != "pallas_call"]
     return path[-1] if path else re.sub(r"[.\d]+$", "", instruction.name)
 
 
 def kernel_flops(computation: Computation, instruction: Instruction) -> float | None:
-    """Operations of one run of an attention kernel; None for any other.
+    """FLOPs of one run of an attention kernel; None for any other kernel.
 
-    Splash attention computes the score matrix by blocks, under a causal mask those that touch its
-    lower triangle. Its first operand is a table of the blocks. The places of the queries are an
-    operand only if they are causal; segments are two more like it.
+    Splash attention computes the score matrix in blocks; under a causal mask, those that touch the
+    lower triangle. Its first operand is a table of the blocks. Query positions are an int32 operand
+    only if the mask is causal; segment ids are two more.
     """
-    kind = next((kind for kind in _PRODUCTS if kind in kernel_name(instruction)), None)
+    kind = next((kind for kind in _MATMULS if kind in kernel_name(instruction)), None)
     operands = [operand.arrays[0] for operand in computation.operands(instruction)]
     floats = [array.shape for array in operands if array.dtype in ("bf16", "f32", "f16")]
     if kind is None or len(floats) < 3:
         return None
     queries, keys = floats[:2]
-    products = _PRODUCTS[kind]
+    matmuls = _MATMULS[kind]
     gradients = [array for array in instruction.arrays if array.shape[-2:] == keys[-2:]]
     if kind == "dkv" and len(gradients) > 2:
-        products += 1  # gives the queries' gradient as well
+        matmuls += 1  # also computes the queries' gradient
     is_causal = sum(array.dtype == "s32" for array in operands) % 2 == 1
     share = _causal_share(*operands[0].shape[-2:]) if is_causal else 1.0
-    return 2.0 * products * math.prod(queries) * keys[-2] * share
+    return 2.0 * matmuls * math.prod(queries) * keys[-2] * share
 
 
 @cache
 def _causal_share(rows: int, columns: int) -> float:
-    """Share of a grid's blocks that touch the lower triangle."""
+    """Fraction of a grid's blocks that touch the lower triangle."""
     touched = sum(
         column * rows < (row + 1) * columns for row in range(rows) for column in range(columns)
     )
@@ -124,13 +124,12 @@ def _convolution(instruction: Instruction, left: Array, right: Array, result: Ar
     return 2.0 * pairs * batch * features * right.shape[kernel.index("i")]
 
 
-# Of a window in HLO's text, with what holds where they are not given.
+# Fields of a window in HLO text, with their defaults.
 _WINDOW = {"stride": 1, "pad": 0, "lhs_dilate": 1, "rhs_dilate": 1}
 
 
 def _window(attributes: str) -> dict[str, dict[int, int]]:
-    """{"stride": {axis: value}, ...} of window={size=1x32 pad=0_0x31_31 ...}; of a padding, the
-    low side."""
+    """{"stride": {axis: value}, ...} of window={size=1x32 pad=0_0x31_31 ...}; low padding only."""
     match = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(part.split("=") for part in match[1].split()) if match else {}
     return {
@@ -144,7 +143,7 @@ def _window(attributes: str) -> dict[str, dict[int, int]]:
 def _pairs(
     size: int, kernel: int, outputs: int, stride: int, pad: int, dilate: int, kernel_dilate: int
 ) -> int:
-    """Pairs (output, kernel element) along an axis that meet an element of the input."""
+    """Counts pairs (output, kernel element) along an axis that read an input element."""
     pairs = 0
     for element in range(kernel):
         offset = element * kernel_dilate - pad

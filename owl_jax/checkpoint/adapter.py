@@ -1,9 +1,9 @@
 """PEFT's LoRA directories: adapter_config.json and adapter_model.safetensors, read and written.
 
-The names and layouts are those of the base model's table (models/weight_names.py): the adapter of
-`llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` here, and in the file
-`base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R], R being the rank.
-Format: PEFT 0.4 and later (LoraConfig, save_pretrained), which the original's training writes.
+Names and transforms come from the base model's table (models/weight_names.py). The adapter of
+`llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` here and, with rank R,
+`base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R] in the file.
+Format: PEFT 0.4 and later (LoraConfig, save_pretrained), as the original's training writes it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
 def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
     """Opens an adapter for the model `config`.
 
-    Returns: (its config, the tree's branch "lora", each leaf a `Stored`).
-    Raises UserError for a missing or unsuitable file; every tensor that does not fit is listed (an
-    adapter of another base, or of another rank than its config says).
+    Returns: (its config, the subtree "lora" of `LazyArray`s).
+    Raises UserError for a missing or unsuitable file. It lists every tensor that does not fit: the
+    adapter has another base, or another rank than its config says.
     """
     lora = _read_config(directory, config)
     if (directory / WEIGHTS_FILE).exists():
@@ -54,18 +54,19 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
         files = TorchFiles([directory / _TORCH_FILE])
     else:
         raise UserError(f"{directory}: no {WEIGHTS_FILE} and no {_TORCH_FILE}; is it an adapter?")
-    # PEFT calls a model by the class that it was given: the whole, or its language model alone.
+    # The prefix depends on what PEFT wrapped: the whole model or its language model.
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in files.names()) else _BARE_PREFIX
     abstract = abstract_params(dataclasses.replace(config, lora=lora))
     rows = _rows(config, lora.targets, prefix)
     return lora, from_source(rows, files, abstract, directory)["lora"]
 
 
-def merge_stored(
+def merge_lazy(
     llm: Mapping[str, Any], lora: Mapping[str, Any], config: LoraConfig
 ) -> dict[str, Any]:
-    """The language model with W + (alpha / rank) A B in place of each adapted W, as `Stored`: each
-    layer is merged, in float32, when it is read, and cast back to its dtype.
+    """The language model with W + (alpha / rank) A B for each adapted W, as `LazyArray`s.
+
+    Each layer is merged in float32 when it is read, and cast back to its dtype.
     """
     merged = flatten_dict(dict(llm))
     factors = flatten_dict(dict(lora))
@@ -92,11 +93,11 @@ def _add_update(
 def write_adapter(
     config: OwlConfig, lora: Mapping[str, Any], directory: Path, base_model_name: str = ""
 ) -> dict[str, str]:
-    """Writes the branch `lora` of the model `config` into an existing directory, as PEFT does.
+    """Writes the subtree `lora` of the model `config` into an existing directory, as PEFT does.
 
-    base_model_name: where PEFT is to find the base model.
+    base_model_name: where PEFT finds the base model.
 
-    Returns: {name of the file of weights: its SHA-256}.
+    Returns: {name of the weights file: its SHA-256}.
     Raises ValueError if the model has no adapter.
     """
     if config.lora is None:
@@ -141,7 +142,7 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
-    """The projections that PEFT would adapt."""
+    """The projections that PEFT adapts."""
     projections = _projections(config)
     layers = range(config.llm.num_layers)
     modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
@@ -155,7 +156,7 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 
 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
-    """The table of an adapter; a factor's contracted axes lie as its kernel's do."""
+    """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
     rows = []
     for name, row in _projections(config).items():
         if name in targets:

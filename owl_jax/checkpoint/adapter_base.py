@@ -1,8 +1,8 @@
-"""Which base an adapter belongs to: a name for people and a fingerprint to compare.
+"""The base of an adapter: a name for people and a fingerprint (hash) to compare.
 
-The fingerprint is taken from a corner of every tensor of the language model, in bfloat16: cheap for
-weights that lie in files or on many devices, and the same in every dtype that they are loaded in.
-It finds mistakes, not forgers.
+The hash covers a corner of every tensor of the language model, in bfloat16: cheap for weights in
+files or on many devices, and the same for every dtype in which they are loaded. It detects
+mistakes, not tampering.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flax.traverse_util import flatten_dict
 from jax.experimental.multihost_utils import process_allgather
 
 from owl_jax.checkpoint import schema
-from owl_jax.checkpoint.lazy_arrays import Stored
+from owl_jax.checkpoint.lazy_arrays import LazyArray
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import read_json
 
 BASE_FILE = "owl_jax_base.json"
 
-# Elements along each axis but the layers: any training moves them all.
+# Elements along each axis except layers; any training changes them.
 _CORNER = 16
 
 
@@ -40,15 +40,15 @@ class Base:
 
     @staticmethod
     def of(name: str, llm: Mapping[str, Any]) -> Base:
-        """What an adapter for the language model `llm` records."""
-        return Base(name, fingerprint_base(llm))
+        """The record of an adapter for the language model `llm`."""
+        return Base(name, base_hash(llm))
 
     def __str__(self) -> str:
         return f"{self.name or 'a base without name'} ({self.fingerprint[:14]})"
 
 
-def fingerprint_base(llm: Mapping[str, Any]) -> str:
-    """A name for the weights of a language model, in memory, on devices or stored."""
+def base_hash(llm: Mapping[str, Any]) -> str:
+    """Hashes the weights of a language model: arrays in memory, on devices or lazy."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten_dict(dict(llm), sep="/").items()):
         corner = _corner(leaf).astype(ml_dtypes.bfloat16)
@@ -58,7 +58,7 @@ def fingerprint_base(llm: Mapping[str, Any]) -> str:
 
 
 def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -> None:
-    """Raises UserError if the adapter records another base than `llm`, unless one insists."""
+    """Raises UserError if the adapter records another base than `llm`, unless `insist`."""
     recorded = read_base(adapter)
     if recorded is None or insist:
         return
@@ -78,7 +78,7 @@ def write_base(directory: Path, base: Base) -> None:
 
 
 def read_base(directory: Path) -> Base | None:
-    """The base that is recorded in a directory, or None. Raises UserError for a damaged record."""
+    """The base recorded in a directory, or None. Raises UserError for a damaged record."""
     path = directory / BASE_FILE
     if not path.exists():
         return None
@@ -91,7 +91,7 @@ def read_base(directory: Path) -> Base | None:
     return Base(record.name, record.fingerprint)
 
 
-def _corner(leaf: Stored) -> np.ndarray:
+def _corner(leaf: LazyArray) -> np.ndarray:
     # Of a stack of matrices, every layer.
     part = tuple(
         slice(0, size if axis == 0 and len(leaf.shape) > 2 else min(size, _CORNER))

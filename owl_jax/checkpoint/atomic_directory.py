@@ -1,10 +1,10 @@
-"""A directory that appears whole or not at all, whoever else writes it at the same time.
+"""Creates a directory atomically, also with concurrent writers.
 
-It is written under a private hidden name beside its place, `.NAME.RANDOM.HOST.partial`, and renamed
-at the end. A rename onto an empty directory succeeds and onto any other fails, so of several runs
-with one target exactly one wins. The private directory is locked while its owner lives: what a
-killed run has left is known by its free lock and removed by the next run with the same target, or,
-where another host wrote it or the file system knows no locks, once it is a day old.
+It is written under a private hidden name beside its target, `.NAME.RANDOM.HOST.partial`, and
+renamed at the end. A rename onto an empty directory succeeds and onto any other fails, so of
+several runs with one target exactly one wins. The private directory is locked while its owner
+lives. The next run with the same target removes the leftovers of a killed run: those without a
+lock, or, if they are from another host or the file system has no locks, those older than a day.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ from owl_jax.files import beside, lock_directory
 _DAY = 24 * 3600.0
 _ATTEMPTS = 10
 
-# What process 0 tells the others at a time, in bytes.
-_MESSAGE_BYTES = 2048
+_MESSAGE_BYTES = 2048  # of a broadcast from process 0
 
 
 @contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """A new directory to write into, renamed to `directory` at the end, removed after an error.
+    """Yields a new directory to write into; renames it to `directory`, or removes it on an error.
 
-    All processes of a multi-host run call it; process 0 makes, renames and removes it.
+    All processes of a multi-host run call it; process 0 creates, renames and removes it.
 
     Args:
-      directory: must not exist, or be empty; its parents are made. A link is followed.
+      directory: new or empty; its parents are created. A link is followed.
 
-    Raises UserError where `directory` is in use or comes into use meanwhile, or cannot be written.
+    Raises UserError if `directory` is in use or taken meanwhile, or cannot be written.
     """
     first = jax.process_index() == 0
     lock: int | None = None
@@ -53,24 +52,24 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     try:
         fault = ""
         try:
-            place = _free_place(directory)
+            target = _free_target(directory)
             if first:
-                _remove_leftovers(place)
-                partial, lock = _private(place)
+                _remove_leftovers(target)
+                partial, lock = _private(target)
         except (OSError, UserError, ValueError) as error:
             fault = str(_as_user_error(error, directory))
         _raise_together(fault)
-        partial = place.with_name(_from_first(partial.name if partial else ""))
+        partial = target.with_name(_from_first(partial.name if partial else ""))
         yield partial
         sync_global_devices(f"{partial} is complete")
         if first:
             try:
-                partial.rename(place)
+                partial.rename(target)
             except OSError as error:
                 fault = _lost(error, directory)
         _raise_together(fault)
     except (OSError, SafetensorError, ValueError) as error:
-        # TensorStore and safetensors say what the system said in a text of theirs.
+        # TensorStore and safetensors wrap system errors in exceptions of their own.
         if not isinstance(error, OSError) and disk_full(error) is None:
             raise
         raise _as_user_error(error, directory) from error
@@ -82,36 +81,36 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 
 
 def check_free(directory: Path) -> None:
-    """Raises UserError where `whole_directory` would, as far as that is known before."""
+    """Raises UserError if `whole_directory` would fail at once."""
     try:
-        _free_place(directory)
+        _free_target(directory)
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise _as_user_error(error, directory) from None
 
 
-def _free_place(directory: Path) -> Path:
-    """Where `directory` is, links followed. Raises UserError where something is there."""
-    place = Path(os.path.realpath(directory))
+def _free_target(directory: Path) -> Path:
+    """The path of `directory`, links followed. Raises UserError if it is in use."""
+    target = Path(os.path.realpath(directory))
     try:
-        place.lstat()
+        target.lstat()
     except FileNotFoundError:
-        return place
-    if not place.is_dir() or any(place.iterdir()):
+        return target
+    if not target.is_dir() or any(target.iterdir()):
         raise UserError(f"{directory} exists already; name another place or remove it")
-    if place.is_mount() or place == Path.cwd():
-        what = "a mount point" if place.is_mount() else "the working directory"
+    if target.is_mount() or target == Path.cwd():
+        what = "a mount point" if target.is_mount() else "the working directory"
         raise UserError(f"{directory} is {what}, which cannot be replaced; name a new one in it")
-    return place
+    return target
 
 
-def _private(place: Path) -> tuple[Path, int | None]:
-    """A new directory beside `place` with its lock."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _private(target: Path) -> tuple[Path, int | None]:
+    """Creates a directory beside `target` and locks it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_ATTEMPTS):
-        # Another run may take it for what a killed one has left, just before it is locked.
+        # Before it is locked, another run may remove it as a leftover.
         with suppress(BlockingIOError, FileNotFoundError):
-            return _locked(beside(place, f"{_host()}.partial"))
-    return _locked(beside(place, f"{_host()}.partial"))
+            return _locked(beside(target, f"{_host()}.partial"))
+    return _locked(beside(target, f"{_host()}.partial"))
 
 
 def _locked(new: Path) -> tuple[Path, int | None]:
@@ -119,23 +118,23 @@ def _locked(new: Path) -> tuple[Path, int | None]:
     return new, lock_directory(new)
 
 
-def _remove_leftovers(place: Path) -> None:
-    """Removes what killed runs with the same target have left, and says so."""
-    name = re.compile(rf"\.{re.escape(place.name[:40])}\.[0-9a-f]{{12}}\.([0-9a-f]{{8}})\.partial")
+def _remove_leftovers(target: Path) -> None:
+    """Removes directories of killed runs with the same target, with a note on stderr."""
+    name = re.compile(rf"\.{re.escape(target.name[:40])}\.[0-9a-f]{{12}}\.([0-9a-f]{{8}})\.partial")
     try:
-        found = [(path, match[1]) for path in place.parent.iterdir()
+        found = [(path, match[1]) for path in target.parent.iterdir()
                  if (match := name.fullmatch(path.name))]  # fmt: skip
-    except OSError:  # the parent is new, or may not be listed
+    except OSError:  # the parent is new or unreadable
         return
     for path, host in found:
-        with suppress(OSError):  # a living run's, or another run removes it right now
+        with suppress(OSError):  # it belongs to a live run, or another run is removing it
             lock = lock_directory(path)
             try:
                 dead = lock is not None and host == _host()
                 if dead or time.time() - _last_change(path) > _DAY:
                     shutil.rmtree(path)
                     print(
-                        f"note: {printable(str(path))} is removed, a killed run had left it",
+                        f"note: removed {printable(str(path))}, left by a killed run",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -159,8 +158,8 @@ def _host() -> str:
 def _lost(error: OSError, directory: Path) -> str:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
         return (
-            f"{directory} has appeared while this was being written, from another run; it stays as "
-            "it is, and nothing is left of this one. Name another place or remove it"
+            f"{directory} has appeared while this was being written, from another run; it is "
+            "unchanged, and nothing is left of this one. Name another place or remove it"
         )
     return str(_as_user_error(error, directory))
 
@@ -175,16 +174,16 @@ def _as_user_error(error: Exception, directory: Path) -> UserError:
 
 
 def _raise_together(fault: str) -> None:
-    """Raises UserError in all processes if process 0 has a fault, and in one with its own."""
+    """Raises UserError for a fault of process 0 in all processes, for any other in its own."""
     if message := _from_first(fault) or fault:
         raise UserError(message)
 
 
 def _from_first(text: str) -> str:
-    """The text of process 0, in every process."""
+    """Broadcasts the text of process 0."""
     if jax.process_count() == 1:
         return text
     data = text.encode("utf-8", "backslashreplace")[:_MESSAGE_BYTES]
     padded = np.frombuffer(data.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
-    told = np.asarray(broadcast_one_to_all(padded)).tobytes().rstrip(b"\0")
-    return told.decode("utf-8", "replace")
+    received = np.asarray(broadcast_one_to_all(padded)).tobytes().rstrip(b"\0")
+    return received.decode("utf-8", "replace")

@@ -1,9 +1,9 @@
 """SHA256SUMS: the hash of every file of a model directory, in the format of coreutils.
 
-`sha256sum -c SHA256SUMS` reads what is written here, and what it writes is read here; so are
-MODEL.safetensors.sha256 files, as some downloads have beside their weights. A line is 64
-hexadecimal digits, a space, a space or `*`, and a path below the directory; a line that begins with
-a backslash has backslashes and line breaks of the path escaped.
+The files are compatible with `sha256sum -c SHA256SUMS` in both directions. It also reads
+MODEL.safetensors.sha256 files, which some downloads have beside their weights. A line is 64
+hexadecimal digits, a space, a space or `*`, and a path below the directory; in a line that begins
+with a backslash, backslashes and line breaks of the path are escaped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUMS_FILE = "SHA256SUMS"
 
 _SUMS_NAMES = (SUMS_FILE, "SHA256SUMS.txt", "sha256sums.txt")
 _ONE_FILE = (".sha256", ".sha256sum")
-# A list that names one of these is of the whole directory: what it does not name does not belong.
+# A list that names one of these covers the whole directory: unlisted files are errors.
 _OF_THE_WHOLE = (CONFIG_FILE, ADAPTER_FILE)
 
 _LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)", re.DOTALL)
@@ -40,7 +40,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared: how many files, their bytes, and how long it took."""
+    """The result of `verify`: number of files, bytes and seconds."""
 
     files: int
     nbytes: int
@@ -48,14 +48,14 @@ class Verified:
     unlisted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        rest = f"; not in the list, not checked: {listed(self.unlisted)}" if self.unlisted else ""
+        rest = f"; not listed, not checked: {listed(self.unlisted)}" if self.unlisted else ""
         return f"{self.files} files, {self.nbytes / 1e9:.2f} GB, {self.seconds:.1f} s{rest}"
 
 
 def write_checksums(directory: Path, known: Mapping[str, str] | None = None) -> None:
     """Writes SHA256SUMS of all files below `directory`. Raises OSError.
 
-    known: {path below it: hash} of files that were hashed while they were written.
+    known: {path below it: hash} of files that are hashed already.
     """
     known = known or {}
     names = [name for name in _files_below(directory) if name != SUMS_FILE]
@@ -66,12 +66,12 @@ def write_checksums(directory: Path, known: Mapping[str, str] | None = None) -> 
 
 
 def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: None) -> Verified:
-    """Reads every file that the directory's list of hashes names, and compares.
+    """Compares every file that the directory's checksums list with its hash.
 
-    progress: is told of bytes that were read.
+    progress: called with the bytes of each read.
 
-    Raises UserError where there is no such list, it is damaged or names what is not below the
-    directory, and where a file differs, is missing or, in a list of the whole, is not named.
+    Raises UserError if there are no checksums, they are damaged or name paths outside the
+    directory, or if a file differs, is missing or, with checksums of the whole directory, unlisted.
     """
     start = time.monotonic()
     expected = _read_lists(directory)
@@ -95,12 +95,12 @@ def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: Non
     with ThreadPoolExecutor(_workers()) as pool:
         nbytes = sum(pool.map(check, names))
     whole = any(name in expected for name in _OF_THE_WHOLE)
-    told = [f"{name} ({faults[name]})" for name in names if name in faults]
-    told += [f"{name} (not in the list)" for name in unlisted if whole]
-    if told:
+    problems = [f"{name} ({faults[name]})" for name in names if name in faults]
+    problems += [f"{name} (not listed)" for name in unlisted if whole]
+    if problems:
         raise UserError(
-            f"{directory}: not as its {SUMS_FILE} says ({len(told)}): {listed(told)}; copy the "
-            "directory again or, if the change is yours, make the list anew with sha256sum"
+            f"{directory}: does not match its {SUMS_FILE} ({len(problems)}): {listed(problems)}; "
+            "copy the directory again or, if the change is yours, update it with sha256sum"
         )
     return Verified(len(names), nbytes, time.monotonic() - start, tuple(map(printable, unlisted)))
 
@@ -116,17 +116,17 @@ def _lists(directory: Path) -> list[Path]:
 
 
 def _read_lists(directory: Path) -> dict[str, str]:
-    """{path below the directory: hash} of everything that is listed."""
+    """{path below the directory: hash} of all listed files."""
     lists = _lists(directory)
     if not lists:
         raise UserError(
-            f"{directory}: no {SUMS_FILE}, so there is nothing to compare with; owl_jax writes it "
-            "with every model, and sha256sum makes it in a directory that you trust"
+            f"{directory}: no {SUMS_FILE} to compare with; owl_jax writes it with every model, and "
+            "sha256sum makes it in a directory that you trust"
         )
     expected: dict[str, str] = {}
     for path in lists:
         for name, digest in _read_list(path):
-            if name == path.name:  # the shell made the list before sha256sum read it
+            if name == path.name:  # the shell created the list before sha256sum hashed it
                 continue
             if expected.setdefault(name, digest) != digest:
                 raise UserError(f"{path}: two hashes of {shown(name)}; expected one for each file")
@@ -157,8 +157,8 @@ def _read_list(path: Path) -> Iterator[tuple[str, str]]:
             escaped, name, digest = found.groups()
         else:
             raise UserError(
-                f"{path}, line {number}: {shown(line)}; expected a SHA-256 and a file's name, as "
-                "sha256sum writes them"
+                f"{path}, line {number}: {shown(line)}; expected a SHA-256 and a file name, as in "
+                "the output of sha256sum"
             )
         if escaped:
             name = re.sub(rb"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
@@ -166,12 +166,10 @@ def _read_list(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _inside(name: str, path: Path, number: int) -> str:
-    """The name in its plain form. Raises UserError for one that leaves the directory."""
+    """Normalises a name. Raises UserError for one outside the directory."""
     plain = PurePosixPath(name)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in name:
-        raise UserError(
-            f"{path}, line {number}: {shown(name)} is not the name of a file below the directory"
-        )
+        raise UserError(f"{path}, line {number}: {shown(name)} is no file name below the directory")
     return str(plain)
 
 
@@ -182,14 +180,14 @@ def _line(name: str, digest: str) -> bytes:
 
 
 def _matters(name: str, expected: Mapping[str, str]) -> bool:
-    """Whether a file that the list does not name is worth a word: no list and nothing hidden."""
+    """Whether an unlisted file counts: checksums, signatures and hidden files do not."""
     if name in expected or any(part.startswith(".") for part in name.split("/")):
         return False
     return name not in _SUMS_NAMES and not name.endswith((*_ONE_FILE, ".asc", ".sig"))
 
 
 def _files_below(directory: Path) -> list[str]:
-    """Every file's path below the directory, sorted; folders that are links are gone into."""
+    """The sorted paths of all files below the directory, following linked folders."""
     found = []
     seen = set()
     for folder, folders, files in os.walk(directory, followlinks=True):
@@ -208,7 +206,7 @@ def _hash_all(directory: Path, names: list[str]) -> list[str]:
 
 
 def _hash(path: Path, progress: Callable[[int], None] = lambda nbytes: None) -> tuple[str, int]:
-    """(SHA-256, bytes) of a regular file; hashing releases the interpreter's lock."""
+    """(SHA-256, bytes) of a regular file; hashing releases the GIL."""
     digest, total = hashlib.sha256(), 0
     with open_regular(path) as file:
         while data := file.read(_BUFFER):

@@ -1,5 +1,5 @@
-"""The weights of Hugging Face directories, opened without reading them: of a family's model, and of
-the parts that stage 1 starts from, a vision encoder and a plain language model.
+"""Opens the weights of Hugging Face directories, lazily: a family's complete model, or the parts
+that stage 1 starts from (a vision encoder, a plain language model).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
 from owl_jax.models.weight_names import Row, without_prefix
 
-_HEAD = "lm_head.weight"  # of every language model of transformers
+_HEAD = "lm_head.weight"  # in every language model of transformers
 
-AS_TRAINED = "as_trained"  # in config.json of either form
+AS_TRAINED = "as_trained"  # in config.json of either format
 
-# Names of files that hold a whole model, the better first.
+# Files of a complete model, in order of preference.
 _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
     ("model.safetensors", TensorFiles),
     ("pytorch_model.bin", TorchFiles),
@@ -41,15 +41,15 @@ _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, or some branches of one, that lies in files.
+    """A model in files, or some subtrees of one.
 
-    config: what it is; of a part, the defaults stand for the rest.
-    params: its branches, a tree of `Stored` (checkpoint/lazy_arrays.py).
-    as_trained: whether prompts are cut as in training (text/conversation.py): so for what
-      owl_jax trained, whatever its form, and not for the released models.
-    notes: what a person should know about it, a line each.
-    files: where it is read from, if that is in the original's layout.
-    nans: {parameter: elements that are no numbers} of what was read of one in our own form.
+    config: of the model; for a single part, the rest has default values.
+    params: a tree of `LazyArray`s (checkpoint/lazy_arrays.py).
+    as_trained: whether prompts are tokenised as in training (text/conversation.py): true for models
+      that owl_jax trained, in either format, and false for the released models.
+    notes: lines for the user.
+    files: the source, if it is in the original's format.
+    nans: {parameter: count of NaNs} read so far from a directory of ours.
     """
 
     config: OwlConfig
@@ -59,8 +59,8 @@ class Opened:
     files: TensorFiles | None = field(default=None, compare=False)
     nans: Mapping[str, int] = field(default_factory=dict, compare=False)
 
-    def tell(self, directory: Path) -> None:
-        """Says on stderr what there is to know, once everything has been read."""
+    def print_notes(self, directory: Path) -> None:
+        """Prints notes and warnings on stderr; call it after the weights are read."""
         if jax.process_index() > 0:
             return
         for note in self.notes:
@@ -69,7 +69,7 @@ class Opened:
         if nans:
             print(
                 f"warning: {directory}: {sum(nans.values())} elements of {len(nans)} tensors are "
-                f"NaN, the first in {printable(min(nans))}; the model will answer with nonsense",
+                f"NaN, the first in {printable(min(nans))}; the model will give nonsense",
                 file=sys.stderr,
                 flush=True,
             )
@@ -79,22 +79,22 @@ class Opened:
             print(
                 f"warning: {directory}: {sum(infinite.values())} elements of {len(infinite)} "
                 f"float16 tensors are not finite, the first in {first}; the model will "
-                "answer with nonsense. Take the weights in bfloat16 or float32",
+                "give nonsense. Use weights in bfloat16 or float32",
                 file=sys.stderr,
                 flush=True,
             )
 
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
-    """Shapes of the whole tree without memory."""
+    """The whole tree as ShapeDtypeStructs."""
     return nn.meta.unbox(vlm.abstract_params(config))
 
 
 def open_files(directory: Path) -> TensorFiles:
-    """The tensors of a directory: safetensors, or what PyTorch wrote; one file or an index's.
+    """The tensors of a directory: safetensors or PyTorch files, one or those of an index.
 
-    Raises UserError if there are none, the index names a file that is not there or that has not
-    what the index says, or a file is damaged.
+    Raises UserError if there are none, if a file or a tensor of the index is missing, or if a file
+    is damaged.
     """
     for name, kind in _KINDS:
         index = directory / f"{name}.index.json"
@@ -111,15 +111,15 @@ def open_files(directory: Path) -> TensorFiles:
 def _open_indexed(index: Path, kind: type[TensorFiles]) -> TensorFiles:
     values = read_json(index)
     if not isinstance(values.get("weight_map"), dict) or not values["weight_map"]:
-        raise UserError(f"{index}: no weight_map; expected the index of a model's shards")
+        raise UserError(f"{index}: no weight_map; expected the index of a sharded model")
     weight_map = schema.convert(index, values, schema.ShardIndex).weight_map
     names = sorted(set(weight_map.values()))
-    if outside := [name for name in names if _is_no_plain_name(name)]:
+    if outside := [name for name in names if _is_path(name)]:
         raise UserError(
             f"{index} names {listed(map(shown, outside))}; expected names of files beside it"
         )
     if missing := [name for name in names if not (index.parent / name).exists()]:
-        raise UserError(f"{index} names {listed(missing)}, which is not there")
+        raise UserError(f"{index} names {listed(missing)}, which does not exist")
     for name in names:
         try:
             check_regular(index.parent / name)
@@ -128,18 +128,18 @@ def _open_indexed(index: Path, kind: type[TensorFiles]) -> TensorFiles:
     files = kind([index.parent / name for name in names])
     if lost := sorted(weight_map.keys() - files.names()):
         raise UserError(
-            f"{index} names tensors that its files do not hold ({len(lost)}): {listed(lost)}"
+            f"{index} names tensors that its files do not have ({len(lost)}): {listed(lost)}"
         )
     return files
 
 
-def _is_no_plain_name(name: str) -> bool:
+def _is_path(name: str) -> bool:
     return name in (".", "..") or any(part in name for part in ("/", "\\", "\0"))
 
 
 def open_family(directory: Path) -> Opened:
-    """Opens a whole model. Raises UserError that lists every tensor that does not fit."""
-    # Before the weights: a directory of something else is told by its config.json.
+    """Opens a complete model. Raises UserError that lists every tensor that does not fit."""
+    # Before the weights: config.json gives the better error for a directory of something else.
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
@@ -147,14 +147,14 @@ def open_family(directory: Path) -> Opened:
     values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(values)
     rows = family.weight_rows(config)
-    config, notes = _with_found_words(config, rows, files, directory)
+    config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
     as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
     return Opened(config, params, as_trained, notes, files)
 
 
 def open_vision(directory: Path) -> Opened:
-    """Opens a vision encoder, alone or in a model that it is a tower of, as the subtree `vision`.
+    """Opens a vision encoder, alone or as a tower of a larger model, as the subtree `vision`.
 
     Raises UserError that lists every tensor that does not fit.
     """
@@ -179,7 +179,7 @@ def open_language(directory: Path) -> Opened:
     llm = huggingface.read_language_config(directory)
     files = open_files(directory)
     rows, tied = llm.weight_rows(), dict(llm.TIED)
-    # What was saved without its head lacks the prefix of what lies below it.
+    # A model saved without its head has no prefix.
     if not any(name.startswith(llm.BASE_PREFIX) for name in files.names()):
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
@@ -191,7 +191,7 @@ def open_language(directory: Path) -> Opened:
             dataclasses.replace(row, source=embedding) if row.source == _HEAD else row
             for row in rows
         ]
-    config, notes = _with_found_words(around(llm), rows, files, directory)
+    config, notes = _with_found_ids(around(llm), rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     return Opened(config, params, notes=notes, files=files)
 
@@ -202,7 +202,7 @@ def write_family(
     directory: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes safetensors files with the original's names. An adapter must be merged before.
+    """Writes safetensors files with the original's names. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
     """
@@ -211,12 +211,12 @@ def write_family(
     )
 
 
-def _with_found_words(
+def _with_found_ids(
     config: OwlConfig, rows: list[Row], files: TensorFiles, directory: Path
 ) -> tuple[OwlConfig, tuple[str, ...]]:
-    """The config with the embedding's vocabulary and the tokenizer's special ids; notes on both.
+    """Takes the vocabulary size from the embedding and special ids from the tokenizer; adds notes.
 
-    Raises UserError for an id of config.json that is none of the vocabulary's.
+    Raises UserError for an id of config.json outside the vocabulary.
     """
     config, notes = _with_found_vocabulary(config, rows, files)
     if problems := id_problems(config.llm):
@@ -230,8 +230,8 @@ def _with_found_words(
     if found == said:
         return config, notes
     note = (
-        f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; the "
-        "tokenizer's count"
+        f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; using the "
+        "tokenizer's"
     )
     llm = dataclasses.replace(cast(Any, config.llm), **found)
     return dataclasses.replace(config, llm=llm), (*notes, note)
@@ -244,8 +244,8 @@ def _ids_as_text(ids: Mapping[str, int]) -> str:
 def _with_found_vocabulary(
     config: OwlConfig, rows: list[Row], files: TensorFiles
 ) -> tuple[OwlConfig, tuple[str, ...]]:
-    """The config with as many words as the embedding has: people add words to a model, and its
-    config.json does not always follow."""
+    """Takes the vocabulary size from the embedding: people add tokens to a model without updating
+    its config.json."""
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     if embedding not in files.names() or len(files.shape(embedding)) != 2:
         return config, ()
@@ -253,5 +253,5 @@ def _with_found_vocabulary(
     if found == said:
         return config, ()
     llm = dataclasses.replace(cast(Any, config.llm), vocab_size=found)
-    note = f"config.json says {said} words, the embedding has {found}; {found} it is"
+    note = f"config.json says vocab_size {said}, the embedding has {found} rows; using {found}"
     return dataclasses.replace(config, llm=llm), (note,)

@@ -1,4 +1,4 @@
-"""config.json as Hugging Face has it: of a family's model, read and written; of a part, read."""
+"""Hugging Face's config.json: reads and writes those of a family, reads those of single parts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.parts import LanguagePart, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
 
-# The class of each part by the model_type of a directory that holds it alone.
+# Vision encoders by the model_type of a directory that has only the encoder or includes it.
 VISION_TYPES: Mapping[str, type[VisionPart]] = {
     name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES
 }
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
-    """The family that a config.json names; mPLUG-Owl reads, or refuses, what names none."""
+    """The family that a config.json names; mPLUG-Owl by default, which may refuse it."""
     kind = values.get("model_type")
     return FAMILIES.get(kind, MPLUG_OWL) if isinstance(kind, str) else MPLUG_OWL
 
@@ -33,9 +33,9 @@ def family_of(values: Mapping[str, Any]) -> Family:
 def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     """Reads config.json of a family's model.
 
-    tensors: the names of its tensors, which tell what config.json does not (the video release).
-    Raises UserError for a missing or unsuitable file: a value of another type or out of its range,
-    sizes that do not fit each other, or what is not computed here.
+    tensors: names of its tensors, which identify the video release; config.json does not.
+    Raises UserError for a missing or unsuitable file: a value of another type or out of range,
+    inconsistent sizes, or an unsupported computation.
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
@@ -45,7 +45,7 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
 
 
 def read_vision_config(directory: Path) -> VisionPart:
-    """Reads config.json of a vision encoder, or of the model that it is a tower of.
+    """Reads the vision encoder from its own config.json, or from that of a model that includes it.
 
     Raises UserError as `read_config`.
     """
@@ -86,9 +86,9 @@ def _refuse(path: Path, problems: list[str]) -> None:
 def write_config(
     config: OwlConfig, directory: Path, dtype: str, source: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes config.json with the family's keys; keys of `source` that say more are kept.
+    """Writes config.json with the family's keys, keeping other keys of `source`.
 
-    Raises UserError for parts that the family's format does not have.
+    Raises UserError for parts that the family's format does not support.
     """
     values = MPLUG_OWL.write_config(config, dtype)
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
@@ -96,7 +96,7 @@ def write_config(
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` with the values of `new`, at every depth."""
+    """`old` updated recursively by `new`."""
     result = dict(old)
     for key, value in new.items():
         before = old.get(key)

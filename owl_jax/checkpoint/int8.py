@@ -1,8 +1,8 @@
-"""Weights of the language model's projections as int8, one scale for each output channel.
+"""int8 weights of the language model's projections, with one scale per output channel.
 
 A kernel W [*in, *out] becomes `kernel` int8 and `scale` float32 [*out] with
-W ~ kernel * scale, |W| <= 127 * scale: a projection multiplies by the scale after the product
-(models/layers.py), so W itself is never made. Made layer by layer as the weights are read.
+W ~ kernel * scale, |W| <= 127 * scale. A projection multiplies by the scale after the matmul
+(models/layers.py), so W is never materialised. Layers are quantised as they are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
-from owl_jax.checkpoint.lazy_arrays import Stored, pieces
+from owl_jax.checkpoint.lazy_arrays import LazyArray, pieces
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.transforms import Linear, Shape, Slices, size_of, whole
 from owl_jax.models.weight_names import projections
@@ -25,7 +25,7 @@ _LARGEST = 127
 
 
 def quantize(config: OwlConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with each kernel of the language model's layers as int8 and scale, all `Stored`."""
+    """Quantises each kernel of the language model's layers, lazily, to int8 and a scale."""
     flat = flatten_dict(dict(params), sep="/")
     for row in projections(config.llm.weight_rows()).values():
         assert isinstance(row.transform, Linear)
@@ -37,7 +37,7 @@ def quantize(config: OwlConfig, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def abstract_int8(config: OwlConfig, params: dict[str, Any]) -> dict[str, Any]:
-    """Abstract (shape-only) int8 parameters: what `quantize` makes, its scales replicated.
+    """Abstract (shape-only) int8 parameters, as `quantize` makes them, with replicated scales.
 
     params: ShapeDtypeStructs with NamedShardings.
     """
@@ -54,14 +54,13 @@ def abstract_int8(config: OwlConfig, params: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Scales:
-    """The scales of a stacked kernel [layers, *in, *out], float32[layers, *out]; each layer's is
-    found once."""
+    """The scales of a stacked kernel [layers, *in, *out]: float32[layers, *out], computed once."""
 
-    def __init__(self, kernel: Stored, depth: int):
+    def __init__(self, kernel: LazyArray, depth: int):
         self.dtype = np.dtype(np.float32)
         self.depth = depth
         self._kernel = kernel
-        self._found: dict[int, np.ndarray] = {}
+        self._by_layer: dict[int, np.ndarray] = {}
         self.shape: Shape = (kernel.shape[0], *kernel.shape[1 + depth :])
 
     def __getitem__(self, part: Slices) -> np.ndarray:
@@ -70,20 +69,20 @@ class _Scales:
 
     def of_layer(self, layer: int, kernel: np.ndarray | None = None) -> np.ndarray:
         """float32[*out]; `kernel` is the layer [*in, *out], if it is in memory."""
-        if layer not in self._found:
+        if layer not in self._by_layer:
             if kernel is None:
                 rest = whole(self._kernel.shape[1:])
                 kernel = np.asarray(self._kernel[(slice(layer, layer + 1), *rest)])[0]
             axes = tuple(range(self.depth))
             largest = np.maximum(kernel.max(axes), -kernel.min(axes)).astype(np.float32)
-            # A channel of zeros has any scale.
-            self._found[layer] = np.where(largest > 0, largest, 1.0) / np.float32(_LARGEST)
-        return self._found[layer]
+            # Any scale fits a channel of zeros.
+            self._by_layer[layer] = np.where(largest > 0, largest, 1.0) / np.float32(_LARGEST)
+        return self._by_layer[layer]
 
 
 @dataclass(frozen=True)
 class _Int8:
-    kernel: Stored
+    kernel: LazyArray
     scales: _Scales
 
     @property
@@ -103,7 +102,7 @@ class _Int8:
             complete = piece[1:] == whole(self.shape[1:])
             scale = self.scales.of_layer(layer, value if complete else None)[outputs]
             value = value.astype(np.float32)
-            with np.errstate(invalid="ignore"):  # infinities are told elsewhere
+            with np.errstate(invalid="ignore"):  # Opened.print_notes reports infinities
                 value /= scale
                 result[layer - part[0].start] = np.rint(value, out=value).astype(np.int8)
         return result

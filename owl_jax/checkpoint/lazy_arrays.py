@@ -1,8 +1,8 @@
-"""Arrays that lie in files and are read in parts, so that a model never has to be in memory.
+"""Lazy arrays: sliced reads from files, so a model never has to fit in memory.
 
-A `Stored` is anything with a shape, a dtype and parts: a parameter in safetensors files of the
-original's layout (tensors.py), in a directory of ours (orbax_format.py), or an array in memory.
-Trees of them are what is converted, quantised and put on devices.
+A `LazyArray` is anything with a shape, a dtype and slicing: a parameter in the original's
+safetensors files (tensors.py), in a directory of ours (orbax_format.py), or an array in memory.
+Models are converted, quantised and put on devices as trees of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from owl_jax.models.transforms import Shape, Slices, size_of, whole
 
-# Arrays that begin at a multiple of this are taken over by a CPU device without a copy.
+# A CPU device takes arrays aligned to this many bytes without a copy.
 _ALIGNMENT = 64
 
 _AHEAD = 2  # pieces
 
 
-class Stored(Protocol):
-    """An array whose parts can be read: `stored[part]`, with one slice for each axis."""
+class LazyArray(Protocol):
+    """An array that is read by `array[part]`, with one slice for each axis."""
 
     @property
     def shape(self) -> Shape: ...
@@ -40,43 +40,43 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Mapped:
-    """A stored array of which every piece is changed as it is read.
+    """A lazy array with a function applied to each piece as it is read.
 
-    change: (piece, its part) -> the piece as it is to be, of the same shape and dtype.
+    change: (piece, its slices) -> a piece of the same shape and dtype.
     """
 
-    stored: Stored
+    array: LazyArray
     change: Callable[[np.ndarray, Slices], np.ndarray]
 
     @property
     def dtype(self) -> Any:
-        return self.stored.dtype
+        return self.array.dtype
 
     @property
     def shape(self) -> Shape:
-        return self.stored.shape
+        return self.array.shape
 
     def __getitem__(self, part: Slices) -> np.ndarray:
-        return self.change(np.asarray(self.stored[part]), part)
+        return self.change(np.asarray(self.array[part]), part)
 
 
 @dataclass(frozen=True)
 class Cast:
-    """A stored array in another dtype."""
+    """A lazy array in another dtype."""
 
-    stored: Stored
+    array: LazyArray
     dtype: Any
 
     @property
     def shape(self) -> Shape:
-        return self.stored.shape
+        return self.array.shape
 
     def __getitem__(self, part: Slices) -> np.ndarray:
-        return np.asarray(self.stored[part]).astype(jnp.dtype(self.dtype))
+        return np.asarray(self.array[part]).astype(jnp.dtype(self.dtype))
 
 
 def pieces(shape: Shape, part: Slices | None = None) -> Iterator[Slices]:
-    """Cuts a part (everything by default) into what is handled at a time: one layer of a stack."""
+    """Splits a part (by default the whole array) into single layers."""
     part = whole(shape) if part is None else part
     if len(shape) < 3:
         yield part
@@ -86,7 +86,7 @@ def pieces(shape: Shape, part: Slices | None = None) -> Iterator[Slices]:
 
 
 def ahead(reads: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
-    """The results in order; the next two are being read while one is used."""
+    """Yields the results in order and reads two ahead of the consumer."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         waiting: deque[Future[np.ndarray]] = deque()
         for call in reads:
@@ -97,44 +97,46 @@ def ahead(reads: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray]:
             yield waiting.popleft().result()
 
 
-def read(stored: Stored, dtype: Any = None, part: Slices | None = None) -> np.ndarray:
-    """Reads a part (everything by default) piece by piece into one array of `dtype`."""
-    part = whole(stored.shape) if part is None else part
-    result = _aligned_empty(size_of(part), np.dtype(stored.dtype if dtype is None else dtype))
-    for piece in pieces(stored.shape, part):
+def read(array: LazyArray, dtype: Any = None, part: Slices | None = None) -> np.ndarray:
+    """Reads a part (by default the whole array), one layer at a time, as `dtype`."""
+    part = whole(array.shape) if part is None else part
+    result = _aligned_empty(size_of(part), np.dtype(array.dtype if dtype is None else dtype))
+    for piece in pieces(array.shape, part):
         inside = zip(piece, part, strict=True)
         where = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in inside)
-        result[where] = np.asarray(stored[piece])
+        result[where] = np.asarray(array[piece])
     return result
 
 
-def place(stored: Stored, dtype: Any = None, sharding: Sharding | None = None) -> jax.Array:
-    """Puts an array on devices as `dtype`; each process reads what its devices hold, once."""
+def device_put_lazy(
+    array: LazyArray, dtype: Any = None, sharding: Sharding | None = None
+) -> jax.Array:
+    """Puts an array on devices as `dtype`; each process reads each of its own shards once."""
     if sharding is None:
         sharding = SingleDeviceSharding(jax.devices()[0])
-    held: dict[Any, np.ndarray] = {}
+    shards: dict[Any, np.ndarray] = {}
 
-    def part_of(index: Any) -> np.ndarray:
-        bounds = [axis.indices(n) for axis, n in zip(index, stored.shape, strict=True)]
+    def shard(index: Any) -> np.ndarray:
+        bounds = [axis.indices(n) for axis, n in zip(index, array.shape, strict=True)]
         key = tuple(bounds)
-        if key not in held:
-            held[key] = read(stored, dtype, tuple(slice(a, b) for a, b, _ in bounds))
-        return held[key]
+        if key not in shards:
+            shards[key] = read(array, dtype, tuple(slice(a, b) for a, b, _ in bounds))
+        return shards[key]
 
-    return jax.make_array_from_callback(tuple(stored.shape), sharding, part_of)
+    return jax.make_array_from_callback(tuple(array.shape), sharding, shard)
 
 
 def infinities(array: np.ndarray) -> int:
-    """How many elements are not finite."""
+    """Counts the elements that are not finite."""
     return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
 def nans(array: np.ndarray) -> int:
-    """How many elements of an array of floats are no numbers."""
+    """Counts the NaNs of a float array."""
     if array.size == 0:
         return 0
-    # The bits of a NaN, as an integer, exceed those of the infinity of its sign. Two maxima take a
-    # fifth of the time of isnan, which does one bfloat16 at a time.
+    # As an integer, a NaN exceeds the infinity of its sign. Two maxima take a fifth of the time of
+    # isnan, which handles one bfloat16 at a time.
     width = array.dtype.itemsize
     positive, negative = np.array([np.inf, -np.inf], array.dtype).view(f"u{width}")
     signed, unsigned = array.view(f"i{width}"), array.view(f"u{width}")

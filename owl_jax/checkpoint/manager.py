@@ -1,13 +1,13 @@
-"""Checkpoints of a training run: Orbax behind one class, and nowhere else.
+"""Checkpoints of a training run, written and read by Orbax.
 
-A checkpoint holds the training state (trainable branches, optimizer state, step, keys), the data
-iterator's state and a small JSON object, `meta`. The frozen base is not in it; its fingerprint is
-in `meta`, so that a checkpoint is never continued on another base.
+A checkpoint has the training state (trainable subtrees, optimizer state, step, keys), the data
+iterator's state and a small JSON object, `meta`. The frozen base is not saved; `meta` has its tree
+hash, so a run never resumes with another base.
 
-Saving is asynchronous. Orbax writes into a temporary directory and renames it when it is complete,
-so a checkpoint that is there is whole: half-written ones are not seen, and are replaced when their
-step is saved again. What happens to its files later is found when it is read: `meta` also holds the
-fingerprint of the state, and what is JSON is under a hash (seal.py).
+Saving is asynchronous. Orbax writes to a temporary directory and renames it at the end, so every
+visible checkpoint is complete; partial ones are replaced when their step is saved again. Damage to
+the files is detected when they are read: `meta` has the tree hash of the state, and the JSON parts
+have a hash (seal.py).
 """
 
 import itertools
@@ -28,34 +28,33 @@ from jax.experimental.multihost_utils import process_allgather, sync_global_devi
 
 from owl_jax.checkpoint.event_loop import patient_event_loops
 from owl_jax.checkpoint.seal import Position, position_of
-from owl_jax.checkpoint.tree_hash import described, fingerprint
+from owl_jax.checkpoint.tree_hash import described, tree_hash
 from owl_jax.errors import UserError, disk_full, one_line
 from owl_jax.sealed_json import Damaged, digest, sealed, unsealed
 
-# A checkpoint of another model differs everywhere; a few arrays tell which model it was.
+# A checkpoint of another model differs everywhere; a few arrays identify that model.
 _SHOWN = 5
 
 _LONGEST = 200  # characters of another library's message
 
-# What meta holds of the checkpoint itself: the fingerprint of its state, the hash of the state's
-# paths, shapes and dtypes, and its step.
+# Keys of meta: the tree hash of the state, the hash of its paths, shapes and dtypes, and the step.
 _STATE, _ARRAYS, _STEP = "state", "arrays", "checkpoint of step"
 
 
 class DamagedCheckpoint(UserError):
-    """The files of a checkpoint are not what was written."""
+    """The files of a checkpoint have changed since they were written."""
 
 
 class Checkpoints:
     """The checkpoints of one working directory.
 
     Args:
-      directory: where they lie; made if missing.
-      keep: how many of the newest are kept.
-      every: `save` writes at multiples of this many steps.
+      directory: created if missing.
+      keep: number of newest checkpoints to keep.
+      every: `save` writes at multiples of this step count.
 
     Raises:
-      UserError: the directory cannot be made.
+      UserError: the directory cannot be created.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
@@ -66,11 +65,11 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            # Orbax's own default also saves the first step it is shown.
+            # Orbax's default would also save the first step.
             save_decision_policy=policies.FixedIntervalPolicy(every),
         )
         try:
-            # Named up front, so that the shapes of a checkpoint can be read before it is.
+            # Explicit handlers can read the shapes of a checkpoint before its arrays.
             self._handlers = {
                 "state": ocp.StandardCheckpointHandler(),
                 "data": grain.checkpoint.CheckpointHandler(),
@@ -85,7 +84,7 @@ class Checkpoints:
         self._saving = False
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None; waits for one being saved.
+        """The step of the newest complete checkpoint, or None; waits for a save in progress.
 
         Raises:
           UserError: as `save`.
@@ -101,21 +100,21 @@ class Checkpoints:
         meta: Mapping[str, Any],
         force: bool = False,
     ) -> bool:
-        """Starts to save, if `step` is due, and returns as soon as the arrays are copied.
+        """Starts a save if `step` is due, and returns once the arrays are copied.
 
-        Call it after every step: a failure of an earlier save is reported here too.
+        Call it after every step: it also reports failures of earlier saves.
 
         Args:
           state: a pytree of arrays.
           data_iterator: a Grain iterator, or None.
-          meta: anything JSON can hold.
+          meta: JSON values.
           force: save a step that is not due, such as the last one.
 
         Returns:
           Whether a save was started.
 
         Raises:
-          UserError: the disk is full. The newest complete checkpoint is unharmed.
+          UserError: the disk is full. The newest complete checkpoint is intact.
         """
         with self._disk_errors():
             if self._saving and not self._manager.is_saving_in_progress():
@@ -124,14 +123,14 @@ class Checkpoints:
                 return False
             if not (force or self._manager.should_save(step)):
                 return False
-            of_state = fingerprint(state)
-            own = {_STATE: of_state, _ARRAYS: digest(described(state)), _STEP: step}
+            state_hash = tree_hash(state)
+            own = {_STATE: state_hash, _ARRAYS: digest(described(state)), _STEP: step}
             items = {
                 "state": ocp.args.StandardSave(state),
                 "meta": ocp.args.JsonSave(sealed({**meta, **own})),
             }
             if data_iterator is not None:
-                position = Position(data_iterator.get_state(), of_state)
+                position = Position(data_iterator.get_state(), state_hash)
                 items["data"] = grain.checkpoint.CheckpointSave(position)
             if not self._saving:
                 self._saving_loops.enter_context(patient_event_loops())
@@ -148,18 +147,18 @@ class Checkpoints:
         skip_damaged: bool = False,
         tell: Callable[[str], None] = print,
     ) -> tuple[int, Any] | None:
-        """Restores the newest checkpoint, if there is one; all processes the same.
+        """Restores the newest checkpoint, if there is one, the same in all processes.
 
         Args:
-          skip_damaged: take the one before a damaged one, which is moved away, not deleted.
-          tell: gets a line about each that is moved.
+          skip_damaged: fall back to the one before a damaged one, which is moved, not deleted.
+          tell: called with a line about each that is moved.
           The others are those of `restore`.
 
         Returns:
           (step, state), or None if there is no checkpoint.
 
         Raises:
-          UserError: as `restore`; DamagedCheckpoint, which tells what to resume from.
+          UserError: as `restore`; DamagedCheckpoint names the step to resume from instead.
         """
         while (step := self.latest()) is not None:
             try:
@@ -174,14 +173,14 @@ class Checkpoints:
                     ) from damage
                 if not skip_damaged:
                     raise DamagedCheckpoint(
-                        f"{damage}; to go on from the one before it, of step {max(earlier)}, give "
+                        f"{damage}; to resume from the one before it, of step {max(earlier)}, give "
                         "--config.skip_damaged=True (this one is moved, not deleted)"
                     ) from damage
                 tell(f"{damage}; moved to {self._set_aside(step)}")
         return None
 
     def _set_aside(self, step: int) -> epath.Path:
-        """Moves a checkpoint to where none is looked for; returns where it is now."""
+        """Moves a checkpoint out of the directory; returns its new path."""
         parent = self._directory.with_name(f"{self._directory.name}-damaged")
         names = (f"{step}-{number}" if number else str(step) for number in itertools.count())
         target = next(parent / name for name in names if not (parent / name).exists())
@@ -206,20 +205,20 @@ class Checkpoints:
         Args:
           step: of the checkpoint.
           abstract_state: the state as ShapeDtypeStructs with shardings.
-          data_iterator: a fresh Grain iterator of the same pipeline, set to where the saved one
-            was; or None.
-          expected_meta: entries that the checkpoint's meta must have with just these values, such
-            as {"fingerprint": fingerprint(frozen)}. An entry "... name" is not compared, but names
-            what the entry of the rest of its key is of.
-          hints: what else one can do about an entry that differs.
+          data_iterator: a new Grain iterator of the same pipeline, set to the saved position; or
+            None.
+          expected_meta: required entries of the checkpoint's meta, such as
+            {"fingerprint": tree_hash(frozen)}. "KEY name" is not compared; it is a readable name
+            for the value of KEY.
+          hints: {key: advice for an entry that differs}.
 
         Returns:
           (state, meta)
 
         Raises:
-          UserError: there is no such checkpoint, or it is one of another model or another run: an
-            entry of meta, a path, a shape or a dtype differs. Both sides are named.
-          DamagedCheckpoint: its files cannot be read, or hold another state than was saved.
+          UserError: there is no such checkpoint, or it is of another model or run: an entry of
+            meta, a path, a shape or a dtype differs. The message has both values.
+          DamagedCheckpoint: its files cannot be read, or the state is not what was saved.
         """
         name = self._name(step)
         if step not in self._manager.all_steps():
@@ -239,7 +238,7 @@ class Checkpoints:
                     f"what it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         with _reading(name):
-            found = described(self._handlers["state"].metadata(self._place(step, "state")).tree)
+            found = described(self._handlers["state"].metadata(self._path(step, "state")).tree)
             if arrays is not None and digest(found) != arrays:
                 raise Damaged("its arrays are not described as they were written")
         _check_tree(name, found, described(abstract_state))
@@ -248,37 +247,36 @@ class Checkpoints:
             if data_iterator is not None:
                 position = position_of(self._position(step, name), recorded, is_sealed)
             state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
-            # Without one of its own files Orbax gives a key as the integers it is made of.
+            # If one of its files is missing, Orbax returns a key as its integers.
             if _dtypes(state) != _dtypes(abstract_state):
                 raise Damaged("its arrays come back as another kind")
-        if recorded is not None and fingerprint(state) != recorded:
+        if recorded is not None and tree_hash(state) != recorded:
             raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
-        if data_iterator is not None:  # last, since nothing sets it back
+        if data_iterator is not None:  # last, since it cannot be undone
             with _reading(name):
                 data_iterator.set_state(position)
                 data_iterator.start_prefetch()
         return state, meta
 
     def _read(self, step: int, item: str, args: Any) -> Any:
-        # By its handler: the manager would wait for the other processes, and they for this one if
-        # it cannot read its part.
-        return self._handlers[item].restore(self._place(step, item), args=args)
+        # The manager would synchronise all processes, which hang if one cannot read its shard.
+        return self._handlers[item].restore(self._path(step, item), args=args)
 
-    def _place(self, step: int, item: str) -> epath.Path:
+    def _path(self, step: int, item: str) -> epath.Path:
         return self._directory / str(step) / item
 
     def _name(self, step: int) -> str:
         return f"checkpoint {self._directory / str(step)}"
 
     def _position(self, step: int, name: str) -> bytes:
-        """The file that holds this process's position in the data."""
-        directory = self._place(step, "data")
+        """Reads this process's position in the data."""
+        directory = self._path(step, "data")
         count = jax.process_count()
         mine = directory / f"process_{jax.process_index()}-of-{count}.json"
         saved = {int(path.stem.rpartition("-of-")[2]) for path in directory.glob("process_*-of-*")}
         if saved and count not in saved:
             raise UserError(
-                f"{name} holds the positions in the data of {max(saved)} processes, but there are "
+                f"{name} has the positions in the data of {max(saved)} processes, but there are "
                 f"{count} now; start it with {max(saved)}, or begin the data again with "
                 "--config.data.resume=False"
             )
@@ -287,7 +285,7 @@ class Checkpoints:
         return mine.read_bytes()
 
     def wait(self) -> None:
-        """Blocks until what is being saved is saved.
+        """Blocks until the save in progress is complete.
 
         Raises:
           UserError: as `save`.
@@ -296,7 +294,7 @@ class Checkpoints:
             self._finish()
 
     def close(self) -> None:
-        """Waits and lets go of the threads; the object cannot be used afterwards.
+        """Waits and releases all threads; the object cannot be used afterwards.
 
         Raises:
           UserError: as `save`.
@@ -320,8 +318,8 @@ class Checkpoints:
             reason = disk_full(error)
             if reason is None:
                 raise
-            # Orbax counts a checkpoint from the start of its save, and forgets the oldest then; on
-            # disk the oldest goes after the newest is complete.
+            # Orbax registers a checkpoint and forgets the oldest when a save starts; on disk the
+            # oldest goes only after the newest is complete.
             self._manager.reload()
             latest = self._manager.latest_step()
             survivor = "there is none yet" if latest is None else f"it is of step {latest}"
@@ -333,7 +331,7 @@ class Checkpoints:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Damage that one process finds is an error of all of them."""
+    """Raises damage that one process finds in all processes."""
     damage = None
     try:
         with patient_event_loops():
@@ -350,7 +348,7 @@ def _reading(name: str) -> Iterator[None]:
         unreadable = process_allgather(unreadable)
     if unreadable.any():
         raise damage or DamagedCheckpoint(
-            f"{name} is damaged: process {int(unreadable.argmax())} cannot read its part"
+            f"{name} is damaged: process {int(unreadable.argmax())} cannot read its shard"
         )
 
 
@@ -364,11 +362,11 @@ def _named(meta: Mapping[str, Any], key: str) -> str:
 
 
 class QuietOrbax(logging.Filter):
-    """Drops Orbax's progress notes, its logged tracebacks, and what it says of an unfinished save.
+    """Drops Orbax's progress messages, logged tracebacks and warnings about an unfinished save.
 
-    Each of Orbax's threads logs the failure of a save with its traceback; the failure itself
-    reaches the caller of `save` or `wait`, so nothing is lost. What a killed run was saving is
-    removed when that step is saved again: twice a warning, though all is as it should be.
+    Each of Orbax's threads logs a failed save with a traceback; the caller of `save` or `wait` gets
+    the exception anyway. The unfinished save of a killed run is removed when its step is saved
+    again.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

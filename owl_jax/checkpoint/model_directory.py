@@ -1,15 +1,15 @@
 """Model directories: the released Hugging Face ones, and our own.
 
-Our own holds
-  config.json         {"format": "owl_jax", "version": 2, "as_trained": how prompts are cut,
+Ours has
+  config.json         {"format": "owl_jax", "version": 2, "as_trained": prompt tokenisation,
                       "model": OwlConfig.to_dict()}
-  params/             the branches of the parameter tree, written by Orbax; it may hold only some
-  owl_jax_base.json   what an adapter was trained on (checkpoint/adapter_base.py)
-  source_config.json  config.json of the Hugging Face directory that it was made from
-  tokenizer and preprocessor files, as they came
+  params/             subtrees of the parameter tree, all or some, written by Orbax
+  owl_jax_base.json   the base of an adapter (checkpoint/adapter_base.py)
+  source_config.json  config.json of the Hugging Face directory that it was converted from
+  tokenizer and preprocessor files, unchanged
 
-Every directory that is written holds SHA256SUMS, the hashes of its other files (checksums.py), and
-is there whole or not at all (atomic_directory.py).
+Every directory that is written has SHA256SUMS, the hashes of its other files (checksums.py), and
+appears complete or not at all (atomic_directory.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.adapter import merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.adapter import merge_lazy, open_adapter, write_adapter
 from owl_jax.checkpoint.adapter_base import Base, check_base, read_base, write_base
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
 from owl_jax.checkpoint.checksums import write_checksums
@@ -72,12 +72,12 @@ _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
 
 
 def is_own(directory: Path) -> bool:
-    """True for a directory that owl_jax wrote. Raises UserError if there is no config.json."""
+    """Whether owl_jax wrote the directory. Raises UserError if there is no config.json."""
     return read_json(directory / CONFIG_FILE).get("format") == _FORMAT
 
 
 def read_config(directory: Path) -> OwlConfig:
-    """The model's description. Raises UserError for a missing, damaged or unknown config.json."""
+    """Reads a model's config. Raises UserError for a missing, damaged or unknown config.json."""
     if not is_own(directory):
         return open_family(directory).config
     path = directory / CONFIG_FILE
@@ -85,7 +85,7 @@ def read_config(directory: Path) -> OwlConfig:
 
 
 def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
-    """The model of a config.json of ours. Raises UserError for one that is none."""
+    """The config in one of our config.json files. Raises UserError for an unknown description."""
     if values.version not in (1, _VERSION):
         raise UserError(
             f"{path}: version {values.version}; this owl_jax reads versions 1 and {_VERSION}"
@@ -93,12 +93,12 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
     try:
         config = OwlConfig.from_dict(_of_now(values.version, values.model))
     except TypeError as error:
-        raise UserError(f"{path}: no description of a model of this owl_jax ({error})") from None
+        raise UserError(f"{path}: not a model that this owl_jax knows ({error})") from None
     problems = config.problems() + id_problems(config.llm)
     if config.lora is not None:
         names = projections(config.llm.weight_rows())
-        strangers = [name for name in config.lora.targets if name not in names]
-        if strangers or not config.lora.targets:
+        unknown = [name for name in config.lora.targets if name not in names]
+        if unknown or not config.lora.targets:
             problems.append(
                 f"lora.targets is {shown(list(config.lora.targets))}; expected some of "
                 f"{', '.join(names)}"
@@ -109,30 +109,30 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
 
 
 def open_model(directory: Path) -> Opened:
-    """Opens a whole mPLUG-Owl of either kind; nothing is read but names and shapes.
+    """Opens a complete mPLUG-Owl of either format; reads names and shapes only.
 
-    Raises UserError for what is missing or does not fit: a file, a branch, a tensor.
+    Raises UserError if a file, a subtree or a tensor is missing or does not fit.
     """
     opened = open_any(directory)
-    _check_branches(directory, _branches(opened.config), opened.params)
+    _check_subtrees(directory, _subtrees(opened.config), opened.params)
     return opened
 
 
-def open_branches(directory: Path, names: Sequence[str]) -> Opened:
-    """Opens the branches `names` of a model of either kind, or of a part that lies alone.
+def open_subtrees(directory: Path, names: Sequence[str]) -> Opened:
+    """Opens the subtrees `names` of a model of either format, or of a single part.
 
-    Raises UserError for a branch that the directory does not hold, and as `open_model`.
+    Raises UserError for a subtree that the directory does not have, and as `open_model`.
     """
     opened = open_any(directory)
-    _check_branches(directory, names, opened.params)
+    _check_subtrees(directory, names, opened.params)
     return dataclasses.replace(opened, params={name: opened.params[name] for name in names})
 
 
 def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) -> Opened:
-    """What was opened from `directory`, with an adapter, PEFT's or ours, as its branch "lora".
+    """Adds an adapter, PEFT's or ours, to a model of `directory`, as the subtree "lora".
 
-    Raises UserError if there is one already, no language model to adapt, or the adapter belongs to
-    another model; its recorded base may be another if `any_base`.
+    Raises UserError if the model has an adapter or no language model, or if the adapter belongs to
+    another model; with `any_base` its recorded base may differ.
     """
     if "llm" not in opened.params:
         raise UserError(f"{directory} has no language model to merge {adapter} into")
@@ -153,17 +153,17 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
 
 
 def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
-    """Opens a PEFT directory's adapter, or that of a directory of ours, for the model `config`.
+    """Opens the adapter of a PEFT directory, or of one of ours, for the model `config`.
 
-    Returns: (its config, the tree's branch "lora", each leaf a `Stored`).
+    Returns: (its config, the subtree "lora" of `LazyArray`s).
     Raises UserError for an adapter of another model.
     """
     if (directory / ADAPTER_FILE).exists() or not (directory / CONFIG_FILE).exists():
         return open_adapter(directory, config)
     opened = open_any(directory)
     if dataclasses.replace(opened.config, lora=None) != config:
-        raise UserError(f"{directory}: the adapter of another model; its config.json differs")
-    _check_branches(directory, ["lora"], opened.params)
+        raise UserError(f"{directory}: adapter of another model; its config.json differs")
+    _check_subtrees(directory, ["lora"], opened.params)
     assert opened.config.lora is not None
     return opened.config.lora, opened.params["lora"]
 
@@ -178,21 +178,20 @@ def save_model(
     as_trained: bool = True,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Writes a model directory in the dtypes that `params` has, one layer at a time.
+    """Writes a model directory in the dtypes of `params`, one layer at a time.
 
     Args:
-      directory: must not exist, or be empty.
-      params: in memory, on devices or stored. For "orbax", all branches or some; for "huggingface"
-        all, and an adapter is merged; for "peft" at least the adapter.
-      format: "huggingface", "orbax" (our own) or "peft" (the adapter alone).
-      companions: a directory whose tokenizer files and the like are copied, as far as it has any.
-      base: what the adapter was trained on; by default the language model among `params`.
-      as_trained: how prompts are cut for it (weights.py, Opened).
-      progress: is told the bytes of each tensor after it is written.
+      directory: new or empty.
+      params: arrays in memory, on devices or lazy. "orbax" takes all subtrees or some;
+        "huggingface" takes all and merges the adapter; "peft" needs at least the adapter.
+      format: "huggingface", "orbax" (our own) or "peft" (the adapter only).
+      companions: a directory; its tokenizer and preprocessor files are copied if there are any.
+      base: the base of the adapter; by default the language model in `params`.
+      as_trained: prompt tokenisation (hf_import.py, Opened).
+      progress: called with the bytes of each tensor after it is written.
 
-    Raises UserError for an unknown format, a directory that is in use or comes into use meanwhile,
-    a missing branch, a file of `companions` that cannot be read, a full disk; nothing is left
-    behind then.
+    Raises UserError for an unknown format, a directory that is in use or taken meanwhile, a missing
+    subtree, an unreadable file of `companions`, or a full disk; nothing is left behind then.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}; expected one of {', '.join(FORMATS)}")
@@ -201,14 +200,14 @@ def save_model(
     if base is None and "lora" in params and "llm" in params:
         base = Base.of(str(companions or ""), params["llm"])
     if format == "huggingface":
-        _check_branches(directory, _branches(config), params)
+        _check_subtrees(directory, _subtrees(config), params)
         if config.lora is not None:
-            merged = merge_stored(params["llm"], params["lora"], config.lora)
+            merged = merge_lazy(params["llm"], params["lora"], config.lora)
             params = {**params, "llm": merged}
             config = dataclasses.replace(config, lora=None)
         base = None
     elif format == "peft":
-        _check_branches(directory, ["lora"], params)
+        _check_subtrees(directory, ["lora"], params)
     with whole_directory(directory) as target:
         if format == "orbax":
             write_params(target / _PARAMS, params, progress)
@@ -235,14 +234,14 @@ def save_model(
 
 
 def _companions(directory: Path) -> list[Path]:
-    """The files that come along. Raises UserError for one that is there and cannot be read."""
+    """The files to copy. Raises UserError for one that exists and cannot be read."""
     found = [directory / name for name in COMPANIONS if os.path.lexists(directory / name)]
     for path in found:
         try:
             open_regular(path).close()
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be copied ({error.strerror}); mend or remove it"
+                f"{path}: cannot be copied ({error.strerror}); repair or remove it"
             ) from None
     return found
 
@@ -262,7 +261,7 @@ def _write_own_config(
 
 
 def _source_config(companions: Path | None) -> dict[str, Any] | None:
-    """The config.json, in Hugging Face's form, of what a model is made from."""
+    """The Hugging Face config.json that a model comes from."""
     for name in (_SOURCE_CONFIG, CONFIG_FILE):
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
@@ -274,12 +273,12 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _branches(config: OwlConfig) -> list[str]:
+def _subtrees(config: OwlConfig) -> list[str]:
     return [*PARTS] + ["lora"] * (config.lora is not None)
 
 
 def open_any(directory: Path) -> Opened:
-    """Opens whatever parts of a model a directory holds. Raises UserError as `open_model`."""
+    """Opens every part of a model that a directory has. Raises UserError as `open_model`."""
     values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
@@ -297,18 +296,18 @@ def _open_own(directory: Path) -> Opened:
     nans: dict[str, int] = {}
     held = _of_now(values.version, open_params(path, nans))
     abstract = abstract_params(config)
-    _check_branches(directory, list(held), abstract)
+    _check_subtrees(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
     return Opened(config, held, as_trained=values.as_trained, nans=nans)
 
 
 def _of_now(version: int, subtrees: Mapping[str, Any]) -> dict[str, Any]:
-    """A description or tree of an earlier version under today's names."""
+    """Renames the subtrees of an earlier version."""
     names = SUBTREES_OF_VERSION_1 if version == 1 else {}
     return {names.get(name, name): value for name, value in subtrees.items()}
 
 
-def _check_branches(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
+def _check_subtrees(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
     missing = [name for name in names if name not in params]
     if missing:
         raise UserError(
@@ -327,6 +326,6 @@ def _check_shapes(directory: Path, held: Mapping[str, Any], wanted: Mapping[str,
     ]
     if problems:
         raise UserError(
-            f"{directory}: parameters that do not fit config.json ({len(problems)}): "
+            f"{directory}: parameters do not match config.json ({len(problems)}): "
             f"{listed(problems, separator='; ')}"
         )

@@ -1,8 +1,8 @@
 """The parameters of our own model directories: an Orbax tree, written and read piece by piece.
 
-Orbax writes arrays that are in memory, all at once. What is only `Stored` goes through Orbax too,
-so that the directory is like any other of Orbax's, but one layer at a time; and each parameter can
-be opened alone, through TensorStore, the format below Orbax.
+Orbax writes arrays in memory, all at once. A `LazyArray` goes through Orbax too, one layer at a
+time, so the directory is an ordinary Orbax checkpoint. TensorStore, the format below Orbax, opens
+each parameter alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flax.traverse_util import unflatten_dict
 
 from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.event_loop import patient_event_loops
-from owl_jax.checkpoint.lazy_arrays import Stored, ahead, nans, pieces
+from owl_jax.checkpoint.lazy_arrays import LazyArray, ahead, nans, pieces
 from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
 from owl_jax.errors import UserError
@@ -73,7 +73,7 @@ def write_params(
 
 
 def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, Any]:
-    """The tree that is in `path`, each leaf a `Stored`.
+    """The tree that is in `path`, each leaf a `LazyArray`.
 
     found: gets {parameter: elements that are no numbers} of what is read.
 
@@ -145,7 +145,7 @@ class _OwnArray:
 class _Streamed:
     """A stored array as a leaf that Orbax knows the handler of."""
 
-    stored: Stored
+    stored: LazyArray
 
     @property
     def shape(self) -> Shape:
@@ -164,7 +164,7 @@ class _Streamed:
         return self.size * self.dtype.itemsize
 
 
-def _read(stored: Stored, part: Slices) -> np.ndarray:
+def _read(stored: LazyArray, part: Slices) -> np.ndarray:
     return np.asarray(stored[part])
 
 

@@ -1,8 +1,8 @@
-"""adapter_config.json as PEFT writes it: what of it is understood, key by key; the rest is refused.
+"""Reads PEFT's adapter_config.json; refuses anything but plain LoRA.
 
 Source: LoraConfig and the layers of PEFT 0.4 to 0.21 (peft/tuners/lora/{config,layer,variants}.py).
-An adapter is plain LoRA here: W + (alpha / rank) A B. A key that would make it anything else has to
-be off: null, false, 0 or empty. What this file does not know is refused too, unless it is off.
+Plain LoRA is W + (alpha / rank) A B. Keys that change this, and unknown keys, must be off: null,
+false, 0 or empty.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from owl_jax.checkpoint import schema
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import read_json
 
-# Read, or of no consequence for a trained adapter, whatever their value: where it comes from, how
-# it was trained, options of initialisations that init_lora_weights names or does not.
-_PASSED = frozenset(
+# Keys that are read, or that do not affect a trained adapter: its origin, its training, options of
+# initialisation.
+_ACCEPTED = frozenset(
     {
         "auto_mapping",
         "base_model_name_or_path",
@@ -31,11 +31,11 @@ _PASSED = frozenset(
         "lora_alpha",
         "lora_dropout",
         "lora_ga_config",
-        "megatron_core",  # a module's name, of use with megatron_config alone
-        "merge_weights",  # of PEFT before 0.4: when it merges, not what
+        "megatron_core",  # a module's name, used with megatron_config only
+        "merge_weights",  # of PEFT before 0.4: when it merges
         "peft_type",
         "peft_version",
-        "qalora_group_size",  # of use with use_qalora alone
+        "qalora_group_size",  # used with use_qalora only
         "r",
         "revision",
         "runtime_config",
@@ -44,24 +44,24 @@ _PASSED = frozenset(
     }
 )
 
-# How factors begin changes nothing once they are trained, unless the base is changed with them.
+# Initialisation does not affect a trained adapter, unless it changes the base too.
 _BASE_KEPT = ("eva", "gaussian", "mica", "orthogonal")
 _BASE_CHANGED = ("corda", "loftq", "lora_ga", "olora", "pissa")
 
-# For all matches of one pattern; PEFT's patterns take far below a millisecond for each.
+# For all matches of a pattern; one of PEFT's takes far less than a millisecond.
 _PATTERN_SECONDS = 0.5
 
 
 def read_peft_config(path: Path) -> schema.Adapter:
     """Reads adapter_config.json.
 
-    Raises UserError for a missing file, a value of another type or out of its range, and every key
-    and value that makes an adapter something else than plain LoRA.
+    Raises UserError for a missing file, a value of another type or out of range, and any key or
+    value that is not plain LoRA.
     """
     values = read_json(path)
     if values.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {shown(values.get('peft_type'))}; expected 'LORA'")
-    unsupported = sorted(name for name, value in values.items() if _asks_for_more(name, value))
+    unsupported = sorted(name for name, value in values.items() if _is_unsupported(name, value))
     if unsupported:
         names = listed((shown(name)[1:-1] for name in unsupported), most=20)
         raise UserError(f"{path}: not supported: {names}; expected plain LoRA")
@@ -70,12 +70,12 @@ def read_peft_config(path: Path) -> schema.Adapter:
     return said
 
 
-def _asks_for_more(name: str, value: Any) -> bool:
+def _is_unsupported(name: str, value: Any) -> bool:
     if name == "bias":
         return value is not None and value != "none"
     if name == "layers_to_transform" and type(value) is int:
         return True  # 0 is the first layer
-    return bool(value) and name not in _PASSED
+    return bool(value) and name not in _ACCEPTED
 
 
 def _check_initialisation(path: Path, value: Any) -> None:
@@ -99,12 +99,11 @@ def _check_initialisation(path: Path, value: Any) -> None:
 def named_targets(
     target_modules: str | Sequence[str], modules: Mapping[str, Sequence[str]], path: Path
 ) -> tuple[str, ...]:
-    """The projections of which PEFT would adapt a module.
+    """The projections with a module that PEFT adapts.
 
-    target_modules: a pattern, which has to match the whole name of a module, or a list of names and
-      their ends.
-    modules: the modules' names, by projection.
-    Raises UserError for a pattern that is none or that does not end.
+    target_modules: a pattern for the whole name of a module, or a list of names or suffixes.
+    modules: module names by projection.
+    Raises UserError for an invalid pattern, and for one that takes too long.
     """
     if not isinstance(target_modules, str):
         ends = tuple(f".{name}" for name in target_modules)
@@ -113,13 +112,13 @@ def named_targets(
             for projection, names in modules.items()
             if any(f".{name}".endswith(ends) for name in names)
         )
-    # Imported for the few adapters that have a pattern: it would be 15 ms of every start. Unlike
-    # re, it stops where a pattern such as (a|a)+ tries without end.
+    # Imported here: it takes 15 ms, and few adapters have a pattern. Unlike re, regex has a timeout
+    # for patterns such as (a|a)+.
     import regex
 
     what = f"{path}: target_modules {shown(target_modules)}"
     try:
-        re.compile(target_modules)  # what PEFT takes
+        re.compile(target_modules)  # PEFT uses re
         pattern = regex.compile(target_modules)
     except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise UserError(f"{what}: {error}") from None
@@ -133,7 +132,7 @@ def named_targets(
                 found.append(projection)
     except TimeoutError:
         raise UserError(
-            f"{what}: a pattern that takes too long to match; expected a simpler one, or a list of "
+            f"{what}: the pattern takes too long to match; expected a simpler one, or a list of "
             "names"
         ) from None
     return tuple(found)

@@ -1,8 +1,7 @@
-"""preprocessor_config.json of a model directory: how its pictures become pixels.
+"""Reads preprocessor_config.json, the image processing of a model.
 
-The channel statistics are taken over. What pictures are computed to otherwise is fixed
-(media/image.py): a bicubic resize of the whole picture to a square, pixels divided by 255. A file
-that asks for something else is refused.
+Channel statistics are adopted. The rest is fixed (media/image.py): a bicubic resize of the whole
+image to a square and division by 255. A file that asks for anything else is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _Sides = Annotated[dict[str, Pixels | None], Meta(max_length=10)]
 
 
 class _Preprocessor(Struct, frozen=True):
-    """CLIPImageProcessor (transformers), which the original derives its own from."""
+    """CLIPImageProcessor (transformers), the base of the original's own."""
 
     image_mean: Channels | None = None
     image_std: ChannelScales | None = None
@@ -42,8 +41,7 @@ class _Preprocessor(Struct, frozen=True):
 def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
     """The encoder with the channel statistics of `directory`, if it has the file.
 
-    Raises UserError for a damaged file, another size than the encoder's, and a step that is left
-    out or computed otherwise here.
+    Raises UserError for a damaged file, another size than the encoder's, and unsupported steps.
     """
     path = directory / FILE
     if not path.exists():
@@ -52,7 +50,7 @@ def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
     said = source.read(_Preprocessor)
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if getattr(said, name) is False:
-            raise UserError(f"{path}: {name} is false; the image processor here does it")
+            raise UserError(f"{path}: {name} is false; expected true")
     if said.resample not in (None, _BICUBIC):
         raise UserError(f"{path}: resample is {said.resample}; expected {_BICUBIC}, bicubic")
     if said.rescale_factor is not None and abs(said.rescale_factor * 255 - 1) > 1e-4:

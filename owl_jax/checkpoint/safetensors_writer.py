@@ -1,8 +1,8 @@
-"""Safetensors files, written tensor by tensor.
+"""Writes safetensors files tensor by tensor.
 
-The library writes a file from tensors that are all in memory; a shard is larger than that. The
-format: eight bytes with the header's length, a JSON header, the tensors one after another
-(github.com/huggingface/safetensors, "Format").
+The safetensors library needs all tensors of a file in memory; a shard may be larger. Format: eight
+bytes with the header's length, a JSON header, then the tensors (github.com/huggingface/safetensors,
+"Format").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from owl_jax.checkpoint.lazy_arrays import ahead
 from owl_jax.checkpoint.tensors import Outgoing
 
-# As transformers cut the released models.
+# As in the released models.
 SHARD_BYTES = 10 * 10**9
 
 _NAMES: Mapping[str, str] = {
@@ -41,11 +41,11 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes the tensors in order to as many files as `shard_bytes` asks for, and their index.
+    """Writes the tensors in order to files of up to `shard_bytes`, and an index of several files.
 
-    progress: is told the bytes of each tensor after it is written.
+    progress: called with the bytes of each tensor after it is written.
 
-    Returns: {name of a file of tensors: its SHA-256}.
+    Returns: {name of a tensor file: its SHA-256}.
     """
     shards = list(_cut(tensors, shard_bytes))
     if len(shards) == 1:
@@ -71,8 +71,8 @@ def write_file(
     path: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> str:
-    """Writes one safetensors file; a few tensors are in memory at a time. Returns its SHA-256."""
-    # Wide numbers first: each tensor then begins at a multiple of its item's size.
+    """Writes one safetensors file with a few tensors in memory at a time. Returns its SHA-256."""
+    # Wide dtypes first, so each tensor is aligned to its item size.
     ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -91,7 +91,7 @@ def write_file(
         file.write(head)
         for tensor, value in zip(ordered, ahead(t.read for t in ordered), strict=True):
             data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-            # Hashed while it is written: neither holds the interpreter's lock.
+            # Hashing and writing overlap; neither holds the GIL.
             hashed = pool.submit(digest.update, data)
             file.write(data)
             hashed.result()

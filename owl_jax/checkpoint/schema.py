@@ -1,7 +1,6 @@
-"""What JSON files of model directories may say; parts read theirs with models/hf_config.py.
+"""Schemas of the JSON files in model directories; parts have theirs in models/hf_config.py.
 
-A Struct lists the keys that are read; `read_as` and `convert` check types and ranges before
-anything is computed.
+A Struct lists the keys that are read; `read_as` and `convert` check types and ranges.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ Padding = Annotated[int, Meta(ge=-1, lt=1 << 24)]  # -1: none
 
 
 class Trained(Struct, frozen=True):
-    """What owl_jax adds to config.json of a family's model."""
+    """The keys that owl_jax adds to config.json of a family's model."""
 
     as_trained: bool = False
 
 
 class Adapter(Struct, frozen=True):
-    """LoraConfig of PEFT: what is read of it, and keys of which only the type is checked.
+    """LoraConfig of PEFT: keys that are read, and keys whose type is checked.
 
-    Other keys are in checkpoint/peft_config.py.
+    checkpoint/peft_config.py handles the others.
     """
 
     r: Rank
@@ -95,13 +94,13 @@ class _Leaf(Struct, frozen=True):
 
 
 class OrbaxTree(Struct, frozen=True):
-    """_METADATA of params/, as Orbax writes it: the names of its arrays."""
+    """_METADATA of params/, written by Orbax: the names of its arrays."""
 
     tree_metadata: Annotated[dict[str, _Leaf], Meta(max_length=100_000)]
 
 
 def convert(path: Path, values: Any, kind: type[_T], where: str = "") -> _T:
-    """`values` of the file `path` as a `kind`. Raises UserError that names file, key and value."""
+    """Converts values of the file `path`. Raises UserError that names file, key and value."""
     try:
         return checked(values, kind, where)
     except TypeError as error:
@@ -109,5 +108,5 @@ def convert(path: Path, values: Any, kind: type[_T], where: str = "") -> _T:
 
 
 def read_as(path: Path, kind: type[_T]) -> _T:
-    """The JSON object in `path` as a `kind`. Raises UserError."""
+    """Reads the JSON object in `path` as a `kind`. Raises UserError."""
     return convert(path, read_json(path), kind)

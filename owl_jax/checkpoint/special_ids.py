@@ -1,8 +1,8 @@
-"""Which ids begin and end a text, by the tokenizer beside a model's weights.
+"""The BOS and EOS ids of the tokenizer beside a model's weights.
 
-First-generation LLaMA's config.json has others than its tokenizer, and the tokenizer's are those
-that the model was trained with. Only that much of a tokenizer is read as its special ids need: it
-is not checked, and weights load without one (text/tokenizer.py reads the whole).
+In first-generation LLaMA, config.json disagrees with the tokenizer, and the model was trained with
+the tokenizer's ids. Only the special ids are read; the tokenizer is not checked, and weights load
+without one (text/tokenizer.py reads all of it).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sentencepiece
 
 from owl_jax.files import open_regular
 
-# tokenizer.json begins with its added tokens; its vocabulary, megabytes of it, comes after.
+# tokenizer.json begins with its added tokens; the vocabulary, megabytes long, follows.
 _HEAD = 1 << 18
 
 
 def special_ids(directory: Path) -> dict[str, int]:
-    """{"bos_token_id": ..., "eos_token_id": ...} as far as a tokenizer in `directory` has them.
+    """{"bos_token_id": ..., "eos_token_id": ...}, those that the tokenizer in `directory` has.
 
-    Empty without a tokenizer that can be read, or where it names no end.
+    Empty without a readable tokenizer.
     """
     try:
         if (directory / "tokenizer.model").exists():
@@ -29,7 +29,7 @@ def special_ids(directory: Path) -> dict[str, int]:
         if (directory / "tokenizer.json").exists():
             return _of_tokenizer_json(directory / "tokenizer.json")
     except (OSError, RuntimeError, ValueError):
-        return {}  # whoever needs the tokenizer is told what is wrong with it
+        return {}  # text/tokenizer.py reports the error to whoever needs the tokenizer
     return {}
 
 

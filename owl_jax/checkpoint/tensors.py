@@ -1,6 +1,6 @@
-"""Tensors in files, read and written by a table of names and transforms (models/weight_names.py).
+"""Reads and writes tensor files by a table of names and transforms (models/weight_names.py).
 
-Nothing is ever left at random values: a missing, unexpected, duplicate or mis-shaped tensor is an
+No parameter keeps random values: missing, unexpected, duplicate and mis-shaped tensors are one
 error that lists them.
 """
 
@@ -16,13 +16,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from owl_jax.checkpoint.lazy_arrays import Stored, infinities, nans
+from owl_jax.checkpoint.lazy_arrays import LazyArray, infinities, nans
 from owl_jax.errors import UserError, listed, one_line
 from owl_jax.files import NotAFile, check_regular
 from owl_jax.models.transforms import Shape, Slices, read_part, size_of, whole
 from owl_jax.models.weight_names import BUFFERS, Row
 
-# What weights may be. Integers would pass for floats; what has fewer bits needs a scale to be read.
+# Integers would pass for floats, and narrower floats need a scale.
 _DTYPES: Mapping[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
     "F16": np.float16,
@@ -31,13 +31,13 @@ _DTYPES: Mapping[str, Any] = {
 }
 EXPECTED_DTYPES = "expected floats: bfloat16, float16, float32 or float64"
 
-# Of a buffer, which may be anything, since nobody reads it.
+# The dtype of a buffer: nobody reads it, so any is accepted.
 UNREAD = np.dtype(np.void)
 
 
 @dataclass(frozen=True)
-class Held:
-    """Where a tensor is and what it is."""
+class TensorInfo:
+    """The file, shape and dtype of a tensor."""
 
     file: Path
     shape: Shape
@@ -45,47 +45,47 @@ class Held:
 
 
 class TensorFiles:
-    """The tensors of some safetensors files, read in parts; nothing of them stays in memory.
+    """The tensors of several safetensors files, read in slices; none stays in memory.
 
-    bytes_read: what `read` has read so far.
-    infinite: {tensor: elements that are not finite}, of the float16 parts that were read.
-    nans: {tensor: elements that are no numbers}, of the other parts that were read.
+    bytes_read: the bytes that `read` has read.
+    infinite: {tensor: count of elements that are not finite}, of float16 tensors that were read.
+    nans: {tensor: count of NaNs}, of other tensors that were read.
 
-    Raises UserError if a file is damaged or no regular file, a tensor is in two of them, or one
-    that is no buffer (weight_names.BUFFERS) holds no floats.
+    Raises UserError if a file is damaged or not regular, if two files have the same tensor, or if
+    a tensor that is no buffer (weight_names.BUFFERS) has another dtype than floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
         self.bytes_read = 0
         self.infinite: dict[str, int] = {}
         self.nans: dict[str, int] = {}
-        self._held: dict[str, Held] = {}
+        self._infos: dict[str, TensorInfo] = {}
         duplicates = []
         for path in paths:
-            for name, held in self._contents(path):
-                if name in self._held:
+            for name, info in self._contents(path):
+                if name in self._infos:
                     duplicates.append(name)
-                self._held[name] = held
+                self._infos[name] = info
         if duplicates:
             raise UserError(
                 f"{paths[0].parent}: in more than one file: {listed(sorted(duplicates))}"
             )
 
     def names(self) -> set[str]:
-        return set(self._held)
+        return set(self._infos)
 
     def shape(self, name: str) -> Shape:
-        return self._held[name].shape
+        return self._infos[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        return self._held[name].dtype
+        return self._infos[name].dtype
 
     def read(self, name: str, part: Slices | None = None) -> np.ndarray:
-        """A part of a tensor (everything by default), in memory of its own."""
-        held = self._held[name]
-        value = self._read(held.file, name, whole(held.shape) if part is None else part)
+        """Copies a slice of a tensor (by default all of it) into memory."""
+        info = self._infos[name]
+        value = self._read(info.file, name, whole(info.shape) if part is None else part)
         self.bytes_read += value.nbytes
-        # What is read twice, such as for a fingerprint, is counted once.
+        # max: a tensor that is read twice, as for a hash, counts once.
         if value.dtype == np.float16:
             if count := infinities(value):
                 self.infinite[name] = max(self.infinite.get(name, 0), count)
@@ -93,7 +93,7 @@ class TensorFiles:
             self.nans[name] = max(self.nans.get(name, 0), count)
         return value
 
-    def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
+    def _contents(self, path: Path) -> Iterator[tuple[str, TensorInfo]]:
         try:
             check_regular(path)
             with safe_open(path, framework="numpy") as file:
@@ -103,12 +103,12 @@ class TensorFiles:
                     if kind not in _DTYPES and not BUFFERS.fullmatch(name):
                         raise UserError(f"{path}: {name} is {kind}; {EXPECTED_DTYPES}")
                     dtype = np.dtype(_DTYPES.get(kind, UNREAD))
-                    yield name, Held(path, tuple(view.get_shape()), dtype)
+                    yield name, TensorInfo(path, tuple(view.get_shape()), dtype)
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
 
     def _read(self, path: Path, name: str, part: Slices) -> np.ndarray:
-        # Opened for each tensor: pages of a file that stays open count as this process's memory.
+        # Opened for each tensor: mapped pages of an open file count as this process's memory.
         try:
             with safe_open(path, framework="numpy") as file:
                 value: np.ndarray = file.get_slice(name)[part] if part else file.get_tensor(name)
@@ -124,9 +124,9 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class FromSource:
-    """One of our parameters as it lies in files: a `Stored` (checkpoint/lazy_arrays.py).
+    """A parameter as a `LazyArray` (checkpoint/lazy_arrays.py) over the source's tensors.
 
-    rows: one; or one for each index of the axis before the last, which the source keeps apart.
+    rows: one, or one per index of the second-to-last axis, which the source stores separately.
     """
 
     files: TensorFiles
@@ -165,16 +165,16 @@ def from_source(
     tied: Mapping[str, str] | None = None,
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Any]:
-    """The parameters that the rows name, as a tree of `Stored`; reads nothing but shapes.
+    """The parameters that the rows name, as a tree of `LazyArray`s; reads shapes only.
 
     Args:
-      abstract: a tree with a shape at every target of the rows.
-      where: what an error names as the source.
-      tied: {name: the tensor that it may repeat} (families/family.py).
-      ignored: tensors of the source that are passed over, besides buffers.
+      abstract: a tree with a shape for every target of the rows.
+      where: the source, for errors.
+      tied: {name: the tensor that it may copy} (families/family.py).
+      ignored: tensors of the source to ignore, besides buffers.
 
-    Raises UserError that lists missing, unexpected and mis-shaped tensors, and copies that
-    differ from its original.
+    Raises UserError that lists missing, unexpected and mis-shaped tensors, and tied tensors that
+    differ from their originals.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(dict(abstract), sep="/").items()}
     targets: dict[str, list[Row]] = {}
@@ -209,14 +209,14 @@ def from_source(
     tree = {}
     for target, group in targets.items():
         dtypes = [files.dtype(name) for row in group for name in _sources(row, shapes[target])]
-        # Layers are stacked: where their types differ, all take the widest.
+        # Stacked layers share one dtype, the widest.
         tree[target] = FromSource(files, tuple(group), shapes[target], _widest(dtypes))
     return unflatten_dict(tree, sep="/")
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A tensor on its way into a file; `read` makes it."""
+    """A tensor to be written; `read` produces it."""
 
     name: str
     shape: Shape
@@ -229,25 +229,28 @@ class Outgoing:
 
 
 def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> list[Outgoing]:
-    """The tree's arrays under the source's names and in its layouts: what `from_source` reads."""
+    """The tree's arrays under the source's names, transformed back; inverse of `from_source`."""
     flat = flatten_dict(dict(tree), sep="/")
     tensors = []
     for row in rows:
-        stored = flat[row.target]
-        shape = _row_shape(row, stored.shape)
-        for layer, name in enumerate(_sources(row, stored.shape)):
-            part = whole(stored.shape)
+        array = flat[row.target]
+        shape = _row_shape(row, array.shape)
+        for layer, name in enumerate(_sources(row, array.shape)):
+            part = whole(array.shape)
             if row.per_layer:
                 part = (slice(layer, layer + 1), *part[1:])
 
             def read(
-                row: Row = row, stored: Stored = stored, part: Slices = part, shape: Shape = shape
+                row: Row = row,
+                array: LazyArray = array,
+                part: Slices = part,
+                shape: Shape = shape,
             ) -> np.ndarray:
-                value = np.asarray(stored[part]).reshape(shape)
+                value = np.asarray(array[part]).reshape(shape)
                 return np.ascontiguousarray(row.transform.write(value))
 
             source_shape = row.transform.source_shape(shape)
-            tensors.append(Outgoing(name, source_shape, np.dtype(stored.dtype), read))
+            tensors.append(Outgoing(name, source_shape, np.dtype(array.dtype), read))
     return tensors
 
 
@@ -258,7 +261,7 @@ def _sources(row: Row, shape: Shape) -> list[str]:
 
 
 def _row_shape(row: Row, shape: Shape, of_rows: int = 1) -> Shape:
-    """The shape of what one tensor of the row holds."""
+    """The shape of one tensor of the row."""
     shape = shape[1:] if row.per_layer else shape
     return shape if of_rows == 1 else shape[:-2] + shape[-1:]
 

@@ -1,4 +1,4 @@
-"""pytorch_model*.bin, read without running code that is in them: the only place that imports torch.
+"""Reads pytorch_model*.bin without running code from them; the only module that imports torch.
 
 Needs the extra `convert`.
 """
@@ -15,21 +15,21 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from owl_jax.checkpoint.tensors import EXPECTED_DTYPES, UNREAD, Held, TensorFiles
+from owl_jax.checkpoint.tensors import EXPECTED_DTYPES, UNREAD, TensorFiles, TensorInfo
 from owl_jax.errors import UserError, shown
 from owl_jax.files import NotAFile, check_regular
 from owl_jax.models.transforms import Slices
 from owl_jax.models.weight_names import BUFFERS
 
-# A file is closed after that much of it was read: mapped pages count as this process's memory.
+# A file is reopened after reading this much: mapped pages count as this process's memory.
 _MAPPED_BYTES = 500_000_000
 
 
 class TorchFiles(TensorFiles):
-    """The tensors of some files that `torch.save` wrote.
+    """The tensors of files that `torch.save` wrote.
 
-    Raises UserError if torch is not installed, a file is damaged, no regular file, or holds more
-    than tensors, a tensor is in two of them, or one that is no buffer holds no plain floats.
+    Raises UserError if torch is not installed, if a file is damaged, not regular or has more than
+    tensors, if two files have the same tensor, or if a tensor (no buffer) is not plain floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -46,7 +46,7 @@ class TorchFiles(TensorFiles):
         self._lock = threading.Lock()
         super().__init__(paths)
 
-    def _contents(self, path: Path) -> Iterator[tuple[str, Held]]:
+    def _contents(self, path: Path) -> Iterator[tuple[str, TensorInfo]]:
         for name, tensor in self._tensors(path).items():
             if not isinstance(name, str):
                 raise UserError(f"{path}: {shown(name)} is no name; expected a state_dict")
@@ -57,7 +57,7 @@ class TorchFiles(TensorFiles):
             dtype = self._dtype(tensor)
             if dtype is None and not BUFFERS.fullmatch(name):
                 raise UserError(f"{path}: {name} is {self._kind(tensor)}; {EXPECTED_DTYPES}")
-            yield name, Held(path, tuple(tensor.shape), UNREAD if dtype is None else dtype)
+            yield name, TensorInfo(path, tuple(tensor.shape), UNREAD if dtype is None else dtype)
 
     def _read(self, path: Path, name: str, part: Slices) -> np.ndarray:
         with self._lock:
@@ -82,7 +82,7 @@ class TorchFiles(TensorFiles):
             try:
                 held = load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
-                # torch before 1.6 wrote files that cannot be mapped.
+                # Files of torch before 1.6 cannot be mapped.
                 if "mmap" not in str(error):
                     raise
                 held = load(path, map_location="cpu", weights_only=True)
@@ -92,8 +92,8 @@ class TorchFiles(TensorFiles):
                     f"{path}: not a readable PyTorch file; the pointer that git-lfs leaves?"
                 ) from None
             raise UserError(
-                f"{path} holds more than tensors, and reading it would run code that is in it; "
-                "refused. Save the state_dict alone, best as safetensors"
+                f"{path} holds more than tensors, and reading it would run code from it; "
+                "refused. Save only the state_dict, best as safetensors"
             ) from None
         except (
             RuntimeError,
@@ -115,7 +115,7 @@ class TorchFiles(TensorFiles):
         return held
 
     def _numpy(self, tensor: Any) -> np.ndarray:
-        """The tensor's memory as NumPy sees it; NumPy's bfloat16 is that of ml_dtypes."""
+        """A NumPy view of the tensor's memory; bfloat16 is ml_dtypes'."""
         if tensor.dtype == self._torch.bfloat16:
             bits: np.ndarray = tensor.view(self._torch.uint16).numpy()
             return bits.view(ml_dtypes.bfloat16)
@@ -123,7 +123,7 @@ class TorchFiles(TensorFiles):
         return array
 
     def _dtype(self, tensor: Any) -> np.dtype | None:
-        """What a plain tensor of floats is to NumPy; None for every other."""
+        """The NumPy dtype of a plain float tensor; None for any other tensor."""
         torch = self._torch
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             return None
@@ -137,7 +137,7 @@ class TorchFiles(TensorFiles):
         return None if found is None else np.dtype(found)
 
     def _kind(self, tensor: Any) -> str:
-        """What a tensor is, for a message: "int32", "sparse float32", "float32 without numbers"."""
+        """The kind of a tensor, for messages: "int32", "sparse float32"."""
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.device.type == "meta":
             return f"{name} without numbers (on the meta device)"

@@ -1,4 +1,4 @@
-"""A name for the exact bits of a tree of arrays, wherever they lie."""
+"""A hash of a tree of arrays that does not depend on the sharding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 
-def fingerprint(params: Any) -> str:
-    """A name for the exact bits of a tree of arrays.
+def tree_hash(params: Any) -> str:
+    """Hashes the exact bits of a tree of arrays.
 
-    sha256 over the sorted lines "path shape dtype sum". The sum is taken on the device, modulo
-    2^32, over the bits of each element as an unsigned integer times an odd weight that differs by
-    position: so it does not depend on the order of addition, and hence not on the sharding. One
-    changed element always changes it; a transposed matrix or exchanged rows almost always do. It
-    finds mistakes, not forgers.
+    The hash is sha256 over the sorted lines "path shape dtype sum". Each sum is computed on the
+    device, modulo 2^32: the bits of each element as an unsigned integer, times an odd weight that
+    depends on its index. The order of addition, and so the sharding, makes no difference. One
+    changed element always changes the hash; a transposed matrix or swapped rows almost always do.
+    It detects mistakes, not tampering.
 
     Args:
       params: a tree of arrays of any sharding; dtypes of at most 32 bits.
@@ -47,21 +47,20 @@ def _bit_sum(array: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(array, f"uint{width}").astype(jnp.uint32)
     else:
         bits = array.astype(jnp.uint32)
-    # The position is summed up from one counter per dimension, since flattening an array that is
-    # split over devices would gather it.
+    # Computed from one iota per dimension: flattening a sharded array would gather it.
     position = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(array.shape):
         position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
             jnp.uint32, array.shape, axis
         )
-    # Both mixed, one to one: equal low bits, as of 16-bit numbers in 32, hide nothing.
+    # Bijective mixing of both, so that equal low bits (16-bit numbers in 32) hide no change.
     position = position * jnp.uint32(0x9E3779B1)
     position ^= position >> 15
     return jnp.sum((bits ^ (bits >> 16)) * (2 * position + 1), dtype=jnp.uint32)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, which reads the same for tuples and attributes as for Orbax's metadata."""
+    """Leaves by path; tuples and attributes get the same paths as in Orbax's metadata."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -73,7 +72,7 @@ def described(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     found = {}
     for path, leaf in flatten(tree).items():
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # Orbax stores a key as the integers it is made of.
+            # Orbax stores a key as its integers.
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         found[path] = (tuple(leaf.shape), jnp.dtype(leaf.dtype).name)
     return found

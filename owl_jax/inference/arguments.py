@@ -1,4 +1,4 @@
-"""What callers and flags give: defaults, and numbers, each wrong one of which is one clear line."""
+"""Defaults of what callers and flags give, and checks of their numbers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NUM_FRAMES = 4  # of a video, as in the video release's examples
 
 
 def whole_number(value: Any, name: str, least: int, most: int | None = None) -> int:
-    """`value` as an int: Python's, NumPy's, or an integer array without axes.
+    """`value` as an int: Python's, NumPy's, or a scalar integer array.
 
-    Raises UserError for anything else (True and 2.0 are no whole numbers here) and for a number
-    outside `least` .. `most`.
+    Raises UserError for anything else, including True and 2.0, and for a number outside
+    `least` .. `most`.
     """
-    if _is_truth(value):
+    if _is_bool(value):
         raise UserError(f"{name} is {shown(value)}; expected a whole number")
     try:
         number = operator.index(value)
@@ -36,11 +36,11 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None) -> 
 
 
 def real_number(value: Any, name: str, expected: str) -> float:
-    """`value` as a float. Raises UserError for what is no number; nan and infinity pass.
+    """`value` as a float. Raises UserError for anything but a number; nan and infinity pass.
 
-    expected: what the message says instead.
+    expected: description of the valid range, for the message.
     """
-    if _is_truth(value) or isinstance(value, str | bytes) or np.ndim(value):
+    if _is_bool(value) or isinstance(value, str | bytes) or np.ndim(value):
         raise UserError(f"{name} is {shown(value)}; expected {expected}")
     try:
         return float(value)
@@ -49,18 +49,18 @@ def real_number(value: Any, name: str, expected: str) -> float:
         raise UserError(f"{name} is {found}; expected {expected}") from None
 
 
-def truth(value: Any, name: str) -> bool:
-    """`value`, which is True or False. Raises UserError for anything else."""
+def boolean(value: Any, name: str) -> bool:
+    """`value` as a bool. Raises UserError for anything but True or False."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise UserError(f"{name} is {shown(value)}; expected True or False")
 
 
-def _is_truth(value: Any) -> bool:
+def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
 
 
 def _digits(number: int) -> str:
-    # Python refuses to write numbers of thousands of digits.
+    # Python refuses to format numbers of thousands of digits.
     bits = number.bit_length()
     return str(number) if bits < 128 else f"a number of {bits} bits"

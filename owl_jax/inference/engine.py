@@ -1,6 +1,6 @@
-"""`Owl`: a model that answers; what `owl_jax.load` returns.
+"""`Owl`: the model that `owl_jax.load` returns, with logits, generate, chat and save.
 
-Letters: B rows, L positions, N images, M videos, T frames, S picture side, V vocabulary.
+Letters: B sequences, L tokens, N images, M videos, T frames, S image side, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from jax.sharding import Mesh
 
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
-from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, truth, whole_number
+from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
 from owl_jax.inference.generate import decode, generate, prefill, quickest_form
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, random_key
-from owl_jax.inference.text_stream import up_to, words
+from owl_jax.inference.text_stream import decode_stream, up_to
 from owl_jax.media.image import ImageSource, preprocess_image
 from owl_jax.media.video import VideoSource
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import Params, forward
-from owl_jax.parallel.sharding import LogicalRules, batch_parts
+from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.text.conversation import (
     check_media,
     longest_text,
@@ -42,11 +42,10 @@ from owl_jax.text.conversation import (
 )
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
-# What the model writes if it runs on after its answer: the human's next question.
+# A model that does not stop after its answer writes the human's next question.
 _NEXT_TURN = "\nHuman:"
 
-# Tokens between two looks at what the device has written.
-_STREAM_CHUNK = 8
+_STREAM_CHUNK = 8  # tokens decoded per dispatch while streaming
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -54,14 +53,14 @@ _forward = jax.jit(forward, static_argnames=("config", "compute"))
 
 
 class PromptTooLong(UserError):
-    """The prompt leaves no position for an answer."""
+    """The prompt leaves no room for an answer."""
 
 
 class Owl:
     """A model with its weights on the device.
 
-    config: what it is. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
-    as_trained: whether prompts are cut into pieces as in training.
+    config: of the model. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    as_trained: whether prompts are tokenised as in training.
     """
 
     def __init__(
@@ -78,9 +77,9 @@ class Owl:
         Args:
           params: on the mesh if there is one.
           dtype: of the computation.
-          tokenizer_source: the directory that holds the tokenizer; only `chat` needs one.
-          as_trained: how prompts are cut into pieces: as training cuts them, or as the original's
-            processor does (text/conversation.py, tokenize_prompt).
+          tokenizer_source: the tokenizer's directory; only `chat` needs one.
+          as_trained: tokenise prompts as in training; otherwise as the original's processor does
+            (text/conversation.py, tokenize_prompt).
         """
         self.config = config
         self.params = params
@@ -90,14 +89,14 @@ class Owl:
         self.as_trained = as_trained
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
-        """Tokens of a sequence that an "image", or a "video" of so many frames, takes: as many -1,
-        or -2, stand for it in `input_ids`. Raises UserError for another medium."""
+        """Tokens that an "image", or a "video" of `frames` frames, takes in a sequence: the number
+        of -1 (image) or -2 (video) in `input_ids`. Raises UserError for another medium."""
         return self.config.num_tokens(medium, frames)
 
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
     ) -> jax.Array:
-        """float32[B, L, V]; arguments and errors as `generate`. Rows of padding hold anything."""
+        """float32[B, L, V]; arguments and errors as `generate`. Undefined on padding."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         with uninterrupted(), self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
@@ -129,23 +128,22 @@ class Owl:
         seed: int = 0,
         eos_token_id: int | None = None,
     ) -> np.ndarray:
-        """Continues a batch of prompts; each row gets what it would get alone (drawn tokens: what a
-        row gets at its place, whatever the others are).
+        """Continues a batch of prompts. Greedy results do not depend on the rest of the batch;
+        sampled ones depend only on the sequence's index in it.
 
         Args:
-          input_ids: int[B, L]; at media positions -1 (image) or -2 (video), num_tokens("image") of
-            them for each medium.
+          input_ids: int[B, L]; -1 for an image, -2 for a video, `num_tokens` of them for each.
           images: [N, S, S, 3], videos: [M, T, S, S, 3], in reading order over the batch; float
             normalised, or uint8.
-          attention_mask: [B, L], 0 on padding, which is at the left or the right of a row.
-          temperature: 0 takes the likeliest token. top_k, top_p: see Sampling.
-          seed: 0 .. 2**63 - 1, of the drawing.
-          eos_token_id: ends a row; by default the tokenizer's, or the config's where there is no
-            tokenizer. -1 never.
+          attention_mask: [B, L], 0 on padding, on the left or the right of a sequence.
+          temperature: 0 is greedy. top_k, top_p: see Sampling.
+          seed: of the sampler, 0 .. 2**63 - 1.
+          eos_token_id: ends a sequence; by default the tokenizer's, or the config's without a
+            tokenizer. -1 never stops.
 
-        Returns: int32[B, max_new_tokens], the new tokens only, the pad id after the end.
-        Raises UserError for wrong input, or more positions than the model has. An interrupt is
-        raised when the device has finished what it is at, a few tokens.
+        Returns: int32[B, max_new_tokens], new tokens only, pad ids after the end.
+        Raises UserError for invalid input and for more tokens than the model's maximum. An
+        interrupt is raised a few tokens later, when the device is idle.
         """
         sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
@@ -154,10 +152,10 @@ class Owl:
         else:
             eos_id = whole_number(eos_token_id, "eos_token_id", -1, self.config.llm.vocab_size - 1)
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
-        if max_new_tokens > (fitting := self._fitting(prompt, max_new_tokens)):
+        if max_new_tokens > (room := self._room(prompt, max_new_tokens)):
             raise UserError(
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
-                f"prompt the model has positions for {fitting}; lower it or shorten the prompt"
+                f"prompt the model has room for {room}; lower it or shorten the prompt"
             )
         with self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
@@ -189,35 +187,35 @@ class Owl:
         """Answers a conversation.
 
         Args:
-          messages: OpenAI-style, or the original's prompt text (text/conversation.py). A
-            part may hold its picture or video: {"type": "image_url", "image_url": {"url": ...}},
+          messages: OpenAI-style, or the original's prompt text (text/conversation.py). A part may
+            contain its image or video: {"type": "image_url", "image_url": {"url": ...}},
             {"type": "image", "image": ...} with "path", "url", "base64" or "bytes" instead of the
             second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.
-          images: one for each image mark that has none in its part, in order: a path, a data URL or
+          images: one for each image mark without an image in its part, in order: a path, a data or
             file URL, bytes of a file, an open binary file, a PIL image, an array
-            uint8[height, width, 3] or grey uint8[height, width] of any library. One of these, or
-            several in any iterable, or as uint8[N, height, width, 3].
-          videos: likewise: a file, its bytes, a folder of frames, a list of pictures, or
+            uint8[height, width, 3] or grey uint8[height, width] of any library. A single image, an
+            iterable, or uint8[N, height, width, 3].
+          videos: likewise: a file, its bytes, a folder of frames, a list of images, or
             uint8[T, height, width, 3]; several in an iterable, or as uint8[M, T, height, width, 3].
-          stream: return an iterator of the answer's pieces as they come, instead of all of it.
-          seed: 0 .. 2**63 - 1, of the drawing.
-          num_frames: taken of each video, at most 1,024.
+          stream: return an iterator over pieces of the answer.
+          seed: of the sampler, 0 .. 2**63 - 1.
+          num_frames: frames sampled from each video, at most 1,024.
 
-        Returns: the answer up to the model's end mark, its next question, `max_new_tokens` or the
-        last position that the model has.
-        Raises UserError for a wrong conversation, media that cannot be read or do not match their
-        marks, a model without tokenizer, a prompt that is too long (PromptTooLong); all before the
-        first piece. An interrupt is raised when the device has finished what it is at, a few
-        tokens; an iterator may be dropped at any time.
+        Returns: the answer. It ends before the EOS token or the human's next turn, or at
+        `max_new_tokens` or the model's maximum length.
+        Raises UserError, always before the first piece, for an invalid conversation, media that
+        cannot be read or do not match their marks, a model without tokenizer, and a prompt that is
+        too long (PromptTooLong). An interrupt is raised a few tokens later, when the device is
+        idle; an iterator may be dropped at any time.
         """
-        stream = truth(stream, "stream")
+        stream = boolean(stream, "stream")
         sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
         num_frames = whole_number(num_frames, "num_frames", 1, MOST_FRAMES)
         messages, pictures, clips = take_out(messages, images, videos)
-        # Halves of characters come from bytes that are not UTF-8; no tokenizer takes them.
+        # Bytes that are not UTF-8 become surrogates, which no tokenizer accepts.
         text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
-        if len(text) > longest_text(self._positions):
+        if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
         check_media(text, len(pictures), len(clips), "the conversation")
         size = self.config.vision.image_size
@@ -226,7 +224,7 @@ class Owl:
             self.tokenizer,
             self.config.media_length,
             as_trained=self.as_trained,
-            max_length=self._positions,
+            max_length=self._max_length,
         )
         prompt = prompt_arrays(
             self.config,
@@ -234,16 +232,16 @@ class Owl:
             images=[preprocess_image(open_picture(picture), size) for picture in pictures],
             videos=[open_clip(clip, num_frames, size) for clip in clips],
         )
-        max_new_tokens = self._fitting(prompt, max_new_tokens)
+        max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, key)
-        pieces = up_to(_NEXT_TURN, words(tokens, self.tokenizer))
+        pieces = up_to(_NEXT_TURN, decode_stream(tokens, self.tokenizer))
         return pieces if stream else "".join(pieces)
 
     def save(self, path: str | Path, format: str = "huggingface") -> None:
-        """Writes the model to a new directory, whole or not at all.
+        """Writes the model to a new directory, completely or not at all.
 
-        format: "huggingface" (the original's names, an adapter merged into the language model),
-          "orbax" (our own, the adapter kept apart) or "peft" (the adapter alone).
+        format: "huggingface" (the original's names, the adapter merged into the language model),
+          "orbax" (our own, the adapter separate) or "peft" (the adapter only).
 
         Raises UserError for int8 weights, and as checkpoint/model_directory.py, save_model.
         """
@@ -260,7 +258,7 @@ class Owl:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises UserError if there is none, or it is another model's."""
+        """The model's tokenizer. Raises UserError if there is none, or it is another model's."""
         if self._tokenizer_source is None:
             raise UserError("this model has no tokenizer; only chat needs one")
         tokenizer = load_tokenizer(self._tokenizer_source)
@@ -269,7 +267,7 @@ class Owl:
 
     @cached_property
     def _end_id(self) -> int:
-        """What ends an answer: config.json of a fine-tuned model may still name its base's end."""
+        # config.json of a fine-tuned model may still have the EOS id of its base.
         source = self._tokenizer_source
         if source is None or not has_tokenizer(source):
             return self.config.llm.eos_token_id
@@ -280,29 +278,28 @@ class Owl:
         return quickest_form(self._compute, self.params)
 
     @property
-    def _positions(self) -> int:
-        """Of a prompt and its answer together, at most."""
+    def _max_length(self) -> int:
         return self.config.llm.max_length
 
     def _too_long(self, found: str) -> PromptTooLong:
         return PromptTooLong(
-            f"the prompt takes {found} and leaves no room for an answer: the model has "
-            f"{self._positions}; shorten the conversation"
+            f"the prompt takes {found} and leaves no room for an answer: the model's maximum is "
+            f"{self._max_length} tokens; shorten the conversation"
         )
 
-    def _fitting(self, prompt: Prompt, wanted: int) -> int:
-        """How many of `wanted` new tokens the model has positions for; at least 1."""
+    def _room(self, prompt: Prompt, wanted: int) -> int:
+        """How many of `wanted` new tokens fit into the model's maximum length; at least 1."""
         length = int(prompt.lengths.max())
-        if length >= self._positions:
-            raise self._too_long(f"{length} positions")
-        return min(wanted, self._positions - length)
+        if length >= self._max_length:
+            raise self._too_long(f"{length} tokens")
+        return min(wanted, self._max_length - length)
 
     def _stream(
         self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, key: jax.Array
     ) -> Iterator[int]:
-        """The tokens of a one-row prompt's answer as they come, without the end mark.
+        """Yields the new tokens of a single sequence, without the EOS token.
 
-        The device is idle whenever a token is handed out, so the iterator may be dropped.
+        The device is idle at each yield, so the iterator may be dropped.
         """
         eos_id, capacity = self.tokenizer.eos_id, round_up(max_new_tokens)
         with uninterrupted(), self._on_mesh(1):
@@ -325,12 +322,12 @@ class Owl:
                 jax.block_until_ready(state)
 
     @contextmanager
-    def _on_mesh(self, rows: int) -> Iterator[None]:
+    def _on_mesh(self, batch_size: int) -> Iterator[None]:
         if self._mesh is None:
             yield
             return
         rules = LogicalRules()
-        if rows % batch_parts(self._mesh):
+        if batch_size % num_batch_shards(self._mesh):
             rules = dataclasses.replace(rules, batch=None)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
             yield

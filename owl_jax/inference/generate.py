@@ -1,11 +1,11 @@
-"""Prefill and decode: the loop over new tokens runs on the device.
+"""Prefill and decode; the loop over new tokens runs on the device.
 
-Letters: B rows, L prompt slots, C slots for new tokens, S = L + C slots in all, D width,
+Letters: B sequences, L prompt slots, C slots for new tokens, S = L + C slots in all, D width,
 V vocabulary.
 
-A prompt lies in cache slots 0 .. L-1 with its padding hidden, wherever that is; new token i of
-every row goes to slot L + i. Positions are counted by row, so each row of a batch gets what it
-would get alone. L and C are rounded up (prompt.py, BUCKET), so that few programs are compiled.
+The prompt takes cache slots 0 .. L-1 with its padding masked, and new token i of every sequence
+takes slot L + i. Positions are counted per sequence, so the rest of the batch makes no difference.
+L and C are rounded up (prompt.py, BUCKET) to compile few programs.
 """
 
 from __future__ import annotations
@@ -30,25 +30,24 @@ from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 
-# New tokens between two moments at which an interrupt is heard: a call of `decode` cannot be
-# stopped, and each costs one dispatch.
+# New tokens per call of `decode`. A call cannot be interrupted, and each costs a dispatch.
 _CHUNK = 16
 
 
 @struct.dataclass
 class DecodeState:
-    """Everything between two steps of decoding. The newest token is not in the cache yet.
+    """The state between two decode steps. The newest token is not in the cache yet.
 
     cache:         keys and values of S slots (models/cache.py).
-    tokens:        int32[B, C], the new tokens; the pad id after a row's end and beyond `count`.
-    count:         int32[], how many new tokens there are; at least 1.
-    logits:        float32[B, V], what the newest token was chosen from.
-    done:          bool[B], rows that have ended.
+    tokens:        int32[B, C], the new tokens; pad ids after the end and beyond `count`.
+    count:         int32[], number of new tokens, at least 1.
+    logits:        float32[B, V], of the newest token.
+    done:          bool[B], sequences that have ended.
     lengths:       int32[B], tokens of each prompt: the position of its first new token.
     key_positions: int32[B, S]; key_segments: int32[B, S], 0 on the prompt's padding.
-    keys:          key[B], the random stream of each row.
-    eos_id:        int32[], the token that ends a row; -1 for none.
-    sampling:      how tokens are chosen.
+    keys:          key[B], a random key per sequence.
+    eos_id:        int32[], the token that ends a sequence; -1 for none.
+    sampling:      settings of the sampler.
     """
 
     cache: Cache
@@ -65,12 +64,11 @@ class DecodeState:
 
 
 def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
-    """How to compute, and the same weights in the form, with which a token is decoded fastest.
+    """Computation settings and the same weights in the form that decodes fastest.
 
-    On a CPU the layers are unrolled (models/stack.py),
-    elsewhere scanned. The unrolled weights are views of the stacked ones where their alignment
-    allows it, which it does for all but tiny layers; large bfloat16 weights become integers of the
-    same bits (models/matmul.py).
+    Layers are unrolled on a CPU (models/stack.py) and scanned elsewhere. Unrolled weights are views
+    of the stacked ones where alignment allows it, for all but tiny layers; large bfloat16 weights
+    are viewed as integers (models/matmul.py).
     """
     devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
     device = devices.pop()
@@ -98,10 +96,10 @@ def prefill(
     eos_id: int | jax.Array,
     capacity: int,
 ) -> DecodeState:
-    """Reads the prompts and chooses the first new token of each row; makes room for `capacity`.
+    """Reads the prompts and samples the first new token of each; allocates `capacity` slots.
 
-    params: in the form that `compute.scan_layers` says.
-    key: row r draws from fold_in(key, r), whatever the other rows are.
+    params: in the form that `compute.scan_layers` requires.
+    key: sequence b samples from fold_in(key, b), whatever the others are.
     """
     run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
@@ -129,7 +127,7 @@ def prefill(
         eos_id=jnp.asarray(eos_id, jnp.int32),
         sampling=sampling,
     )
-    return _choose(config, state, logits)
+    return _append_token(config, state, logits)
 
 
 @partial(jax.jit, static_argnames=("config", "compute"), donate_argnames=("state",))
@@ -140,9 +138,9 @@ def decode(
     state: DecodeState,
     until: int | jax.Array,
 ) -> DecodeState:
-    """Goes on until there are `until` new tokens (at most C) or every row is done.
+    """Decodes until there are `until` new tokens (at most C) or all sequences are done.
 
-    Takes `state` over: its buffers are reused. The program is the same for every `until`.
+    Donates `state`. The program is the same for every `until`.
     """
     run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, C = state.tokens.shape
@@ -167,11 +165,11 @@ def decode(
         embeddings = run(token, None, None, no_media, method="embed")
         hidden, new = run(embeddings, mask, state.cache, method="hidden_states")
         logits = run(hidden, method="head")[:, 0]
-        state = _choose(config, state, logits)
-        # Leaving out rows that have ended makes the writing wait for the logits. A CPU's compiler
-        # would write before all layers have read, and so into a copy of the cache.
-        going_on = ~state.done[:, None, None, None]
-        new = jax.tree.map(lambda leaf: jnp.where(going_on, leaf, 0), new)
+        state = _append_token(config, state, logits)
+        # Masking ended sequences makes the write depend on the logits. Otherwise XLA on a CPU
+        # writes before all layers have read, into a copy of the cache.
+        active = ~state.done[:, None, None, None]
+        new = jax.tree.map(lambda leaf: jnp.where(active, leaf, 0), new)
         return dataclasses.replace(state, cache=write(state.cache, new, slot))
 
     return jax.lax.while_loop(unfinished, step, state)
@@ -187,9 +185,9 @@ def generate(
     key: jax.Array,
     eos_id: int,
 ) -> np.ndarray:
-    """The new tokens, int32[B, max_new_tokens]; the pad id after a row's end.
+    """Returns the new tokens, int32[B, max_new_tokens], with pad ids after the end.
 
-    An interrupt ends it between two chunks of tokens, when the device is idle.
+    An interrupt is raised between two chunks of tokens, when the device is idle.
     """
     capacity = round_up(max_new_tokens)
     with uninterrupted():
@@ -203,8 +201,8 @@ def generate(
     return np.asarray(state.tokens)[:, :max_new_tokens]
 
 
-def _choose(config: OwlConfig, state: DecodeState, logits: jax.Array) -> DecodeState:
-    """Adds one token to every row, the pad id to those that are done."""
+def _append_token(config: OwlConfig, state: DecodeState, logits: jax.Array) -> DecodeState:
+    """Appends a sampled token to each sequence, or the pad id if it is done."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
     token = jnp.where(state.done, config.llm.pad_token_id, sample(logits, keys, state.sampling))
     write = jax.lax.dynamic_update_slice_in_dim

@@ -1,9 +1,9 @@
-"""Signals wait while the device works.
+"""Defers signals while the device works.
 
-A signal's handler may raise at any line: Ctrl-C in the middle of a computation loses what it would
-have returned, and an interpreter that exits while the device still computes may crash. JAX and the
-garbage collector also swallow some exceptions that a handler raises inside of them. So each piece
-of device work (a prefill, a few tokens) is awaited as a whole, and signals are handled after it.
+A signal handler may raise at any line. Ctrl-C in the middle of a computation would lose its result,
+and an interpreter that exits while the device computes may crash. JAX and the garbage collector
+also swallow some exceptions of handlers. So signals are handled after each piece of device work (a
+prefill, a few tokens).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Those for which programs install handlers that raise.
+# Programs install handlers that raise for these.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
@@ -40,11 +40,10 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Handlers written in Python run after the block, once each, instead of inside it.
+    """Runs Python signal handlers after the block, once each, instead of inside it.
 
-    The block has to wait for the device work that it starts. A signal that has no handler, or is
-    ignored, does what it always does. Only the main thread handles signals: elsewhere nothing
-    changes.
+    The block must wait for the device work that it starts. Signals that are ignored or have no
+    Python handler are unaffected, as are threads other than the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -56,7 +55,7 @@ def uninterrupted() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if deferring:
             arrived.append(number)
-        else:  # an earlier signal raised before this handler was taken away
+        else:  # the handler of an earlier signal raised before this one was restored
             former[number](number, frame)
 
     try:

@@ -1,4 +1,4 @@
-"""From directories to a model on the device."""
+"""Loads a model from directories onto devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import place
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.arguments import DTYPES
@@ -29,10 +29,10 @@ def load_owl(
     any_base: bool = False,
     verify: bool = False,
 ) -> Owl:
-    """Reads a model directory, and an adapter for it; see `owl_jax.load`."""
+    """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
     name = _name_of(dtype)
     directory = Path(path)
-    if verify:  # by each process: hosts may have copies of their own
+    if verify:  # in each process: hosts may have separate copies
         for each in (directory, *([Path(adapter)] if adapter is not None else [])):
             check_sums(each)
     opened = open_model(directory)
@@ -41,21 +41,21 @@ def load_owl(
     config, params = opened.config, opened.params
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
-    everywhere, shardings = None, {}
+    replicated, shardings = None, {}
     if mesh is not None:
-        everywhere = NamedSharding(mesh, PartitionSpec())
+        replicated = NamedSharding(mesh, PartitionSpec())
         boxed = abstract_params(config)
         shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
-    placed = {}
+    on_device = {}
     for keys, leaf in flat.items():
-        dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # what was quantised stays
-        placed[keys] = place(leaf, dtype, shardings.get(keys, everywhere))
-    opened.tell(directory)
+        dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised leaves keep theirs
+        on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
+    opened.print_notes(directory)
     return Owl(
         config,
-        unflatten_dict(placed),
-        # A CPU has no arithmetic of fewer bits: it would widen and narrow at every step.
+        unflatten_dict(on_device),
+        # A CPU has no narrower arithmetic: it would cast back and forth at every step.
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,
@@ -64,9 +64,9 @@ def load_owl(
 
 
 def _name_of(dtype: Any) -> str:
-    """The one of DTYPES that is meant. Raises UserError for any other."""
+    """The name of `dtype` in DTYPES. Raises UserError for any other."""
     try:
-        # None would be float64 to NumPy.
+        # NumPy takes None for float64.
         name = "" if dtype is None else jnp.dtype(dtype).name
     except (TypeError, ValueError):
         name = ""

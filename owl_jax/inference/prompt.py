@@ -1,8 +1,6 @@
-"""From what a caller gives (ids, mask, media in reading order) to the arrays that prefill takes.
+"""Checks a caller's ids, mask and media and converts them to the arrays that prefill takes.
 
-Letters: B rows, L positions, N images, M videos, T frames, S picture side, Q queries.
-
-Here wrong input becomes one clear line; nothing of it reaches the compiled programs.
+Letters: B sequences, L tokens, N images, M videos, T frames, S image side.
 """
 
 from __future__ import annotations
@@ -18,8 +16,8 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.text.conversation import IMAGE_ID, VIDEO_ID
 from owl_jax.text.media_index import index_media
 
-# Lengths are rounded up to a multiple of this, so that the next turn of a conversation mostly finds
-# its program compiled.
+# Lengths are rounded up to a multiple of this, so the next turn of a conversation usually reuses a
+# compiled program.
 BUCKET = 64
 
 
@@ -28,12 +26,12 @@ class Prompt:
     """A batch of prompts. L is a multiple of BUCKET; padding may be on either side.
 
     input_ids:    int32[B, L]; 0 on padding.
-    positions:    int32[B, L], 0 at the first token of a row.
+    positions:    int32[B, L], 0 at the first token of a sequence.
     key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention/mask.py).
     media_index:  int32[B, L] (models/splice.py).
-    lengths:      int32[B], tokens of each row.
-    last:         int32[B], slot of the last token of each row.
-    images:       [B, N, S, S, 3] or None; uint8, or float32 normalised. Spare slots hold zeros.
+    lengths:      int32[B], tokens of each sequence.
+    last:         int32[B], slot of the last token of each sequence.
+    images:       [B, N, S, S, 3] or None; uint8, or float32 normalised. Unused slots are zeros.
     videos:       [B, M, T, S, S, 3] or None.
     """
 
@@ -59,17 +57,17 @@ def prompt_arrays(
     images: Any = None,
     videos: Any = None,
 ) -> Prompt:
-    """Checks a batch and lays its media out by row.
+    """Checks a batch and arranges its media by sequence.
 
     Args:
-      input_ids: int[B, L], -1 at image and -2 at video positions, Q + 1 of them for each.
-      attention_mask: [B, L], 1 on tokens and 0 on padding, which is at the left or right of a row.
+      input_ids: int[B, L]; -1 for an image, -2 for a video, as many as `Owl.num_tokens`.
+      attention_mask: [B, L], 1 on tokens and 0 on padding, on the left or right of a sequence.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
       videos: [M, T, S, S, 3], likewise.
 
-    Raises UserError for shapes or ids that the model cannot take, a row without a token or with
-    padding between its tokens, and media that do not match their marks.
+    Raises UserError for invalid shapes or ids, a sequence without tokens or with padding between
+    them, and media that do not match their marks.
     """
     ids, mask = _checked_ids(config, input_ids, attention_mask)
     image_slots = _slots(config, ids, images, IMAGE_ID, "image", "[N, S, S, 3]")
@@ -104,8 +102,8 @@ def _checked_ids(
     ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
-        hint = " (one prompt is a batch of one row: [ids])" if ids.ndim == 1 else ""
-        raise UserError(f"input_ids is {found}; expected integers [rows, length]{hint}")
+        hint = " (one prompt is a batch of one: [ids])" if ids.ndim == 1 else ""
+        raise UserError(f"input_ids is {found}; expected integers [batch, length]{hint}")
     mask = np.ones(ids.shape, bool)
     if attention_mask is not None:
         given = _array(attention_mask, "attention_mask")
@@ -118,12 +116,12 @@ def _checked_ids(
     if mask.shape != ids.shape:
         raise UserError(f"attention_mask is {list(mask.shape)}; input_ids is {list(ids.shape)}")
     if not mask.any(axis=1).all() or not len(ids):
-        raise UserError("a row of input_ids holds no token; expected at least one")
+        raise UserError("a sequence of input_ids has no token; expected at least one")
     changes = np.diff(mask, axis=1, prepend=False, append=False).sum(axis=1)
     if (changes > 2).any():
         raise UserError(
-            f"attention_mask: row {int(np.argmax(changes > 2))} has padding between its tokens; "
-            "pad at the left or the right"
+            f"attention_mask: sequence {int(np.argmax(changes > 2))} has padding between its "
+            "tokens; pad on the left or the right"
         )
     ids = np.where(mask, ids, 0)
     unknown = (ids < VIDEO_ID) | (ids >= config.llm.vocab_size)
@@ -136,27 +134,27 @@ def _checked_ids(
 
 
 def _slots(
-    config: OwlConfig, ids: np.ndarray, media: Any, media_id: int, noun: str, layout: str
+    config: OwlConfig, ids: np.ndarray, media: Any, media_id: int, noun: str, shape: str
 ) -> np.ndarray | None:
-    """[N, ...] in reading order -> [B, slots, ...] by row; None if there is none.
+    """[N, ...] in reading order -> [B, slots, ...] by sequence; None if there are no media.
 
-    layout: the expected shape, a letter or number for each axis.
+    shape: the expected shape, a letter or number for each axis.
     """
-    positions = (ids == media_id).sum(axis=1)
-    broken = positions % config.media_length != 0
+    counts = (ids == media_id).sum(axis=1)
+    broken = counts % config.media_length != 0
     if broken.any():
-        row = int(np.argmax(broken))
+        sequence = int(np.argmax(broken))
         raise UserError(
-            f"row {row} of input_ids has {positions[row]} positions of id {media_id} ({noun}); "
-            f"expected {config.media_length} for each {noun}"
+            f"sequence {sequence} of input_ids has {counts[sequence]} tokens of id {media_id} "
+            f"({noun}); expected {config.media_length} for each {noun}"
         )
-    marks = positions // config.media_length
+    marks = counts // config.media_length
     S = config.vision.image_size
     pixels = _array([] if media is None else media, f"{noun}s")
-    is_layout = pixels.ndim == len(layout.split()) and pixels.shape[-3:] == (S, S, 3)
-    if pixels.ndim == 0 or (not is_layout and pixels.size and len(pixels) != marks.sum()):
+    has_shape = pixels.ndim == len(shape.split()) and pixels.shape[-3:] == (S, S, 3)
+    if pixels.ndim == 0 or (not has_shape and pixels.size and len(pixels) != marks.sum()):
         raise UserError(
-            f"{noun}s are {pixels.dtype}{list(pixels.shape)}; expected {layout} with S = {S}, and "
+            f"{noun}s are {pixels.dtype}{list(pixels.shape)}; expected {shape} with S = {S}, and "
             f"{marks.sum()} of them for the marks in input_ids"
         )
     if len(pixels) != marks.sum():
@@ -166,8 +164,8 @@ def _slots(
         )
     if not len(pixels):
         return None
-    if not is_layout or not pixels.size:
-        raise UserError(f"{noun}s are {list(pixels.shape)}; expected {layout} with S = {S}")
+    if not has_shape or not pixels.size:
+        raise UserError(f"{noun}s are {list(pixels.shape)}; expected {shape} with S = {S}")
     if pixels.dtype != np.uint8 and not jax.dtypes.issubdtype(pixels.dtype, np.floating):
         raise UserError(f"{noun}s are {pixels.dtype}; expected uint8, or float normalised")
     if pixels.dtype != np.uint8:
@@ -178,10 +176,10 @@ def _slots(
 
 
 def _array(value: Any, name: str) -> np.ndarray:
-    """`value` as an array. Raises UserError for lists of unequal length, and what is no array."""
+    """`value` as an array. Raises UserError for ragged lists and anything that is no array."""
     try:
         array = np.asarray(value)
-    # Other libraries' arrays may refuse: those of PyTorch that need a gradient or lie on a GPU.
+    # PyTorch's tensors refuse if they need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{name} is no array: {one_line(error)}") from error
     if array.dtype == object:

@@ -1,6 +1,6 @@
-"""How the next token is chosen from logits: the likeliest, or drawn by temperature, top-k, top-p.
+"""Samples the next token from logits: greedy, or by temperature, top-k and top-p.
 
-Letters: B rows, V vocabulary.
+Letters: B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from flax import struct
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import real_number, whole_number
 
-# top_k is compared with int32 numbers in the compiled program; a larger one keeps every token.
+# The compiled program compares top_k with int32; a larger value keeps every token.
 _LARGEST_K = 2**31 - 1
 
 _LARGEST_SEED = 2**63 - 1
 
-# The compiled program computes in float32. Beyond these a temperature or top_p would become 0 or
-# infinite there: below the first, the likeliest token is certain; above the second, all are alike.
+# Outside these bounds a temperature or top_p becomes 0 or infinite in float32. Below the first,
+# sampling is greedy; above the second, uniform.
 _LOWEST, _HIGHEST = 1e-20, 1e30
 
 
 @struct.dataclass
 class Sampling:
-    """Settings of the sampler, a pytree: None is no part of the compiled program, a number is an
-    argument of it, so that the same program serves every temperature, top_k and top_p.
+    """Settings of the sampler, a pytree. Numbers are arguments of the compiled program, so one
+    program serves all of them; a setting of None is compiled out.
 
-    temperature: divides the logits; None takes the likeliest token, whatever else is set.
-    top_k: only the k likeliest tokens can be drawn (and those as likely as the last of them).
-    top_p: then only the likeliest ones that together reach this probability (arXiv 1904.09751).
+    temperature: divides the logits; None is greedy, whatever else is set.
+    top_k: keeps the k likeliest tokens, and ties with the last of them.
+    top_p: then keeps the likeliest tokens that reach this probability (arXiv 1904.09751).
     """
 
     temperature: float | None = None
@@ -42,7 +42,7 @@ class Sampling:
     def of(
         temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None
     ) -> Sampling:
-        """Settings as people give them: temperature 0 takes the likeliest token.
+        """Checks a user's settings; temperature 0 is greedy.
 
         Raises UserError for a value out of its range.
         """
@@ -65,19 +65,19 @@ def check_seed(seed: int) -> int:
 
 
 def random_key(seed: int) -> jax.Array:
-    """The key that tokens are drawn with: each seed in 0 .. 2**63 - 1 has its own.
+    """The sampler's key, different for each seed in 0 .. 2**63 - 1.
 
     Raises UserError for any other seed.
     """
     number = check_seed(seed)
-    # jax.random.key drops the upper half of 64 bits unless JAX is told to use 64.
+    # jax.random.key drops the upper 32 bits unless jax_enable_x64 is set.
     low, high = number & 0xFFFFFFFF, number >> 32
     key = jax.random.key(low)
     return jax.random.fold_in(key, high) if high else key
 
 
 def sample(logits: jax.Array, keys: jax.Array, settings: Sampling) -> jax.Array:
-    """One token for each row: float32[B, V], key[B] -> int32[B]."""
+    """Samples one token per sequence: float32[B, V], key[B] -> int32[B]."""
     if settings.temperature is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = keep_likely(logits / settings.temperature, settings.top_k, settings.top_p)
@@ -87,8 +87,8 @@ def sample(logits: jax.Array, keys: jax.Array, settings: Sampling) -> jax.Array:
 def keep_likely(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.Array:
     """float32[B, V] with -inf for the tokens that top_k and then top_p exclude.
 
-    The probabilities that top_p adds up are those after top_k, as in transformers (TopKLogitsWarper
-    and TopPLogitsWarper).
+    top_p applies to the probabilities after top_k, as in transformers (TopKLogitsWarper and
+    TopPLogitsWarper).
     """
     if top_k is None and top_p is None:
         return logits

@@ -1,4 +1,4 @@
-"""From an answer's tokens, as they come, to its words."""
+"""Streams tokens as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 
-def words(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """What each token adds to the text; some add nothing until the next."""
+def decode_stream(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Yields the text that each token adds; it may be empty until the next token."""
     decoder = StreamDecoder(tokenizer)
     for token in tokens:
         yield decoder.push(token)
@@ -16,7 +16,7 @@ def words(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def up_to(mark: str, pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces up to `mark`; an end that may be its beginning is held back. None is empty."""
+    """Yields nonempty text up to `mark`; holds back an end that may be the start of `mark`."""
     held = ""
     for piece in pieces:
         held += piece

@@ -1,8 +1,8 @@
-"""What a chip can do: peak, memory and links, for MFU and for programs compiled without a chip.
+"""Peak FLOPs, memory and links of chips, for MFU and for programs compiled without a chip.
 
 TPU numbers are from Google Cloud's pages on each version (cloud.google.com/tpu/docs/v4, v5e,
-v5p-training, v6e). They give the bandwidth of all ICI ports in both directions; here it is one
-port's in one direction. GPU peaks are NVIDIA's data sheets, bfloat16 without sparsity.
+v5p-training, v6e). These give the ICI bandwidth of all ports in both directions; here it is per
+port and direction. GPU peaks are from NVIDIA's data sheets, bfloat16 without sparsity.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ class Chip:
     """One TPU chip; JAX shows each as one device.
 
     name: as in a topology's name, "v5e:8x8".
-    kinds: what JAX calls the device.
-    dimensions: of the grid that the chips of a slice form.
-    peak_flops: bfloat16 operations a second.
-    hbm_bytes: what a program may use: the limit that the compiler (libtpu 0.0.42) names when it
-      refuses a program.
-    hbm_bandwidth: bytes a second.
-    link_bandwidth: bytes a second over one ICI port in one direction.
-    ring_size: a dimension of the grid that is a multiple of this closes to a ring; shorter ones
-      stay open.
-    dcn_bandwidth: bytes a second to other slices, a chip's share of its host's network.
-    clock: cycles a second: peak_flops over what the compiler's cost model counts as the most
-      operations in a cycle.
+    kinds: JAX's names of the device.
+    dimensions: of the grid of chips in a slice.
+    peak_flops: bfloat16 FLOPs per second.
+    hbm_bytes: the limit for a program, from the error of the compiler (libtpu 0.0.42).
+    hbm_bandwidth: bytes per second.
+    link_bandwidth: bytes per second over one ICI port in one direction.
+    ring_size: a grid dimension closes to a ring if it is a multiple of this.
+    dcn_bandwidth: bytes per second to other slices, a chip's share of its host's network.
+    clock: cycles per second: peak_flops over the maximum operations per cycle in the compiler's
+      cost model.
     """
 
     name: str
@@ -99,7 +97,7 @@ CHIPS = {
     )
 }
 
-# By the beginning of the kind, longer ones first: a card's forms differ in clock and power.
+# By prefix of the kind, longer ones first: variants of a card differ in clock and power.
 _GPU_PEAKS = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
@@ -111,13 +109,13 @@ _GPU_PEAKS = {
 
 
 def name_of(device_kind: str) -> str:
-    """A chip's name in `CHIPS`, "gpu" or "cpu", of a `jax.Device.device_kind`."""
+    """Maps a `jax.Device.device_kind` to a name in `CHIPS`, "gpu" or "cpu"."""
     names = [chip.name for chip in CHIPS.values() if device_kind in chip.kinds]
     return names[0] if names else "gpu" if device_kind.startswith(("NVIDIA", "Tesla")) else "cpu"
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 operations a second of a `jax.Device.device_kind`; None if it is not known."""
+    """bfloat16 FLOPs per second of a `jax.Device.device_kind`; None if unknown."""
     for chip in CHIPS.values():
         if device_kind in chip.kinds:
             return chip.peak_flops

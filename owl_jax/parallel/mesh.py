@@ -1,10 +1,10 @@
-"""The mesh: which device holds which part of the batch and of the weights.
+"""The device mesh, and the start of multi-host runs.
 
 One mesh for everything, with three axes:
-  data    copies of the weights; each takes its part of the batch (may span hosts and slices)
-  fsdp    shards of the weights, gathered when they are used; the batch is split here too
-  tensor  the width of heads, MLP and vocabulary split inside each layer
-What lies on which axis is written down in owl_jax/parallel/sharding.py.
+  data    replicas of the weights; shards the batch (may span hosts and slices)
+  fsdp    shards the weights, which are gathered for use, and the batch
+  tensor  shards heads, MLP and vocabulary within each layer
+owl_jax/parallel/sharding.py maps dimensions to these axes.
 """
 
 import math
@@ -25,20 +25,20 @@ def make_mesh(
     """Makes the mesh (data, fsdp, tensor).
 
     Over several slices (TPU slices, or GPU hosts without a common NVLink) the data axis spans them,
-    which exchanges gradients only; if it cannot, fsdp does.
+    since it exchanges only gradients; if its size does not allow that, fsdp does.
 
     Args:
-      data, fsdp, tensor: the sizes of the axes; at most one may be -1 and takes what is left.
-      devices: all devices of all processes by default.
+      data, fsdp, tensor: sizes of the axes; at most one may be -1, which takes the remainder.
+      devices: by default all devices of all processes.
 
     Raises:
-      UserError: the axes do not take exactly the devices that are there.
+      UserError: the axes do not match the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise UserError(f"mesh ({shown}): a size is a positive number, or -1 for what is left")
+        raise UserError(f"mesh ({shown}): expected positive sizes, or -1 for the remainder")
     unknown = [axis for axis, size in sizes.items() if size == -1]
     if len(unknown) > 1:
         raise UserError(f"mesh ({shown}): only one axis may be -1; set {unknown[1]} to a number")
@@ -54,11 +54,10 @@ def make_mesh(
         sizes[unknown[0]] = count // taken
     elif taken != count:
         raise UserError(
-            f"mesh ({shown}) takes {taken} devices, but there are {count}; set one axis to -1 to "
-            "fill what is left, or change the sizes"
+            f"mesh ({shown}) takes {taken} devices, but there are {count}; set one axis to -1 for "
+            "the remainder, or change the sizes"
         )
-    # JAX makes Explicit axes by default; under those, Linen's logical constraints are assertions
-    # instead of constraints.
+    # JAX's default, Explicit, turns Linen's logical constraints into assertions.
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
@@ -67,8 +66,8 @@ def make_mesh(
     spanning = next((axis for axis in ("data", "fsdp") if sizes[axis] % slices == 0), None)
     if spanning is None:
         raise UserError(
-            f"mesh ({shown}): the devices are in {slices} slices joined by the slower network; "
-            f"make data (or else fsdp) a multiple of {slices}"
+            f"mesh ({shown}): the devices are in {slices} slices; make data (or else fsdp) a "
+            f"multiple of {slices}"
         )
     inside = [size // slices if axis == spanning else size for axis, size in sizes.items()]
     between = [slices if axis == spanning else 1 for axis in AXES]
@@ -83,18 +82,18 @@ def start_multihost(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins this process to the others of a multi-host run, before any device is touched.
+    """Joins this process to a multi-host run. Call it before anything uses a device.
 
-    TPU pods, GKE, Slurm and MPI need no arguments, and may be of one host. A machine that is none
-    of these and has no others does not call this.
+    TPU pods, GKE, Slurm and MPI need no arguments, even with one host. Any other single host must
+    not call this.
 
     Args:
       coordinator_address: "host:port" of process 0.
-      num_processes: how many processes take part.
-      process_id: the number of this one.
+      num_processes: number of processes.
+      process_id: index of this process.
 
     Raises:
-      UserError: no cluster is found and the arguments do not describe one, or it cannot be joined.
+      UserError: no cluster is found, or it cannot be joined.
     """
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
@@ -102,5 +101,5 @@ def start_multihost(
         raise UserError(
             f"multi-host start failed: {error} TPU pods, GKE, Slurm and MPI need no address;"
             " elsewhere give the coordinator's host:port, the number of processes and this one's"
-            " number. A single host starts without multi-host"
+            " index. A single host needs no multi-host start"
         ) from error

@@ -1,4 +1,4 @@
-"""Where each dimension of each array lies: logical names in the model, one table to mesh axes here.
+"""Sharding: maps the logical dimension names of the model to mesh axes.
 
 Modules name the dimensions of their parameters and activations; `LogicalRules` maps the names to
 axes of the mesh (owl_jax/parallel/mesh.py). No module names a mesh axis.
@@ -17,7 +17,7 @@ from owl_jax.errors import UserError
 
 Axes = str | tuple[str, ...] | None
 
-# Both axes split the batch: under fsdp each device computes its own rows and shares weights only.
+# Both axes shard the batch: under fsdp each device computes its own sequences.
 BATCH_AXES = ("data", "fsdp")
 
 
@@ -25,8 +25,8 @@ BATCH_AXES = ("data", "fsdp")
 class LogicalRules:
     """The mesh axes of each logical name; None is replicated.
 
-    Parameters are split over fsdp along their widest dimension, and over tensor along the dimension
-    that a layer can keep to itself until its output projection (Megatron, arXiv 1909.08053).
+    Parameters are sharded over fsdp along their widest dimension, and over tensor along the
+    dimension that stays local to a device until the output projection (Megatron, arXiv 1909.08053).
     """
 
     layers: Axes = None
@@ -50,10 +50,10 @@ class LogicalRules:
     act_vocab: Axes = "tensor"
 
     def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
-        """The mesh axes of an array whose dimensions have these logical names.
+        """The PartitionSpec of an array with these logical dimension names.
 
         Raises:
-          UserError: a name is unknown, or two names of the array land on the same mesh axis.
+          UserError: a name is unknown, or two names map to the same mesh axis.
         """
         table = dict(self.flax_rules())
         unknown = [name for name in names if name is not None and name not in table]
@@ -65,41 +65,39 @@ class LogicalRules:
             for axis in _each(taken):
                 if axis in owner:
                     raise UserError(
-                        f"{_shown(names)}: {owner[axis]!r} and {name!r} both land on the mesh axis "
+                        f"{_shown(names)}: {owner[axis]!r} and {name!r} both map to the mesh axis "
                         f"{axis!r}; map one of them elsewhere in LogicalRules"
                     )
                 owner[axis] = name
         return PartitionSpec(*axes)
 
     def flax_rules(self) -> tuple[tuple[str, Axes], ...]:
-        """The table in the form that `flax.linen.logical_axis_rules` takes."""
+        """The table for `flax.linen.logical_axis_rules`."""
         return tuple((field.name, getattr(self, field.name)) for field in fields(self))
 
 
 def param_shardings(params: Any, mesh: Mesh, rules: LogicalRules, names: Any = None) -> Any:
     """The sharding of each parameter.
 
-    A dimension that its mesh axes do not divide stays replicated, so that tiny models run on any
-    mesh.
+    A dimension that its mesh axes do not divide is replicated, so tiny models run on any mesh.
 
     Args:
-      params: a tree of arrays or ShapeDtypeStructs, or the same in flax.linen's Partitioned boxes
-        as `jax.eval_shape(module.init, ...)` gives them.
+      params: a tree of arrays or ShapeDtypeStructs, plain or in flax.linen's Partitioned boxes as
+        from `jax.eval_shape(module.init, ...)`.
       names: for a tree without boxes: the same tree with a PartitionSpec of logical names at each
-        leaf (what `flax.linen.get_partition_spec` makes). By default read from the boxes.
+        leaf (as from `flax.linen.get_partition_spec`). By default taken from the boxes.
 
     Returns:
       The tree without boxes, with a NamedSharding at each leaf.
 
     Raises:
-      UserError: a name is unknown, or two names of a parameter land on the same mesh axis; the
-        parameter's path is named.
+      UserError: names the parameter if a logical name is unknown, or two map to the same mesh axis.
     """
     names = nn.get_partition_spec(params) if names is None else names
 
-    def of_leaf(path: tuple[Any, ...], leaf: Any, dimensions: PartitionSpec) -> NamedSharding:
+    def leaf_sharding(path: tuple[Any, ...], leaf: Any, dimensions: PartitionSpec) -> NamedSharding:
         try:
-            # Trailing dimensions without a name may be left out of a PartitionSpec.
+            # A PartitionSpec may omit trailing dimensions without a name.
             spec = rules.spec((*dimensions, *[None] * (len(leaf.shape) - len(dimensions))))
         except UserError as error:
             where = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -110,58 +108,59 @@ def param_shardings(params: Any, mesh: Mesh, rules: LogicalRules, names: Any = N
         ]
         return NamedSharding(mesh, PartitionSpec(*divided))
 
-    return jax.tree_util.tree_map_with_path(of_leaf, nn.meta.unbox(params), names)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, nn.meta.unbox(params), names)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp; every other dimension whole."""
+    """Sequences over data and fsdp; other dimensions replicated."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_parts(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are divided."""
+def num_batch_shards(mesh: Mesh) -> int:
+    """The number of shards of a batch."""
     return _size(BATCH_AXES, mesh)
 
 
-def own_rows(mesh: Mesh) -> tuple[int, int]:
-    """(part, parts): which part of a batch's rows this process has to read.
+def process_batch_shard(mesh: Mesh) -> tuple[int, int]:
+    """(shard_index, num_shards): the shard of each batch that this process reads.
 
-    Mostly each process has a part of its own; processes that only tensor axes tell apart share one.
+    Usually each process has its own shard; processes that differ only along the tensor axis share
+    one.
 
     Raises:
-      UserError: the rows of two processes are the same in part, so that neither could read its own.
+      UserError: the sequences of two processes overlap only partly.
     """
-    rows = batch_parts(mesh)
-    table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
+    shape = (num_batch_shards(mesh),)
+    table: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map(shape)
     by_process: dict[int, set[int]] = {}
     for device, (index,) in table.items():
         by_process.setdefault(device.process_index, set()).add(index.start or 0)
-    parts = sorted({tuple(sorted(held)) for held in by_process.values()})
-    if len(set().union(*parts)) < sum(map(len, parts)):
+    shards = sorted({tuple(sorted(indices)) for indices in by_process.values()})
+    if len(set().union(*shards)) < sum(map(len, shards)):
         raise UserError(
-            f"mesh {dict(mesh.shape)}: hosts hold the same rows of a batch in part; let the tensor "
+            f"mesh {dict(mesh.shape)}: the sequences of two hosts overlap in part; let the tensor "
             "axis divide the devices of a host, or be a multiple of them"
         )
-    return parts.index(tuple(sorted(by_process[jax.process_index()]))), len(parts)
+    return shards.index(tuple(sorted(by_process[jax.process_index()]))), len(shards)
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch onto its devices.
+    """Shards a batch over the mesh.
 
     Args:
-      batch: arrays [rows of this process, ...]; the global array has the rows of all processes.
+      batch: arrays [sequences of this process, ...]; the global arrays have those of all processes.
 
     Raises:
-      UserError: the rows cannot be divided among the devices of this process.
+      UserError: the devices of this process do not divide its sequences.
     """
     sharding = batch_sharding(mesh)
-    # Local mesh: the part of the mesh that this process's devices make up.
-    parts = batch_parts(mesh.local_mesh)
+    shards = num_batch_shards(mesh.local_mesh)  # of this process
     for name, array in batch.items():
-        if len(array) % parts:
+        if len(array) % shards:
             raise UserError(
-                f"batch of {len(array)} rows per process ({name}) cannot be divided among {parts} "
-                f"devices (mesh axes {' and '.join(BATCH_AXES)}); make it a multiple of {parts}"
+                f"batch of {len(array)} sequences per process ({name}) cannot be divided among "
+                f"{shards} devices (mesh axes {' and '.join(BATCH_AXES)}); make it a multiple of "
+                f"{shards}"
             )
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

@@ -1,13 +1,13 @@
-"""Flags of XLA and libtpu by kind of chip: what each does, why it is set, and who says so.
+"""Flags of XLA and libtpu for each chip, with reasons and sources.
 
-A TPU's flags go into the environment variable LIBTPU_INIT_ARGS, those of a GPU into XLA_FLAGS,
-before JAX starts: libtpu and XLA read them once. The launchers (launch/) do that with
+TPU flags go into the environment variable LIBTPU_INIT_ARGS and GPU flags into XLA_FLAGS before JAX
+starts; libtpu and XLA read them once. The launchers (launch/) run
 
     LIBTPU_INIT_ARGS=$(python -m owl_jax.parallel.xla_flags --chip=v5e) python -m owl_jax.train ...
 
-A flag that its library does not know ends the program at its start. So each of these was given to
-the library that has to take it: libtpu 0.0.42 and 0.0.52 compiled a small training step with them
-for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those of a GPU (2026-11-25).
+An unknown flag ends the program at its start, so each flag was tried: libtpu 0.0.42 and 0.0.52
+compiled a small training step with them for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those
+of a GPU (2026-11-25).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CHIPS = (*TPUS, "gpu", "cpu")
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag as a chip gets it.
+    """One flag with its value for a chip.
 
     Attributes:
-      group: the name under which flags with one purpose stand together.
-      why: what it does and why it is set.
-      source: where that is said or measured.
+      group: name of the flags with one purpose.
+      why: effect and reason.
+      source: of the reason: a document or a measurement.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Flag:
 
 MAXTEXT = "MaxText, benchmarks/xla_flags_library.py and its model configs"
 
-# How much of the fast memory beside the matrix units (VMEM) one operation may use. XLA's default,
-# 16 MiB, is all that a v4 has; with more, a fusion works on larger tiles and waits less for HBM.
-# It changes time, not what fits in HBM, and compiling takes several times as long.
+# The VMEM (memory beside the matrix units) that one operation may use. XLA's default, 16 MiB, is
+# all that a v4 has; with more, a fusion uses larger tiles and waits less for HBM. This changes
+# time, not what fits in HBM, and compilation takes several times as long.
 # VMEM of a core: v4 16, v5p 64, v5e and v6e 128 MiB (jax/_src/pallas/mosaic/tpu_info.py).
 SCOPED_VMEM_KIB = {
     "v5e": (
@@ -63,20 +63,19 @@ SCOPED_VMEM_KIB = {
     "v6e": ("98304", "three quarters of the VMEM", MAXTEXT),
 }
 
-# Under fsdp every layer's weights are gathered before they are used. These split a gather into
-# steps inside the matrix product that runs meanwhile, so that the product hides it. On v5e alone:
-# libtpu 0.0.52 refuses to compile with them for v4, v5p and v6e, since results may be wrong or
-# never come; 0.0.42 compiles without a word.
+# Under fsdp every layer's weights are gathered before use. These split a gather into steps inside
+# a concurrent matmul, which hides it. Only on v5e: libtpu 0.0.52 refuses to compile with them for
+# v4, v5p and v6e, since they may give wrong results or hang; 0.0.42 compiles silently.
 GATHER_FUSION = {
     "xla_enable_async_all_gather": "gathers run beside other work",
-    "xla_tpu_enable_async_collective_fusion": "fuses collectives with what runs meanwhile",
+    "xla_tpu_enable_async_collective_fusion": "fuses collectives with concurrent work",
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "gathers too",
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": "over several steps of a product",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "over several steps of a matmul",
     "xla_tpu_overlap_compute_collective_tc": "the matrix unit goes on during a collective",
 }
 
-# On slices of 32 chips and fewer, XLA takes gathers and the products that use them apart into loops
-# of small steps ("windowed einsum"), unless their operands are smaller than this.
+# On slices of up to 32 chips, XLA splits gathers and their matmuls into loops of small steps
+# ("windowed einsum"), unless their operands are smaller than this.
 WHOLE_GATHERS = {
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": (
         "1000000",
@@ -84,18 +83,18 @@ WHOLE_GATHERS = {
         f"estimated from the compiled program; {MAXTEXT} (DISABLE_COLLECTIVE_MATMUL)",
     ),
 }
-# The group of flags that change what is exchanged and not only when.
+# The group of flags that change the collectives, not only their schedule.
 PARTITIONING = "whole gathers"
 
-# Between slices, over the data centre's network, only gradients of what is trained are summed.
-# These let that sum run while the rest of the backward pass does. One slice has no such sums.
+# Between slices, over DCN, only gradients are summed. These overlap the sum with the rest of the
+# backward pass. They have no effect on one slice.
 SLICE_OVERLAP = {
     "xla_tpu_enable_data_parallel_all_reduce_opt": "sums of gradients between slices run early",
-    "xla_tpu_data_parallel_opt_different_sized_ops": "also where they differ in size",
+    "xla_tpu_data_parallel_opt_different_sized_ops": "also if they differ in size",
 }
 
-# XLA schedules a GPU's collectives early and waits for them late, so that products hide them, and
-# prefetches in one iteration of the loop over layers what the next one gathers.
+# XLA starts a GPU's collectives early and waits for them late, so matmuls hide them; each iteration
+# of the loop over layers prefetches the weights of the next.
 GPU_OVERLAP = {
     "xla_gpu_enable_latency_hiding_scheduler": "collectives are ordered to run beside other work",
     "xla_gpu_enable_pipelined_all_gather": "a layer's weights are gathered one layer ahead",
@@ -114,7 +113,7 @@ def flags_for(chip: str) -> tuple[Flag, ...]:
       UserError: no such chip.
     """
     if chip not in CHIPS:
-        raise UserError(f"no flags are known for chip {chip!r}; choose {', '.join(CHIPS)}")
+        raise UserError(f"unknown chip {chip!r}; expected one of {', '.join(CHIPS)}")
     flags: list[Flag] = []
     if chip in SCOPED_VMEM_KIB:
         kib, why, source = SCOPED_VMEM_KIB[chip]
@@ -133,7 +132,7 @@ def flags_for(chip: str) -> tuple[Flag, ...]:
 
 
 def explain(chip: str) -> str:
-    """A chip's flags with their reasons and sources, a group a paragraph. Raises UserError."""
+    """A chip's flags with reasons and sources, one paragraph per group. Raises UserError."""
     flags = flags_for(chip)
     if not flags:
         return f"{chip}: XLA's own defaults"
@@ -146,7 +145,7 @@ def explain(chip: str) -> str:
 
 
 def in_use(device_kind: str) -> str:
-    """What the environment of this process sets on this kind of device, for its log; "" on a CPU.
+    """The flags in this process's environment for a kind of device, for its log; "" on a CPU.
 
     device_kind: of a `jax.Device`.
     """
@@ -163,7 +162,7 @@ def in_use(device_kind: str) -> str:
     if missing:
         lines.append(
             f"  not set: {' '.join(missing)} (python -m owl_jax.parallel.xla_flags --chip={chip} "
-            "--explain says why they would be)"
+            "--explain gives the reasons)"
         )
     return "\n".join(lines)
 
@@ -178,7 +177,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints a chip's flags in one line, as the environment variable takes them."""
+    """Prints a chip's flags in one line, for the environment variable."""
     parser = _Parser(prog="python -m owl_jax.parallel.xla_flags", description=main.__doc__)
     parser.add_argument("--chip", required=True, choices=CHIPS)
     parser.add_argument("--explain", action="store_true", help="a line for each flag, with reasons")

@@ -77,7 +77,7 @@ def open_data(
 
     Args:
       workdir: keeps the indices of large files, in `index/`, and `skipped.jsonl`.
-      part, parts: which rows of each batch this process reads (parallel/sharding.py, `own_rows`).
+      part, parts: which rows of each batch this process reads (parallel/sharding.py).
       drops: counts what is dropped, instead of one that writes `skipped.jsonl`.
 
     Raises UserError for missing or unusable data.

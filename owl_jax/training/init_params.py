@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.adapter_base import check_base
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import place
-from owl_jax.checkpoint.model_directory import open_branches
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy
+from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
@@ -37,7 +37,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         if value != settings.FRESH:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
-        opened = open_branches(Path(directory), names)
+        opened = open_subtrees(Path(directory), names)
         stored = opened.params
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
@@ -47,11 +47,11 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
             stored = quantize(program.model, stored)
         for name in names:
             params[name] = jax.tree.map(
-                lambda leaf, array: place(array, leaf.dtype, leaf.sharding),
+                lambda leaf, array: device_put_lazy(array, leaf.dtype, leaf.sharding),
                 program.params[name],
                 stored[name],
             )
-        opened.tell(Path(directory))
+        opened.print_notes(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
@@ -63,7 +63,7 @@ def unrounded(config: ConfigDict, params: Tree) -> Tree:
     belongs to, and what is exported."""
     if config.frozen_dtype != settings.INT8:
         return params
-    return params | open_branches(Path(config.init.llm), ["llm"]).params
+    return params | open_subtrees(Path(config.init.llm), ["llm"]).params
 
 
 def _make(program: TrainingProgram, names: list[str], seed: int) -> Tree:

@@ -18,7 +18,7 @@ from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import own_rows, shard_batch
+from owl_jax.parallel.sharding import process_batch_shard, shard_batch
 from owl_jax.training import config as settings
 from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.evaluators.evaluator import OpenEvaluators, open_evaluators
@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         start_up = StartUp()
         with ExitStack() as opened:
             model, mesh = settings.read_model(config), make_mesh(**config.mesh)
-            shard_index, num_shards = own_rows(mesh)
+            shard_index, num_shards = process_batch_shard(mesh)
             with start_up.phase("data"):
                 data = open_data(config, model, workdir, shard_index, num_shards)
                 opened.enter_context(closing(data))

@@ -14,7 +14,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from owl_jax.checkpoint.tree_hash import fingerprint
+from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
@@ -71,7 +71,7 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
-        _BASE: fingerprint(frozen) if frozen else "none",
+        _BASE: tree_hash(frozen) if frozen else "none",
         f"{_BASE} name": f"{directories} in {config.frozen_dtype}",
     }
     return described

@@ -30,8 +30,8 @@ from owl_jax.models.stack import restack, unstack
 from owl_jax.parallel.sharding import (
     BATCH_AXES,
     LogicalRules,
-    batch_parts,
     batch_sharding,
+    num_batch_shards,
     param_shardings,
 )
 from owl_jax.training import config as settings
@@ -203,7 +203,7 @@ def _stacked(layers: Sequence[Any]) -> jax.Array:
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    parts, steps = batch_parts(mesh), config.gradient_accumulation_steps
+    parts, steps = num_batch_shards(mesh), config.gradient_accumulation_steps
     if config.batch_size % (parts * steps):
         raise UserError(
             f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "

@@ -61,10 +61,10 @@ def test_every_program_checks_the_config(name, values, message):
 )
 def test_the_rows_that_a_device_has(name, mesh, rows, own):
     program = opened(name, mesh=mesh, batch_size=rows)
-    assert (program.rows, program.rows_per_device) == (rows, own)
+    assert (program.batch_size, program.batch_per_device) == (rows, own)
 
 
 @pytest.mark.parametrize("new_tokens", [200, 99999])
 def test_tokens_without_room_are_named_as_they_were_given(new_tokens):
-    with pytest.raises(UserError, match=f"^--new_tokens={new_tokens}: .* row of 256 positions;"):
+    with pytest.raises(UserError, match=f"^--new_tokens={new_tokens}: .* sequence of 256 tokens;"):
         opened("decode", new_tokens=new_tokens)

@@ -14,7 +14,7 @@ ENTRY %main (left: {left}, right: {right}) -> {result} {{
   ROOT %product = {result}{{1,0}} {opcode}(%left, %right), {attributes}
 }}
 """
-    return work.product_flops(count_runs(parse(text)))
+    return work.matmul_flops(count_runs(parse(text)))
 
 
 def test_a_dot_contracts():

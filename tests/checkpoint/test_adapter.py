@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec as P
 from read_whole import read_adapter
 from safetensors.numpy import load_file, save_file
 
-from owl_jax.checkpoint.adapter import WEIGHTS_FILE, merge_stored, open_adapter, write_adapter
+from owl_jax.checkpoint.adapter import WEIGHTS_FILE, merge_lazy, open_adapter, write_adapter
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.checkpoint.lazy_arrays import place, read
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.errors import UserError
 from owl_jax.models.lora import LoraConfig, merge
@@ -190,7 +190,7 @@ def test_merged_as_it_is_read_equals_merged_in_memory(case, targets, dtype):
     lora = LoraConfig(4, 8.0, targets=targets)
     factors = _random(dataclasses.replace(base, lora=lora))
     llm = jax.tree.map(lambda x: x.astype(dtype), params["llm"])
-    merged = jax.tree.map(read, merge_stored(llm, factors, lora))
+    merged = jax.tree.map(read, merge_lazy(llm, factors, lora))
     expected = jax.tree.map(np.asarray, merge(jax.tree.map(jnp.asarray, llm), factors, lora))
     assert jax.tree.structure(merged) == jax.tree.structure(expected)
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
@@ -212,13 +212,13 @@ def test_merged_as_it_is_read_equals_merged_in_memory(case, targets, dtype):
 
 def test_parts_of_a_merged_kernel():
     lora, factors = open_adapter(RECORDED, BASE)
-    llm = merge_stored(golden.model(golden.LLAMA)[1]["llm"], factors, lora)
+    llm = merge_lazy(golden.model(golden.LLAMA)[1]["llm"], factors, lora)
     kernel = llm["layers"]["q_proj"]["kernel"]
     whole = read(kernel)
     part = (slice(1, 2), slice(5, 20), slice(1, 3), slice(0, 7))
     np.testing.assert_allclose(kernel[part], whole[part], rtol=1e-6, atol=1e-6)
     sharding = NamedSharding(make_mesh(2, 2, 2), P(None, "fsdp", "tensor"))
-    np.testing.assert_allclose(place(kernel, None, sharding), whole, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(device_put_lazy(kernel, None, sharding), whole, rtol=1e-6, atol=1e-6)
     # What is not adapted is what it was.
     assert llm["norm"]["scale"] is golden.model(golden.LLAMA)[1]["llm"]["norm"]["scale"]
 

@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import owl_jax
-from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, check_base, fingerprint_base, read_base
+from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, base_hash, check_base, read_base
 from owl_jax.checkpoint.hf_import import open_family
-from owl_jax.checkpoint.lazy_arrays import place
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
 from owl_jax.parallel.mesh import make_mesh
@@ -42,14 +42,14 @@ def adapter(request, tmp_path_factory):
 
 
 def test_saved_adapter_names_its_base(adapter):
-    assert read_base(adapter) == Base(str(LLAMA), fingerprint_base(LLM))
+    assert read_base(adapter) == Base(str(LLAMA), base_hash(LLM))
     if (adapter / "adapter_config.json").exists():
         values = json.loads((adapter / "adapter_config.json").read_text())
         assert values["base_model_name_or_path"] == str(LLAMA)
 
 
 def test_other_base_is_refused_and_named_unless_one_insists(adapter, other):
-    recorded, found = read_base(adapter), fingerprint_base(open_family(other).params["llm"])
+    recorded, found = read_base(adapter), base_hash(open_family(other).params["llm"])
     with pytest.raises(UserError) as caught:
         owl_jax.load(other, adapter=adapter)
     assert str(caught.value).startswith(
@@ -88,16 +88,16 @@ def test_record_that_makes_no_sense(record, message, tmp_path):
 
 
 def test_fingerprint_is_of_the_numbers_not_of_where_they_lie(tmp_path):
-    expected = fingerprint_base(LLM)
+    expected = base_hash(LLM)
     assert re.fullmatch("[0-9a-f]{64}", expected)
     narrow = jax.tree.map(lambda x: x.astype("bfloat16"), LLM)
     mesh = make_mesh(1, 4, 2)
-    spread = jax.tree.map(lambda x: place(x, None, NamedSharding(mesh, P(None))), LLM)
+    spread = jax.tree.map(lambda x: device_put_lazy(x, None, NamedSharding(mesh, P(None))), LLM)
     config, params = golden.model(golden.LLAMA)
     save_model(tmp_path / "own", config, params, "orbax")
     stored = owl_jax.load(tmp_path / "own", "float32").params["llm"]
     for same in (narrow, spread, stored, open_family(LLAMA).params["llm"]):
-        assert fingerprint_base(same) == expected
+        assert base_hash(same) == expected
 
 
 @pytest.mark.parametrize("path", [("layers", "down_proj", "kernel"), ("norm", "scale")])
@@ -107,12 +107,12 @@ def test_fingerprint_sees_every_layer_and_tensor(path):
     for key in path:
         leaf = leaf[key]
     leaf[(-1,) + (0,) * (leaf.ndim - 1) if leaf.ndim > 1 else 5] *= 1.05
-    assert fingerprint_base(changed) != fingerprint_base(LLM)
+    assert base_hash(changed) != base_hash(LLM)
 
 
 def test_only_corners_are_read():
     opened = open_family(LLAMA)
-    fingerprint_base(opened.params["llm"])
+    base_hash(opened.params["llm"])
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(LLM))
     assert opened.files.bytes_read < whole / 2
 

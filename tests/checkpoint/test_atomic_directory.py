@@ -91,7 +91,7 @@ def test_what_a_killed_run_left_is_removed_and_a_living_one_s_stays(tmp_path, ca
     (target / "file").unlink()
     _write(target)
     assert list(tmp_path.iterdir()) == [target]
-    assert capfd.readouterr().err == f"note: {left} is removed, a killed run had left it\n"
+    assert capfd.readouterr().err == f"note: removed {left}, left by a killed run\n"
 
 
 @pytest.mark.parametrize(

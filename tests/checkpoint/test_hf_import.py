@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from directories import BLOOM, INDEX, LLAMA, VIDEO, WEIGHTS, assert_same_bits, assert_same_tree
 from flax.traverse_util import flatten_dict
-from read_whole import load_model, read_branches
+from read_whole import load_model, read_subtrees
 from safetensors.numpy import load_file
 
 from owl_jax.checkpoint.hf_import import (
@@ -103,14 +103,14 @@ def test_index_that_does_not_fit_its_shards_is_an_error(tmp_path):
 
     index = tmp_path / INDEX
     for damaged in ({}, {"weight_map": {}}, {"weight_map": ["one.safetensors"]}):
-        assert refused(damaged) == f"{index}: no weight_map; expected the index of a model's shards"
+        assert refused(damaged) == f"{index}: no weight_map; expected the index of a sharded model"
     absent = {"b": "three.safetensors", "a": "four.safetensors"}
     assert refused({"weight_map": weight_map | absent}) == (
-        f"{index} names four.safetensors, three.safetensors, which is not there"
+        f"{index} names four.safetensors, three.safetensors, which does not exist"
     )
     assert refused(
         {"weight_map": {**weight_map, "z": "one.safetensors", "y": "two.safetensors"}}
-    ) == (f"{index} names tensors that its files do not hold (2): y, z")
+    ) == (f"{index} names tensors that its files do not have (2): y, z")
     assert "unexpected: x" in refused({"weight_map": weight_map})
     # Half of the shards are copied, and the index is of those.
     assert "missing: " in refused({"weight_map": {"x": "two.safetensors"}})
@@ -141,8 +141,8 @@ def test_vocabulary_is_what_the_embedding_has(source, tmp_path, capsys):
             tensors[name] = np.concatenate([tensors[name], tensors[name][:4]])
     opened = open_family(directories.write(tmp_path / "owl", values, tensors))
     assert opened.config.llm.vocab_size == 132
-    opened.tell(tmp_path)
-    note = "config.json says 128 words, the embedding has 132; 132 it is"
+    opened.print_notes(tmp_path)
+    note = "config.json says vocab_size 128, the embedding has 132 rows; using 132"
     assert capsys.readouterr().err == f"note: {tmp_path}: {note}\n"
     params = flatten_dict(_read(opened), sep="/")
     (embedding,) = (value for path, value in params.items() if path.endswith("/embedding"))
@@ -160,12 +160,12 @@ def test_infinities_of_float16_are_warned_of_once_read(tmp_path, capsys):
     tensors[HEAD][3, :5] = np.inf
     tensors[EMBEDDING][1, 1] = np.nan
     opened = open_family(directories.write(tmp_path, directories.config(LLAMA), tensors))
-    opened.tell(tmp_path)
+    opened.print_notes(tmp_path)
     assert capsys.readouterr().err == ""
     kernel = _read(opened)["llm"]["lm_head"]["kernel"]
     assert kernel.dtype == np.float16
     assert np.isinf(kernel).sum() == 5
-    opened.tell(tmp_path)
+    opened.print_notes(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"warning: {tmp_path}: 6 elements of 2 float16 tensors are not finite, the first in {HEAD};"
@@ -231,7 +231,7 @@ def test_part_is_no_whole_model(tmp_path):
     with pytest.raises(UserError, match="no connector and no llm; it has vision"):
         load_model(tmp_path / "clip", "float32")
     with pytest.raises(UserError, match="no vision; it has llm"):
-        read_branches(tmp_path / "llama", ["vision"], "float32")
+        read_subtrees(tmp_path / "llama", ["vision"], "float32")
     directories.change_config(tmp_path / "llama", model_type="gpt2")
     with pytest.raises(UserError, match="expected the config of an mPLUG-Owl model"):
         open_any(tmp_path / "llama")

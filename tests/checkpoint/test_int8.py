@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 import owl_jax
 from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import place, read
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.errors import UserError
 from owl_jax.models.weight_names import projections
 from owl_jax.parallel.mesh import make_mesh
@@ -137,8 +137,8 @@ def test_mesh_equals_one_device(source):
 def test_reading_each_layer_once_is_enough():
     opened = open_family(LLAMA)
     tree = quantize(opened.config, opened.params)["llm"]["layers"]["q_proj"]
-    kernel = place(tree["kernel"])
-    place(tree["scale"])
+    kernel = device_put_lazy(tree["kernel"])
+    device_put_lazy(tree["scale"])
     assert opened.files.bytes_read == 4 * kernel.size
 
 

@@ -1,4 +1,4 @@
-"""Stored arrays: read in parts, changed and cast on the way, and placed on devices."""
+"""Lazy arrays: sliced reads, mapped and cast on the way, and put on devices."""
 
 import math
 
@@ -14,7 +14,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from owl_jax.checkpoint.hf_import import open_family, open_vision
-from owl_jax.checkpoint.lazy_arrays import Cast, Mapped, infinities, nans, pieces, place, read
+from owl_jax.checkpoint.lazy_arrays import (
+    Cast,
+    Mapped,
+    device_put_lazy,
+    infinities,
+    nans,
+    pieces,
+    read,
+)
 from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
@@ -92,13 +100,13 @@ def test_placed_on_eight_devices_equals_the_whole(case):
     shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()), sep="/")
     cut = 0
     for path, (leaf, array) in _opened(case).items():
-        placed = place(leaf, "bfloat16", shardings[path])
+        placed = device_put_lazy(leaf, "bfloat16", shardings[path])
         assert placed.sharding == shardings[path]
         assert placed.dtype == ml_dtypes.bfloat16
         np.testing.assert_array_equal(placed, array.astype(ml_dtypes.bfloat16), err_msg=path)
         cut += math.prod(placed.addressable_shards[0].data.shape) < array.size
     assert cut > 10
-    assert place(np.ones((3, 2))).sharding.device_set == {jax.devices()[0]}
+    assert device_put_lazy(np.ones((3, 2))).sharding.device_set == {jax.devices()[0]}
 
 
 # (parameter, its parts on a mesh of two by two by two): the source is [out, in] of 48 x 48.
@@ -113,7 +121,9 @@ def test_placed_on_eight_devices_equals_the_whole(case):
 def test_what_devices_hold_is_read_once(name, parts):
     opened = open_family(directories.LLAMA)
     leaf = opened.params["llm"]["layers"][name]["kernel"]
-    placed = place(leaf, "float32", NamedSharding(make_mesh(data=2, fsdp=2, tensor=2), parts))
+    placed = device_put_lazy(
+        leaf, "float32", NamedSharding(make_mesh(data=2, fsdp=2, tensor=2), parts)
+    )
     assert opened.files.bytes_read == placed.nbytes
     shard = placed.addressable_shards[-1]
     whole = golden.model(golden.LLAMA)[1]["llm"]["layers"][name]["kernel"]

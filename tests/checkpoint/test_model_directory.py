@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from directories import assert_same_bits, assert_same_tree
-from read_whole import load_model, read_adapter, read_branches
+from read_whole import load_model, read_adapter, read_subtrees
 
 from owl_jax.checkpoint.checksums import SUMS_FILE, verify
 from owl_jax.checkpoint.lazy_arrays import read
@@ -97,7 +97,7 @@ def test_adapter_is_kept_apart_merged_or_alone(tmp_path):
     assert loaded_config == config
     assert_same_tree(loaded, params)
     assert read_config(tmp_path / "huggingface") == plain
-    merged = read_branches(tmp_path / "huggingface", ["llm"], "float32")["llm"]["layers"]
+    merged = read_subtrees(tmp_path / "huggingface", ["llm"], "float32")["llm"]["layers"]
     for name in ("q_proj", "v_proj"):
         a, b = (params["lora"]["layers"][name][factor] for factor in "ab")
         update = np.einsum("lir,lrhk->lihk", a, b) * config.lora.scale
@@ -108,7 +108,7 @@ def test_adapter_is_kept_apart_merged_or_alone(tmp_path):
     lora, factors = open_any_adapter(tmp_path / "orbax", plain)
     assert lora == config.lora
     assert_same_tree(jax.tree.map(read, factors), params["lora"])
-    with pytest.raises(UserError, match=r"the adapter of another model; its config\.json differs"):
+    with pytest.raises(UserError, match=r"adapter of another model; its config\.json differs"):
         open_any_adapter(tmp_path / "orbax", golden.model(golden.BLOOM)[0])
     with pytest.raises(UserError, match="the model has no lora"):
         save_model(tmp_path / "x", plain, golden.model(golden.LLAMA)[1], "peft")
@@ -169,17 +169,17 @@ def _files(directory):
 def test_some_branches_alone(directory, tmp_path):
     config, params = load_model(directory, "float32")
     save_model(tmp_path / "llm", config, {"llm": params["llm"]}, "orbax")
-    assert_same_tree(read_branches(tmp_path / "llm", ["llm"], "float32"), {"llm": params["llm"]})
+    assert_same_tree(read_subtrees(tmp_path / "llm", ["llm"], "float32"), {"llm": params["llm"]})
     with pytest.raises(UserError, match="no vision and no connector; it has llm"):
         load_model(tmp_path / "llm", "float32")
     with pytest.raises(UserError, match="no connector"):
-        read_branches(tmp_path / "llm", ["connector"], "float32")
+        read_subtrees(tmp_path / "llm", ["connector"], "float32")
     with pytest.raises(UserError, match="no vision and no connector"):
         save_model(tmp_path / "x", config, {"llm": params["llm"]}, "huggingface")
-    some = read_branches(golden.GOLDENS / golden.LLAMA, ["vision"], "float32")
+    some = read_subtrees(golden.GOLDENS / golden.LLAMA, ["vision"], "float32")
     assert some.keys() == {"vision"}
     with pytest.raises(UserError, match="no lora"):
-        read_branches(golden.GOLDENS / golden.LLAMA, ["lora"], "float32")
+        read_subtrees(golden.GOLDENS / golden.LLAMA, ["lora"], "float32")
 
 
 def test_existing_directories_are_not_touched(directory, tmp_path):

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from owl_jax.checkpoint.hf_import import open_family
-from owl_jax.checkpoint.lazy_arrays import place, read
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.errors import UserError, disk_full
 from owl_jax.parallel.mesh import make_mesh
@@ -27,7 +27,9 @@ def test_what_lies_in_files_memory_and_on_devices_is_written_alike(dtype, tmp_pa
     if dtype == "bfloat16":
         stored = jax.tree.map(lambda x: x.astype(dtype), jax.tree.map(read, stored))
     spread = NamedSharding(make_mesh(1, 4, 2), P(None, "fsdp"))
-    expected_llm = jax.tree.map(lambda x: place(x, None, spread), expected["llm"]["layers"])
+    expected_llm = jax.tree.map(
+        lambda x: device_put_lazy(x, None, spread), expected["llm"]["layers"]
+    )
     mixed = {**stored, "llm": {**stored["llm"], "layers": expected_llm}}
     for name, params in {"files": stored, "devices": mixed}.items():
         write_params(tmp_path / name, params)

@@ -72,7 +72,7 @@ def test_other_statistics_normalise_uint8_pixels(model):
     [
         ({"size": 280}, "size is 280.*, but config.json has image_size"),
         ({"crop_size": {"height": 28, "width": 14}}, "crop_size is .*width.*: 14.*expected 14 in"),
-        ({"do_resize": False}, "do_resize is false; the image processor here does it"),
+        ({"do_resize": False}, "do_resize is false; expected true"),
         ({"do_normalize": False}, "do_normalize is false"),
         ({"resample": 2}, "resample is 2; expected 3, bicubic"),
         ({"rescale_factor": 0.0078}, r"rescale_factor is 0\.0078; expected 1 / 255"),

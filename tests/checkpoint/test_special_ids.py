@@ -22,7 +22,7 @@ def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):
     assert opened.config == golden.model(golden.LLAMA)[0]
     assert opened.notes == (
         "config.json says bos_token_id 0 and eos_token_id 1, the tokenizer bos_token_id 1 and "
-        "eos_token_id 2; the tokenizer's count",
+        "eos_token_id 2; using the tokenizer's",
     )
 
 

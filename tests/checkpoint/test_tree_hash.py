@@ -1,4 +1,4 @@
-"""The fingerprint of a tree: its definition, and what it sees."""
+"""The hash of a tree: its definition, and the changes that it detects."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from owl_jax.checkpoint.tree_hash import fingerprint
+from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.parallel.mesh import make_mesh
 
 
-def reference_fingerprint(leaves):
-    """The definition in NumPy: {path: array} to the fingerprint."""
+def reference_hash(leaves):
+    """The definition in NumPy: {path: array} to the hash."""
     lines = []
     for path, array in sorted(leaves.items()):
         unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
@@ -29,30 +29,30 @@ def reference_fingerprint(leaves):
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def test_the_fingerprint_is_what_it_says():
+def test_the_hash_follows_its_definition():
     rng = np.random.default_rng(0)
     w = rng.normal(size=(2, 8, 16)).astype(np.float32)
     b = rng.normal(size=(16,)).astype(ml_dtypes.bfloat16)
     q = rng.integers(-128, 128, (4, 8)).astype(np.int8)
     tree = {"llm": {"layers": {"w": w, "q": q}}, "vision": {"b": b, "s": np.float32(-0.0)}}
-    expected = reference_fingerprint(
+    expected = reference_hash(
         {"llm/layers/w": w, "llm/layers/q": q, "vision/b": b, "vision/s": np.float32([-0.0])[0]}
     )
-    assert fingerprint(tree) == expected
-    assert fingerprint(jax.tree.map(jnp.asarray, tree)) == expected
+    assert tree_hash(tree) == expected
+    assert tree_hash(jax.tree.map(jnp.asarray, tree)) == expected
 
 
-def test_the_fingerprint_does_not_depend_on_the_sharding():
+def test_the_hash_does_not_depend_on_the_sharding():
     params = {"w": jax.random.normal(jax.random.key(0), (8, 16)), "b": jnp.ones((16,))}
-    expected = fingerprint(params)
+    expected = tree_hash(params)
     for sizes, spec in [((8, 1, 1), P("data")), ((1, 2, 4), P("fsdp", "tensor"))]:
         sharding = NamedSharding(make_mesh(*sizes), spec)
         whole = NamedSharding(make_mesh(*sizes), P())
         placed = jax.device_put(params, {"w": sharding, "b": whole})
-        assert fingerprint(placed) == expected
+        assert tree_hash(placed) == expected
 
 
-def test_the_fingerprint_sees_every_change():
+def test_the_hash_detects_every_change():
     w = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     one_bit = w.copy()
     one_bit.view(np.uint32)[3, 5] ^= 1
@@ -68,21 +68,21 @@ def test_the_fingerprint_sees_every_change():
         {"a": swapped},
         {"a": w, "b": w},
     ]
-    assert len({fingerprint(tree) for tree in trees}) == len(trees)
+    assert len({tree_hash(tree) for tree in trees}) == len(trees)
 
 
-def test_the_fingerprint_sees_exchanged_layers_of_16_bit_numbers():
+def test_the_hash_detects_exchanged_layers_of_16_bit_numbers():
     narrow = np.random.default_rng(0).normal(size=(2, 64, 256)).astype(ml_dtypes.bfloat16)
     for w in (narrow, narrow.astype(np.float32)):
-        names = {fingerprint({"w": w})}
+        names = {tree_hash({"w": w})}
         for first, second in [(0, 1), (0, 16), (3, 35)]:
             rows = w.copy()
             rows[0, [first, second]] = rows[0, [second, first]]
-            names.add(fingerprint({"w": rows}))
-        assert len(names | {fingerprint({"w": w[::-1]})}) == 5
+            names.add(tree_hash({"w": rows}))
+        assert len(names | {tree_hash({"w": w[::-1]})}) == 5
 
 
-def test_the_fingerprint_can_stand_in_json():
-    text = fingerprint({"a": np.ones(3, np.float32)})
+def test_the_hash_is_plain_text():
+    text = tree_hash({"a": np.ones(3, np.float32)})
     assert json.loads(json.dumps(text)) == text
     assert len(text) == len("sha256:") + 64

@@ -67,7 +67,7 @@ def test_a_table_and_json_without_weights_or_data(compile_it, tmp_path):
     assert result.stderr == ""
     first, second, third = result.stdout.splitlines()[:3]
     assert first == "train on v5e:2x2: 4 devices, mesh data 1, fsdp 4, tensor 1"
-    assert second.startswith("12 rows (3 a device) of 256 positions, 1 image slots; bfloat16")
+    assert second.startswith("12 sequences (3 per device) of 256 tokens, 1 image slots; bfloat16")
     assert third.startswith("a v5e has 197 TFLOP/s in bfloat16, 16.91 GB at 819 GB/s")
     assert "FITS" in result.stdout
     assert "; xla_tpu_scoped_vmem_limit_kib=" in result.stdout
@@ -80,7 +80,7 @@ def test_a_table_and_json_without_weights_or_data(compile_it, tmp_path):
 def test_two_slices_quickly(compile_it):
     """The data axis spans them; without one fsdp does, and the table says what that costs."""
     two = ("--topology=v5e:2x2", "--slices=2", "--quick")
-    assert "weights go over the network between them; config" in compile_it(*two).stdout
+    assert "weights go over DCN; config" in compile_it(*two).stdout
     result = compile_it(*two, "--config.mesh.data=2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("train on 2 slices of v5e:2x2: 8 devices, mesh data 2, fsdp 4")
@@ -121,18 +121,18 @@ def test_mistakes_are_one_line(compile_it, flags, message):
     [
         (
             ["--batch_per_device=8192"],
-            "8,192 a device)",
+            "8,192 per device)",
             "config.compute.remat, or take more chips",
         ),
-        (["--batch_per_device=100000000"], "100,000,000 a device)", "lower --batch_per_device"),
+        (["--batch_per_device=100000000"], "100,000,000 per device)", "lower --batch_per_device"),
         (
             ["--program=decode", "--batch_per_device=1000000", "--new_tokens=64"],
-            "1,000,000 a device)",
-            "make config.data.sequence_length shorter, give --dtype=int8, or take more chips",
+            "1,000,000 per device)",
+            "lower config.data.sequence_length, give --dtype=int8, or take more chips",
         ),
         (
             ["--program=decode", "--config.batch_size=1000001", "--new_tokens=64"],
-            "1,000,001 a device, the same on 4 of them)",
+            "1,000,001 per device, the same on 4 of them)",
             "make config.batch_size a multiple of 4",
         ),
     ],

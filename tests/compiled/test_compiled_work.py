@@ -33,7 +33,7 @@ def test_a_model_s_products_are_found_in_a_compiled_program(open_topology):
     arguments = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=everywhere) for s in shapes]
     compiled = jax.jit(layer).lower(*arguments).compile()
     expected = 2 * (2 * B * L * D * H * K + 2 * B * H * L * L * K)
-    assert work.product_flops(count_runs(parse(compiled.as_text()))) == expected
+    assert work.matmul_flops(count_runs(parse(compiled.as_text()))) == expected
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -87,4 +87,4 @@ def test_a_compiled_scan_of_seven_counts_seven_times(open_topology):
     compiled = jax.jit(turns).lower(x, w).compile()
     runs = count_runs(parse(compiled.as_text()))
     assert runs.unknown == []
-    assert work.product_flops(runs) == 7 * 3 * 2 * 128**3
+    assert work.matmul_flops(runs) == 7 * 3 * 2 * 128**3

@@ -97,16 +97,16 @@ def test_the_table_says_what_a_person_asks(trained):
     table = str(trained)
     for words in (
         "train on v5e:2x2: 4 devices, mesh data 1, fsdp 4, tensor 1",
-        "8 rows (2 a device) of 256 positions",
+        "8 sequences (2 per device) of 256 tokens",
         "frozen bfloat16, attention auto, remat none",
         "a v5e has 197 TFLOP/s in bfloat16, 16.91 GB at 819 GB/s",
         "FITS: ",
         "frozen 0.00, trainable 0.00, optimizer 0.00, batch 0.00",
         "x the model's",
-        "largest arrays in between: how many, GB each, type, what writes them",
+        "largest intermediate arrays: count, GB each, type, origins",
         "kernel splash_mha_fwd",
         "all-gather           ICI",
-        "by estimate, to be compared with other estimates only",
+        "estimate, comparable with other estimates only",
     ):
         assert words in table, table
 
@@ -136,7 +136,7 @@ def test_answering(open_topology, name):
     config = small_config(fsdp=2, tensor=2)
     report = analyse(open_program(config, topology, name, new_tokens=64), topology)
     assert report.fits
-    assert "\n8 rows (4 a device, the same on 2 of them) of " in str(report)
+    assert "\n8 sequences (4 per device, the same on 2 of them) of " in str(report)
     written = report.to_dict()
     if name == "prefill":
         assert report.program.tokens == 8 * (256 - 64)
@@ -167,9 +167,9 @@ def test_weights_in_8_bits_take_half_the_room(open_topology):
 def test_batch_per_device_is_rows_at_a_time(open_topology):
     topology = open_topology("v5e:2x2")
     config = small_config(fsdp=2, tensor=2)
-    assert open_program(config, topology, batch_per_device=3).rows == 12
+    assert open_program(config, topology, batch_per_device=3).batch_size == 12
     config.gradient_accumulation_steps = 2
-    assert open_program(config, topology, batch_per_device=3).rows == 24
+    assert open_program(config, topology, batch_per_device=3).batch_size == 24
 
 
 def test_what_does_not_fit_is_told(open_topology):

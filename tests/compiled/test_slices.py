@@ -38,7 +38,5 @@ def test_slices_that_the_data_axis_cannot_join(open_topology):
     devices = open_topology("v5e:2x2", slices=3).devices
     mesh = make_mesh(data=4, fsdp=3, devices=devices)
     assert {device.slice_index for device in mesh.devices[:, 0].flat} == {0}
-    with pytest.raises(
-        UserError, match=r"in 3 slices .*; make data \(or else fsdp\) a multiple of 3"
-    ):
+    with pytest.raises(UserError, match=r"in 3 slices; make data \(or else fsdp\) a multiple of 3"):
         make_mesh(data=4, tensor=3, devices=devices)

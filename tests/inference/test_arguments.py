@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.inference.arguments import real_number, truth, whole_number
+from owl_jax.inference.arguments import boolean, real_number, whole_number
 
 
 @pytest.mark.parametrize("value", [5, np.int64(5), np.uint8(5), np.array(5)])
@@ -46,7 +46,7 @@ def test_other_real_numbers_are_refused_in_one_line(value):
 
 
 def test_truth():
-    assert truth(np.True_, "t") is True
+    assert boolean(np.True_, "t") is True
     for value in ("yes", 1, None):
         with pytest.raises(UserError, match=r"^t is .*True or False"):
-            truth(value, "t")
+            boolean(value, "t")

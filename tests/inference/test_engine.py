@@ -235,7 +235,7 @@ def test_answer_ends_with_the_last_position(owl):
 
 def test_bloom_has_a_bound_too():
     bloom = load_golden(golden.BLOOM)
-    with pytest.raises(UserError, match=r"max_new_tokens is 1000000000000, .* positions for 16382"):
+    with pytest.raises(UserError, match=r"max_new_tokens is 1000000000000, .* room for 16382"):
         bloom.generate([[1, 2]], max_new_tokens=10**12)
 
 
@@ -274,7 +274,7 @@ def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
         (lambda owl: owl.chat("x" * 400), "leaves no room .* 192"),
         (lambda owl: owl.chat(QUESTION, max_new_tokens=0), "max_new_tokens is 0"),
         (lambda owl: owl.chat(QUESTION, temperature=-1), "temperature"),
-        (lambda owl: owl.generate([[1, 2]], max_new_tokens=191), "positions for 190"),
+        (lambda owl: owl.generate([[1, 2]], max_new_tokens=191), "room for 190"),
         (lambda owl: owl.generate(np.ones((1, 192), int)), "leaves no room"),
         (lambda owl: owl.chat("x" * 2_000_000), "2,000,000 characters .* leaves no room"),
         (lambda owl: owl.chat(QUESTION, stream="yes"), "stream is 'yes'"),

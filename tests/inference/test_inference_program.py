@@ -26,13 +26,13 @@ SMALL = OwlConfig(
     connector=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
 )
-ROW = RowShape(128, SMALL.media_length, 16, image_slots=1)
+SEQUENCE = RowShape(128, SMALL.media_length, 16, image_slots=1)
 
 
-def make(mesh=None, dtype="float32", row=ROW, rows=4, new_tokens=10):
+def make(mesh=None, dtype="float32", sequence=SEQUENCE, batch_size=4, new_tokens=10):
     mesh = mesh or make_mesh(data=1, fsdp=4, tensor=2)
     params = abstract_params(SMALL, mesh, LogicalRules())
-    return make_inference_program(SMALL, params, mesh, dtype, row, rows, new_tokens)
+    return make_inference_program(SMALL, params, mesh, dtype, sequence, batch_size, new_tokens)
 
 
 def shapes(tree):
@@ -58,11 +58,13 @@ def test_prompt_and_state_are_what_the_engine_makes():
     assert shapes(program.state()) == shapes(state)
 
 
-def test_rows_and_heads_are_spread():
+def test_sequences_and_heads_are_sharded():
     state = make().state()
     assert state.cache["k"].sharding.spec == PartitionSpec(None, ("data", "fsdp"), "tensor")
     assert state.tokens.sharding.spec == PartitionSpec(("data", "fsdp"))
-    assert make(rows=3).state().cache["k"].sharding.spec == PartitionSpec(None, None, "tensor")
+    assert make(batch_size=3).state().cache["k"].sharding.spec == PartitionSpec(
+        None, None, "tensor"
+    )
 
 
 def test_int8_as_loading_makes_it():
@@ -78,7 +80,7 @@ def test_int8_as_loading_makes_it():
 
 
 def test_both_programs_are_traced():
-    program = make(rows=8)
+    program = make(batch_size=8)
     assert program.trace_prefill().out_info.tokens.shape == (8, 64)
     assert program.trace_decode().out_info.cache["k"].shape == (2, 8, 2, 128, 8)
 
@@ -86,7 +88,10 @@ def test_both_programs_are_traced():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"row": dataclasses.replace(ROW, length=64)}, "no room for 64 new tokens and a prompt"),
+        (
+            {"sequence": dataclasses.replace(SEQUENCE, length=64)},
+            "64 new tokens leave no room for a prompt",
+        ),
         ({"mesh": "tensor"}, "tensor=8 does not divide the 2 heads of the cache"),
     ],
 )

@@ -38,7 +38,9 @@ def test_verify_names_the_file_that_has_rotted(spoilt, tmp_path):
     content = bytearray((tmp_path / "model" / spoilt).read_bytes())
     content[-4] ^= 1
     (tmp_path / "model" / spoilt).write_bytes(content)
-    with pytest.raises(UserError, match=rf"not as its SHA256SUMS says \(1\): {spoilt} \(differs\)"):
+    with pytest.raises(
+        UserError, match=rf"does not match its SHA256SUMS \(1\): {spoilt} \(differs\)"
+    ):
         owl_jax.load(tmp_path / "model", "float32", verify=True)
 
 

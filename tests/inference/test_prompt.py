@@ -83,7 +83,7 @@ def test_pixels_stay_bytes_or_become_float32():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"input_ids": [1, 2]}, r"int64\[2\]; expected integers \[rows, length\]"),
+        ({"input_ids": [1, 2]}, r"int64\[2\]; expected integers \[batch, length\]"),
         ({"input_ids": [[1.0, 2.0]]}, "float64"),
         ({"input_ids": [[1, 2], [3]]}, "input_ids is no array"),
         ({"input_ids": [["a"]]}, "expected integers"),
@@ -95,16 +95,16 @@ def test_pixels_stay_bytes_or_become_float32():
         ({"input_ids": [IMAGE], "images": np.zeros((2, 2, 3))}, r"float64\[2, 2, 3\]; expected"),
         ({"input_ids": [IMAGE], "images": np.zeros((1, 2, 2, 3), int)}, "int64; expected uint8"),
         ({"input_ids": [IMAGE], "images": "owl.png"}, "expected .N, S"),
-        ({"input_ids": np.zeros((2, 0), int)}, "holds no token"),
+        ({"input_ids": np.zeros((2, 0), int)}, "has no token"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, r"attention_mask is \[1, 1\]"),
-        ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "holds no token"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "has no token"),
         (
             {"input_ids": [[1, 1, 1]] * 2, "attention_mask": [[1, 1, 0], [1, 0, 1]]},
-            "row 1 has padding between",
+            "sequence 1 has padding between",
         ),
         ({"input_ids": [[1, 10]]}, "holds 10; expected ids below the model's 10"),
         ({"input_ids": [[-3, 1]]}, "holds -3"),
-        ({"input_ids": [IMAGE[:2]]}, "row 0 .* 2 positions of id -1 .image.; expected 3"),
+        ({"input_ids": [IMAGE[:2]]}, "sequence 0 .* 2 tokens of id -1 .image.; expected 3"),
         ({"input_ids": [IMAGE]}, r"0 image\(s\) given, .* marks for 1"),
         ({"input_ids": [[1]], "images": pictures(1)}, r"1 image\(s\) given, .* marks for 0"),
         (
@@ -124,6 +124,6 @@ def test_wrong_input(arguments, named):
         prompt_arrays(CONFIG, **arguments)
 
 
-def test_a_row_may_hold_the_whole_vocabulary():
+def test_a_sequence_may_hold_the_whole_vocabulary():
     config = dataclasses.replace(CONFIG, llm=LlamaConfig(vocab_size=3))
     assert prompt_arrays(config, [[0, 1, 2]]).lengths.tolist() == [3]

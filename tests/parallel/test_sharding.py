@@ -13,8 +13,8 @@ from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import (
     LogicalRules,
     batch_sharding,
-    own_rows,
     param_shardings,
+    process_batch_shard,
     shard_batch,
 )
 
@@ -124,10 +124,10 @@ def test_each_device_holds_its_rows_of_a_batch():
 
 
 def test_rows_that_cannot_be_divided_are_refused():
-    with pytest.raises(UserError, match=r"batch of 6 rows.*among 8 devices.*multiple of 8"):
+    with pytest.raises(UserError, match=r"batch of 6 sequences.*among 8 devices.*multiple of 8"):
         shard_batch({"ids": np.zeros((6, 3))}, make_mesh())
 
 
 def test_one_process_reads_all_rows():
     for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)):
-        assert own_rows(make_mesh(*sizes)) == (0, 1)
+        assert process_batch_shard(make_mesh(*sizes)) == (0, 1)

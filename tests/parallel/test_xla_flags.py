@@ -61,7 +61,7 @@ def test_platforms_do_not_mix():
 
 @pytest.mark.parametrize("function", [flags_for, explain])
 def test_an_unknown_chip_is_refused(function):
-    with pytest.raises(UserError, match="'v7x'; choose v4, v5e, v5p, v6e, gpu, cpu"):
+    with pytest.raises(UserError, match="'v7x'; expected one of v4, v5e, v5p, v6e, gpu, cpu"):
         function("v7x")
 
 

@@ -2,10 +2,10 @@
 
 import jax
 import numpy as np
-from read_whole import read_branches
+from read_whole import read_subtrees
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.checkpoint.model_directory import open_branches, save_model
+from owl_jax.checkpoint.model_directory import open_subtrees, save_model
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.vision.clip import ClipConfig
@@ -16,9 +16,9 @@ ABSTRACTOR = AbstractorConfig(4, 32, 40, num_layers=1, num_heads=2)
 
 def write_owl_around(language_model, target):
     """A whole model in the released form, with the language model of a plain directory."""
-    opened = open_branches(language_model, ["llm"])
+    opened = open_subtrees(language_model, ["llm"])
     config = OwlConfig(VISION, ABSTRACTOR, opened.config.llm)
-    read = read_branches(language_model, ["llm"], np.float32)
+    read = read_subtrees(language_model, ["llm"], np.float32)
     save_model(target, config, {**draw(config), **read}, "huggingface")
     return target
 

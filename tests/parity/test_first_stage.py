@@ -15,7 +15,7 @@ import reference
 from flax.traverse_util import flatten_dict
 from PIL import Image
 from quick_compile import on_devices
-from read_whole import load_model, read_branches
+from read_whole import load_model, read_subtrees
 
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import SYSTEM
@@ -108,13 +108,13 @@ def test_two_steps(files, tmp_path):
 
     config, params = load_model(tmp_path / "run" / "model", np.float32)
     assert config.llm.vocab_size == VOCABULARY
-    frozen = read_branches(files / "llama", ["llm"], "bfloat16")
+    frozen = read_subtrees(files / "llama", ["llm"], "bfloat16")
     for path, value in flatten_dict(frozen).items():
         got = flatten_dict(params)[path]
         np.testing.assert_array_equal(got, value.astype(np.float32))
 
     # One step of the peak learning rate, after one of none.
-    start = read_branches(files / "clip", ["vision"], np.float32)["vision"]
+    start = read_subtrees(files / "clip", ["vision"], np.float32)["vision"]
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params["vision"], start)
     assert 0 < max(jax.tree.leaves(moved)) < 2e-4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -8,9 +8,9 @@ import pytest
 import reference
 import torch
 import transformers
-from read_whole import read_branches
+from read_whole import read_subtrees
 
-from owl_jax.checkpoint.model_directory import open_branches
+from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
@@ -20,16 +20,16 @@ from owl_jax.models.vision.clip import Clip, ClipConfig, pooled_class_token
 
 def our_logits(directory, ids):
     """Of the language model in a directory, inside Owl, with text alone."""
-    config = open_branches(directory, ["llm"]).config
-    params = read_branches(directory, ["llm"], np.float32)
+    config = open_subtrees(directory, ["llm"]).config
+    params = read_subtrees(directory, ["llm"], np.float32)
     given = golden.rows(config, ids)
     return golden.jitted_forward(config, Compute(), params, **given)
 
 
 def our_encoding(directory, pictures):
     """As reference.encoded, and the encoder's output."""
-    config = open_branches(directory, ["vision"]).config.vision
-    params = read_branches(directory, ["vision"], np.float32)["vision"]
+    config = open_subtrees(directory, ["vision"]).config.vision
+    params = read_subtrees(directory, ["vision"], np.float32)["vision"]
     output, state = Clip(config, Compute()).apply(
         {"params": params}, pictures[:, None], mutable=["intermediates"]
     )
@@ -64,7 +64,7 @@ def assert_vision_tower(model, directory):
 def test_llama(form, tmp_path):
     model = reference.llama()
     assert_language_model(model, reference.save(model, tmp_path, form))
-    config = open_branches(tmp_path, ["llm"]).config.llm
+    config = open_subtrees(tmp_path, ["llm"]).config.llm
     assert config == LlamaConfig(71, 48, 88, 3, 6, 2, 1e-5, 5000.0, 64)
 
 
@@ -106,7 +106,7 @@ def test_llama_with_added_words(tmp_path):
     reference.save(model, tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 71}))
-    opened = open_branches(tmp_path, ["llm"])
+    opened = open_subtrees(tmp_path, ["llm"])
     assert opened.config.llm.vocab_size == 80
     assert "71 words" in opened.notes[0]
     assert_language_model(model, tmp_path)
@@ -116,7 +116,7 @@ def test_llama_with_added_words(tmp_path):
 def test_bloom(form, tmp_path):
     model = reference.bloom()
     assert_language_model(model, reference.save(model, tmp_path, form))
-    assert open_branches(tmp_path, ["llm"]).config.llm == BloomConfig(67, 48, 3, 6)
+    assert open_subtrees(tmp_path, ["llm"]).config.llm == BloomConfig(67, 48, 3, 6)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -135,7 +135,7 @@ def test_bloom_as_it_was_published(form, tmp_path):
 def test_clip_s_vision_tower(form, tmp_path):
     model = reference.clip_vision()
     assert_vision_tower(model, reference.save(model, tmp_path, form))
-    config = open_branches(tmp_path, ["vision"]).config.vision
+    config = open_subtrees(tmp_path, ["vision"]).config.vision
     assert config == ClipConfig(42, 14, 48, 80, 3, 4, layer_norm_eps=1e-5)
 
 
@@ -153,7 +153,7 @@ def test_clip(form, tmp_path):
     buffers = {"vision_model.embeddings.position_ids": torch.arange(patches + 1)[None]}
     reference.save(model, tmp_path, form, buffers)
     assert_vision_tower(model, tmp_path)
-    assert "text tower" in open_branches(tmp_path, ["vision"]).notes[0]
+    assert "text tower" in open_subtrees(tmp_path, ["vision"]).notes[0]
 
 
 def test_a_vision_tower_with_its_prefix(tmp_path):
@@ -178,7 +178,7 @@ def test_half_precision_is_read_as_it_is(dtype, form, tmp_path):
     # Not half.float(): the angles, too, have lost bits in `half`.
     model.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
     reference.save(half, tmp_path, form)
-    opened = open_branches(tmp_path, ["llm"])
+    opened = open_subtrees(tmp_path, ["llm"])
     embedding = opened.params["llm"]["embed_tokens"]["embedding"]
     assert str(embedding.dtype) == str(dtype).removeprefix("torch.")
     assert_language_model(model, tmp_path)
@@ -208,7 +208,7 @@ def test_relatives_that_are_something_else_are_refused(make, changes, message, t
     reference.save(make(**changes), tmp_path)
     branch = "vision" if make is reference.clip_vision else "llm"
     with pytest.raises(UserError, match=f"(?s){message}"):
-        open_branches(tmp_path, [branch])
+        open_subtrees(tmp_path, [branch])
 
 
 def test_what_was_saved_is_what_transformers_reads(tmp_path):

@@ -10,7 +10,7 @@ import reference
 import torch
 
 from owl_jax.checkpoint.hf_import import open_files
-from owl_jax.checkpoint.model_directory import open_branches
+from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError
 
@@ -213,7 +213,7 @@ def test_a_model_in_the_legacy_format(tmp_path):
     model = reference.llama()
     model.config.save_pretrained(tmp_path)
     write(tmp_path / "pytorch_model.bin", model.state_dict(), zipped=False)
-    opened = open_branches(tmp_path, ["llm"])
+    opened = open_subtrees(tmp_path, ["llm"])
     stored = opened.params["llm"]["embed_tokens"]["embedding"]
     got = stored[tuple(slice(0, size) for size in stored.shape)]
     np.testing.assert_array_equal(got, model.model.embed_tokens.weight.detach().numpy())
@@ -223,4 +223,4 @@ def test_safetensors_come_first(tmp_path):
     """A damaged .bin beside them does not matter."""
     reference.save(reference.llama(), tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"no file")
-    open_branches(tmp_path, ["llm"])
+    open_subtrees(tmp_path, ["llm"])

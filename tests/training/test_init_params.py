@@ -12,7 +12,7 @@ from read_whole import load_model
 from training_runs import CONFIG, metrics_of
 
 import owl_jax
-from owl_jax.checkpoint.adapter_base import fingerprint_base
+from owl_jax.checkpoint.adapter_base import base_hash
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train
@@ -73,7 +73,7 @@ def test_a_run_on_a_base_in_8_bits_exports_the_base_as_it_was(config, files, tmp
 
     # Its adapter goes on from there, on the same base in whatever dtype.
     recorded = json.loads((tmp_path / "int8" / "model" / "owl_jax_base.json").read_text())
-    assert recorded["fingerprint"] == fingerprint_base(base["llm"])
+    assert recorded["fingerprint"] == base_hash(base["llm"])
     config.init.lora = str(tmp_path / "int8" / "model")
     for dtype in ("bfloat16", "int8"):
         config.frozen_dtype = dtype

@@ -28,7 +28,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import numpy as np
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import own_rows, shard_batch
+from owl_jax.parallel.sharding import process_batch_shard, shard_batch
 from owl_jax.training.config import read_model
 from owl_jax.training.data import open_data
 from owl_jax.training.loop import train
@@ -40,7 +40,7 @@ count = jax.jit(lambda mask: mask.sum())
 def read(config, workdir):
     # Every example of one epoch and a half, as the global arrays of the steps hold them.
     mesh = make_mesh(**config.mesh)
-    data = open_data(config, read_model(config), workdir, *own_rows(mesh))
+    data = open_data(config, read_model(config), workdir, *process_batch_shard(mesh))
     numbers, supervised, steps = [], [], 0
     for steps in range(1, 19):
         batch = shard_batch(vars(next(data.batches)), mesh)
@@ -61,8 +61,8 @@ def read(config, workdir):
 
 
 # Processes that only the tensor axis tells apart hold the same rows.
-assert own_rows(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
-assert own_rows(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
+assert process_batch_shard(make_mesh(data=1, fsdp=1, tensor=8)) == (0, 1)
+assert process_batch_shard(make_mesh(data=2, fsdp=1, tensor=4)) == (jax.process_index(), 2)
 configs = {name: runpy.run_path(str(directory / name))["get_config"]()
            for name in ("config.py", "packed.py")}
 answer = {name: read(config, directory / f"read-{name}") for name, config in configs.items()}
