@@ -344,7 +344,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"compute.dtype": "float16"}, "config.compute.dtype='float16': .* float32, bfloat16"),
         (
             {"compute.remat": "some"},
-            "config.compute.remat='some' is no remat .* none, dots, minimal, full",
+            "config.compute.remat='some' is not a remat policy.* none, dots, minimal, full",
         ),
         ({"frozen_dtype": "int4"}, "config.frozen_dtype='int4'"),
         ({"export": "torch"}, "config.export='torch': .* orbax, huggingface, none"),
