@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
             data = file.read(_LARGEST_JSON + 1)
         if len(data) > _LARGEST_JSON:
             raise UserError(f"{path}: over {_LARGEST_JSON >> 20} MiB; expected a small JSON object")
-        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_each_key_once)
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=each_key_once)
     except NotAFile as error:
         raise UserError(f"{path}: {error.strerror}; expected a JSON file") from None
     except OSError as error:
@@ -117,7 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads`. Raises ValueError for a key that it has twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)

@@ -219,6 +219,13 @@ def _with_found_ids(
     Raises UserError for an id of config.json outside the vocabulary.
     """
     config, notes = _with_found_vocabulary(config, rows, files)
+    values = read_json(directory / CONFIG_FILE)
+    eos = values.get("text_config", values).get("eos_token_id")
+    if isinstance(eos, list) and len(eos) > 1:
+        notes = (
+            *notes,
+            f"config.json has eos_token_id {shown(eos)}; only the first ends an answer",
+        )
     if problems := id_problems(config.llm):
         raise UserError(f"{directory / 'config.json'}: {'; '.join(problems)}")
     found: dict[str, Any] = {

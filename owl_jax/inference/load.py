@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def load_owl(
 ) -> Owl:
     """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
     name = _name_of(dtype)
+    for value in [path] if adapter is None else [path, adapter]:
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"{shown(value)} is no path; expected that of a model directory")
     directory = Path(path)
     if verify:  # in each process: hosts may have separate copies
         for each in (directory, *([Path(adapter)] if adapter is not None else [])):

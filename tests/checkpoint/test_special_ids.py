@@ -59,3 +59,11 @@ def test_id_out_of_the_vocabulary_is_an_error(name, tmp_path):
     directories.change_config(model, "text_config", **{name: 128})
     with pytest.raises(UserError, match=rf"{name} is 128; expected an id below 128"):
         open_family(model)
+
+
+def test_several_ids_of_the_end_are_told(tmp_path):
+    model = directories.copy(directories.LLAMA, tmp_path / "model")
+    directories.change_config(model, "text_config", eos_token_id=[2, 7])
+    opened = open_family(model)
+    assert opened.config.llm.eos_token_id == 2
+    assert any("eos_token_id [2, 7]; only the first ends" in note for note in opened.notes)

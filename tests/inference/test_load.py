@@ -70,3 +70,12 @@ def test_weights_that_are_no_numbers_are_warned_of(format, dtype, tmp_path, caps
     )
     owl_jax.load(tmp_path / "model", "float32")
     assert "2 elements of 1 tensors are NaN, the first in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [None, b"model", 3, ["model"]])
+def test_what_is_no_path_is_one_line(path):
+    with pytest.raises(UserError, match="is no path; expected that of a model directory"):
+        owl_jax.load(path)
+    if path is not None:
+        with pytest.raises(UserError, match="is no path"):
+            owl_jax.load(LLAMA, adapter=path)

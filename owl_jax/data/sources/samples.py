@@ -28,7 +28,7 @@ from owl_jax.data.sources.media_suffixes import (
 from owl_jax.data.sources.record import FilePart, Record, check_size
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, listed, printable
-from owl_jax.files import bad_file, open_regular
+from owl_jax.files import bad_file, each_key_once, open_regular
 from owl_jax.media.video import natural_key
 
 TEXT_SUFFIXES = ("json", "txt")
@@ -183,7 +183,7 @@ def record_of_files(
 
 def _from_json(words: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(words)
+        values = json.loads(words, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         raise BadData("malformed record", f"{where}: the .json is not JSON ({error})") from None
     if not isinstance(values, dict):

@@ -27,6 +27,7 @@ from owl_jax.data.sources.text_forms import (
 )
 from owl_jax.data.sources.turns import decoded
 from owl_jax.errors import BadData, UserError
+from owl_jax.files import each_key_once
 from owl_jax.text.conversation import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
@@ -98,7 +99,7 @@ def record_from_json(data: bytes, where: str, media_root: Path) -> Record:
     Raises BadData as `record_from` does, and where the bytes are no such object.
     """
     try:
-        values = json.loads(data.decode())
+        values = json.loads(data.decode(), object_pairs_hook=each_key_once)
     except UnicodeDecodeError as error:
         raise BadData("invalid UTF-8", f"{where}: not UTF-8 ({error})") from None
     except (ValueError, RecursionError) as error:

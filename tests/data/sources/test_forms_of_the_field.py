@@ -234,3 +234,29 @@ def test_weights_of_the_embedded_data_set_are_finite(weight):
     if weight != "owl":
         with pytest.raises(UserError, match="finite weights"):
             SyntheticSource({"vqa": float(weight)}, size=10)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"image": "a.jpg", "image": "b.jpg", "question": "What?", "answer": "An owl."}',
+        '{"question": "What?", "answer": "An owl.", "answer": "A cat."}',
+        '{"messages": [{"role": "user", "role": "system", "content": "What?"}]}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, line):
+    (tmp_path / "data.jsonl").write_text(line + "\n")
+    (tmp_path / "data.json").write_text(f"[{line}]")
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "1.json").write_text(line)
+    for name in ("data.jsonl", "data.json", "samples"):
+        with pytest.raises(BadData, match="twice in one object") as told:
+            open_source(str(tmp_path / name))[0]
+        assert told.value.reason == "malformed record"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "clips/a.mp3", "A.FLAC", "a.ogg"])
+def test_a_sound_is_no_text(tmp_path, name):
+    with pytest.raises(BadData) as told:
+        read(tmp_path, {"audio": name, "question": ASKED, "answer": SAID})
+    assert told.value.reason == "unread medium"
