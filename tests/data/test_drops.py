@@ -65,8 +65,8 @@ def test_too_many_end_the_run_with_the_numbers(tmp_path):
     with pytest.raises(UserError) as error:
         log.keep(missing(99))
     assert re.match(
-        r"11 of 100 records were dropped \(missing file: 11\), more than "
-        r"data\.max_dropped=0\.04 allows; .* listed in .*skipped\.jsonl\. The last one: data\.jsonl:99: ",
+        r"11 of 100 records were dropped \(missing file: 11\), more than data\.max_dropped=0\.04 "
+        r"allows; .* listed in .*skipped\.jsonl\. The last one: data\.jsonl:99: ",
         str(error.value),
     )
 

@@ -1,10 +1,10 @@
-"""Suffixes of files that are pictures or videos, in lower case and without the dot."""
+"""Suffixes of image and video files, in lower case and without the dot."""
 
 from owl_jax.media.video import FRAME_SUFFIXES
 
 IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in FRAME_SUFFIXES)
 VIDEO_SUFFIXES = ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm", "wmv")
-# Pictures and videos that are not read, to say so where there is nothing else.
+# Formats of images and videos that are not read, to report them.
 UNREAD_SUFFIXES = (
     *("heic", "heif", "hif", "jxl", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw", "raf", "exr"),
     *("3gp", "3g2", "m2ts", "mts", "vob", "asf", "rmvb"),
