@@ -133,5 +133,5 @@ def test_a_directory_without_one(tmp_path):
     with pytest.raises(UserError, match=r"no manifest\.json; expected shards of prepare"):
         read_manifest(tmp_path)
     (tmp_path / JOURNAL_FILE).write_text("")
-    with pytest.raises(UserError, match="is not finished: give the command that began it again"):
+    with pytest.raises(UserError, match="is not finished: run the same command again"):
         read_manifest(tmp_path)
