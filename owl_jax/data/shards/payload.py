@@ -55,7 +55,7 @@ def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
     where = record["where"]
     values = {
         "text": record["text"],
-        "images": [_pack_picture(image, where, reencoding) for image in record["images"]],
+        "images": [_pack_image(image, where, reencoding) for image in record["images"]],
         "videos": [_pack_video(video, where, reencoding) for video in record["videos"]],
         "task_type": record["task_type"],
         "where": where,
@@ -67,18 +67,18 @@ def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
         raise BadData("record too large", f"{where}: its media are too large ({error})") from None
 
 
-def _pack_picture(picture: Medium, where: str, reencoding: Reencoding | None) -> bytes:
-    image = load_image(picture, where)
+def _pack_image(medium: Medium, where: str, reencoding: Reencoding | None) -> bytes:
+    image = load_image(medium, where)
     if reencoding:
         if reencoding.max_side is not None:
             image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
         try:
             return _encode(image, "JPEG", quality=reencoding.quality)
         except (OSError, ValueError) as error:  # a side over 65,500 pixels
-            name = name_source(picture, where, "picture")
+            name = name_source(medium, where, "picture")
             why = f"{image.width} x {image.height} pixels: {one_line(error)}"
             raise BadData("picture too large", f"{name}: cannot be JPEG ({why})") from None
-    return _encode(image, "PNG") if isinstance(picture, Image.Image) else _read(picture, where)
+    return _encode(image, "PNG") if isinstance(medium, Image.Image) else _read(medium, where)
 
 
 def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> bytes | list[bytes]:
@@ -88,7 +88,7 @@ def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> byte
     if isinstance(video, Sequence) and not isinstance(video, bytes):
         if not video:
             raise BadData("video without frames", f"{where}: a video has no frames")
-        return [_pack_picture(frame, where, reencoding) for frame in video]
+        return [_pack_image(frame, where, reencoding) for frame in video]
     load_frames(video, _FRAMES_TO_TRY, where)
     return _read(video, where)
 
