@@ -181,9 +181,9 @@ def record_of_files(
     return record
 
 
-def _from_json(text: str, where: str) -> dict[str, Any]:
+def _from_json(words: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = json.loads(words)
     except (ValueError, RecursionError) as error:
         raise BadData("malformed record", f"{where}: the .json is not JSON ({error})") from None
     if not isinstance(values, dict):
