@@ -1,8 +1,7 @@
-"""Side-by-side timing for the scripts beside this file, and the model that they time.
+"""Side-by-side timing, and the model, for the other benchmarks.
 
-The contestants take turns: what else the machine does falls on all of them alike, and a ratio of
-two times of one round is worth more than either time. Weights are random: speed does not depend on
-them.
+The contestants take turns, so other load on the machine affects them alike, and ratios within a
+round are more reliable than times. Weights are random, because speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from owl_jax.models.vision.clip import ClipConfig
 
 
 def small_model(width: int, layers: int) -> OwlConfig:
-    """An mPLUG-Owl whose language model has this size; what sees is half as wide and deep."""
-    sees, depth = width // 2, max(layers // 2, 1)
+    """An mPLUG-Owl with a language model of this size, and a vision tower half as wide and deep."""
+    half, depth = width // 2, max(layers // 2, 1)
     return OwlConfig(
-        vision=ClipConfig(56, 14, sees, 4 * sees, num_layers=depth, num_heads=4),
-        connector=AbstractorConfig(16, sees, 2 * sees, num_layers=depth, num_heads=4),
+        vision=ClipConfig(56, 14, half, 4 * half, num_layers=depth, num_heads=4),
+        connector=AbstractorConfig(16, half, 2 * half, num_layers=depth, num_heads=4),
         llm=LlamaConfig(
             vocab_size=8_000,
             hidden_size=width,
@@ -47,10 +46,9 @@ def take_turns(
 ) -> dict[str, tuple[float, list[float]]]:
     """Times each contestant once in every round.
 
-    contestants: name -> function that prepares a run, untimed, and returns what is timed. Its
-      arrays are waited for.
-    clock: seconds; `time.process_time` for those that this process's threads compute, which depend
-      less on what else the machine does.
+    contestants: name -> function that prepares a run, untimed, and returns the function to time.
+      The time ends when its arrays are ready.
+    clock: seconds; `time.process_time` counts CPU time, which depends less on other load.
 
     Returns: name -> (seconds of the first run, which compiles; seconds of each later round).
     """
@@ -67,7 +65,7 @@ def print_table(
 ) -> None:
     """Prints a line for each contestant; the ratios are to the first one, round by round.
 
-    unit: what one of the `per` things that a run does is called.
+    unit: name of the items of a run; there are `per` in each.
     """
     print(f"\n{title}")
     print(f"{'':<24}{'first run':>12}{f'ms / {unit}':>14}{'ratio':>8}{'lowest':>9}{'highest':>9}")
@@ -81,13 +79,13 @@ def print_table(
 
 
 def describe_device() -> str:
-    """What the numbers were measured on."""
+    """JAX's version and the devices."""
     device = jax.devices()[0]
     return f"jax {jax.__version__}, {len(jax.devices())} x {device.device_kind}"
 
 
 def missing(*modules: str) -> str:
-    """Those of these modules that are not installed, joined by commas, and that they are not."""
+    """A message that names the modules that are not installed; "" if all are."""
     absent = [name for name in modules if importlib.util.find_spec(name) is None]
     return f"{', '.join(absent)} not installed" if absent else ""
 

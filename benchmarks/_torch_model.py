@@ -1,10 +1,10 @@
-"""The same model and step in PyTorch, as one writes them with transformers and PEFT.
+"""The same model and training step in PyTorch, with transformers and PEFT.
 
-CLIP's vision tower and LLaMA are transformers' own classes, the adapter is PEFT's. transformers has
-no mPLUG-Owl, so the abstractor is written here, with fused attention. The step is that of a Hugging
-Face trainer: autocast if weights are narrow, the norm clipped, fused AdamW.
+CLIP's vision tower and LLaMA are classes of transformers, the adapter is PEFT's. transformers has
+no mPLUG-Owl, so the abstractor is implemented here, with fused attention. The step is that of a
+Hugging Face trainer: autocast for bfloat16 weights, gradient clipping, fused AdamW.
 
-Only this file imports torch, and only the benchmarks that compare with it import this file.
+Only this file imports torch, and only the benchmarks that compare with PyTorch import this file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 class AbstractorLayer(nn.Module):
-    """AbstractorBlock (models/connectors/abstractor.py), with its parameters' names."""
+    """AbstractorBlock (models/connectors/abstractor.py), with the same parameter names."""
 
     def __init__(self, config: AbstractorConfig):
         super().__init__()
@@ -77,7 +77,7 @@ class Abstractor(nn.Module):
 
 
 class TorchOwl(nn.Module):
-    """mPLUG-Owl around a LLaMA, on the device and in the dtype that are torch's defaults."""
+    """mPLUG-Owl with a LLaMA, on torch's default device and in its default dtype."""
 
     def __init__(self, config: OwlConfig):
         super().__init__()
@@ -96,17 +96,17 @@ class TorchOwl(nn.Module):
             )
             self.llm = peft.get_peft_model(self.llm, adapter)
 
-    def train_only(self, branches: Collection[str]) -> list[nn.Parameter]:
-        """Freezes all but these branches of our tree; what is trained becomes float32."""
+    def train_only(self, subtrees: Collection[str]) -> list[nn.Parameter]:
+        """Freezes all but these subtrees of our parameters; trainable ones become float32."""
         for name, parameter in self.named_parameters():
-            branch = "lora" if "lora_" in name else name.partition(".")[0]
-            parameter.requires_grad_(branch in branches)
+            subtree = "lora" if "lora_" in name else name.partition(".")[0]
+            parameter.requires_grad_(subtree in subtrees)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """The mean loss of a batch that `batch_inputs` gave."""
+        """The mean loss of a batch of `batch_inputs`."""
         embeddings = self.llm.get_input_embeddings()(inputs["input_ids"])
         if len(inputs["pixels"]):
             media = self.encode(inputs["pixels"]).to(embeddings.dtype)
@@ -124,11 +124,11 @@ class TorchOwl(nn.Module):
         pixels = pixels.to(self.vision.dtype) / 255.0
         pixels = (pixels - pixels.new_tensor(self.pixel_mean)) / pixels.new_tensor(self.pixel_std)
         image = self.vision(pixel_values=pixels.permute(0, 3, 1, 2)).last_hidden_state
-        # CLIP's own forward norms the class token alone.
+        # CLIP's own forward normalises only the class token.
         return self.connector(self.vision.post_layernorm(image))
 
     def recompute(self) -> None:
-        """Gradient checkpointing of every layer that the backward pass goes through."""
+        """Enables gradient checkpointing of every layer in the backward pass."""
         for tower in (self.vision, self.llm):
             if tower is self.llm or tower.post_layernorm.weight.requires_grad:
                 tower.gradient_checkpointing_enable({"use_reentrant": False})
@@ -137,7 +137,7 @@ class TorchOwl(nn.Module):
 def make_torch_step(
     owl: TorchOwl, trained: Collection[str], learning_rate: float, autocast: bool = False
 ) -> Callable[[Inputs], torch.Tensor]:
-    """A step: inputs -> loss before the update. AdamW without decay, the norm clipped to 1."""
+    """A step: inputs -> loss before the update. AdamW without decay, gradient norm clipped to 1."""
     parameters = owl.train_only(trained)
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0, fused=True)
     device = parameters[0].device.type
@@ -156,12 +156,12 @@ def make_torch_step(
 
 
 def batch_inputs(batch: Batch, media_length: int, device: str = "cpu") -> Inputs:
-    """A batch of NumPy arrays whose rows hold one conversation each, as a collator would give it.
+    """Converts a batch with one conversation a sequence to the output of a typical collator.
 
-    Empty slots are left out. media_length: positions of a picture.
+    Empty image slots are left out. media_length: tokens of an image.
     """
-    pictures = (batch.media_index.max(axis=1) + 1) // media_length
-    pixels = [images[:count] for images, count in zip(batch.images, pictures, strict=True)]
+    counts = (batch.media_index.max(axis=1) + 1) // media_length
+    pixels = [images[:count] for images, count in zip(batch.images, counts, strict=True)]
     arrays = {
         "input_ids": batch.input_ids.astype(np.int64),
         "attention_mask": (batch.segment_ids > 0).astype(np.int64),
@@ -174,14 +174,14 @@ def batch_inputs(batch: Batch, media_length: int, device: str = "cpu") -> Inputs
 
 @torch.no_grad()
 def copy_weights(owl: TorchOwl, config: OwlConfig, params: Mapping[str, Any]) -> None:
-    """Gives the torch model the weights of our tree (NumPy arrays)."""
+    """Copies our parameters (NumPy arrays) to the torch model."""
     layers = params["vision"]["layers"]
-    apart = {
+    separate = {
         f"{name}_proj": {key: value[..., i, :] for key, value in layers["qkv"].items()}
         for i, name in enumerate("qkv")
     }
-    vision = {"vision": {**params["vision"], "layers": {**layers, **apart}}}
-    rows = [_apart(row) for row in config.vision.weight_rows()]
+    vision = {"vision": {**params["vision"], "layers": {**layers, **separate}}}
+    rows = [_unfused(row) for row in config.vision.weight_rows()]
     for tensor in to_source(rows, vision):
         _set(owl.vision, tensor.name.removeprefix("vision_model."), tensor.read())
     llama = owl.llm if config.lora is None else owl.llm.get_base_model()
@@ -195,8 +195,8 @@ def copy_weights(owl: TorchOwl, config: OwlConfig, params: Mapping[str, Any]) ->
                 _copy(linear["default"], {"kernel": factors[factor]}, i)
 
 
-def _apart(row: Row) -> Row:
-    """A row of CLIP's table without the fusion of query, key and value."""
+def _unfused(row: Row) -> Row:
+    """A row of CLIP's weight table with separate query, key and value."""
     name = row.source.split(".")[-2]
     return Row(row.source, row.target.replace("/qkv/", f"/{name}/"), row.transform)
 
@@ -204,12 +204,12 @@ def _apart(row: Row) -> Row:
 def _set(module: nn.Module, name: str, value: np.ndarray) -> None:
     path, _, last = name.rpartition(".")
     owner = module.get_submodule(path)
-    owner = getattr(owner, "base_layer", owner)  # PEFT wraps what it adapts
+    owner = getattr(owner, "base_layer", owner)  # PEFT wraps adapted layers
     getattr(owner, last).copy_(torch.from_numpy(value.copy()).reshape(getattr(owner, last).shape))
 
 
 def _copy(module: nn.Module, tree: Mapping[str, Any], layer: int | None = None) -> None:
-    """Copies a branch into modules that have its names."""
+    """Copies a subtree into modules of the same names."""
 
     def tensor(name: str) -> torch.Tensor:
         return torch.from_numpy(np.array(tree[name] if layer is None else tree[name][layer]))

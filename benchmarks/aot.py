@@ -1,14 +1,14 @@
-"""What the TPU's compiler makes of the full-size programs, without a TPU: python benchmarks/aot.py
+"""Compiles the full-size programs for TPUs, without a TPU, and prints their costs.
 
     python benchmarks/aot.py                       # quick: memory, work and bytes; ten minutes
-    python benchmarks/aot.py --full                # and time by estimate; an hour or two
+    python benchmarks/aot.py --full                # also estimated time; an hour or two
     python benchmarks/aot.py --full --only=stage2-v5e-8x8,stage1-v5e-8x8
 
-Each row is one run of `python -m owl_jax.compile`, whose command is printed with it; it needs the
-TPU's compiler, as `make aot` installs it. Estimates are to be compared with each other only. The
-column MaxText is the estimated tokens/s/chip over MaxText's on the same chips, with the same batch
-and remat: text-only LLaMA-2-7B, trained in full, compiled by its own train_compile with our XLA
-flags and measured by the same estimator. A frozen base alone gives 1.46 (docs/benchmarks.md).
+Each row is one run of `python -m owl_jax.compile`, printed with its command; it needs the TPU
+compiler, which `make aot` installs. Compare estimates only with each other. The column MaxText is
+the ratio of the estimated tokens/s/chip to MaxText's on the same chips, with the same batch and
+remat: text-only LLaMA-2-7B, full fine-tuning, compiled by its train_compile with our XLA flags and
+measured by the same estimator. A frozen base alone gives 1.46 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from absl import flags
 from owl_jax import cli
 from owl_jax.errors import UserError
 
-_FULL = flags.DEFINE_bool("full", False, "with time by estimate")
+_FULL = flags.DEFINE_bool("full", False, "with estimated time")
 _ONLY = flags.DEFINE_list("only", [], "names of rows; all by default")
 _JSON = flags.DEFINE_string("json", None, "file to write all numbers to, by row")
 
@@ -45,8 +45,8 @@ _DECODING = (
 
 @dataclass(frozen=True)
 class Row:
-    """flags: of the command. mfu, goal: at least; work: at most. maxtext: tokens/s/chip of MaxText
-    with the same batch, chips and remat."""
+    """One program. flags: of the command. mfu, goal: lower bounds. work: upper bound. maxtext:
+    tokens/s/chip of MaxText with the same batch, chips and remat."""
 
     name: str
     config: str
@@ -78,7 +78,7 @@ ROWS = (
     Row("stage2-v5e-16x16", "stage2.py", _V5E_256, mfu=0.52, goal=0.58, work=1.15, maxtext=2_992),
     Row("full-v5e-16x16", "stage2_full.py", _V5E_256, mfu=0.54, goal=0.58, maxtext=2_992),
     Row("stage2-v5p-4x4x4", "stage2.py", _V5P_64, mfu=0.48, goal=0.58, work=1.10),
-    # With the flags of a v6e, whose VMEM is large, it compiles for more than 27 minutes.
+    # With the XLA flags of a v6e, whose VMEM is large, compilation takes more than 27 minutes.
     Row("stage2-v6e-8x8", "stage2.py", (*slice_of("v6e:8x8", 4), "--noxla_flags"), work=1.15),
     Row("stage2-2-slices", "stage2.py", (*slice_of("v5e:16x16", 2, data=2), "--slices=2")),
     Row("stage1-2-slices", "stage1.py", (*slice_of("v5e:16x16", 2, data=2), "--slices=2")),
@@ -93,12 +93,10 @@ ROWS = (
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each row as it comes; `!` is under the mark, `~` under the goal."""
+    """Prints a line for each program; `!` marks a missed bound, `~` a missed goal."""
     del argv
     if importlib.util.find_spec("libtpu") is None:
-        print(
-            "nothing is compiled for TPUs without their compiler: pip install --editable '.[tpu]'"
-        )
+        print("left out: the TPU compiler is not installed; pip install --editable '.[tpu]'")
         return
     if unknown := set(_ONLY.value) - {row.name for row in ROWS}:
         raise UserError(
@@ -121,7 +119,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(command: list[str]) -> dict[str, Any]:
-    """The command's JSON, also of a program that does not fit; {"error": ...} if there is none."""
+    """The JSON report, even of a program that does not fit; {"error": ...} if there is none."""
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "report.json"
         done = subprocess.run(

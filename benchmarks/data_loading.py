@@ -1,12 +1,12 @@
-"""Whether the data keeps up: pictures a second against a bare loop, and how long a step waits.
+"""Data loading: images a second against a bare loop, and how long training steps wait.
 
     python benchmarks/data_loading.py [--pictures=600] [--steps=30] [--demo]
 
-Pictures: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 pictures) beside
-a bare loop that decodes and resizes the same files with the same function in one thread a core, in
-turns. Waiting: batches of 32 pictures of 640 x 480 for steps that take a second each and leave the
-cores idle, as an accelerator does; and with --demo for stage 2 of the demonstration, whose steps
-take the same cores. Files are made before; they come from the page cache.
+Rate: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 images) in turns with
+a bare loop that decodes and resizes the same files with the same function, one thread a core.
+Waiting: batches of 32 images of 640 x 480 for steps that take a second each and leave the cores
+idle, as an accelerator does; with --demo also for stage 2 of the demonstration, whose steps use the
+same cores. The files are generated first and come from the page cache.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROWS = 8  # of four pictures
 
 
 def make_files(directory: Path, count: int) -> Path:
-    """JPEG files that look like photographs to a decoder, and the JSON Lines that name them."""
+    """Writes JPEG files as costly to decode as photographs, and the JSON Lines that list them."""
     random = np.random.default_rng(0)
     lines = []
     for number in range(count):
@@ -77,7 +77,7 @@ def open_batches(file: Path, threads: int) -> BatchIterator:
 
 
 def pictures_a_second(file: Path) -> None:
-    """Prints the pipeline's rate beside the bare loop's."""
+    """Prints the rates of the pipeline and the bare loop."""
     files = sorted(file.parent.glob("*.jpg"))
     ratios, rates = [], {"bare loop": [], "pipeline": []}
     with ThreadPoolExecutor(CORES) as pool, closing(open_batches(file, CORES)) as batches:
@@ -87,7 +87,7 @@ def pictures_a_second(file: Path) -> None:
             for _ in pool.map(lambda path: preprocess_image(load_image(path), 224), files):
                 pass
             bare = len(files) / (time.perf_counter() - start)
-            # From a standstill on both sides: what was decoded ahead is thrown away.
+            # Discards batches that were decoded ahead, for a fair start.
             batches.set_state(batches.get_state())
             start, seen = time.perf_counter(), 0
             while seen < len(files):
@@ -103,9 +103,9 @@ def pictures_a_second(file: Path) -> None:
 
 
 def wait_of_a_simulated_step(file: Path) -> None:
-    """Prints the share of the time that steps of a second wait for their batch."""
+    """Prints the share of time that steps of one second wait for data."""
     with closing(open_batches(file, CORES)) as batches:
-        next(batches)  # the first batch is start-up, and overlaps with compilation
+        next(batches)  # in training the first batch overlaps with compilation
         waits = []
         for _ in range(_STEPS.value):
             time.sleep(1.0)
@@ -117,7 +117,7 @@ def wait_of_a_simulated_step(file: Path) -> None:
 
 
 def wait_of_the_demonstration(directory: Path) -> None:
-    """Prints what stage 2 of the demonstration reports, from fresh weights."""
+    """Prints the data wait of the demonstration's stage 2, from random weights."""
     config = Path(__file__).parents[1] / "configs/demo/stage2.py"
     train_stage(config, directory / "demo", {}, scale=200 / 1300)
     lines = (directory / "demo/metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,9 +1,9 @@
-"""How long a decoded token takes: layers scanned over stacked weights, or unrolled.
+"""Time of a decoded token, with layers scanned over stacked weights or unrolled.
 
     python benchmarks/decode.py [--width=512] [--layers=8] [--prompt=64] [--tokens=32] [--rounds=7]
 
-Owl.generate unrolls on a CPU and scans elsewhere (inference/generate.py, quickest_form); this is
-the measurement behind that choice. Greedy, float32, after the prompt has been read.
+Owl.generate unrolls on a CPU and scans elsewhere (inference/generate.py); this is the measurement
+behind that choice. Greedy, float32, after prefill.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ _LAYERS = flags.DEFINE_integer("layers", 8, "of the language model", lower_bound
 _PROMPT = flags.DEFINE_integer("prompt", 64, "tokens before the timed ones", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("tokens", 32, "timed in each round", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "timings of each form", lower_bound=1)
-_ROWS = flags.DEFINE_multi_integer("rows", [1, 4], "rows of a batch; may be given several times")
+_ROWS = flags.DEFINE_multi_integer(
+    "rows", [1, 4], "sequences of a batch; may be given several times"
+)
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table for each number of rows."""
+    """Prints a table for each batch size."""
     del argv
     config = small_model(_WIDTH.value, _LAYERS.value)
     stacked = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))

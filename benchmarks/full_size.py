@@ -1,11 +1,11 @@
-"""Weights at full size on a small machine: converted both ways against `cp`, loaded, asked.
+"""Converts and loads full-size weights on a small machine, and compares the time with `cp`.
 
     python benchmarks/full_size.py            # the 7B with two layers: 2 GB, a minute
     python benchmarks/full_size.py --full     # 14.5 GB, and four times that on the disk
 
-Makes a mPLUG-Owl of random bfloat16 weights with the released names and shapes, and removes it at
-the end. Each step is a process of its own, whose peak resident memory is reported; times are given
-as ratios to `cp -r` of the same directory, in the same run, on the same disk.
+Creates an mPLUG-Owl of random bfloat16 weights with the released names and shapes, and deletes it
+at the end. Each step runs in its own process, whose peak resident memory is printed. Times are
+ratios to `cp -r` of the same directory, in the same run, on the same disk.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ TOKENIZER = Path(__file__).parents[1] / "configs" / "demo" / "tokenizer"
 _FULL = flags.DEFINE_bool("full", False, "all layers of the language model")
 _VARIANT = flags.DEFINE_enum("variant", "llama", sorted(VARIANTS), "the released variant")
 _STEPS = flags.DEFINE_list("steps", ["convert", "load"], "what to measure")
-_DIRECTORY = flags.DEFINE_string("directory", None, "with room; by default the temporary one")
+_DIRECTORY = flags.DEFINE_string("directory", None, "for the weights; a temporary one by default")
 
 
 def main(argv: list[str]) -> None:
-    """Makes the model, prints a row for each step, removes everything."""
+    """Creates the model, prints a line for each step, deletes everything."""
     del argv
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value) as folder:
         run(Path(folder), _VARIANT.value, _FULL.value)
@@ -65,7 +65,7 @@ def run(folder: Path, variant: str, full: bool) -> None:
 
 
 def convert(folder: Path, source: Path, copy: float, nbytes: int) -> None:
-    """There and back; the files have to be the same."""
+    """Converts to Orbax and back; the files must be identical."""
     module = (sys.executable, "-m", "owl_jax.convert")
     for name, start, end, form in (
         ("Hugging Face -> Orbax", source, folder / "orbax", "orbax"),
@@ -85,7 +85,7 @@ def convert(folder: Path, source: Path, copy: float, nbytes: int) -> None:
 
 
 def load(folder: Path, source: Path, copy: float, nbytes: int) -> None:
-    """Load, and load and answer a question about a picture, in each dtype."""
+    """Loads the model, then also answers a question about an image, in each dtype."""
     picture = folder / "picture.png"
     pixels = np.arange(224 * 224 * 3, dtype=np.uint8).reshape(224, 224, 3)
     Image.fromarray(pixels).save(picture)
@@ -102,7 +102,7 @@ LOAD = "import sys, owl_jax; owl_jax.load(sys.argv[1], dtype=sys.argv[2])"
 
 
 def make_model(directory: Path, variant: str, full: bool) -> int:
-    """Writes a model of random weights; returns its bytes."""
+    """Writes a model of random weights; returns their size in bytes."""
     config = VARIANTS[variant]
     if not full:
         config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, num_layers=2))
@@ -119,7 +119,7 @@ def _random(tensors: list[Outgoing]) -> Iterator[Outgoing]:
     for tensor in tensors:
 
         def read(shape: tuple[int, ...] = tensor.shape) -> np.ndarray:
-            # Random bits with exponents of numbers below 0.03, of either sign.
+            # Random bits, masked to numbers below 0.03 of either sign.
             bits = np.frombuffer(generator.bytes(2 * int(np.prod(shape))), np.uint16)
             return (bits & 0x83FF | 0x3C00 - 0x0100).view(ml_dtypes.bfloat16).reshape(shape)
 

@@ -3,15 +3,15 @@
     python benchmarks/gpu_step.py [--stages=2,1] [--rows=4] [--length=2048] [--remat=minimal]
     python benchmarks/gpu_step.py --size=tiny --length=128     # that it runs, on any machine
 
-Stage 2 and stage 1 as configs/ describe them, from fresh random weights: bfloat16 where frozen,
-trainables in float32, products in bfloat16, one picture a row, the optimizer included. Ours takes
-cuDNN's attention where it can (models/attention/dispatch.py). PyTorch's is transformers, PEFT, SDPA
-(its flash kernel, since full rows need no mask), autocast, fused AdamW and gradient checkpointing;
-it needs torch, transformers and peft beside jax[cuda13].
+Stage 2 and stage 1 of configs/, randomly initialised: frozen weights in bfloat16, trainable ones in
+float32, matmuls in bfloat16, one image a sequence, optimizer included. Ours uses cuDNN's attention
+where possible (models/attention/dispatch.py). PyTorch's is transformers, PEFT, SDPA (its flash
+kernel, since full sequences need no mask), autocast, fused AdamW and gradient checkpointing; it
+needs torch, transformers and peft in addition to jax[cuda13].
 
-Each side runs in a process of its own, so that the other's memory is free. MFU is model work
+Each side runs in its own process, so the other's memory is free. MFU is model FLOPs
 (training/flops.py, the same for both) over time and peak: the data sheet's (parallel/chips.py), and
-790 TFLOP/s, what large bfloat16 products reach on an H200.
+790 TFLOP/s, which large bfloat16 matmuls reach on an H200.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ flags.FLAGS.set_default("rounds", 10)
 _SIZE = flags.DEFINE_enum("size", "full", ["full", "tiny"], "of the model")
 _STAGES = flags.DEFINE_list("stages", ["2", "1"], "of the training")
 _SIDES = flags.DEFINE_list("sides", ["owl_jax", "PyTorch"], "what to measure")
-_REMAT = flags.DEFINE_string("remat", "minimal", "what we keep of a layer (models/remat.py)")
+_REMAT = flags.DEFINE_string("remat", "minimal", "our rematerialisation (models/remat.py)")
 _CHECKPOINTING = flags.DEFINE_bool("checkpointing", True, "PyTorch recomputes every layer")
-_CHILD = flags.DEFINE_string("child", None, "STAGE:SIDE, measured in this process")
+_CHILD = flags.DEFINE_string("child", None, "STAGE:SIDE to measure in this process")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MEASURED_PEAK = 790e12
@@ -86,9 +86,9 @@ def main(argv: list[str]) -> None:
 
 
 def compare(stage: str, sides: list[str]) -> None:
-    """Measures both sides of a stage and prints their rows."""
+    """Measures both sides of a stage and prints a line for each."""
     rows, length = flags.FLAGS.rows, flags.FLAGS.length
-    print(f"\nStage {stage}, {_SIZE.value} size, {rows} rows of {length} positions")
+    print(f"\nStage {stage}, {_SIZE.value} size, {rows} sequences of {length} tokens")
     print(
         f"{'':<10}{'median s':>10}{'fastest':>10}{'tokens/s':>10}{'MFU':>8}{'of 790':>8}{'GB':>8}"
     )
@@ -110,7 +110,7 @@ def compare(stage: str, sides: list[str]) -> None:
 
 
 def run_child(stage: str, side: str) -> dict[str, Any]:
-    """What a process of its own measures."""
+    """Measures one side in a separate process."""
     command = [sys.executable, __file__, *sys.argv[1:], f"--child={stage}:{side}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -123,14 +123,14 @@ def run_child(stage: str, side: str) -> dict[str, Any]:
 
 
 def has_gpu() -> bool:
-    """Asked in a process of its own: JAX takes most of a GPU's memory once it has seen it."""
+    """In a separate process, because JAX preallocates most of a GPU's memory."""
     code = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "gpu"
 
 
 def stage_config(stage: str) -> ConfigDict:
-    """The stage's config for rows of one picture on one device."""
+    """The stage's config for one device and one image a sequence."""
     path = CONFIGS / f"stage{stage}.py"
     if not path.exists():
         raise UserError(f"--stages={stage}: expected 1 or 2")
@@ -146,13 +146,13 @@ def stage_config(stage: str) -> ConfigDict:
 
 
 def measure_ours(config: ConfigDict) -> dict[str, Any]:
-    """Seconds of each step, model work, peak memory."""
+    """Seconds of each step, model FLOPs, peak memory."""
     device = jax.devices()[0]
     mesh = make_mesh(devices=[device])
     program = make_program(config, mesh)
-    trainable, frozen = split(fresh_params(program), program.labels)
-    places = jax.tree.map(lambda leaf: leaf.sharding, trainable)
-    state = place_state(trainable, program.optimizer, places, mesh)
+    trainable, frozen = split(random_params(program), program.labels)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+    state = place_state(trainable, program.optimizer, shardings, mesh)
     batch = make_batch(program.model, program.rows, program.row.length)
     batch = type(batch)(**shard_batch(vars(batch), mesh))
     with program.active():
@@ -174,10 +174,10 @@ def measure_ours(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def fresh_params(program: TrainingProgram) -> Any:
-    """Random weights, made on the device leaf by leaf in the dtype that they are kept in."""
+def random_params(program: TrainingProgram) -> Any:
+    """Random weights, created on the device leaf by leaf in their final dtype."""
 
-    def fresh(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def initialise(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
         kind = path[-1].key
         name = jax.tree_util.keystr(path)
 
@@ -189,11 +189,11 @@ def fresh_params(program: TrainingProgram) -> Any:
 
         return jax.jit(make, out_shardings=leaf.sharding)()
 
-    return jax.tree_util.tree_map_with_path(fresh, program.params)
+    return jax.tree_util.tree_map_with_path(initialise, program.params)
 
 
 def measure_theirs(config: ConfigDict) -> dict[str, Any]:
-    """The same of PyTorch. JAX stays on the CPU here."""
+    """The same for PyTorch; JAX stays on the CPU."""
     jax.config.update("jax_platforms", "cpu")
     import torch
     from _torch_model import TorchOwl, batch_inputs, make_torch_step
@@ -226,7 +226,7 @@ def measure_theirs(config: ConfigDict) -> dict[str, Any]:
 
 
 def repeat(step: Callable[[], Any]) -> tuple[list[float], float]:
-    """Seconds of each step after the first few, and the last loss. A step waits for its result."""
+    """(seconds of each step after the warm-up, last loss)."""
     seconds = []
     for _ in range(WARM_UP + flags.FLAGS.rounds):
         start = time.perf_counter()
@@ -236,7 +236,7 @@ def repeat(step: Callable[[], Any]) -> tuple[list[float], float]:
 
 
 def check(loss: float) -> None:
-    """A step that is not finite changes nothing, and would be another work."""
+    """A non-finite step skips the update, so it would not be the same work."""
     if not jnp.isfinite(loss):
         raise AssertionError(f"the loss is {loss}")
 

@@ -1,12 +1,11 @@
-"""How fast JPEGs become squares: Pillow whole and scaled, simplejpeg, OpenCV.
+"""Speed of decoding and resizing JPEGs: Pillow exact and scaled, simplejpeg, OpenCV.
 
     python benchmarks/image_decoding.py [--size=224] [--pictures=8] [--quality=87] [--rounds=9]
 
-Everything from the bytes of a file to uint8[S, S, 3]. Pillow's "exact" is what load_image does by
-default, "scaled" what it does with shrink_to (config.data.decoder = "fast"); "bare" is Pillow
-without this package. simplejpeg and OpenCV are timed where they are installed: neither is a
-requirement. On one thread, then on a pool with a thread for each core; ratios are to Pillow exact.
-The pixels' distance from Pillow exact is in levels of 255.
+From the bytes of a file to uint8[S, S, 3]. "Pillow exact" is load_image's default, "Pillow scaled"
+is load_image with shrink_to (config.data.decoder = "fast"), "Pillow bare" is Pillow without this
+package. simplejpeg and OpenCV are optional. On one thread, then on one thread for each core; ratios
+are to Pillow exact. Distances of pixels from Pillow exact are in levels of 255.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Decoder = Callable[[bytes], np.ndarray]
 
 
 def main(argv: list[str]) -> None:
-    """Prints two tables for each size of picture."""
+    """Prints two tables for each image size."""
     del argv
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     turbo = features.version("libjpeg_turbo") or "none"
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def decoders(size: int) -> dict[str, Decoder]:
-    """What is timed, by name, Pillow exact first. Says which libraries are missing."""
+    """The decoders by name, Pillow exact first. Prints which libraries are missing."""
     square, bicubic = (size, size), Image.Resampling.BICUBIC
 
     def scaled(data: bytes) -> np.ndarray:
@@ -91,7 +90,7 @@ def decoders(size: int) -> dict[str, Decoder]:
     if find_spec("cv2"):
         import cv2
 
-        cv2.setNumThreads(1)  # the pool has the cores
+        cv2.setNumThreads(1)  # the pool uses the cores
 
         scales = {
             8: cv2.IMREAD_REDUCED_COLOR_8,
@@ -104,7 +103,7 @@ def decoders(size: int) -> dict[str, Decoder]:
             room = min(Image.open(BytesIO(data)).size) // size if reduced else 1
             scale = next(scale for scale in scales if scale <= max(room, 1))
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), scales[scale])
-            # Its bicubic filter takes 4 x 4 pixels however far it shrinks; this one takes all.
+            # OpenCV's bicubic filter reads 4 x 4 pixels at any scale, INTER_AREA reads all.
             pixels = cv2.resize(pixels, square, interpolation=cv2.INTER_AREA)
             return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
@@ -116,7 +115,7 @@ def decoders(size: int) -> dict[str, Decoder]:
 
 
 def photograph(width: int, height: int, rng: np.random.Generator) -> bytes:
-    """A JPEG with what photographs have: large shapes, finer ones with less contrast, grain."""
+    """A JPEG like a photograph: large shapes, finer ones with less contrast, grain."""
     pixels = np.full((height, width, 3), 128.0)
     for cells in (4, 12, 40, 150):
         coarse = rng.integers(0, 256, (max(cells * height // width, 2), cells, 3), np.uint8)

@@ -1,9 +1,9 @@
-"""What int8 weights change in the answers of a trained model.
+"""Effect of int8 weights on the answers of a trained model.
 
     python benchmarks/int8.py --model=runs/demo/stage2/model [--positions=256]
 
-Held-out pictures with questions and true answers (the embedded data set); at each position of the
-answers the likeliest token with float32 and with int8 weights, and the logits' distance.
+For held-out images with questions and true answers (the embedded data set), compares the most
+likely token at each position of the answer, and the logits, with float32 and with int8 weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from owl_jax.errors import UserError
 from owl_jax.media.image import preprocess_image
 from owl_jax.text.conversation import tokenize_conversation
 
-_MODEL = flags.DEFINE_string("model", "runs/demo/stage2/model", "a model that `make demo` made")
+_MODEL = flags.DEFINE_string("model", "runs/demo/stage2/model", "a model of `make demo`")
 _POSITIONS = flags.DEFINE_integer("positions", 256, "of answers", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:
-    """Prints the share of equal tokens and the relative distance of the logits."""
+    """Prints the number of equal tokens and the relative distance of the logits."""
     del argv
     try:
         exact = owl_jax.load(_MODEL.value, dtype="float32")
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         positions += len(answered)
         distance += float(np.square(a - b).sum())
         norm += float(np.square(a).sum())
-    print(f"likeliest token equal at {equal} of {positions} positions")
+    print(f"most likely token equal at {equal} of {positions} positions")
     print(f"logits: {100 * (distance / norm) ** 0.5:.2f} % relative L2")
 
 

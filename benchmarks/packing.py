@@ -1,20 +1,20 @@
-"""How full packed rows are, and how many more useful tokens a step has than with padding.
+"""Fill of packed sequences, and the gain in useful tokens a step over padding.
 
     python benchmarks/packing.py [--conversations=50000] [--open_rows=64]
 
-Lengths are drawn, pictures counted at 65 positions, rows are 2,048 positions as the original's.
-Nothing is timed but the packing itself. The distributions, in tokens besides the pictures:
+Lengths are random; an image takes 65 tokens, a sequence has 2,048 as in mPLUG-Owl. Only the packing
+itself is timed. The distributions, in tokens without images:
 
-    visual instructions   45 of template and marks, and words: 37 % conversations (median 330), 15 %
+    visual instructions   45 of the template, and text: 37 % conversations (median 330), 15 %
                           descriptions (170), 48 % reasoning (250), log-normal, sigma 0.35: the
-                          parts of LLaVA-Instruct-150K in their proportions; one picture each
+                          parts of LLaVA-Instruct-150K in their proportions; one image each
     stage 2 of the paper  150 parts of that, 102 of short instructions (median 90, sigma 0.7), 90 of
-                          long talks (700, sigma 0.9), 50 of middle ones (450, sigma 0.5), all but
-                          the first without pictures (arXiv 2304.14178, section 4.1, for the parts)
-    pairs                 45 and a caption (median 14, sigma 0.5); one picture each
+                          long dialogues (700, sigma 0.9), 50 of medium ones (450, sigma 0.5), all
+                          but the first text-only (parts: arXiv 2304.14178, section 4.1)
+    pairs                 45 and a caption (median 14, sigma 0.5); one image each
 
-The medians and sigmas are assumptions, the proportions are the published ones. What is longer than
-a row is cut to it, as in training.
+The medians and sigmas are assumptions, the proportions are published. Conversations longer than a
+sequence are truncated, as in training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OPEN_ROWS = flags.DEFINE_integer("open_rows", 64, "rows open at a time", lower_
 
 LENGTH, MEDIA, FRAME = 2048, 65, 45
 
-# (share, median, sigma, pictures)
+# (share, median, sigma, images)
 VISUAL = ((0.37, 330, 0.35, 1), (0.15, 170, 0.35, 1), (0.48, 250, 0.35, 1))
 STAGE2 = (
     *((share * 150, median, sigma, 1) for share, median, sigma, _ in VISUAL),
@@ -47,7 +47,7 @@ STAGE2 = (
 )
 PAIRS = ((1.0, 14, 0.5, 1),)
 
-# Each with the image slots of a row that suit it.
+# Each with suitable image slots of a sequence.
 DISTRIBUTIONS = {
     "visual instructions": (VISUAL, 6),
     "stage 2 of the paper": (STAGE2, 2),
@@ -56,16 +56,16 @@ DISTRIBUTIONS = {
 
 
 def draw(parts: Sequence[tuple[float, float, float, int]], count: int) -> list[Conversation]:
-    """Conversations of drawn lengths; their tokens mean nothing."""
+    """Conversations of random lengths; their tokens are placeholders."""
     random = np.random.default_rng(0)
     shares = np.array([share for share, *_ in parts])
     conversations = []
     for number, part in enumerate(random.choice(len(parts), count, p=shares / shares.sum())):
-        _, median, sigma, pictures = parts[part]
-        words = FRAME + MEDIA * pictures + round(random.lognormal(np.log(median), sigma))
-        ids = np.zeros(min(words, LENGTH) + 1, np.int32)
+        _, median, sigma, images = parts[part]
+        tokens = FRAME + MEDIA * images + round(random.lognormal(np.log(median), sigma))
+        ids = np.zeros(min(tokens, LENGTH) + 1, np.int32)
         conversations.append(
-            Conversation(number, ids, ids > 0, [b""] * pictures, [], False, f"drawn:{number}")
+            Conversation(number, ids, ids > 0, [b""] * images, [], False, f"drawn:{number}")
         )
     return conversations
 
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     del argv
     print(f"{_CONVERSATIONS.value:,} conversations each, {_OPEN_ROWS.value} rows open")
     print(
-        f"\n{'':<24}{'mean length':>12}{'rows full':>11}{'slots used':>12}{'in a row':>10}"
+        f"\n{'':<24}{'mean length':>12}{'row fill':>11}{'slots used':>12}{'in a row':>10}"
         f"{'useful tokens':>15}{'us each':>9}"
     )
     for name, (parts, slots) in DISTRIBUTIONS.items():

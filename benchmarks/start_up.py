@@ -1,12 +1,12 @@
-"""How long a large file takes until its first records can be used, and how much memory.
+"""Time and memory until the first records of a large file can be used.
 
     python benchmarks/start_up.py [--lines=250000 --lines=1000000] [--source=lines,array,rows]
 
-Each measurement is a new process. Its clock runs, after the imports, from opening the source until
-256 records from anywhere in the file have been read: the first time without an index, the second
-with the one that the first has left. The file is written before, with conversations as long as
-those of LLaVA-Instruct-150K (1.4 KB), and dropped from the system's cache before each measurement.
-Memory is the peak of what the process holds, beyond what it held after the imports. Linux only.
+Each measurement runs in a new process. The clock runs, after the imports, from opening the source
+until 256 random records have been read: first without an index, then with the index of the first
+run. The file has conversations as long as LLaVA-Instruct-150K's (1.4 KB), and is dropped from the
+page cache before each measurement. Memory is the peak above the level after the imports. Linux
+only.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ def _in_new_process(source: str, path: Path) -> Cost:
 
 
 def _measure(source: str, path: Path) -> Cost:
-    before = _held("VmRSS")
+    before = _resident("VmRSS")
     start = time.perf_counter()
     opened = _OPENED[source](path, path.parent, path.parent / "index")
     for number in np.random.default_rng(0).integers(len(opened), size=_BATCH):
         record = opened[int(number)]
         assert record["text"]
     seconds = time.perf_counter() - start
-    return Cost(seconds, _held("VmHWM") - before)
+    return Cost(seconds, _resident("VmHWM") - before)
 
 
-def _held(name: str) -> int:
-    """Bytes of this process's resident memory: VmRSS now, VmHWM at the most."""
+def _resident(name: str) -> int:
+    """Bytes of this process's resident memory: VmRSS now, VmHWM at the peak."""
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"{name}:\s+(\d+) kB", status)
     assert found
@@ -97,7 +97,7 @@ def _held(name: str) -> int:
 
 
 def _write(source: str, path: Path, count: int) -> None:
-    """A file of `count` records that repeat a thousand, each with a picture of its own."""
+    """Writes `count` records that repeat a thousand texts, each with its own image."""
     random = np.random.default_rng(0)
     record = _row if source == "rows" else _conversation
     patterns = [record(random).encode() for _ in range(1000)]
@@ -113,7 +113,7 @@ def _write(source: str, path: Path, count: int) -> None:
             file.write(patterns[number % len(patterns)].replace(b"NUMBER", b"%012d" % number))
         file.write(tail)
         file.flush()
-        os.fsync(file.fileno())  # only what is on the disk can be dropped from the cache
+        os.fsync(file.fileno())  # dirty pages cannot be dropped from the cache
 
 
 def _conversation(random: np.random.Generator) -> str:

@@ -1,10 +1,10 @@
-"""How much memory a training step takes, by what is kept of a layer and by the tile of the loss.
+"""Memory of a training step, by remat policy and by the tile of the loss.
 
     python benchmarks/step_memory.py [--width=256] [--layers=8] [--length=128] [--rows=2]
 
-The stage 2 step of benchmarks/train_step.py with 32,000 words, compiled for this machine and not
-run: the compiler tells what it needs besides weights and batch. On a CPU attention is XLA's, whose
-scores are kept by "none" and "dots" alone.
+The stage 2 step of benchmarks/train_step.py with a vocabulary of 32,000, compiled for this machine
+and not run: the compiler reports the memory besides weights and batch. On a CPU attention is XLA's,
+whose scores only "none" and "dots" keep.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     batch = make_batch(config, flags.FLAGS.rows, flags.FLAGS.length)
 
     print(f"Decoder of {flags.FLAGS.layers} x {flags.FLAGS.width}, {describe_device()}")
-    print(f"\nStage 2 step, {flags.FLAGS.rows} rows of {flags.FLAGS.length} positions")
+    print(f"\nStage 2 step, {flags.FLAGS.rows} sequences of {flags.FLAGS.length} tokens")
     print(f"{'':<28}{'temporaries':>14}{'ratio':>8}")
     baseline = None
     for name, compute in FORMS.items():

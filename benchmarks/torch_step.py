@@ -1,21 +1,21 @@
-"""A training step on the CPU against the same model in PyTorch, by padded and by useful token.
+"""A training step on the CPU against the same model in PyTorch, per padded and per useful token.
 
     python benchmarks/torch_step.py [--width=512] [--layers=8] [--rows=2] [--length=320]
 
 Needs torch, transformers and peft (pip install -e '.[parity]'). A stage 2 step (LoRA on q and v and
 the abstractor trained, vision and language model frozen), float32, optimizer included; both sides
-have the same weights, threads and cores, and take turns. First their losses of three steps have to
-agree, so that it is the same work.
+have the same weights, threads and cores, and take turns. Their losses of three steps must agree
+first, which shows that it is the same work.
 
-by padded token   the same full rows of one picture for both.
+by padded token   the same full sequences with one image for both.
 by useful token   conversations of the lengths that packing.py draws for stage 2 of the paper. Ours
-                  packs them in rows of 2,048. PyTorch's are padded, as its collators do: to the
-                  longest of a batch of four, drawn at random, what Hugging Face's trainer does; and
-                  to 2,048 positions, what mPLUG-Owl's does.
+                  packs them into sequences of 2,048. PyTorch's are padded: to the longest of a
+                  random batch of four, as Hugging Face's trainer does; and to 2,048 tokens, as
+                  mPLUG-Owl's does.
 
 Ratios are PyTorch's time over ours: above 1 we are faster. OpenMP's threads wait for each other at
-every operation: on cores that others use, PyTorch's wall time is far from what it is alone. Compare
-there by --threads=1 --clock=cpu.
+every operation, so other load on the cores distorts PyTorch's wall time; use --threads=1
+--clock=cpu then.
 """
 
 from __future__ import annotations
@@ -53,15 +53,14 @@ from owl_jax.training.partition import assign, split
 from owl_jax.training.state import new_state
 from owl_jax.training.step import make_step
 
-# --width, --layers, --rows, --length and --rounds are those of train_step.py, --open_rows is
-# packing.py's.
+# train_step.py defines --width, --layers, --rows, --length and --rounds; packing.py --open_rows.
 flags.FLAGS.set_default("width", 512)
 flags.FLAGS.set_default("length", 320)
 _THREADS = flags.DEFINE_integer("threads", 2, "and cores, of either side", lower_bound=1)
 _CLOCK = flags.DEFINE_enum(
-    "clock", "wall", ["wall", "cpu"], "cpu, with --threads=1: for a machine that others use"
+    "clock", "wall", ["wall", "cpu"], "cpu, with --threads=1: for a machine under load"
 )
-_BATCH = flags.DEFINE_integer("batch", 4, "conversations that are padded to one length")
+_BATCH = flags.DEFINE_integer("batch", 4, "conversations padded to the same length")
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MIX, SLOTS = DISTRIBUTIONS["stage 2 of the paper"]
@@ -73,8 +72,8 @@ Item = TypeVar("Item")
 
 
 def middle_model(width: int, layers: int) -> OwlConfig:
-    """A LLaMA of this size with heads of 64 and the released vocabulary; 224 pixels, 65 positions a
-    picture."""
+    """A LLaMA of this size with heads of 64 and the released vocabulary; images of 224 pixels and
+    65 tokens."""
     return OwlConfig(
         vision=ClipConfig(224, 14, 384, 1536, num_layers=6, num_heads=6),
         connector=AbstractorConfig(64, 384, 1024, num_layers=2, num_heads=6, query_stddev=0.02),
@@ -186,7 +185,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_losses(ours: Sequence[float], theirs: Sequence[float]) -> None:
-    """Ends the benchmark if it is not the same work."""
+    """Raises AssertionError if the losses of the two sides differ."""
     print(f"losses of three steps: {ours} and {theirs}")
     if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > TOLERANCE:
         raise AssertionError(f"the losses differ by more than {TOLERANCE}")
@@ -199,7 +198,7 @@ def report(
     their_tokens: Sequence[float],
     our_tokens: Sequence[float],
 ) -> None:
-    """A line of ratios of the seconds of a token: over all rounds, and round by round."""
+    """Prints ratios of the seconds per token: over all rounds, and by round."""
     whole = (sum(theirs) / sum(their_tokens)) / (sum(ours) / sum(our_tokens))
     rounds = zip(theirs, their_tokens, ours, our_tokens, strict=True)
     ratios = sorted((a / n) / (b / m) for a, n, b, m in rounds)
@@ -211,27 +210,27 @@ def report(
 
 
 def pack(conversations: Sequence[Conversation], media_length: int) -> list[Row]:
-    """The rows that training would make of these conversations."""
+    """Packs conversations as training does."""
     packer = Packer(RowShape(LENGTH, media_length, 1, SLOTS), flags.FLAGS.open_rows)
     return [row for item in conversations if (row := packer.place(item))]
 
 
 def in_groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Whole groups of `size`, in random order: the first rows that are packed are not like most."""
+    """Groups of `size` in random order, since the first packed sequences are not typical."""
     starts = np.random.default_rng(0).permutation(len(items) // size) * size
     return [items[start : start + size] for start in starts]
 
 
 def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: int) -> Batch:
-    """A batch of random words and pictures with these lengths; half of the words are supervised."""
+    """A batch of random tokens and images with these lengths; half of the tokens are supervised."""
     random = np.random.default_rng(0)
     size = config.vision.image_size
 
     def example(item: Conversation) -> Example:
-        n, pictures = len(item.input_ids), len(item.images)
+        n, images = len(item.input_ids), len(item.images)
         ids = random.integers(3, config.llm.vocab_size, n).astype(np.int32)
-        ids[1 : 1 + pictures * config.media_length] = -1
-        pixels = random.integers(0, 256, (pictures, size, size, 3)).astype(np.uint8)
+        ids[1 : 1 + images * config.media_length] = -1
+        pixels = random.integers(0, 256, (images, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(n) > n // 2, pixels, pixels[:0])
 
     shape = RowShape(length, config.media_length, size, image_slots=SLOTS)

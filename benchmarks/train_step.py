@@ -1,10 +1,10 @@
-"""How long a training step takes: layers scanned or unrolled, and what recomputing costs.
+"""Time of a training step, with layers scanned or unrolled, and with rematerialisation.
 
     python benchmarks/train_step.py [--width=256] [--layers=8] [--length=128] [--rows=2]
 
-A stage 2 step (LoRA and abstractor trained, everything else frozen), float32, one picture a row,
-the optimizer included. The first run is mostly compilation, which is what scanning is for. "full"
-and "minimal" are remat policies (models/remat.py).
+A stage 2 step (LoRA and abstractor trained, everything else frozen), float32, one image a sequence,
+optimizer included. The first run is mostly compilation, which scanning shortens. "full" and
+"minimal" are remat policies (models/remat.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from owl_jax.training.step import make_step
 
 _WIDTH = flags.DEFINE_integer("width", 256, "of the language model", lower_bound=64)
 _LAYERS = flags.DEFINE_integer("layers", 8, "of the language model", lower_bound=1)
-_LENGTH = flags.DEFINE_integer("length", 128, "positions of a row", lower_bound=32)
+_LENGTH = flags.DEFINE_integer("length", 128, "tokens of a sequence", lower_bound=32)
 _ROWS = flags.DEFINE_integer("rows", 2, "of a batch", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timings of each form", lower_bound=1)
 
@@ -47,7 +47,7 @@ RECIPES = {"adapter": Recipe(learning_rate=1e-4)}
 
 
 def make_batch(config: OwlConfig, rows: int, length: int) -> Batch:
-    """Rows of one picture and random words, half of them supervised."""
+    """Sequences of one image and random tokens, half of them supervised."""
     random = np.random.default_rng(0)
     size = config.vision.image_size
     shape = RowShape(length, config.media_length, size, image_slots=1)
@@ -55,8 +55,8 @@ def make_batch(config: OwlConfig, rows: int, length: int) -> Batch:
     def example() -> Example:
         ids = random.integers(3, config.llm.vocab_size, length + 1).astype(np.int32)
         ids[1 : 1 + config.media_length] = -1
-        picture = random.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
-        return Example(ids, np.arange(length + 1) > length // 2, picture, picture[:0])
+        image = random.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
+        return Example(ids, np.arange(length + 1) > length // 2, image, image[:0])
 
     return collate([[example()] for _ in range(rows)], shape)
 
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         contestants[name] = partial(ready, step)
 
     print(f"Decoder of {_LAYERS.value} x {_WIDTH.value}, {describe_device()}")
-    title = f"Stage 2 step, {_ROWS.value} rows of {_LENGTH.value} positions"
+    title = f"Stage 2 step, {_ROWS.value} sequences of {_LENGTH.value} tokens"
     print_table(title, "step", take_turns(contestants, _ROUNDS.value))
 
 

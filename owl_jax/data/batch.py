@@ -1,9 +1,8 @@
-"""Batches: rows of fixed shape, made of examples.
+"""Batches of packed sequences, all of one fixed shape, so the training step compiles once.
 
-Letters: B rows, L positions, N image slots, M video slots, T frames, S picture side.
+Letters: B sequences, L sequence length, N image slots, M video slots, T frames, S image side.
 
-An example is one conversation with its pixels; a row holds several, each with its targets shifted
-by one. Shapes never change during a run, so the step is compiled once.
+An example is one conversation with its pixels. A packed sequence holds several examples.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from owl_jax.text.media_index import index_media
 class Example:
     """One conversation as arrays.
 
-    input_ids: int32[n], media positions negative (text/conversation.py).
-    loss_mask: bool[n], True on answer tokens and their end marks.
+    input_ids: int32[n], media tokens negative (text/conversation.py).
+    loss_mask: bool[n], True on answer tokens and their end-of-sequence tokens.
     images: uint8[k, S, S, 3]. videos: uint8[m, T, S, S, 3]. Both in reading order.
     """
 
@@ -35,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class RowShape:
-    """What a row has room for. media_length: positions per picture or video (queries + 1)."""
+    """Capacity of one packed sequence. media_length: tokens per image or video."""
 
     length: int
     media_length: int
@@ -50,13 +49,13 @@ Array = Any  # NumPy on the host, jax.Array in the step
 
 @struct.dataclass
 class Batch:
-    """What a training step takes.
+    """Input of a training step.
 
-    input_ids:   int32[B, L]; media positions hold 0.
-    targets:     int32[B, L], the token that follows; anything where loss_mask is 0.
+    input_ids:   int32[B, L], 0 at media tokens.
+    targets:     int32[B, L], the next token; undefined where loss_mask is 0.
     loss_mask:   float32[B, L], 1 where the prediction is supervised.
-    positions:   int32[B, L], counted from 0 in each conversation; 0 on padding.
-    segment_ids: int32[B, L], 0 on padding, 1, 2, ... for the conversations of a row.
+    positions:   int32[B, L], restart at 0 in each conversation; 0 on padding.
+    segment_ids: int32[B, L], 1, 2, ... for the conversations of a sequence; 0 on padding.
     media_index: int32[B, L], models/splice.py.
     images:      uint8[B, N, S, S, 3].
     videos:      uint8[B, M, T, S, S, 3].
@@ -73,11 +72,11 @@ class Batch:
 
 
 def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
-    """Lays out the conversations of each row one after another, padded on the right.
+    """Concatenates the conversations of each row into a sequence padded on the right.
 
-    Each has positions from 0 on and a segment of its own; the last token of each is a target only,
-    so nothing is predicted from one conversation about the next. An empty row is all padding.
-    Raises ValueError if a row has not room for its conversations: packing sees to that.
+    Each conversation is a segment with its own positions. Its last token is only a target, so no
+    conversation predicts the next one. An empty row is all padding.
+    Raises ValueError if the conversations of a row do not fit; packing prevents that.
     """
     B, L, S = len(rows), shape.length, shape.image_size
     ids, targets = np.zeros((B, L), np.int32), np.zeros((B, L), np.int32)
@@ -90,7 +89,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
         for segment, example in enumerate(examples, start=1):
             n, k, m = len(example.input_ids) - 1, len(example.images), len(example.videos)
             if start + n > L:
-                raise ValueError(f"{start + n} positions do not fit a row of {L}")
+                raise ValueError(f"{start + n} tokens do not fit a sequence of {L}")
             span = slice(start, start + n)
             ids[row, span], targets[row, span] = example.input_ids[:-1], example.input_ids[1:]
             loss_mask[row, span] = example.loss_mask[1:]

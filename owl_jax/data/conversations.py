@@ -1,7 +1,6 @@
-"""Records as conversations: tokenised, their media not decoded yet.
+"""Tokenised conversations whose media are not decoded yet.
 
-Everything that decides whether a conversation fits into a row is known here, so that packing needs
-no pixel and holds none.
+They hold all that packing needs to know, so packing never touches pixels.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from owl_jax.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Conversation:
-    """One conversation on its way into a row.
+    """One tokenised conversation.
 
-    number: its place in the process's mixture, over all epochs; seeds its augmentation.
-    input_ids: int32[n], media positions negative (text/conversation.py).
-    loss_mask: bool[n], True on answer tokens and their end marks.
-    images, videos: as stored, those whose positions are in input_ids.
-    keep_places: its words are false for a cut or mirrored picture (text/spatial_text.py).
+    number: its index in the process's mixture, over all epochs; seeds its augmentation.
+    input_ids: int32[n], media tokens negative (text/conversation.py).
+    loss_mask: bool[n], True on answer tokens and their end-of-sequence tokens.
+    images, videos: encoded media whose tokens are in input_ids.
+    keep_places: its text is false for a cropped or mirrored image (text/spatial_text.py).
     unread: keys of its record that look like media and are not read.
     """
 
@@ -43,15 +42,15 @@ class Conversation:
 
     @property
     def length(self) -> int:
-        """Positions that it takes in a row: the last token is a target only."""
+        """Tokens that it takes in a sequence: the last token is only a target."""
         return len(self.input_ids) - 1
 
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Turns a record into a Conversation that fits a row, or says why it cannot.
+    """Turns a record into a Conversation that fits a sequence, or into a Dropped.
 
-    most_characters: of a text that is tokenised at all; by default what suits the row.
+    most_characters: longer texts are dropped; by default it follows from the sequence length.
     """
 
     tokenizer: Tokenizer
@@ -68,8 +67,8 @@ class Tokenize:
             return Dropped(
                 where,
                 "text too long",
-                f"{where}: {len(text):,} characters of text; at most {most:,} are read for a row "
-                f"of {shape.length} tokens",
+                f"{where}: {len(text):,} characters of text; at most {most:,} are read for a "
+                f"sequence of {shape.length} tokens",
             )
         try:
             check_media(text, len(images), len(videos), where)

@@ -1,9 +1,9 @@
-"""From stored pictures and videos to pixels, in threads or in worker processes.
+"""Decodes images and videos to pixels, in threads or in worker processes.
 
-Decoding comes after packing, so neither the order of the data nor a checkpoint depends on how many
-threads or workers there are. Worker processes import this module: it must not import JAX.
+Decoding comes after packing, so the number of threads or workers changes neither the order of the
+data nor a checkpoint. Worker processes import this module: it must not import JAX.
 
-Letters: T frames, S picture side.
+Letters: T frames, S image side.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from owl_jax.media.video import load_frames
 
 @dataclass(frozen=True)
 class Decoding:
-    """How media become pixels.
+    """Settings of decoding.
 
-    size: S. frames: T, of each video. seed: numbers of the augmentation, if there is one.
-    unusual: what to do with animated, CMYK and 16-bit pictures (media/image.py).
-    decoder: "exact", or "fast" where the file format can be decoded at a smaller size.
+    size: S. frames: T, of each video. seed: of the augmentation, if there is one.
+    unusual: what to do with animated, CMYK and 16-bit images (media/image.py).
+    decoder: "fast" decodes at a reduced size where the file format allows it.
     """
 
     size: int
@@ -47,7 +47,7 @@ class Decoding:
 
 
 class Media(NamedTuple):
-    """What is to be decoded for one conversation (data/conversations.py)."""
+    """The encoded media of one conversation (data/conversations.py)."""
 
     number: int
     images: Sequence[Medium]
@@ -64,14 +64,14 @@ class Pixels(NamedTuple):
 
 
 def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
-    """The pixels of one conversation. They depend on the arguments alone."""
+    """Decodes the media of one conversation. The result depends on the arguments alone."""
     size, augmentation = settings.size, settings.augmentation
     random = np.random.default_rng((*settings.seed, media.number))
-    enough = None
+    side = None
     if settings.decoder == "fast":
-        enough = augmentation.smallest_side(size) if augmentation else size
-    load_picture = partial(load_image, unusual=settings.unusual, shrink_to=enough)
-    load_clip = partial(load_frames, unusual=settings.unusual, shrink_to=enough)
+        side = augmentation.smallest_side(size) if augmentation else size
+    load = partial(load_image, unusual=settings.unusual, shrink_to=side)
+    load_video = partial(load_frames, unusual=settings.unusual, shrink_to=side)
 
     def finish(frames: Sequence[Image.Image]) -> np.ndarray:
         if augmentation:
@@ -79,8 +79,8 @@ def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
         return np.stack([preprocess_image(frame, size) for frame in frames])
 
     try:
-        images = [finish([load_picture(image, media.where)])[0] for image in media.images]
-        videos = [finish(load_clip(video, settings.frames, media.where)) for video in media.videos]
+        images = [finish([load(image, media.where)])[0] for image in media.images]
+        videos = [finish(load_video(video, settings.frames, media.where)) for video in media.videos]
     except BadData as error:
         return Dropped.of(error, media.where)
     return Pixels(
@@ -90,21 +90,21 @@ def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
 
 
 def make_executor(threads: int, workers: int) -> Executor:
-    """Threads of this process, or with `workers` above 0 that many processes instead.
+    """A pool of `threads`, or of `workers` processes if that is above 0.
 
-    Threads are enough on most machines, since decoders let go of Python's lock; processes help on
-    hosts with so many cores that the rest of Python becomes the limit. A script that asks for them
-    must start below `if __name__ == "__main__":`, for each of them imports it.
+    Threads are enough on most machines, since decoders release the GIL. Processes help on hosts
+    with so many cores that the rest of Python becomes the limit. A script that uses them must
+    start below `if __name__ == "__main__":`, because each worker imports it.
     """
     if workers:
-        # Not fork: JAX's threads do not survive it.
+        # JAX's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers, context, initializer=_leave_with_parent)
+        return ProcessPoolExecutor(workers, context, initializer=_exit_with_parent)
     return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode")
 
 
-def _leave_with_parent() -> None:
-    """In a worker: ends it when its parent is gone, however that came; Ctrl-C is the parent's."""
+def _exit_with_parent() -> None:
+    """Makes a worker exit when its parent dies, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

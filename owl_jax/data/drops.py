@@ -1,6 +1,6 @@
-"""What is dropped: counted by reason, listed once by its place, and the end of a run of too many.
+"""Dropped records: counts them by reason, lists each once, and stops a run that drops too many.
 
-Nothing stands in for a record that is dropped.
+A dropped record is never replaced by another one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from absl import logging
 from owl_jax.errors import BadData, UserError, printable
 from owl_jax.files import open_regular
 
-# The share of dropped records is judged once this many have been seen.
-_RECORDS_BEFORE_JUDGING = 100
+# The share of dropped records is checked once this many have been seen.
+_RECORDS_BEFORE_CHECK = 100
 
-# A list that is longer helps nobody, and a web-scale data set would fill the memory with it.
+# A web-scale data set would fill the memory.
 _LONGEST_LIST = 100_000
 _MOST_LOGGED = 20
 
@@ -30,8 +30,8 @@ _MOST_LOGGED = 20
 class Dropped:
     """A record that cannot be used, and why.
 
-    where: its file and line, or what the source has instead. reason: to count by. message: for the
-    person who mends it; begins with the place.
+    where: its file and line, or what the source uses instead. reason: its category, for counts.
+    message: for the user; begins with `where`.
     """
 
     where: str
@@ -48,31 +48,31 @@ class Dropped:
 
 
 def too_many(dropped: int, seen: int, limit: float) -> bool:
-    """Whether more records were dropped than a share of `limit` would explain.
+    """Whether the share of dropped records is significantly above `limit`.
 
-    A sample's share goes up and down around that of the data: allowed are three standard deviations
-    above the limit, and nothing is judged before 100 records.
+    The share of a sample varies, so three standard deviations above the limit are allowed. False
+    before 100 records.
     """
     allowed = limit * seen + 3 * math.sqrt(limit * seen)
-    return seen >= _RECORDS_BEFORE_JUDGING and (dropped > allowed or dropped == seen)
+    return seen >= _RECORDS_BEFORE_CHECK and (dropped > allowed or dropped == seen)
 
 
 class DropLog:
-    """Counts and lists what is dropped; stops the run when its share passes `limit`.
+    """Counts and lists dropped records; stops the run when their share exceeds `limit`.
 
-    A run that sees no usable record stops whatever the limit: it would never end.
+    A run without any usable record stops whatever the limit: it would never end.
 
     Args:
       limit: the share of records that may be dropped.
-      file: gets one {"where", "reason", "message"} a line. A place is listed once, however often
-        its record comes up, also when the run is resumed.
+      file: gets one {"where", "reason", "message"} a line. A record is listed once, in all its
+        epochs and after a resume.
 
-    Attributes:
-      seen: records that came by since the start of this process, dropped ones included.
-      used: those of them that became examples with all their media.
-      text_only: those of them without picture or video that were not dropped.
-      unread: how many had a key that looks like media and is not read, by key.
-      reasons: how many of them were dropped, by reason.
+    Attributes, counted since the start of this process:
+      seen: all records, dropped ones included.
+      used: records that became examples with all their media.
+      text_only: records that were kept and have no media.
+      unread: records with a key that looks like media and is not read, by key.
+      reasons: dropped records, by reason.
       dropped: the list, without repetitions.
     """
 
@@ -82,14 +82,14 @@ class DropLog:
         self.unread: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dropped: list[Dropped] = []
-        self._places: set[str] = set()
+        self._listed: set[str] = set()
         self._file = file
         self._undecoded = 0
         if file and file.exists():
             self._read_list(file)
 
     def keep(self, item: Any) -> bool:
-        """Counts a record as seen; False for one that is dropped. Raises UserError as `drop`."""
+        """Counts a record as seen; False if it is dropped. Raises UserError as `drop`."""
         self.seen += 1
         if isinstance(item, Dropped):
             self._count(item)
@@ -97,7 +97,7 @@ class DropLog:
         return True
 
     def note(self, where: str, is_text_only: bool, unread: Sequence[str]) -> None:
-        """Counts what is to be known of a record that was kept; `Attributes` above."""
+        """Updates `text_only` and `unread` for a record that was kept."""
         self.text_only += is_text_only
         for key in unread:
             if key not in self.unread and len(self.unread) < _MOST_LOGGED:
@@ -109,7 +109,7 @@ class DropLog:
             self.unread[key] += 1
 
     def summary(self) -> str:
-        """What was read since the start of this process, in one line."""
+        """One line of counts since the start of this process."""
         dropped = self.reasons.total()
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.most_common())
         unread = "".join(f', "{key}" of {n:,} not read' for key, n in self.unread.most_common(8))
@@ -119,14 +119,14 @@ class DropLog:
         )
 
     def use(self) -> None:
-        """Counts a record as used, media and all."""
+        """Counts a record as used."""
         self.used += 1
 
     def drop(self, item: Dropped) -> None:
-        """Counts and lists a record that was kept. Raises UserError if it is one too many."""
+        """Drops a record that was kept before. Raises UserError if too many are dropped."""
         self._undecoded += 1
         self._count(item)
-        if not self.used and self._undecoded >= _RECORDS_BEFORE_JUDGING:
+        if not self.used and self._undecoded >= _RECORDS_BEFORE_CHECK:
             self._stop(item)
 
     def _count(self, item: Dropped) -> None:
@@ -135,7 +135,7 @@ class DropLog:
             if len(self.dropped) <= _MOST_LOGGED:
                 logging.warning("dropped (%s): %s", item.reason, printable(item.message))
             if len(self.dropped) == _MOST_LOGGED:
-                logging.warning("more that is dropped is listed in %s", self._file or "no file")
+                logging.warning("further drops are listed in %s", self._file or "no file")
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with self._file.open("a", encoding="utf-8") as file:
@@ -147,21 +147,21 @@ class DropLog:
         by_reason = ", ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common())
         listed = f" All are listed in {self._file}." if self._file else ""
         raise UserError(
-            f"{self.reasons.total()} of {self.seen} records were dropped ({by_reason}), allowed is "
-            f"a share of data.max_dropped={self.limit}; mend the data or allow more.{listed} The "
-            f"last one: {last.message}"
+            f"{self.reasons.total()} of {self.seen} records were dropped ({by_reason}), more than "
+            f"data.max_dropped={self.limit} allows; fix the data or raise it.{listed} The last "
+            f"one: {last.message}"
         )
 
     def _list(self, item: Dropped) -> bool:
-        """Whether it was not in the list, and is now."""
-        if item.where in self._places or len(self._places) >= _LONGEST_LIST:
+        """Adds it to the list; False if it was there already or the list is full."""
+        if item.where in self._listed or len(self._listed) >= _LONGEST_LIST:
             return False
-        self._places.add(item.where)
+        self._listed.add(item.where)
         self.dropped.append(item)
         return True
 
     def _read_list(self, file: Path) -> None:
-        """Takes over the list of an earlier run, but for a line that was cut by its end."""
+        """Reads the list of an earlier run and removes a last line that was cut off."""
         try:
             with open_regular(file) as opened:
                 whole, newline, half = opened.read().decode().rpartition("\n")
@@ -174,17 +174,16 @@ class DropLog:
             ) from None
         if half:
             file.write_text(whole + newline, encoding="utf-8")
-        # Not splitlines: a file's name may hold what Unicode takes for the end of a line.
+        # Not splitlines: a file name may contain other Unicode line separators.
         for line in whole.split("\n") if whole else ():
             try:
                 self._list(Dropped(**json.loads(line)))
             except (ValueError, TypeError, RecursionError):
                 raise UserError(
-                    f"{file}: {line[:80]!r} is no line of a list of dropped records; move the file "
-                    "away"
+                    f"{file}: {line[:80]!r} does not describe a dropped record; move the file away"
                 ) from None
 
 
 def _printable(text: str) -> str:
-    """The text, with what is none spelled out: a file's name may hold any bytes."""
+    """Escapes what UTF-8 cannot encode: a file name may hold any bytes."""
     return text.encode("utf-8", "backslashreplace").decode()

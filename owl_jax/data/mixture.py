@@ -1,4 +1,4 @@
-"""Several sources as one endless stream of records, in exact shares and a seeded order (Grain)."""
+"""Mixes sources into one endless stream of records, in exact shares and seeded order (Grain)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _EPOCHS = re.compile(r"\s*([0-9.]+)\s*epochs?\s*")
 class WeightedSource:
     """A source and its share of the mixture.
 
-    weight: any positive scale; or "2 epochs" (for all sources, if for one), which is twice the
-    number of its records.
+    weight: a positive number on any scale, or "2 epochs": twice the number of its records. Either
+    all sources of a mixture give epochs or none does.
     """
 
     source: Source
@@ -31,26 +31,25 @@ class WeightedSource:
 
 
 def mix(
-    sources: Sequence[WeightedSource], seed: int, part: int = 0, parts: int = 1
+    sources: Sequence[WeightedSource], seed: int, shard_index: int = 0, num_shards: int = 1
 ) -> grain.MapDataset[Record | Dropped]:
     """The endless mixture: element i depends on the arguments and i alone.
 
-    Every source is shuffled anew in each of its epochs and begins again when it is used up. A
-    record that its source cannot read is Dropped.
+    Every source repeats, reshuffled in each epoch. A record that its source cannot read is Dropped.
 
     Args:
-      part, parts: of several processes, each mixes every `parts`-th record of every source, in the
-        same shares. (Every `parts`-th record of the mixture would not do: its order is periodic,
-        and a process might get the records of one source alone.)
+      shard_index, num_shards: each process mixes every `num_shards`-th record of every source, in
+        the same shares. (The mixture itself cannot be sharded: its order is periodic, so a process
+        might get the records of one source only.)
 
-    Raises UserError for no source, or weights that make no sense.
+    Raises UserError for no source or invalid weights.
     """
     datasets = [
         grain.MapDataset.source(_Guarded(item.source)).seed(seed + i).shuffle().repeat()
         for i, item in enumerate(sources)
     ]
-    own = [dataset[part::parts] for dataset in datasets]
-    return grain.MapDataset.select_from_datasets(own, _Order(shares(sources)))
+    sharded = [dataset[shard_index::num_shards] for dataset in datasets]
+    return grain.MapDataset.select_from_datasets(sharded, _Order(shares(sources)))
 
 
 def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
@@ -64,7 +63,7 @@ def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
             f"config.data.mixture has the weights {weights}: give all of them in epochs, or none"
         )
     try:
-        # As it is written: 0.3 is three tenths.
+        # Through str, so that 0.3 is exactly three tenths.
         ratios = [
             Fraction(match[1]) * len(item.source) if match else Fraction(str(item.weight))
             for match, item in zip(in_epochs, sources, strict=True)
@@ -80,17 +79,16 @@ def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
 
 
 def records_of_an_epoch(sources: Sequence[WeightedSource]) -> int:
-    """How many records of the mixture it takes until every record of every source has come."""
-    parts = zip(sources, shares(sources), strict=True)
-    return max(math.ceil(len(item.source) / share) for item, share in parts)
+    """How many records of the mixture contain every record of every source."""
+    pairs = zip(sources, shares(sources), strict=True)
+    return max(math.ceil(len(item.source) / share) for item, share in pairs)
 
 
 class _Order(grain.transforms.DatasetSelectionMap):
-    """Which source each record of the mixture comes from, and which of its records that is.
+    """Maps the index of a record in the mixture to (source, index in the source).
 
     At any point the first source is within one record of its share, the second within one of its
-    share of what the first leaves, and so on. (Grain's own `mix` rounds weights to hundredths of
-    the smallest.)
+    share of the rest, and so on. (Grain's own `mix` rounds weights to hundredths of the smallest.)
     """
 
     def __init__(self, ratios: Sequence[Fraction]):
@@ -103,15 +101,15 @@ class _Order(grain.transforms.DatasetSelectionMap):
     def __getitem__(self, index: int) -> tuple[int, int]:
         total = sum(self._weights)
         for source, weight in enumerate(self._weights):
-            own = -(-index * weight // total)  # of the first `index` records, rounded up
-            if -(-(index + 1) * weight // total) > own:
-                return source, own
-            index, total = index - own, total - weight
-        raise AssertionError("the last source takes what the others leave")
+            earlier = -(-index * weight // total)  # of the first `index` records, rounded up
+            if -(-(index + 1) * weight // total) > earlier:
+                return source, earlier
+            index, total = index - earlier, total - weight
+        raise AssertionError("the last source takes every record that is left")
 
 
 class _Guarded:
-    """A source whose unreadable records are Dropped instead of exceptions."""
+    """A source that returns Dropped for unreadable records instead of raising."""
 
     def __init__(self, source: Source):
         self._source = source

@@ -1,13 +1,13 @@
-"""Packing: several conversations in one row of L positions and N + M media slots (Grain).
+"""Packs conversations into sequences of L tokens and N + M media slots (Grain).
 
-Online best fit. Some rows are open at a time; a conversation goes into the fullest one that has
-room for its tokens and its media. If none has, the fullest row is closed and a new one opened, so
-rows leave one by one. A row that has been open for long is closed whatever it holds, so that no
-conversation is kept back for ever. Long conversations fill a row at once and short ones wait for
-company, so the first rows of a run, about as many as are open, hold more of the long ones.
+Online best fit over a window of open rows; a row is a sequence that is being filled. A conversation
+goes into the fullest row that has room for its tokens and its media. If none has, the fullest row
+is closed and a new one opened. A row that has been open too long is closed first, so no
+conversation waits for ever. Long conversations fill a row at once and short ones wait, so the first
+rows of a run, about as many as are open, hold more of the long ones.
 
-Rows hold tokens and the places of media, no pixels; many can be open, and the state that goes into
-a checkpoint is the numbers of the conversations in them.
+Rows hold tokens and encoded media, no pixels, so many can be open. A checkpoint stores the numbers
+of the conversations in them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.errors import UserError
 
-# A row is closed when this many conversations for each open row have come since it was opened.
-# Measured on the distribution of benchmarks/packing.py: less leaves rows emptier, more gains
-# nothing.
+# A row is closed when this many conversations per open row have arrived since it was opened.
+# Measured on the distribution of benchmarks/packing.py: less wastes tokens, more gains nothing.
 _PATIENCE = 20
 
 
 @dataclass(eq=False)
 class Row:
-    """The conversations of a row in the order of their positions, and what they take."""
+    """The conversations of a packed sequence, in order, and the capacity they use."""
 
-    opened: int  # how many conversations had come when it was opened
+    opened: int  # how many conversations had arrived when it was opened
     conversations: list[Conversation] = field(default_factory=list)
     length: int = 0
     images: int = 0
@@ -54,15 +53,15 @@ class Row:
 
 
 class Packer:
-    """The open rows, in the order in which they were opened, and the rule that fills them."""
+    """The open rows, oldest first, and the rule that fills them."""
 
     def __init__(self, shape: RowShape, open_rows: int):
         self._shape, self._open_rows = shape, open_rows
         self.rows: list[Row] = []
-        self.count = 0  # of the conversations that have come
+        self.count = 0  # conversations that have arrived
 
     def place(self, conversation: Conversation) -> Row | None:
-        """Puts it into a row; returns the row that was closed for it, if one was."""
+        """Puts it into a row; returns the row that was closed for it, if any."""
         self.count += 1
         fitting = [row for row in self.rows if row.has_room(conversation, self._shape)]
         if fitting:
@@ -70,8 +69,8 @@ class Packer:
             return None
         closed = None
         if len(self.rows) >= self._open_rows:
-            late = self.count - self.rows[0].opened > _PATIENCE * self._open_rows
-            closed = self.rows[0] if late else max(self.rows, key=_length)
+            overdue = self.count - self.rows[0].opened > _PATIENCE * self._open_rows
+            closed = self.rows[0] if overdue else max(self.rows, key=_length)
             self.rows.remove(closed)
         row = Row(self.count)
         row.add(conversation)
@@ -80,13 +79,13 @@ class Packer:
 
 
 class PackRows(grain.IterDataset[Sequence[Conversation]]):
-    """Rows of conversations.
+    """Packed sequences, each as the list of its conversations.
 
     Args:
-      conversations: an iterable data set of those that fit a row.
-      lookup: conversations by their number, to fill the open rows of a restored state.
-      shape: what a row has room for.
-      open_rows: rows that are open at a time; 0 gives each conversation a row of its own.
+      conversations: an iterable data set of conversations that fit a sequence.
+      lookup: conversations by number, to refill the open rows when a state is restored.
+      shape: the capacity of a sequence.
+      open_rows: rows that are open at a time; 0 turns packing off: one conversation a sequence.
     """
 
     def __init__(
@@ -148,10 +147,10 @@ class _RowIterator(grain.DatasetIterator[Sequence[Conversation]]):
         for number, length in zip(saved["numbers"], saved["lengths"], strict=True):
             item = self._lookup[number]
             if isinstance(item, Dropped) or item.length != length:
-                what = item.message if isinstance(item, Dropped) else item.where
+                changed = item.message if isinstance(item, Dropped) else item.where
                 raise UserError(
-                    f"the data has changed since the checkpoint: {what}; put it back as it was, "
-                    "or begin it again with --config.data.resume=False"
+                    f"the data has changed since the checkpoint: {changed}; restore it, or restart "
+                    "the data with --config.data.resume=False"
                 )
             row.add(item)
         return row

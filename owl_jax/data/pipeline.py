@@ -1,9 +1,9 @@
-"""From records to an endless, resumable stream of batches (Grain).
+"""An endless, resumable stream of batches made of records (Grain).
 
-    mixture -> conversations -> rows -> batches of rows -> pixels -> Batch
+    mixture -> conversations -> packed sequences -> batches -> pixels -> Batch
 
-The order is decided by the mixture and the packing alone, in the first three steps, which see no
-pixel. Each of several processes has a mixture of its own (data/mixture.py).
+The first three steps alone decide the order; they decode no pixels. Each process mixes its own
+shard of the data (data/mixture.py).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from owl_jax.text.tokenizer import Tokenizer
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
 _Rows: TypeAlias = Sequence[Sequence[Conversation]]
 
-# Batches that are being decoded while one is waited for, if their pixels take no more than this.
+# Batches that are decoded ahead, fewer if their pixels take more memory than this.
 _MOST_AHEAD, _BYTES_AHEAD = 2, 2**30
-_READY = 1  # batches that lie ready
+_READY = 1  # finished batches that are buffered
 _MOST_RECORDS_AHEAD = 512
 
 
@@ -40,14 +40,14 @@ _MOST_RECORDS_AHEAD = 512
 class Reading:
     """How the stream is read.
 
-    threads: that read records, and that decode. workers: processes that decode instead; neither
-    changes what comes. part, parts: which part of the data this process reads.
+    threads: for reading records and for decoding. workers: processes that decode instead of the
+    threads. Neither changes the stream. shard_index, num_shards: which shard this process reads.
     """
 
     threads: int = 2
     workers: int = 0
-    part: int = 0
-    parts: int = 1
+    shard_index: int = 0
+    num_shards: int = 1
 
 
 def tokenized(
@@ -55,16 +55,16 @@ def tokenized(
     tokenizer: Tokenizer,
     shape: RowShape,
     seed: int,
-    part: int = 0,
-    parts: int = 1,
+    shard_index: int = 0,
+    num_shards: int = 1,
     most_characters: int | None = None,
 ) -> grain.MapDataset[Conversation | Dropped]:
-    """The endless mixture as conversations, by their number; `Tokenize` has the arguments.
+    """The endless mixture as conversations by number; arguments as of `mix` and `Tokenize`.
 
     Raises UserError as `mix`.
     """
     tokenize = Tokenize(tokenizer, shape, most_characters)
-    return mix(sources, seed, part, parts).map_with_index(tokenize)
+    return mix(sources, seed, shard_index, num_shards).map_with_index(tokenize)
 
 
 def make_batches(
@@ -79,21 +79,21 @@ def make_batches(
     reading: Reading = Reading(),
     made_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> BatchIterator:
-    """An endless iterator of Batches of `batch_size` rows; its state goes into checkpoints.
+    """An endless iterator of Batches of `batch_size` sequences; its state goes into checkpoints.
 
-    A record that cannot be used is dropped, counted and listed (data/drops.py); nothing stands in
-    for it. A conversation whose media turn out to be unreadable leaves its place in the row empty.
+    A record that cannot be used is dropped, counted and listed (data/drops.py), not replaced. A
+    conversation whose media cannot be decoded leaves its sequence shorter.
 
     Args:
-      open_rows: among how many rows a conversation finds its place (data/packing.py); 0 gives each
-        a row of its own.
-      made_with: what decides what comes, by the names of the settings and as JSON gives it back. A
-        state that was made with something else is refused.
+      open_rows: sequences that are packed at a time (data/packing.py); 0 turns packing off.
+      made_with: the settings that determine the stream, as JSON values by name. A state made with
+        other settings is refused.
 
-    Raises UserError for no source or wrong weights; the iterator raises it where too many records
+    Raises UserError for no source or invalid weights; the iterator raises it when too many records
     are dropped.
     """
-    conversations = tokenized(sources, tokenizer, shape, seed, reading.part, reading.parts)
+    shard = reading.shard_index, reading.num_shards
+    conversations = tokenized(sources, tokenizer, shape, seed, *shard)
     ahead = min(4 * batch_size, _MOST_RECORDS_AHEAD)
     stream = conversations.to_iter_dataset(
         grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=ahead)
@@ -116,7 +116,7 @@ def _keep(drops: DropLog, item: Conversation | Dropped) -> bool:
 
 @dataclass(frozen=True)
 class _Finishing:
-    """What turns rows of conversations into Batches, and what their state must agree on."""
+    """Settings of `_FinishIterator`."""
 
     shape: RowShape
     decoding: Decoding
@@ -128,13 +128,13 @@ class _Finishing:
     @property
     def batches_ahead(self) -> int:
         shape = self.shape
-        pictures = shape.image_slots + shape.video_slots * shape.frames
-        pixels = self.batch_size * pictures * shape.image_size**2 * 3
+        images = shape.image_slots + shape.video_slots * shape.frames
+        pixels = self.batch_size * images * shape.image_size**2 * 3
         return min(_MOST_AHEAD, _BYTES_AHEAD // max(pixels, 1))
 
 
 class _FinishBatches(grain.IterDataset[Batch]):
-    """Decodes the media of rows and lays them out as a Batch."""
+    """Decodes the media of packed sequences and collates them into a Batch."""
 
     def __init__(self, batches: grain.IterDataset[_Rows], settings: _Finishing):
         super().__init__(batches)
@@ -150,7 +150,7 @@ class _FinishIterator(grain.DatasetIterator[Batch]):
         self._settings = settings
         self._executor = make_executor(settings.reading.threads, settings.reading.workers)
         self._state = parent.get_state()
-        # What is under way, each with the parent's state behind it.
+        # Batches that are being decoded, each with the state of the parent after it.
         self._ahead: deque[tuple[_Rows, list[list[Future]], dict[str, Any]]] = deque()
 
     def __next__(self) -> Batch:
@@ -194,8 +194,8 @@ class _FinishIterator(grain.DatasetIterator[Batch]):
 
     def _killed(self) -> UserError:
         return UserError(
-            "a process that decodes pictures was killed, most likely for want of memory; give "
-            f"fewer than config.data.workers={self._settings.reading.workers}, or none"
+            "a process that decodes images was killed, most likely because memory ran out; set "
+            f"config.data.workers below {self._settings.reading.workers}, or to 0"
         )
 
     def get_state(self) -> dict[str, Any]:
@@ -227,5 +227,5 @@ def _check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the checkpoint's position in the data was made with {key} = "
                 f"{found.get(key, 'unknown')}, but now it is {expected.get(key, 'unknown')}; set "
-                "it back, or begin the data again with --config.data.resume=False"
+                "it back, or restart the data with --config.data.resume=False"
             )

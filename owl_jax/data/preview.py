@@ -1,4 +1,4 @@
-"""Shows the data of a config; the command is owl_jax/preview/__main__.py."""
+"""`python -m owl_jax.data.preview`; the code is in owl_jax/preview/__main__.py."""
 
 import runpy
 

@@ -65,8 +65,8 @@ def test_too_many_end_the_run_with_the_numbers(tmp_path):
     with pytest.raises(UserError) as error:
         log.keep(missing(99))
     assert re.match(
-        r"11 of 100 records were dropped \(missing file: 11\), allowed is a share of "
-        r"data\.max_dropped=0\.04; .* listed in .*skipped\.jsonl\. The last one: data\.jsonl:99: ",
+        r"11 of 100 records were dropped \(missing file: 11\), more than data\.max_dropped=0\.04 "
+        r"allows; .* listed in .*skipped\.jsonl\. The last one: data\.jsonl:99: ",
         str(error.value),
     )
 
@@ -114,7 +114,7 @@ def test_names_of_files_may_be_anything(tmp_path):
 
 def test_a_list_that_is_none_is_refused(tmp_path):
     (tmp_path / "skipped.jsonl").write_text("my notes\n")
-    with pytest.raises(UserError, match=r"skipped\.jsonl: 'my notes' is no line of a list"):
+    with pytest.raises(UserError, match=r"skipped\.jsonl: 'my notes' does not describe"):
         DropLog(1.0, tmp_path / "skipped.jsonl")
 
 
@@ -125,7 +125,7 @@ def test_only_the_first_are_logged(tmp_path, caplog):
     for line in range(60):
         log.keep(missing(line))
     assert caplog.text.count("dropped (missing file)") == 20
-    assert "more that is dropped is listed in" in caplog.text
+    assert "further drops are listed in" in caplog.text
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 60
 
 

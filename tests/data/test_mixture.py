@@ -94,11 +94,11 @@ def test_every_epoch_holds_each_record_once_in_a_new_order():
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 1, 1, 1), (102, 90, 50, 150)])
-@pytest.mark.parametrize("parts", [2, 4, 16])
-def test_each_process_has_the_shares_of_the_mixture(weights, parts):
+@pytest.mark.parametrize("num_shards", [2, 4, 16])
+def test_each_process_has_the_shares_of_the_mixture(weights, num_shards):
     sources = weighted(*((range(1000 * i, 1000 * i + 200), w) for i, w in enumerate(weights)))
-    for part in range(parts):
-        dataset = mix(sources, 1, part, parts)
+    for shard_index in range(num_shards):
+        dataset = mix(sources, 1, shard_index, num_shards)
         found = Counter(dataset[i] // 1000 for i in range(784))
         for i, weight in enumerate(weights):
             assert abs(found[i] - 784 * weight / sum(weights)) < 3
@@ -106,8 +106,8 @@ def test_each_process_has_the_shares_of_the_mixture(weights, parts):
 
 def test_processes_together_see_each_record_of_an_epoch_once():
     sources = weighted((range(90), 1), (range(100, 190), 1))
-    parts = [mix(sources, 1, part, 3) for part in range(3)]
-    found = [part[i] for part in parts for i in range(60)]
+    shards = [mix(sources, 1, index, 3) for index in range(3)]
+    found = [shard[i] for shard in shards for i in range(60)]
     assert sorted(found) == [*range(90), *range(100, 190)]
 
 

@@ -1,1 +1,1 @@
-"""ArrayRecord shards as owl_jax.prepare writes them; sources/array_record.py reads them."""
+"""Writes the ArrayRecord shards of owl_jax.prepare; sources/array_record.py reads them."""

@@ -1,8 +1,8 @@
-"""What a run of prepare has done so far, so that it can be killed at any moment and go on.
+"""The journal of a run of prepare, which can be killed at any moment and resumed.
 
-progress.jsonl begins with what is made of what, and has a line for each shard that is finished. A
-shard is finished when its line is there in full; only then does it take its name, so that a file
-data-*.array_record is never a part of one. Every line holds its own hash (sealed_json.py).
+progress.jsonl begins with a header (source and options) and has a line for each finished shard. A
+shard is renamed to data-*.array_record only after its line is complete, so such a file is never
+partial. Every line holds its own hash (sealed_json.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from owl_jax.sealed_json import Damaged, sealed, unsealed
 
 SKIPPED_FILE = "skipped.jsonl"
 
-# Of a journal: whatever is damaged behind it, it is ours.
+# Identifies a journal of prepare, even if the rest is damaged.
 _BEGINNING = json.dumps({"format": FORMAT}).removesuffix("}").encode()
 
 
@@ -34,19 +34,19 @@ class Journal:
     """The journal of one target, open for writing; a context manager.
 
     Attributes:
-      shards: those that are finished.
-      next_index: the first record of the source that is not in them, nor skipped before it.
-      skipped: how many records before that were skipped, by reason.
-      noted: how many of the others had something to tell of (shards/payload.py, notes_of).
+      shards: finished shards.
+      next_index: index in the source of the first record that is neither in them nor skipped.
+      skipped: number of records skipped before it, by reason.
+      noted: number of other records before it with a note, by note (shards/payload.py, notes_of).
     """
 
     def __init__(self, target: Path, header: Mapping[str, Any]):
-        """Begins the journal of the directory `target`, or goes on with an earlier run's.
+        """Creates the journal of the directory `target`, or resumes an earlier run's.
 
-        header: what is made of what, with the source's "fingerprint", as JSON would give it back.
+        header: source, its "fingerprint" and options, as JSON values.
 
-        Raises UserError where the earlier run's was another or is damaged, where another process
-        is writing, or where a finished shard is gone; OSError where the files cannot be written.
+        Raises UserError if the earlier header differs, the journal is damaged, another process is
+        writing, or a finished shard is gone; OSError if the files cannot be written.
         """
         self._target = target
         self.shards: list[Shard] = []
@@ -54,7 +54,7 @@ class Journal:
         self.skipped: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
         self._path = target / JOURNAL_FILE
-        self._file = _open_own(self._path, "a+b")
+        self._file = _open_or_create(self._path, "a+b")
         try:
             lock(self._file, target)
             self._begin({"format": FORMAT, **header})
@@ -63,7 +63,7 @@ class Journal:
             raise
 
     def _begin(self, first: dict[str, Any]) -> None:
-        """Takes over what the file says. first: what its first line has to be."""
+        """Restores the state from the file. first: the expected first line."""
         target = self._target
         lines = self._whole_lines()
         if not lines:
@@ -73,7 +73,7 @@ class Journal:
             changes = ", ".join(f"{name} {lines[0].get(name)}, now {first[name]}" for name in names)
             raise UserError(
                 f"{target}: the source has changed since it was begun ({changes}); give another "
-                "--target, or --restart to throw away what is there"
+                "--target, or --restart to delete it"
             )
         skipped_bytes = 0
         for line in lines[1:]:
@@ -82,11 +82,11 @@ class Journal:
             self.skipped = Counter(line["skipped"])
             self.noted = Counter(line.get("noted", {}))
         self._check_shards()
-        self._skipped_file = _open_own(target / SKIPPED_FILE, "ab")
+        self._skipped_file = _open_or_create(target / SKIPPED_FILE, "ab")
         if os.fstat(self._skipped_file.fileno()).st_size < skipped_bytes:
             self._skipped_file.close()
             raise UserError(f"{target / SKIPPED_FILE}: shorter than it was; give --restart")
-        # What was skipped after the last finished shard comes again.
+        # Records skipped after the last finished shard are read again.
         self._skipped_file.truncate(skipped_bytes)
 
     def __enter__(self) -> Self:
@@ -102,12 +102,12 @@ class Journal:
         self._file.close()
 
     def skip(self, dropped: Dropped) -> None:
-        """Lists a record that is not going to be in a shard."""
+        """Lists a record that is left out of the shards."""
         self.skipped[dropped.reason] += 1
         _write_line(self._skipped_file, dropped.to_json())
 
     def finish_shard(self, shard: Shard, part: Path, next_index: int) -> None:
-        """Takes the file `part` as a shard, for good.
+        """Commits the file `part` as a shard.
 
         next_index: all records of the source before it are in shards, or skipped.
         """
@@ -125,11 +125,11 @@ class Journal:
         self.next_index = next_index
 
     def _whole_lines(self) -> list[dict[str, Any]]:
-        """What the file says; a line that was being written when the run was killed is cut off."""
+        """The lines of the file; removes a last line that is incomplete because of a kill."""
         self._file.seek(0)
         whole, _, _ = self._file.read().rpartition(b"\n")
         self._file.truncate(len(whole) + 1 if whole else 0)
-        # Not splitlines: damage may have made a line end of any byte.
+        # Not splitlines: damage may have created other line separators.
         lines = whole.split(b"\n") if whole else []
         return [_content(line, self._path, number) for number, line in enumerate(lines, start=1)]
 
@@ -142,24 +142,23 @@ class Journal:
             path = self._target / shard.name
             part = partial_path(path)
             if not path.exists() and part.exists():
-                part.replace(path)  # killed between the line and the renaming
+                part.replace(path)  # killed between writing the line and renaming
             if not path.exists() or path.stat().st_size != shard.bytes:
-                raise UserError(
-                    f"{path}: missing or of another size than when it was written; give --restart"
-                )
+                raise UserError(f"{path}: missing, or its size has changed; give --restart")
 
 
 def lock(journal: IO[bytes], target: Path) -> None:
-    """Keeps other processes out until the file is closed.
+    """Locks the journal until the file is closed.
 
-    Raises UserError where one is in, or has finished or deleted this journal after it was opened.
+    Raises UserError if another process holds the lock, or has finished or deleted this journal
+    after it was opened.
     """
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise busy(target) from None
     except OSError:
-        pass  # some network file systems know no locks
+        pass  # some network file systems do not support locks
     try:
         is_there = os.path.samestat(os.fstat(journal.fileno()), (target / JOURNAL_FILE).stat())
     except OSError:
@@ -173,9 +172,9 @@ def busy(target: Path) -> UserError:
 
 
 def read_header(target: Path) -> dict[str, Any] | None:
-    """What the journal of `target` began with; None where it is not there in full, or not ours.
+    """The header of the journal of `target`; None if it is incomplete or not prepare's.
 
-    Raises UserError where it is ours, and damaged.
+    Raises UserError if it is prepare's and damaged.
     """
     if not is_begun(target):
         return None
@@ -188,7 +187,7 @@ def read_header(target: Path) -> dict[str, Any] | None:
 
 
 def is_begun(target: Path) -> bool:
-    """Whether a journal of ours is there, with its first line in full, be it damaged."""
+    """Whether there is a journal of prepare with a complete first line, possibly damaged."""
     try:
         with open_regular(target / JOURNAL_FILE) as file:
             start = file.read(len(_BEGINNING))
@@ -198,7 +197,7 @@ def is_begun(target: Path) -> bool:
 
 
 def is_barely_begun(target: Path) -> bool:
-    """Whether the journal is the beginning of ours: a run was killed in its first moment."""
+    """Whether the journal ends within its first line: a run was killed right after its start."""
     try:
         with open_regular(target / JOURNAL_FILE) as file:
             data = file.read()
@@ -208,12 +207,12 @@ def is_barely_begun(target: Path) -> bool:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a shard is until it is finished."""
+    """The path of a shard until it is finished."""
     return path.with_name(f"{path.name}.partial")
 
 
 def _content(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """What a line says. Raises UserError for anything but what was written."""
+    """The content of a line. Raises UserError if it is not as written."""
     try:
         values, is_sealed = unsealed(json.loads(line.decode()), "line")
     except (Damaged, ValueError, RecursionError):
@@ -225,16 +224,13 @@ def _content(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _damaged(path: Path, number: int) -> UserError:
     return UserError(
-        f"{path}, line {number}: damaged, or of an older owl_jax, so it cannot be gone on with; "
-        "give --restart to throw away what is there and begin again"
+        f"{path}, line {number}: damaged, or of an older owl_jax, so it cannot be resumed; give "
+        "--restart to delete it and begin again"
     )
 
 
-def _open_own(path: Path, mode: str) -> IO[bytes]:
-    """A file of ours, made if it is missing. Raises OSError, and UserError for a FIFO or the like.
-
-    Opening a FIFO would wait for its reader.
-    """
+def _open_or_create(path: Path, mode: str) -> IO[bytes]:
+    """Opens or creates a file. Raises OSError, and UserError for a FIFO, whose open would block."""
     try:
         check_regular(path)
     except NotAFile as error:
@@ -245,7 +241,7 @@ def _open_own(path: Path, mode: str) -> IO[bytes]:
 
 
 def _write_line(file: IO[bytes], text: str) -> None:
-    # Half a character, as a file's name may have, becomes what JSON writes for it.
+    # A lone surrogate, as a file name may have, becomes its JSON escape.
     line = text.encode("utf-8", "backslashreplace") + b"\n"
-    if file.write(line) < len(line):  # not buffered: a disk that is nearly full takes a part
+    if file.write(line) < len(line):  # unbuffered: a nearly full disk writes only a part
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,9 +1,9 @@
-"""What `python -m owl_jax.prepare` wrote: manifest.json beside the shards.
+"""manifest.json, which describes the shards of `python -m owl_jax.prepare`.
 
-It names the source and the options, counts the records and the skipped ones, and has for each
-shard its records, bytes and SHA-256. Its last key is the hash of all others (sealed_json.py), which
-older ones lack. It is there only when all shards are, and the same input gives the same bytes:
-nothing in it tells of the time or the machine.
+It has the source, the options, the numbers of records and of skipped ones, and for each shard its
+records, bytes and SHA-256. Its last key is the hash of all others (sealed_json.py), which older
+manifests lack. It is written after all shards. The same input gives the same bytes: it contains
+nothing about the time or the machine.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from owl_jax.files import open_regular
 from owl_jax.sealed_json import Damaged, sealed, unsealed
 
 MANIFEST_FILE = "manifest.json"
-# Of a run that is not finished: what it has done so far (shards/write.py).
+# Of a run that is not finished (shards/journal.py).
 JOURNAL_FILE = "progress.jsonl"
 FORMAT = "owl_jax shards"
 VERSION = 1
 
-# Of a manifest, of any version: whatever is damaged behind it, it is ours.
+# Identifies a manifest of any version, even if the rest is damaged.
 _BEGINNING = json.dumps({"format": FORMAT}, indent=2).removesuffix("\n}").encode()
 
-_AGAIN = "copy it again, or prepare the data again with --restart"
+_REMEDY = "copy it again, or prepare the data again with --restart"
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file. bytes: of the file, not of what is in it."""
+    """One ArrayRecord file. bytes: the size of the file."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[^/\0]+$")]
     records: _Count
@@ -46,11 +46,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """source: as it was given. options: those that decide what is in the shards, by name.
+    """Content of manifest.json.
 
-    fingerprint: of the source (sources/fingerprint.py). skipped: how many records of the source are
-    not in the shards, by reason. noted: how many that are in them had something to tell of
-    (shards/payload.py, notes_of).
+    source: as it was given. fingerprint: of the source (sources/dataset_hash.py). options: those
+    that determine the shards, by name. skipped: number of records left out, by reason. noted:
+    number of records with a note, by note (shards/payload.py, notes_of).
     """
 
     source: str
@@ -62,7 +62,7 @@ class Manifest:
 
     @property
     def records(self) -> int:
-        """How many are in the shards."""
+        """Number of records in the shards."""
         return sum(shard.records for shard in self.shards)
 
     def to_json(self) -> str:
@@ -70,7 +70,7 @@ class Manifest:
         return json.dumps(sealed(self.to_values()), indent=2, ensure_ascii=False) + "\n"
 
     def to_values(self) -> dict[str, Any]:
-        """What manifest.json says, without its hash."""
+        """The values of manifest.json without its hash."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -88,7 +88,7 @@ class Manifest:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether prepare's manifest, of whatever version, is there, be it damaged."""
+    """Whether there is a manifest of prepare, of any version, possibly damaged."""
     try:
         with open_regular(directory / MANIFEST_FILE) as file:
             if file.read(len(_BEGINNING)) == _BEGINNING:
@@ -102,7 +102,7 @@ def is_finished(directory: Path) -> bool:
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a directory of shards.
 
-    Raises UserError where it is missing, damaged or of another version, or the directory is not
+    Raises UserError if it is missing, damaged or of another version, or the directory is not
     finished.
     """
     path = directory / MANIFEST_FILE
@@ -111,14 +111,14 @@ def read_manifest(directory: Path) -> Manifest:
     except FileNotFoundError:
         if (directory / JOURNAL_FILE).exists():
             raise UserError(
-                f"{directory} is not finished: give the command that began it again (python -m "
-                "owl_jax.prepare), and it goes on where it stopped"
+                f"{directory} is not finished: run the same command again (python -m "
+                "owl_jax.prepare) to resume it"
             ) from None
         raise UserError(f"{directory}: no {MANIFEST_FILE}; expected shards of prepare") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); {_AGAIN}") from None
+        raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
     found = (values.get("format"), values.get("version")) if isinstance(values, dict) else None
     if found != (FORMAT, VERSION):
         raise UserError(
@@ -128,27 +128,27 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         return _manifest_of(values)
     except Damaged as error:
-        raise UserError(f"{path}: damaged, {error}; {_AGAIN}") from None
+        raise UserError(f"{path}: damaged, {error}; {_REMEDY}") from None
 
 
 def _manifest_of(values: Mapping[str, Any]) -> Manifest:
-    """What a manifest of this version says. Raises Damaged for anything else than was written."""
+    """The content of a manifest of this version. Raises Damaged if it is not as written."""
     values, _ = unsealed(values, "content")
     try:
         reasons = values["skipped"]["reasons"]
         manifest = msgspec.convert({**values, "skipped": reasons}, Manifest)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise Damaged(f"its content is of another form ({error})") from None
-    # Without a hash, as an older one: a damaged one may have it under another name.
+        raise Damaged(f"its content has another form ({error})") from None
+    # Older ones have no hash, but an unknown key may be the damaged name of the hash.
     if unknown := [key for key in values if key not in manifest.to_values()]:
         raise Damaged(f"it has an unknown key {shown(unknown[0])}")
     return manifest
 
 
 def check_shards(directory: Path, manifest: Manifest) -> None:
-    """Raises UserError for a shard that is missing or has another size than the manifest says.
+    """Raises UserError if a shard is missing or its size differs from the manifest.
 
-    What is inside is not read: every record has a check sum of its own (ArrayRecord).
+    The content is not read: ArrayRecord has a checksum for every record.
     """
     for shard in manifest.shards:
         path = directory / shard.name
@@ -162,7 +162,7 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def _read(path: Path) -> Any:
-    """Raises OSError, and ValueError for what is no JSON."""
+    """Raises OSError, and ValueError for invalid JSON."""
     with open_regular(path) as file:
         try:
             return json.loads(file.read().decode("utf-8"))
@@ -172,5 +172,5 @@ def _read(path: Path) -> Any:
 
 def _described(found: tuple[Any, Any] | None) -> str:
     if found is None or found[0] is None:
-        return "no manifest of owl_jax"
+        return "not a manifest of owl_jax"
     return f'"{found[0]}" of version {found[1]}'

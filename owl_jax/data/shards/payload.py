@@ -1,9 +1,8 @@
-"""A record as the bytes that a shard holds, its media included.
+"""Serialises a record with its media for a shard.
 
-A payload is a msgpack map, which sources/array_record.py reads again: "text", "images" (the bytes
-of a file each), "videos" (the bytes of a file, or of each frame), "task_type" and "where". Media
-keep the bytes that they had; a picture that was never a file, as in the embedded data set, becomes
-PNG, which loses nothing.
+A payload is a msgpack map, which sources/array_record.py reads: "text", "images" (the bytes of a
+file each), "videos" (the bytes of a file, or of each frame), "task_type" and "where". Media files
+are copied; an image in memory becomes PNG, which is lossless.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from owl_jax.files import bad_file, is_directory, open_regular
 from owl_jax.media.image import describe_failure, load_image, name_source
 from owl_jax.media.video import frame_files, load_frames
 
-# Of a video file, spread over it: decoding all would take minutes for a long one, and in training
-# a damaged place is met only where one of a few frames is near it.
+# Frames of a video file to decode as a check, evenly spaced. Decoding all may take minutes, and
+# training reads only a few frames.
 _FRAMES_TO_TRY = 16
 
 
 @dataclass(frozen=True)
 class Reencoding:
-    """Pictures and frames as new JPEG files; video files stay as they are.
+    """Encodes images and frames as JPEG; video files are copied.
 
-    quality: 1 to 100. max_side: pictures with a longer side are scaled down to it.
+    quality: 1 to 100. max_side: images with a longer side are scaled down to it.
     """
 
     quality: int
@@ -42,44 +41,44 @@ TEXT_ONLY = "without picture or video"
 
 
 def notes_of(record: Record) -> list[str]:
-    """What is told of a record that is kept: that it has no medium, and what is not read of it."""
+    """Notes about a record that is kept: unread media, and whether it is text-only."""
     notes = [f'"{key}" not read, though it looks like media' for key in record.get("unread", ())]
     return notes if record["images"] or record["videos"] else [*notes, TEXT_ONLY]
 
 
 def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
-    """The payload of a record, after each of its media has been decoded to see that it can be.
+    """The payload of a record; decodes its media to check them.
 
-    Animated, CMYK and 16-bit pictures are kept: training decides about them.
+    Animated, CMYK and 16-bit images are kept: a setting of training decides about them.
     Raises BadData for media that cannot be read or decoded.
     """
     where = record["where"]
     values = {
         "text": record["text"],
-        "images": [_pack_picture(image, where, reencoding) for image in record["images"]],
+        "images": [_pack_image(image, where, reencoding) for image in record["images"]],
         "videos": [_pack_video(video, where, reencoding) for video in record["videos"]],
         "task_type": record["task_type"],
         "where": where,
     }
     try:
-        # A file's name, in "where", may have bytes that are no UTF-8.
+        # A file name in "where" may not be UTF-8.
         return msgpack.packb(values, unicode_errors="backslashreplace")
     except ValueError as error:  # a file of 4 GiB
         raise BadData("record too large", f"{where}: its media are too large ({error})") from None
 
 
-def _pack_picture(picture: Medium, where: str, reencoding: Reencoding | None) -> bytes:
-    image = load_image(picture, where)
+def _pack_image(medium: Medium, where: str, reencoding: Reencoding | None) -> bytes:
+    image = load_image(medium, where)
     if reencoding:
         if reencoding.max_side is not None:
             image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
         try:
             return _encode(image, "JPEG", quality=reencoding.quality)
         except (OSError, ValueError) as error:  # a side over 65,500 pixels
-            name = name_source(picture, where, "picture")
+            name = name_source(medium, where, "picture")
             why = f"{image.width} x {image.height} pixels: {one_line(error)}"
             raise BadData("picture too large", f"{name}: cannot be JPEG ({why})") from None
-    return _encode(image, "PNG") if isinstance(picture, Image.Image) else _read(picture, where)
+    return _encode(image, "PNG") if isinstance(medium, Image.Image) else _read(medium, where)
 
 
 def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> bytes | list[bytes]:
@@ -89,7 +88,7 @@ def _pack_video(video: Video, where: str, reencoding: Reencoding | None) -> byte
     if isinstance(video, Sequence) and not isinstance(video, bytes):
         if not video:
             raise BadData("video without frames", f"{where}: a video has no frames")
-        return [_pack_picture(frame, where, reencoding) for frame in video]
+        return [_pack_image(frame, where, reencoding) for frame in video]
     load_frames(video, _FRAMES_TO_TRY, where)
     return _read(video, where)
 

@@ -1,6 +1,6 @@
-"""The directory that a run of prepare writes: new, begun, finished, or somebody's own.
+"""The target directory of prepare: new, begun, finished, or used for something else.
 
-Nothing is deleted but what has the names of our files, beside a manifest or a journal of ours.
+Only files with the names of prepare's are deleted, and only next to its manifest or journal.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from owl_jax.data.shards.writer import writing
 from owl_jax.errors import UserError
 from owl_jax.files import lock_directory
 
-# Indices of the source (sources/kept_index.py) are here while the target is not finished. It is
-# deleted as a whole, so it has a name that nobody else gives.
+# Holds indices of the source (sources/kept_index.py) until the target is finished. It is deleted as
+# a whole, so its name is unlikely to be used otherwise.
 INDEX_DIR = "owl_jax_index"
 
 _OUR_FILES = re.compile(
@@ -46,11 +46,11 @@ _OUR_FILES = re.compile(
 
 @dataclass(frozen=True)
 class Options:
-    """What decides, with the source, what is in the shards. The names are those of the flags.
+    """The options that, with the source, determine the shards; named like the flags.
 
-    media_root: as sources/open.py takes it. shard_size: in MiB, of the payloads; a larger record
-    has a shard of its own. limit: only so many of the source's first records. reencode: the
-    quality of JPEG for all pictures. max_side: their longest side, then.
+    media_root: as in sources/detect.py. shard_size: of the payloads in MiB; a larger record has its
+    own shard. limit: number of the source's first records to write. reencode: JPEG quality of all
+    images. max_side: their longest side if re-encoded.
     """
 
     media_root: str = ""
@@ -62,10 +62,10 @@ class Options:
 
 @contextmanager
 def alone_in(target: Path) -> Iterator[None]:
-    """Makes the directory `target` and keeps other processes out of it, its indices too.
+    """Creates the directory `target` and locks it, including its indices.
 
-    If it is empty and was made here, it is removed again at the end.
-    Raises UserError where another process is in, or the directory cannot be made.
+    If it was created here and is empty at the end, it is removed again.
+    Raises UserError if another process holds the lock, or the directory cannot be created.
     """
     with writing(target):
         made = not target.exists()
@@ -78,14 +78,14 @@ def alone_in(target: Path) -> Iterator[None]:
         yield
     finally:
         if made and lock is not None:
-            with suppress(OSError):  # not empty: what was written stays
+            with suppress(OSError):  # not empty
                 target.rmdir()
         if lock is not None:
             os.close(lock)
 
 
 def is_busy(target: Path) -> bool:
-    """Whether another process is in `alone_in`."""
+    """Whether another process holds the lock of `alone_in`."""
     try:
         lock = lock_directory(target)
     except BlockingIOError:
@@ -98,12 +98,12 @@ def is_busy(target: Path) -> bool:
 
 
 def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
-    """The manifest of a target that is finished; None for one that is new, or to be gone on with.
+    """The manifest of a finished target; None for a new one, or one to resume.
 
-    Raises UserError for a target that was made from something else or has lost a shard, and for
-    another directory.
+    Raises UserError if the target was made with another source or options, if a shard is missing,
+    and for a directory of other files.
     """
-    with writing(target):  # of a name that is too long even exists() is an error
+    with writing(target):  # even exists() fails if the name is too long
         if target.exists() and not target.is_dir():
             raise UserError(f"--target={target} is a file; expected a directory")
     if is_finished(target):
@@ -111,7 +111,7 @@ def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
         _check_same(target, manifest.source, manifest.options, spec, options)
         check_shards(target, manifest)
         if is_begun(target) or is_barely_begun(target):
-            # The run was killed in its last moment.
+            # The run was killed just before its end.
             (target / JOURNAL_FILE).unlink(missing_ok=True)
         return manifest
     header = read_header(target)
@@ -128,28 +128,28 @@ def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
 
 
 def check_unchanged(target: Path, manifest: Manifest, fingerprint: str) -> None:
-    """Raises UserError where the source of a finished target says something else by now."""
+    """Raises UserError if the source of a finished target has changed."""
     if manifest.fingerprint != fingerprint:
         raise UserError(
             f"{target} is finished, but its source has changed since (fingerprint "
             f"{manifest.fingerprint}, now {fingerprint}); give another --target, or --restart to "
-            "throw away what is there"
+            "delete it"
         )
 
 
 def restart(target: Path) -> None:
-    """Deletes what earlier runs have left in `target`, and nothing else.
+    """Deletes the files of earlier runs in `target`, and nothing else.
 
-    Raises UserError where a manifest or a journal there is not of prepare, and where another
-    process is writing there.
+    Raises UserError if a manifest or a journal there is not prepare's, or another process is
+    writing there.
     """
     journal, manifest = target / JOURNAL_FILE, target / MANIFEST_FILE
     has_journal = is_begun(target) or is_barely_begun(target)
-    for path, is_ours in ((manifest, is_finished(target)), (journal, has_journal)):
-        if path.exists() and not is_ours:
+    for path, is_valid in ((manifest, is_finished(target)), (journal, has_journal)):
+        if path.exists() and not is_valid:
             raise UserError(
-                f"{path} is not of prepare, so nothing is deleted; give a new or empty directory "
-                "as --target"
+                f"{path} was not written by prepare, so nothing is deleted; give a new or empty "
+                "directory as --target"
             )
     if not is_finished(target) and not is_begun(target):
         return
@@ -159,7 +159,7 @@ def restart(target: Path) -> None:
             if _OUR_FILES.fullmatch(path.name):
                 path.unlink()
         shutil.rmtree(target / INDEX_DIR, ignore_errors=True)
-        # Last what tells that the rest is ours, so that killed before, it can be deleted again.
+        # Last, because they identify the other files if this is killed and run again.
         manifest.unlink(missing_ok=True)
         journal.unlink()
 
@@ -172,7 +172,7 @@ def _check_same(
         names = [name for name in new if old.get(name) != new[name]]
         raise UserError(
             f"{target} was made with {_flags(old, names)}, not with {_flags(new, names)}; give "
-            "another --target, or --restart to throw away what is there"
+            "another --target, or --restart to delete it"
         )
 
 

@@ -1,9 +1,8 @@
-"""Writing a source as ArrayRecord shards: what python -m owl_jax.prepare does.
+"""Writes a source as ArrayRecord shards, for python -m owl_jax.prepare.
 
-A target directory holds data-00000.array_record and so on, skipped.jsonl ({"where", "reason",
-"message"} a line) and, when all is done, manifest.json. Records keep the order of the source. What
-is in a shard depends on the source and the options alone: not on threads, and not on whether the
-run was killed and begun again in between (shards/journal.py).
+A target directory has data-00000.array_record and so on, skipped.jsonl ({"where", "reason",
+"message"} a line) and, at the end, manifest.json. Records keep the order of the source. The shards
+depend on the source and the options alone, not on threads, kills and resumes (shards/journal.py).
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from owl_jax.data.shards.writer import ShardWriter, writing
 from owl_jax.data.sources.record import Source
 from owl_jax.errors import BadData, UserError
 
-_Packed: TypeAlias = tuple[bytes, list[str]]  # a payload, and what is told of its record
+_Packed: TypeAlias = tuple[bytes, list[str]]  # payload and notes of a record
 
 
 class Progress(NamedTuple):
-    """done: records of the source so far, of `total`. skipped: how many of them."""
+    """Numbers of records. done: processed, of `total`. skipped: those of them left out."""
 
     done: int
     total: int
@@ -48,17 +47,17 @@ def write_shards(
     threads: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Manifest:
-    """Writes the source to `target`, or what is left to do of it.
+    """Writes the source to `target`; resumes if the target was begun.
 
     Args:
-      fingerprint: of the source (sources/fingerprint.py), to notice that it has changed.
-      spec: what the manifest calls the source.
+      fingerprint: of the source (sources/dataset_hash.py), to detect changes.
+      spec: the source in the manifest.
       max_dropped: the share of records that may be skipped.
-      threads: that read and decode; a few records for each are in memory.
-      report: is told after each record.
+      threads: for reading and decoding; a few records for each are in memory.
+      report: called after each record.
 
-    Raises UserError where too many records are skipped, where the source has changed since the
-    target was begun, and where the target cannot be written; what is finished of it stays.
+    Raises UserError if too many records are skipped, if the source has changed since the target was
+    begun, and if the target cannot be written; finished shards stay.
     """
     total = len(source) if options.limit is None else min(len(source), options.limit)
     header = {
@@ -89,7 +88,7 @@ def write_shards(
             if too_many(journal.skipped.total(), index + 1, max_dropped):
                 raise _too_many(journal.skipped, index + 1, max_dropped, target)
             report(Progress(index + 1, total, journal.skipped.total()))
-        # Of the whole the share is no estimate any more.
+        # Now the share is exact, not an estimate.
         count = journal.skipped.total()
         if count > max_dropped * total or count == total:
             raise _too_many(journal.skipped, total, max_dropped, target)
@@ -107,7 +106,7 @@ def write_shards(
 def _pack_in_threads(
     source: Source, indices: range, reencoding: Reencoding | None, threads: int
 ) -> Generator[tuple[int, _Packed | Dropped], None, None]:
-    """Each record's payload, in order; a few are under way in threads."""
+    """The payloads of records, in order; threads work a few records ahead."""
 
     def work(index: int) -> _Packed | Dropped:
         try:
@@ -134,16 +133,16 @@ def _pack_in_threads(
 def _too_many(skipped: Counter[str], seen: int, max_dropped: float, target: Path) -> UserError:
     by_reason = ", ".join(f"{reason}: {n}" for reason, n in skipped.most_common())
     return UserError(
-        f"{skipped.total()} of {seen} records were skipped ({by_reason}), allowed is a share of "
-        f"--max_dropped={max_dropped:g}; see {target / SKIPPED_FILE}, then mend the data and "
-        "--restart, or allow more and go on"
+        f"{skipped.total()} of {seen} records were skipped ({by_reason}), more than "
+        f"--max_dropped={max_dropped:g} allows; see {target / SKIPPED_FILE}, then fix the data and "
+        "--restart, or raise the limit and resume"
     )
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file atomically."""
     part = path.with_name(f"{path.name}.partial")
-    part.unlink(missing_ok=True)  # whatever it is: a FIFO would wait for its reader
+    part.unlink(missing_ok=True)  # opening a FIFO would block
     with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()

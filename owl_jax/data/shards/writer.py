@@ -1,4 +1,4 @@
-"""One ArrayRecord file after another, each there whole or not at all."""
+"""Writes ArrayRecord files one after another, each atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from owl_jax.data.shards.journal import Journal, partial_path
 from owl_jax.data.shards.manifest import Shard
 from owl_jax.errors import UserError, one_line
 
-# One record is read at a time, in any order.
+# For random access to single records.
 _WRITER_OPTIONS = "group_size:1"
 
 
 class ShardWriter:
-    """Puts payloads into shards of at most `shard_bytes`; a context manager.
+    """Writes payloads to shards of at most `shard_bytes`; a context manager.
 
-    What is not finished when it is left is deleted: it comes again.
+    On exit an unfinished shard is deleted; a later run writes it again.
     """
 
     def __init__(self, target: Path, journal: Journal, shard_bytes: int) -> None:
@@ -42,7 +42,7 @@ class ShardWriter:
                 self._part.unlink()
 
     def add(self, payload: bytes, index: int) -> None:
-        """Adds record `index` of the source. Raises UserError where it cannot be written."""
+        """Adds record `index` of the source. Raises UserError if it cannot be written."""
         if self._records and self._bytes + len(payload) > self._shard_bytes:
             self.finish(index)
         if self._writer is None:
@@ -50,14 +50,14 @@ class ShardWriter:
             self._part = partial_path(self._target / name)
         with writing(self._part):
             if self._writer is None:
-                self._part.unlink(missing_ok=True)  # a FIFO would wait for its reader
+                self._part.unlink(missing_ok=True)  # opening a FIFO would block
                 self._writer = ArrayRecordWriter(str(self._part), _WRITER_OPTIONS)
             self._writer.write(payload)
         self._records += 1
         self._bytes += len(payload)
 
     def finish(self, next_index: int) -> None:
-        """Ends the shard, if there is one; all records before `next_index` are done."""
+        """Finishes the open shard, if any; all records before `next_index` are done."""
         if self._writer is None:
             return
         with writing(self._part):
@@ -79,5 +79,6 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
-            f"{path}: cannot be written ({why}); what is finished stays, the same command goes on"
+            f"{path}: cannot be written ({why}); finished shards stay, run the command again to "
+            "resume"
         ) from None

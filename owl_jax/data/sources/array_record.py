@@ -1,7 +1,7 @@
-"""ArrayRecord files as records: what `python -m owl_jax.prepare` writes, or the like.
+"""Reads ArrayRecord files, such as those of `python -m owl_jax.prepare`.
 
-Each entry is a msgpack map in one of the forms of sources/values.py, with the bytes of pictures and
-videos in it, and "where" it came from.
+Each entry is a msgpack map in one of the forms of sources/values.py, with the bytes of its images
+and videos, and its origin in "where".
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
 from owl_jax.files import check_regular
 
-# For access in any order, by many threads.
+# For random access by many threads.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 1 << 15
-# That are open at a time, of what may be thousands.
-_MOST_READERS = 256
+# There may be thousands of files.
+_MOST_OPEN_READERS = 256
 
 
 @dataclass
 class ArrayRecordSource:
     """The entries of one or more ArrayRecord files, in order.
 
-    A file is opened when its first record is asked for, unless its entries must be counted before.
+    Files are opened at the first access, or at once if `counts` is not given.
 
     Args:
       paths: of the files.
-      media_root: what paths in an entry are relative to; prepare leaves none.
-      counts: the number of entries of each file, if it is known.
+      media_root: base of relative paths in entries; prepare writes none.
+      counts: the number of entries of each file, if known.
 
-    Raises UserError for a file that is missing or no ArrayRecord, and where there is no entry.
+    Raises UserError for a file that is missing or not an ArrayRecord, and if there are no entries.
     """
 
     paths: Sequence[Path]
@@ -63,12 +63,12 @@ class ArrayRecordSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        number, place = self._find(index)
+        file, entry = self._find(index)
         where = self.where(index)
         try:
-            (payload,) = self._reader(number).read([place])
+            (payload,) = self._reader(file).read([entry])
             values = msgpack.unpackb(payload)
-        except RuntimeError as error:  # a check sum that is wrong, or no entry of that number
+        except RuntimeError as error:  # a wrong checksum, or no such entry
             raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         except (ValueError, msgpack.UnpackException) as error:
             raise BadData("malformed record", f"{where}: not msgpack ({error})") from None
@@ -78,12 +78,12 @@ class ArrayRecordSource:
         return record
 
     def where(self, index: int) -> str:
-        """FILE:NUMBER, counted from 0. (A record that can be read tells where it came from.)"""
-        number, place = self._find(index)
-        return f"{self.paths[number]}:{place}"
+        """FILE:NUMBER, counted from 0. (A readable record has its origin instead.)"""
+        file, entry = self._find(index)
+        return f"{self.paths[file]}:{entry}"
 
     def num_bytes(self) -> int:
-        """Of the files."""
+        """Total size of the files."""
         return bytes_of(self.paths)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,24 +93,24 @@ class ArrayRecordSource:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def _find(self, index: int) -> tuple[int, int]:
-        """The number of the file that has a record, and the record's number in it."""
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return number, index - (int(self._ends[number - 1]) if number else 0)
+        """(index of the file, index of the entry in it)."""
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        return file, index - (int(self._ends[file - 1]) if file else 0)
 
-    def _reader(self, number: int) -> ArrayRecordReader:
+    def _reader(self, file: int) -> ArrayRecordReader:
         with self._lock:
-            reader = self._readers.pop(number, None) or _open(self.paths[number])
-            self._readers[number] = reader  # the last of them, as the latest that was used
-            if len(self._readers) > _MOST_READERS:
-                # It is closed when no thread reads from it any more.
+            reader = self._readers.pop(file, None) or _open(self.paths[file])
+            self._readers[file] = reader  # last, as the most recently used
+            if len(self._readers) > _MOST_OPEN_READERS:
+                # It closes once no thread uses it.
                 del self._readers[next(iter(self._readers))]
             return reader
 
 
 def open_shards(directory: Path) -> ArrayRecordSource:
-    """The records of a directory that prepare wrote.
+    """Opens a directory that prepare wrote.
 
-    Raises UserError where it is not finished, of another version, or lacks a shard or a part of it.
+    Raises UserError if it is unfinished or of another version, or if a shard is missing or damaged.
     """
     manifest = read_manifest(directory)
     check_shards(directory, manifest)

@@ -1,4 +1,4 @@
-"""Several sources as one, one after another: the files of a pattern."""
+"""Concatenates sources, such as the files of a pattern."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class ConcatenatedSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        source, place = self._find(index)
-        return source[place]
+        source, number = self._find(index)
+        return source[number]
 
     def where(self, index: int) -> str:
-        """As the source calls it that has the record."""
-        source, place = self._find(index)
-        return source.where(place)
+        """The name that the record's own source gives."""
+        source, number = self._find(index)
+        return source.where(number)
 
     def num_bytes(self) -> int:
-        """Of all sources."""
+        """Total size of all sources."""
         return sum(source.num_bytes() for source in self._sources)
 
     def _find(self, index: int) -> tuple[Source, int]:
-        """The source that has a record, and the record's number in it."""
+        """(source of a record, the record's index in that source)."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[number - 1]) if number else 0
         return self._sources[number], index - before

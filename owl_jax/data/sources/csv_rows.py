@@ -1,7 +1,7 @@
-"""Tables of examples as text: CSV, TSV and with semicolons, below a header.
+"""Reads tables of examples with a header: CSV, TSV, and semicolons as delimiters.
 
 A row is an image-text pair (caption with image or video), or has the columns of another form of
-sources/text_forms.py: question and answer, or text. Cells may be quoted and hold line ends then.
+sources/text_forms.py: question and answer, or text. Quoted cells may contain line breaks.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ import numpy as np
 from owl_jax.data.sources.index import IndexedFile, open_data, skip_bom
 from owl_jax.data.sources.media_keys import may_hold_media
 from owl_jax.data.sources.record import LARGEST_TEXT, Record
-from owl_jax.data.sources.text_forms import LIST_KEYS, make_a_form
+from owl_jax.data.sources.text_forms import LIST_KEYS, is_known_form
 from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, shown
 
 _DELIMITERS = (",", "\t", ";")
 _ROWS_A_PART = 1 << 16
-_PIECE = 1 << 20  # bytes of a line that is passed over
+_PIECE = 1 << 20  # bytes read at a time of a line that is skipped
 
-# Characters of a cell: room for a picture of 24 MB as a data URL. Python stops at 131,072 and has
-# one limit for the whole process, so it is set once here. It is not endless, since a quote that
-# nothing closes makes one cell of all that follows.
+# Characters of a cell: room for an image of 24 MB as a data URL. Python's default is 131,072, for
+# the whole process, so it is set once here. A limit is needed because an unclosed quote turns the
+# rest of the file into one cell.
 _LARGEST_CELL = 1 << 25
 csv.field_size_limit(max(_LARGEST_CELL, csv.field_size_limit()))
 
 
 class CsvSource:
-    """The records of a table; its delimiter is the first that makes a header of known columns.
+    """The records of a table; the first delimiter that gives known columns is used.
 
     Args:
-      path: of the file, in UTF-8. Names of columns are taken without regard to case.
-      media_root: what relative paths of media are relative to.
-      index_dir: where the index of the rows is kept for the next run; None keeps it in memory.
+      path: of the file, in UTF-8. Column names are case-insensitive.
+      media_root: base of relative media paths.
+      index_dir: where the index of the rows is stored for later runs; None keeps it in memory.
 
-    Raises UserError for a file that is missing, empty or changed while it is in use, and for one
-    whose header has not the columns of any form; BadData on access for a row that is no example.
+    Raises UserError for a file that is missing, empty, without known columns, or changed while it
+    is in use; BadData on access for a row that is not an example.
     """
 
     def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
@@ -64,7 +64,7 @@ class CsvSource:
             raise BadData("invalid UTF-8", f"{where}: not UTF-8 ({error})") from None
         except csv.Error as error:
             raise BadData("malformed record", f"{where}: not a whole row ({error})") from None
-        # Spreadsheets leave delimiters behind the last cell.
+        # Spreadsheets leave delimiters after the last cell.
         if len(cells) < len(self._columns) or any(cells[len(self._columns) :]):
             raise BadData(
                 "wrong number of fields",
@@ -79,7 +79,7 @@ class CsvSource:
         return self._file.where(index)
 
     def num_bytes(self) -> int:
-        """Of the file."""
+        """Size of the file."""
         return self._file.num_bytes
 
 
@@ -100,8 +100,8 @@ def scan_rows(file: BinaryIO, delimiter: str) -> Iterator[np.ndarray]:
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
     """(start, end, line) of each row that is not blank, the header's first.
 
-    Where quotes do not match, only one line is taken for broken, not all up to the next quote. No
-    byte is read more than about twice: a second such line ends what the first had opened.
+    If quotes do not match, one line is a broken record, not everything up to the next quote. No
+    byte is read more than about twice, because a second such line closes the quote of the first.
     """
     start, line = skip_bom(file), 1
     broken = True
@@ -126,11 +126,11 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The lines from here on, in Latin-1. Raises csv.Error for one that is too long to be read."""
-    # Latin-1 makes a character of every byte, and none of UTF-8's longer ones becomes a mark.
+    """The remaining lines, as Latin-1. Raises csv.Error for a line that is too long."""
+    # Latin-1 decodes any byte, and no byte of a multi-byte UTF-8 character is a quote or delimiter.
     while line := file.readline(LARGEST_TEXT + 1):
         if len(line) > LARGEST_TEXT:
-            raise csv.Error("a line that is too long")
+            raise csv.Error("the line is too long")
         yield line.decode("latin-1")
 
 
@@ -141,7 +141,7 @@ def _parse(data: bytes, delimiter: str) -> list[str]:
 
 
 def _read_header(path: Path) -> tuple[str, list[str]]:
-    """The delimiter and the names of the columns, in lower case."""
+    """(delimiter, names of the columns in lower case)."""
     most: list[str] = []
     for delimiter in _DELIMITERS:
         with open_data(path) as file:
@@ -154,11 +154,11 @@ def _read_header(path: Path) -> tuple[str, list[str]]:
             columns = [name.strip().lower() for name in _parse(data, delimiter)]
         except (UnicodeDecodeError, csv.Error):
             continue
-        if _make_a_form(set(columns)):
-            twice = [name for name, count in Counter(columns).items() if name and count > 1]
-            if twice:
+        if _is_known_form(set(columns)):
+            repeated = [name for name, count in Counter(columns).items() if name and count > 1]
+            if repeated:
                 raise UserError(
-                    f"{path}: the header has {shown(twice[0])} more than once, of which only one "
+                    f"{path}: the header has {shown(repeated[0])} more than once, but only one "
                     "would be read; rename the others"
                 )
             return delimiter, columns
@@ -170,5 +170,5 @@ def _read_header(path: Path) -> tuple[str, list[str]]:
     )
 
 
-def _make_a_form(columns: set[str]) -> bool:
-    return make_a_form(columns, any(map(may_hold_media, columns)))
+def _is_known_form(columns: set[str]) -> bool:
+    return is_known_form(columns, any(map(may_hold_media, columns)))

@@ -1,4 +1,4 @@
-"""A source of one's own: data that no file holds in a form that owl_jax reads.
+"""Custom sources: data that is not in a file of a known format.
 
     @dataclass(frozen=True)
     class Sums(CustomSource):
@@ -8,9 +8,9 @@
         def open(self):
             return [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(self.count)]
 
-A config's mixture holds it as an object: config.data.mixture = ((Sums(), 1.0),). A Python file that
-defines `get_source()`, which returns it, is a source wherever a path of data is expected:
-"sums.py", or "sums.py:ARGUMENT" for get_source(ARGUMENT).
+A mixture takes the object: config.data.mixture = ((Sums(), 1.0),). A Python file whose
+`get_source()` returns one works wherever a data path is expected: "sums.py", or "sums.py:ARGUMENT"
+for get_source(ARGUMENT).
 """
 
 from __future__ import annotations
@@ -33,53 +33,53 @@ _PYTHON_FILE = re.compile(r"(.+?\.py)(?::(.*))?", re.DOTALL)
 
 
 class Examples(Protocol):
-    """Random access to examples; several threads ask at once. A list is one."""
+    """Random access to examples, from several threads at once. A list is one."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """Example `index`, in any of the forms that a line of JSON may have (sources/values.py).
+        """Example `index`, in any form of a line of JSON Lines (sources/values.py).
 
-        Media may also be PIL pictures, arrays uint8[H, W, 3], or bytes of files. BadData and
-        OSError drop this one example; any other exception ends the run.
+        Media may also be PIL images, arrays uint8[H, W, 3], or bytes of files. BadData and OSError
+        drop this example; any other exception ends the run.
         """
         ...
 
 
 class CustomSource(ABC):
-    """What one's own source is, before anything is read. Best a frozen dataclass.
+    """Description of a custom source; preferably a frozen dataclass.
 
-    name: what messages and pages call it; its records are NAME:0, NAME:1 and so on.
+    name: its name in messages and pages; its records are NAME:0, NAME:1 and so on.
     """
 
     name: str
 
     @abstractmethod
     def open(self) -> Examples:
-        """The examples. Each process that reads data calls it for itself."""
+        """The examples. Every process that reads data calls this."""
 
     def content(self) -> Any:
-        """What decides the examples, as JSON can hold it: a run does not resume on another content.
+        """A JSON value that identifies the examples; a run does not resume if it has changed.
 
-        By default the fields of the dataclass. Override it to leave out what may change, such as
-        the folder that the data is in, or to add what no field says, such as a hash of a file.
-        Beside it, the number of examples and some of them are compared (sources/fingerprint.py).
+        By default the fields of the dataclass. Override it to leave out fields that may change,
+        such as the folder of the data, or to add a hash of a file. The number of examples and some
+        of them are compared too (sources/dataset_hash.py).
 
-        Raises UserError for a class that is no dataclass.
+        Raises UserError for a class that is not a dataclass.
         """
         if not dataclasses.is_dataclass(self):
             raise UserError(
-                f"source {self.name}: {type(self).__name__} is no dataclass; make it one, or "
-                "define content(), which returns what decides its examples"
+                f"source {self.name}: {type(self).__name__} is not a dataclass; make it one, or "
+                "define content(), which returns a JSON value that identifies its examples"
             )
         return dataclasses.asdict(self)
 
 
 class CustomRecords:
-    """The records of a custom source: its examples, each read as a line of JSON would be."""
+    """The records of a custom source; examples are read as lines of JSON Lines are."""
 
     def __init__(self, custom: CustomSource, media_root: Path):
-        """Opens it. media_root: what relative paths of media are relative to.
+        """Opens the source. media_root: base of relative media paths.
 
         Raises UserError for a source without a name or without examples.
         """
@@ -110,13 +110,13 @@ class CustomRecords:
         return f"{self._name}:{index}"
 
     def num_bytes(self) -> int:
-        """0: where its examples come from is its own affair."""
+        """0: unknown."""
         return 0
 
     def content(self) -> str:
         """The source's name and content as one line of JSON, the same in every process.
 
-        Raises UserError for a content that JSON cannot hold.
+        Raises UserError if the content is not a JSON value.
         """
         try:
             return json.dumps([self._name, self.custom.content()], sort_keys=True, default=_path)
@@ -138,7 +138,7 @@ def name_of(custom: CustomSource) -> str:
 
 
 def python_file(spec: str) -> tuple[Path, str] | None:
-    """(FILE.py, ARGUMENT) if a source's text names a file that is there, else None."""
+    """(FILE.py, ARGUMENT) if a spec names a Python file that exists, else None."""
     match = _PYTHON_FILE.fullmatch(spec)
     try:
         return (Path(match[1]), match[2] or "") if match and Path(match[1]).is_file() else None
@@ -147,10 +147,10 @@ def python_file(spec: str) -> tuple[Path, str] | None:
 
 
 def load_custom(path: Path, argument: str) -> CustomSource:
-    """What `get_source` of a Python file returns.
+    """Calls `get_source` of a Python file.
 
-    Raises UserError for a file that cannot be run, or whose get_source is missing or returns
-    something else.
+    Raises UserError for a file that cannot be run, or whose get_source is missing or does not
+    return a CustomSource.
     """
     custom = call_in_file(str(path), "get_source", argument, "source file")
     if not isinstance(custom, CustomSource):

@@ -1,4 +1,4 @@
-"""What tells one source's content from another's, also after it was copied to another place."""
+"""A hash of a source's content; a copy in another directory has the same."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from owl_jax.data.sources.custom import CustomRecords
 from owl_jax.data.sources.record import FilePart, Medium, Source, Video
 from owl_jax.errors import BadData
 
-_POSITIONS = 64  # that are looked at; more would cost a start-up on slow disks
+_POSITIONS = 64  # records to hash; more would slow down the start on slow disks
 
 
 def fingerprint(source: Source) -> str:
-    """16 hexadecimal digits from the numbers of records and bytes, and what some records say.
+    """16 hexadecimal digits: a hash of the numbers of records and bytes, and of some records.
 
-    The records are the first, the last and others evenly between; a source of up to 64 has all of
-    them looked at. Words count, and of media what can be had without opening them: a file by its
-    name, a part of a file by name and size, pictures in memory by their content. Directories do
-    not count, so a copy has the same. A record that cannot be read counts by its reason. Of a
-    source of one's own its content() counts, too.
+    Up to 64 records are hashed, evenly spaced from first to last. Of a record, the text is hashed,
+    and what is known of its media without opening them: the name of a file, name and size of a part
+    of a file, the content of an image in memory. Directories are not hashed. An unreadable record
+    is represented by its reason, a custom source also by its content().
 
     Raises whatever else the source raises, such as UserError for a file that is gone.
     """
@@ -37,7 +36,7 @@ def fingerprint(source: Source) -> str:
     ]
     if isinstance(source, CustomRecords):
         content.append(source.content())
-    # As ASCII: what is no text, as in the names of files, is spelled out.
+    # As ASCII, so that arbitrary bytes in file names are escaped.
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

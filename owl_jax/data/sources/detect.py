@@ -1,17 +1,17 @@
-"""From what a config or a command names to a source: by what lies there.
+"""Opens the source that a config or a command names; the kind is detected from the path.
 
 data.jsonl, .ndjson      JSON Lines
-data.json                a JSON array, as LLaVA's, or JSON Lines
+data.json                a JSON array, as in LLaVA, or JSON Lines
 pairs.csv, .tsv          rows with a header
 data.tar                 WebDataset
 data.array_record        ArrayRecord
 data.parquet             parquet, by Hugging Face's `datasets`
-DIR                      what prepare wrote; save_to_disk of `datasets`; TensorFlow Datasets;
-                         files of one of the kinds above (sources/kinds.py); or media with texts
-                         beside them
+DIR                      output of prepare; save_to_disk of `datasets`; TensorFlow Datasets;
+                         files of one of the kinds above (sources/kinds.py); or media with text
+                         files of the same names
 "shards/*.tar"           all that match, in natural order
 DIR@SPLIT                one split of a data set that has several
-FILE.py[:ARGUMENT]       a source of one's own (sources/custom.py)
+FILE.py[:ARGUMENT]       a custom source (sources/custom.py)
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ _UNDERSTOOD = (
     "them, or a .py file with get_source()"
 )
 _READ_BY_LIBRARIES = {"dataset_dict.json", "state.json", "features.json"}
-_FORMERLY = "synthetic:"  # the demonstration's data set, before it was a file
+_OLD_PREFIX = "synthetic:"  # the demonstration's data set, before it was a file
 
 
 def open_source(
     spec: str | CustomSource, media_root: str = "", index_dir: Path | None = None
 ) -> Source:
-    """The source that `spec` names, or is.
+    """Opens a source.
 
     Args:
-      spec: as above.
-      media_root: what relative paths of media are relative to; "" is the folder of the file, and
-        the working directory for a source that is an object.
-      index_dir: where indices and caches are kept for the next time; None keeps indices in memory.
+      spec: a path as listed above, or a CustomSource.
+      media_root: base of relative media paths; "" means the folder of the file, or the working
+        directory for a CustomSource.
+      index_dir: where indices and caches are stored for later runs; None keeps indices in memory.
 
-    Raises UserError for what is not there or not understood, and whatever the source raises.
+    Raises UserError for a path that does not exist or an unknown kind, and whatever the source
+    raises.
     """
     if isinstance(spec, CustomSource):
         return CustomRecords(spec, Path(media_root))
@@ -77,7 +78,7 @@ def open_source(
 
 
 def is_missing(spec: str | CustomSource) -> bool:
-    """Whether nothing lies where `spec` names. Raises UserError for a spelling of former days."""
+    """Whether the path does not exist. Raises UserError for an outdated spelling."""
     if isinstance(spec, CustomSource) or python_file(spec):
         return False
     _check_spelling(spec)
@@ -89,15 +90,15 @@ def is_missing(spec: str | CustomSource) -> bool:
 
 
 def _check_spelling(spec: str) -> None:
-    if spec.startswith(_FORMERLY):
-        kinds = spec.removeprefix(_FORMERLY)
+    if spec.startswith(_OLD_PREFIX):
+        kinds = spec.removeprefix(_OLD_PREFIX)
         raise UserError(
             f"{spec}: the embedded data set is now a file; write configs/demo/synthetic.py:{kinds}"
         )
 
 
 def _find(spec: str) -> tuple[list[Path], str | None]:
-    """(what lies there, the split that is asked for). A file may have "@" or "*" in its name."""
+    """(paths that match, requested split). A file may have "@" or "*" in its name."""
     named, _, split = spec.rpartition("@")
     for pattern, chosen in ((spec, None), (named, split)):
         if pattern and _exists(Path(pattern)):
@@ -124,7 +125,7 @@ def _open_files(
     if kind == ".parquet":
         return hugging_face.open_parquet(paths, split, root, index_dir)
     if split is not None:
-        raise UserError(f"{paths[0]} has no splits; leave @{split} out")
+        raise UserError(f"{paths[0]} has no splits; remove @{split}")
     if kind == ".tar":
         return TarSource(paths, root, index_dir)
     if kind == ".array_record":
@@ -159,13 +160,13 @@ def _open_directory(
         return hugging_face.open_saved(path, split, root)
     if {"dataset_info.json", "features.json"} <= names:
         return TfdsSource(path, split or "train", root)
-    is_ours = is_finished(path) or is_begun(path)
-    files = [] if is_ours else files_of_one_kind(path)
+    is_prepared = is_finished(path) or is_begun(path)
+    files = [] if is_prepared else files_of_one_kind(path)
     if files and kind_of(files[0]) == ".parquet":
         return hugging_face.open_parquet(files, split, root, index_dir)
     if split is not None:
-        raise UserError(f"{path} has no splits; leave @{split} out")
-    if is_ours:
+        raise UserError(f"{path} has no splits; remove @{split}")
+    if is_prepared:
         return open_shards(path)
     if files:
         return _open_files(files, None, media_root, index_dir)
@@ -173,7 +174,7 @@ def _open_directory(
 
 
 def _check_files(directory: Path) -> None:
-    """Raises OSError for a FIFO or device in it, on which the library that reads it would wait."""
+    """Raises OSError for a FIFO or device, on which the library that reads it would block."""
     for path in directory.rglob("*"):
         if not path.is_dir():
             check_regular(path)

@@ -1,8 +1,8 @@
-"""A folder of media with their texts beside them, at any depth, as records.
+"""Reads a folder of media with text files of the same names, at any depth.
 
 Files of one key are one sample, as in a tar (sources/samples.py): "a.jpg" with "a.txt" or "a.json",
-"b.mp4" with "b.txt". A folder of frames is a video: "clip/" with "clip.txt" or "clip.json" beside
-it, and pictures but no text, video or folder in it.
+"b.mp4" with "b.txt". A folder of frames is a video: "clip/" next to "clip.txt" or "clip.json", with
+images but no text, video or folder in it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from owl_jax.data.sources.record import Record
 from owl_jax.data.sources.samples import (
     TEXT_SUFFIXES,
     extension_of,
-    is_part_of_a_sample,
-    keys_beside,
+    is_sample_file,
     keys_of,
-    may_lie_beside,
+    keys_of_others,
+    may_hold_medium,
     record_of_files,
     suffix_of,
 )
@@ -30,9 +30,9 @@ from owl_jax.errors import UserError
 from owl_jax.files import is_directory
 from owl_jax.media.video import natural_key
 
-# Between the parts of a sample in the list of samples: no file's name can contain it.
+# Between key and extensions in the list of samples; no file name can contain it.
 _SEPARATOR = "\0"
-# Stands among the extensions of a sample that has a folder of frames.
+# An extension that marks a sample with a folder of frames.
 _FRAMES = "/"
 
 
@@ -40,19 +40,19 @@ _FRAMES = "/"
 class FolderSource:
     """The samples below a folder, folder by folder, in natural order ("f2" before "f10").
 
-    The names of all files are read once, and nothing else until a record is asked for.
+    All file names are read once; file contents only when a record is accessed.
 
     Args:
       path: of the folder.
-      media_root: what paths inside a sample's .json are relative to.
+      media_root: base of relative paths in a .json.
 
-    Raises UserError for a folder that cannot be read or has no sample.
+    Raises UserError for a folder that cannot be read or has no samples.
     """
 
     path: Path
     media_root: Path
     # For each sample: key relative to the folder, "/" if it has a folder of frames, extensions.
-    # In one array, which is a tenth of what a million strings take.
+    # One array takes a tenth of the memory of a million strings.
     _names: np.ndarray = field(init=False, repr=False)
     _ends: np.ndarray = field(init=False, repr=False)
 
@@ -66,8 +66,8 @@ class FolderSource:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
         if len(ends) == 1:
             raise UserError(
-                f"{self.path}: no samples; expected pictures or videos, each with a .txt or .json "
-                "of the same name beside it"
+                f"{self.path}: no samples; expected pictures or videos, each next to a .txt or "
+                ".json of the same name"
             )
         self._names, self._ends = np.frombuffer(bytes(names), np.uint8), np.asarray(ends)
 
@@ -81,7 +81,7 @@ class FolderSource:
         files = {
             extension: path.with_name(f"{path.name}.{extension}")
             for extension in extensions
-            if extension != _FRAMES and is_part_of_a_sample(f"_.{extension}")
+            if extension != _FRAMES and is_sample_file(f"_.{extension}")
         }
         beside = [extension for extension in extensions if extension not in {*files, _FRAMES}]
         return record_of_files(files, self.where(index), self.media_root, frames, beside)
@@ -92,11 +92,11 @@ class FolderSource:
         return str(self.path / key)
 
     def num_bytes(self) -> int:
-        """Of the names: the texts would have to be asked for one by one."""
+        """Size of the names only, because the size of each file would take a system call."""
         return len(self._names)
 
     def _sample(self, index: int) -> tuple[str, list[str]]:
-        """Its key and its extensions."""
+        """(key, extensions) of a sample."""
         name = self._names[self._ends[index] : self._ends[index + 1]].tobytes()
         key, *extensions = os.fsdecode(name).split(_SEPARATOR)
         return key, extensions
@@ -105,12 +105,12 @@ class FolderSource:
 def _samples(
     root: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, list[str]]]:
-    """(key, extensions) of the samples in a folder, then in those below it.
+    """(key, extensions) of the samples in a folder, then in its subfolders.
 
     Args:
       prefix: of the keys, which are relative to `root`: "" or the folder and "/".
-      above: device and number of the folders that this one is in. A link to one of them leads in a
-        circle and is not followed.
+      above: (device, inode) of the parent folders. A link to one of them is a cycle and is not
+        followed.
     """
     status = (root / prefix).stat()
     here = (status.st_dev, status.st_ino)
@@ -123,15 +123,15 @@ def _samples(
             if _is_folder(entry):
                 if not entry.name.startswith(".") and entry.name != "__MACOSX":
                     folders.append(entry.name)
-            elif is_part_of_a_sample(entry.name):
+            elif is_sample_file(entry.name):
                 names.append(entry.name)
-            elif may_lie_beside(entry.name):
+            elif may_hold_medium(entry.name):
                 others.append(entry.name)
     for name, key in zip(names, keys_of(names), strict=True):
         samples.setdefault(key, []).append(extension_of(name, key))
-    # A folder named as a picture is one that cannot be read, which is told when it is.
-    others += [name for name in folders if is_part_of_a_sample(name)]
-    for name, text in zip(others, keys_beside(others, names), strict=True):
+    # A folder named like an image is reported when its sample is read.
+    others += [name for name in folders if is_sample_file(name)]
+    for name, text in zip(others, keys_of_others(others, names), strict=True):
         if text is not None:
             samples[text].append(extension_of(name, text))
     below = []
@@ -148,20 +148,20 @@ def _samples(
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also of a link to one; False for a link that leads nowhere or to itself."""
-    # Nothing is asked of the disk but for links: the folder may hold a million files.
+    """Also true of a link to a folder; False for a broken link or a link to itself."""
+    # Only links need a system call; the folder may have a million files.
     if entry.is_symlink():
         return is_directory(entry.path)
     return entry.is_dir(follow_symlinks=False)
 
 
 def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
-    """Takes the texts beside a folder of frames out of `samples`, and gives their extensions.
+    """Removes the texts of a folder of frames from `samples`, and returns their extensions.
 
-    samples: of the folder that it is in, by key. [] for any other folder.
+    samples: those of its parent folder, by key. Returns [] for a folder that does not hold frames.
     """
-    own = samples.get(folder.name, [])
-    if not own or any(suffix_of(name) not in TEXT_SUFFIXES for name in own):
+    texts = samples.get(folder.name, [])
+    if not texts or any(suffix_of(name) not in TEXT_SUFFIXES for name in texts):
         return []
     has_frames = has_others = False
     with os.scandir(folder) as entries:
@@ -171,7 +171,7 @@ def _take_texts(folder: Path, samples: dict[str, list[str]]) -> list[str]:
             is_folder = _is_folder(entry)
             if suffix_of(entry.name) in IMAGE_SUFFIXES and not is_folder:
                 has_frames = True
-            elif is_folder or is_part_of_a_sample(entry.name):
+            elif is_folder or is_sample_file(entry.name):
                 return []
             else:  # notes, thumbnails of a file manager
                 has_others = True

@@ -1,8 +1,8 @@
-"""Hugging Face `datasets` as records: what save_to_disk wrote, and parquet files.
+"""Reads Hugging Face `datasets`: output of save_to_disk, and parquet files.
 
-A row's columns are the values of sources/values.py. Rows are read as Arrow has them, so no picture
-is decoded, and lie in files that are mapped into memory. Parquet can only be read by blocks of many
-rows: it is written once as such a file, below the index directory.
+A row's columns are the values of sources/values.py. Rows are read as Arrow from memory-mapped
+files, without decoding images. Parquet has no access to single rows, so it is converted once to an
+Arrow file in the index directory.
 
 `datasets` is an optional dependency: pip install --editable '.[data]'.
 """
@@ -24,7 +24,7 @@ from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
 from owl_jax.files import check_regular
 
-# Parquet files are named so where they hold several splits: train-00000-of-00002.parquet.
+# The hub's name of a file of one split: train-00000-of-00002.parquet.
 _SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 
 
@@ -33,15 +33,15 @@ class HuggingFaceSource:
     """The rows of a `datasets.Dataset`, in order.
 
     Args:
-      dataset: whose columns are one of the forms of sources/values.py.
-      name: what messages call it.
-      media_root: what paths in the columns are relative to.
+      dataset: its columns are one of the forms of sources/values.py.
+      name: for messages.
+      media_root: base of relative paths in the columns.
     """
 
     dataset: Any
     name: str
     media_root: Path
-    # Removes the files of the dataset together with the source that made them.
+    # Deletes the files of the dataset together with this source.
     _files: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,11 +56,11 @@ class HuggingFaceSource:
         where = self.where(index)
         try:
             row = self.dataset[int(index)]
-            # Bytes of pictures and videos lie in binary columns and are not parsed.
-            words = (column for column in row.columns if "binary" not in str(column.type))
-            check_size(sum(column.nbytes for column in words), where)
+            # Binary columns, with the bytes of media, are not parsed.
+            parsed = (column for column in row.columns if "binary" not in str(column.type))
+            check_size(sum(column.nbytes for column in parsed), where)
             (values,) = row.to_pylist()
-        except (ValueError, OSError) as error:  # what Arrow raises on a damaged file
+        except (ValueError, OSError) as error:  # Arrow's errors for a damaged file
             raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         return record_from(values, where, self.media_root)
 
@@ -69,7 +69,7 @@ class HuggingFaceSource:
         return f"{self.name}:{index}"
 
     def num_bytes(self) -> int:
-        """Of the columns, as Arrow has them."""
+        """Size of the columns in Arrow."""
         return int(self.dataset.data.nbytes)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,16 +80,16 @@ def open_saved(directory: Path, split: str | None, media_root: Path) -> HuggingF
     """The rows of a directory that Dataset.save_to_disk or DatasetDict.save_to_disk wrote.
 
     Args:
-      split: of a DatasetDict; None is "train", or the only one that there is.
+      split: of a DatasetDict; None means "train", or the only split.
 
-    Raises UserError where the directory is incomplete or has no such split, or where `datasets` is
-    not installed.
+    Raises UserError if the directory is incomplete, the split does not exist, or `datasets` is not
+    installed.
     """
     datasets = _import_datasets(directory)
     name = str(directory)
     listed = directory / "dataset_dict.json"
     if split is not None and not listed.is_file():
-        raise UserError(f"{directory} has no splits; leave @{split} out")
+        raise UserError(f"{directory} has no splits; remove @{split}")
     try:
         if listed.is_file():
             splits = json.loads(listed.read_text("utf-8"))["splits"]
@@ -107,13 +107,13 @@ def open_parquet(
     """The rows of parquet files, one file after another.
 
     Args:
-      split: where the files are named by splits, as on Hugging Face's hub; None is "train", or the
-        only one that there is.
-      index_dir: where the rows are written as Arrow, for the next time too; None is a temporary
-        directory, which goes with the source.
+      split: for files named by splits, as on Hugging Face's hub; None means "train", or the only
+        split.
+      index_dir: where the rows are stored as Arrow, for later runs too; None means a temporary
+        directory that is deleted with the source.
 
-    Raises UserError for a file that is no parquet, files of other columns, no such split, or where
-    `datasets` is not installed.
+    Raises UserError for a file that is not parquet, files with different columns, a split that does
+    not exist, or if `datasets` is not installed.
     """
     datasets = _import_datasets(paths[0])
     paths = _checked(_files_of_split(paths, split))
@@ -134,9 +134,9 @@ def open_parquet(
 
 
 def choose_split(split: str | None, splits: Sequence[str], directory: Path) -> str:
-    """The split that is asked for; if none is, "train" or the only one.
+    """The requested split; by default "train" or the only one.
 
-    Raises UserError where there is no such split.
+    Raises UserError if it does not exist.
     """
     if split is None and len(splits) == 1:
         return splits[0]
@@ -154,14 +154,14 @@ def _files_of_split(paths: Sequence[Path], split: str | None) -> Sequence[Path]:
     names = [match[1] for match in matches if match]
     if len(names) < len(paths):
         if split is not None:
-            raise UserError(f"{paths[0]} is not named by its split; leave @{split} out")
+            raise UserError(f"{paths[0]} is not named by its split; remove @{split}")
         return paths
     chosen = choose_split(split, sorted(set(names)), paths[0].parent)
     return [path for path, name in zip(paths, names, strict=True) if name == chosen]
 
 
 def _checked(paths: Sequence[Path]) -> list[Path]:
-    """The files that have rows. Raises UserError for what is no parquet or has other columns."""
+    """The files that have rows. Raises UserError if one is not parquet or its columns differ."""
     import pyarrow.parquet
 
     checked: list[Path] = []
@@ -180,7 +180,7 @@ def _checked(paths: Sequence[Path]) -> list[Path]:
         if columns != first:
             raise UserError(
                 f"{path} has the columns {', '.join(columns)}, {paths[0]} has {', '.join(first)}; "
-                "expected the same in all files"
+                "expected the same columns in all files"
             )
         if metadata.num_rows:
             checked.append(path)
@@ -201,7 +201,7 @@ def _import_datasets(path: Path) -> ModuleType:
 
 @contextmanager
 def _without_bars(datasets: ModuleType) -> Iterator[None]:
-    """Without the library's progress bars, whose switch is one for the whole process."""
+    """Turns off the library's progress bars, a global setting, for a while."""
     were_on = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

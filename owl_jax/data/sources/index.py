@@ -1,12 +1,10 @@
-"""Where the records of a large text file lie, found once.
+"""Indexes the records of a large text file.
 
-A scan goes through the file from front to back and says of each record where it begins, where it
-ends and on which line. The index is an array int64[N, 3] of (start, end, line) for N records, in
-bytes and in lines counted from 1. A negative end says that what begins at the start is broken, and
-where it would end cannot be told.
+A scan reads the file once. The index is an array int64[N, 3] of (start, end, line) for N records:
+byte offsets, and lines counted from 1. A negative end marks a broken record whose end is unknown.
 
-With an `index_dir` the index is a file there (sources/kept_index.py): the next run finds it, and so
-does every other process of this one.
+With an `index_dir` the index is a file there (sources/kept_index.py), which later runs and the
+other processes of this run reuse.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from owl_jax.data.sources.record import check_size
 from owl_jax.errors import BadData, UserError
 from owl_jax.files import open_regular
 
-# Of the array and of what the scans find. A new number makes every index anew.
+# Of the array and the scans; a new number invalidates every stored index.
 _VERSION = 1
 
 Scan = Callable[[BinaryIO], Iterator[np.ndarray]]
@@ -34,21 +32,21 @@ Scan = Callable[[BinaryIO], Iterator[np.ndarray]]
 class IndexedFile:
     """Random access to the records of a file, as bytes.
 
-    What is pickled is the path and the state of the file, not the index. A file that changes after
-    it was opened is refused, whichever process reads: its records would be others.
+    Pickles store the path and the state of the file, not the index. A file that changes after it
+    was opened is refused in every process.
     """
 
     def __init__(self, path: Path, scan: Scan, name: str, expected: str, index_dir: Path | None):
-        """Indexes the file, or finds its index.
+        """Indexes the file, or reuses its index.
 
         Args:
-          scan: from the open file to parts int64[n, 3] of the index, in order; picklable.
-          name: of the scan; another scan of the same file has another.
-          expected: what the file should hold, for messages.
-          index_dir: where indexes are kept, made if need be; None keeps this one in memory.
+          scan: yields parts int64[n, 3] of the index of an open file, in order; picklable.
+          name: of the scan, unique among the scans of a file.
+          expected: what the file should contain, for messages.
+          index_dir: where indexes are stored, created if needed; None keeps this one in memory.
 
-        Raises UserError where the file cannot be read, holds no record or is still written to, and
-        where the index cannot be kept.
+        Raises UserError if the file cannot be read, has no records or is still being written, and
+        if the index cannot be written.
         """
         self.path, self._scan, self._name, self._expected = Path(path), scan, name, expected
         self._index_dir = None if index_dir is None else Path(index_dir)
@@ -64,13 +62,13 @@ class IndexedFile:
 
     @property
     def num_bytes(self) -> int:
-        """Of the file."""
+        """Size of the file."""
         return self._state[0]
 
     def where(self, number: int) -> str:
-        """What messages call a record: FILE:LINE, or FILE:LINE[NUMBER] where a line has several.
+        """FILE:LINE of a record's start, or FILE:LINE[NUMBER] if its line has several.
 
-        The line is the one on which it begins; the number counts all records from 0.
+        NUMBER counts all records of the file from 0.
         """
         number = range(len(self._index))[number]
         lines = self._index[max(number - 1, 0) : number + 2, 2].tolist()
@@ -78,9 +76,9 @@ class IndexedFile:
         return f"{self.path}:{line}" + (f"[{number}]" if lines.count(line) > 1 else "")
 
     def read(self, number: int) -> bytes:
-        """The bytes of a record; any number of threads may read at once.
+        """The bytes of a record; thread-safe.
 
-        Raises BadData for a broken or an oversized one, UserError where the file is gone or has
+        Raises BadData for a broken or oversized record, UserError if the file is gone or has
         changed.
         """
         start, end, _ = self._index[number].tolist()
@@ -101,7 +99,7 @@ class IndexedFile:
         return map_index(kept)
 
     def _find(self) -> Iterator[np.ndarray]:
-        """The parts of the index, none of them empty, at least one."""
+        """The parts of the index: at least one, none of them empty."""
         empty = True
         with open_data(self.path) as file:
             for part in self._scan(file):
@@ -115,12 +113,12 @@ class IndexedFile:
     def _check(self, file: BinaryIO) -> None:
         if state_of(file) != self._state:
             raise UserError(
-                f"{self.path}: was changed while it was in use; leave it alone and start again"
+                f"{self.path}: was changed while it was in use; restart without changing it"
             )
 
 
 def open_data(path: Path) -> BinaryIO:
-    """A file of the user's, open for reading. Raises UserError where that fails."""
+    """Opens a data file. Raises UserError if that fails."""
     try:
         return open_regular(path)
     except OSError as error:
@@ -128,7 +126,7 @@ def open_data(path: Path) -> BinaryIO:
 
 
 def bytes_of(paths: Iterable[Path]) -> int:
-    """Of files of the user's, together. Raises UserError for one that is gone."""
+    """The total size of data files. Raises UserError if one is gone."""
     return sum(_size(path) for path in paths)
 
 
@@ -140,6 +138,6 @@ def _size(path: Path) -> int:
 
 
 def skip_bom(file: BinaryIO) -> int:
-    """Goes to where the text of a file begins, behind a byte order mark; the position."""
+    """Seeks to the start of the text, after a byte order mark; returns the position."""
     start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
     return file.seek(start)

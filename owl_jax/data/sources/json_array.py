@@ -1,7 +1,7 @@
-"""One JSON array of examples, as LLaVA's training files are, read element by element.
+"""Reads one JSON array of examples, as in LLaVA, element by element.
 
-The file may be far larger than memory: a scan finds where its elements lie without making objects
-of them. Each may have any of the forms of sources/values.py.
+The file may be far larger than memory: a scan indexes the elements without parsing them. Each has
+any of the forms of sources/values.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from owl_jax.data.sources.index import IndexedFile, skip_bom
 from owl_jax.data.sources.json_lines import JsonLinesSource
 from owl_jax.errors import UserError
 
-_CHUNK = 1 << 20  # bytes; what is made of them stays in the processor's cache
-_HEAD = 1 << 16  # bytes in which the first keys of an object are looked for
+_CHUNK = 1 << 20  # bytes; the arrays made of them fit the CPU cache
+_HEAD = 1 << 16  # bytes searched for the first keys of an object
 _QUOTE, _COMMA, _OPEN, _CLOSE = 1, 2, 3, 4
 _KINDS = dict(zip(b'",[{]}', (_QUOTE, _COMMA, _OPEN, _OPEN, _CLOSE, _CLOSE), strict=True))
 _KIND_OF_BYTE = bytes(_KINDS.get(byte, 0) for byte in range(256))
@@ -30,14 +30,14 @@ class JsonArraySource(JsonLinesSource):
 
     Args:
       path: of the file, in UTF-8.
-      media_root: what relative paths of media are relative to.
-      index_dir: where the index of the elements is kept for the next run; None keeps it in memory.
+      media_root: base of relative media paths.
+      index_dir: where the index of the elements is stored for later runs; None keeps it in memory.
 
-    A file that is cut short, or so broken that no later element can be told, has one bad record in
-    place of the rest.
+    If the file is cut short, or so broken that later elements cannot be found, one bad record takes
+    the place of the rest.
 
-    Raises UserError for a file that is missing, empty, no array or changed while it is in use, and
-    BadData on access for an element that is no example.
+    Raises UserError for a file that is missing, empty, not an array or changed while it is in use,
+    and BadData on access for an element that is not an example.
     """
 
     @staticmethod
@@ -48,74 +48,75 @@ class JsonArraySource(JsonLinesSource):
 def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:
     """The elements of an array: int64[n, 3] of sources/index.py.
 
-    An element is what lies between two commas, blanks included; it may be invalid JSON. Raises
-    UserError where the file does not begin with "[".
+    An element is everything between two commas, blanks included; it may be invalid JSON. Raises
+    UserError if the file does not begin with "[".
     """
     line = _find_first(file)
     if not line:
         return
     position = start = file.tell()
-    # Of the element that begins at `start`: the line of its first mark, 0 where none was found yet.
+    # Line of the first mark of the element that begins at `start`; 0 if none was found yet.
     begun = 0
     depth, inside, rest = 1, False, b""
     while block := file.read(chunk_size):
-        # Without escapes every quote opens or closes a string. No escape is torn apart.
+        # Without escapes every quote opens or closes a string. `rest` keeps escapes whole.
         block = (rest + block).replace(rb"\\", b"  ").replace(rb"\"", b"  ")
         rest = b"\\" if block.endswith(b"\\") else b""
         block = block.removesuffix(rest)
 
-        places, kinds, inside = _marks(block, inside)
+        marks, kinds, inside = _marks(block, inside)
         depths = depth + np.cumsum((kinds == _OPEN).astype(np.int64) - (kinds == _CLOSE))
         closed = np.flatnonzero(depths == 0)[:1]
         if len(closed):
-            places, kinds, depths = (array[: closed[0] + 1] for array in (places, kinds, depths))
+            marks, kinds, depths = (array[: closed[0] + 1] for array in (marks, kinds, depths))
         separators = np.flatnonzero((depths == 0) | ((depths == 1) & (kinds == _COMMA)))
 
-        # Of the elements that end here and of the one that does not: the first mark and its line.
-        firsts = np.append(places, -1)[np.append(0, separators + 1)]
+        # The first mark, and its line, of each element that ends here and of the last, which
+        # does not.
+        firsts = np.append(marks, -1)[np.append(0, separators + 1)]
         breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
         lines = np.where(firsts < 0, 0, line + np.searchsorted(breaks, firsts))
         lines[0] = begun or lines[0]
-        ends = places[separators] + position
+        ends = marks[separators] + position
         starts = np.append(start, ends + 1)
         yield np.stack([starts[:-1], ends, lines[:-1]], axis=1)
 
         if len(closed):
             file.seek(ends[-1] + 1)
-            line = _skip_blanks(file, line + int(np.searchsorted(breaks, places[-1])))
-            if file.read(1):  # what stands behind the array belongs to nothing
+            line = _skip_blanks(file, line + int(np.searchsorted(breaks, marks[-1])))
+            if file.read(1):  # data after the array is a broken record
                 yield np.array([[file.tell() - 1, -1, line]])
             return
         start, begun = int(starts[-1]), int(lines[-1])
         depth = int(depths[-1]) if len(depths) else depth
         line, position = line + len(breaks), position + len(block)
-    if begun and depth == 1 and not inside:  # whole, and only what comes behind it is missing
+    if begun and depth == 1 and not inside:  # the last element is complete, the rest is missing
         yield np.array([[start, position, begun]])
         start, begun = position, line
     yield np.array([[start, -1, begun or line]])
 
 
 def _marks(block: bytes, inside: bool) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Quotes that open a string, and commas and brackets outside of strings.
+    """Finds quotes that open a string, and commas and brackets outside of strings.
 
     Args:
       block: a part of the file, without escapes.
       inside: whether it begins inside a string.
 
-    Returns: their places int64[n], their kinds uint8[n], whether the block ends inside a string.
+    Returns: their offsets int64[n], their kinds uint8[n], whether the block ends inside a string.
     """
     kind_of_byte = np.frombuffer(block.translate(_KIND_OF_BYTE), np.uint8)
-    places = np.flatnonzero(kind_of_byte != 0)
-    kinds = kind_of_byte[places]
+    offsets = np.flatnonzero(kind_of_byte != 0)
+    kinds = kind_of_byte[offsets]
     is_quote = kinds == _QUOTE
     inside_after = np.logical_xor.accumulate(is_quote) ^ inside
     outside_before = inside_after == is_quote
-    ends_inside = bool(inside_after[-1]) if len(places) else inside
-    return places[outside_before], kinds[outside_before], ends_inside
+    ends_inside = bool(inside_after[-1]) if len(offsets) else inside
+    return offsets[outside_before], kinds[outside_before], ends_inside
 
 
 def _find_first(file: BinaryIO) -> int:
-    """Goes to the array's first element; its line, or 0 for an empty file or array."""
+    """Seeks to the array's first element; returns its line, or 0 for an empty file or array."""
     skip_bom(file)
     line = _skip_blanks(file, 1)
     bracket = file.read(1)
@@ -133,24 +134,24 @@ def _find_first(file: BinaryIO) -> int:
 
 
 def _known_object(head: bytes) -> str | None:
-    """What a file of one object is and how to write it, by its first keys."""
+    """Explains a file of one object, by its first keys, and how to convert it."""
     keys = set(re.findall(rb'"(\w+)"\s*:\s*[\[{]', head))
     if b"annotations" in keys or {b"images", b"info"} <= keys:
         return (
-            "one object with images and annotations, as COCO and VQAv2 have it; write one line "
+            "one object with images and annotations, as in COCO and VQAv2; write one line "
             '{"image": FILE, "caption": TEXT}, or {"image": FILE, "question": TEXT, "answer": '
             "TEXT}, for each annotation"
         )
     if b"questions" in keys:
         return (
-            "one object with questions, as VQAv2 has it, whose answers are in another file; write "
-            'one line {"image": FILE, "question": TEXT, "answer": TEXT} for each question'
+            "one object with questions, as in VQAv2, whose answers are in another file; write one "
+            'line {"image": FILE, "question": TEXT, "answer": TEXT} for each question'
         )
     return None
 
 
 def _skip_blanks(file: BinaryIO, line: int) -> int:
-    """Goes to the next byte that is not blank, from a place on `line`; the line of that byte."""
+    """Seeks to the next byte that is not blank, starting on `line`; returns that byte's line."""
     while block := file.read(4096):
         rest = block.lstrip(b" \t\r\n")
         line += block.count(b"\n", 0, len(block) - len(rest))

@@ -1,4 +1,4 @@
-"""JSON Lines: one example a line, in any of the forms of sources/values.py."""
+"""Reads JSON Lines: one example a line, in any of the forms of sources/values.py."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CHUNK = 1 << 20  # bytes
 
 
 class JsonLinesSource:
-    """The records of a file with one JSON object a line; blank lines are none, but count as lines.
+    """The records of a file with one JSON object a line; blank lines are skipped.
 
     Args:
       path: of the file, in UTF-8.
-      media_root: what relative paths of media are relative to.
-      index_dir: where the index of the lines is kept for the next run; None keeps it in memory.
+      media_root: base of relative media paths.
+      index_dir: where the index of the lines is stored for later runs; None keeps it in memory.
 
     Raises UserError for a file that is missing, empty or changed while it is in use, and BadData on
-    access for a line that is no example.
+    access for a line that is not an example.
     """
 
     def __init__(self, path: Path, media_root: Path, index_dir: Path | None = None):
@@ -38,11 +38,11 @@ class JsonLinesSource:
         return record_from_json(self._file.read(index), self.where(index), self._media_root)
 
     def where(self, index: int) -> str:
-        """FILE:LINE, or FILE:LINE[NUMBER] where several records begin on the line."""
+        """FILE:LINE, or FILE:LINE[NUMBER] if several records begin on the line."""
         return self._file.where(index)
 
     def num_bytes(self) -> int:
-        """Of the file."""
+        """Size of the file."""
         return self._file.num_bytes
 
     @staticmethod
@@ -51,9 +51,9 @@ class JsonLinesSource:
 
 
 def scan_lines(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:
-    """The lines that are not blank, without their ends: int64[n, 3] of sources/index.py."""
+    """The lines that are not blank, without line breaks: int64[n, 3] of sources/index.py."""
     position = start = skip_bom(file)
-    line, blank = 1, True  # of the line that begins at `start`, as far as it was read
+    line, blank = 1, True  # of the line that begins at `start`, as far as it has been read
     while chunk := file.read(chunk_size):
         values = np.frombuffer(chunk, np.uint8)
         breaks = np.flatnonzero(values == ord("\n"))

@@ -1,8 +1,8 @@
-"""An index of a large file, kept as a file of its own for the next run and for other processes.
+"""Stores the index of a large file on disk, for later runs and other processes.
 
-It is an array int64[N, columns], mapped into memory. Its name depends on path, size and time of
-change of the data, so that changed data is indexed anew. The file is a .npy, and behind the array
-is the SHA-256 of all that is before it: a wrong position would give records that nobody wrote.
+The index is an array int64[N, columns], memory-mapped. The file name depends on the path, size and
+modification time of the data, so changed data is indexed again. The file is a .npy followed by the
+SHA-256 of everything before it, because a wrong offset would yield garbage records.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from owl_jax.files import open_regular
 
 State = tuple[int, int]
 
-# Of the file: a new number gives every index another name.
+# Part of the file name; a new number invalidates every stored index.
 _FORMAT = 2
 
 _BUFFER = 1 << 20  # bytes that are hashed at once
 
 
 def state_of(file: BinaryIO) -> State:
-    """Size and time of the last change, in nanoseconds."""
+    """Size, and modification time in nanoseconds."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 
 
 def index_file(directory: Path, data: Path, state: State, *kind: object) -> Path:
-    """Where the index of `data` is kept. kind: what else decides what is in it."""
+    """The path of the index of `data`. kind: whatever else determines its content."""
     key = (_FORMAT, *kind, str(data.resolve()), *state)
     digest = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:16]
     return directory / f"{data.name[:40]}.{digest}.npy"
@@ -45,21 +45,20 @@ def index_file(directory: Path, data: Path, state: State, *kind: object) -> Path
 def keep_index(
     path: Path, data: Path, columns: int, find: Callable[[], Iterator[np.ndarray]]
 ) -> None:
-    """Sees to it that a whole index is kept: one that is missing or damaged is made anew.
-
-    A damaged one is said to be so in one line. To notice it, the whole file is read.
+    """Writes the index unless an intact one exists; a damaged one is replaced with a warning.
 
     Args:
-      path: of the index; its directory is made if need be.
-      data: what it is an index of, for messages.
-      find: gives the parts of the index, int64[n, columns], in order.
+      path: of the index; its directory is created if needed.
+      data: the indexed file, for messages.
+      find: yields the parts of the index, int64[n, columns], in order.
 
-    Raises UserError where it cannot be written, and whatever `find` raises.
+    Raises UserError if it cannot be written, and whatever `find` raises.
     """
     if os.path.lexists(path):
         if _is_whole(path, columns):
             return
-        logging.warning("%s: damaged; the index of %s is made anew", *map(_said, (path, data)))
+        names = [printable(str(name)) for name in (path, data)]
+        logging.warning("%s: damaged; the index of %s is rebuilt", *names)
     try:
         _save(path, columns, find())
     except OSError as error:
@@ -69,16 +68,16 @@ def keep_index(
 
 
 def map_index(path: Path) -> np.ndarray:
-    """The index that `keep_index` has seen to. Nothing is checked, so that it may be called often.
+    """The index that `keep_index` wrote, without verification, so calls are cheap.
 
-    Raises OSError, ValueError or EOFError where it is not whole.
+    Raises OSError, ValueError or EOFError if it is damaged.
     """
-    # Not as np.memmap, which takes several times as long to give a row.
+    # A plain array, since reading a row of np.memmap takes several times as long.
     return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
 def _is_whole(path: Path, columns: int) -> bool:
-    """Whether the index is there as it was written."""
+    """Whether the index exists and matches its hash."""
     digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
@@ -94,14 +93,10 @@ def _is_whole(path: Path, columns: int) -> bool:
     return index.ndim == 2 and index.shape[1] == columns
 
 
-def _said(path: Path) -> str:
-    return printable(str(path))
-
-
 def _save(path: Path, columns: int, parts: Iterator[np.ndarray]) -> None:
-    """Writes the parts as one array, under another name until it is whole.
+    """Writes the parts as one array, under a temporary name until it is complete.
 
-    Several processes may do so at once: the last to finish replaces what is the same.
+    Several processes may do so at once: the last one replaces an identical file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -124,7 +119,7 @@ def _save(path: Path, columns: int, parts: Iterator[np.ndarray]) -> None:
 
 
 def _write_header(file: IO[bytes], count: int, columns: int) -> None:
-    """The head of a .npy file, in which NumPy leaves room for the count to grow."""
+    """The header of a .npy file, in which NumPy leaves room for the count to grow."""
     descr = npy.dtype_to_descr(np.dtype(np.int64))
     shape = (count, columns)
     npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

@@ -1,4 +1,4 @@
-"""Which kind of data the files of a directory are, by their names and, for .json, a first look."""
+"""Detects the kind of the data files in a directory from their names, and for .json the start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 from owl_jax.data.sources.index import open_data, skip_bom
 from owl_jax.data.sources.samples import (
     TEXT_SUFFIXES,
-    is_part_of_a_sample,
+    is_sample_file,
     keys_of,
     suffix_of,
 )
@@ -19,27 +19,27 @@ from owl_jax.media.video import natural_key
 _KINDS = (".tar", ".array_record", ".parquet", ".jsonl", ".csv", ".json")
 _SAME_KIND = {".ndjson": ".jsonl", ".tsv": ".csv"}
 
-# Of .json files without others of their names, which may be samples of words alone by the million.
-_MOST_LOOKED_INTO = 1000
+# .json files to open; there may be millions that are text-only samples.
+_MOST_OPENED = 1000
 _LONGEST_LINE = 1 << 26  # bytes; a file of one object may be all one line
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that stands for all of its kind: .jsonl, .csv, ..., or whatever the file has."""
+    """The main suffix of its kind: .jsonl, .csv, ..., or the file's own if it is unknown."""
     suffix = path.suffix.lower()
     return _SAME_KIND.get(suffix, suffix)
 
 
 def files_of_one_kind(directory: Path) -> list[Path]:
-    """The data files of a directory in natural order; [] where it has none.
+    """The data files of a directory in natural order; [] if it has none.
 
-    A .json counts if it holds an array and no other file has its name: it is a sample's words
-    otherwise (sources/samples.py). Parquet files count at any depth, as the hub keeps them. Those
-    that stand beside tars of the same names, as img2dataset writes them, do not.
+    A .json counts if it holds an array and no other file has its name; otherwise it is the text of
+    a sample (sources/samples.py). Parquet files count at any depth, as on the hub, unless a tar has
+    the same name, as img2dataset writes them.
 
-    Raises UserError where the files are of several kinds, or lie beside samples of media and texts.
+    Raises UserError for several kinds of files, and for data files among samples of media and text.
     """
-    # The hub keeps tables in a folder "data".
+    # The hub stores tables in a folder "data".
     nested = [path for path in directory.rglob("*.parquet") if path.parent != directory]
     files = [path for path in [*directory.iterdir(), *nested] if not path.name.startswith(".")]
     found: dict[str, list[Path]] = {kind: [] for kind in _KINDS}
@@ -62,24 +62,24 @@ def files_of_one_kind(directory: Path) -> list[Path]:
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether a .json holds an object a line, by its first line, and not one array."""
+    """Whether the first line of a .json is an object, so that it is JSON Lines."""
     with open_data(path) as file:
         return _go_to_first(file) == b"{" and file.readline(_LONGEST_LINE).rstrip().endswith(b"}")
 
 
 def _arrays(paths: list[Path], files: list[Path]) -> list[Path]:
-    """Those of the .json files that hold an array, and are no part of a sample."""
-    names = [path.name for path in files if is_part_of_a_sample(path.name)]
+    """The .json files that hold an array and do not belong to a sample."""
+    names = [path.name for path in files if is_sample_file(path.name)]
     keys = keys_of(names)
     members = Counter(keys)
     key_of = dict(zip(names, keys, strict=True))
     alone = [path for path in paths if members[key_of[path.name]] == 1]
-    return [path for path in alone[:_MOST_LOOKED_INTO] if _begins_as_array(path)]
+    return [path for path in alone[:_MOST_OPENED] if _begins_as_array(path)]
 
 
 def _has_samples(files: list[Path]) -> bool:
-    """Whether there is a picture or video with words beside it."""
-    names = [path.name for path in files if is_part_of_a_sample(path.name)]
+    """Whether there is an image or video with a text of its name."""
+    names = [path.name for path in files if is_sample_file(path.name)]
     keys: dict[bool, set[str]] = {True: set(), False: set()}
     for name, key in zip(names, keys_of(names), strict=True):
         keys[suffix_of(name) in TEXT_SUFFIXES].add(key)
@@ -92,9 +92,9 @@ def _begins_as_array(path: Path) -> bool:
 
 
 def _go_to_first(file: BinaryIO) -> bytes:
-    """Goes to the first byte that is not blank; that byte."""
+    """Seeks to the first byte that is not blank, and returns it."""
     start = skip_bom(file)
     head = file.read(4096)
-    words = head.lstrip()
-    file.seek(start + len(head) - len(words))
-    return words[:1]
+    rest = head.lstrip()
+    file.seek(start + len(head) - len(rest))
+    return rest[:1]

@@ -1,8 +1,8 @@
-"""Which keys of an example hold its pictures and videos, by the names that data sets give them.
+"""Finds the images and videos of an example by the key names that data sets use.
 
-`image`, `images`, `video` and `videos` are ours; the others are read where those have no value. A
-key that is not read although its value looks like a medium is never passed over in silence: an
-example without any medium is refused for it, and in one with media it is counted.
+`image`, `images`, `video` and `videos` have precedence; synonyms are read if those have no value. A
+key that is not read although its value looks like a medium is always reported: if the example has
+no other medium it is refused, otherwise the key is counted.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 from owl_jax.data.sources.media_look import (
     SUFFIX,
-    is_only_a_name,
-    lies_in_words,
+    holds_media,
+    is_media_name,
     looks_like_media,
 )
 from owl_jax.data.sources.media_values import images_from, is_remote, videos_from
 from owl_jax.data.sources.record import Medium, Video
 from owl_jax.errors import BadData, listed, printable, shown
 
-_OURS = {"image": ("image", "images"), "video": ("video", "videos")}
-# Names without their underscores and hyphens, in lower case: "imagePath" and "image_path" are one.
+_MAIN_KEYS = {"image": ("image", "images"), "video": ("video", "videos")}
+# In lower case, without underscores and hyphens: "imagePath" and "image_path" are the same.
 _SYNONYMS = {
     "image": frozenset(
         """
@@ -40,17 +40,17 @@ _SYNONYMS = {
         """.split()  # noqa: SIM905
     ),
 }
-# Names of any file: what it is, its suffix tells. Hugging Face's image folders say file_name.
+# Keys of any file; the suffix decides its kind. Hugging Face's image folders use file_name.
 _ANY_FILE = frozenset(
     {"filename", "filenames", "file", "files", "path", "paths", "filepath", "filepaths", "media"}
 )
 
-# Names of what is kept elsewhere: COCO's image_id, GQA's imageId, MSVD-QA's video_id.
-_ELSEWHERE = re.compile(r"(?:image|img|photo|picture|video|vid|clip|coco|flickr)(?:ids?|key|uid)")
+# Ids of media stored elsewhere: COCO's image_id, GQA's imageId, MSVD-QA's video_id.
+_MEDIA_ID = re.compile(r"(?:image|img|photo|picture|video|vid|clip|coco|flickr)(?:ids?|key|uid)")
 
 
 class FoundMedia(NamedTuple):
-    """The media of an example, and the keys with media that are not read."""
+    """The media of an example, and the keys of media that are not read."""
 
     images: list[Medium]
     videos: list[Video]
@@ -60,10 +60,10 @@ class FoundMedia(NamedTuple):
 def find_media(
     values: Mapping[str, Any], where: str, media_root: Path, text_keys: Set[str] = frozenset()
 ) -> FoundMedia:
-    """What an example holds beside its text, which is in `text_keys`.
+    """The media of an example outside its `text_keys`.
 
-    Raises BadData, naming `where`, for a value that is no medium, and where two keys name
-    different media.
+    Raises BadData, naming `where`, for a value that is not a medium and for two keys with different
+    media.
     """
     kinds = {
         key: media_kind(key, value)
@@ -73,7 +73,7 @@ def find_media(
     media: dict[str, list[Any]] = {}
     read: set[str] = set()
     for kind, convert in (("image", images_from), ("video", videos_from)):
-        keys = [key for key in _OURS[kind] if key in kinds]
+        keys = [key for key in _MAIN_KEYS[kind] if key in kinds]
         others = [key for key, found in kinds.items() if found == kind and key not in keys]
         if not keys:
             keys = others[:1]
@@ -82,7 +82,7 @@ def find_media(
             for key in others
             if key not in keys
             and not _is_origin(values, keys, key)
-            and not _name_the_same(values, keys, key)
+            and not _names_same_media(values, keys, key)
         ]
         if differ:
             raise BadData(
@@ -93,13 +93,13 @@ def find_media(
         media[kind] = []
         for key in keys:
             media[kind] += convert(values[key], where, media_root)
-        # What tells where bytes came from is read with them; another file is not.
+        # The origin of bytes counts as read with them; another file does not.
         read |= {
             *keys,
             *(
                 key
                 for key in others
-                if _name_the_same(values, keys, key)
+                if _names_same_media(values, keys, key)
                 or not all(isinstance(values[other], str) for other in keys)
             ),
         }
@@ -108,12 +108,12 @@ def find_media(
 
 
 def media_kind(key: object, value: Any) -> str | None:
-    """What a key says that it holds: "image", "video" or nothing."""
+    """ "image" or "video" by the name of a key, and for keys of any file by the value; or None."""
     if not isinstance(key, str):
         return None
     name = _plain(key)
     for kind, synonyms in _SYNONYMS.items():
-        if name in synonyms or name in _OURS[kind]:
+        if name in synonyms or name in _MAIN_KEYS[kind]:
             return kind
     if name in _ANY_FILE or name.endswith("filename"):  # "left_file_name" is Hugging Face's too
         return _kind_by_suffix(value)
@@ -121,7 +121,7 @@ def media_kind(key: object, value: Any) -> str | None:
 
 
 def may_hold_media(key: str) -> bool:
-    """Whether a key or column has a name under which media are read."""
+    """Whether media are read from a key or column of this name."""
     name = _plain(key)
     return media_kind(key, None) is not None or name in _ANY_FILE or name.endswith("filename")
 
@@ -131,11 +131,11 @@ def check_unread(
     values: Mapping[str, Any],
     where: str,
     text_keys: Set[str] = frozenset(),
-    said: Set[str] = frozenset(),
+    free_text_keys: Set[str] = frozenset(),
 ) -> None:
-    """Raises BadData for an example without media that holds or names some which are not read.
+    """Raises BadData for an example without media that has unread ones, or only their names.
 
-    said: of `text_keys`, those whose words may be the name of a file: answers, and ids.
+    free_text_keys: those of `text_keys` whose value may look like a file name: answers, ids.
     """
     if found.images or found.videos:
         return
@@ -144,19 +144,19 @@ def check_unread(
         for key in values
         if key in text_keys
         and (
-            lies_in_words(values[key], text_keys)
-            or (key not in said and is_only_a_name(values[key]))
+            holds_media(values[key], text_keys)
+            or (key not in free_text_keys and is_media_name(values[key]))
         )
     ]
     if unread:
         raise _unread(unread, values[unread[0]], where)
     has_key = any(media_kind(key, None) for key in values)
-    elsewhere = [] if has_key else [key for key in values if _is_elsewhere(key, values[key])]
-    if elsewhere:
+    ids = [] if has_key else [key for key in values if _is_media_id(key, values[key])]
+    if ids:
         raise BadData(
             "unread medium",
-            f"{where}: {_quoted(elsewhere)} is {shown(values[elsewhere[0]])}, whose file is not "
-            'named; write it to "image" or "video", or leave the key out',
+            f"{where}: {_quoted(ids)} is {shown(values[ids[0]])}, but no key has its file; write "
+            'the file to "image" or "video", or remove the key',
         )
 
 
@@ -164,19 +164,19 @@ def _unread(keys: Sequence[str], value: Any, where: str) -> BadData:
     if isinstance(value, str) and is_remote(value):
         return BadData(
             "remote medium",
-            f'{where}: "{printable(str(keys[0]))}" is {shown(value)}; nothing is fetched while '
-            'training. Download the files and name them in "image" or "video"',
+            f'{where}: "{printable(str(keys[0]))}" is {shown(value)}; nothing is fetched '
+            'during training. Download the files and give their paths in "image" or "video"',
         )
     return BadData(
         "unread medium",
         f"{where}: {_quoted(keys)} looks like a picture or video ({shown(value)}) and is "
-        'not read; rename the key to "image" or "video", or leave it out',
+        'not read; rename the key to "image" or "video", or remove it',
     )
 
 
-def _is_elsewhere(key: object, value: Any) -> bool:
+def _is_media_id(key: object, value: Any) -> bool:
     is_id = isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", -1)
-    return is_id and isinstance(key, str) and bool(_ELSEWHERE.fullmatch(_plain(key)))
+    return is_id and isinstance(key, str) and bool(_MEDIA_ID.fullmatch(_plain(key)))
 
 
 def _kind_by_suffix(value: Any) -> str | None:
@@ -196,26 +196,25 @@ def _has_value(value: Any) -> bool:
 
 
 def _is_origin(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
-    """Whether `other` tells where the media in `keys` came from: a name beside bytes, or any name
-    under a key that says nothing of pictures."""
+    """Whether `other` only names the origin of what `keys` hold, such as the file of bytes."""
     if not isinstance(values[other], str) or values[other].startswith("data:"):
         return False
     is_general = _plain(other) in _ANY_FILE or _plain(other).endswith("filename")
     return is_general or not any(isinstance(values[key], str) for key in keys)
 
 
-def _name_the_same(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
-    """Whether `other` holds what `keys` hold together, paths with more or fewer folders."""
-    ours = [name for key in keys for name in _names(values[key])]
-    theirs = _names(values[other])
-    return len(ours) == len(theirs) and all(
+def _names_same_media(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
+    """Whether `other` has the media of all `keys`; paths may differ in leading folders."""
+    names = [name for key in keys for name in _names(values[key])]
+    other_names = _names(values[other])
+    return len(names) == len(other_names) and all(
         f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(names, other_names, strict=True)
     )
 
 
 def _names(value: Any) -> list[str]:
-    """What tells one medium from another: the path of its file, or what it is."""
+    """A string for each medium: the path of its file, or its value."""
     items = value if isinstance(value, list | tuple) else [value]
     return [str(item).replace("\\", "/").removeprefix("./") for item in items]
 

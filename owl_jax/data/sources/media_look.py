@@ -1,7 +1,6 @@
-"""What looks like a picture or a video though no key says that it is one.
+"""Detects values that look like an image or a video under an unknown key.
 
-What looks like a medium and is not read is told (sources/media_keys.py); nothing is read for its
-looks alone.
+They are reported (sources/media_keys.py), never read.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from owl_jax.data.sources.record import FilePart
 
 _READ = rf"({'|'.join(IMAGE_SUFFIXES)})|({'|'.join(VIDEO_SUFFIXES)})"
 SUFFIX = re.compile(rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
-# A text that is JSON, or a list as Python prints it, with such a name in it.
+# A media file name in text that is JSON or a printed Python list.
 _NAME_IN_JSON = re.compile(
     rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})\\?[\"']|data:(?:image|video)/", re.IGNORECASE
 )
-_LONGEST_PATH = 1024  # characters; what is longer is a text that ends like a file's name
+_LONGEST_PATH = 1024  # characters; a longer text only happens to end like a file name
 _LONGEST_JSON = 1 << 16
 _PICTURE_NAME = re.compile("ima?ge?|pict?|photo|video|frame|scan|clip|media|screen", re.IGNORECASE)
-# Keys of a turn, and of a part of one, that hold words.
-_SPOKEN = frozenset({"from", "role", "speaker", "value", "content", "text", "type"})
-_SMALLEST_SIDE = 8  # of a list of numbers that is a picture; corners of boxes are fewer
+# Keys of a turn or a content part that hold text.
+_TURN_KEYS = frozenset({"from", "role", "speaker", "value", "content", "text", "type"})
+_SMALLEST_SIDE = 8  # of an image as a list of numbers; lists of box corners are shorter
 
 
 def looks_like_media(value: Any, key: str = "") -> bool:
-    """Whether a value would be a picture or video if it were asked for as one.
+    """Whether a value looks like an image or video.
 
-    key: the name it has; a sentence that ends like a file's name is one under "photograph".
+    key: its name; under a key such as "photograph" even a sentence that ends like a file name does.
     """
     if isinstance(value, str):
         return _is_name_of_one(value.strip(), key)
@@ -61,34 +60,34 @@ def looks_like_media(value: Any, key: str = "") -> bool:
     return False
 
 
-def lies_in_words(value: Any, word_keys: Set[str]) -> bool:
-    """Whether what holds words (turns, pairs, one text) holds a medium beside or instead of them.
+def holds_media(value: Any, text_keys: Set[str]) -> bool:
+    """Whether a text value (turns, pairs, one text) contains a medium besides or instead of text.
 
-    word_keys: of objects in it, whose texts are words and may speak of files.
+    text_keys: keys of nested objects whose text may mention files.
     """
     if isinstance(value, Mapping):
         return any(
-            lies_in_words(item, word_keys)
-            if key in _SPOKEN or key in word_keys
+            holds_media(item, text_keys)
+            if key in _TURN_KEYS or key in text_keys
             else looks_like_media(item, str(key))
             for key, item in value.items()
         )
     if isinstance(value, list | tuple | np.ndarray):
         return any(
-            lies_in_words(item, word_keys) for item in value if not isinstance(item, str | bytes)
+            holds_media(item, text_keys) for item in value if not isinstance(item, str | bytes)
         )
     return not isinstance(value, str) and looks_like_media(value)
 
 
-def is_only_a_name(words: Any) -> bool:
-    """Whether what should be words is the name of a picture or video, or the medium itself."""
-    if isinstance(words, str):
-        return not re.search(r"\s", words.strip()) and looks_like_media(words)
-    return isinstance(words, bytes) and looks_like_media(words)
+def is_media_name(text: Any) -> bool:
+    """Whether a text is only the name of an image or video, or the medium itself."""
+    if isinstance(text, str):
+        return not re.search(r"\s", text.strip()) and looks_like_media(text)
+    return isinstance(text, bytes) and looks_like_media(text)
 
 
 def is_medium_bytes(data: bytes) -> bool:
-    """Whether bytes begin as a picture or a video does."""
+    """Whether bytes begin like an image or a video file."""
     return _MEDIUM_HEAD.match(data[:16]) is not None
 
 
@@ -113,7 +112,7 @@ def _is_name_of_one(text: str, key: str) -> bool:
 
 
 def _is_picture_shape(shape: Sequence[int]) -> bool:
-    """Whether an array of this shape may be a picture, or several, whatever its numbers are."""
+    """Whether an array of this shape may be one or more images."""
     if len(shape) < 3:
         return False
     first, middle, last = shape[-3:]
@@ -124,7 +123,7 @@ def _is_picture_shape(shape: Sequence[int]) -> bool:
 
 
 def _is_pixel_list(value: Sequence[Any]) -> bool:
-    """The same for lists of lists of lists of numbers, of which only the first are looked at."""
+    """The same for nested lists of numbers; only the first item of each level is checked."""
     sides = []
     while isinstance(value, list | tuple) and value:
         sides.append(len(value))

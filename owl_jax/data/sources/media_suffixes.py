@@ -1,4 +1,4 @@
-"""Suffixes of files that are pictures or videos, in lower case and without the dot."""
+"""Suffixes of image and video files, in lower case and without the dot."""
 
 from owl_jax.media.video import FRAME_SUFFIXES
 

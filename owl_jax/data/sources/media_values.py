@@ -1,7 +1,7 @@
-"""The forms in which a record's pictures and videos are stored, as Media. Nothing is decoded.
+"""Converts the values of media keys to Media, without decoding.
 
-A medium is a path relative to the media root (or absolute), the bytes of a file, {"bytes", "path"}
-as Hugging Face's features store it, a uint8 array, a PIL picture, or a part of a file.
+A medium is a path (relative to the media root, or absolute), the bytes of a file, {"bytes", "path"}
+as Hugging Face's features store it, a uint8 array, a PIL image, or a FilePart.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from owl_jax.files import as_typed
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
 
-# What base64 of JPEG, PNG, GIF, WebP, BMP, TIFF, and of ISO media files begins with.
+# First characters of base64 of JPEG, PNG, GIF, WebP, BMP, TIFF, and ISO media files.
 _BASE64_HEADS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA")
 _SHORTEST_BASE64 = 64
 _LONGEST_PATH = 4096  # of Linux, in bytes
 
 
 def images_from(value: Any, where: str, media_root: Path) -> list[Medium]:
-    """The pictures of one medium, a list of them, or an array uint8[N, H, W, 3] of N.
+    """The images of one medium, a list of media, or an array uint8[N, H, W, 3].
 
-    None, "" and a list of nothing else are no picture. Raises BadData, naming `where`, for anything
-    else.
+    None, "" and lists of these give no image. Raises BadData, naming `where`, for anything else.
     """
     if _is_nothing(value):
         return []
@@ -43,8 +42,8 @@ def images_from(value: Any, where: str, media_root: Path) -> list[Medium]:
 def videos_from(value: Any, where: str, media_root: Path) -> list[Video]:
     """The videos of one file or folder, or a list of them.
 
-    A list inside the list or an array uint8[T, H, W, 3] is one video of these frames, a picture is
-    one of one frame, None and "" are no video. Raises BadData, naming `where`, for anything else.
+    A nested list or an array uint8[T, H, W, 3] is one video of these frames, an image is a video of
+    one frame, None and "" give no video. Raises BadData, naming `where`, for anything else.
     """
     if _is_nothing(value):
         return []
@@ -65,7 +64,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _items(value: Any, dimensions: int) -> Sequence[Any]:
-    """What a list or an array of so many dimensions holds; anything else is one thing itself."""
+    """The items of a list or of an array with so many dimensions; anything else is one item."""
     if isinstance(value, np.ndarray):
         is_list = value.dtype == object or value.ndim == dimensions
     else:
@@ -74,14 +73,14 @@ def _items(value: Any, dimensions: int) -> Sequence[Any]:
 
 
 def is_remote(text: str) -> bool:
-    """Whether a text is the address of something elsewhere: "https://...", "s3://..."."""
+    """Whether a text is a URL of remote data: "https://...", "s3://..."."""
     return _ADDRESS.match(text) is not None
 
 
 def is_base64_medium(text: str) -> bool:
-    """Whether a text is the base64 of a picture or a video, without the "data:" before it."""
+    """Whether a text is the base64 of an image or a video, without a "data:" prefix."""
     head = text[:_SHORTEST_BASE64]
-    # The name of a file has a dot.
+    # File names have a dot.
     return len(head) == _SHORTEST_BASE64 and head.startswith(_BASE64_HEADS) and "." not in text
 
 
@@ -98,7 +97,7 @@ def _medium(value: Any, where: str, media_root: Path) -> Medium:
                 return _medium(value[key], where, media_root)
     if isinstance(value, np.ndarray) and value.dtype == np.uint8:
         shape = value.shape
-        if value.ndim == 3 and shape[2] == 1:  # as TensorFlow Datasets has grey pictures
+        if value.ndim == 3 and shape[2] == 1:  # grey images of TensorFlow Datasets
             value = value[:, :, 0]
         if value.size and (value.ndim == 2 or (value.ndim == 3 and shape[2] == 3)):
             return Image.fromarray(value)
@@ -118,7 +117,7 @@ def _from_text(text: str, path: str, where: str, media_root: Path) -> Medium:
     if is_remote(text):
         raise BadData(
             "remote medium",
-            f"{where}: {shown(text)} is an address; nothing is fetched while training. Download "
+            f"{where}: {shown(text)} is an address; nothing is fetched during training. Download "
             "the file and give its path",
         )
     if len(path) > _LONGEST_PATH or not _can_be_opened(path):
@@ -129,13 +128,13 @@ def _from_text(text: str, path: str, where: str, media_root: Path) -> Medium:
 def _no_medium(value: Any, where: str) -> BadData:
     return BadData(
         "not a medium",
-        f"{where}: {_describe(value)} is no picture or video; expected a path, the bytes of a "
+        f"{where}: {_describe(value)} is not a picture or video; expected a path, the bytes of a "
         "file, base64 of them, or an array uint8[H, W, 3]",
     )
 
 
 def _from_data_url(url: str, where: str) -> bytes:
-    """The bytes of "data:image/png;base64,...", as OpenAI's messages hold pictures."""
+    """The bytes of "data:image/png;base64,...", as in OpenAI's messages."""
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
         raise BadData("not a medium", f"{where}: a data URL cannot be read (not base64)")
@@ -150,7 +149,7 @@ def _decode(data: str, where: str, what: str) -> bytes:
 
 
 def _can_be_opened(path: str | os.PathLike) -> bool:
-    """False for a path that no file can have: empty, with a zero byte, or half a character."""
+    """False for an impossible path: empty, with a zero byte, or with a lone surrogate."""
     try:
         return bool(encoded := os.fsencode(path)) and b"\0" not in encoded
     except UnicodeEncodeError:

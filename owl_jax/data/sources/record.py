@@ -1,7 +1,7 @@
-"""What every source gives: records, and a source as random access to them.
+"""Records, and the interface of a source: random access to them.
 
-A source is picklable, opens its files when it is first asked, and holds no record. What lies in a
-larger file (a member of a tar) is a FilePart until its bytes are needed.
+A source is picklable, opens its files at the first access, and caches no records. A member of a
+larger file, such as a tar, is a FilePart until its bytes are needed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from PIL import Image
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
 
-# Bytes of a record's text that are parsed: room for pictures in base64 inside of it. Parsing takes
-# several times as much memory, for as many records as there are threads.
+# In bytes, with room for images in base64. Parsing takes several times as much memory in each
+# thread.
 LARGEST_TEXT = 1 << 26
 
 
 def check_size(nbytes: int, where: str) -> None:
-    """Raises BadData for a text of so many bytes that it is not to be parsed, nor read."""
+    """Raises BadData for a record whose text is too large to read."""
     if nbytes > LARGEST_TEXT:
         raise BadData(
             "oversized record",
-            f"{where}: {nbytes / 2**20:,.0f} MiB of text; at most {LARGEST_TEXT >> 20} are read of "
-            "one record: put pictures and videos into files of their own",
+            f"{where}: {nbytes / 2**20:,.0f} MiB of text; the limit is {LARGEST_TEXT >> 20}: put "
+            "pictures and videos into separate files",
         )
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """`size` bytes of a file from `offset` on; `name` is what messages call it."""
+    """`size` bytes of a file from `offset` on; `name` is for messages."""
 
     path: Path
     offset: int
@@ -42,7 +42,7 @@ class FilePart:
     name: str
 
     def read(self) -> bytes:
-        """The bytes. Raises BadData where the file is gone or shorter."""
+        """The bytes. Raises BadData if the file is gone or too short."""
         try:
             with open_regular(self.path) as file:
                 data = os.pread(file.fileno(), self.size, self.offset)
@@ -62,12 +62,12 @@ Video = Path | bytes | FilePart | Sequence[Medium]
 
 
 class Record(TypedDict):
-    """One conversation as it is stored, before anything of it is decoded.
+    """One conversation with encoded media.
 
-    text: in the original's format (text/conversation.py), a mark for each medium.
+    text: in mPLUG-Owl's format (text/conversation.py), with a placeholder for each medium.
     images: in reading order. videos: each a file, or its frames in order.
-    task_type: the original's; nothing depends on it. where: "FILE:LINE" or the like, for messages.
-    unread: keys of the example that look like media and are not read, if there are any.
+    task_type: as in the data; not used. where: "FILE:LINE" or the like, for messages.
+    unread: keys of the example that look like media and are not read, if any.
     """
 
     text: str
@@ -86,22 +86,20 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record:
         """Record `index`.
 
-        Raises BadData for one that cannot be read as a conversation; its message begins with
-        `where(index)` and ": ".
+        Raises BadData if it is not a conversation; the message begins with `where(index)` and ": ".
         """
         ...
 
     def where(self, index: int) -> str:
-        """What messages call record `index`: FILE:LINE, TAR:KEY or the like.
+        """The name of record `index` in messages: FILE:LINE, TAR:KEY or the like.
 
-        No medium is opened for it, and it is there for a record that cannot be read, too.
+        Opens no media, and works for unreadable records too.
         """
         ...
 
     def num_bytes(self) -> int:
-        """Of what the records are read from, without the files of media beside it.
+        """Size of the data without separate media files; 0 if unknown. A copy has the same size.
 
-        Little else shows that one record of millions was edited (sources/fingerprint.py). A copy
-        has as many; what is nowhere written has 0.
+        It reveals that one record of millions was edited (sources/dataset_hash.py).
         """
         ...

@@ -1,12 +1,12 @@
-"""Files that are one sample by their names: what tars (WebDataset) and folders have in common.
+"""Groups the files of tars (WebDataset) and folders into samples by their names.
 
 A text and the media of its name are one sample: "train/01.jpg" and "train/01.txt". Its key is the
-text's name without its suffix, and dots are part of a name: "Dr. A.jpg" has "Dr. A.txt". Where the
-text is "01.txt", "01.0.jpg" and "01.1.jpg" are two pictures of one sample. Pictures and videos are
-told by the last suffix; .txt is a caption; .json holds values as a line of JSON Lines does
-(sources/values.py), of which conversations come before the caption. "01.jpg.txt" is the text of
-"01.jpg" where that is the only one of its name. Other files are passed over, and so are hidden
-ones; but beside a text, what might hold its picture ("01.npy") is never passed over in silence.
+text's name without the suffix; dots are part of a name: "Dr. A.jpg" has "Dr. A.txt". With a text
+"01.txt", "01.0.jpg" and "01.1.jpg" are two images of one sample. The last suffix decides the kind:
+.txt is a caption, .json holds an example like a line of JSON Lines (sources/values.py), whose
+conversation has precedence over the caption. "01.jpg.txt" is the text of "01.jpg" if no other file
+has that name. Other and hidden files are ignored, but a file with the name of a text that may be
+its image ("01.npy") is reported.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from owl_jax.files import bad_file, each_key_once, open_regular
 from owl_jax.media.video import natural_key
 
 TEXT_SUFFIXES = ("json", "txt")
-# Files beside a sample that hold no picture.
+# Suffixes of files that hold no image.
 _HARMLESS = frozenset(
     """
     cls cls2 count csv csv2 htm html id ids idx index inx jsonl key lock log md md5 meta sha1 sha256
     srt text tsv url vtt xml xmp yaml yml
     """.split()  # noqa: SIM905
 )
-_NUMBER = re.compile(r"[\w-]{1,40}")  # what tells the media of one sample from each other
+_NUMBER = re.compile(r"[\w-]{1,40}")  # distinguishes the media of one sample
 _SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + UNREAD_SUFFIXES)
 
 
-def is_part_of_a_sample(path: str) -> bool:
-    """Whether a file of this name, relative and with slashes, may belong to a sample."""
+def is_sample_file(path: str) -> bool:
+    """Whether a file of this relative path, with slashes, may belong to a sample."""
     parts = _parts(path)
-    # "._01.jpg" and "__MACOSX" are what macOS adds to the tars that it writes.
+    # macOS adds "._01.jpg" and "__MACOSX" to its tars.
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return False
     return "." in parts[-1] and suffix_of(parts[-1]) in _SUFFIXES
 
 
-def may_lie_beside(path: str) -> bool:
-    """Whether a file of this name, if its key is a text's, may hold what the text is about."""
+def may_hold_medium(path: str) -> bool:
+    """Whether a file that is not read may hold the medium of the text with its name."""
     parts = _parts(path)
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return False
     return "." in parts[-1].strip(".") and suffix_of(parts[-1]) not in _HARMLESS
 
 
-def keys_beside(others: Sequence[str], paths: Sequence[str]) -> list[str | None]:
-    """The key of the text in `paths` that each of `others` lies beside, None for none of them.
+def keys_of_others(others: Sequence[str], paths: Sequence[str]) -> list[str | None]:
+    """For each of `others` the key of the text in `paths` with its name, or None.
 
-    others: each `may_lie_beside`.
+    others: each `may_hold_medium`.
     """
     stems, keys = map(_stem, paths), keys_of(paths)
     of_text = {
@@ -75,9 +75,9 @@ def keys_beside(others: Sequence[str], paths: Sequence[str]) -> list[str | None]
 
 
 def keys_of(paths: Sequence[str]) -> list[str]:
-    """The key of each file's sample; all files that may share one have to be there.
+    """The key of each file's sample.
 
-    paths: relative, with slashes, each `is_part_of_a_sample`.
+    paths: all files that may share a key; relative, with slashes, each `is_sample_file`.
     """
     stems = [_stem(path) for path in paths]
     texts = {
@@ -94,7 +94,7 @@ def keys_of(paths: Sequence[str]) -> list[str]:
 
 
 def extension_of(path: str, key: str) -> str:
-    """What a file's name adds to the key of its sample: "0.jpg" of "01.0.jpg"."""
+    """The rest of a file's name after the key of its sample: "0.jpg" of "01.0.jpg"."""
     return "/".join(_parts(path))[len(key) + 1 :]
 
 
@@ -107,11 +107,11 @@ def _parts(path: str) -> list[str]:
 
 
 def _text_of(stem: str, texts: Set[str]) -> str:
-    """The key of the text that a medium belongs to, the longest; its own stem if there is none."""
+    """The longest key of a text that a medium belongs to, or its own stem if there is none."""
     key = stem
     while key not in texts:
         key, dot, number = key.rpartition(".")
-        # "01.0" is a picture of "01"; "Dr. A" is none of "Dr".
+        # "01.0" is an image of "01", but "Dr. A" is not one of "Dr".
         if not dot or not _NUMBER.fullmatch(number):
             return stem
     return key
@@ -132,12 +132,12 @@ def record_of_files(
     """The record of one sample.
 
     Args:
-      files: by extension, of one key.
-      media_root: what paths inside a .json are relative to.
+      files: those of one key, by extension.
+      media_root: base of relative paths in a .json.
       frames: a folder of frames that is the sample's video.
-      beside: extensions of what else has its name and is not read: "npy", or "jpg" for a link.
+      beside: extensions of files with its name that are not read: "npy", or "jpg" for a link.
 
-    Raises BadData where texts or media are missing, and for texts that are double or malformed.
+    Raises BadData if the text or the media are missing, and for duplicate or malformed texts.
     """
     ordered = sorted(files, key=natural_key)
     images = [files[name] for name in ordered if suffix_of(name) in IMAGE_SUFFIXES]
@@ -150,26 +150,26 @@ def record_of_files(
         if len(found) > 1:
             raise BadData("double text", f"{where}: {len(found)} .{suffix} files; expected one")
         for file in found:
-            words = _read(file, f"{where}: the .{suffix}")
-            values |= _from_json(words, where) if suffix == "json" else {"caption": words.strip()}
+            text = _read(file, f"{where}: the .{suffix}")
+            values |= _from_json(text, where) if suffix == "json" else {"caption": text.strip()}
     if not values:
-        raise BadData("no text", f"{where}: no .txt or .json of this name beside it")
+        raise BadData("no text", f"{where}: no .txt or .json of this name")
     unread = [suffix_of(name) for name in ordered if suffix_of(name) in UNREAD_SUFFIXES]
-    is_shown = images or videos or any(map(media_kind, values, values.values()))
-    if unread and not is_shown:
+    has_media = images or videos or any(map(media_kind, values, values.values()))
+    if unread and not has_media:
         message = f"{where}: its picture is .{unread[0]}, which is not read; convert it to JPEG"
         raise BadData("unsupported format", message)
-    if beside and not is_shown:
+    if beside and not has_media:
         names = listed((f".{printable(name)}" for name in beside), 4)
         raise BadData(
             "unread medium",
             f"{where}: beside its text is {names}, which is not read; expected a picture or video "
-            "in a file (no link, folder or archive), or nothing of this name",
+            "in a regular file (not a link, folder or archive), or no other file of this name",
         )
     if not images and not videos and values.keys() == {"caption"}:
         raise BadData("no media", f"{where}: a caption, but no picture or video of this name")
-    # Pictures and videos of the sample come before what its .json says: that is where they came
-    # from, a path on another machine.
+    # Media files of the sample replace the media in its .json: those are often paths on another
+    # machine.
     for kind, media in (("image", images), ("video", videos)):
         if media:
             named = [key for key, value in values.items() if media_kind(key, value) == kind]
@@ -207,7 +207,7 @@ def _read(file: Path | FilePart, name: str) -> str:
     except OSError as error:
         reason = bad_file(error).reason
         raise BadData(reason, f"{name} cannot be read ({error.strerror})") from None
-    except BadData as error:  # of a FilePart, which does not know the sample
+    except BadData as error:  # a FilePart does not know the sample
         if str(error).startswith(name):
             raise
         raise BadData(error.reason, f"{name}: {error}") from None

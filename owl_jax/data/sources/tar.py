@@ -1,8 +1,7 @@
-"""WebDataset tars as records: members of one key are one sample (sources/samples.py).
+"""Reads WebDataset tars: members of one key are one sample (sources/samples.py).
 
-A tar is read through once for the places of its members' headers. A record then costs the headers
-of its members and its texts; pictures and videos stay where they are (FilePart) until they are
-decoded.
+One scan of a tar indexes the headers of its members. Access to a record reads its headers and its
+text; images and videos are FileParts until they are decoded.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from owl_jax.data.sources.index import bytes_of
 from owl_jax.data.sources.record import FilePart, Record
 from owl_jax.data.sources.samples import (
     extension_of,
-    is_part_of_a_sample,
+    is_sample_file,
     keys_of,
-    may_lie_beside,
+    may_hold_medium,
     record_of_files,
 )
 from owl_jax.data.sources.tar_index import CUT, count_samples, index_tar, is_readable, load_index
@@ -32,21 +31,21 @@ from owl_jax.files import open_regular
 class TarSource:
     """The samples of one or more tars, in the order of the tars and of the samples' first members.
 
-    A tar that is cut short gives the samples before the cut, and one more record that is BadData.
-    Compressed tars are refused: nothing in them can be read without reading what is before.
+    A tar that is cut short has the samples before the cut, and one more record that is BadData.
+    Compressed tars are refused, because they have no random access.
 
     Args:
       paths: of the tars.
-      media_root: what paths inside a sample's .json are relative to.
-      index_dir: where the places of members are kept for the next time (sources/tar_index.py).
+      media_root: base of relative paths in a .json.
+      index_dir: where the index of members is stored for later runs (sources/tar_index.py).
 
-    Raises UserError for a file that is no tar, and where no tar holds a sample.
+    Raises UserError for a file that is not a tar, and if there are no samples.
     """
 
     paths: Sequence[Path]
     media_root: Path
     index_dir: Path | None = None
-    # Of ten thousand tars not all can be open: an index is mapped while a record is looked for.
+    # Ten thousand indices cannot all be open, so each is mapped only during a lookup.
     _indices: list[Path | np.ndarray] = field(init=False, repr=False)
     _ends: np.ndarray = field(init=False, repr=False)
 
@@ -67,13 +66,13 @@ class TarSource:
         if is_cut:
             raise BadData(
                 "truncated file",
-                f"{self.where(index)}: cut short after {sample} samples; the rest of it is lost",
+                f"{self.where(index)}: cut short after {sample} samples; the rest is lost",
             )
         try:
             members, others = _members(path, headers)
             keys = set(keys_of([member.name for member in members]))
             if len(keys) > 1:
-                raise tarfile.ReadError("its members are others than they were")
+                raise tarfile.ReadError("its members have changed")
         except (OSError, tarfile.TarError) as error:
             message = f"{self.where(index)}: gone, or changed while it was in use ({error})"
             raise BadData("unreadable file", message) from None
@@ -83,14 +82,14 @@ class TarSource:
         if len(files) < len(members):
             raise BadData(
                 "double member",
-                f"{where}: the tar holds a member of one name more than once; give each sample a "
-                "name of its own",
+                f"{where}: the tar has several members of the same name; give each sample a unique "
+                "name",
             )
         beside = [extension_of(name, key) for name in others]
         return record_of_files(files, where, self.media_root, beside=beside)
 
     def where(self, index: int) -> str:
-        """TAR:KEY, or "TAR:byte NUMBER" where the tar ends early or a header cannot be read."""
+        """TAR:KEY, or "TAR:byte NUMBER" if the tar ends early or a header cannot be read."""
         path, _, headers, is_cut = self._find(index)
         if not is_cut:
             try:
@@ -101,39 +100,39 @@ class TarSource:
         return f"{path}:byte {headers[0]}"
 
     def num_bytes(self) -> int:
-        """Of the tars."""
+        """Total size of the tars."""
         return bytes_of(self.paths)
 
     def _find(self, index: int) -> tuple[Path, int, list[int], bool]:
-        """(tar, number of the sample in it, bytes at which its headers begin, whether it is lost).
+        """(tar, index of the sample in it, byte offsets of its headers, whether it is cut off).
 
-        Of what is lost the only "header" is where that begins.
+        The only "header" of what is cut off is the first missing byte.
         """
         number = int(np.searchsorted(self._ends, index, side="right"))
-        path, places = self.paths[number], load_index(self._indices[number])
+        path, headers = self.paths[number], load_index(self._indices[number])
         sample = index - (int(self._ends[number - 1]) if number else 0)
-        samples = places[:, 1]
+        samples = headers[:, 1]
         if samples[-1] == CUT:
-            if sample == count_samples(places) - 1:
-                return path, sample, [int(places[-1, 0])], True
+            if sample == count_samples(headers) - 1:
+                return path, sample, [int(headers[-1, 0])], True
             samples = samples[:-1]
         first, last = np.searchsorted(samples, [sample, sample + 1])
-        return path, sample, places[first:last, 0].tolist(), False
+        return path, sample, headers[first:last, 0].tolist(), False
 
 
 def _members(path: Path, headers: Sequence[int]) -> tuple[list[FilePart], list[str]]:
-    """The members of one sample, whose headers are at these bytes, and names of those not read.
+    """(members of the sample whose headers are at these bytes, names of members not read).
 
-    Raises OSError, and tarfile.TarError where there is no member of a sample.
+    Raises OSError, and tarfile.TarError if a header is not a sample's.
     """
     members, others = [], []
     with open_regular(path) as file:
         for header in headers:
             file.seek(header)
             member = tarfile.TarFile(fileobj=file).next()
-            if member is not None and is_part_of_a_sample(member.name) and is_readable(member):
+            if member is not None and is_sample_file(member.name) and is_readable(member):
                 members.append(FilePart(path, member.offset_data, member.size, member.name))
-            elif member is not None and may_lie_beside(member.name):
+            elif member is not None and may_hold_medium(member.name):
                 others.append(member.name)
             else:
                 raise tarfile.ReadError(f"no member of a sample at byte {header}")

@@ -1,7 +1,4 @@
-"""Where the members of a tar lie, found once and kept.
-
-With an `index_dir` what was found is a file there (sources/kept_index.py).
-"""
+"""Indexes the members of a tar; with an `index_dir`, in a file there (sources/kept_index.py)."""
 
 from __future__ import annotations
 
@@ -16,29 +13,28 @@ import numpy as np
 from owl_jax.data.sources.index import open_data
 from owl_jax.data.sources.kept_index import index_file, keep_index, map_index, state_of
 from owl_jax.data.sources.samples import (
-    is_part_of_a_sample,
-    keys_beside,
+    is_sample_file,
     keys_of,
-    may_lie_beside,
+    keys_of_others,
+    may_hold_medium,
 )
 from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 
-# Stands where others have the number of a sample: the tar ends before it should.
+# In place of a sample's number: the tar is cut short.
 CUT = -1
 
-# Of what is kept: a new number makes every index anew.
+# A new number invalidates every stored index.
 _VERSION = 4
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
-    """Finds where the members of each sample have their headers.
+    """Indexes the headers of the members of each sample.
 
-    Returns int64[n, 2], or the file in `index_dir` that holds it: byte and number of the sample for
-    each member, sorted by sample. If the tar is cut short, the last row is the first byte that is
-    lost, and CUT.
+    Returns int64[n, 2], or its file in `index_dir`: (header offset, number of the sample) of each
+    member, sorted by sample. If the tar is cut short, the last row is (first missing byte, CUT).
 
-    Raises UserError for a file that is missing or no tar, and where the index cannot be written.
+    Raises UserError for a file that is missing or not a tar, and if the index cannot be written.
     """
     if index_dir is None:
         return _scan(path)
@@ -49,39 +45,39 @@ def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
 
 
 def load_index(index: Path | np.ndarray) -> np.ndarray:
-    """The array of an index, mapped into memory where it lies in a file."""
+    """The array of an index, memory-mapped if it is in a file."""
     return map_index(index) if isinstance(index, Path) else index
 
 
 def count_samples(index: np.ndarray) -> int:
-    """The samples of an index; what is cut off counts as one."""
+    """The number of samples; everything that is cut off counts as one."""
     is_cut = len(index) > 0 and index[-1, 1] == CUT
     numbers = index[:-1, 1] if is_cut else index[:, 1]
     return (int(numbers[-1]) + 1 if len(numbers) else 0) + int(is_cut)
 
 
 def is_readable(member: tarfile.TarInfo) -> bool:
-    """Whether a member's bytes lie in the tar as they are: no link, device or sparse file."""
+    """Whether a member's bytes are contiguous in the tar: not a link, device or sparse file."""
     return member.isreg() and not member.issparse()
 
 
 def _scan(path: Path) -> np.ndarray:
-    names: list[str] = []  # of the members that may belong to samples
+    names: list[str] = []  # of members that may belong to samples
     offsets: list[int] = []
-    others: list[str] = []  # which no sample can read, and whose headers are at `beside`
-    beside: list[int] = []
+    others: list[str] = []  # names of unread members that may hold the medium of a text
+    other_offsets: list[int] = []
     lost: tarfile.TarInfo | None = None
     try:
         with open_regular(path) as file:
             for member, is_whole in _members(file):
                 if not is_whole:
                     lost = member
-                if is_part_of_a_sample(member.name) and is_readable(member):
+                if is_sample_file(member.name) and is_readable(member):
                     names.append(member.name)
                     offsets.append(member.offset)
-                elif is_whole and may_lie_beside(member.name):
+                elif is_whole and may_hold_medium(member.name):
                     others.append(member.name)
-                    beside.append(member.offset)
+                    other_offsets.append(member.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except tarfile.TarError as error:
@@ -94,14 +90,14 @@ def _scan(path: Path) -> np.ndarray:
         numbers.setdefault(key, len(numbers))
     rows = [(offset, numbers[key]) for offset, key in zip(offsets, keys, strict=True)]
     if lost is not None and offsets and offsets[-1] == lost.offset:
-        # A sample that lacks the lost member is lost with it, if it is the last.
+        # If the lost member belongs to the last sample, that sample is lost too.
         _, last = rows.pop()
         if last == len(numbers) - 1:
             rows = [row for row in rows if row[1] != last]
     known = {number for _, number in rows}
     rows += [
         (offset, numbers[key])
-        for offset, key in zip(beside, keys_beside(others, names), strict=True)
+        for offset, key in zip(other_offsets, keys_of_others(others, names), strict=True)
         if key is not None and numbers[key] in known
     ]
     index = np.asarray(rows, np.int64).reshape(-1, 2)
@@ -110,10 +106,10 @@ def _scan(path: Path) -> np.ndarray:
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
-    """The members of a tar but its folders' own, and whether they are there in full.
+    """(member, whether it is complete) of all members but folders.
 
-    If the tar ends early, its last member is not; it has no name if its header is not there either.
-    Raises tarfile.TarError if the file does not begin as a tar.
+    If the tar is cut short, its last member is incomplete, and nameless if its header is missing.
+    Raises tarfile.TarError if the file does not begin like a tar.
     """
     size = file.seek(0, os.SEEK_END)
     position = 0
@@ -121,7 +117,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
         member = None
         file.seek(position)
         try:
-            # A new one each time: it would keep all members.
+            # A new TarFile each time, because it would keep all members in memory.
             tar = tarfile.TarFile(fileobj=file)
             member = tar.next()
         except tarfile.TarError:
@@ -135,7 +131,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bool]]:
             yield member, is_whole
             if not is_whole:
                 return
-    # It stops at whatever is no header; only a block of zeros is the end.
+    # next() stops at anything that is not a header; only a block of zeros ends a tar.
     file.seek(position)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         lost = tarfile.TarInfo()

@@ -1,15 +1,14 @@
-"""The forms in which data sets write what was said, as OpenAI-style messages.
+"""Converts the text of an example, in the forms that data sets use, to OpenAI-style messages.
 
-    turns         conversations, conversation, messages, dialog: a list of them (sources/turns.py)
-    pairs         texts, qa, qa_pairs: [{user, assistant} or {question, answer}], pictures first
+    turns         conversations, conversation, messages, dialog: a list of turns (sources/turns.py)
+    pairs         texts, qa, qa_pairs: [{user, assistant} or {question, answer}], images first
     one turn      question and answer(s), query and response, instruction (and input) and output,
                   prompt and completion or response, prefix and suffix, problem and solution;
-                  `system` and `history` before it where they are there
-    a caption     caption(s), or text that is no conversation, beside a picture or video
+                  preceded by `system` and `history` if present
+    a caption     caption(s), or text that is no conversation, of an image or video
 
-The first of these that an example has is read. Words may be str or bytes in UTF-8; an answer may be
-a number. Of several answers the commonest counts (the first of those), of several captions the
-first.
+The first form in this list that matches is read. Text may be str or bytes in UTF-8; an answer may
+be a number. Of several answers the most common one is used, of several captions the first.
 """
 
 from __future__ import annotations
@@ -53,27 +52,27 @@ _EXPECTED = (
     "and completion, query and response, prefix and suffix, or caption and image (docs/data.md)"
 )
 
-LIST_KEYS = frozenset({*_TURNS, *_PAIRS, "history"})  # which hold lists; no cell of a table does
+LIST_KEYS = frozenset({*_TURNS, *_PAIRS, "history"})  # their values are lists, never table cells
 TEXT_KEYS = frozenset(
     {*_TURNS, *_PAIRS, *_CAPTIONS, *(key for pair in _ONE_TURN for key in pair)}
     | {"input", "system", "history", "task_type", "id"}
 )
 
-# Of these, what may be a file's name and is words all the same.
-SAID_KEYS = frozenset({*(answer for _, answer in _ONE_TURN), "id", "task_type", "system"})
+# Text keys whose value may look like a file name without being one.
+FREE_TEXT_KEYS = frozenset({*(answer for _, answer in _ONE_TURN), "id", "task_type", "system"})
 
-# Qwen-VL writes a picture's file into the words.
-_FILE_IN_WORDS = re.compile(r"<(img|video)>([^<>]{1,1024})</\1>")
+# Qwen-VL writes file names into the text.
+_FILE_IN_TEXT = re.compile(r"<(img|video)>([^<>]{1,1024})</\1>")
 
 
 def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> list[Any]:
     """The messages of an example in any of the forms above.
 
-    num_images, num_videos: what lies beside the words; a question or caption without marks of its
-    own follows all of them.
+    num_images, num_videos: media outside the text; they precede a question or caption that has no
+    placeholders.
 
-    Raises UserError for an example of none of the forms, naming what it has, and UnicodeError for
-    words that are not UTF-8.
+    Raises UserError for an unknown form, listing the keys, and UnicodeError for text that is not
+    UTF-8.
     """
     media = [{"type": "image"}] * num_images + [{"type": "video"}] * num_videos
     if key := _first_key(values, _TURNS):
@@ -93,8 +92,8 @@ def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> 
     raise UserError(f"has {keys}; {_EXPECTED}")
 
 
-def make_a_form(keys: Set[str], with_media: bool) -> bool:
-    """Whether columns of these names are an example of the original's form or of one above."""
+def is_known_form(keys: Set[str], with_media: bool) -> bool:
+    """Whether columns with these names are mPLUG-Owl's form or one of the above."""
     return (
         "text" in keys
         or any(pair <= keys for pair in map(set, _ONE_TURN))
@@ -103,26 +102,26 @@ def make_a_form(keys: Set[str], with_media: bool) -> bool:
 
 
 def is_caption(text: str) -> bool:
-    """Whether a text of the original's form holds no turn, so that it can only be a caption."""
+    """Whether a text in mPLUG-Owl's form has no turns, so it can only be a caption."""
     return not re.search(r"(?m)^(?:AI|Human): ", text) and not MARK.search(text)
 
 
-def check_words(text: str) -> None:
-    """Raises UserError for the words of an example without media that name a file to be shown."""
-    if found := _FILE_IN_WORDS.search(text):
+def check_text(text: str) -> None:
+    """Raises UserError for the text of an example without media that contains a media file."""
+    if found := _FILE_IN_TEXT.search(text):
         kind = {"img": "image"}.get(found[1], found[1])
         raise UserError(
-            f"its words hold {shown(found[0], 100)}, as Qwen-VL's do; write <{kind}> there and the "
-            f'file in "{kind}"'
+            f"its text contains {shown(found[0], 100)}, as in Qwen-VL; write <{kind}> there and "
+            f'the file in "{kind}"'
         )
 
 
 def string(values: Mapping[str, Any], key: str) -> str:
-    """The words under a key. Raises UserError for anything but a text."""
-    return _words(values[key], key)
+    """The text under a key. Raises UserError for anything else."""
+    return _text(values[key], key)
 
 
-def _words(value: Any, key: str) -> str:
+def _text(value: Any, key: str) -> str:
     value = decoded(value)
     if not isinstance(value, str):
         raise UserError(f'"{key}" holds {type(value).__name__}; expected a text')
@@ -135,45 +134,45 @@ def _one_turn(
     asked = string(values, question)
     if question == "instruction" and _has(values, "input"):  # Alpaca's
         asked = f"{asked}\n{string(values, 'input')}"
-    said = _answer(_chosen(values, asked, answer), answer)
+    answered = _answer(_chosen(values, asked, answer), answer)
     earlier = _history(values.get("history"))
     messages: list[dict[str, Any]] = []
     if _has(values, "system"):
         messages.append({"role": "system", "content": string(values, "system")})
-    for number, (before, after) in enumerate([*earlier, (asked, said)]):
+    for number, (before, after) in enumerate([*earlier, (asked, answered)]):
         messages += [_asked(before, [] if number else media), _answered(after)]
     return messages
 
 
 def _chosen(values: Mapping[str, Any], asked: str, answer: str) -> Any:
-    """The answer; the words of the choice where it is the number of one, as in ScienceQA.
+    """The answer; if it is the index of a choice, as in ScienceQA, the text of that choice.
 
-    Raises UserError where it is the letter of a choice that the question does not have.
+    Raises UserError if it is the letter of a choice that the question does not contain.
     """
-    said = values[answer]
+    given = values[answer]
     key = _first_key(values, ("choices", "options"))
     choices = values[key] if key else None
     if isinstance(choices, list | tuple | np.ndarray) and len(choices):
-        if isinstance(said, int | np.integer) and not isinstance(said, bool):
-            if not 0 <= said < len(choices):
-                raise UserError(f'"{answer}" is {said}; "{key}" has {len(choices)}, from 0')
-            return choices[said]
-        is_letter = isinstance(said, str) and re.fullmatch(r"\(?[A-Z][).]?", said.strip())
+        if isinstance(given, int | np.integer) and not isinstance(given, bool):
+            if not 0 <= given < len(choices):
+                raise UserError(f'"{answer}" is {given}; "{key}" has {len(choices)}, from 0')
+            return choices[given]
+        is_letter = isinstance(given, str) and re.fullmatch(r"\(?[A-Z][).]?", given.strip())
         if is_letter and not any(str(choice) in asked for choice in choices):
             raise UserError(
-                f'"{answer}" is {shown(said)}, a letter of "{key}", which are not in the question; '
-                "write them into it, or the words as the answer"
+                f'"{answer}" is {shown(given)}, a letter of "{key}", but the question does not '
+                "contain them; add them to it, or write the text of the choice as the answer"
             )
-    return said
+    return given
 
 
 def _history(value: Any) -> list[tuple[str, str]]:
-    """[[question, answer], ...] of the turns before."""
+    """[(question, answer), ...] of the earlier turns."""
     if value is None or (isinstance(value, list | tuple | np.ndarray) and not len(value)):
         return []
     pairs = rows_of(value, "history")
     if not all(isinstance(pair, list | tuple | np.ndarray) and len(pair) == 2 for pair in pairs):
-        raise UserError('"history" holds no list of [question, answer]')
+        raise UserError('"history" is not a list of [question, answer]')
     return [
         (string({"history": q}, "history"), string({"history": a}, "history")) for q, a in pairs
     ]
@@ -213,7 +212,7 @@ def _answered(answer: str) -> dict[str, Any]:
 
 
 def _answer(value: Any, key: str) -> str:
-    """An answer's words; the commonest of several, as VQAv2 has ten for a question."""
+    """The text of an answer; of several, as VQAv2's ten, the most common one."""
     value = decoded(value)
     if isinstance(value, Mapping) and _has(value, "answer"):
         value = value["answer"]
@@ -224,7 +223,7 @@ def _answer(value: Any, key: str) -> str:
     if isinstance(value, int | np.integer):
         return str(value)
     if not isinstance(value, list | tuple | np.ndarray):
-        return _words(value, key)
+        return _text(value, key)
     answers = [_answer(item, key) for item in value]
     if not answers:
         raise UserError(f'"{key}" is an empty list; expected an answer')

@@ -1,8 +1,7 @@
-"""TensorFlow Datasets' directories as records, without TensorFlow.
+"""Reads directories of TensorFlow Datasets, without TensorFlow.
 
-An example's features are the values of sources/values.py; pictures stay the bytes of their files.
-Only formats with random access can be read: array_record, and parquet, which the library holds in
-memory as a whole.
+An example's features are the values of sources/values.py; images stay encoded. Only formats with
+random access can be read: array_record, and parquet, which the library loads into memory.
 
 `tensorflow-datasets` is an optional dependency: pip install --editable '.[data]'.
 """
@@ -20,9 +19,9 @@ from owl_jax.errors import BadData, UserError, one_line
 
 
 class _AsStored:
-    """What the library takes for a decoder: gives the bytes of a picture, or a list of them.
+    """A decoder for the library that returns encoded images, or lists of them, unchanged.
 
-    Its own SkipDecoding cannot be used for lists without TensorFlow.
+    The library's SkipDecoding needs TensorFlow for lists.
     """
 
     def setup(self, *, feature: Any) -> None:
@@ -40,11 +39,11 @@ class TfdsSource:
 
     Args:
       directory: of one version: .../NAME/1.0.0.
-      split: as the library writes them, "train" or "train[:50%]".
-      media_root: what paths in the features are relative to.
+      split: in the library's notation, "train" or "train[:50%]".
+      media_root: base of relative paths in the features.
 
-    Raises UserError for a directory that cannot be read without TensorFlow, a split that it has
-    not, or where `tensorflow-datasets` is not installed.
+    Raises UserError for a directory that needs TensorFlow, a split that does not exist, or if
+    `tensorflow-datasets` is not installed.
     """
 
     directory: Path
@@ -65,7 +64,7 @@ class TfdsSource:
         where = self.where(index)
         try:
             example = self._examples[int(index)]
-        except (RuntimeError, ValueError) as error:  # of a shard that is damaged or gone
+        except (RuntimeError, ValueError) as error:  # a shard is damaged or gone
             raise BadData("damaged record", f"{where}: {one_line(error)}") from None
         return record_from(example, where, self.media_root)
 
@@ -74,7 +73,7 @@ class TfdsSource:
         return f"{self.directory}@{self.split}:{index}"
 
     def num_bytes(self) -> int:
-        """Of all splits, as dataset_info.json says."""
+        """Size of all splits according to dataset_info.json."""
         return self._num_bytes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,8 +92,8 @@ class TfdsSource:
             self._examples = builder.as_data_source(self.split, decoders=decoders)
         except NotImplementedError:
             raise UserError(
-                f"{self.directory} is in the format {builder.info.file_format.value}, which cannot "
-                "be read in any order; where TensorFlow is installed, convert it: tfds "
+                f"{self.directory} is in the format {builder.info.file_format.value}, which has no "
+                "random access; convert it where TensorFlow is installed: tfds "
                 f"convert_format --dataset_version_dir={self.directory} "
                 "--out_file_format=array_record"
             ) from None
@@ -110,7 +109,7 @@ class TfdsSource:
 
 
 def _decoders(tfds: ModuleType, feature: Any) -> Any:
-    """_AsStored for each picture, in the structure of the features; None for what has none."""
+    """_AsStored for each image, in the structure of the features; None if there are no images."""
     if isinstance(feature, tfds.features.FeaturesDict):
         found = {name: _decoders(tfds, inner) for name, inner in feature.items()}
         return {name: decoder for name, decoder in found.items() if decoder is not None} or None

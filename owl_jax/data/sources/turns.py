@@ -1,11 +1,10 @@
-"""A turn of a conversation, as data sets write it, as an OpenAI-style message of parts.
+"""Converts a turn of a conversation, in the forms that data sets use, to an OpenAI-style message.
 
     LLaVA's          {"from": "human", "value": "<image>\\nWhat?"}
     OpenAI's         {"role": "user", "content": "What?"}, or content as a list of parts
     with media       {"role": "user", "content": "What?", "image": "a.jpg"}
 
-A turn in none of these forms is returned unchanged; the reader of messages refuses it. Raises
-UserError for media in a turn that is not the user's.
+A turn in another form is returned unchanged; the reader of messages refuses it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
-# mPLUG-Owl2 and 3 write <|image|>.
+# <|image|> is mPLUG-Owl2's and 3's.
 _MARKS = {
     IMAGE_TOKEN: "image",
     "<|image|>": "image",
@@ -40,7 +39,7 @@ MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
 
 
 def message_of(turn: Any) -> Any:
-    """The message of a turn in one of the forms above."""
+    """The message of a turn. Raises UserError for media in a turn that is not the user's."""
     if not isinstance(turn, Mapping):
         return turn
     role = decoded(_first(turn, "from", "role", "speaker"))
@@ -56,12 +55,13 @@ def message_of(turn: Any) -> Any:
             raise UserError(
                 f"a turn of {shown(role)} shows a {media[0]['type']}; only the user's may"
             )
-        content = _placed(media, parts_of(content) if isinstance(content, str) else content or [])
+        parts = parts_of(content) if isinstance(content, str) else content or []
+        content = _insert_media(media, parts)
     return {"role": role, "content": content}
 
 
 def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a turn shows beside its words, as parts: {"role": ..., "content": ..., "image": ...}."""
+    """The media under keys of the turn itself, as parts."""
     media: list[dict[str, Any]] = []
     for kind in ("image", "video"):
         keys = [key for key, value in turn.items() if media_kind(key, value) == kind]
@@ -76,8 +76,8 @@ def _media_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return media
 
 
-def _placed(media: list[dict[str, Any]], parts: list[Any]) -> list[Any]:
-    """The parts of a turn with its media where its marks are, or before the words."""
+def _insert_media(media: list[dict[str, Any]], parts: list[Any]) -> list[Any]:
+    """Puts media in place of the placeholders if they match, else before the text."""
     marks = [
         n
         for n, part in enumerate(parts)
@@ -90,12 +90,12 @@ def _placed(media: list[dict[str, Any]], parts: list[Any]) -> list[Any]:
 
 
 def parts_of(text: str) -> list[dict[str, str]]:
-    """A text with marks in it as parts; each mark becomes a line of its own."""
+    """Splits a text at its placeholders; each placeholder becomes a part."""
     return [{"type": _MARKS.get(piece, "text"), "text": piece} for piece in MARK.split(text)]
 
 
 def _with_marks(text: str) -> str:
-    """The text with the marks that a prompt has: LLaMA-Factory writes <video>."""
+    """The text with mPLUG-Owl's placeholders: LLaMA-Factory writes <video>."""
     return text.replace("<video>", VIDEO_TOKEN).replace("<|image|>", IMAGE_TOKEN)
 
 
@@ -104,19 +104,19 @@ def _part(part: Any) -> Any:
         return {"type": "text", "text": part}
     if not isinstance(part, Mapping):
         return part
-    words = {key: decoded(part[key]) for key in ("type", "text") if key in part}
-    if isinstance(words.get("text"), str):
-        words["text"] = _with_marks(words["text"])
-    # Qwen's first form: {"image": "a.jpg"} and {"text": "..."}.
-    if "type" not in words:
-        words["type"] = next((kind for kind in ("image", "video", "text") if kind in part), None)
-    return {**part, **words}
+    changed = {key: decoded(part[key]) for key in ("type", "text") if key in part}
+    if isinstance(changed.get("text"), str):
+        changed["text"] = _with_marks(changed["text"])
+    # Qwen-VL's parts have no type: {"image": "a.jpg"} and {"text": "..."}.
+    if "type" not in changed:
+        changed["type"] = next((kind for kind in ("image", "video", "text") if kind in part), None)
+    return {**part, **changed}
 
 
 def rows_of(value: Any, key: str) -> list[Any]:
-    """A list of objects, also where it is stored by columns as an object of lists.
+    """A list of objects, or an object of lists (columns) converted to one.
 
-    Raises UserError for anything else; `key` is what the message calls it.
+    Raises UserError, naming `key`, for anything else.
     """
     if isinstance(value, list | tuple | np.ndarray):
         return list(value)
@@ -129,7 +129,7 @@ def rows_of(value: Any, key: str) -> list[Any]:
 
 
 def decoded(value: Any) -> Any:
-    """Words that a file gives as bytes, as text; anything else as it is."""
+    """Decodes bytes as UTF-8; returns anything else unchanged."""
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -1,10 +1,10 @@
-"""One example, whatever file it lies in and whatever form it has, as a Record.
+"""Converts one example, from any file and in any known form, to a Record.
 
-    the original's   text: "...\\nHuman: <image>\\nHuman: What?\\nAI: An owl.", image: ["a.jpg"]
+    mPLUG-Owl's      text: "...\\nHuman: <image>\\nHuman: What?\\nAI: An owl.", image: ["a.jpg"]
     other forms      sources/text_forms.py
     media            sources/media_keys.py: which keys; sources/media_values.py: in which forms
 
-The original's form comes first; a key whose value is None counts as not there.
+mPLUG-Owl's form has precedence. A key whose value is None counts as missing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from owl_jax.data.sources.media_keys import FoundMedia, check_unread, find_media
 from owl_jax.data.sources.media_values import images_from, videos_from
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.data.sources.text_forms import (
-    SAID_KEYS,
+    FREE_TEXT_KEYS,
     TEXT_KEYS,
-    check_words,
+    check_text,
     is_caption,
     messages_of,
     string,
@@ -37,7 +37,7 @@ from owl_jax.text.conversation import (
     text_from_messages,
 )
 
-# Where a part of a message holds its medium: OpenAI's, transformers', Anthropic's.
+# Keys of the medium in a content part: OpenAI's, transformers', Anthropic's.
 _PART_KEYS = ("image", "image_url", "video", "video_url", "url", "path", "file", "data", "base64")
 
 
@@ -47,10 +47,10 @@ def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Reco
     Args:
       values: the example in one of the forms above.
       where: "FILE:LINE" or the like, for messages.
-      media_root: what relative paths of media are relative to.
+      media_root: base of relative media paths.
 
-    Raises BadData where the example has none of the forms, has no words, or has media that do not
-    match its marks.
+    Raises BadData if the form is unknown, the text is empty, or the media do not match the
+    placeholders in the text.
     """
     if not isinstance(values, Mapping):
         raise BadData(
@@ -59,24 +59,24 @@ def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Reco
     found = find_media(values, where, media_root, TEXT_KEYS)
     try:
         text, images, videos = _text_and_media(values, found, where, media_root)
-        text.encode()  # JSON can spell half a character, which no tokenizer takes
+        text.encode()  # JSON can contain lone surrogates, which tokenizers refuse
         task_type = decoded(values.get("task_type"))
     except UnicodeError as error:
-        raise BadData("invalid UTF-8", f"{where}: its words are not UTF-8 ({error})") from None
+        raise BadData("invalid UTF-8", f"{where}: its text is not UTF-8 ({error})") from None
     except BadData:
         raise
     except UserError as error:
         check_unread(found, values, where)
         raise BadData("not an example", f"{where}: {error}") from None
     if not images and not videos:
-        check_unread(found, values, where, TEXT_KEYS, SAID_KEYS)
+        check_unread(found, values, where, TEXT_KEYS, FREE_TEXT_KEYS)
         try:
-            check_words(text)
+            check_text(text)
         except UserError as error:
             raise BadData("unread medium", f"{where}: {error}") from None
-    said = answers(text)
-    if not text.strip() or (said and not any(answer.strip() for answer in said)):
-        raise BadData("empty text", f"{where}: has no words to learn; expected an answer")
+    found_answers = answers(text)
+    if not text.strip() or (found_answers and not any(map(str.strip, found_answers))):
+        raise BadData("empty text", f"{where}: has no text to learn; expected an answer")
     try:
         check_media(text, len(images), len(videos), where)
     except UserError as error:
@@ -94,9 +94,9 @@ def record_from(values: Mapping[str, Any], where: str, media_root: Path) -> Reco
 
 
 def record_from_json(data: bytes, where: str, media_root: Path) -> Record:
-    """The record of an example that is stored as a JSON object in UTF-8.
+    """The record of an example stored as a JSON object in UTF-8.
 
-    Raises BadData as `record_from` does, and where the bytes are no such object.
+    Raises BadData as `record_from` does, and for bytes that are not such an object.
     """
     try:
         values = json.loads(data.decode(), object_pairs_hook=each_key_once)
@@ -111,7 +111,7 @@ def record_from_json(data: bytes, where: str, media_root: Path) -> Record:
 def _text_and_media(
     values: Mapping[str, Any], found: FoundMedia, where: str, media_root: Path
 ) -> tuple[str, list[Medium], list[Video]]:
-    """The text in the original's format, and the media of its marks."""
+    """The text in mPLUG-Owl's format, and the media of its placeholders."""
     images, videos = found.images, found.videos
     if values.get("text") is not None:
         text = string(values, "text")
@@ -124,7 +124,7 @@ def _text_and_media(
 
 
 def _with_video_marks(text: str, images: list[Medium], videos: list[Video]) -> str:
-    """The text with its marks as the original has them: LLaVA-NeXT writes <image> for a video."""
+    """The text with mPLUG-Owl's placeholders: LLaVA-NeXT writes <image> for a video."""
     if videos and not images and count_media(text) == (len(videos), 0):
         return text.replace(IMAGE_TOKEN, VIDEO_TOKEN)
     return text
@@ -133,7 +133,7 @@ def _with_video_marks(text: str, images: list[Medium], videos: list[Video]) -> s
 def _media_inside(
     messages: list[Any], where: str, media_root: Path
 ) -> tuple[list[Medium], list[Video]]:
-    """What lies in the parts of messages: {"type": "image_url", "image_url": {"url": ...}}."""
+    """Media in the parts of messages: {"type": "image_url", "image_url": {"url": ...}}."""
     images: list[Medium] = []
     videos: list[Video] = []
     contents = [message["content"] for message in messages if isinstance(message, dict)]
@@ -149,6 +149,6 @@ def _media_inside(
             continue
         if kind.startswith("image"):
             images += images_from([medium], where, media_root)
-        else:  # one video, also where it is a list of frames
+        else:  # a list of frames is one video
             videos += videos_from([medium], where, media_root)
     return images, videos

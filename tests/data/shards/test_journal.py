@@ -118,10 +118,10 @@ def test_another_source_or_another_process_is_refused(begun):
 
 def test_a_lost_shard_is_named(begun):
     os.truncate(begun / "data-0.array_record", 4)
-    with pytest.raises(UserError, match=r"data-0\.array_record: missing or of another size"):
+    with pytest.raises(UserError, match=r"data-0\.array_record: missing, or its size has changed"):
         Journal(begun, HEADER)
     (begun / "data-0.array_record").unlink()
-    with pytest.raises(UserError, match=r"data-0\.array_record: missing or of another size"):
+    with pytest.raises(UserError, match=r"data-0\.array_record: missing, or its size has changed"):
         Journal(begun, HEADER)
 
 

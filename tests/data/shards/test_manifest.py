@@ -68,12 +68,12 @@ def test_shards_are_there_in_full(directory):
     [
         ("{", r"damaged \(Expecting property name"),
         ("[" * 100_000, r"damaged \(nested too deeply"),
-        ("[]", "no manifest of owl_jax; this owl_jax reads"),
-        ("{}", "no manifest of owl_jax"),
+        ("[]", "not a manifest of owl_jax; this owl_jax reads"),
+        ("{}", "not a manifest of owl_jax"),
         ('{"format": "owl_jax shards", "version": 2}', '"owl_jax shards" of version 2; this'),
         (
             '{"format": "owl_jax shards", "version": 1}',
-            r"damaged, its content is of another form \('skipped'\)",
+            r"damaged, its content has another form \('skipped'\)",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_no_flipped_byte_is_passed_over(directory):
         assert is_finished(directory) or place < len('{\n  "format": "owl_jax shards"')
     for size in range(len(whole) - 1):
         path.write_bytes(whole[:size] + bytes(len(whole) - size))
-        with pytest.raises(UserError, match=r"damaged|no manifest of owl_jax"):
+        with pytest.raises(UserError, match=r"damaged|not a manifest of owl_jax"):
             read_manifest(directory)
 
 
@@ -133,5 +133,5 @@ def test_a_directory_without_one(tmp_path):
     with pytest.raises(UserError, match=r"no manifest\.json; expected shards of prepare"):
         read_manifest(tmp_path)
     (tmp_path / JOURNAL_FILE).write_text("")
-    with pytest.raises(UserError, match="is not finished: give the command that began it again"):
+    with pytest.raises(UserError, match="is not finished: run the same command again"):
         read_manifest(tmp_path)

@@ -97,7 +97,9 @@ def test_files_of_our_names_may_be_somebody_elses(tmp_path, name, data):
     files = {name: data, "data-00000.array_record": "mine", SKIPPED_FILE: "mine"}
     source_files.write_files(tmp_path, files)
     before = _content(tmp_path)
-    with pytest.raises(UserError, match=rf"{re.escape(name)} is not of prepare, so nothing is del"):
+    with pytest.raises(
+        UserError, match=rf"{re.escape(name)} was not written by prepare, so nothing is del"
+    ):
         restart(tmp_path)
     with pytest.raises(UserError, match=r"holds other files \(.*\); expected a new or empty"):
         find_finished(tmp_path, "x", Options())
@@ -113,7 +115,7 @@ def test_ours_beside_somebody_elses(tmp_path, name):
             _write(Source(12, stop=11), tmp_path)
     (tmp_path / name).write_text('{"name": "web app"}\n')
     before = _content(tmp_path)
-    with pytest.raises(UserError, match="is not of prepare, so nothing is deleted"):
+    with pytest.raises(UserError, match="was not written by prepare, so nothing is deleted"):
         restart(tmp_path)
     if name == JOURNAL_FILE:
         assert find_finished(tmp_path, "x", Options(shard_size=5 * KIB)) is not None

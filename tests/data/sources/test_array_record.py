@@ -73,7 +73,7 @@ def test_a_source_travels_to_workers_and_serves_threads(shards):
 
 
 def test_more_files_than_can_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_record, "_MOST_READERS", 5)
+    monkeypatch.setattr(array_record, "_MOST_OPEN_READERS", 5)
     paths = [tmp_path / f"{n}.array_record" for n in range(80)]
     for n, path in enumerate(paths):
         source_files.write_array_record(path, [_entry(n)])
@@ -146,5 +146,5 @@ def test_a_directory_that_is_not_whole(shards):
         open_shards(shards)
     (shards / MANIFEST_FILE).unlink()
     (shards / JOURNAL_FILE).write_text("")
-    with pytest.raises(UserError, match=r"not finished: give the command that began it again"):
+    with pytest.raises(UserError, match=r"not finished: run the same command again"):
         open_shards(shards)

@@ -186,7 +186,7 @@ def test_a_source_needs_a_name_examples_and_a_content():
         open_source(Greys(0))
     bare = Bare()
     bare.name = "bare"
-    with pytest.raises(UserError, match=r"source bare: Bare is no dataclass; .* content\(\)"):
+    with pytest.raises(UserError, match=r"source bare: Bare is not a dataclass; .* content\(\)"):
         fingerprint(open_source(bare))
 
 

@@ -231,7 +231,7 @@ def test_what_is_not_understood(specs, tmp_path):
         open_source(str(tmp_path / "data.xml"))
     with pytest.raises(UserError, match=r"data: found a file without suffix; expected \.jsonl"):
         open_source(str(tmp_path / "data"))
-    with pytest.raises(UserError, match="no samples; expected pictures or videos, each with"):
+    with pytest.raises(UserError, match="no samples; expected pictures or videos, each next"):
         open_source(str(tmp_path))
     with pytest.raises(UserError, match=r"found , \.xml files together; give a pattern for one"):
         open_source(f"{tmp_path}/*")
@@ -239,5 +239,5 @@ def test_what_is_not_understood(specs, tmp_path):
     with pytest.raises(UserError, match="matches files and directories"):
         open_source(f"{tmp_path}/*")
     for kind in ("json_lines", "tar", "folder", "array_record"):
-        with pytest.raises(UserError, match="has no splits; leave @test out"):
+        with pytest.raises(UserError, match="has no splits; remove @test"):
             open_source(f"{specs[kind]}@test")

@@ -139,7 +139,7 @@ def test_nothing_is_no_picture(tmp_path, value):
         ({"coco_url": "http://x.org/1.jpg"}, "remote medium", "nothing is fetched"),
         ({"image": "https://x.org/1"}, "remote medium", "is an address"),
         ({"image": "s3://owls/1.jpg"}, "remote medium", "is an address"),
-        ({"image": "x" * 5000}, "not a medium", "is no picture or video"),
+        ({"image": "x" * 5000}, "not a medium", "is not a picture or video"),
         ({"image": "a.jpg", "image_path": "b.jpg"}, "two media keys", '"image" and "image_path"'),
         ({"image": "file://elsewhere/a.jpg"}, "not a medium", "no file of this machine"),
     ],

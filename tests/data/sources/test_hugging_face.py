@@ -143,7 +143,7 @@ assert not {{"torch", "tensorflow", "jax"}} & {{*sys.modules}}
 def test_splits_that_are_not_there(tables):
     with pytest.raises(UserError, match=r"splits has the splits train, test, not dev; choose one"):
         open_saved(tables / "splits", "dev", tables)
-    with pytest.raises(UserError, match=r"saved has no splits; leave @dev out"):
+    with pytest.raises(UserError, match=r"saved has no splits; remove @dev"):
         open_saved(tables / "saved", "dev", tables)
     with pytest.raises(UserError, match=r"hub has the splits test, train, not dev"):
         open_parquet([*(tables / "hub").iterdir()], "dev", tables)

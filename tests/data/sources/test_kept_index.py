@@ -41,7 +41,7 @@ def test_what_is_not_whole_is_made_anew(tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING):
         keep_index(path, tmp_path / "data", 2, lambda: iter([ROWS]))
     np.testing.assert_array_equal(map_index(path), ROWS)
-    assert caplog.messages == [f"{path}: damaged; the index of {tmp_path}/data is made anew"]
+    assert caplog.messages == [f"{path}: damaged; the index of {tmp_path}/data is rebuilt"]
     assert path.read_bytes() == whole
 
 

@@ -10,7 +10,7 @@ import source_files
 from owl_jax.data.sources.detect import open_source
 from owl_jax.data.sources.samples import (
     extension_of,
-    is_part_of_a_sample,
+    is_sample_file,
     keys_of,
     record_of_files,
 )
@@ -36,7 +36,7 @@ from owl_jax.media.video import frame_files, natural_key
     ],
 )
 def test_what_may_belong_to_a_sample(path, expected):
-    assert is_part_of_a_sample(path) == expected
+    assert is_sample_file(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_name_twice_in_a_tar_is_not_one_record(tmp_path):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    with pytest.raises(BadData, match="more than once"):
+    with pytest.raises(BadData, match="several members of the same name"):
         open_source(str(tmp_path / "x.tar"))[0]
 
 

@@ -82,7 +82,9 @@ def copied(directories, tmp_path):
 def test_a_format_without_random_access(copied):
     info = json.loads((copied / "dataset_info.json").read_text())
     (copied / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match=r"is in the format tfrecord, .* convert it: tfds convert_"):
+    with pytest.raises(
+        UserError, match=r"is in the format tfrecord, .* is installed: tfds convert_"
+    ):
         TfdsSource(copied, "train", copied)
 
 
