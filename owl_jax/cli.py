@@ -32,7 +32,7 @@ from ml_collections.config_flags import config_path
 from owl_jax import streams
 from owl_jax.errors import Ended, UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
-from owl_jax.former_keys import in_its_place
+from owl_jax.former_keys import replacement_of
 from owl_jax.python_file import call_in_file
 
 # The config flag belongs to the command that asks for it, and its --help shows it.
@@ -334,8 +334,8 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:
-    if instead := in_its_place(key):
-        return f"--config.{key} is no key any more: {instead}"
+    if instead := replacement_of(key):
+        return f"--config.{key} no longer exists: {instead}"
     keys = list(_dotted_keys(config))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, 1) or [

@@ -245,7 +245,7 @@ def test_a_finished_run_is_left_alone(finished, files):
     before = model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()
     code, out, err = command(files / "config.py", workdir)
     assert code == 0, err
-    assert f"nothing left to do: {workdir} is at step 20 of 20" in out
+    assert f"nothing to do: {workdir} is at step 20 of 20" in out
     assert (model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()) == before
 
 
@@ -352,7 +352,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"hang_exit": -1.0}, "config.hang_exit=-1.0: expected at least 0"),
         ({"profile": (5, 4)}, r"config.profile=\(5, 4\): expected the first and the last step"),
         ({"profile": ("a", "b")}, "config.profile=.*: expected the first and the last step"),
-        ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 takes its weights from a directory"),
+        ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 needs pretrained weights"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(files, config, tmp_path, changes, message):

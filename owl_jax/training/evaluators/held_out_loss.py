@@ -101,7 +101,8 @@ class HeldOutLoss(Evaluator):
         with own.unlocked(), own.ignore_type():
             own.data.mixture = tuple(self.source) if is_mixture else ((self.source, 1.0),)
             own.data.augmentation = "none"
-            own.batch_size, own.accumulate = own.batch_size // own.accumulate, 1
+            own.batch_size //= own.gradient_accumulation_steps
+            own.gradient_accumulation_steps = 1
         return own
 
     def _check_size(self, config: ConfigDict, data: TrainingData) -> None:
