@@ -176,7 +176,7 @@ def test_steps_are_traced_by_config(files, config, tmp_path):
 
 def test_an_address_is_for_several_processes(files):
     result = command(files / "config.py", files / "x", "--coordinator_address=localhost:1")
-    assert_one_line(result, 2, "--process_id are for --multihost")
+    assert_one_line(result, 2, "--process_id need --multihost")
 
 
 def test_a_bucket_is_no_workdir(files):
