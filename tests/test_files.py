@@ -120,12 +120,12 @@ def test_a_file_url_is_a_path(typed, path):
 
 @pytest.mark.parametrize("typed", ["file://server/a", "file://", "file://localhostile/a"])
 def test_what_looks_like_a_file_url_of_another_machine_is_refused(typed):
-    with pytest.raises(UserError, match="no file of this machine"):
+    with pytest.raises(UserError, match="not a file of this machine"):
         as_typed(typed)
 
 
 def test_a_file_url_with_a_nul_is_refused():
-    with pytest.raises(UserError, match="no file of this machine"):
+    with pytest.raises(UserError, match="not a file of this machine"):
         as_typed("file:///a%00b")
 
 

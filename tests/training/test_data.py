@@ -169,9 +169,7 @@ def _with_source(config, source):
 @pytest.mark.parametrize(("key", "value"), [("synthetic", {"vqa": 1.0}), ("synthetic_size", 10)])
 def test_former_keys_name_what_takes_their_place(config, key, value):
     config.data[key] = value
-    with pytest.raises(
-        UserError, match=rf"{key}.* no longer exists: .*SyntheticSource"
-    ):
+    with pytest.raises(UserError, match=rf"{key}.* no longer exists: .*SyntheticSource"):
         settings.check_values(config)
 
 
