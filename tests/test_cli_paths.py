@@ -113,7 +113,7 @@ def test_a_config_may_be_a_file_url_and_stand_in_a_file_of_flags(command, tmp_pa
         (["--workdir=show.py/runs/a"], "con fig.py", "show.py is a file"),
         (["--workdir=" + "x" * 300], "con fig.py", "File name too long"),
         ([b"--workdir=caf\xe9"], "con fig.py", "--workdir=caf\\udce9: not UTF-8"),
-        (["--workdir=$RUNS/first"], "con fig.py", "'$RUNS/first': no shell"),
+        (["--workdir=$RUNS/first"], "con fig.py", "'$RUNS/first': the shell"),
         (["--workdir=C:\\runs"], "con fig.py", "a Windows path"),
         (["--workdir=~no-such-user/x"], "con fig.py", "there is no such user"),
         (["--workdir=/proc/none/x"], "con fig.py:make", "--workdir=/proc/none/x cannot be used"),

@@ -184,8 +184,7 @@ def test_the_report_shows_curves_and_examples_and_escapes_what_they_hold(runs):
     assert "<" in text
     write_curves(runs[0] / "report.html", runs[0])
     page = Page(runs[0] / "report.html")
-    labels = [svg.get("aria-label") or "" for svg in page.all("svg")]
-    assert any(label.startswith("pairs/loss: ") for label in labels)
+    assert any(label.startswith("pairs/loss: ") for label in page.drawings())
     assert page.fetched() == []
     assert "Held-out examples" in page.text and "4.5 5.0 5.5 6.0 nats or more" in page.text
     examples = json.loads((runs[0] / "evaluators" / "pairs.json").read_text())["examples"]
@@ -291,7 +290,7 @@ class Fails(Evaluator):
     ("found", "message"),
     [
         (UserError("the file is gone"), "evaluator fails: the file is gone"),
-        ([1.0], r"evaluator fails: it returned \[1.0\]; expected a dict of numbers"),
+        ([1.0], r"evaluator fails: it returned \[1.0\]; expected a dict of metric names"),
         ({"answer": "42"}, "evaluator fails: its metric answer is '42'; expected a number"),
         ({7: 1.0}, "evaluator fails: a metric has the name 7; expected printable text"),
     ],
