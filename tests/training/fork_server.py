@@ -13,10 +13,9 @@ import socket
 import sys
 from pathlib import Path
 
-import owl_jax.evaluation.report
-
 import owl_jax.cli
 import owl_jax.training.loop
+import owl_jax.training.report
 import owl_jax.training.start_up  # noqa: F401 - all that owl_jax.train imports in main
 
 

@@ -288,7 +288,7 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
         train(config, workdir)
     both = rf"{files / 'base'} in bfloat16 \(sha256:.*{files / 'other'}.* in bfloat16 \(sha256:"
     assert re.search(both, str(error.value))
-    assert "insist with --config.allow_base_mismatch=True" in str(error.value)
+    assert "allow it with --config.allow_base_mismatch=True" in str(error.value)
     assert "\n" not in str(error.value)
     config.allow_base_mismatch = True
     assert train(config, workdir) == workdir / "model"
@@ -344,7 +344,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"compute.dtype": "float16"}, "config.compute.dtype='float16': .* float32, bfloat16"),
         (
             {"compute.remat": "some"},
-            "config.compute.remat='some' is no remat .* none, dots, minimal, full",
+            "config.compute.remat='some' is not a remat policy.* none, dots, minimal, full",
         ),
         ({"frozen_dtype": "int4"}, "config.frozen_dtype='int4'"),
         ({"export": "torch"}, "config.export='torch': .* orbax, huggingface, none"),

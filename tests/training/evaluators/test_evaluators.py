@@ -184,7 +184,7 @@ def test_the_report_shows_curves_and_examples_and_escapes_what_they_hold(runs):
     assert "<" in text
     write_curves(runs[0] / "report.html", runs[0])
     page = Page(runs[0] / "report.html")
-    assert any(label.startswith("pairs/loss: ") for label in page.drawings())
+    assert any(drawing.startswith("pairs/loss: ") for drawing in page.drawings())
     assert page.fetched() == []
     assert "Held-out examples" in page.text and "4.5 5.0 5.5 6.0 nats or more" in page.text
     examples = json.loads((runs[0] / "evaluators" / "pairs.json").read_text())["examples"]
