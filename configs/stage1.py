@@ -1,23 +1,23 @@
-"""Stage 1: vision encoder and abstractor learn on image-text pairs under a frozen language model.
+"""Stage 1: trains vision tower and abstractor on image-text pairs under a frozen language model.
 
     python -m owl_jax.train --config=configs/stage1.py --workdir=DIR
     python -m owl_jax.train --config=configs/stage1.py:bloomz --workdir=DIR
 
 The recipe of the paper (arXiv 2304.14178, section 3.2): 50,000 steps of 2.1 M tokens, AdamW, peak
-1e-4 after 2,000 steps, cosine, 224 px. A row packs some sixteen pairs, each with the 65 positions
-of its image. At this size it is a job for a TPU pod. The abstractor starts fresh, as the paper's
-did. Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and the pairs,
-each source in proportion to its size:
+1e-4 after 2,000 steps, cosine, 224 px. A packed sequence has about sixteen pairs with 65 tokens for
+each image. This size needs a TPU pod. The abstractor is randomly initialised, as in the paper.
+Needs a vision encoder and a language model (docs/weights.md), its tokenizer, and the pairs, each
+source in proportion to its size:
 
     data/laion400m, data/coyo700m   folders of WebDataset tars as img2dataset writes them
     data/conceptual_captions        the same; CC3M, or CC12M, or both in one folder
     data/coco_captions.jsonl        {"image": "train2017/000000000009.jpg", "caption": "..."} a line
 
-To watch the loss on pairs that are not trained on, add config.evaluators (docs/training.md):
+To monitor the loss on held-out pairs, add config.evaluators (docs/training.md):
 
     config.evaluators = [HeldOutLoss("data/coco_val_captions.jsonl", sequences=1_024, every=1_000)]
 
-docs/data.md tells what else a source may be, and how to turn them into shards that read faster.
+docs/data.md lists other kinds of sources, and says how to convert them to shards that read faster.
 """
 
 from ml_collections import ConfigDict

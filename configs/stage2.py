@@ -1,24 +1,24 @@
-"""Stage 2: LoRA on the language model and the abstractor learn to follow instructions.
+"""Stage 2: trains LoRA on the language model, and the abstractor, to follow instructions.
 
     python -m owl_jax.train --config=configs/stage2.py --workdir=DIR
     python -m owl_jax.train --config=configs/stage2.py:bloomz --workdir=DIR
     python -m owl_jax.train --config=configs/stage2.py:video --workdir=DIR
 
 The recipe of the paper (arXiv 2304.14178, sections 3.2 and 4.1): text-only and multimodal
-instructions together, vision encoder and base of the language model frozen, 2,000 steps of batch
-256 at 2e-5; optimizer as in stage 1. In bfloat16 the frozen 7B takes 14 GB, sharded over all
-devices. Needs a stage 1 model directory, its tokenizer and the data, in the paper's proportions:
+instructions together, vision tower and base language model frozen, 2,000 steps of batch 256 at
+2e-5; optimizer as in stage 1. In bfloat16 the frozen 7B takes 14 GB, sharded over all devices.
+Needs a stage 1 model directory, its tokenizer and the data, in the paper's proportions:
 
-    data/alpaca.jsonl   102k instructions (tatsu-lab/stanford_alpaca), words alone
-    data/vicuna.jsonl   90k talks (ShareGPT), words alone
-    data/baize.jsonl    50k talks (project-baize/baize-chatbot), words alone
-    data/llava.json     150k (liuhaotian/LLaVA-Instruct-150K, llava_instruct_150k.json), with COCO's
-                        pictures in data/train2017
+    data/alpaca.jsonl   102k instructions (tatsu-lab/stanford_alpaca), text-only
+    data/vicuna.jsonl   90k conversations (ShareGPT), text-only
+    data/baize.jsonl    50k conversations (project-baize/baize-chatbot), text-only
+    data/llava.json     150k (liuhaotian/LLaVA-Instruct-150K, llava_instruct_150k.json), with the
+                        COCO images in data/train2017
 
-The first three as {"messages": [{"role": "user", "content": "..."}, ...]} a line, or in any other
-form of docs/data.md. Rows are packed: some four conversations in 2,048 positions, with room for two
-pictures; give more image_slots to conversations that have more. To watch the loss on conversations
-that are not trained on, add config.evaluators (docs/training.md):
+The first three have one {"messages": [{"role": "user", "content": "..."}, ...]} a line, or any
+other form of docs/data.md. A packed sequence of 2,048 tokens has about four conversations and up to
+two images; give more image_slots to conversations with more images. To monitor the loss on held-out
+conversations, add config.evaluators (docs/training.md):
 
     config.evaluators = [HeldOutLoss("data/heldout.jsonl", sequences=128, every=200)]
 """
@@ -34,7 +34,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 2_000
-    config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
+    config.batch_size = 64  # packed sequences of about four conversations: the recipe's 256
     config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (

@@ -1,11 +1,10 @@
-"""Stage 2 with the whole language model trained and no adapter (the released -ft weights).
+"""Stage 2 of the released -ft weights: trains the whole language model, without LoRA.
 
     python -m owl_jax.train --config=configs/stage2_full.py --workdir=DIR
 
-As the original does without LoRA: vision encoder and abstractor frozen. Float32
-masters, gradients and two moments of the 6.7 B parameters take 108 GB, sharded over all devices.
-Needs the weights that configs/stage2.py needs, and conversations in data/instructions.jsonl, in any
-form of docs/data.md.
+Vision tower and abstractor are frozen, as in the original. Float32 masters, gradients and two
+moments of the 6.7 B parameters take 108 GB, sharded over all devices. Needs the weights of
+configs/stage2.py, and conversations in data/instructions.jsonl, in any form of docs/data.md.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +16,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(variant(name))
     config.steps = 4_236
-    config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
+    config.batch_size = 64  # packed sequences of about four conversations: the recipe's 256
     config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (

@@ -1,12 +1,12 @@
-"""Stage 2 as the released script does it: LoRA alone, everything else frozen.
+"""Stage 2 of the released script: trains LoRA only, everything else frozen.
 
     python -m owl_jax.train --config=configs/stage2_release.py --workdir=DIR
 
-X-PLUG/mPLUG-Owl, pipeline/train.py and its script: r 8, alpha 32, dropout 0.05 on q_proj
-and v_proj, abstractor frozen, 2,048 tokens, 4,236 steps, 50 of warm-up, weight decay 1e-4, clip
-1.0. The script's cosine, minimum rate and betas never reach its optimizer: what ran is a linear
-decay to zero with betas 0.9 and 0.999, and so it is here. Needs the weights that configs/stage2.py
-needs, and conversations in data/instructions.jsonl, in any form of docs/data.md.
+X-PLUG/mPLUG-Owl, pipeline/train.py and its script: r 8, alpha 32, dropout 0.05 on q_proj and
+v_proj, 2,048 tokens, 4,236 steps, 50 of warm-up, weight decay 1e-4, clip 1.0. The script's cosine,
+minimum rate and betas never reach its optimizer; it ran with a linear decay to zero and betas 0.9
+and 0.999, as does this config. Needs the weights of configs/stage2.py, and conversations in
+data/instructions.jsonl, in any form of docs/data.md.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from owl_jax.training.config import base_config
 def get_config(name: str = "llama") -> ConfigDict:
     config = base_config(dataclasses.replace(variant(name), lora=LORA[name]))
     config.steps = 4_236
-    config.batch_size = 64  # packed rows of four conversations or so: the recipe's 256
+    config.batch_size = 64  # packed sequences of about four conversations: the recipe's 256
     config.init.vision = config.init.connector = config.init.llm = f"weights/mplug-owl-{name}"
     config.tokenizer = f"weights/mplug-owl-{name}"
     config.rules = (

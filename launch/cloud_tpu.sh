@@ -5,33 +5,33 @@
 #   launch/cloud_tpu.sh create --name=NAME --zone=ZONE --type=TYPE [flags]
 #   launch/cloud_tpu.sh status | logs | stop | delete  --name=NAME --zone=ZONE [flags]
 #
-# train makes the slice if it is not there, copies and installs the code, runs on every host
-# python -m owl_jax.train --multihost and what follows --, and prints what host 0 prints. It ends with
-# the training's status; a training that was preempted (75), or whose slice vanished, is started
-# again. Interrupted, or where the connection breaks, the training goes on: the same command joins it.
+# train creates the slice if it is missing, copies and installs the code, runs python -m owl_jax.train
+# --multihost with the arguments after -- on every host, and prints the output of host 0. It ends with
+# the training's status, but restarts a training that was preempted (75) or whose slice vanished. If
+# you interrupt it, or the connection breaks, the training continues: the same command joins it.
 #
-#   create                make the slice, and wait until it is there
-#   status                the slice's state and the training's on each host
-#   logs                  print what host 0 prints, until the training ends
-#   stop                  let the training save and end; the slice stays, and so does its price
-#   delete                delete the slice, and with it all that is on its disks
+#   create                create the slice, and wait until it is ready
+#   status                the state of the slice, and of the training on each host
+#   logs                  print the output of host 0, until the training ends
+#   stop                  let the training save and end; the slice stays, and still costs
+#   delete                delete the slice and everything on its disks
 #
-#   --name=NAME           the slice's
+#   --name=NAME           the slice's name
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     (default: gcloud's)
 #   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
 #   --runtime=VERSION     the hosts' image (default: Google's for JAX on this type)
 #   --spot                preemptible, at a lower price
 #   --reserved            from your reservation
-#   --valid-for=DURATION  give up if the slice cannot be had within, say, 6h
-#   --no-queue            ask once, and fail if there is no slice now; give it to delete, too
+#   --valid-for=DURATION  give up if the slice is not available within, say, 6h
+#   --no-queue            fail if no slice is available now; give it to delete, too
 #   --bucket=BUCKET       mounted on each host as /bucket, for workdirs, data and weights
 #   --prepare=COMMAND     run on each host in ~/owl_jax before each start
 #   --delete-when-done    delete the slice when the training has ended with status 0
-#   --poll-seconds=N      between two looks at a slice that is awaited (default 30)
+#   --poll-seconds=N      between two polls of a pending slice (default 30)
 #   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
-#   --max-quick-ends=N    so many preemptions in a row, each a quick end, are the last (default 5)
-#   --dry-run             print each command as it would run, and run none
+#   --max-quick-ends=N    give up after N preemptions in a row with quick ends (default 5)
+#   --dry-run             print the commands, and run none
 #   --help                this text
 
 # shellcheck source=launch/common.sh
@@ -100,12 +100,12 @@ where=(--zone="$zone" ${project:+--project="$project"})
 tpu_vm=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
 
-# Listed, not described: a list that is empty and a call that failed are not the same.
+# Uses list, not describe, to distinguish a missing slice from a failed call.
 state_in_list() { # WHAT FIELD
     run gcloud compute tpus "$1" list "${where[@]}" --filter="name ~ /$name\$" --format="value($2)"
 }
 
-# Prints ready, coming, gone (preempted: what is left of it has to be deleted), failed or absent.
+# Prints ready, coming, gone (preempted: its remains must be deleted), failed or absent.
 slice_state() {
     local node request=''
     node=$(state_in_list tpu-vm state) || return
@@ -138,11 +138,11 @@ create_slice() {
     fi
 }
 
-# Returns when the slice is there.
+# Returns when the slice is ready.
 await_slice() {
     local state
     while true; do
-        state=$(slice_state) || state=unknown # gcloud has said why; the next look may succeed
+        state=$(slice_state) || state=unknown # gcloud has printed why; the next poll may succeed
         case $state in
             ready) return ;;
             absent) create_slice ;;
@@ -159,14 +159,14 @@ on_hosts() { # all|NUMBER COMMAND
     run "${tpu_vm[@]}" ssh "$name" "${where[@]}" --worker="$1" --command="$2"
 }
 
-# The code as it is now, for this start and every later one.
+# Packs the current code, for this start and every restart.
 pack() {
     archive=${TMPDIR:-/tmp}/owl_jax-$name.tar.gz
     run tar --create --gzip --file="$archive" --directory="$REPOSITORY" --exclude=__pycache__ "${SOURCE[@]}"
 }
 
-# ~/owl_jax is the working directory. Only what the archive brings is removed: weights and data, or
-# a bucket, may lie beside it.
+# ~/owl_jax is the working directory. Only removes what the archive replaces: weights, data or a
+# bucket may be beside it.
 start_training() {
     local unpack="mkdir -p owl_jax && cd owl_jax && rm -rf owl_jax configs launch"
     unpack+=" && tar -xzf ../owl_jax.tar.gz && bash launch/on_worker.sh install"
@@ -178,7 +178,7 @@ start_training() {
 }
 
 # Prints the state of the training on each host, one a line; fails if a host does not answer. Hosts
-# that nothing was started on print none.
+# without a training print none.
 print_states='if [ -d owl_jax/run ]; then bash owl_jax/launch/on_worker.sh state; fi'
 host_states() { on_hosts all "$print_states" | sed -n 's/^owl_jax on .*: //p'; }
 
@@ -187,7 +187,7 @@ follow_training() {
     local states
     while true; do
         on_hosts 0 'bash owl_jax/launch/on_worker.sh follow' || true
-        # To gcloud, a broken connection and a slice that is gone look the same.
+        # gcloud cannot distinguish a broken connection from a slice that is gone.
         if states=$(host_states) && [[ $states ]]; then
             [[ $states == *running* ]] || break
         elif [[ $dry_run ]]; then
@@ -200,12 +200,12 @@ follow_training() {
         sleep "$poll_seconds"
     done
     if [[ $states == *stopped* ]]; then
-        say "stopped after saving; the same command goes on from there"
+        say "stopped after saving; the same command resumes from there"
         exit "$AGAIN"
     fi
     # shellcheck disable=SC2086  # one word for each host
     status=$(verdict ${states//none/lost})
-    # Other hosts may be gone already while the slice is still said to be there.
+    # Other hosts may be gone while the slice is still reported as ready.
     if ((status >= 128)); then
         sleep "$poll_seconds"
         [[ $(slice_state) == ready ]] || status=$AGAIN
@@ -228,7 +228,7 @@ train() {
             fail "the training could not be started on every host of $name"
         fi
         if [[ $dry_run ]]; then
-            # As a comment: what is pasted would delete it whatever the training's status was.
+            # As a comment: pasted, it would delete the slice whatever the training's status was.
             [[ $delete_when_done ]] && delete_slice 3>&1 | sed 's/^/# when it has ended with status 0: /'
             return 0
         fi

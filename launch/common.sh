@@ -1,6 +1,6 @@
-# What the launchers share: how they take flags, print and run commands, and when they start again.
+# Shared by the launchers: parsing flags, printing and running commands, restarting trainings.
 # Sourced by them, never run.
-# shellcheck shell=bash disable=SC2034  # what is set here is used there
+# shellcheck shell=bash disable=SC2034  # the launchers use these variables
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
     echo "error: bash 4.4 or later is needed, this is $BASH_VERSION" >&2
@@ -8,18 +8,18 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 set -euo pipefail
 
-# The exit status of a training that was preempted and has saved (EX_TEMPFAIL of sysexits.h).
-# It is started again, and so is one whose machine vanished; any other status is final.
+# The exit status of a training that was preempted and has saved (EX_TEMPFAIL of sysexits.h). Such a
+# training is restarted, and so is one whose machine vanished; any other status is final.
 AGAIN=75
 
-# The repository, and what of it a training needs on another machine.
+# The repository, and the files of it that a training needs on another machine.
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SOURCE=(owl_jax configs launch setup.py pyproject.toml README.md)
 
 # Set by the flags of each launcher.
 dry_run=
 training=()
-config='' workdir='' # of the training; needs_training sets them
+config='' workdir='' # of the training; set by needs_training
 quick_seconds=300
 max_quick_ends=5
 
@@ -29,16 +29,16 @@ say() { echo "$*" >&2; }
 fail() { say "error: $*" && exit 1; }
 wrong() { say "error: $*" && exit 2; }
 
-# The comment at a launcher's head is its --help; there a flag stands with the form of its value.
+# The comment at the top of a launcher is its --help, which has the form of each flag's value.
 help_text() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 form_of() {
     local form
-    # Not what stands in the value of another flag, as in --sbatch=--partition=h100.
+    # Skips flags inside the value of another flag, as in --sbatch=--partition=h100.
     form=$(help_text | grep -o -e "[[ ]$1=[^] ,]*" | head -n 1) || true
     echo "${form:1}"
 }
 
-# An argument that no case took: a flag without its value, one of the training's, or none at all.
+# Explains an unknown argument: a flag without its value, a flag of the training, or anything else.
 refuse() {
     local flag=${1%%=*} form='' hint='--help lists what there is'
     case $flag in
@@ -50,7 +50,7 @@ refuse() {
     wrong "unknown argument $(quoted "$1"); $hint"
 }
 
-# needs FLAG...: each of them has been given. --some-flag sets $some_flag.
+# needs FLAG...: checks that each flag was given. --some-flag sets $some_flag.
 needs() {
     local flag variable
     for flag; do
@@ -60,8 +60,8 @@ needs() {
     done
 }
 
-# numbers LOWEST FLAG...: each of them has such a whole number as its value. To bash, 08 is a wrong
-# octal number, and 19 digits may be too many.
+# numbers LOWEST FLAG...: checks that each value is a whole number from LOWEST on. Bash rejects 08 as
+# an octal number, and may overflow with 19 digits.
 numbers() {
     local lowest=$1 flag variable
     for flag in "${@:2}"; do
@@ -72,7 +72,7 @@ numbers() {
     done
 }
 
-# chip_of TYPE: prints the chip of a TPU slice. Which sizes there are, Google's tools tell.
+# chip_of TYPE: prints the chip of a TPU slice. Google's tools check the size.
 chip_of() {
     local chip=${1%%-*}
     [[ $1 =~ ^(v4|v5litepod|v5p|v6e)-[1-9][0-9]*$ ]] ||
@@ -80,14 +80,14 @@ chip_of() {
     echo "${chip/litepod/e}"
 }
 
-# needs_python FILE: it can be run; a path that is not absolute begins in the repository.
+# needs_python FILE: checks that it is executable; relative paths start at the repository.
 needs_python() {
     (cd "$REPOSITORY" && type -P -- "$1" >/dev/null) ||
         wrong "--python=$1 is not there, or cannot be run; to install one, in $REPOSITORY:" \
             "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
 }
 
-# Before anything is rented or queued: what follows -- describes a training. Sets $config and $workdir.
+# Checks the arguments after -- before anything is rented or queued. Sets $config and $workdir.
 needs_training() {
     local i mount='mount the bucket as one, and give that'
     for ((i = 0; i < ${#training[@]}; ++i)); do
@@ -104,14 +104,14 @@ needs_training() {
     [[ $workdir != *://* ]] || wrong "--workdir=$workdir: a folder is expected; $mount"
 }
 
-# The training's config file is there.
+# Checks that the training's config file exists.
 config_is_here() {
-    local file=${config%%:*} # what follows the colon is for get_config
+    local file=${config%%:*} # the rest is get_config's argument
     (cd "$REPOSITORY" && [[ -f $file ]]) ||
         wrong "--config=$file: no such file; a path that is not absolute begins in $REPOSITORY"
 }
 
-# The same where the training runs on a copy of this folder. Of its own files nothing is known here.
+# The same for a training on a copy of this folder. Absolute paths are on the hosts: not checked.
 config_is_copied() {
     [[ $config != /* ]] || return 0
     [[ $config =~ ^(\./)?(owl_jax|configs)/ ]] ||
@@ -119,7 +119,7 @@ config_is_copied() {
     config_is_here
 }
 
-# The words as a shell reads them back.
+# Quotes the words for a shell.
 quoted() {
     local word words=()
     for word; do
@@ -129,7 +129,7 @@ quoted() {
     echo "${words[*]}"
 }
 
-# Runs a command and tells so; with --dry-run it only prints it.
+# Prints and runs a command; with --dry-run only prints it.
 run() {
     if [[ $dry_run ]]; then
         quoted "$@" >&3
@@ -139,16 +139,15 @@ run() {
     fi
 }
 
-# flags_line VARIABLE PYTHON CHIP: the line of shell that sets XLA's flags for a chip
-# (owl_jax/parallel/xla_flags.py). What the variable holds already comes last, and wins. `export` in
-# one with the assignment would hide that they could not be told.
+# flags_line VARIABLE PYTHON CHIP: the shell line that sets XLA's flags for a chip
+# (owl_jax/parallel/xla_flags.py). Flags that the variable already has come last, and win. `export`
+# together with the assignment would hide a failure.
 flags_line() {
     echo "$1=\"\$($(quoted "$2") -m owl_jax.parallel.xla_flags --chip=$3)\${$1:+ \$$1}\" && export $1"
 }
 
-# verdict STATUS...: what the statuses of all processes come to. `lost` is a process that ended
-# with its machine. A signal (128 and above) is mostly what a process gets when another one is gone,
-# so it says least.
+# verdict STATUS...: the common status of all processes. `lost`: the process ended with its machine.
+# Signals (128 and above) have the lowest priority: a process usually gets one because another died.
 verdict() {
     local status error=0 signal=0 again=0
     for status; do
@@ -166,8 +165,8 @@ verdict() {
     echo $((error ? error : again ? again : signal))
 }
 
-# start_again STATUS SECONDS: whether a training that ended so, after so long, is started again.
-# A few quick ends in a row are the last, since they would go on for ever.
+# start_again STATUS SECONDS: whether to restart a training that ended with this status after so
+# many seconds. Gives up after a few quick ends in a row.
 quick_ends=0
 start_again() {
     (($1 == AGAIN)) || return 1

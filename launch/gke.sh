@@ -7,32 +7,32 @@
 #   launch/gke.sh status | logs | wait | delete  --cluster=CLUSTER --zone=ZONE --project=PROJECT --name=NAME
 #   launch/gke.sh delete-cluster --cluster=CLUSTER --zone=ZONE --project=PROJECT
 #
-# train submits python -m owl_jax.train --multihost and what follows --, for every host of every
-# slice, and returns. The cluster starts it again when it was preempted (75), when a node vanished,
-# and, as XPK always does, on status 42 and from 127 on; any other status is final.
+# train submits python -m owl_jax.train --multihost with the arguments after --, for every host of
+# every slice, and returns. The cluster restarts it if it was preempted (75), if a node vanished, and,
+# as XPK always does, on status 42 and from 127 on; any other status is final.
 #
-#   create-cluster        make a cluster with slices, and mount a bucket in it
+#   create-cluster        create a cluster with slices, and mount a bucket in it
 #   status                the workload in the queue
-#   logs                  print what host 0 of slice 0 prints, from its newest start on
-#   wait                  until the training has ended; ends with 0 if it succeeded, else with 1
-#   delete                stop the training: the slices stay, and so does their price
+#   logs                  print the output of host 0 of slice 0, from its newest start on
+#   wait                  wait for the end of the training; ends with 0 if it succeeded, else with 1
+#   delete                stop the training; the slices stay, and still cost
 #   delete-cluster        delete the cluster with its slices; the bucket stays
 #
 #   --cluster=CLUSTER     the cluster's name
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     the project's name
-#   --name=NAME           the training's
+#   --name=NAME           the training's name
 #   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
-#   --slices=N            slices in the cluster, and of them for the training (default 1)
+#   --slices=N            slices of the cluster, or of the training (default 1)
 #   --bucket=BUCKET       with create-cluster: mounted as /bucket for every training, for workdirs,
 #                         data and weights
 #   --spot                with create-cluster: preemptible slices, at a lower price
 #   --reservation=NAME    with create-cluster: slices of your reservation
-#   --image=IMAGE         an image with owl_jax[tpu] in it (default: a plain Python image to which this
-#                         code is added, and that installs it at each start)
+#   --image=IMAGE         an image with owl_jax[tpu] (default: a plain Python image with this code
+#                         added, which installs it at each start)
 #   --prepare=COMMAND     run in each container before each start
-#   --max-restarts=N      the cluster starts a training again so often at most (default 50)
-#   --dry-run             print each command as it would run, and run none
+#   --max-restarts=N      maximum restarts of a training by the cluster (default 50)
+#   --dry-run             print the commands, and run none
 #   --help                this text
 
 # shellcheck source=launch/common.sh
@@ -92,7 +92,7 @@ create_cluster() {
     run xpk cluster create "${where[@]}" --tpu-type="$type" --num-slices="$slices" \
         "${price[@]:---on-demand}" ${bucket:+--enable-gcsfuse-csi-driver}
     if [[ $bucket ]]; then
-        # The size is a formality that Kubernetes asks for; a bucket has none.
+        # Kubernetes requires a size, though a bucket has none.
         run xpk storage attach "$bucket" "${where[@]}" --type=gcsfuse --bucket="$bucket" \
             --mount-point=/bucket --auto-mount=true --readonly=false --size=1000
     fi
@@ -103,12 +103,12 @@ train() {
     [[ $image || $prepare ]] || config_is_copied
     local command source
     command="${prepare:+$prepare && }$(flags_line LIBTPU_INIT_ARGS python "$chip")"
-    # With exec, the SIGTERM of a preemption reaches the training and no shell before it.
+    # exec, so that the SIGTERM of a preemption goes to the training instead of a shell.
     command+=" && exec $(quoted python -m owl_jax.train --multihost "${training[@]}")"
     if [[ $image ]]; then
         source=(--docker-image="$image")
     else
-        # XPK adds a whole folder to the image, so it gets one without .venv, runs and weights.
+        # XPK adds a whole folder to the image, so use a copy without .venv, runs and weights.
         local stage=${TMPDIR:-/tmp}/owl_jax-$name
         run rm -rf "$stage"
         run mkdir -p "$stage"
@@ -116,7 +116,7 @@ train() {
         source=(--base-docker-image=python:3.12 --script-dir="$stage")
         command="pip install --quiet --editable '.[tpu]' && $command"
     fi
-    # Kubernetes takes $$ for a dollar, and $(NAME) for a variable of its own.
+    # Kubernetes reads $$ as a dollar sign, and expands $(NAME) itself.
     run xpk workload create "${where[@]}" --workload="$name" --tpu-type="$type" \
         --num-slices="$slices" "${source[@]}" --max-restarts="$max_restarts" \
         --restart-on-exit-codes="$AGAIN" --termination-grace-period-seconds=300 \
@@ -124,7 +124,7 @@ train() {
 }
 
 logs() {
-    # XPK makes regional clusters: us-west4-a is in us-west4.
+    # XPK creates regional clusters: us-west4-a is in us-west4.
     run gcloud container clusters get-credentials "$cluster" --location="${zone%-*}" --project="$project"
     local job=jobset.sigs.k8s.io
     run kubectl logs --follow --tail=-1 --container=jax-tpu \

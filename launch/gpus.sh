@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Trains on this machine's GPUs, and starts again after a preemption.
+# Trains on this machine's GPUs, and restarts after a preemption.
 #
 #   launch/gpus.sh [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
 #
-# What follows -- goes to python -m owl_jax.train unchanged. Its exit status is this one's, but for
-# 75 (preempted, and saved): then it is started again. SIGTERM and Ctrl-C are passed on; the training
-# saves, and this ends with 75.
+# Arguments after -- go to python -m owl_jax.train unchanged. The exit status is the training's, but
+# after 75 (preempted, and saved) it is restarted. SIGTERM and Ctrl-C are forwarded; then the
+# training saves, and this ends with 75.
 #
-#   --processes=N         1 (default): one process for all GPUs. N: the GPUs shared out among N
-#                         processes. gpus: a process for each
-#   --gpus=N              with --processes: so many GPUs are shared out, from the first on (default:
-#                         as many as nvidia-smi lists)
+#   --processes=N         1 (default): one process for all GPUs. N: the GPUs divided among N
+#                         processes. gpus: one process for each
+#   --gpus=N              with --processes: use the first N GPUs (default: all that nvidia-smi
+#                         lists)
 #   --port=PORT           where process 0 waits for the others, if there are any (default 8476)
-#   --logs=DIR            for what processes 1, 2, ... print (default: logs); 0 prints here
+#   --logs=DIR            for the output of processes 1, 2, ... (default: logs); 0 prints here
 #   --python=FILE         the Python that owl_jax is installed in (default: .venv/bin/python)
 #   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
-#   --max-quick-ends=N    so many preemptions in a row, each a quick end, are the last (default 5)
-#   --dry-run             print each command as it would run, and run none
+#   --max-quick-ends=N    give up after N preemptions in a row with quick ends (default 5)
+#   --dry-run             print the commands, and run none
 #   --help                this text
 
 # shellcheck source=launch/common.sh
@@ -69,7 +69,7 @@ command_of() {
     if ((processes > 1)); then
         local own=$((gpus / processes))
         local first=$(($1 * own))
-        # JAX takes these devices and no others; hiding the others would keep NCCL off NVLink.
+        # JAX uses only these devices. Hiding the others instead would keep NCCL from using NVLink.
         command=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s , "$first" $((first + own - 1)))" "${command[@]}"
             --multihost "--coordinator_address=localhost:$port" "--num_processes=$processes"
             "--process_id=$1")
@@ -112,7 +112,7 @@ while ((signals == 0)); do
         children+=($!)
     done
     for child in "${children[@]}"; do
-        # A signal to this shell ends `wait` early; the child's own status comes with the next one.
+        # A signal to this shell ends `wait` early; the next `wait` has the child's status.
         before=-1 status=0
         while ((before != signals)); do
             before=$signals status=0

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One host of a TPU slice, from the inside: launch/cloud_tpu.sh runs this over ssh on every host. The
-# training is no child of the ssh connection, so that it goes on when that breaks.
+# Runs on each host of a TPU slice: launch/cloud_tpu.sh calls it over ssh. The training is not a child
+# of the ssh connection, so that it survives a broken connection.
 #
 #   launch/on_worker.sh install            Python and owl_jax into .venv
 #   launch/on_worker.sh mount BUCKET       the bucket as /bucket
 #   launch/on_worker.sh start CHIP ARG...  start the training with these arguments, unless it runs
-#   launch/on_worker.sh follow             print what it prints, until it has ended
+#   launch/on_worker.sh follow             print its output, until it has ended
 #   launch/on_worker.sh state              one line: running, its exit status, lost or none
 #   launch/on_worker.sh stop               SIGTERM: it saves and ends; wait for that
 #
-# run/lock is held for as long as the training runs: no file is left to be believed after a reboot.
+# The training holds run/lock while it runs; a lock, unlike a file, does not survive a reboot.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -43,7 +43,7 @@ case ${1-} in
                 sudo apt-get install --quiet --quiet --yes gcsfuse
             fi
             sudo install --directory --owner="$(id -un)" /bucket
-            # Folders are seen although no object stands for them, as after an upload.
+            # --implicit-dirs shows folders that have no object of their own, as after an upload.
             gcsfuse --implicit-dirs "$2" /bucket
         fi
         ;;
@@ -56,7 +56,7 @@ case ${1-} in
         rm -f run/status run/stopped run/pid
         setsid bash launch/on_worker.sh hold "${@:2}" </dev/null >>run/train.log 2>&1 &
         ;;
-    hold) # not for people: `start` leaves the lock to this process, and it ends with the training
+    hold) # internal: this process inherits the lock from `start`, and ends with the training
         # shellcheck source=launch/common.sh
         source launch/common.sh
         status=0
@@ -71,7 +71,7 @@ case ${1-} in
         ;;
     follow)
         touch run/train.log
-        # --pid: it ends with this shell when that is interrupted.
+        # --pid: ends with this shell if that is interrupted.
         tail --lines=100 --follow --sleep-interval=0.5 --pid=$$ run/train.log &
         until_ended
         sleep 1 # for the last lines
@@ -93,7 +93,7 @@ case ${1-} in
     stop)
         if runs; then
             touch run/stopped
-            # Not yet there while XLA's flags are looked up, and never if that fails.
+            # Missing until XLA's flags are determined, and for ever if that fails.
             until [[ -e run/pid ]] || ! runs; do sleep 0.2; done
             [[ -e run/pid ]] && kill -TERM "$(cat run/pid)"
             until_ended

@@ -4,26 +4,26 @@
 #   launch/slurm.sh train --nodes=N --gpus=N [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
 #   launch/slurm.sh status | logs | stop | delete  --job=ID [--logs=DIR]
 #
-# train submits launch/slurm_job.sh, which runs python -m owl_jax.train --multihost and what follows
-# --, one process for each GPU, from this repository, that all nodes have to see. On status 75
-# (preempted, or near its time limit, and saved) the job is requeued; any other status is the job's.
+# train submits launch/slurm_job.sh, which runs python -m owl_jax.train --multihost with the arguments
+# after --, one process for each GPU, from this repository, which all nodes must see. On status 75
+# (preempted, or near its time limit, and saved) the job is requeued; any other status is final.
 #
 #   status                the job in the queue
-#   logs                  print what all processes print
+#   logs                  print the output of all processes
 #   stop                  SIGTERM: the training saves and ends, and is not requeued
-#   delete                take the job out of the queue, or kill it
+#   delete                remove the job from the queue, or kill it
 #
 #   --nodes=N             nodes
 #   --gpus=N              GPUs of each node
 #   --time=TIME           the limit of each run, such as 1-00:00:00 (default: the partition's)
-#   --name=NAME           the job's (default: owl_jax)
-#   --sbatch=FLAG         goes to sbatch, as --sbatch=--partition=h100; may be repeated
+#   --name=NAME           the job's name (default: owl_jax)
+#   --sbatch=FLAG         goes to sbatch, as --sbatch=--partition=h100; repeatable
 #   --logs=DIR            for NAME-ID.log (default: logs)
 #   --python=FILE         the Python that owl_jax is installed in (default: .venv/bin/python)
-#   --job=ID              the number that train has printed
+#   --job=ID              the number that train printed
 #   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
-#   --max-quick-ends=N    so many preemptions in a row, each a quick end, are the last (default 5)
-#   --dry-run             print each command as it would run, and run none
+#   --max-quick-ends=N    give up after N preemptions in a row with quick ends (default 5)
+#   --dry-run             print the commands, and run none
 #   --help                this text
 
 # shellcheck source=launch/common.sh
@@ -64,7 +64,7 @@ train() {
     needs_python "$python"
     run cd "$REPOSITORY"
     run mkdir -p "$logs"
-    # Processes see all GPUs of their node, since JAX gives each of them its own by its number.
+    # Processes see all GPUs of their node; JAX assigns each its own.
     run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" \
         --gpus-per-node="$gpus" --gpu-bind=none --output="$logs/$name-%j.log" \
         ${time:+--time="$time"} "${sbatch[@]}" \

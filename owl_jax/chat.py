@@ -2,10 +2,10 @@
 
     python -m owl_jax.chat --model=DIR [--adapter=DIR] [--image=FILE ...] [--video=FILE]
 
-asks for one question after the other; with --prompt=TEXT it answers that and ends. Pictures and
-videos belong to the next question: each becomes a line before it, or stands where the question
-itself says <image> or <|video|>. Ctrl-C ends an answer; what it said so far stays in the
-conversation. Leaving waits until the device has finished the few tokens that it is at.
+prompts for one question after another; with --prompt=TEXT it answers that and exits. Pictures and
+videos belong to the next question: each becomes a line before it, or replaces an <image> or
+<|video|> in it. Ctrl-C ends an answer; the text so far stays in the conversation. Exiting waits for
+the few tokens that the device is computing.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
 
 _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
-_ANY_BASE = flags.DEFINE_bool("any_base", False, "take the adapter though it has another base")
-_VERIFY = flags.DEFINE_bool("verify", False, "first compare the files with their SHA256SUMS")
-_IMAGE = flags.DEFINE_multi_string("image", [], "a picture; may be given several times")
-_VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; likewise")
-_PROMPT = flags.DEFINE_string("prompt", None, "answer this question and end")
+_ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
+_VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
+_IMAGE = flags.DEFINE_multi_string("image", [], "a picture; repeatable")
+_VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; repeatable")
+_PROMPT = flags.DEFINE_string("prompt", None, "answer this question and exit")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, DTYPES, "of the weights; by default float32 on a CPU, bfloat16 elsewhere"
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", MAX_NEW_TOKENS, "longest answer")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token")
-_TOP_K = flags.DEFINE_integer("top_k", None, "draw from the k likeliest tokens")
-_TOP_P = flags.DEFINE_float("top_p", None, "draw from the likeliest with this probability together")
-_SEED = flags.DEFINE_integer("seed", 0, "of the drawing: 0 to 2**63 - 1")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", NUM_FRAMES, "taken of each video, at most 1024")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy decoding")
+_TOP_K = flags.DEFINE_integer("top_k", None, "sample from the k most likely tokens")
+_TOP_P = flags.DEFINE_float("top_p", None, "sample from the most likely tokens of this total mass")
+_SEED = flags.DEFINE_integer("seed", 0, "of the sampling: 0 to 2**63 - 1")
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", NUM_FRAMES, "of each video, at most 1024")
 
 
 def main(argv: list[str]) -> None:
     """Loads the model and answers."""
     del argv
     try:
-        # What Ctrl-C raises may be lost in the imports and in JAX, and there is nothing to save.
+        # Imports and JAX may swallow KeyboardInterrupt, and there is nothing to save yet.
         with cli.interrupts_end_at_once():
             from owl_jax.inference.terminal import converse, print_answer, readable
 
@@ -66,12 +66,12 @@ def main(argv: list[str]) -> None:
         else:
             print_answer("", conversation.ask(readable(_PROMPT.value)))
     finally:
-        # No answer is under way any more; another Ctrl-C would only break what JAX puts in order.
+        # The answers are complete; another Ctrl-C would only break JAX's shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _conversation() -> Conversation:
-    """The beginning of a conversation as the flags ask for it."""
+    """A new conversation, by the flags."""
     import jax
 
     from owl_jax.inference.dialogue import Conversation

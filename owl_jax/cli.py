@@ -1,11 +1,10 @@
-"""How each command starts and ends.
+"""Runs commands: flags, error messages, exit statuses.
 
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
-success (and --help), 1 a UserError, a config file that cannot be loaded or a full disk, 2 a wrong
-flag or config key, 130 an interrupt from the keyboard; each but 0 prints one line on stderr. 141
-says that whoever read stdout has gone, without a word (streams.py). A training that was preempted
-and has saved ends with 75. Every other exception is a fault of ours and
-keeps its traceback.
+success (and --help); 1 a UserError, a config file that cannot be loaded or a full disk; 2 a wrong
+flag or config key; 130 Ctrl-C. Each but 0 prints one line on stderr. 141, without a message, means
+that the reader of stdout has gone (streams.py). A training that was preempted and has saved ends
+with 75. Every other exception is a bug in owl_jax and keeps its traceback.
 """
 
 import difflib
@@ -32,20 +31,20 @@ from ml_collections.config_flags import config_path
 from owl_jax import streams
 from owl_jax.errors import Ended, UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
-from owl_jax.former_keys import in_its_place
+from owl_jax.former_keys import replacement_of
 from owl_jax.python_file import call_in_file
 
-# The config flag belongs to the command that asks for it, and its --help shows it.
+# So that the config flag belongs to the command that defines it and shows in its --help.
 flags.disclaim_key_flags()
 
-# Flags of any command whose value is a path. --source of prepare may be another kind of source.
+# Flags whose value is a path, of all commands. Not --source of prepare: it may be something else.
 PATHS = frozenset(
     {"adapter", "base", "configs", "demo", "hlo", "image", "json", "media_root", "merge_adapter"}
     | {"model", "output", "source", "target", "video", "workdir"}
 )
-# Of these an empty value means that there is none.
+# Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
-# Flags that name what is written: what the system says of a place there is for the user to mend.
+# Flags of output paths: operating-system errors about them are user errors.
 _WRITTEN = ("workdir", "target", "output", "json", "hlo")
 
 
@@ -53,9 +52,9 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     """Defines the required flag --config=FILE[:ARGUMENT] with --config.KEY=VALUE overrides.
 
     The file defines get_config(), which returns an ml_collections.ConfigDict and receives the
-    argument if there is one. The config is locked: only keys that it has can be overridden.
+    argument if there is one. The config is locked: only existing keys can be overridden.
     """
-    _with_flag_files(sys.argv[1:])  # they are read now, to find overrides
+    _with_flag_files(sys.argv[1:])  # the definition looks for overrides
     flag = config_flags.DEFINE_config_file(
         "config",
         help_string="a Python file with get_config(); --config.KEY=VALUE overrides one of its keys",
@@ -65,19 +64,19 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parses the flags of the command line, calls `main` and exits; it never returns.
+    """Parses the command line, calls `main` and exits; never returns.
 
     Args:
-      main: takes [program name]; commands take flags only, anything else is refused. What it
-        returns is the exit status, None meaning 0.
+      main: takes [program name], since commands take flags only. Returns the exit status; None
+        means 0.
     """
     streams.run(lambda: _call(main))
 
 
 def _call(main: Callable[[list[str]], int | None]) -> None:
-    # Made at import, with the stderr of that time.
+    # The handler was made at import, with the former stderr.
     absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
-    # JAX tells, on machines without one, that it looked for a TPU.
+    # JAX logs on machines without a TPU that it found none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         app.run(main, flags_parser=_parse_flags)
@@ -97,8 +96,8 @@ def _call(main: Callable[[list[str]], int | None]) -> None:
         if isinstance(error, OSError) and (flag := _written_by(error)) is not None:
             what = "" if flag.value == error.filename else f"{error.filename}: "
             leave(
-                f"--{flag.name}={flag.value} cannot be used ({what}{error.strerror}); name another "
-                "place",
+                f"--{flag.name}={flag.value} cannot be used ({what}{error.strerror}); give another "
+                "path",
                 1,
             )
         if not _is_one_of_several():
@@ -117,9 +116,9 @@ def leave(message: str, status: int) -> NoReturn:
 
 @contextmanager
 def interrupts_end_at_once() -> Iterator[None]:
-    """Ctrl-C inside the block ends the process with status 130 and one line, and raises nothing.
+    """Ctrl-C inside the block ends the process with status 130 and one line, without an exception.
 
-    For a start that has nothing to save. Where SIGINT is ignored it stays so.
+    For a start that has nothing to save. An ignored SIGINT stays ignored.
     """
     former = signal.getsignal(signal.SIGINT)
 
@@ -138,22 +137,22 @@ def interrupts_end_at_once() -> Iterator[None]:
 
 
 def say(text: object) -> None:
-    """Prints what may hold text that is not ours, such as the name of a file."""
+    """Prints text that may contain untrusted parts, such as file names."""
     print(printable(str(text), keep="\n\t"), flush=True)
 
 
 def _written_by(error: OSError) -> flags.Flag | None:
-    """The flag that names the place which `error` is about."""
+    """The output flag whose path `error` is about."""
     if error.filename is None or isinstance(error.filename, int):
         return None
-    place = Path(os.path.abspath(os.fsdecode(error.filename)))  # noqa: PTH100 - links stay
+    path = Path(os.path.abspath(os.fsdecode(error.filename)))  # noqa: PTH100 - links stay
     for name in _WRITTEN:
         if name in flags.FLAGS and flags.FLAGS[name].value:
             flag = flags.FLAGS[name]
             top = Path(os.path.abspath(str(flag.value)))  # noqa: PTH100
-            # A file that we miss inside of it is a fault of ours.
-            within = top in place.parents and error.errno != errno.ENOENT
-            if place == top or place in top.parents or within:
+            # A missing file inside the output is our bug.
+            within = top in path.parents and error.errno != errno.ENOENT
+            if path == top or path in top.parents or within:
                 return flag
     return None
 
@@ -164,8 +163,8 @@ def _is_one_of_several() -> bool:
 
 
 def _leave_the_others(status: int) -> NoReturn:
-    # On the usual way out a process would wait for the others, and they for its part of the step.
-    # Without it they are told that it is gone, and end, too.
+    # A normal exit would wait for the other processes, and they for this one's part of the step.
+    # After os._exit JAX tells them that this one has gone, and they end, too.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -181,7 +180,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         # Only --help and its kin exit while flags are parsed; absl gives them status 1.
         sys.exit(0)
     if flags.FLAGS["verbosity"].using_default_value:
-        absl_logging.set_verbosity(absl_logging.WARNING)  # libraries of data sets tell what they do
+        absl_logging.set_verbosity(absl_logging.WARNING)  # data libraries log every step
     if len(rest) > 1:
         raise flags.Error(f"unexpected argument {rest[1]!r}; every flag is written --name=value")
     for name in flags.FLAGS:
@@ -214,41 +213,41 @@ def _path(flag: str, value: str) -> str:
     if not value and flag not in _MAY_BE_EMPTY:
         raise UserError(f"--{flag}= is empty; give it a path")
     if flag in _WRITTEN and flag != "workdir" and re.match(r"(?!file:)[A-Za-z][\w+.-]*://", value):
-        raise UserError(f"--{flag}={value}: an address; expected a path on this machine")
+        raise UserError(f"--{flag}={value}: a URL; expected a path on this machine")
     path = as_typed(value)
     if flag in _WRITTEN:
         try:
             os.fsencode(path).decode("utf-8")
-        except UnicodeError:  # libraries that write arrays and JSON take no other
-            raise UserError(f"--{flag}={path}: not UTF-8; give it a name that is") from None
+        except UnicodeError:  # libraries that write arrays and JSON accept nothing else
+            raise UserError(f"--{flag}={path}: not UTF-8; give it a UTF-8 name") from None
     return path
 
 
 def _text(value: str) -> str:
-    """An argument whose bytes the locale could not read, as UTF-8: it may have to be tokenised."""
-    is_read = not any("\ud800" <= character <= "\udfff" for character in value)
-    return value if is_read else os.fsencode(value).decode("utf-8", errors="replace")
+    """Decodes an argument as UTF-8 where the locale could not; it may have to be tokenised."""
+    is_decoded = not any("\ud800" <= character <= "\udfff" for character in value)
+    return value if is_decoded else os.fsencode(value).decode("utf-8", errors="replace")
 
 
 def _check_folder(workdir: str) -> None:
-    """Raises UserError for a workdir that is, or lies in, something that is no folder."""
+    """Raises UserError if the workdir or one of its parents is not a folder."""
     path = Path(workdir)
-    for place in (path, *path.parents):
+    for folder in (path, *path.parents):
         try:
-            is_folder = place.is_dir()
-            is_there = is_folder or place.exists() or place.is_symlink()
+            is_folder = folder.is_dir()
+            exists = is_folder or folder.exists() or folder.is_symlink()
         except OSError as error:
-            raise UserError(f"--workdir={workdir}: {error.strerror}; name a folder") from None
-        if is_there and not is_folder:
-            what = "a file" if place.exists() else "a link to nothing"
-            inside = "" if place == path else f"{place} "
-            raise UserError(f"--workdir={workdir}: {inside}is {what}; name a folder")
+            raise UserError(f"--workdir={workdir}: {error.strerror}; give a folder") from None
+        if exists and not is_folder:
+            what = "a file" if folder.exists() else "a broken link"
+            subject = "" if folder == path else f"{folder} "
+            raise UserError(f"--workdir={workdir}: {subject}is {what}; give a folder")
         if is_folder:
             return
 
 
 def _expand_config(config: ConfigDict) -> None:
-    """Expands the paths in a training's config, as those of flags."""
+    """Expands the paths in a training config like those of flags."""
     for holder, names in (
         (config.get("init"), None),
         (config, ("tokenizer",)),
@@ -263,8 +262,8 @@ def _expand_config(config: ConfigDict) -> None:
     if isinstance(mixture, tuple):
         data.mixture = tuple(
             tuple(
-                as_typed(item) if isinstance(item, str) and place != 1 else item
-                for place, item in enumerate(entry)
+                as_typed(item) if isinstance(item, str) and index != 1 else item  # 1: the weight
+                for index, item in enumerate(entry)
             )
             if isinstance(entry, tuple | list)
             else entry
@@ -273,12 +272,10 @@ def _expand_config(config: ConfigDict) -> None:
 
 
 def _check_config(arguments: list[str]) -> list[str]:
-    """Finds what is wrong with --config and its overrides before ml_collections does.
+    """Checks --config and its overrides. Returns the arguments with the config's path expanded.
 
-    Returns the arguments, with the path of the config as the system takes it.
-
-    It would answer a missing file with OSError when the config is first used, and a misspelt key
-    with KeyError, AttributeError or ValueError, by its form.
+    ml_collections would raise OSError for a missing file only when the config is first used, and
+    KeyError, AttributeError or ValueError for a misspelt key.
     """
     source = None
     overrides = []
@@ -308,13 +305,13 @@ def _check_config(arguments: list[str]) -> list[str]:
             raise flags.Error(_unknown_key(name, path, config)) from None
         if bracket:
             raise flags.Error(
-                f"--config.{key}: an override gives a whole value; write --config.{name}=VALUE"
+                f"--config.{key}: overrides replace whole values; write --config.{name}=VALUE"
             )
     return arguments
 
 
 def _config_file(source: str) -> str:
-    """FILE[:ARGUMENT] with FILE as the system takes it."""
+    """FILE[:ARGUMENT] with FILE expanded."""
     scheme = source[:5] if source[:5].lower() == "file:" else ""
     path, colon, parameter = source[len(scheme) :].partition(":")
     return f"{as_typed(scheme + path)}{colon}{parameter}"
@@ -334,8 +331,8 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:
-    if instead := in_its_place(key):
-        return f"--config.{key} is no key any more: {instead}"
+    if instead := replacement_of(key):
+        return f"--config.{key} no longer exists: {instead}"
     keys = list(_dotted_keys(config))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, 1) or [

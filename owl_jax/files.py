@@ -1,8 +1,7 @@
-"""Files of the user's: opened and written without surprises, and paths as people type them.
+"""Opens and writes user files safely, and expands paths as people type them.
 
-A FIFO or a device would block its reader for ever, so only regular files, and links to them, are
-opened. What several processes may write at once is written under a private name and renamed.
-Nothing here knows what a file holds; read_json knows that it is a JSON object.
+Only regular files, and links to them, are opened: a FIFO or a device would block its reader for
+ever. Files that several processes may write at once are written under a private name and renamed.
 """
 
 from __future__ import annotations
@@ -22,38 +21,38 @@ from urllib.parse import unquote_to_bytes
 
 from owl_jax.errors import BadData, UserError, shown
 
-# Of a configuration or an index of weights: the largest of released models are a few megabytes.
+# Bytes. Configs and weight indices of released models have at most a few megabytes.
 _LARGEST_JSON = 1 << 28
 
-# Of names that nothing can have: too long, or below a file.
+# Errors of names that cannot exist: too long, or below a file.
 _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR)
 
-# RFC 8089: the host, if it is another machine's, and the path.
+# RFC 8089: the host, unless it is localhost, and the path.
 _FILE_URL = re.compile(r"file:(?://(?:localhost(?=/))?([^/]*))?(/.*)?$", re.IGNORECASE | re.DOTALL)
-# C:\owls, C:/owls and \\server\owls: the drive, and the rest below it.
+# C:\owls, C:/owls and \\server\owls: the drive and the rest.
 _WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)|\\\\.*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|$)|%[A-Za-z_]\w*%")
 
 
 class NotAFile(OSError):
-    """What is there is no regular file: a folder, FIFO, socket or device."""
+    """The path is not a regular file, but a folder, FIFO, socket or device."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file for reading. Raises OSError (NotAFile for what is no regular file)."""
-    # O_NONBLOCK: opening a FIFO would wait for its writer. It changes nothing for a regular file.
+    """Opens a regular file for reading. Raises OSError; NotAFile if it is not a regular file."""
+    # O_NONBLOCK: opening a FIFO would wait for a writer. It has no effect on regular files.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
-    except ValueError as error:  # a NUL, or half of a character
+    except ValueError as error:  # a NUL or a surrogate
         raise FileNotFoundError(errno.ENOENT, f"no file has such a name: {error}") from None
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+        if error.errno == errno.ENXIO:  # a socket or a missing device
             check_regular(path)
         raise
     try:
         check_regular(descriptor, path)
-        # As Path.open, but for the descriptor: the file keeps its name, for messages.
+        # Not os.fdopen: this file has a name, for messages.
         return open(path, "rb", opener=lambda *_: descriptor)
     except BaseException:
         os.close(descriptor)
@@ -61,11 +60,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def check_regular(file: int | str | Path, name: str | Path | None = None) -> None:
-    """Raises OSError where `file`, a path or a descriptor, is not there or no regular file.
+    """Raises OSError if `file`, a path or a descriptor, is missing or not a regular file.
 
-    For libraries that open a path by themselves. name: what the error names instead of `file`.
+    For libraries that open a path themselves. name: the file's name in the error.
     """
-    mode = os.stat(file).st_mode  # noqa: PTH116 - of a descriptor too
+    mode = os.stat(file).st_mode  # noqa: PTH116 - also takes descriptors
     if stat.S_ISREG(mode):
         return
     kinds = {
@@ -78,12 +77,12 @@ def check_regular(file: int | str | Path, name: str | Path | None = None) -> Non
 
 
 def is_directory(path: str | Path) -> bool:
-    """Whether a directory lies there; False for what cannot be asked for, such as a long name."""
+    """Whether `path` is a directory; False for an impossible name, such as a too long one."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
 def bad_file(error: OSError) -> BadData:
-    """What to raise, without a name, for a medium or a text that cannot be opened or read."""
+    """The BadData to raise for a media or text file that cannot be opened or read."""
     if error.errno == errno.ENOENT:
         return BadData("missing file", "no such file")
     if error.errno in _NO_SUCH_NAME:
@@ -92,11 +91,9 @@ def bad_file(error: OSError) -> BadData:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file. Numbers may be NaN or infinite, as Python writes them.
 
-    Raises UserError if there is none, it is nested too deeply, or a key is in an object twice.
-
-    Its numbers may be NaN or infinite, as Python writes them.
+    Raises UserError if there is none, it is nested too deeply, or an object has a key twice.
     """
     try:
         with open_regular(path) as file:
@@ -127,20 +124,20 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def beside(path: Path, kind: str = "partial") -> Path:
-    """A hidden name beside `path` that no other process uses, to write to before a rename.
+    """A hidden unique name beside `path`, to write to before a rename.
 
-    As short as the longest name that a file system takes, whatever the length of `path`'s.
+    Short enough for every file system, however long `path`'s name is.
     """
     return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.{kind}")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that others see whole or not at all, even where two write it at once.
+    """Writes a text file atomically, even if two processes write it at once: the last one wins.
 
-    The last to finish wins. A link stays one: what it points to is written. A FIFO or a device
-    (/dev/stdout) is written to as it is. What UTF-8 cannot hold is written as an escape.
+    Follows a link and writes its target. Writes directly to a FIFO or a device (/dev/stdout).
+    Escapes characters that UTF-8 cannot encode.
 
-    Raises OSError; what was there before stays then.
+    Raises OSError, and then leaves the former file unchanged.
     """
     data = text.encode("utf-8", "backslashreplace")
     try:
@@ -148,40 +145,40 @@ def write_whole(path: Path, text: str) -> None:
     except FileNotFoundError:
         mode = None
     if mode is not None and not is_replaceable(path):
-        # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever; now it is an error.
-        # O_APPEND: standard output may be a file, which holds what was printed before.
+        # O_NONBLOCK: opening a FIFO without a reader is an error, instead of waiting for ever.
+        # O_APPEND: standard output may be a file that already has content.
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(path, flags)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         return
-    place = Path(os.path.realpath(path))
-    partial = beside(place)
+    target = Path(os.path.realpath(path))
+    partial = beside(target)
     try:
         with partial.open("xb") as file:
             file.write(data)
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
-        partial.replace(place)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether what is at `path` may be replaced by a new file: no FIFO, device or descriptor."""
+    """Whether a new file may replace `path`: not a FIFO, device or descriptor."""
     return path.is_file() and not str(path.absolute()).startswith(
         ("/dev/fd/", "/dev/std", "/proc/")
     )
 
 
 def lock_directory(directory: Path) -> int | None:
-    """Takes the lock of a directory that is there; it is held until its owner's process ends.
+    """Locks an existing directory until the process ends.
 
-    Returns: a descriptor, whose closing gives the lock back; None where the file system knows no
-    locks of directories (some network ones).
-    Raises BlockingIOError where another process or thread holds it, or has just replaced or removed
-    the directory, and any other OSError of opening it.
+    Returns a descriptor, whose closing releases the lock; None if the file system cannot lock
+    directories (some network ones).
+    Raises BlockingIOError if another process or thread holds the lock, or has just replaced or
+    removed the directory; and any other OSError of opening it.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -203,19 +200,19 @@ def lock_directory(directory: Path) -> int | None:
 
 
 def as_typed(path: str) -> str:
-    """A local path as people type it or drag it into a terminal, as the system takes it.
+    """Expands a local path as people type it or drag it into a terminal.
 
     "~/runs" and "~user/runs" are expanded; file URLs ("file:///a%20b.png", "file:/a%20b.png",
-    "file://localhost/a%20b.png") become "/a b.png". In the Linux of a Windows machine "C:\\owls" is
-    "/mnt/c/owls". Anything else is returned as it is. Raises UserError for a user that does not
-    exist, for a file URL of another machine, and for a path of Windows or a variable of a shell
-    that nobody has expanded, where nothing of that name is there.
+    "file://localhost/a%20b.png") become "/a b.png". In WSL "C:\\owls" becomes "/mnt/c/owls".
+    Anything else is returned unchanged. Raises UserError for an unknown user, for a file URL of
+    another machine, and, unless a file has that name, for a Windows path or an unexpanded shell
+    variable.
     """
     if found := _FILE_URL.match(path):
         host, local = found.groups()
         if (host and host.lower() != os.uname().nodename.lower()) or not local or "%00" in local:
             raise UserError(
-                f"{shown(path)}: no file of this machine; write its path, or file:///FOLDER/FILE"
+                f"{shown(path)}: not a file of this machine; write its path, or file:///FOLDER/FILE"
             )
         local = os.fsdecode(unquote_to_bytes(os.fsencode(local)))
         return _of_windows(local[1:]) if _WINDOWS.match(local[1:]) else local
@@ -223,7 +220,7 @@ def as_typed(path: str) -> str:
         return _of_windows(path)
     if _VARIABLE.match(path) and not os.path.lexists(path):
         raise UserError(
-            f"{shown(path)}: no shell has replaced the variable by its value; write the whole path"
+            f"{shown(path)}: the shell has not expanded the variable; write the whole path"
         )
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
@@ -234,12 +231,12 @@ def as_typed(path: str) -> str:
 
 
 def is_of_windows(path: str) -> bool:
-    """Whether a path is written as Windows writes it: C:\\owls, or \\\\server\\owls."""
+    """Whether a path has the form of Windows: C:\\owls, or \\\\server\\owls."""
     return _WINDOWS.match(path) is not None
 
 
 def _of_windows(path: str) -> str:
-    """Where Linux on a Windows machine has it; a file here whose name looks so stays itself."""
+    """The path of a Windows file in WSL; an existing file of that name stays unchanged."""
     found = _WINDOWS.match(path)
     drive = f"/mnt/{found[1].lower()}" if found and found[1] else ""
     if os.path.lexists(path):
@@ -247,6 +244,6 @@ def _of_windows(path: str) -> str:
     if found and drive and is_directory(drive):
         return f"{drive}/{found[2]}".replace("\\", "/")
     raise UserError(
-        f"{shown(path, 200)}: a path of Windows, which this machine does not have; write where the "
-        "file is here"
+        f"{shown(path, 200)}: a Windows path, which this machine does not have; write the path of "
+        "the file here"
     )

@@ -1,14 +1,14 @@
-"""Keys that configs had once, and what took their place: said instead of "unknown key"."""
+"""Former config keys and their replacements, for error messages."""
 
 from __future__ import annotations
 
-_EMBEDDED = (
+_SYNTHETIC = (
     "the embedded data set is a source of config.data.mixture, as in configs/demo/stage1.py: "
     "((SyntheticSource({'vqa': 1.0}), 1.0),), or (('configs/demo/synthetic.py:vqa', 1.0),)"
 )
 _FORMER = {
-    "data.synthetic": _EMBEDDED,
-    "data.synthetic_size": _EMBEDDED,
+    "data.synthetic": _SYNTHETIC,
+    "data.synthetic_size": _SYNTHETIC,
     "accumulate": "config.gradient_accumulation_steps",
     "any_base": "config.allow_base_mismatch",
     "data.length": "config.data.sequence_length",
@@ -17,8 +17,8 @@ _FORMER = {
 }
 
 
-def in_its_place(key: str) -> str | None:
-    """What to write instead of `key` ("data.synthetic", "data.synthetic.vqa"), or None."""
-    parts = key.split(".")
-    heads = (".".join(parts[: count + 1]) for count in range(len(parts)))
-    return next((_FORMER[head] for head in heads if head in _FORMER), None)
+def replacement_of(key: str) -> str | None:
+    """The replacement of a former key or of a key below one; None for other keys."""
+    names = key.split(".")
+    prefixes = (".".join(names[: count + 1]) for count in range(len(names)))
+    return next((_FORMER[prefix] for prefix in prefixes if prefix in _FORMER), None)

@@ -1,10 +1,10 @@
-"""Any source as ArrayRecord shards, which training reads fastest and in any order.
+"""Converts any source to ArrayRecord shards, the fastest random-access format for training.
 
     python -m owl_jax.prepare --source=SPEC --target=DIR
 
-SPEC is whatever a mixture may name (owl_jax/data/sources/detect.py). Every picture and video is
-decoded once, so that what training would drop is found and listed in DIR/skipped.jsonl; what is
-kept has the bytes that it had. Killed at any moment, the same command goes on where it stopped.
+SPEC is any source of a mixture (owl_jax/data/sources/detect.py). Every picture and video is decoded
+once, and records that training would drop are listed in DIR/skipped.jsonl; the bytes of the others
+do not change. After a kill, the same command resumes.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "what to read: a file, directory or pattern, or FILE.py[:ARGUMENT]",
+    "what to read: a file, directory, pattern or FILE.py[:ARGUMENT]",
     required=True,
 )
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty", required=True)
 MEDIA_ROOT = flags.DEFINE_string(
-    "media_root", "", "what paths in the source are relative to; by default its own directory"
+    "media_root", "", "base of relative media paths; by default the source's own directory"
 )
 SHARD_SIZE = flags.DEFINE_float("shard_size", 256, "MiB of a shard", lower_bound=2**-10)
-LIMIT = flags.DEFINE_integer("limit", None, "only so many of the first records", lower_bound=1)
+LIMIT = flags.DEFINE_integer("limit", None, "read only the first N records", lower_bound=1)
 REENCODE = flags.DEFINE_integer(
     "reencode",
     None,
-    "store pictures as JPEG of this quality; by default as they are",
+    "store pictures as JPEG of this quality; by default unchanged",
     lower_bound=1,
     upper_bound=100,
 )
 MAX_SIDE = flags.DEFINE_integer(
-    "max_side", None, "with --reencode: scale pictures down to this longer side", lower_bound=1
+    "max_side", None, "with --reencode: downscale pictures to this longer side", lower_bound=1
 )
 THREADS = flags.DEFINE_integer(
-    "threads", None, "that read and decode; by default one for each core", lower_bound=1
+    "threads", None, "threads that read and decode; by default one per core", lower_bound=1
 )
 MAX_DROPPED = flags.DEFINE_float(
     "max_dropped", 0.01, "share of records that may be skipped", lower_bound=0, upper_bound=1
 )
-RESTART = flags.DEFINE_bool("restart", False, "throw away what an earlier run has left in target")
+RESTART = flags.DEFINE_bool("restart", False, "delete an earlier run's files in target first")
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 def main(_: list[str]) -> None:
-    """Opens the source, writes the target, and says what that was."""
-    # Imported here, since they take a while, which --help can do without.
+    """Opens the source, writes the target, and prints a summary."""
+    # Imported here, since they are slow to import, and --help does not need them.
     from owl_jax.data.shards.target import INDEX_DIR, Options, alone_in, restart
     from owl_jax.data.shards.write import write_shards
     from owl_jax.data.sources.dataset_hash import fingerprint
@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
     start = time.monotonic()
     spec, target = SOURCE.value, Path(TARGET.value)
     if MAX_SIDE.value is not None and REENCODE.value is None:
-        raise UserError("--max_side goes with --reencode=QUALITY: pictures stay as they are else")
+        raise UserError("--max_side needs --reencode=QUALITY; without it pictures stay unchanged")
     options = Options(
         MEDIA_ROOT.value, SHARD_SIZE.value, LIMIT.value, REENCODE.value, MAX_SIDE.value
     )
@@ -79,7 +79,7 @@ def main(_: list[str]) -> None:
     with alone_in(target):
         if RESTART.value:
             restart(target)
-        if _is_finished(target, options, locked=True):  # by another process, just now
+        if _is_finished(target, options, locked=True):  # another process just finished it
             return
         source = open_source(spec, MEDIA_ROOT.value, target / INDEX_DIR)
         with _Progress() as progress:
@@ -97,9 +97,9 @@ def main(_: list[str]) -> None:
 
 
 def _is_finished(target: Path, options: Options, locked: bool) -> bool:
-    """Whether nothing is left to do, which it says. Raises UserError for another's target.
+    """Whether the target is finished, and says so. Raises UserError for a target of other data.
 
-    locked: whether this process is alone in the target.
+    locked: whether this process holds the target's lock.
     """
     from owl_jax.data.shards.journal import busy
     from owl_jax.data.shards.target import check_unchanged, find_finished, is_busy
@@ -109,13 +109,13 @@ def _is_finished(target: Path, options: Options, locked: bool) -> bool:
     try:
         manifest = find_finished(target, SOURCE.value, options)
     except UserError:
-        if not locked and is_busy(target):  # what it has half deleted is no damage
+        if not locked and is_busy(target):  # another process deletes it: no damage
             raise busy(target) from None
         raise
     if manifest is None:
         return False
     if not is_missing(SOURCE.value):  # it may have been deleted since
-        # Nothing is kept in a target that is finished.
+        # Without an index directory: nothing is written to a finished target.
         source = open_source(SOURCE.value, MEDIA_ROOT.value)
         check_unchanged(target, manifest, fingerprint(source))
     cli.say(f"{target} is finished: {_summary(manifest)}")
@@ -156,7 +156,7 @@ class _Progress:
         )
         self._task = self._bar.add_task("", total=None, note="")
         self._first: tuple[float, int] | None = None
-        self._told = 0.0
+        self._last_line = 0.0
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -166,15 +166,15 @@ class _Progress:
         self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Tells how far it is; called after each record."""
+        """Shows the progress; called after each record."""
         done, total, skipped = progress
         self._bar.update(self._task, completed=done, total=total, note=f"{skipped} skipped")
         now = time.monotonic()
         if self._first is None:
-            self._first, self._told = (now, done), now
-        if self._is_terminal or now - self._told < _SECONDS_BETWEEN_LINES:
+            self._first, self._last_line = (now, done), now
+        if self._is_terminal or now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
-        self._told = now
+        self._last_line = now
         began, before = self._first
         rate = (done - before) / (now - began)
         left = timedelta(seconds=round((total - done) / rate) if rate else 0)

@@ -1,4 +1,4 @@
-"""Calls a function of a Python file that the user wrote: a config, a source of their own."""
+"""Calls a function of a user's Python file: a config or a custom source."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from owl_jax.errors import UserError
 def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
     """Runs the file `path` and calls its `function`, with `argument` unless that is "".
 
-    what: what messages call the file, such as "config file". Returns None if the file does not
+    what: the kind of file in messages, such as "config file". Returns None if the file does not
     define the function.
 
-    Raises UserError, with the line of the file, for whatever the file or the function raises.
+    Raises UserError, with the line of the file, for any exception of the file or the function.
     """
     try:
         found = runpy.run_path(path).get(function)

@@ -1,6 +1,6 @@
-"""A JSON object under its own hash, so that a reader notices every change.
+"""JSON objects with their own hash, so that a reader detects every change.
 
-What was written before there were hashes has none: the reader says whether it takes that.
+Objects of former versions have no hash; the caller decides whether to accept them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ HASH_KEY = "sha256"
 
 
 class Damaged(Exception):
-    """It is not what was written; the message says what."""
+    """The object has changed since it was written."""
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, anything that JSON can hold, with their hash as the last key."""
+    """`values`, which must be JSON-serialisable, with their hash as the last key."""
     plain = json.loads(json.dumps(values))
     return {**plain, HASH_KEY: digest(plain)}
 
 
 def unsealed(values: Any, name: str) -> tuple[dict[str, Any], bool]:
-    """What was sealed, and whether it was: without a hash nothing is checked.
+    """The values without the hash, and whether there was one; without a hash nothing is checked.
 
-    Raises Damaged for other values than were sealed; `name` is what the message calls them.
+    Raises Damaged if the values do not match the hash. name: the object's name in the message.
     """
     if not isinstance(values, dict):
-        raise Damaged(f"its {name} is no JSON object")
+        raise Damaged(f"its {name} is not a JSON object")
     plain = {key: value for key, value in values.items() if key != HASH_KEY}
     if HASH_KEY not in values:
         return plain, False
@@ -39,5 +39,5 @@ def unsealed(values: Any, name: str) -> tuple[dict[str, Any], bool]:
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """The hash of what JSON can hold: the same before it is written and after it is read."""
+    """The hash of JSON-serialisable values: the same before writing and after reading."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,14 +1,13 @@
-"""stdin, stdout and stderr in any state: another encoding, closed, a pipe without a reader, full.
+"""Makes stdin, stdout and stderr robust against encodings, closed streams, pipes and full disks.
 
-- Characters that an encoding lacks are written as escapes; bytes of stdin that are no text are
-  replaced.
-- A stream that was closed (`>&-`) is the null device.
+- Characters that the encoding lacks are escaped; undecodable bytes of stdin are replaced.
+- A closed stream (`>&-`) becomes the null device.
 - A pipe whose reader has gone (`| head -1`) ends the command with status 141, as a shell reports
-  SIGPIPE. A process that saves at SIGTERM does so first.
-- A terminal that has gone is not missed.
-- A full disk under stdout raises OSError once; what is written later is dropped.
-- What stderr cannot take is dropped: no work depends on it.
-- What goes to stderr has its control characters escaped: libraries log file names there.
+  SIGPIPE. A process that saves at SIGTERM saves first.
+- Output to a terminal that has gone is dropped.
+- A full disk under stdout raises OSError once; later output is dropped.
+- Output that stderr cannot write is dropped: no work depends on it.
+- Control characters on stderr are escaped, since libraries log file names there.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from typing import Any, NoReturn
 
 from owl_jax.errors import printable
 
-# 128 + SIGPIPE: what a shell reports of a process that SIGPIPE has ended.
+# 128 + SIGPIPE: the status that a shell reports for a process ended by SIGPIPE.
 BROKEN_PIPE = 141
 
 _ASCII = ("ascii", "us-ascii", "ansi_x3.4-1968")
 
 
 class Output(io.FileIO):
-    """A descriptor of the process, written to until it takes no more.
+    """An output descriptor; after its first error all output is dropped.
 
     Args:
-      when_lost: called once with what went wrong; the writer never hears of it unless this raises.
+      when_lost: called once with the error; the writer sees an error only if this raises.
     """
 
     def __init__(self, descriptor: int, when_lost: Callable[[OSError], None]):
@@ -48,7 +47,7 @@ class Output(io.FileIO):
         return self.failure is not None and self.failure.errno == errno.EPIPE
 
     def write(self, data: Any, /) -> int:
-        """Writes some of `data`, returns how many bytes; all of them once the stream is lost."""
+        """Writes `data`, returns the number of bytes written; all of them once it is lost."""
         size = memoryview(data).nbytes
         if self._is_lost:
             return size
@@ -57,7 +56,7 @@ class Output(io.FileIO):
         except OSError as error:
             self._is_lost = True
             if error.errno in (errno.EIO, errno.EBADF):
-                return size  # the terminal of a process that was left alone
+                return size  # the terminal has gone
             self.failure = OSError(error.errno, error.strerror, "standard output")
             self._when_lost(self.failure)
         return size
@@ -70,7 +69,7 @@ class _Escaping(io.TextIOWrapper):
 
 
 def run(command: Callable[[], object]) -> NoReturn:
-    """Calls `command` with streams that hold and exits as it does, or as lost output asks."""
+    """Calls `command` with robust streams, and exits with its status or that of lost output."""
     stdout = _take_over()
     status: Any = 0
     try:
@@ -88,7 +87,7 @@ def run(command: Callable[[], object]) -> NoReturn:
     if stdout.failure is not None and not stdout.is_broken and not status:
         print(f"error: {stdout.failure.filename}: {stdout.failure.strerror}", file=sys.stderr)
         status = 1
-    # 75, saved and to be started again: not if nobody wants to see it.
+    # 75, saved and to be restarted, becomes 141: nobody reads the output any more.
     sys.exit(BROKEN_PIPE if stdout.is_broken and status in (0, None, 75) else status)
 
 
@@ -97,18 +96,18 @@ def _is_of(stdout: Output, error: OSError) -> bool:
 
 
 def _take_over() -> Output:
-    """Takes over the three streams of the process; returns what is under sys.stdout."""
+    """Replaces the three streams of the process; returns the raw stream of sys.stdout."""
     closed = [number for number in range(3) if not _is_open(number)]
     for number in closed:
-        # Otherwise the next file that is opened would be this stream of every library.
+        # Otherwise the next opened file would get this descriptor, and libraries write to it.
         null = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
         if null != number:
             os.dup2(null, number)
             os.close(null)
     if sys.stdin is None or 0 in closed:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - never closed
     elif isinstance(sys.stdin, io.TextIOWrapper):
-        # ASCII is what a machine without a locale says; what is typed there is mostly UTF-8.
+        # Machines without a locale report ASCII, but input is mostly UTF-8.
         encoding = "utf-8" if sys.stdin.encoding.lower() in _ASCII else sys.stdin.encoding
         sys.stdin.reconfigure(encoding=encoding, errors="replace")
     stdout = Output(1, _stdout_lost)
@@ -130,14 +129,13 @@ def _text(raw: Output, former: Any, kind: type[io.TextIOWrapper]) -> io.TextIOWr
     encoding = getattr(former, "encoding", None) or "utf-8"
     if former is not None:
         former.flush()
-    # python -u and PYTHONUNBUFFERED
-    at_once = getattr(former, "write_through", False)
+    is_unbuffered = getattr(former, "write_through", False)  # python -u and PYTHONUNBUFFERED
     return kind(
-        raw if at_once else io.BufferedWriter(raw),
+        raw if is_unbuffered else io.BufferedWriter(raw),
         encoding=encoding,
         errors="backslashreplace",
         line_buffering=kind is _Escaping or os.isatty(raw.fileno()),
-        write_through=at_once,
+        write_through=is_unbuffered,
     )
 
 
@@ -145,7 +143,7 @@ def _stdout_lost(error: OSError) -> None:
     jax = sys.modules.get("jax")
     if error.errno != errno.EPIPE:
         raise error from None
-    # With several processes it is JAX that takes the signal, and tells the others.
+    # With several processes JAX handles the signal and notifies the others.
     if callable(signal.getsignal(signal.SIGTERM)) or (jax and jax.distributed.is_initialized()):
         os.kill(os.getpid(), signal.SIGTERM)
     else:
@@ -153,4 +151,4 @@ def _stdout_lost(error: OSError) -> None:
 
 
 def _stderr_lost(error: OSError) -> None:
-    """Nobody is left to be told."""
+    """Does nothing: there is no stream left to report to."""

@@ -2,8 +2,8 @@
 
 Any key of the config can be overridden with --config.KEY=VALUE. Run the same command again to
 resume from the newest checkpoint in the workdir. SIGTERM to any process saves and ends the run with
-status 75; so does, without saving, the loss of one of several processes. Ctrl-C saves too and ends
-with status 130; a second one ends at once.
+status 75. If one of several processes dies, the others end with 75 without saving. Ctrl-C saves and
+ends with status 130; a second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ MULTIHOST = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "with --multihost where TPU pods, GKE, Slurm and MPI do not tell it: host:port of process 0",
+    "with --multihost, if no TPU pod, GKE, Slurm or MPI provides it: host:port of process 0",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "with --coordinator_address: how many there are", lower_bound=1
+    "num_processes", None, "with --coordinator_address: the number of processes", lower_bound=1
 )
 PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "with --coordinator_address: which one this is, from 0", lower_bound=0
+    "process_id", None, "with --coordinator_address: this process, from 0", lower_bound=0
 )
 
-# In what JAX's runtime says when its part of a collective is not answered.
+# Substrings of the runtime errors raised when a peer process dies.
 LOST = (
     "Gloo",
     "gloo",
@@ -50,8 +50,8 @@ LOST = (
 
 
 def main(_: list[str]) -> int | None:
-    """Parses nothing itself: flags come in, training/loop.py does the work."""
-    # Imported here, since they import JAX, which --help can do without.
+    """Trains (training/loop.py), and writes the report. Returns the exit status."""
+    # Imported here, since they import JAX, which --help does not need.
     import jax
     from jax.errors import JaxRuntimeError
 
@@ -65,12 +65,12 @@ def main(_: list[str]) -> int | None:
             f"--workdir={WORKDIR.value}: expected a folder; mount the bucket as one, as --bucket "
             "of the launchers does (docs/launch)"
         )
-    by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    processes = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MULTIHOST.value:
-        start_multihost(*by_hand)
-    elif any(value is not None for value in by_hand):
+        start_multihost(*processes)
+    elif any(value is not None for value in processes):
         raise flags.Error(
-            "--coordinator_address, --num_processes and --process_id are for --multihost"
+            "--coordinator_address, --num_processes and --process_id need --multihost"
         )
     is_first = jax.process_index() == 0
     workdir = Path(WORKDIR.value)
@@ -83,7 +83,7 @@ def main(_: list[str]) -> int | None:
         if is_first:
             print(end, flush=True)
         return end.status
-    except Interrupted as end:  # all processes end here, so nobody has to be left
+    except Interrupted as end:  # all processes end here, so cli.leave is not needed
         if is_first:
             print(f"error: {end}", file=sys.stderr, flush=True)
         return end.status
@@ -91,8 +91,8 @@ def main(_: list[str]) -> int | None:
         if jax.process_count() == 1 or not any(word in str(error) for word in LOST):
             raise
         cli.leave(
-            f"{one_line(error)[:500].rstrip('.')}. Mostly another process is gone; the same "
-            "command goes on from the newest checkpoint",
+            f"{one_line(error)[:500].rstrip('.')}. Probably another process has died; the same "
+            "command resumes from the newest checkpoint",
             EXIT_STATUS,
         )
     if is_first:

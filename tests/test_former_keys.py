@@ -2,12 +2,12 @@
 
 import pytest
 
-from owl_jax.former_keys import in_its_place
+from owl_jax.former_keys import replacement_of
 
 
 @pytest.mark.parametrize("key", ["data.synthetic", "data.synthetic.vqa", "data.synthetic_size"])
 def test_a_former_key_and_what_was_below_it(key):
-    assert "configs/demo/synthetic.py" in in_its_place(key)
+    assert "configs/demo/synthetic.py" in replacement_of(key)
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,9 @@ def test_a_former_key_and_what_was_below_it(key):
     ],
 )
 def test_a_renamed_key_names_the_new_one(key, now):
-    assert in_its_place(key) == f"config.{now}"
+    assert replacement_of(key) == f"config.{now}"
 
 
 @pytest.mark.parametrize("key", ["data", "data.mixture", "data.synthetics", "synthetic", ""])
 def test_other_keys(key):
-    assert in_its_place(key) is None
+    assert replacement_of(key) is None

@@ -249,7 +249,7 @@ def test_a_target_that_cannot_be_written(pictures, tmp_path):
 def test_mistakes_are_one_line(pictures, tmp_path):
     target = tmp_path / "target"
     assert "no such file or directory; expected .jsonl" in _refused(1, tmp_path / "none", target)
-    assert "--max_side goes with --reencode" in _refused(1, pictures, target, "--max_side=9")
+    assert "--max_side needs --reencode" in _refused(1, pictures, target, "--max_side=9")
     assert "holds other files" in _refused(1, pictures, pictures.parent)
     assert "--reencode" in _refused(2, pictures, target, "--reencode=101")
     assert "shard_siz" in _refused(2, pictures, target, "--shard_siz=1")

@@ -26,5 +26,5 @@ def test_what_is_changed_is_noticed(change):
 
 @pytest.mark.parametrize("values", [None, [], "text", 5])
 def test_what_is_no_object(values):
-    with pytest.raises(Damaged, match="its list is no JSON object"):
+    with pytest.raises(Damaged, match="its list is not a JSON object"):
         unsealed(values, "list")

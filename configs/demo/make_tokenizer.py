@@ -1,10 +1,10 @@
-"""Makes configs/demo/tokenizer, the small tokenizer of the demonstration, from its own text.
+"""Trains configs/demo/tokenizer, the small tokenizer of the demonstration, on its own text.
 
     python configs/demo/make_tokenizer.py configs/demo/tokenizer
 
-The template's sentence, its marks, the places, the objects' names and the stock phrases of the
-questions are one piece each: a short training should not spend its time on them. Rare pieces change
-their order with the data set; a model keeps the tokenizer that it was trained with.
+The template's sentence, its markers, the places, the objects' names and the stock phrases of the
+questions are one piece each, so that a short training need not learn them. The ids of rare pieces
+depend on the data set, so a model must keep the tokenizer that it was trained with.
 """
 
 import sys
@@ -87,7 +87,7 @@ ENDINGS = (", so yes.", ", so no.")
 
 def make_tokenizer(directory: Path) -> None:
     source = SyntheticSource(dict.fromkeys(KINDS, 1.0), size=RECORDS)
-    # Every stretch of text begins with a space for the tokenizer (text/conversation.py).
+    # The tokenizer sees a space before every stretch of text (text/conversation.py).
     words = [f" {words}" for words in (SYSTEM, *OPENINGS, *PLACES, *NAMES, *PHRASES)]
     train_sentencepiece(
         iter_texts(source),

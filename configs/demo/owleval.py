@@ -1,11 +1,11 @@
-"""Overfits a small mPLUG-Owl on OwlEval: its pictures, its questions and one system's answers.
+"""Overfits a small mPLUG-Owl on OwlEval: its images, its questions and one system's answers.
 
     python -m owl_jax.train --config=configs/demo/owleval.py:DIR --workdir=WORKDIR
 
-DIR is OwlEval as published (X-PLUG/mPLUG-Owl, OwlEval): `cases/` with the pictures and
-`answer/mPLUG_Owl_7b_answer.jsonl`. Nothing of it comes with this project. The model learns 82
-answers by heart, which shows that real pictures and free text go through every part; it
-learns nothing else. Answers longer than a row are cut.
+DIR is OwlEval as published (X-PLUG/mPLUG-Owl, OwlEval), which is not part of this project: `cases/`
+with the images and `answer/mPLUG_Owl_7b_answer.jsonl`. The model memorises 82 answers, which only
+shows that real images and free text pass through every part. Answers longer than a sequence are
+cut.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
-"""Demonstration, stage 0: a small LLaMA learns language on the embedded data set's text alone.
+"""Demonstration, stage 0: trains a small LLaMA on the embedded data set's text only.
 
     python -m owl_jax.train --config=configs/demo/stage0.py --workdir=DIR
 
-There is no foundation language model on a fresh machine, so this makes one. `make demo` runs it and
-what follows from it.
+It stands in for a pretrained language model. `make demo` runs it before the other stages.
 """
 
 from ml_collections import ConfigDict

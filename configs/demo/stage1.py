@@ -1,9 +1,9 @@
-"""Demonstration, stage 1: vision encoder and abstractor learn to show captions to a frozen LLaMA.
+"""Demonstration, stage 1: trains vision tower and abstractor on captions under a frozen LLaMA.
 
     python -m owl_jax.train --config=configs/demo/stage1.py --workdir=DIR \\
         --config.init.llm=STAGE_0/model
 
-As configs/stage1.py, small. Alone it starts from fresh weights, which runs but teaches little.
+A small configs/stage1.py. Without --config.init it starts from random weights and learns little.
 """
 
 from ml_collections import ConfigDict

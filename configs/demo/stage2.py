@@ -1,10 +1,10 @@
-"""Demonstration, stage 2: LoRA and abstractor learn to answer, on text and pictures together.
+"""Demonstration, stage 2: trains LoRA and abstractor on questions about text and images.
 
     python -m owl_jax.train --config=configs/demo/stage2.py --workdir=DIR \\
         --config.init.llm=STAGE_1/model --config.init.vision=STAGE_1/model \\
         --config.init.connector=STAGE_1/model
 
-As configs/stage2.py, small. Alone it starts from fresh weights, which runs but teaches little.
+A small configs/stage2.py. Without --config.init it starts from random weights and learns little.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""The embedded data set as a source: configs/demo/synthetic.py:KIND=WEIGHT,KIND=WEIGHT
+"""The embedded data set as a source file: configs/demo/synthetic.py:KIND=WEIGHT,KIND=WEIGHT
 
     python -m owl_jax.prepare --source=configs/demo/synthetic.py:vqa=4,text_facts --target=DIR
 
-A kind without a weight has the weight 1; owl_jax/demo/synthetic.py lists the kinds.
+The default weight is 1. owl_jax/demo/synthetic.py lists the kinds.
 """
 
 from owl_jax.demo.synthetic import SyntheticSource
@@ -17,6 +17,6 @@ def get_source(kinds: str = "") -> SyntheticSource:
             weights[kind.strip()] = float(weight or 1)
         except ValueError:
             raise UserError(
-                f"{kinds}: {weight!r} is no number; expected KIND=WEIGHT,KIND=WEIGHT"
+                f"{kinds}: {weight!r} is not a number; expected KIND=WEIGHT,KIND=WEIGHT"
             ) from None
     return SyntheticSource(weights)

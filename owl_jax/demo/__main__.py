@@ -1,8 +1,8 @@
 """The demonstration: python -m owl_jax.demo [--workdir=runs/demo]
 
-Trains a small mPLUG-Owl from nothing on the embedded data set (a language model on text, then
-stage 1, then stage 2), asks it about scenes it never saw, prints a table, and writes report.json
-and report.html. Run it again to go on where it stopped.
+Trains a small mPLUG-Owl from scratch on the embedded data set (a language model on text, then
+stage 1, then stage 2), evaluates it on held-out scenes, prints a table, and writes report.json and
+report.html. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUESTIONS = flags.DEFINE_integer(
     "questions", 500, "held-out questions about single pictures", lower_bound=1
 )
 
-# The stages in order, and the earlier stage that each branch of the parameters comes from.
+# The stages in order, and the earlier stage that initialises each subtree of the parameters.
 STAGES = {
     "stage0": {},
     "stage1": {"llm": "stage0"},
@@ -32,7 +32,7 @@ STAGES = {
 
 
 def main(_: list[str]) -> None:
-    """Three trainings, one evaluation, two reports."""
+    """Trains the three stages, evaluates, and writes the reports."""
     from owl_jax.demo.evaluation import evaluate, format_table
     from owl_jax.demo.report import write_report
     from owl_jax.demo.stages import train_stage
@@ -43,7 +43,7 @@ def main(_: list[str]) -> None:
     for stage, sources in STAGES.items():
         print(f"\n== {stage} ==", flush=True)
         start = time.monotonic()
-        init = {branch: models[source] for branch, source in sources.items()}
+        init = {subtree: models[source] for subtree, source in sources.items()}
         file = Path(CONFIGS.value) / f"{stage}.py"
         models[stage] = train_stage(file, workdir / stage, init, SCALE.value)
         seconds[stage] = round(time.monotonic() - start, 1)

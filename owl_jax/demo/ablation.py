@@ -1,10 +1,10 @@
-"""What each part of the recipe is worth: python -m owl_jax.ablation [--demo=runs/demo]
+"""Ablates the training recipe: python -m owl_jax.ablation [--demo=runs/demo]
 
-The demonstration's stage 2 again, with and without stage 1 before it, on all data and on the
-multimodal data only: the comparison that the paper's recipe stands on (arXiv 2304.14178). Without
-stage 1 the vision encoder stays as it was drawn, for stage 2 freezes it; the paper's comes from
-CLIP. Each is trained with several seeds, on the language model that the demonstration left; prints
-a table of means and spreads and writes report.json. Run it again to go on where it stopped.
+Trains the demonstration's stage 2 with and without stage 1, on all data and on multimodal data
+only: the paper's ablation (arXiv 2304.14178). Without stage 1 the vision tower stays random, since
+stage 2 freezes it; the paper's comes from CLIP. Each arm is trained with several seeds, on the
+demonstration's language model. Prints a table of means and standard deviations and writes
+report.json. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from owl_jax.files import write_whole
 WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the trainings and report")
 DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, which comes first")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
-SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each kind", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each arm", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every training")
 QUESTIONS = flags.DEFINE_integer(
     "questions", 200, "held-out questions about single pictures", lower_bound=1
@@ -48,14 +48,14 @@ COLUMNS = {
 
 
 def main(_: list[str]) -> None:
-    """Stage 1 and four times stage 2 for each seed, then one table."""
+    """For each seed trains stage 1 and four variants of stage 2; then prints the table."""
     from owl_jax.demo.evaluation import evaluate
     from owl_jax.demo.stages import train_stage
 
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
     if not language.exists():
-        raise UserError(f"{language}: not there; run `make demo` first, or name it with --demo=DIR")
+        raise UserError(f"{language} is missing; run `make demo` first, or give --demo=DIR")
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for seed in range(1, SEEDS.value + 1):
         folder = workdir / f"seed{seed}"
@@ -86,7 +86,7 @@ def main(_: list[str]) -> None:
 
 
 def change(config: ConfigDict, seed: int, with_text: bool) -> None:
-    """Gives a stage's config another seed, of its data too, and maybe multimodal data only."""
+    """Sets the seed of a stage and its data, and removes text-only data unless `with_text`."""
     config.seed = seed
     ((source, weight),) = config.data.mixture
     kinds = {
@@ -112,7 +112,7 @@ def summarize(
 
 
 def format_table(report: Mapping) -> str:
-    """The report as lines of text: percent right, mean and standard deviation."""
+    """The report as a text table: accuracy in percent, mean and standard deviation."""
     lines = [f"{'held-out accuracy, %':<22}" + "".join(f"{name:>16}" for name in COLUMNS)]
     lines.append("-" * len(lines[0]))
     for arm, columns in report["arms"].items():

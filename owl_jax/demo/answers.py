@@ -1,6 +1,6 @@
-"""Asks a model the embedded data set's questions and scores the answers.
+"""Asks a model the questions of the embedded data set, and scores the answers by exact match.
 
-An answer is right if it equals the true one after normalising (case, punctuation, articles).
+Answers are normalised (case, punctuation, articles) before they are compared.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def answer(
 ) -> list[str]:
     """The model's greedy answers, in the order of the questions.
 
-    Questions with equal numbers of media share a batch, so that no slot is computed in vain.
-    progress: is told how many answers each batch gave.
+    Questions with the same number of media share a batch, so that no media slot is empty.
+    progress: called with the number of answers of each batch.
     """
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, question in enumerate(questions):
@@ -39,7 +39,7 @@ def answer(
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             batch = members[start : start + batch_size]
-            # A full batch always: a smaller last one would be compiled anew.
+            # Fills up the last batch: a smaller one would need another compilation.
             filled = (batch * batch_size)[:batch_size] if start else batch
             for i, text in zip(
                 batch, _answer_batch(owl, [questions[j] for j in filled]), strict=False
@@ -59,7 +59,7 @@ def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> float:
 
 
 def shuffle_images(questions: Sequence[Question]) -> list[Question]:
-    """The same questions, each with the pictures of the one before it."""
+    """The same questions, each with the pictures of the previous one."""
     shifted = [*questions[-1:], *questions[:-1]]
     return [
         dataclasses.replace(question, images=other.images)
@@ -68,24 +68,24 @@ def shuffle_images(questions: Sequence[Question]) -> list[Question]:
 
 
 def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> list[str]:
-    """The best guesses without looking: for each question's words the commonest answer in `known`.
+    """The best guesses without pictures: the most common answer in `known` to the same question.
 
-    Words that `known` does not have get the commonest answer of the question's ability.
+    For a question that is not in `known`, the most common answer of its ability.
     """
-    by_words: dict[str, Counter[str]] = defaultdict(Counter)
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
     by_ability: dict[str, Counter[str]] = defaultdict(Counter)
     for question in known:
-        by_words[question.question][question.answer] += 1
+        by_question[question.question][question.answer] += 1
         by_ability[question.ability][question.answer] += 1
     return [
-        (by_words.get(question.question) or by_ability[question.ability]).most_common(1)[0][0]
+        (by_question.get(question.question) or by_ability[question.ability]).most_common(1)[0][0]
         for question in questions
     ]
 
 
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
-    rows = [
+    prompts = [
         tokenize_prompt(
             question.prompt_text,
             tokenizer,
@@ -94,11 +94,11 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
         )
         for question in questions
     ]
-    length = max(map(len, rows))
-    ids = np.zeros((len(rows), length), np.int32)
-    mask = np.zeros((len(rows), length), np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    length = max(map(len, prompts))
+    ids = np.zeros((len(prompts), length), np.int32)
+    mask = np.zeros((len(prompts), length), np.int32)
+    for i, prompt in enumerate(prompts):
+        ids[i, : len(prompt)], mask[i, : len(prompt)] = prompt, 1
     images = [preprocess_image(load_image(x), size) for q in questions for x in q.images]
     videos = [load_video(x, NUM_FRAMES, size) for q in questions for x in q.videos]
     tokens = owl.generate(
@@ -108,4 +108,4 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
         attention_mask=mask,
         max_new_tokens=MAX_ANSWER_TOKENS,
     )
-    return [tokenizer.decode(row).strip() for row in tokens]
+    return [tokenizer.decode(new).strip() for new in tokens]

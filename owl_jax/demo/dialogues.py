@@ -1,4 +1,4 @@
-"""Conversations of the embedded data set, before they are drawn: what each kind says."""
+"""Conversations of the embedded data set by kind, before their scenes are drawn."""
 
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -34,14 +34,14 @@ KINDS = (
     "text_facts",
 )
 
-# Captions go by place, listings by colour.
+# Captions are ordered by place, listings by colour.
 _CAPTION_PROMPTS = ("Describe the {}.", "What does the {} show?")
 _LISTING_PROMPTS = ("List the objects in the {}.", "What is in the {}?")
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation before it is written and drawn; `context` holds the lines before the turns."""
+    """A conversation before it is written and drawn. context: the lines before the turns."""
 
     context: tuple[str, ...]
     turns: tuple[Turn, ...]
@@ -50,7 +50,7 @@ class Dialogue:
 
 
 def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
-    """A dialogue of the kind, about scenes of the split, with at most `turns` questions."""
+    """A dialogue of a kind about scenes of a split, with at most `turns` questions."""
     match kind:
         case "text_caption":
             turn = Turn("", "Describe a scene.", caption(sample_scene(rng, split)))
@@ -121,12 +121,12 @@ def check_split(split: str) -> None:
 
 
 def _told(rng: random.Random, scene: Scene) -> str:
-    """The scene in words as something to read: in any order, so that order answers nothing."""
+    """The scene in words, in random order, so that the order gives nothing away."""
     return caption(rng.sample(scene, len(scene)))
 
 
 def _distinct(ask: Callable[[], Turn], turns: int) -> tuple[Turn, ...]:
-    """Up to `turns` different questions; a clip has only five, so the tries are bounded."""
+    """Up to `turns` different questions; tries are bounded, since a clip has only five."""
     found: dict[str, Turn] = {}
     for _ in range(4 * turns):
         turn = ask()

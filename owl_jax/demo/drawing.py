@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from owl_jax.demo.scenes import COLORS, SIDE, Clip, Scene, Thing, cell
 
-# Corners of each shape in a square from -1 to 1, y downwards. The square is drawn smaller than the
-# circle so that both cover about the same area, and size alone never tells them apart.
+# Corners of each shape in a square from -1 to 1, y downwards. The shapes cover about the same area,
+# so that size does not distinguish them.
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "circle": tuple(
         (math.cos(2 * math.pi * k / 48), math.sin(2 * math.pi * k / 48)) for k in range(48)
@@ -20,18 +20,18 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
 }
 
-_RADIUS = 0.385  # of a cell: the shapes fill about three quarters of it
+_RADIUS = 0.385  # in cells: shapes are about three quarters of a cell wide
 _SUPERSAMPLE = 4
 
 
 def render(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """The scene as RGB, size x size pixels; `rng` moves, scales and lights things a little."""
+    """The scene as RGB, size x size pixels; `rng` varies positions, sizes and light slightly."""
     backdrop = _sample_backdrop(rng)
     return _paint([_sample_sprite(thing, rng) for thing in scene], backdrop, size)
 
 
 def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> list[Image.Image]:
-    """The clip as `frames` (at least 2) RGB pictures, evenly spaced in time, both ends included."""
+    """The clip as `frames` (at least 2) RGB images, evenly spaced, including both ends."""
     backdrop = _sample_backdrop(rng)
     mover = _sample_sprite(clip.mover, rng)
     bystander = _sample_sprite(clip.bystander, rng)
@@ -47,7 +47,7 @@ def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> l
 
 
 class _Sprite(NamedTuple):
-    """An object to draw; centre and radius in cells, from the top left corner of the picture."""
+    """An object to draw; centre and radius in cells, from the top left of the image."""
 
     color: str
     shape: str
@@ -75,16 +75,16 @@ def _sample_backdrop(rng: random.Random) -> np.ndarray:
 
 
 def _paint(sprites: Sequence[_Sprite], backdrop: np.ndarray, size: int) -> Image.Image:
-    """Draw the sprites over the backdrop, large, and reduce: that is the anti-aliasing."""
+    """Draws the sprites over the backdrop, with anti-aliasing by supersampling."""
     large = size * _SUPERSAMPLE
-    # Shaded at the final size, then repeated: interpolating the large canvas costs more.
+    # Interpolated at the final size, then repeated, which is cheaper.
     canvas = Image.fromarray(backdrop).resize((size, size), Image.Resampling.BILINEAR)
     canvas = canvas.resize((large, large), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
     side = large / SIDE
     shade = tuple(int(channel) // 2 for channel in backdrop.mean(axis=(0, 1)))
     for sprite in sprites:
-        # A soft shadow below right, of the backdrop's own tone, lifts the shape from the ground.
+        # A shadow to the lower right separates the shape from the backdrop.
         for fill, lag in ((shade, 0.03), (COLORS[sprite.color], 0.0)):
             draw.polygon(
                 [

@@ -1,4 +1,4 @@
-"""What the demonstration measures: held-out questions by ability, and how much looking helps."""
+"""Evaluates the demonstration: held-out questions by ability, with and without the pictures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import owl_jax
 from owl_jax.demo.answers import accuracy, answer, blind_answers, shuffle_images
 from owl_jax.demo.questions import Question, questions
 
-SEED = 2024  # of the held-out questions; the training data has its own
-BLIND_QUESTIONS = 5000  # training questions whose answers the blind guess counts
+SEED = 2024  # of the held-out questions; training data use another seed
+BLIND_QUESTIONS = 5000  # training questions for the blind baseline
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A question and what the model said."""
+    """A question and the model's answer."""
 
     question: Question
     answer: str
@@ -25,14 +25,14 @@ class Answered:
 
 @dataclass(frozen=True)
 class Results:
-    """numbers: fractions of right answers, and counts. examples: a few of each kind."""
+    """numbers: accuracies and counts. examples: a few questions of each kind."""
 
     numbers: dict[str, Any]
     examples: list[Answered]
 
 
 def evaluate(before: Path, after: Path, count: int) -> Results:
-    """Evaluates a model directory after stage 2 (and its text abilities before it)."""
+    """Evaluates the model after stage 2, and its text abilities before stage 2."""
     asked = {
         "image": questions("heldout", SEED, count, ["vqa"]),
         "video": questions("heldout", SEED, max(count // 4, 1), ["video"]),
@@ -74,7 +74,7 @@ def _by_ability(
 
 
 def format_table(report: Mapping[str, Any]) -> str:
-    """The report's numbers as lines of text."""
+    """The report's numbers as a text table."""
     rows = [
         ("questions about one picture", "image_accuracy"),
         ("  the same, pictures shuffled", "shuffled_accuracy"),

@@ -1,6 +1,6 @@
-"""What the toy world knows beside its scenes: sums and general facts, as questions by split.
+"""Questions about arithmetic and general facts, by split.
 
-A tenth of the arithmetic problems is held out. A fact cannot be inferred, so every fact is trained
+A tenth of the arithmetic problems is held out. Facts cannot be inferred, so every fact is trained
 in its first phrasing; for a quarter of them the second phrasing is held out.
 """
 
@@ -63,7 +63,7 @@ def _list_problems() -> dict[str, tuple[Turn, ...]]:
     pools: dict[str, list[Turn]] = {split: [] for split in SPLITS}
     for a in range(21):
         for b in range(10):
-            # The hash sees the smaller number first: 3 + 4 and 4 + 3 fall into one split.
+            # Hashed with the smaller number first, so that 3 + 4 and 4 + 3 are in one split.
             plus = stable_bucket(f"{min(a, b)} + {max(a, b)}", 10) == 0
             pools[SPLITS[plus]].append(Turn("math", f"What is {a} + {b}?", str(a + b)))
             if a >= b:
@@ -73,7 +73,7 @@ def _list_problems() -> dict[str, tuple[Turn, ...]]:
 
 
 def _list_facts() -> dict[str, tuple[Turn, ...]]:
-    """The facts by split, each in its phrasings of that split."""
+    """The facts by split, in the phrasings of that split."""
     pools: dict[str, list[Turn]] = {split: [] for split in SPLITS}
     for usual, other, answers in _KNOWLEDGE:
         for subject, answer in answers.items():

@@ -6,8 +6,8 @@ from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
 
-# Small enough for two CPU cores (configs/demo). A patch is a place of the scenes' grid. Positions
-# and queries start far apart: a short training cannot pull them apart by itself.
+# Small enough for two CPU cores (configs/demo). A patch is one cell of the scenes' grid. Position
+# embeddings and queries get a large initial spread, which a short training could not learn.
 DEMONSTRATION = OwlConfig(
     vision=ClipConfig(
         image_size=32,

@@ -1,4 +1,4 @@
-"""Single questions of the embedded data set, for evaluations."""
+"""Single questions of the embedded data set, for evaluation."""
 
 import random
 import re
@@ -16,11 +16,11 @@ QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith(("caption", "
 
 @dataclass(frozen=True)
 class Question:
-    """One question of an evaluation, with a prompt that ends where the answer begins.
+    """One question of an evaluation.
 
     kind: one of QUESTION_KINDS. ability: colour, shape, count, position, comparison, two_images,
-    video, math or facts. prompt_text: the original's format, up to the last "AI: ". images: RGB
-    pictures in reading order. videos: each a list of RGB frames.
+    video, math or facts. prompt_text: in the original's format, up to the last "AI: ". images: RGB
+    images in reading order. videos: lists of RGB frames.
     """
 
     kind: str
@@ -35,10 +35,10 @@ class Question:
 def questions(
     split: str, seed: int, count: int, kinds: Sequence[str], image_size: int = 96
 ) -> list[Question]:
-    """`count` single questions, the kinds (of QUESTION_KINDS) in turn.
+    """`count` single questions that cycle through `kinds` (of QUESTION_KINDS).
 
-    Questions of text_math and text_facts come from closed lists: they are asked in a seeded order
-    without repeating one before the list is used up. Raises UserError on an unknown kind or split.
+    text_math and text_facts have closed lists of questions, in a seeded order; none repeats before
+    the list ends. Raises UserError for an unknown kind or split.
     """
     check_kinds(kinds, QUESTION_KINDS)
     check_split(split)
@@ -71,6 +71,6 @@ def questions(
 
 
 def normalize_answer(text: str) -> str:
-    """The answer as exact match compares it: lower case, no punctuation, articles, extra spaces."""
+    """Normalises for exact match: lower case, no punctuation, no articles, single spaces."""
     words = re.sub(r"[^\w\s]", " ", text.lower()).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))

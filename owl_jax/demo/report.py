@@ -1,4 +1,4 @@
-"""The demonstration's report.html: accuracies, curves of its trainings, questions with answers."""
+"""The demonstration's report.html: accuracies, loss curves, questions with answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from owl_jax.training.report import loss_chart
 if TYPE_CHECKING:
     from owl_jax.demo.evaluation import Answered
 
-# The kinds of questions by the names that demo/evaluation.py gives them.
+# Titles of the kinds of questions of demo/evaluation.py.
 _KINDS = {
     "image": "One picture",
     "multi_image": "Two pictures",
@@ -31,9 +31,9 @@ def write_report(
 
     Args:
       path: the file.
-      report: what report.json holds (demo/evaluation.py).
-      examples: questions with the model's answers, shown by kind in their order.
-      stage_dirs: the workdirs of the trainings, named by their last part.
+      report: the contents of report.json (demo/evaluation.py).
+      examples: questions with the model's answers; the page groups them by kind.
+      stage_dirs: the workdirs of the trainings; their last part is the title.
     """
     seconds = report["seconds"]
     by_kind = {
@@ -43,7 +43,7 @@ def write_report(
     page = render(
         __package__,
         "report.html",
-        title="A small mPLUG-Owl, trained from nothing",
+        title="A small mPLUG-Owl, trained from scratch",
         report=report,
         headline=_headline(report),
         losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
@@ -64,8 +64,8 @@ def _headline(report: Mapping[str, Any]) -> list[Share]:
         Share("the best guess without looking", report["blind_accuracy"], inner=True),
         Share("Questions about two pictures", report["multi_image_accuracy"]),
         Share("Questions about a video", report["video_accuracy"]),
-        Share("Words alone, before stage 2", report["text_accuracy_before"]),
-        Share("Words alone, after stage 2", report["text_accuracy_after"]),
+        Share("Text only, before stage 2", report["text_accuracy_before"]),
+        Share("Text only, after stage 2", report["text_accuracy_after"]),
     ]
 
 
@@ -90,7 +90,7 @@ def _kind(question: Question) -> str:
 
 
 def _example(item: Answered) -> dict[str, Any]:
-    """A question, what was told before it, the model's answer, and whether that is the true one."""
+    """A question, the text before it, the model's answer, and whether that is right."""
     question = item.question
     return {
         "question": question,
@@ -101,7 +101,7 @@ def _example(item: Answered) -> dict[str, Any]:
 
 
 def _told(question: Question) -> list[str]:
-    """What the human says before the question, without the marks of media."""
+    """The human's lines before the question, without media markers."""
     lines = question.prompt_text.splitlines()
     said = [line.removeprefix("Human: ") for line in lines if line.startswith("Human: ")]
     return [line for line in said[:-1] if line not in (IMAGE_TOKEN, VIDEO_TOKEN)]

@@ -1,9 +1,9 @@
 """Questions about scenes and clips, with their answers.
 
-Questions are balanced: one for yes or no is asked only where its slots can be filled for either
-answer, and both are equally likely; a number is drawn before what is counted. So the words alone
-tell little of the answer. Answers are sentences, and where it takes several looks they say what was
-seen before they conclude.
+Questions are balanced, so that their words reveal little about the answer: a yes-or-no question is
+asked only if the scene allows either answer, and both are equally likely; a count is drawn before
+the counted thing. Answers are sentences; those that need several observations state them before the
+conclusion.
 """
 
 import random
@@ -17,7 +17,7 @@ _ORDINALS = ("first", "second")
 
 
 class Turn(NamedTuple):
-    """One question with its answer; `ability` names what it takes, "" where nothing is tested."""
+    """One question with its answer. ability: the tested ability; "" if none is."""
 
     ability: str
     question: str
@@ -40,14 +40,14 @@ def ask_scene(rng: random.Random, scene: Scene) -> Turn:
 
 
 def ask_two_scenes(rng: random.Random, scenes: tuple[Scene, Scene]) -> Turn:
-    """A question that takes both pictures, or that is about one of them by its number."""
+    """A question that needs both pictures, or refers to one by its number."""
     while True:
         if asked := _ask_two(rng, scenes):
             return Turn("two_images", *asked)
 
 
 def ask_clip(rng: random.Random, clip: Clip) -> Turn:
-    """A question about the object that moves: where from, where to, which way, and what it is."""
+    """A question about the moving object: start, stop, direction, colour or shape."""
     mover = clip.mover
     asked = (
         (f"Which way does the {mover.name} move?", f"The {mover.name} moves {clip.direction}."),
@@ -60,7 +60,7 @@ def ask_clip(rng: random.Random, clip: Clip) -> Turn:
 
 
 Asked = tuple[str, str] | None
-"""Question and answer; None where the scene leaves what was drawn ambiguous or without balance."""
+"""Question and answer; None if the drawn question would be ambiguous or unbalanced."""
 
 
 def _ask_color(rng: random.Random, scene: Scene) -> Asked:
@@ -105,7 +105,7 @@ def _ask_position(rng: random.Random, scene: Scene) -> Asked:
 def _ask_comparison(rng: random.Random, scene: Scene) -> Asked:
     if rng.random() < 0.5:
         counts = _counts(rng, scene)
-        # Ordered pairs: each unequal pair is there both ways round, once for yes and once for no.
+        # Ordered pairs: each unequal pair occurs in both orders, once for yes and once for no.
         pairs = [(a, b) for a, b in permutations(counts, 2) if counts[a] != counts[b]]
         if not pairs:
             return None
@@ -132,7 +132,7 @@ def _ask_comparison(rng: random.Random, scene: Scene) -> Asked:
 def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
     which = rng.randrange(2)
     chosen, other = scenes[which], scenes[1 - which]
-    # An object where the other picture has one too, if there is: the number of the picture counts.
+    # Prefers a place that is occupied in both pictures, so that the picture's number matters.
     taken = {thing.place for thing in other}
     thing = rng.choice([thing for thing in chosen if thing.place in taken] or chosen)
     image = f"{_ORDINALS[which]} image"
@@ -164,7 +164,7 @@ def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
 
 
 def _counts(rng: random.Random, scene: Scene) -> dict[str, int]:
-    """How often each colour, or each shape, occurs (zero too), by its plural: "red objects"."""
+    """Counts of each colour or each shape, including zero, by plural: {"red objects": 1, ...}."""
     if rng.random() < 0.5:
         colors = Counter(thing.color for thing in scene)
         return {f"{color} objects": colors[color] for color in COLORS}

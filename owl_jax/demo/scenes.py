@@ -1,12 +1,11 @@
-"""Scenes of the toy world: what they hold, their split, and their captions.
+"""Scenes of the toy world: their objects, splits and captions.
 
 A scene is one to three coloured shapes on a 2 x 2 grid of places, at most one at a place. A clip is
-a short video in which one object moves along a row or a column; another rests beside its path.
-Everything follows from the random generator that is passed in.
+a short video in which one object moves along a row or a column, and another rests beside its path.
+All randomness comes from the generator that is passed in.
 
-The split is a property of the scene alone: a stable hash of its objects and places keeps a tenth of
-all scenes from training. A clip belongs to a split when its first and its last frame, the two that
-lie on the grid, both do.
+The split depends on the scene only: a stable hash of its objects and places holds out a tenth of
+all scenes. A clip is in a split if its first and last frame, which are scenes, both are.
 """
 
 import hashlib
@@ -42,7 +41,7 @@ class Thing(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Colour and shape, as the questions call it: "red circle"."""
+        """Colour and shape: "red circle"."""
         return f"{self.color} {self.shape}"
 
 
@@ -52,7 +51,7 @@ Scene = tuple[Thing, ...]
 
 @dataclass(frozen=True)
 class Clip:
-    """A video: `mover` goes in a straight line from its place to `stop`; `bystander` rests."""
+    """A video: `mover` goes straight from its place to `stop`; `bystander` rests."""
 
     mover: Thing
     stop: int
@@ -60,13 +59,13 @@ class Clip:
 
     @property
     def shift(self) -> tuple[int, int]:
-        """How many rows down and how many columns to the right the mover goes."""
+        """The mover's displacement: rows down, columns to the right."""
         (row, column), (stop_row, stop_column) = cell(self.mover.place), cell(self.stop)
         return stop_row - row, stop_column - column
 
     @property
     def direction(self) -> str:
-        """Where the mover goes: "left", "right", "up" or "down"."""
+        """The mover's direction: "left", "right", "up" or "down"."""
         rows, columns = self.shift
         if columns:
             return "right" if columns > 0 else "left"
@@ -74,18 +73,18 @@ class Clip:
 
     @property
     def ends(self) -> tuple[Scene, Scene]:
-        """The scenes of the first and of the last frame."""
+        """The scenes of the first and the last frame."""
         moved = self.mover._replace(place=self.stop)
         return tuple(sorted((self.mover, self.bystander))), tuple(sorted((moved, self.bystander)))
 
 
 def stable_bucket(key: str, buckets: int) -> int:
-    """A number in [0, buckets) that depends on `key` alone, in every process, on every machine."""
+    """A hash of `key` in [0, buckets), the same in every process and on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % buckets
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether this combination of objects and places is kept from training; a tenth of them is."""
+    """Whether this combination of objects and places is held out, as a tenth of them is."""
     return stable_bucket(caption(tuple(sorted(scene))), _BUCKETS) == 0
 
 
@@ -102,8 +101,8 @@ def listing(scene: Scene) -> str:
 
 
 def clip_caption(clip: Clip) -> str:
-    """The whole clip in words, as "red circle moves down from top left to bottom left, top right
-    blue square."."""
+    """The clip in words: "red circle moves down from top left to bottom left, top right blue
+    square."."""
     start, stop = PLACES[clip.mover.place], PLACES[clip.stop]
     words = f"{clip.mover.name} moves {clip.direction} from {start} to {stop}"
     return f"{words}, {caption((clip.bystander,))}"
@@ -111,7 +110,7 @@ def clip_caption(clip: Clip) -> str:
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
     """A scene of the split: number of objects, their places and each object are uniform."""
-    # The number is drawn before the split is looked at, so it has one distribution in both splits.
+    # Drawn before the split is checked, so that the number is uniform in both splits.
     count = rng.randint(1, MAX_THINGS)
     while True:
         places = sorted(rng.sample(range(len(PLACES)), count))
@@ -121,7 +120,7 @@ def sample_scene(rng: random.Random, split: str) -> Scene:
 
 
 def sample_clip(rng: random.Random, split: str) -> Clip:
-    """A clip of the split: a move along a row or a column, beside another object that rests."""
+    """A clip of the split."""
     while True:
         start, stop = rng.sample(range(len(PLACES)), 2)
         (row, column), (stop_row, stop_column) = cell(start), cell(stop)

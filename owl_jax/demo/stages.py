@@ -1,4 +1,4 @@
-"""Trains one stage from its config file, on what earlier stages left: the demonstration's way."""
+"""Trains one stage of the demonstration, from its config file and the models of earlier stages."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def train_stage(
     """Trains what `config_file` describes in `workdir`; returns the exported model's directory.
 
     Args:
-      init: the model directory that each branch of the parameters starts from; the config's own
-        choice for the others.
+      init: model directories that initialise subtrees of the parameters, instead of the config's.
       scale: multiplies the steps.
       change: edits the config before it is used.
 
-    Raises UserError as `training.loop.train` does, for a missing file and for a scale that is not
-    above 0.
+    Raises UserError as `training.loop.train` does, for a missing file, and for a scale that is not
+    positive.
     """
     if not config_file.is_file():
-        raise UserError(f"{config_file}: not there; name the stages' directory with --configs=DIR")
+        raise UserError(f"{config_file} is missing; give the stages' directory with --configs=DIR")
     if not 0 < scale < math.inf:
         raise UserError(f"--scale={scale}: expected a number above 0")
     config = runpy.run_path(str(config_file))["get_config"]()
@@ -41,7 +40,7 @@ def train_stage(
     config.steps = max(round(config.steps * scale), 2)
     for recipe in config.recipes.values():
         recipe.warmup_steps = min(recipe.warmup_steps, config.steps // 2)
-    for branch, directory in init.items():
-        config.init[branch] = str(directory)
+    for subtree, directory in init.items():
+        config.init[subtree] = str(directory)
     train(config, workdir)
     return workdir / "model"

@@ -1,20 +1,20 @@
-"""The embedded data set: conversations about rendered scenes, and text alone, from a seed.
+"""The embedded data set: conversations about rendered scenes, and text-only ones, from a seed.
 
-Each kind of example has media and words, or words alone:
+Kinds of examples, multimodal or text-only:
 
     caption          a picture and its exhaustive caption
     vqa              a picture, several questions: colour, shape, count, position, comparison
     two_images       two pictures, several questions that need both or name one of them
     video            four frames of one moving object, several questions
     video_caption    four frames and their caption
-    text_scene, text_two_images, text_video   the same questions, the scene told in words instead
-    text_caption     a caption as the answer, nothing before it
-    text_description the scene told in words, and told again as the answer
+    text_scene, text_two_images, text_video   the same questions about a scene described in words
+    text_caption     a caption as the answer, without a scene
+    text_description a description of a scene, repeated as the answer
     text_math        additions and subtractions
     text_facts       a closed list of general facts
 
-Splits: scenes and clips by owl_jax/demo/scenes.py, in pictures and in words alike; arithmetic and
-facts by owl_jax/demo/knowledge.py.
+Splits: scenes and clips, drawn or described, by owl_jax/demo/scenes.py; arithmetic and facts by
+owl_jax/demo/knowledge.py.
 """
 
 import math
@@ -32,11 +32,11 @@ from owl_jax.errors import UserError
 
 @dataclass(frozen=True)
 class SyntheticSource(CustomSource):
-    """Random access to `size` examples; example i depends on seed, split, i and the settings only.
+    """Random access to `size` examples; example i depends only on i and the settings.
 
     kinds: weight of each kind of example (any positive scale). split: "train" or "heldout".
-    image_size: pixels of a picture's or frame's side. turns: at most that many questions in a
-    example. Raises UserError on a setting that makes no sense.
+    image_size: pixels of a side of a picture or frame. turns: maximum questions in an example.
+    Raises UserError for an invalid setting.
     """
 
     name = "synthetic"
@@ -64,7 +64,7 @@ class SyntheticSource(CustomSource):
                 )
 
     def open(self) -> "SyntheticSource":
-        """Itself: nothing has to be opened."""
+        """Returns itself: there is nothing to open."""
         return self
 
     def __len__(self) -> int:
@@ -82,21 +82,22 @@ class SyntheticSource(CustomSource):
         }
 
     def _dialogue(self, index: int) -> tuple[str, Dialogue, random.Random]:
-        """Kind and dialogue of an example, and the generator to draw its pictures with."""
+        """Kind and dialogue of an example, and the random generator for its pictures."""
         if not 0 <= index < self.size:
             raise IndexError(f"example {index} of {self.size}")
-        # A text seed goes through SHA-512: neighbours are unrelated, and no process differs.
+        # Python hashes a text seed with SHA-512: the same in every process, and unrelated for
+        # neighbours.
         key = f"record {self.seed} {self.split} {index}"
-        # Sorted: a mapping read back from JSON may have another order.
+        # Sorted, since a mapping read from JSON may have another order.
         names, weights = zip(*sorted(self.kinds.items()), strict=True)
         (kind,) = random.Random(key).choices(names, weights)
-        # The kind in the seed: two sources of one seed, one of each kind, do not go in step.
+        # The seed contains the kind, so that sources of other kinds with this seed differ.
         rng = random.Random(f"{key} {kind}")
         return kind, compose(kind, rng, self.split, self.turns), rng
 
 
 def iter_texts(source: SyntheticSource) -> Iterator[str]:
-    """The text of every example in order, without drawing a picture: what a tokenizer trains on."""
+    """The texts of all examples in order, without drawing pictures, to train a tokenizer on."""
     for index in range(len(source)):
         _, dialogue, _ = source._dialogue(index)
         yield write(dialogue)

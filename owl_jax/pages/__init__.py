@@ -1,4 +1,4 @@
-"""What the package's HTML pages share: a frame with its style, charts, pictures, bar tables.
+"""Shared parts of the package's HTML pages: base template and style, charts, pictures, bar tables.
 
-Each page's own template lies beside the module that writes it, in templates/.
+Each page's template is in templates/ beside the module that writes it.
 """

@@ -1,7 +1,7 @@
-"""Lines by step and histograms: drawn by matplotlib, as SVG that is part of a page.
+"""Line charts and histograms as inline SVG, drawn by matplotlib.
 
-The page's style (templates/base.html) has the colours, since they differ in dark mode. matplotlib
-takes half a second to import, so nothing imports it before there is something to draw.
+The colours are in the page's style (templates/base.html), since they differ in dark mode.
+matplotlib takes half a second to import, so it is imported only to draw.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Units of the drawing, about pixels: small enough to be read at a phone's width.
+# In points, about pixels: readable on a phone.
 _WIDTH, _HEIGHT = 360, 220
-_TICKS, _BARS = 5, 30  # at most; bars only where their width is not given
+_TICKS, _BARS = 5, 30  # at most; bars only if no width is given
 _ROUND = (1, 2, 5, 10)  # digits of round numbers
 
-# Of a line at most twice as many points are drawn: 100,000 logged steps make 40 KB of a page.
+# A line has at most two points for each of these, so that 100,000 logged steps take only 40 KB.
 _STRETCHES = 200
 
-# Larger numbers overflow where matplotlib computes the ends of an axis.
+# Larger numbers overflow in matplotlib's axis limits.
 _LARGEST = 1e300
 
-# Variables of the page's style, and the colours that stand for them until the drawing is done.
+# Placeholder colours of the drawing, and the variables of the page's style that replace them.
 _VARIABLES = {
     f"#00010{number}": f"var(--{name})"
     for number, name in enumerate(
@@ -45,13 +45,13 @@ _VARIABLES = {
 }
 *_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
 
-# Lines differ by their dashes too, for who does not see the colours apart.
+# Dashes also distinguish lines, for readers who cannot distinguish the colours.
 _DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, which measures text with it
+    "font.family": "DejaVu Sans",  # part of matplotlib; only measures text
     "font.size": 11,
     "axes.edgecolor": _RULE,
     "axes.labelcolor": _SOFT,
@@ -76,7 +76,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity by step. A value that is not finite is left out."""
+    """One quantity by step. Non-finite values are left out."""
 
     name: str
     steps: Sequence[float] | np.ndarray
@@ -85,7 +85,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value that is marked by a line across the bars. said: the value as the legend has it."""
+    """A vertical line at a value. said: the value as text, for the legend."""
 
     name: str
     value: float
@@ -94,7 +94,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and its title. svg: empty if there are no values. words: for who cannot see it."""
+    """A drawing and its title. svg: empty if there are no values. words: a text alternative."""
 
     title: str
     svg: str = ""
@@ -106,8 +106,8 @@ def line_chart(
 ) -> Chart:
     """Lines over steps.
 
-    log: a logarithmic axis, on which values of 0 or less have no place and are left out; without it
-      the axis begins at 0. smooth: a bold line of means in front of the values themselves.
+    log: a logarithmic axis, which leaves out values of 0 or less; otherwise the axis starts at 0.
+    smooth: adds a bold line of running means.
     """
     lines = [kept for line in lines if len((kept := _drawable(line, log)).values)]
     if not lines:
@@ -153,13 +153,13 @@ def histogram(
     end: float | None = None,
     width: float | None = None,
 ) -> Chart:
-    """How many of the values are how large.
+    """A histogram.
 
     Args:
-      values: of 0 or more; what is not finite is left out.
-      unit: what stands below the axis, which begins at 0.
+      values: of 0 or more; non-finite ones are left out.
+      unit: the label of the axis, which starts at 0.
       marks: up to three, within the axis.
-      end: where the axis ends; the last bar holds all larger values too. None: at the largest.
+      end: the end of the axis; the last bar includes all larger values. None: the largest value.
       width: of a bar. None: a round number of 1 or more, for about 30 bars.
     """
     array = np.asarray(values, float)
@@ -197,14 +197,14 @@ def histogram(
 
 @contextmanager
 def _drawing(title: str, x_label: str) -> Iterator[tuple[Figure, Axes]]:
-    """A figure in our style, whatever the user's matplotlibrc says; matplotlib says nothing.
+    """A figure in our style, independent of the user's matplotlibrc, with matplotlib's log off.
 
-    Raises UserError where matplotlib finds no directory for its list of fonts.
+    Raises UserError if matplotlib finds no directory for its font list.
     """
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    # A home that cannot be written, a first look for fonts, a sign that none of them has: the page
-    # is as good, since a browser has fonts of its own.
+    # Hides messages about a read-only home, the font search and missing glyphs: they do not matter,
+    # since the browser uses its own fonts.
     logger.setLevel(logging.CRITICAL)
     try:
         try:
@@ -246,16 +246,16 @@ def _log_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """Above the axes, in two columns at most, for a phone's width."""
+    """A legend above the axes, in at most two columns so that it fits a phone."""
     figure.legend(handles, names, loc="outside upper left", ncols=min(2, len(names)))
 
 
 def _svg(figure: Figure) -> Markup:
-    """The drawing as a part of a page: in its colours, without what only a file needs."""
+    """The drawing as inline SVG: in the page's colours, without a file's metadata."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=nothing)
-    # The page's style has what the first <defs> would say, which would be said to the whole page.
+    # The first <defs> has styles that would apply to the whole page; base.html replaces them.
     head = r'.*?<svg [^>]*(viewBox="[^"]*")[^>]*>\s*<defs>.*?</defs>'
     svg = re.sub(head, r"<svg \1>", file.getvalue(), count=1, flags=re.DOTALL)
     svg = re.sub(r'<g id="title:([^"]*)">', r"<g><title>\1</title>", svg)
@@ -273,24 +273,21 @@ def _drawable(line: Line, log: bool) -> Line:
 
 
 def _thinned(steps: Any, values: Any) -> tuple[Any, Any]:
-    """The least and the greatest value of each stretch, so that no peak is lost; and the ends."""
+    """Thins a line to the minimum and maximum of each stretch, and the ends; keeps all peaks."""
     if len(values) <= 2 * _STRETCHES:
         return steps, values
     kept = {0, len(values) - 1}
     for stretch in np.array_split(np.arange(len(values)), _STRETCHES):
         part = values[stretch]
         kept |= {stretch[part.argmin()], stretch[part.argmax()]}
-    places = sorted(kept)
-    return steps[places], values[places]
+    indices = sorted(kept)
+    return steps[indices], values[indices]
 
 
 def _means(steps: Any, values: Any) -> tuple[Any, Any]:
-    """The mean of each value and its neighbours, a tenth of the line in all; fewer at the ends.
-
-    Of a long line at evenly spaced places.
-    """
+    """Running means over a tenth of the line, at evenly spaced points; over less at the ends."""
     reach = len(values) // 20
-    places = np.unique(np.linspace(0, len(values) - 1, 2 * _STRETCHES).round().astype(int))
-    # Not by differences of running sums: a loss of 1e20 would hide the smaller ones behind it.
-    means = [values[max(0, place - reach) : place + reach + 1].mean() for place in places]
-    return steps[places], means
+    indices = np.unique(np.linspace(0, len(values) - 1, 2 * _STRETCHES).round().astype(int))
+    # Not by differences of cumulative sums, where a loss of 1e20 would swallow later ones.
+    means = [values[max(0, i - reach) : i + reach + 1].mean() for i in indices]
+    return steps[indices], means

@@ -1,7 +1,7 @@
-"""An HTML page that is one file: templates filled in, pictures inside of it.
+"""Renders HTML pages as single files with embedded pictures.
 
-Nothing is fetched from anywhere and nothing needs a script. Templates extend base.html, which
-follows the reader's light or dark mode and a phone's width. parts.html has what several pages draw.
+Pages fetch nothing and have no scripts. Templates extend base.html, which supports light and dark
+mode and narrow screens. parts.html has shared macros.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from owl_jax.errors import printable
 
-# With colour in full resolution, which keeps the edges of small drawings.
+# Used with full chroma resolution, which keeps the edges of small drawings sharp.
 _QUALITY = 80
 
 
@@ -31,17 +31,14 @@ class Share:
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """Fills in a template; what stands in `values` is escaped.
+    """Renders a template to a whole HTML file; escapes the values.
 
-    Control characters, which HTML does not take, are written as `\\x1b`.
+    Control characters, which HTML does not allow, are written as `\\x1b`.
 
     Args:
-      package: the package whose templates/ holds the template.
+      package: the package whose templates/ has the template.
       template: its file name.
-      values: by the names that the template has for them.
-
-    Returns:
-      The whole file.
+      values: the template's variables.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(p) for p in (package, __package__)]),
@@ -62,9 +59,9 @@ def count(number: int, noun: str) -> str:
 
 
 def picture(image: Image.Image, alt: str, thumbnail: int = 0) -> Markup:
-    """The picture as it is (PNG), or as a thumbnail (JPEG), inside its <img>.
+    """An <img> with the picture embedded as PNG, or as a JPEG thumbnail.
 
-    alt: what it is, for who cannot see it. thumbnail: pixels of its longer side at most; 0: none.
+    thumbnail: maximum pixels of the longer side; 0: no thumbnail.
     """
     file = io.BytesIO()
     if thumbnail:

@@ -1,1 +1,1 @@
-"""python -m owl_jax.data.preview: what the data of a config is, as a page."""
+"""python -m owl_jax.data.preview: an HTML page that shows the data of a config."""

@@ -1,8 +1,8 @@
 """Shows the data of a config: python -m owl_jax.data.preview --config=FILE --output=preview.html
 
-The page has the mixture, the lengths of its records, what is dropped and why, and the first batches
-of a training as the model gets them. No weights are needed. Any key of the config can be overridden
-with --config.KEY=VALUE.
+The page shows the mixture, the lengths of its records, dropped records with reasons, and the first
+batches as the model gets them. Needs no weights. Any key of the config can be overridden with
+--config.KEY=VALUE.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 CONFIG = cli.define_config_flag()
 OUTPUT = flags.DEFINE_string("output", "preview.html", "the page to write")
 BATCHES = flags.DEFINE_integer("batches", 2, "batches to show", lower_bound=1)
-ROWS = flags.DEFINE_integer("rows", 16, "rows to show of each batch", lower_bound=1)
+ROWS = flags.DEFINE_integer("rows", 16, "packed sequences to show of each batch", lower_bound=1)
 RECORDS = flags.DEFINE_integer(
     "records", 2000, "records of the mixture to measure, at most one epoch", lower_bound=1
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory that keeps indices of large files, such as the training's"
+    "workdir", None, "directory for the indices of large files, such as the training's"
 )
 
-# More than any record has: nothing is cut, and none has too many media.
+# More than any record has, so that nothing is cut or has too many media.
 _UNLIMITED = 1 << 40
 
 
 def main(_: list[str]) -> None:
-    """Opens the data as a training does, looks at the beginning of it, and writes the page."""
-    # Imported here, since they import JAX, which --help can do without.
+    """Opens the data as in training, reads the first batches, and writes the page."""
+    # Imported here, since they import JAX, which --help does not need.
     from owl_jax.data.drops import DropLog
     from owl_jax.data.mixture import shares
     from owl_jax.preview.page import Head, SourceInfo, preview_page
@@ -52,12 +52,12 @@ def main(_: list[str]) -> None:
     tokenizer = settings.tokenizer_directory(config)
     if not tokenizer:
         raise UserError(
-            "config.tokenizer is empty; name the directory of a tokenizer, as in "
+            "config.tokenizer is empty; give the directory of a tokenizer, as in "
             "--config.tokenizer=DIR"
         )
-    # Only what is shown is made: a batch of a pod's size would take minutes.
+    # Only as many sequences as are shown: a batch for a pod would take minutes.
     config.batch_size, config.gradient_accumulation_steps = ROWS.value, 1
-    drops = DropLog(1.0)  # what is dropped is shown, however much it is
+    drops = DropLog(1.0)  # no limit: the page shows all dropped records
     workdir = Path(WORKDIR.value) if WORKDIR.value else None
     batches, fault = [], None
     model = settings.read_model(config)
@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
         try:
             for _number in range(BATCHES.value):
                 batches.append(next(data.batches))
-        except UserError as error:  # not a single record can be used: the page says why
+        except UserError as error:  # no record is usable: the page says why
             fault = error
     sources = [
         SourceInfo(name, len(item.source), float(share))
@@ -86,16 +86,16 @@ def main(_: list[str]) -> None:
 
 
 def _measure(data: TrainingData, seed: int, count: int) -> Sizes:
-    """The sizes of the first records of the mixture, of one epoch at most; not of unusable ones."""
+    """The sizes of the first usable records of the mixture, at most one epoch."""
     from owl_jax.data.conversations import Conversation
     from owl_jax.data.mixture import records_of_an_epoch
     from owl_jax.data.pipeline import tokenized
     from owl_jax.preview.page import Sizes
     from owl_jax.text.conversation import longest_text
 
-    room = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)
-    most = longest_text(data.shape.length)  # texts that training drops are dropped here, too
-    whole = tokenized(data.sources, data.tokenizer, room, seed, most_characters=most)
+    shape = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)
+    most = longest_text(data.shape.length)  # also drops the texts that training drops
+    whole = tokenized(data.sources, data.tokenizer, shape, seed, most_characters=most)
     items = (whole[number] for number in range(min(count, records_of_an_epoch(data.sources))))
     kept = [item for item in items if isinstance(item, Conversation)]
     return Sizes(

@@ -1,6 +1,6 @@
-"""The page of the preview: what the data is, what was dropped, and batches as rows.
+"""The page of the preview: the data, the dropped records, and the packed sequences of batches.
 
-Everything is read back from the arrays that the model gets (preview/unpacking.py).
+The sequences are reconstructed from the arrays that the model gets (preview/unpacking.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from owl_jax.data.batch import Batch, RowShape
 from owl_jax.data.drops import DropLog
 from owl_jax.pages.chart import Chart, Mark, histogram
 from owl_jax.pages.page import Share, count, render
-from owl_jax.preview.unpacking import Medium, UnpackedRow, Words, unpack
+from owl_jax.preview.unpacking import Medium, UnpackedSequence, Words, unpack
 from owl_jax.text.tokenizer import Tokenizer
 
 # Dropped records.
 _MOST_LISTED, _MOST_UNFOLDED = 50, 10
 
-# Pixels of a side at most: a page of many pictures stays small enough to be sent to someone.
+# Maximum side in pixels, so that a page of many pictures stays small enough to send.
 _PICTURE, _FRAME = 144, 96
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """A source of the mixture. share: of the mixture's records, between 0 and 1."""
+    """A source of the mixture. share: its share of the mixture's records."""
 
     name: str
     records: int
@@ -39,7 +39,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Head:
-    """What is previewed. max_dropped: the share of dropped records that a training allows."""
+    """The previewed config. max_dropped: the share of dropped records that training allows."""
 
     config: str
     tokenizer: str
@@ -50,7 +50,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What each record takes before anything of it is cut: positions, pictures, videos."""
+    """Tokens, pictures and videos of each record, before it is cut."""
 
     lengths: Sequence[int]
     images: Sequence[int]
@@ -65,7 +65,7 @@ def preview_page(
     sizes: Sizes,
     max_rows: int,
 ) -> str:
-    """The whole HTML file. max_rows: of each batch that are shown; the first ones."""
+    """The HTML file. max_rows: the number of sequences shown of each batch."""
     unpacked = [unpack(batch, head.shape.media_length) for batch in batches]
     lengths = np.asarray(sizes.lengths)
     return render(
@@ -94,18 +94,18 @@ def preview_page(
 
 def _facts(head: Head) -> dict[str, str]:
     shape = head.shape
-    room = [f"{shape.length:,} positions", count(shape.image_slots, "picture")]
+    capacity = [f"{shape.length:,} tokens", count(shape.image_slots, "picture")]
     if shape.video_slots:
-        room.append(f"{count(shape.video_slots, 'video')} of {shape.frames} frames")
+        capacity.append(f"{count(shape.video_slots, 'video')} of {shape.frames} frames")
     return {
         "Tokenizer": head.tokenizer,
-        "A row has room for": ", ".join(room),
-        "A picture or video takes": f"{shape.media_length} positions",
-        "The model sees": f"{shape.image_size} × {shape.image_size} pixels",
+        "Maximum of a packed sequence": ", ".join(capacity),
+        "Picture or video": f"{shape.media_length} tokens",
+        "Image size": f"{shape.image_size} × {shape.image_size} pixels",
     }
 
 
-def _lengths(lengths: np.ndarray, row: int) -> list[Chart]:
+def _lengths(lengths: np.ndarray, sequence_length: int) -> list[Chart]:
     """One chart; none if there are no records."""
     if not len(lengths):
         return []
@@ -113,25 +113,27 @@ def _lengths(lengths: np.ndarray, row: int) -> list[Chart]:
     marks = [
         Mark("median", middle, f"{middle:,.0f}"),
         Mark("95th percentile", high, f"{high:,.0f}"),
-        Mark("row", row, f"{row:,}"),
+        Mark("sequence", sequence_length, f"{sequence_length:,}"),
     ]
-    # A few very long ones would leave no room for the others.
-    end = max(1.5 * row, 1.1 * high)
+    # A few very long records would squeeze the others.
+    end = max(1.5 * sequence_length, 1.1 * high)
     return [
         histogram(
             "Length of the records",
             lengths.tolist(),
-            "positions",
+            "tokens",
             marks=marks,
             end=end if lengths.max() > end else None,
         )
     ]
 
 
-def _fills(batches: Sequence[Sequence[UnpackedRow]]) -> Chart:
-    fills = [100 * row.fill for batch in batches for row in batch]
+def _fills(batches: Sequence[Sequence[UnpackedSequence]]) -> Chart:
+    fills = [100 * sequence.fill for batch in batches for sequence in batch]
     mean = [Mark("mean", float(np.mean(fills)), f"{np.mean(fills):.1f}%")] if fills else []
-    return histogram("Fill of the rows", fills, "% of the positions", marks=mean, end=100, width=5)
+    return histogram(
+        "Fill of the sequences", fills, "% of the tokens", marks=mean, end=100, width=5
+    )
 
 
 def _media(sizes: Sizes) -> list[Share]:
@@ -143,12 +145,12 @@ def _media(sizes: Sizes) -> list[Share]:
             for of_kind, noun in ((images, "picture"), (videos, "video"))
             if of_kind
         ]
-        shares.append(Share(" and ".join(parts) or "words alone", number / kinds.total()))
+        shares.append(Share(" and ".join(parts) or "text-only", number / kinds.total()))
     return shares
 
 
 def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """Text of the tokens; those that are no text by their names, one by one, with True."""
+    """(text, is_special) pieces; each special token is a piece with its name."""
     names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
 
     def name(token: int) -> str:
@@ -162,7 +164,7 @@ def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
 
 
 def _frames(medium: Medium) -> list[dict[str, Any]]:
-    """What `picture` takes, for a picture or for each frame of a video."""
+    """Arguments of `picture` for a picture, or for each frame of a video."""
     if not medium.is_video:
         return [{"image": Image.fromarray(medium.pixels), "alt": "picture", "thumbnail": _PICTURE}]
     return [

@@ -1,9 +1,9 @@
-"""A batch's rows as the conversations in them: what the model gets, read back for people and tests.
+"""Reconstructs the conversations in a batch's packed sequences, for people and tests.
 
-Letters: B rows, L positions, T frames, S picture side.
+Letters: T frames, S image side.
 
-A target is the token that follows its position. So a conversation has one token more than
-positions: the last is a target only.
+The target at an index is the token after it. So a conversation has one more token than it takes of
+the sequence: its last token is only a target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from owl_jax.text.media_index import TEXT
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Tokens in a row that are all supervised, or all not."""
+    """Consecutive tokens that are all supervised, or all not."""
 
     ids: list[int]
     supervised: bool
@@ -27,15 +27,15 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Medium:
-    """A picture or video where its vectors stand.
+    """A picture or video in the sequence.
 
-    pixels: uint8[S, S, 3], or uint8[T, S, S, 3] of a video. slot: its slot, counted from 0 for
-    pictures and videos apart. positions: how many of them it takes.
+    pixels: uint8[S, S, 3], or uint8[T, S, S, 3] of a video. slot: its image slot or video slot,
+    from 0. tokens: the number of tokens that it takes.
     """
 
     pixels: np.ndarray
     slot: int
-    positions: int
+    tokens: int
 
     @property
     def is_video(self) -> bool:
@@ -44,7 +44,7 @@ class Medium:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One conversation, in reading order. start, length: the positions of the row that it takes."""
+    """One conversation. start, length: the tokens of the sequence that it takes."""
 
     parts: list[Words | Medium]
     start: int
@@ -57,8 +57,8 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class UnpackedRow:
-    """A row of L positions and its slots: the conversations, in order, and how much they fill."""
+class UnpackedSequence:
+    """The conversations of a packed sequence, in order. length: the sequence length."""
 
     segments: list[Segment]
     length: int
@@ -67,7 +67,7 @@ class UnpackedRow:
 
     @property
     def fill(self) -> float:
-        """Share of the positions that conversations take."""
+        """Share of tokens that are not padding."""
         return sum(segment.length for segment in self.segments) / self.length
 
     @property
@@ -85,55 +85,60 @@ class UnpackedRow:
         return len({medium.slot for medium in media if medium.is_video == videos})
 
 
-def unpack(batch: Batch, media_length: int) -> list[UnpackedRow]:
-    """The rows of a batch. media_length: positions per picture or video.
+def unpack(batch: Batch, media_length: int) -> list[UnpackedSequence]:
+    """The packed sequences of a batch. media_length: tokens per picture or video.
 
-    Where a prediction is supervised, its target is shown, which is what the model learns;
-    elsewhere, what the model reads.
+    Supervised tokens are read from the targets, which the model learns; others from the inputs.
     """
     arrays = {name: np.asarray(array) for name, array in vars(batch).items()}
     return [
-        _unpack_row({name: array[row] for name, array in arrays.items()}, media_length)
-        for row in range(len(arrays["input_ids"]))
+        _unpack_sequence({name: array[i] for name, array in arrays.items()}, media_length)
+        for i in range(len(arrays["input_ids"]))
     ]
 
 
-def _unpack_row(row: dict[str, np.ndarray], media_length: int) -> UnpackedRow:
-    numbers = row["segment_ids"]
+def _unpack_sequence(arrays: dict[str, np.ndarray], media_length: int) -> UnpackedSequence:
+    segment_ids = arrays["segment_ids"]
     segments = []
-    for number in range(1, numbers.max(initial=0) + 1):
-        (places,) = np.nonzero(numbers == number)
-        if len(places):
-            parts = _parts(row, places, media_length)
-            supervised = int((row["loss_mask"][places] > 0).sum())
-            segments.append(Segment(parts, int(places[0]), len(places), supervised))
-    return UnpackedRow(segments, len(numbers), len(row["images"]), len(row["videos"]))
+    for segment in range(1, segment_ids.max(initial=0) + 1):
+        (indices,) = np.nonzero(segment_ids == segment)
+        if len(indices):
+            parts = _parts(arrays, indices, media_length)
+            supervised = int((arrays["loss_mask"][indices] > 0).sum())
+            segments.append(Segment(parts, int(indices[0]), len(indices), supervised))
+    return UnpackedSequence(
+        segments, len(segment_ids), len(arrays["images"]), len(arrays["videos"])
+    )
 
 
 def _parts(
-    row: dict[str, np.ndarray], places: np.ndarray, media_length: int
+    arrays: dict[str, np.ndarray], indices: np.ndarray, media_length: int
 ) -> list[Words | Medium]:
-    index, targets = row["media_index"][places], row["targets"][places]
-    # One entry a token: what is read there, and what the prediction before it is taught, if it is.
-    slots = np.append(np.where(index < 0, TEXT, index // media_length), TEXT)
-    read = np.append(row["input_ids"][places], targets[-1])
-    taught = np.append(False, row["loss_mask"][places] > 0)
+    media_index, targets = arrays["media_index"][indices], arrays["targets"][indices]
+    # One entry a token: the input, and the target before it, if that is supervised.
+    slots = np.append(np.where(media_index < 0, TEXT, media_index // media_length), TEXT)
+    inputs = np.append(arrays["input_ids"][indices], targets[-1])
+    is_supervised = np.append(False, arrays["loss_mask"][indices] > 0)
     tokens: list[tuple[int, bool, int]] = []
     for slot, word, target, supervised in zip(
-        slots.tolist(), read.tolist(), [0, *targets.tolist()], taught.tolist(), strict=True
+        slots.tolist(),
+        inputs.tolist(),
+        [0, *targets.tolist()],
+        is_supervised.tolist(),
+        strict=True,
     ):
         if supervised:
             tokens.append((TEXT, True, target))
         if slot != TEXT or not supervised:
             tokens.append((slot, False, word))
-    num_images = len(row["images"])
+    num_images = len(arrays["images"])
     parts: list[Words | Medium] = []
     for (slot, supervised), group in itertools.groupby(tokens, key=lambda token: token[:2]):
         ids = [word for _, _, word in group]
         if slot == TEXT:
             parts.append(Words(ids, supervised))
         elif slot < num_images:
-            parts.append(Medium(row["images"][slot], slot, len(ids)))
+            parts.append(Medium(arrays["images"][slot], slot, len(ids)))
         else:
-            parts.append(Medium(row["videos"][slot - num_images], slot - num_images, len(ids)))
+            parts.append(Medium(arrays["videos"][slot - num_images], slot - num_images, len(ids)))
     return parts

@@ -20,7 +20,7 @@ from owl_jax.data.batch import RowShape
 from owl_jax.data.sources.custom import CustomSource
 from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
-from owl_jax.former_keys import in_its_place
+from owl_jax.former_keys import replacement_of
 from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
@@ -31,9 +31,9 @@ from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import DTYPES, Recipe
 from owl_jax.training.partition import FROZEN, Rules
 
-INT8 = "int8"  # frozen_dtype: the frozen language model's projections (checkpoint/int8.py)
-FRESH = "fresh"  # init: new random weights instead of a directory
-BRANCHES = (*PARTS, "lora")
+INT8 = "int8"  # frozen_dtype: quantises the frozen language model (checkpoint/int8.py)
+FRESH = "fresh"  # init: random weights instead of a directory
+SUBTREES = (*PARTS, "lora")
 EXPORT_FORMATS = ("orbax", "huggingface", "none")
 AUGMENTATIONS = {
     "none": None,
@@ -48,39 +48,33 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.seed = 0
     config.steps = 1
     config.epochs = 0.0  # above 0: steps is set to what that many epochs of the data take
-    config.batch_size = 256  # rows a step, over all processes and micro-batches
-    config.gradient_accumulation_steps = (
-        1  # micro-batches a step; the result is that of one large batch
-    )
-    config.clip_norm = 1.0  # of the gradient over all trainable parameters; 0: no clipping
-    config.max_skipped_steps = 5  # non-finite steps in a row after which the run stops
+    config.batch_size = 256  # sequences a step, over all processes and micro-batches
+    config.gradient_accumulation_steps = 1  # micro-batches a step; equals one large batch
+    config.clip_norm = 1.0  # global gradient norm over all trainable parameters; 0: no clipping
+    config.max_skipped_steps = 5  # the run stops after so many non-finite steps in a row
     config.model = ConfigDict(model.to_dict())
 
-    # Where each branch of the parameter tree starts: a directory (Hugging Face or owl_jax's own),
-    # or "fresh". The tokenizer is read from a directory, too; "": the language model's.
-    config.init = ConfigDict(dict.fromkeys(BRANCHES[: 4 if model.lora else 3], FRESH))
+    # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
+    # (randomly initialised). tokenizer: a directory; "": that of the language model.
+    config.init = ConfigDict(dict.fromkeys(SUBTREES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
-    config.allow_base_mismatch = (
-        False  # resume though the frozen weights are others than the checkpoint's
-    )
+    config.allow_base_mismatch = False  # resume even if the frozen weights have changed
 
-    # Freezing is data: the first pattern that matches the whole path of a parameter gives it a
-    # recipe (a key of config.recipes, see training/optimizer.py) or "frozen".
+    # (pattern, recipe): the first pattern that matches the whole path of a parameter decides.
+    # A recipe is a key of config.recipes (training/optimizer.py), or "frozen".
     config.rules = ()
     config.recipes = ConfigDict()
-    # What is minimised: (model, compute) -> objective (training/objectives/objective.py).
+    # The loss: (model, compute) -> objective (training/objectives/objective.py).
     config.objective = FieldReference(next_token, field_type=object)
     config.frozen_dtype = "bfloat16"  # float32, bfloat16; "int8": the language model's projections
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
-    config.compute.attention = "auto"  # by platform; or a name of models/attention/dispatch.py
-    config.compute.remat = "full"  # or what to keep, tensor by tensor (models/remat.py)
-    config.compute.media_remat = "full"  # the same of vision encoder and connector
+    config.compute.attention = "auto"  # by platform; or a name from models/attention/dispatch.py
+    config.compute.remat = "full"  # or the tensors to save (models/remat.py)
+    config.compute.media_remat = "full"  # the same for vision tower and connector
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
-    config.compute.loss_tile = (
-        512  # tokens; rows of batches have this many whose logits are there at a time; 0: all
-    )
+    config.compute.loss_tile = 512  # tokens of a sequence with logits in memory at a time; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()
@@ -88,29 +82,29 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.data.image_slots = 1
     config.data.video_slots = 0
     config.data.frames = 4  # of each video
-    config.data.pack = True  # several conversations a row; False: one
-    config.data.open_rows = 64  # among which a conversation finds its place
-    # ((source, weight), (source, weight, media_root), ...): a source is a path, or an object of
-    # one's own (data/sources/custom.py); docs/data.md.
+    config.data.pack = True  # several conversations a sequence; False: one
+    config.data.open_rows = 64  # sequences that packing fills at the same time
+    # ((source, weight), (source, weight, media_root), ...): a source is a path, or a CustomSource
+    # (data/sources/custom.py); docs/data.md.
     config.data.mixture = ()
-    config.data.media_root = ""  # of sources without their own; "": the folder of each file
+    config.data.media_root = ""  # default for sources without one; "": the folder of each file
     config.data.augmentation = "none"  # or a key of AUGMENTATIONS
     config.data.unusual_images = "refuse"  # animated, CMYK, 16-bit; or "convert"
-    config.data.decoder = "exact"  # "fast": JPEG at a reduced size, other pixels by a little
-    config.data.max_dropped = 0.01  # share of unusable records above which the run stops
-    config.data.threads = 16  # that read and decode
+    config.data.decoder = "exact"  # "fast": decodes JPEG at reduced size; pixels differ slightly
+    config.data.max_dropped = 0.01  # the run stops above this share of unusable records
+    config.data.threads = 16  # threads that read and decode
     config.data.workers = 0  # processes that decode instead of threads
-    config.data.resume = True  # False: a resumed run begins the data again
+    config.data.resume = True  # False: a resumed run starts the data from the beginning
 
     config.log_every = 10
     config.checkpoint_every = 500
     config.keep_checkpoints = 2
-    config.skip_damaged = False  # resume from the checkpoint before one that cannot be read
-    config.hang_report = 600.0  # seconds without the end of a step after which stacks are printed
-    config.hang_exit = 0.0  # seconds after which a hung process ends with status 75; 0: never
+    config.skip_damaged = False  # resume from the last readable checkpoint
+    config.hang_report = 600.0  # print stacks after so many seconds without a finished step
+    config.hang_exit = 0.0  # exit with status 75 after so many seconds; 0: never
     config.profile = (0, 0)  # first and last step to trace into WORKDIR/profile; 0: none
-    # Lists of objects (docs/training.md). Hooks of one's own, beside those of training/hooks/; and
-    # what is measured during the training, such as HeldOutLoss(...).
+    # Lists of objects (docs/training.md): hooks beside those of training/hooks/, and evaluators
+    # such as HeldOutLoss(...).
     config.hooks = ()
     config.evaluators = ()
     config.export = "orbax"  # WORKDIR/model at the end: "orbax", "huggingface" or "none"
@@ -118,20 +112,20 @@ def base_config(model: OwlConfig) -> ConfigDict:
 
 
 def small_config(model: OwlConfig) -> ConfigDict:
-    """`base_config` for a model that trains on a few CPU cores: float32, nothing recomputed."""
+    """`base_config` for a model that trains on a few CPU cores: float32, no rematerialisation."""
     config = base_config(model)
     config.frozen_dtype = config.compute.dtype = "float32"
     config.compute.remat = config.compute.media_remat = "none"
     config.compute.scan_layers = False
     config.compute.loss_tile = 0
     config.data.threads = 2
-    config.data.pack = False  # the demonstration's recipes are tuned to a conversation a row
+    config.data.pack = False  # the demo's recipes are tuned for one conversation a sequence
     config.checkpoint_every = 250
     return config
 
 
 def read_model(config: ConfigDict) -> OwlConfig:
-    """The model's description. Raises UserError for a value that makes no model."""
+    """The model config. Raises UserError for invalid values."""
     values = config.model.to_dict()
     try:
         model = OwlConfig.from_dict(values)
@@ -143,7 +137,7 @@ def read_model(config: ConfigDict) -> OwlConfig:
 
 
 def read_compute(config: ConfigDict) -> Compute:
-    """How to compute. Raises UserError for an unknown dtype, policy or implementation."""
+    """The compute config. Raises UserError for an unknown dtype, policy or implementation."""
     _check_choice(config, "compute.dtype", DTYPES)
     _check_choice(config, "compute.attention", IMPLEMENTATIONS)
     _check_least(config, "compute.loss_tile", 0)
@@ -157,7 +151,7 @@ def read_compute(config: ConfigDict) -> Compute:
 
 
 def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
-    """Rules and recipes; recipes that no rule names are left out. Raises UserError."""
+    """The rules, and the recipes that they use. Raises UserError."""
     rules = tuple((pattern, name) for pattern, name in config.rules)
     used = {name for _, name in rules if name != FROZEN}
     known = {field.name for field in dataclasses.fields(Recipe)}
@@ -174,8 +168,11 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
 
 
 class MixturePart(NamedTuple):
-    """One entry of `config.data.mixture`. media_root: what paths in it are relative to; "": its
-    folder, or the working directory for an object."""
+    """One entry of `config.data.mixture`.
+
+    media_root: the base of relative media paths; "": the source's folder, or the working directory
+      for an object.
+    """
 
     source: str | CustomSource
     weight: float | str
@@ -183,7 +180,7 @@ class MixturePart(NamedTuple):
 
 
 def read_mixture(config: ConfigDict) -> list[MixturePart]:
-    """The sources of a config. Raises UserError for an entry that has another form."""
+    """The sources of a config. Raises UserError for a malformed entry."""
     parts = []
     for number, entry in enumerate(config.data.mixture):
         match entry:
@@ -241,8 +238,8 @@ def check_values(config: ConfigDict) -> None:
         )
     if config.frozen_dtype == INT8 and config.init.llm == FRESH:
         raise UserError(
-            f"config.frozen_dtype={INT8} takes its weights from a directory, but "
-            "config.init.llm=fresh; use bfloat16"
+            f"config.frozen_dtype={INT8} needs pretrained weights, but config.init.llm=fresh; use "
+            "bfloat16, or give config.init.llm a directory"
         )
     check_extensions(config)
     if config.data.video_slots:
@@ -252,7 +249,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
-    """What a row of the config's batches has room for."""
+    """The shape of a packed sequence of the config's batches."""
     data = config.data
     return RowShape(
         data.sequence_length,
@@ -265,14 +262,14 @@ def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
 
 
 def tokenizer_directory(config: ConfigDict) -> str:
-    """Where the tokenizer is; "" if neither it nor a directory of the language model is given."""
+    """The tokenizer's directory; "" if neither it nor the language model's is given."""
     llm: str = config.init.llm
     return config.tokenizer or ("" if llm == FRESH else llm)
 
 
 def check_directories(config: ConfigDict) -> None:
-    """Raises one UserError that names everything the config needs and that is not there."""
-    needed = {f"config.init.{branch}": value for branch, value in config.init.items()}
+    """Raises one UserError that lists every missing file and directory."""
+    needed = {f"config.init.{subtree}": value for subtree, value in config.init.items()}
     needed["config.tokenizer"] = tokenizer_directory(config)
     for number, part in enumerate(read_mixture(config)):
         if isinstance(part.source, str) and is_missing(part.source):
@@ -285,15 +282,15 @@ def check_directories(config: ConfigDict) -> None:
         listed = ", ".join(f"{path!r} ({', '.join(keys)})" for path, keys in missing.items())
         raise UserError(
             f"not found: {listed}. Put model directories (config.json, weights, tokenizer files) "
-            "and data there, or name other places, as in --config.tokenizer=DIR (docs/training.md "
-            "and docs/data.md tell where to get them)"
+            "and data there, or give other paths, as in --config.tokenizer=DIR (docs/training.md "
+            "and docs/data.md say where to get them)"
         )
 
 
 def _check_no_former_keys(config: ConfigDict) -> None:
     for key in flatten_dict(config.to_dict(), sep="."):
-        if instead := in_its_place(key):
-            raise UserError(f"config.{key} is no key any more: {instead}")
+        if instead := replacement_of(key):
+            raise UserError(f"config.{key} no longer exists: {instead}")
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

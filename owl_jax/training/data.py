@@ -1,4 +1,4 @@
-"""What a config's `data` describes, opened: sources, the stream of batches, what it drops."""
+"""Opens the data of a config: sources, the stream of batches, the log of dropped records."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from owl_jax.training import config as settings
 
-# Of a data set, to tell how many rows an epoch of it makes: within about 2 % of the truth.
+# Records that estimate how many sequences an epoch packs into, within about 2 %.
 _SAMPLE = 2_000
-_RECORDS_FOR_AN_OPEN_ROW = 32
+_RECORDS_PER_OPEN_ROW = 32
 
-# The keys of config.data that decide what comes.
-_DECIDING = (
+# The keys of config.data that determine the batches.
+_BATCH_KEYS = (
     "sequence_length",
     "image_slots",
     "video_slots",
@@ -47,9 +47,11 @@ _DECIDING = (
 
 @dataclass(frozen=True)
 class TrainingData:
-    """names, sources: the mixture. conversations: the whole of it, by number, not decoded.
+    """The opened data of a config.
 
-    batches: this process's part.
+    names, sources: the mixture.
+    conversations: all of the mixture, by number, with media not decoded.
+    batches: this process's shard.
     """
 
     names: Sequence[str]
@@ -61,7 +63,7 @@ class TrainingData:
     drops: DropLog
 
     def close(self) -> None:
-        """Lets go of threads and worker processes."""
+        """Stops threads and worker processes."""
         self.batches.close()
 
 
@@ -69,23 +71,23 @@ def open_data(
     config: ConfigDict,
     model: OwlConfig,
     workdir: Path | None = None,
-    part: int = 0,
-    parts: int = 1,
+    shard_index: int = 0,
+    num_shards: int = 1,
     drops: DropLog | None = None,
 ) -> TrainingData:
     """Opens the data of a config.
 
     Args:
-      workdir: keeps the indices of large files, in `index/`, and `skipped.jsonl`.
-      part, parts: which rows of each batch this process reads (parallel/sharding.py).
-      drops: counts what is dropped, instead of one that writes `skipped.jsonl`.
+      workdir: for the indices of large files, in `index/`, and `skipped.jsonl`.
+      shard_index, num_shards: the shard of each batch that this process reads.
+      drops: replaces the DropLog that writes `skipped.jsonl`.
 
     Raises UserError for missing or unusable data.
     """
-    if config.batch_size % (parts * config.gradient_accumulation_steps):
+    if config.batch_size % (num_shards * config.gradient_accumulation_steps):
         raise UserError(
-            f"config.batch_size={config.batch_size} must be a multiple of {parts} parts of the "
-            f"data times config.gradient_accumulation_steps={config.gradient_accumulation_steps}"
+            f"config.batch_size={config.batch_size} must be a multiple of {num_shards} data shards "
+            f"times config.gradient_accumulation_steps={config.gradient_accumulation_steps}"
         )
     data = config.data
     index_dir = workdir / "index" if workdir else None
@@ -103,7 +105,9 @@ def open_data(
     tokenizer = load_tokenizer(directory)
     check_vocabulary(tokenizer, model.llm.vocab_size, directory)
     if drops is None:
-        name = "skipped.jsonl" if parts == 1 else f"skipped-{part}-of-{parts}.jsonl"
+        name = (
+            "skipped.jsonl" if num_shards == 1 else f"skipped-{shard_index}-of-{num_shards}.jsonl"
+        )
         drops = DropLog(data.max_dropped, workdir / name if workdir else None)
     batches = make_batches(
         sources,
@@ -113,30 +117,27 @@ def open_data(
             shape.image_size,
             shape.frames,
             settings.AUGMENTATIONS[data.augmentation],
-            (config.seed, part),
+            (config.seed, shard_index),
             data.unusual_images,
             data.decoder,
         ),
-        config.batch_size // parts,
+        config.batch_size // num_shards,
         config.seed,
         drops,
-        _open_rows(config, sources, parts),
-        Reading(data.threads, data.workers, part, parts),
-        _made_with(config, sources, tokenizer, shape, parts),
+        _open_rows(config, sources, num_shards),
+        Reading(data.threads, data.workers, shard_index, num_shards),
+        _made_with(config, sources, tokenizer, shape, num_shards),
     )
-    conversations = tokenized(sources, tokenizer, shape, config.seed)  # of all parts
+    conversations = tokenized(sources, tokenizer, shape, config.seed)  # of all shards
     return TrainingData(names, sources, tokenizer, shape, conversations, batches, drops)
 
 
-def _open_rows(config: ConfigDict, sources: Sequence[WeightedSource], parts: int) -> int:
-    """`data.open_rows`, or fewer for a small data set.
-
-    What waits in open rows is of several epochs if an epoch makes not many more rows than are open.
-    """
+def _open_rows(config: ConfigDict, sources: Sequence[WeightedSource], num_shards: int) -> int:
+    """`data.open_rows`, or fewer for a small data set, so that open sequences do not mix epochs."""
     if not config.data.pack:
         return 0
-    records = records_of_an_epoch(sources) // parts
-    return max(1, min(config.data.open_rows, records // _RECORDS_FOR_AN_OPEN_ROW))
+    records = records_of_an_epoch(sources) // num_shards
+    return max(1, min(config.data.open_rows, records // _RECORDS_PER_OPEN_ROW))
 
 
 def _made_with(
@@ -144,17 +145,17 @@ def _made_with(
     sources: Sequence[WeightedSource],
     tokenizer: Tokenizer,
     shape: RowShape,
-    parts: int,
+    num_shards: int,
 ) -> dict[str, Any]:
-    """What decides which batches come, by the names of the settings."""
-    keys = ("seed", "batch_size", *(f"data.{key}" for key in _DECIDING))
+    """Everything that determines the batches, by setting; a resume must match it."""
+    keys = ("seed", "batch_size", *(f"data.{key}" for key in _BATCH_KEYS))
     made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
     made_with["config.model.vision.image_size"] = shape.image_size
     made_with["positions of a picture"] = shape.media_length
-    made_with["number of processes that read data"] = parts
+    made_with["number of processes that read data"] = num_shards
     probe = tokenizer.encode("A picture of 2 owls, asleep. 猫头鹰")
     made_with["tokenizer"] = f"{tokenizer.vocab_size} pieces, {probe}"
-    # By what is in them, not by their names: data may be moved.
+    # Identify sources by content, not by path: data may be moved.
     for number, (item, share) in enumerate(zip(sources, shares(sources), strict=True)):
         described = f"{len(item.source)} records ({fingerprint(item.source)}), share {share}"
         made_with[f"source {number + 1}"] = described
@@ -162,10 +163,10 @@ def _made_with(
 
 
 def steps_of_epochs(config: ConfigDict, data: TrainingData) -> int:
-    """Steps that `config.epochs` take: an estimate from the first records of the mixture.
+    """Estimates the steps of `config.epochs` from the first records of the mixture.
 
-    An epoch is over when every record of every source has come. The same on every process, and on
-    every start with the same data.
+    An epoch covers every record of every source at least once. The result is the same on every
+    process and every start.
     """
     records = records_of_an_epoch(data.sources)
     sample = [data.conversations[number] for number in range(min(records, _SAMPLE))]
@@ -174,7 +175,7 @@ def steps_of_epochs(config: ConfigDict, data: TrainingData) -> int:
     if config.data.pack and kept:
         packer = Packer(data.shape, _open_rows(config, data.sources, 1))
         closed = [row for item in kept if (row := packer.place(item))]
-        # Open rows count as far as they are filled, or will be.
+        # Open sequences count in proportion to their length.
         length = sum(row.length for row in closed) / len(closed) if closed else data.shape.length
         rows = len(closed) + sum(row.length for row in packer.rows) / length
     return max(math.ceil(config.epochs * records * rows / len(sample) / config.batch_size), 1)

@@ -1,4 +1,4 @@
-"""WORKDIR/model: the model that a run leaves."""
+"""Exports the trained model to WORKDIR/model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from owl_jax.training.run import Run
 
 
 def export_directory(run: Run) -> Path | None:
-    """Where the model goes, or None if the config wants none."""
+    """The directory of the exported model, or None if the config exports none."""
     return None if run.config.export == "none" else run.workdir / "model"
 
 
 def keep_former(run: Run) -> None:
-    """Renames a model that is there: a former end of this run, before config.steps was raised."""
+    """Renames an existing model, which this run exported before config.steps was raised."""
     model = run.workdir / "model"
     if jax.process_index() == 0 and model.exists():
         former = model.with_name(f"{model.name}-{run.start}")
@@ -31,7 +31,7 @@ def keep_former(run: Run) -> None:
 
 
 def export(run: Run, directory: Path, trainable: Any, frozen: Any) -> None:
-    """Writes the model, as `config.export` says. Consumes `frozen`, array by array."""
+    """Writes the model in the format `config.export`. Consumes `frozen`, array by array."""
     config, program = run.config, run.program
     params = unrounded(config, merge(trainable, program.stacked(frozen)))
     base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None

@@ -1,7 +1,6 @@
-"""What a config file plugs into the training: its objective, hooks and evaluators.
+"""The objective, hooks and evaluators of a config, checked before the run starts.
 
-They are objects in the config, so a config file can define its own. All that can be found without
-reading data is checked here, before a run begins.
+They are objects in the config, so a config file can define its own.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ KEYS = ("objective", "hooks", "evaluators")
 
 
 def check_extensions(config: ConfigDict) -> None:
-    """Raises UserError for an entry that is something else than what its key takes."""
+    """Raises UserError for an entry of the wrong type."""
     read_objective(config)
     read_hooks(config)
     read_evaluators(config)
@@ -38,7 +37,7 @@ def read_objective(config: ConfigDict) -> MakeObjective:
 
 
 def read_hooks(config: ConfigDict) -> list[Hook]:
-    """The config's own hooks; functions are called after each step. Raises UserError."""
+    """The config's hooks; functions are called after each step. Raises UserError."""
     hooks: list[Hook] = []
     for number, hook in enumerate(_entries(config, "hooks")):
         key = f"config.hooks[{number}]"
@@ -48,7 +47,7 @@ def read_hooks(config: ConfigDict) -> list[Hook]:
             hint = f"; write {hook.__name__}(...)" if isinstance(hook, type) else ""
             raise UserError(
                 f"{key} is {_described(hook)}; expected a Hook (owl_jax/training/hooks/hook.py) or "
-                f"a function that takes the event of a step{hint}"
+                f"a function that takes a StepEvent{hint}"
             )
         else:
             hooks.append(AfterStep(hook))
@@ -71,7 +70,7 @@ def read_evaluators(config: ConfigDict) -> list[Evaluator]:
 
 
 def as_json(config: ConfigDict) -> str:
-    """The config as JSON: extensions as Python writes them, functions by their names."""
+    """The config as JSON: extensions by their repr, functions by name."""
     shown = config.copy_and_resolve_references()
     with shown.unlocked(), shown.ignore_type():
         shown.objective = _described(config.objective)

@@ -1,22 +1,21 @@
-"""Model work: the floating-point operations that a row needs, whatever a program spends on it.
+"""Model FLOPs of a sequence, independent of how a program computes it.
 
-Letters: L positions of a row, T frames, P patches, Q queries, D width.
+Letters: L tokens of a sequence, D width.
 
-MFU = model work / (seconds * peak of all chips). The formula is PaLM's (arXiv 2204.02311, appendix
-B), with causal attention halved and what is frozen taken into account:
+MFU = model FLOPs / (seconds * peak of all chips). The formula is PaLM's (arXiv 2204.02311, appendix
+B), with causal attention halved and frozen weights taken into account:
 
-- A product with a weight matrix of n elements costs 2n for each position that passes it. Backward
-  it costs 2n again for the gradient of its input, if anything before it or in its branch is
-  trained, and 2n for the gradient of the matrix, if that is trained. So a language model of N
-  parameters costs 6N a token when it is trained, 4N when it is frozen and something before or
-  beside it (vision, connector, LoRA) is trained, and 2N when nothing is.
-- Attention's two products cost 4 L^2 D a layer, half of that where it is causal, and backward twice
-  as much again. A packed row counts as one of L positions.
-- Nothing is counted for what the backward pass recomputes, nor for norms, softmax, the loss, the
-  optimizer and looking words up.
-- The language model's head counts for every position, also where the loss leaves out those that
-  are not supervised (training/objectives/cross_entropy.py).
-- Vision tower and connector run for every slot of a row, filled or not, and are counted so.
+- A matmul with a weight matrix of n elements costs 2n a token. The backward pass costs another 2n
+  for the input gradient, if anything before it or in its subtree is trained, and 2n for the weight
+  gradient, if the matrix is trained. A language model of N parameters costs 6N a token when it is
+  trained, 4N when it is frozen and something before or beside it (vision, connector, LoRA) is
+  trained, and 2N when nothing is.
+- The two matmuls of attention cost 4 L^2 D a layer, half of that if causal, and twice as much again
+  in the backward pass. A packed sequence counts as one sequence of L tokens.
+- Rematerialisation, norms, softmax, the loss, the optimizer and embedding look-ups do not count.
+- The language model's head counts for every token, even if the loss skips unsupervised ones
+  (training/objectives/cross_entropy.py).
+- Vision tower and connector count for every media slot, filled or not, since they run for each.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.parts import Path
 from owl_jax.training.partition import FROZEN
 
-_ORDER = tuple(PARTS)  # in which data passes the subtrees
+_ORDER = tuple(PARTS)  # subtrees in the order of the forward pass
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A part of a row's forward pass.
+    """FLOPs of one operation of a sequence's forward pass.
 
-    flops: its operations. is_weight: a product with a weight matrix; else attention.
-    is_trained: of the weight matrix.
+    is_weight: a matmul with a weight matrix; otherwise attention.
+    is_trained: whether the weight matrix is trained.
     """
 
-    branch: str
+    subtree: str
     flops: float
     is_weight: bool = False
     is_trained: bool = False
@@ -53,21 +52,21 @@ class _Work:
 def training_flops(
     model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any], row: RowShape
 ) -> float:
-    """Operations of one row in a training step: forward, and backward as far as it is needed.
+    """FLOPs of one sequence in a training step: forward, and the parts of backward that run.
 
     Args:
       shapes: the parameter tree; its leaves have a `shape`.
       labels: the same tree with each leaf's recipe or "frozen" (training/partition.py, `assign`).
     """
-    # Vectors count here, too: a trained bias needs the gradients of all that comes after it.
+    # Includes vectors: even a trained bias needs the gradients of everything after it.
     trained = {
-        _branch(path) for path, label in flatten_dict(dict(labels)).items() if label != FROZEN
+        _subtree(path) for path, label in flatten_dict(dict(labels)).items() if label != FROZEN
     }
-    first = min((_ORDER.index(branch) for branch in trained), default=len(_ORDER))
+    first = min((_ORDER.index(subtree) for subtree in trained), default=len(_ORDER))
     total = 0.0
     for work in _works(model, shapes, labels, row):
         total += work.flops
-        if _ORDER.index(work.branch) >= first:
+        if _ORDER.index(work.subtree) >= first:
             total += work.flops if work.is_weight else 2 * work.flops
         if work.is_trained:
             total += work.flops
@@ -75,35 +74,35 @@ def training_flops(
 
 
 def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) -> float:
-    """Operations of reading one prompt of `row.length` positions, with the last one's logits."""
+    """FLOPs of the prefill of one prompt of `row.length` tokens, with logits of the last only."""
     whole = sum(work.flops for work in _works(model, shapes, None, row))
     head = 2.0 * model.llm.vocab_size * model.llm.hidden_size
     return whole - head * (row.length - 1)
 
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
-    """Operations of one new token of one row that attends to a cache of `slots` positions."""
+    """FLOPs of one new token of one sequence that attends to a cache of `slots` tokens."""
     token = RowShape(1, model.media_length, model.vision.image_size)
-    products = sum(work.flops for work in _works(model, shapes, None, token) if work.is_weight)
-    return products + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
+    matmuls = sum(work.flops for work in _works(model, shapes, None, token) if work.is_weight)
+    return matmuls + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
 
 
 def _works(
     model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
 ) -> Iterator[_Work]:
-    """All that a row's forward pass does."""
-    # (how many, frames of each) of the row's media.
+    """Every counted operation of a sequence's forward pass."""
+    # (count, frames) of images and of videos.
     media = ((row.image_slots, 1), (row.video_slots, row.frames))
     named = None if labels is None else flatten_dict(dict(labels))
     for path, leaf in flatten_dict(dict(shapes)).items():
         if not _is_matrix(path, model):
             continue
-        branch = _branch(path)
-        passing = row.length
-        if branch != "llm":
-            passing = sum(count * _passing(path, model, frames) for count, frames in media)
+        subtree = _subtree(path)
+        tokens = row.length
+        if subtree != "llm":
+            tokens = sum(count * _media_tokens(path, model, frames) for count, frames in media)
         is_trained = named is not None and named[path] != FROZEN
-        yield _Work(branch, 2.0 * math.prod(leaf.shape) * passing, True, is_trained)
+        yield _Work(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
 
     for count, frames in media:
         yield _Work("vision", count * model.vision.attention_flops(frames))
@@ -111,20 +110,20 @@ def _works(
     yield _Work("llm", model.llm.attention_flops(row.length))
 
 
-def _passing(path: Path, model: OwlConfig, frames: int) -> int:
-    """How many tokens of one medium pass a matrix of the vision tower or the connector."""
+def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
+    """Tokens of one medium that a matrix of the vision tower or the connector multiplies."""
     if path[0] == "vision":
         return model.vision.tokens_through(path[1:], frames)
     return model.connector.tokens_through(path[1:], model.vision, frames)
 
 
 def _is_matrix(path: Path, model: OwlConfig) -> bool:
-    """Whether positions are multiplied with it; an embedding is only where it is the head, too."""
+    """Whether it is used in a matmul; an embedding is only if it is tied to the head."""
     if path[-1] == "embedding":
         return path[1] in model.llm.HEAD
     return path[-1] == "kernel" or path[0] == "lora"
 
 
-def _branch(path: Path) -> str:
-    """LoRA is a part of the language model."""
+def _subtree(path: Path) -> str:
+    """The subtree of a parameter; LoRA counts as the language model."""
     return "llm" if path[0] == "lora" else path[0]

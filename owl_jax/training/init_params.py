@@ -1,4 +1,4 @@
-"""The weights that a run starts from, on the mesh, each branch from where `config.init` says."""
+"""Initial parameters on the mesh: each subtree from the directory in `config.init`, or random."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Tree = dict[str, Any]
 
 
 def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
-    """The whole parameter tree; shapes, dtypes and places are those of `program.params`.
+    """The whole parameter tree, with the shapes, dtypes and shardings of `program.params`.
 
-    Raises UserError for a directory whose weights do not fit the model, and for an adapter that was
-    trained on another base.
+    Raises UserError for a directory whose weights do not fit the model, and for an adapter of
+    another base.
     """
-    fresh = [name for name, value in config.init.items() if value == settings.FRESH]
-    params = _make(program, fresh, config.seed) if fresh else {}
+    random = [name for name, value in config.init.items() if value == settings.FRESH]
+    params = _random_params(program, random, config.seed) if random else {}
     directories: dict[str, list[str]] = {}
     for name, value in config.init.items():
         if value != settings.FRESH:
@@ -59,33 +59,36 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:
-    """The same tree, the language model as it was read if it is kept in 8 bits: what an adapter
-    belongs to, and what is exported."""
+    """The same tree with an int8 language model read again at full precision.
+
+    Adapters belong to these weights, and exports contain them.
+    """
     if config.frozen_dtype != settings.INT8:
         return params
     return params | open_subtrees(Path(config.init.llm), ["llm"]).params
 
 
-def _make(program: TrainingProgram, names: list[str], seed: int) -> Tree:
-    """New random weights for some branches."""
+def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tree:
+    """Randomly initialised subtrees."""
     wanted = {name: program.params[name] for name in names}
 
     def make(key: jax.Array) -> Tree:
-        made = nn.meta.unbox(init_params(program.model, Compute(), key))
-        made = {name: made[name] for name in names}
-        return jax.tree.map(lambda leaf, array: array.astype(leaf.dtype), wanted, made)
+        params = nn.meta.unbox(init_params(program.model, Compute(), key))
+        params = {name: params[name] for name in names}
+        return jax.tree.map(lambda leaf, array: array.astype(leaf.dtype), wanted, params)
 
     # This runs once; on CPU, optimizing it takes far longer than running it.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-    made: Tree = jax.jit(make, out_shardings=places, compiler_options=fast)(jax.random.key(seed))
-    return made
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    init = jax.jit(make, out_shardings=shardings, compiler_options=fast)
+    params: Tree = init(jax.random.key(seed))
+    return params
 
 
 def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
     found = {path: leaf.shape for path, leaf in flatten_dict(loaded, sep="/").items()}
     wanted = {path: leaf.shape for path, leaf in flatten_dict(expected, sep="/").items()}
-    # What quantising is going to add.
+    # Quantisation adds the scales later.
     wanted = {
         path: shape
         for path, shape in wanted.items()
@@ -101,11 +104,11 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
 
 
 def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """What the shapes of the weights do not tell, and the language model does not work without."""
+    """Checks the fields that weights depend on but whose shapes do not show."""
     for field in ("architecture", *expected.llm.DEFINING):
         theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
         if theirs != ours:
             raise UserError(
-                f"{directory}: its {field} is {theirs}, config.model.llm.{field} is {ours}; give "
+                f"{directory} has {field} {theirs}, but config.model.llm.{field} is {ours}; give "
                 f"--config.model.llm.{field}={theirs}"
             )

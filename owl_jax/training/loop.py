@@ -1,7 +1,6 @@
-"""The training loop, top to bottom: data, program, restore or initialise; then batch, step,
-evaluators, hooks, and at the end the export.
+"""The training loop: data, program, restore or initialise; then step, evaluators, hooks; export.
 
-What else happens in a run (metrics, checkpoints, signals, ...) are hooks: hooks/hook.py.
+Everything else in a run (metrics, checkpoints, signals, ...) is a hook: hooks/hook.py.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from owl_jax.training.train_program import make_program
 def train(config: ConfigDict, workdir: Path) -> Path | None:
     """Trains, or resumes, what `config` describes; returns the exported model's directory.
 
-    A run that is at its last step already is left as it is. One run at a time has the workdir
+    A finished run is left as it is. Only one run at a time may use the workdir
     (hooks/run_lock.py).
 
-    Raises UserError for whatever the user can mend: missing weights or data, a checkpoint of
-    another model, a workdir that another run is using, a full disk, a loss that stays non-finite;
-    Preempted after SIGTERM, and Interrupted after Ctrl-C.
+    Raises UserError for whatever the user can fix: missing weights or data, a checkpoint of
+    another model, a workdir in use, a full disk, a loss that stays non-finite; Preempted after
+    SIGTERM; Interrupted after Ctrl-C.
     """
     settings.check_values(config)
     settings.check_directories(config)
@@ -89,7 +88,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
 
         model_directory = export_directory(run)
         if is_done and (model_directory is None or model_directory.exists()):
-            say(f"nothing left to do: {workdir} is at step {run.start} of {config.steps}")
+            say(f"nothing to do: {workdir} is at step {run.start} of {config.steps}")
         elif model_directory is not None:
             export(run, model_directory, state.params, frozen)
     return model_directory
@@ -98,7 +97,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
 def _take_steps(
     run: Run, evaluators: OpenEvaluators, step: Any, state: TrainState, frozen: Any
 ) -> TrainState:
-    """Every step that is left; returns the state after the last one."""
+    """Takes the remaining steps; returns the state after the last one."""
     steps = run.config.steps
     event = None
     with ExitStack() as training:

@@ -1,14 +1,12 @@
 """Recipes: how each trainable partition is optimized.
 
-A recipe is AdamW, or Muon for matrices, with a learning-rate schedule. The optimizer sees the
-trainable tree only, so that moments exist for trainable leaves only, and the gradient's norm is
-clipped over just those.
+A recipe is AdamW, or Muon for matrices, with a learning-rate schedule. The optimizer gets only the
+trainable tree: moments and the clipped gradient norm cover trainable leaves only.
 
-Weight decay spares vectors: biases, norm scales and every other leaf of rank one. The original's
-script leaves the choice to Hugging Face's Trainer, which decays all but biases and LayerNorm
-parameters (pipeline/train.py; transformers.Trainer.get_decay_parameter_names). Layers are stacked
-on axis 0 below a path component "layers", so rank counts one less there; a bias may be stored by
-head, float32[H, K], so names count as well as ranks.
+Weight decay skips biases, norm scales and every other leaf of rank one, like Hugging Face's Trainer
+in the original's script (pipeline/train.py; transformers.Trainer.get_decay_parameter_names). Layers
+are stacked on axis 0 below a path component "layers", so rank is one less there. A bias may have a
+head axis, float32[H, K], so names are checked as well as ranks.
 """
 
 from collections.abc import Mapping
@@ -26,12 +24,12 @@ from owl_jax.errors import UserError
 SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
-RATE_PREFIX = "learning_rate/"  # of the metric of each recipe
+RATE_PREFIX = "learning_rate/"  # of each recipe's metric
 
-# Muon's update has this root mean square times the learning rate, about AdamW's: one rate suits
-# both (arXiv 2502.16982, section 2.2).
+# RMS of Muon's update per unit of learning rate. It is about AdamW's, so both can use the same
+# learning rate (arXiv 2502.16982, section 2.2).
 _MUON_RMS = 0.2
-# Kernels [heads, width, D] that contract their first two axes; all others contract the first.
+# Kernels [H, K, D] that contract their first two axes; all others contract the first.
 _OUTPUT_PROJECTIONS = ("o_proj", "out", "dense")
 
 
@@ -41,17 +39,17 @@ class Recipe:
 
     Attributes:
       learning_rate: the peak, reached after the warm-up.
-      optimizer: "adamw", or "muon" (arXiv 2502.16982) for the kernels of the layers, with AdamW for
-        all else that the recipe covers: embeddings, heads, LoRA's factors, vectors.
-      schedule: from the peak to `final_learning_rate` by "cosine" or "linear", or "constant".
-      warmup_steps: steps of linear growth from zero.
+      optimizer: "adamw", or "muon" (arXiv 2502.16982) for the kernels of the layers and AdamW for
+        the recipe's other parameters: embeddings, heads, LoRA factors, vectors.
+      schedule: "cosine" or "linear" from the peak to `final_learning_rate`, or "constant".
+      warmup_steps: steps of linear warm-up from zero.
       final_learning_rate: the rate at the last step (the original's --min-lr).
       weight_decay: decoupled, multiplied by the learning rate (AdamW, arXiv 1711.05101).
       b1, b2, eps: Adam's (arXiv 1412.6980); PyTorch's defaults. Muon's momentum is 0.95.
-      dtype: of the master weights, and so of the moments.
+      dtype: of the master weights and the moments.
 
     Raises:
-      UserError: a value that cannot be meant.
+      UserError: an invalid value.
     """
 
     learning_rate: float
@@ -73,14 +71,15 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise UserError(
-                    f"{name} {getattr(self, name)!r} of a recipe is none of {', '.join(known)}"
+                    f"a recipe has {name}={getattr(self, name)!r}; expected one of "
+                    f"{', '.join(known)}"
                 )
         for name in ("learning_rate", "warmup_steps", "final_learning_rate", "weight_decay"):
             if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)} of a recipe must not be negative")
+                raise UserError(f"a recipe has {name}={getattr(self, name)}; expected 0 or more")
         if self.schedule != "constant" and self.final_learning_rate > self.learning_rate:
             raise UserError(
-                f"final_learning_rate={self.final_learning_rate} lies above "
+                f"final_learning_rate={self.final_learning_rate} is above "
                 f"learning_rate={self.learning_rate}; lower it"
             )
 
@@ -88,11 +87,11 @@ class Recipe:
 def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of steps already taken.
 
-    Zero at step 0 if there is a warm-up, the peak at step `warmup_steps`, and
-    `final_learning_rate` from step `total_steps` on.
+    With a warm-up it is zero at step 0 and the peak at `warmup_steps`. From `total_steps` on it is
+    `final_learning_rate`.
 
     Raises:
-      UserError: the warm-up does not end before the training does.
+      UserError: the warm-up is as long as the training, or longer.
     """
     decay_steps = total_steps - recipe.warmup_steps
     if decay_steps < 1:
@@ -124,13 +123,12 @@ def make_optimizer(
 
     Args:
       recipes: by name.
-      labels: the tree of recipe names of the trainable leaves only.
+      labels: recipe names of the trainable leaves.
       total_steps: optimizer steps of the whole training.
-      clip_norm: the global norm over all trainable partitions that a gradient is scaled down to,
-        or None.
+      clip_norm: maximum global norm of the gradient, or None.
 
     Raises:
-      UserError: nothing is trainable, or a schedule does not fit into `total_steps`.
+      UserError: nothing is trainable, or a warm-up does not fit into `total_steps`.
     """
     if not jax.tree.leaves(labels):
         raise UserError("every parameter is frozen; give at least one pattern a recipe")
@@ -169,10 +167,10 @@ def _transform(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
 
 
 def matrices(params: Any) -> Any:
-    """For each kernel of a layer the axes that it contracts and gives; None for other leaves.
+    """The input and output axes of each layer kernel, for Muon; None for other leaves.
 
-    Layers are stacked on axis 0, and each is a matrix of its own; a fused projection is one matrix.
-    The kernel of a temporal convolution is depthwise: no matrix.
+    Layers are stacked on axis 0, and each is a separate matrix; a fused projection is one matrix.
+    A temporal convolution is depthwise and so has no matrix.
     """
 
     def of_leaf(path: tuple[Any, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
@@ -192,7 +190,7 @@ def _is_axes(value: Any) -> bool:
 
 
 def decayed(params: Any) -> Any:
-    """Which leaves weight decay applies to: the same tree of bools (rule and source above)."""
+    """The weight-decay mask, a tree of bools (rule and source above)."""
 
     def of_leaf(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [key.key for key in path]
@@ -205,11 +203,11 @@ def decayed(params: Any) -> Any:
 def learning_rates(
     recipes: Mapping[str, Recipe], total_steps: int, step: int | jax.Array
 ) -> dict[str, jax.Array]:
-    """{"learning_rate/<recipe>": float32[]} of the update taken after `step` steps."""
+    """{"learning_rate/<recipe>": float32[]} of the update after `step` steps."""
     return _learning_rates(tuple(recipes.items()), total_steps, step)
 
 
-# One program; by themselves the operations of a schedule are a dozen, compiled one by one.
+# Jitted as one program: otherwise each operation of a schedule is compiled separately.
 @partial(jax.jit, static_argnums=(0, 1))
 def _learning_rates(
     recipes: tuple[tuple[str, Recipe], ...], total_steps: int, step: int | jax.Array

@@ -1,11 +1,10 @@
-"""Freezing is data: an ordered list of (pattern, recipe name) says what is trained, and how.
+"""Partitions parameters into trainable and frozen by an ordered list of (pattern, recipe name).
 
-A pattern is a regular expression that has to match the whole "/"-joined path of a parameter
-("llm/layers/attention/q_proj/kernel"). The first rule that matches decides. The recipe name
-"frozen" is reserved: such a parameter has no gradient, no optimizer state and no master copy.
+A pattern is a regular expression that must match the whole "/"-joined path of a parameter
+("llm/layers/attention/q_proj/kernel"). The first match decides. The recipe name "frozen" is
+reserved: such a parameter has no gradient, no optimizer state and no master copy.
 
-A parameter tree is a nested dict; what is not a dict in it is a leaf (an array, a tracer,
-a ShapeDtypeStruct). Nothing here looks inside a leaf but `table`, which reads shapes.
+A parameter tree is a nested dict; its leaves may be arrays, tracers or ShapeDtypeStructs.
 """
 
 import math
@@ -26,7 +25,7 @@ Tree = dict[str, Any]
 
 
 def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) -> Tree:
-    """Gives every parameter its recipe.
+    """Assigns a recipe to every parameter.
 
     Args:
       params: a parameter tree; shapes are enough.
@@ -37,9 +36,9 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
       The same tree with the recipe's name (or "frozen") at each leaf.
 
     Raises:
-      UserError: listing every parameter that no rule matches, every rule that names an unknown
-        recipe, is not a regular expression or matches nothing, and every training rule whose
-        parameters were all taken by the rules before it.
+      UserError: lists every parameter that no rule matches, every rule that names an unknown
+        recipe, is not a regular expression or matches nothing, and every training rule that
+        earlier rules shadow completely.
     """
     compiled = _compile(rules, recipes)
     matching = [False] * len(compiled)
@@ -63,26 +62,22 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
         if not matched:
             faults.append(f"the rule ({pattern.pattern!r}, {recipe!r}) matches no parameter")
         elif not decided and recipe != FROZEN:
-            # A closing catch-all that freezes may find nothing left; training that silently does
-            # not happen is always a mistake.
+            # A final catch-all that freezes may be left with nothing; a training rule that trains
+            # nothing is always a mistake.
             faults.append(
-                f"the rule ({pattern.pattern!r}, {recipe!r}) trains nothing: rules before it take "
-                "every parameter that it matches"
+                f"the rule ({pattern.pattern!r}, {recipe!r}) trains nothing: earlier rules match "
+                "all of its parameters"
             )
     if faults:
         raise UserError(
             f"partition rules: {'; '.join(faults)}. A pattern must match a whole path such as "
-            f"{next(iter(flatten_dict(dict(params), sep='/')), '')!r}, and the first rule that "
-            "matches decides"
+            f"{next(iter(flatten_dict(dict(params), sep='/')), '')!r}, and the first match decides"
         )
     return unflatten_dict(labels, sep="/")
 
 
 def split(params: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[Tree, Tree]:
-    """Splits a tree by its labels into (trainable, frozen), both without empty branches.
-
-    A pure function of the tree's structure; leaves are passed on as they are.
-    """
+    """Splits a tree by its labels into (trainable, frozen), both without empty subtrees."""
     names = flatten_dict(dict(labels))
     trainable: dict[tuple[str, ...], Any] = {}
     frozen: dict[tuple[str, ...], Any] = {}
@@ -92,7 +87,7 @@ def split(params: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[Tree, T
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Tree:
-    """Joins what `split` separated.
+    """The inverse of `split`.
 
     Raises:
       ValueError: a path is in both trees.
@@ -106,7 +101,7 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Tree:
 def table(
     params: Mapping[str, Any], labels: Mapping[str, Any], recipes: Mapping[str, Recipe]
 ) -> str:
-    """The table printed when training starts: one row per top-level branch and recipe.
+    """The table printed when training starts: one row per top-level subtree and recipe.
 
     Args:
       params: a parameter tree; shapes are enough.
@@ -114,7 +109,7 @@ def table(
       recipes: the recipes by name; the table shows their peak learning rates.
 
     Returns:
-      Lines without a final newline; the last one is the total.
+      Lines without a final newline; the last is the total.
     """
     counts: dict[tuple[str, str], int] = defaultdict(int)
     names = flatten_dict(dict(labels))
@@ -122,10 +117,10 @@ def table(
         counts[path[0], names[path]] += math.prod(leaf.shape)
 
     rows = [("partition", "recipe", "parameters", "trainable", "learning rate")]
-    for (branch, name), count in sorted(counts.items()):
+    for (subtree, name), count in sorted(counts.items()):
         trained = "-" if name == FROZEN else f"{count:,}"
         rate = "-" if name == FROZEN else f"{recipes[name].learning_rate:g}"
-        rows.append((branch, name, f"{count:,}", trained, rate))
+        rows.append((subtree, name, f"{count:,}", trained, rate))
     total = sum(counts.values())
     trained_total = sum(count for (_, name), count in counts.items() if name != FROZEN)
     rows.append(("total", "", f"{total:,}", f"{trained_total:,}", ""))

@@ -18,8 +18,8 @@ from owl_jax.training.optimizer import RATE_PREFIX
 
 
 def write_curves(path: Path, workdir: Path) -> None:
-    """Writes the report.html of one training: loss, learning rates, gradient norm, throughput, what
-    evaluators found."""
+    """Writes the report.html of a training: loss, learning rates, gradient norm, throughput and
+    evaluations."""
     rows = _rows(workdir)
     rates = sorted({name for row in rows for name in row if name.startswith(RATE_PREFIX)})
     speeds = ("tokens_per_second", "useful_tokens_per_second")
@@ -35,15 +35,15 @@ def write_curves(path: Path, workdir: Path) -> None:
         "report.html",
         title=workdir.resolve().name,
         charts=charts,
-        examples=Markup(held_out_examples(workdir)),  # escaped by a template of its own
+        examples=Markup(held_out_examples(workdir)),  # already escaped by its own template
     )
     write_whole(path, page)
 
 
 def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of evaluators, EVALUATOR/METRIC, in the order in which they were first logged.
+    """The evaluators' metrics, EVALUATOR/METRIC, in order of first appearance.
 
-    Without the numbers of tokens: they are the same each time.
+    Token counts are left out: they are the same each time.
     """
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     return [
@@ -54,23 +54,23 @@ def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def loss_chart(title: str, workdir: Path) -> Chart:
-    """The loss of a training by step, on a logarithmic axis."""
+    """The loss of a training by step, on a log axis."""
     return line_chart(title, [_line(_rows(workdir), "loss")], log=True, smooth=True)
 
 
 def _rows(workdir: Path) -> list[dict[str, Any]]:
-    """The logged steps of a workdir; none if nothing was logged there."""
+    """The logged steps of a workdir; empty if there are none."""
     file = workdir / FILE_NAME
     if not file.exists():
         return []
     lines, damaged = read_lines(file)
     if damaged:
-        print(f"{file}: {damaged} damaged lines are left out of the curves", flush=True)
+        print(f"{file}: the curves skip {damaged} damaged lines", flush=True)
     return [values for _, values in lines]
 
 
 def _line(rows: Sequence[Mapping[str, Any]], name: str) -> Line:
-    """A metric by step, without the steps where it was not finite (null) or not logged."""
+    """A metric by step, skipping steps where it is null (not finite) or missing."""
     kept = [row for row in rows if row.get(name) is not None]
     return Line(
         name.removeprefix(RATE_PREFIX), [row["step"] for row in kept], [row[name] for row in kept]

@@ -1,8 +1,8 @@
-"""Where a run goes on: the newest checkpoint, or else weights that are read or drawn.
+"""Restores the state of a run from its newest checkpoint, or initialises it.
 
-Weights come from, in this order: the newest checkpoint of the workdir; else, tower by tower, what
-`config.init` names (a directory, or "fresh"). Frozen weights always come from `config.init`: they
-are not in checkpoints, their hash is.
+Trainable weights come from the newest checkpoint of the workdir, or else, subtree by subtree, from
+`config.init` (a directory, or "fresh"). Frozen weights always come from `config.init`; checkpoints
+contain only their hash.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _BASE = "frozen base"  # of a checkpoint's meta
 
 
 def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree]:
-    """The state and the frozen weights that the run goes on from; sets `run.start` and `run.meta`.
+    """The state and frozen weights to start from; sets `run.start` and `run.meta`.
 
-    The data go on from the checkpoint's position, unless `config.data.resume` says otherwise.
+    With `config.data.resume`, the data resume from the checkpoint's position.
 
     Raises UserError as `initialize` and `Checkpoints.resume`.
     """
@@ -47,7 +47,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
             program.state(),
             run.data.batches if config.data.resume else None,
             expected,
-            {_BASE: ", or insist with --config.allow_base_mismatch=True"},
+            {_BASE: ", or allow it with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
         )
@@ -61,13 +61,13 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 
 
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
-    """What a checkpoint must agree on: one entry a field, so that a message names the one field."""
+    """Metadata that a checkpoint must match, one entry a field so that errors name the field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
     # Runs that differ only in how weights are initialised may share checkpoints.
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
             del flat[f"config.model.{part}.{name}"]
-    # As JSON gives it back: lists instead of tuples.
+    # Through JSON, so that tuples compare equal to the lists of a checkpoint.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {

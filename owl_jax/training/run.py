@@ -1,4 +1,4 @@
-"""What the loop tells hooks and evaluators: the run they are part of, and each step of it."""
+"""What the loop passes to hooks and evaluators: the run, and each of its steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.errors import UserError
 
-if TYPE_CHECKING:  # config files import hooks and evaluators, and what is below imports configs
+if TYPE_CHECKING:  # circular: config files import hooks, and these modules import configs
     from owl_jax.checkpoint.manager import Checkpoints
     from owl_jax.data.batch import Batch
     from owl_jax.training.data import TrainingData
@@ -24,11 +24,11 @@ if TYPE_CHECKING:  # config files import hooks and evaluators, and what is below
 
 @dataclass
 class Run:
-    """A run whose data are open and whose program is made.
+    """A run with its data open and its program built.
 
-    shard_index, num_shards: which part of each batch this process reads.
-    start: the step that the run goes on from, and meta: what its checkpoints must agree on. Both
-      are known once the weights are there: to hooks, but not to evaluators that are being opened.
+    shard_index, num_shards: the shard of each batch that this process reads.
+    start: the step that the run resumes from. meta: metadata that its checkpoints must match. Both
+      are set when the weights are loaded: after evaluators are opened, before hooks run.
     """
 
     config: ConfigDict
@@ -44,9 +44,9 @@ class Run:
 
     @contextmanager
     def pause(self, counted: bool = False) -> Iterator[None]:
-        """Around what takes long between two steps, such as a save; tells every hook.
+        """Wraps slow work between two steps, such as a save; notifies every hook.
 
-        counted: whether its time belongs to the training's in rates such as tokens per second.
+        counted: whether rates such as tokens per second include this time.
         """
         with ExitStack() as pauses:
             for hook in self.hooks:
@@ -56,17 +56,17 @@ class Run:
 
 @dataclass
 class StepEvent:
-    """A step that was taken.
+    """One training step.
 
     number: counted from 1 over the whole training.
-    state: after the step. The next step overwrites it: use it at once, never keep it.
-    frozen: the frozen parameters, as `TrainingProgram.arrange` gives them.
+    state: after the step. Its buffers are donated to the next step: do not keep it.
+    frozen: the frozen parameters, as `TrainingProgram.arrange` returns them.
     batch: this process's sequences, on the host.
-    metrics: what the step computed, on the device; to read a number waits for the step.
-    asked, arrived: `time.monotonic()` when the loop asked for the batch, and when it was there.
-    is_last: whether it is step `config.steps`.
-    ends: whether the run ends with it. A hook may set it: the run is saved and ends.
-    evaluations: "EVALUATOR/METRIC" to number, of the evaluators that ran after this step.
+    metrics: on the device; reading a number waits for the step.
+    asked, arrived: `time.monotonic()` when the loop requested and received the batch.
+    is_last: whether this is step `config.steps`.
+    ends: whether the run ends after this step. A hook may set it: the run saves and ends.
+    evaluations: {"EVALUATOR/METRIC": number} of the evaluators that ran after this step.
     """
 
     number: int
@@ -82,9 +82,9 @@ class StepEvent:
 
 
 class Halted(UserError):
-    """The data or an evaluator failed between two steps; what was trained is sound.
+    """The data or an evaluator failed between two steps; the training state is valid.
 
-    last: the newest step that was taken, if this process has taken one.
+    last: the newest step, if this process has taken one.
     """
 
     def __init__(self, message: str, last: StepEvent | None) -> None:

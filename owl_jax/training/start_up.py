@@ -1,4 +1,4 @@
-"""What a run does before its first step: how long each phase takes, and the compiler's cache."""
+"""Start-up of a run: timing of its phases, the compilation cache, the memory report."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class StartUp:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times what happens inside."""
+        """Times the block."""
         start = time.monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
     def write(self, workdir: Path) -> None:
-        """Writes WORKDIR/start_up.json: {phase: seconds}, of the newest start."""
+        """Writes WORKDIR/start_up.json, {phase: seconds}; replaces an earlier one."""
         text = json.dumps({name: round(value, 3) for name, value in self.seconds.items()}, indent=2)
         (workdir / FILE_NAME).write_text(f"{text}\n", encoding="utf-8")
 
@@ -40,27 +40,24 @@ class StartUp:
 
 
 def say(text: str) -> None:
-    """Prints what may hold text that is not ours, on the first of several processes."""
+    """Prints text that may contain untrusted parts, on process 0 only."""
     if jax.process_index() == 0:
         print(printable(text, keep="\n"), flush=True)
 
 
 def keep_compiled(workdir: Path) -> None:
-    """Programs that took a second or more to compile are kept in the workdir for the next start.
-
-    Not if JAX was told another place (JAX_COMPILATION_CACHE_DIR).
-    """
+    """Caches compiled programs in the workdir, unless JAX_COMPILATION_CACHE_DIR is set."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir / CACHE))
 
 
 def memory(compiled: jax.stages.Compiled) -> str:
-    """What a compiled step takes of each device's memory, in words."""
-    found = compiled.memory_analysis()
-    assert found is not None  # of a CPU, GPU or TPU
-    kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    total = kept + found.temp_size_in_bytes + found.generated_code_size_in_bytes
+    """The memory use of a compiled step per device, as text."""
+    stats = compiled.memory_analysis()
+    assert stats is not None  # CPU, GPU and TPU have it
+    kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    total = kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
     return (
         f"the step takes {total / 1e9:.2f} GB of each device: {kept / 1e9:.2f} state, frozen "
-        f"weights and batch, {found.temp_size_in_bytes / 1e9:.2f} in between"
+        f"weights and batch, {stats.temp_size_in_bytes / 1e9:.2f} temporaries"
     )

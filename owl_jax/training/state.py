@@ -1,4 +1,4 @@
-"""What a training step changes."""
+"""The training state."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @struct.dataclass
 class TrainState:
-    """Everything that a checkpoint of a run holds, apart from the data iterator.
+    """The contents of a checkpoint, apart from the data iterator.
 
-    step: int32[], steps taken, skipped ones included.
-    params: the trainable part of the parameter tree, in master precision.
-    opt_state: moments for those leaves only.
-    skipped: int32[], steps that were skipped because a gradient was not finite.
-    skipped_in_a_row: int32[], how many of them since the last good step.
+    step: int32[], steps taken, including skipped ones.
+    params: the trainable parameters, in master precision.
+    opt_state: their moments.
+    skipped: int32[], steps skipped because the loss or gradient was not finite.
+    skipped_in_a_row: int32[], steps skipped since the last good one.
     """
 
     step: Any
@@ -32,29 +32,30 @@ class TrainState:
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; a pure function, so `jax.eval_shape` gives its shapes."""
-    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # donated one by one
+    # Three arrays, since a buffer can be donated only once.
+    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
     return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
 
 
 def state_shardings(
     params: Any, optimizer: optax.GradientTransformation, shardings: Any, mesh: Mesh
 ) -> TrainState:
-    """Where each part of the state lies: moments where their parameters lie, the rest everywhere.
+    """Shardings of the state: moments like their parameters, everything else replicated.
 
     params: the trainable tree; shapes are enough. shardings: the same tree of NamedShardings.
     """
-    whole = NamedSharding(mesh, PartitionSpec())
-    # Each recipe's moments have holes where the parameters of the other recipes are.
+    replicated = NamedSharding(mesh, PartitionSpec())
+    # Each recipe's moments have holes for the parameters of the other recipes.
     is_hole = lambda leaf: isinstance(leaf, optax.MaskedNode)  # noqa: E731
     moments = optax.tree.map_params(
         optimizer,
         lambda leaf, sharding: leaf if is_hole(leaf) else sharding,
         jax.eval_shape(optimizer.init, params),
         shardings,
-        transform_non_params=lambda _: whole,
+        transform_non_params=lambda _: replicated,
         is_leaf=is_hole,
     )
-    return TrainState(whole, shardings, moments, whole, whole)
+    return TrainState(replicated, shardings, moments, replicated, replicated)
 
 
 def place_state(
@@ -62,7 +63,7 @@ def place_state(
 ) -> TrainState:
     """The state before the first step, on the mesh.
 
-    params: the trainable tree; its arrays are donated, so that they exist once.
+    params: the trainable tree; its arrays are donated.
     shardings: the same tree of NamedShardings of `mesh`.
     """
     out = state_shardings(params, optimizer, shardings, mesh)

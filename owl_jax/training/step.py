@@ -2,8 +2,7 @@
 
 Letters: A micro-batches.
 
-Gradients exist for the trainable part only: the loss is differentiated with respect to it, and the
-frozen part is an argument of its own.
+Frozen parameters are a separate argument; only the trainable ones are differentiated.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ def make_step(
     seed: int,
     accumulate: int = 1,
 ) -> Step:
-    """Builds the step.
+    """Builds the training step.
 
-    accumulate: micro-batches a step. The gradient is that of the whole batch's mean (the summed
-      objective over its summed weight), whatever share of the weight each micro-batch has.
+    accumulate: micro-batches a step. The gradient equals that of one large batch: the summed
+      objective over the summed weight.
 
-    A step whose loss or gradient is not finite changes neither weights nor moments and is counted.
-    A batch of weight 0 has loss 0 and gradient 0.
+    A step with a non-finite loss or gradient leaves weights and moments unchanged and counts as
+    skipped. A batch of weight 0 has loss 0 and gradient 0.
 
-    The step raises UserError, when it is traced, for a metric of the objective that has the name of
-    one of the step's own.
+    Tracing the step raises UserError if a metric of the objective has the name of one of the
+    step's.
     """
 
     def gradient(trainable: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:
@@ -51,12 +50,12 @@ def make_step(
         return total, weight, grads, metrics
 
     def accumulated(trainable: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:
-        # Row r goes to micro-batch r % A: on every device its own rows, nothing moves.
-        def divide(x: jax.Array) -> jax.Array:
-            rows, *rest = x.shape
-            return jnp.moveaxis(x.reshape(rows // accumulate, accumulate, *rest), 1, 0)
+        # Sequence i goes to micro-batch i % A, so that every sequence stays on its device.
+        def split(x: jax.Array) -> jax.Array:
+            B, *rest = x.shape
+            return jnp.moveaxis(x.reshape(B // accumulate, accumulate, *rest), 1, 0)
 
-        micro = jax.tree.map(divide, batch)
+        micro_batches = jax.tree.map(split, batch)
 
         def add(sums: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
             *terms, metrics = gradient(trainable, frozen, *xs)
@@ -64,16 +63,17 @@ def make_step(
 
         zero = jnp.zeros((), jnp.float32)
         start = (zero, zero, jax.tree.map(jnp.zeros_like, trainable))
-        sums, metrics = jax.lax.scan(add, start, (micro, jax.random.split(key, accumulate)))
+        keys = jax.random.split(key, accumulate)
+        sums, metrics = jax.lax.scan(add, start, (micro_batches, keys))
         return *sums, jax.tree.map(lambda terms: jnp.sum(terms, axis=0), metrics)
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         compute_gradient = gradient if accumulate == 1 else accumulated
         total, weight, grads, more = compute_gradient(state.params, frozen, batch, key)
-        share = 1.0 / jnp.where(weight > 0, weight, 1.0)
-        loss = total * share
-        grads = jax.tree.map(lambda g: g * share.astype(g.dtype), grads)
+        scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
+        loss = total * scale
+        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -97,9 +97,9 @@ def make_step(
         }
         if taken := sorted(metrics.keys() & more.keys()):
             raise UserError(
-                f"config.objective has metrics named as the step's own: {', '.join(taken)}; give "
-                "them other names"
+                f"config.objective uses metric names of the training step: {', '.join(taken)}; "
+                "rename them"
             )
-        return new_state, metrics | {name: value * share for name, value in more.items()}
+        return new_state, metrics | {name: value * scale for name, value in more.items()}
 
     return step

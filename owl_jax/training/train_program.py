@@ -1,7 +1,7 @@
-"""The training program of a config, before anything of it is in memory.
+"""The abstract training program of a config: the step, and the shapes, dtypes and shardings of its
+arguments.
 
-Shapes, dtypes and shardings of all that a step takes, and the step itself: what training fills and
-runs (training/loop.py), and what is compiled for a TPU that is not there (aot/).
+Training fills and runs it (training/loop.py); aot/ compiles it for a TPU without the hardware.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainingProgram:
-    """What a config and a mesh make.
+    """The training program of a config on a mesh.
 
-    params: the whole parameter tree as `jax.ShapeDtypeStruct`s: each leaf in the dtype that it is
-      kept in, and where it lies. Layers are stacked, however the step computes.
+    params: the whole parameter tree as `jax.ShapeDtypeStruct`s with stored dtype and sharding.
+      Layers are always stacked.
     labels: the same tree with each leaf's recipe, or "frozen".
-    row, rows: what a row has room for, and how many a step takes over all devices.
-    step: (state, frozen, batch) -> (state, metrics), jitted; takes the state over.
+    row, rows: the shape of a packed sequence, and the sequences of a step over all devices.
+    step: (state, frozen, batch) -> (state, metrics), jitted; donates the state.
     """
 
     model: OwlConfig
@@ -70,18 +70,18 @@ class TrainingProgram:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The mesh and the table of logical names, for tracing and running the step."""
+        """Sets the mesh and the logical axis rules, for tracing and running the step."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.logical.flax_rules()):
             yield
 
     def state(self) -> TrainState:
         """The state as ShapeDtypeStructs."""
         trainable, _ = split(self.params, self.labels)
-        where = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, trainable)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             jax.eval_shape(partial(new_state, optimizer=self.optimizer), trainable),
-            state_shardings(trainable, self.optimizer, where, self.mesh),
+            state_shardings(trainable, self.optimizer, shardings, self.mesh),
         )
 
     def frozen(self) -> Tree:
@@ -89,20 +89,19 @@ class TrainingProgram:
         return self.arrange(split(self.params, self.labels)[1])
 
     def arrange(self, frozen: Tree) -> Tree:
-        """Frozen weights, a part of a tree like `params`, as the step takes them.
+        """Frozen weights, a subtree of a tree like `params`, as the step takes them.
 
-        A step that unrolls its layers gets each layer's weights as arrays of their own: it does not
-        have to cut them out of the stack every time, as it has to with those that it trains. The
-        stacked arrays are deleted one by one.
+        A step that unrolls its layers gets each layer's frozen weights as separate arrays, which
+        saves slicing the stack in every step. The stacked arrays are deleted one by one.
         """
         return frozen if self.compute.scan_layers else unstack(frozen, _layers_apart)
 
     def stacked(self, frozen: Tree) -> Tree:
-        """What `arrange` was given, from what it gave. Layers' arrays are deleted one by one."""
+        """The inverse of `arrange`. The layers' arrays are deleted one by one."""
         return frozen if self.compute.scan_layers else restack(frozen, _stacked)
 
     def batch(self) -> Batch:
-        """A batch as ShapeDtypeStructs; data/batch.py says what its arrays are."""
+        """A batch as ShapeDtypeStructs (data/batch.py)."""
         B, L, S = self.rows, self.row.length, self.row.image_size
         sharding = batch_sharding(self.mesh)
 
@@ -121,32 +120,32 @@ class TrainingProgram:
         )
 
     def trace(self) -> jax.stages.Traced:
-        """Traces the step; nothing of it has to be in memory, nor the devices be there."""
+        """Traces the step from shapes alone; needs neither arrays nor the devices."""
         arguments = self.state(), self.frozen(), self.batch()
         with self.active():
             traced: jax.stages.Traced = self.step.trace(*arguments)
         return traced
 
     def flops(self) -> float:
-        """Model work of a step over all devices (training/flops.py)."""
+        """Model FLOPs of a step over all devices (training/flops.py)."""
         return self.rows * training_flops(self.model, self.params, self.labels, self.row)
 
 
 def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
-    """Makes the program that `config` describes, for the devices of `mesh`.
+    """Builds the program of `config` for the devices of `mesh`.
 
-    Raises UserError for values that make no program, and a batch that the mesh cannot divide.
+    Raises UserError for invalid values, and for a batch size that the mesh cannot divide.
     """
     model, compute = settings.read_model(config), settings.read_compute(config)
     rules, recipes = settings.read_recipes(config)
     logical = LogicalRules()
     params = abstract_params(model, mesh, logical)
     labels = assign(params, rules, set(recipes))
-    # In 8 bits are the language model's projections only (checkpoint/int8.py).
+    # int8 applies to the language model's projections only (checkpoint/int8.py).
     frozen_dtype = "bfloat16" if config.frozen_dtype == settings.INT8 else config.frozen_dtype
-    kept = {FROZEN: frozen_dtype} | {name: r.dtype for name, r in recipes.items()}
+    dtypes = {FROZEN: frozen_dtype} | {name: r.dtype for name, r in recipes.items()}
     params = jax.tree.map(
-        lambda leaf, label: leaf.update(dtype=jnp.dtype(kept[label])), params, labels
+        lambda leaf, label: leaf.update(dtype=jnp.dtype(dtypes[label])), params, labels
     )
     if config.frozen_dtype == settings.INT8:
         params, labels = _quantized(model, params, labels)
@@ -183,20 +182,20 @@ def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules) -> Tree
 
 
 def _layers_apart(stacked: Any) -> list[Any]:
-    """A stacked array or ShapeDtypeStruct as one for each layer, where it lies."""
-    where = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
+    """Splits a stacked array or ShapeDtypeStruct into one per layer, with the same sharding."""
+    sharding = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
     if isinstance(stacked, jax.ShapeDtypeStruct):
-        return [stacked.update(shape=stacked.shape[1:], sharding=where)] * len(stacked)
-    layers: list[Any] = jax.jit(list, out_shardings=where)(stacked)
+        return [stacked.update(shape=stacked.shape[1:], sharding=sharding)] * len(stacked)
+    layers: list[Any] = jax.jit(list, out_shardings=sharding)(stacked)
     stacked.delete()
     return layers
 
 
 def _stacked(layers: Sequence[Any]) -> jax.Array:
-    """Layers' arrays as one, where they lie."""
-    one = layers[0].sharding
-    where = NamedSharding(one.mesh, PartitionSpec(None, *one.spec))
-    stacked: jax.Array = jax.jit(jnp.stack, out_shardings=where)(layers)
+    """Stacks the layers' arrays, with the same sharding."""
+    layer_sharding = layers[0].sharding
+    sharding = NamedSharding(layer_sharding.mesh, PartitionSpec(None, *layer_sharding.spec))
+    stacked: jax.Array = jax.jit(jnp.stack, out_shardings=sharding)(layers)
     for layer in layers:
         layer.delete()
     return stacked
@@ -213,10 +212,10 @@ def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree]:
-    """The same with the frozen language model in 8 bits. Raises UserError if it is trained."""
+    """Quantises the frozen language model to int8. Raises UserError if it is trained."""
     if trained := {label for label in jax.tree.leaves(labels["llm"]) if label != FROZEN}:
         raise UserError(
-            f"config.frozen_dtype={settings.INT8} is for a frozen language model, but config.rules "
+            f"config.frozen_dtype={settings.INT8} needs a frozen language model, but config.rules "
             f"train it (recipe {', '.join(sorted(trained))}); use bfloat16"
         )
     params = abstract_int8(model, params)

@@ -11,7 +11,7 @@ STAGE = Path(__file__).parents[2] / "configs" / "demo" / "stage0.py"
 
 
 def test_a_missing_config_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"stage7\.py: not there; .*--configs"):
+    with pytest.raises(UserError, match=r"stage7\.py is missing; .*--configs"):
         train_stage(tmp_path / "stage7.py", tmp_path, {})
 
 

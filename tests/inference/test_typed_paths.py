@@ -60,5 +60,5 @@ def test_urls_and_home(folder):
     "typed", [r"C:\owls\a.png", r'"C:\my owls\a.png"', "file:///C:/owls/a.png"]
 )
 def test_paths_of_windows_are_named_as_typed(typed):
-    with pytest.raises(UserError, match=r"^\S?'?C:[\\/].*owls[\\/]+a\.png'?: a path of Windows"):
+    with pytest.raises(UserError, match=r"^\S?'?C:[\\/].*owls[\\/]+a\.png'?: a Windows path"):
         typed_paths(typed)

@@ -79,14 +79,14 @@ def test_the_page_tells_of_the_mixture_and_its_records(shown):
     assert "demo/synthetic.py:text_facts (100,000 records) 25.0%" in shown.text
     # One of the twenty has a mark without a picture; 30 of the 40 are from the file.
     assert "Length of the records: 3" in shown.drawings()[0]
-    assert "96 positions, 2 pictures" in shown.text
+    assert "96 tokens, 2 pictures" in shown.text
 
 
 def test_the_page_has_the_batches(shown):
     assert [title for title in shown.within("h2") if "Batch" in title] == [
         f"Batch {number}" for number in range(1, 9)
     ]
-    assert len([row for row in shown.within("summary") if "Row" in row]) == 8 * 2
+    assert len([row for row in shown.within("summary") if "Sequence" in row]) == 8 * 2
     marks = shown.within("mark")
     assert any(text.endswith("> & more</s>") for text in marks)
     assert any(text.startswith("number ") for text in marks)
@@ -98,7 +98,7 @@ def test_the_page_lists_what_was_dropped(shown, folder):
     assert len(items) == 2
     assert sum("people.jsonl:5" in item and "4.png" in item for item in items) == 1
     assert sum("people.jsonl:8" in item and "media marks" in item for item in items) == 1
-    assert shown.within("p", "alarm") == ["More than it allows: a training would stop."]
+    assert shown.within("p", "alarm") == ["Above the limit: training would stop."]
     assert "data.max_dropped allows 1.0%" in shown.text
     # The workdir may be a training's: its list is not touched.
     assert [path.name for path in (folder / "work").iterdir()] == ["index"]

@@ -100,11 +100,11 @@ def test_what_is_taught_is_marked_and_nothing_else(show, batch, tokenizer):
     # Each piece of a conversation begins with the tokenizer's space, as the model reads it.
     words = [" ".join(text.split()) for text in page.within("div", "words")]
     assert words == [
-        "<s>Human: picture in slot 1, 3 positions Human: What? AI: A red one.</s> "
+        "<s>Human: picture in slot 1, 3 tokens Human: What? AI: A red one.</s> "
         "Human: And? AI: No.</s>",
         "<s>Human: Say it. AI: 12</s>",
-        "<s>Human: video in slot 1, 3 positions Human: Who picture in slot 1, 3 positions "
-        "picture in slot 2, 3 positions? AI: 7</s>",
+        "<s>Human: video in slot 1, 3 tokens Human: Who picture in slot 1, 3 tokens "
+        "picture in slot 2, 3 tokens? AI: 7</s>",
     ]
 
 
@@ -132,17 +132,17 @@ def test_rows_say_what_fills_them(show, batch):
     page = show([batch])
     rows = [" ".join(text.split()) for text in page.within("summary")]
     assert rows == [
-        f"Row 1 {(first + second) / 128:.1%} of 128 positions 1 of 3 picture slots "
+        f"Sequence 1 {(first + second) / 128:.1%} of 128 tokens 1 of 3 picture slots "
         f"0 of 1 video slots {int(batch.loss_mask[0].sum())} tokens supervised 12",
-        f"Row 2 {third / 128:.1%} of 128 positions 2 of 3 picture slots 1 of 1 video slots "
+        f"Sequence 2 {third / 128:.1%} of 128 tokens 2 of 3 picture slots 1 of 1 video slots "
         f"{int(batch.loss_mask[1].sum())} tokens supervised 1",
-        "Row 3 0.0% of 128 positions 0 of 3 picture slots 0 of 1 video slots 0 tokens supervised",
+        "Sequence 3 0.0% of 128 tokens 0 of 3 picture slots 0 of 1 video slots 0 tokens supervised",
     ]
     heads = [" ".join(text.split()) for text in page.within("h4")]
     assert [head.partition(",")[0] for head in heads] == [
-        f"1{first} positions",
-        f"2{second} positions",
-        f"1{third} positions",
+        f"1{first} tokens",
+        f"2{second} tokens",
+        f"1{third} tokens",
     ]
     bar = [tag["style"] for tag in page.all("div") if "left:" in (tag.get("style") or "")]
     assert bar == [
@@ -179,9 +179,9 @@ def test_batches_of_many_rows_show_the_first(show, batch):
     page = show([batch, batch], max_rows=1)
     assert page.within("h2")[-2:] == ["Batch 1", "Batch 2"]
     assert len(page.all("summary")) == 2
-    assert page.text.count("… 2 more rows") == 2
+    assert page.text.count("… 2 more sequences") == 2
     # The histogram has all of them.
-    assert "Fill of the rows: 6 values" in page.drawings()[-1]
+    assert "Fill of the sequences: 6 values" in page.drawings()[-1]
 
 
 def test_the_head(show):
@@ -189,8 +189,8 @@ def test_the_head(show):
     assert page.within("h1") == ["The data of configs/<x>.py:small"]
     for words in (
         "some/tokenizer",
-        "128 positions, 3 pictures, 1 video of 2 frames",
-        "3 positions",
+        "128 tokens, 3 pictures, 1 video of 2 frames",
+        "3 tokens",
         "8 × 8 pixels",
         "a <1>.jsonl (1,234 records) 75.0%",
         "synthetic (1 record) 25.0%",
@@ -200,22 +200,23 @@ def test_the_head(show):
 
 def test_lengths_and_media_of_the_records(show):
     page = show()
-    assert "Of 4 records, before anything is cut: 25.0% are longer than a row" in page.text
+    assert "25.0% of 4 records are longer than a sequence" in page.text
     assert page.drawings() == [
-        "Length of the records: 4 values from 10 to 200; median 25; 95th percentile 174; row 128"
+        "Length of the records: 4 values from 10 to 200; median 25; 95th percentile 174; "
+        "sequence 128"
     ]
     for words in (
-        "words alone 25.0%",
+        "text-only 25.0%",
         "1 picture 50.0%",
         "2 pictures and 1 video 25.0%",
-        "Fill of the rows No values.",
+        "Fill of the sequences No values.",
     ):
         assert words in page.text
 
 
 def test_records_that_are_far_longer_than_a_row_share_the_last_bar(show):
     page = show(sizes=Sizes([100] * 99 + [50_000], [0] * 100, [0] * 100))
-    assert "positions (last bar: 190 and more)" in page.text
+    assert "tokens (last bar: 190 and more)" in page.text
 
 
 def test_no_record_and_no_batch(show):
@@ -238,7 +239,7 @@ def test_what_was_dropped_is_counted_and_listed(show):
     page = show(drops=drop_log(60))
     assert "60 of the 240 records read for these batches, 25.0%" in page.text
     assert "missing file 40 <media> marks 20" in page.text
-    assert page.within("p", "alarm") == ["More than it allows: a training would stop."]
+    assert page.within("p", "alarm") == ["Above the limit: training would stop."]
     items = [text.strip() for text in page.within("li")]
     assert items[:3] == [
         "missing file a.jsonl:1owl 1.jpg is <gone>",

@@ -1,4 +1,4 @@
-"""Rows read back: a picture takes two positions (-1 -1), a video two (-2 -2)."""
+"""Sequences unpacked: a picture takes two tokens (-1 -1), a video two (-2 -2)."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def example(ids, supervised, images=(), videos=()):
 
 
 def described(segment):
-    """Its parts as (ids, supervised), and (grey value, kind, slot, positions)."""
+    """Its parts as (ids, supervised), and (grey value, kind, slot, tokens)."""
     return [
         (part.ids, part.supervised)
         if isinstance(part, Words)
@@ -31,7 +31,7 @@ def described(segment):
             part.pixels.ravel()[0],
             "video" if part.is_video else "image",
             part.slot,
-            part.positions,
+            part.tokens,
         )
         for part in segment.parts
     ]
@@ -73,7 +73,7 @@ def test_what_they_fill(batch):
 def test_slots_go_on_from_conversation_to_conversation():
     pair = example([1, -1, -1, -1, -1, 3, 2], [5, 6], images=[1, 2])
     (row,) = unpack(collate([[PICTURED, pair]], SHAPE), SHAPE.media_length)
-    media = [(m.pixels[0, 0, 0], m.slot, m.positions) for s in row.segments for m in s.media]
+    media = [(m.pixels[0, 0, 0], m.slot, m.tokens) for s in row.segments for m in s.media]
     assert media == [(10, 0, 2), (1, 1, 2), (2, 2, 2)]
     assert row.images == 3
 
@@ -119,4 +119,4 @@ def test_a_cut_medium_shows(batch):
     index[0, 3] = -1
     (row, *_) = unpack(replace(batch, media_index=index), SHAPE.media_length)
     (medium,) = row.segments[0].media
-    assert isinstance(medium, Medium) and medium.positions == 1
+    assert isinstance(medium, Medium) and medium.tokens == 1

@@ -106,8 +106,10 @@ def test_epochs_are_as_many_steps_on_every_process(config):
     assert steps[0] == steps[1] > 1
 
 
-def test_rows_are_divided_among_parts(config):
-    with pytest.raises(UserError, match=r"config\.batch_size=4 must be a multiple of 3 parts"):
+def test_a_batch_is_divided_among_shards(config):
+    with pytest.raises(
+        UserError, match=r"config\.batch_size=4 must be a multiple of 3 data shards"
+    ):
         open_data(config, tiny.CONFIG, None, 0, 3)
 
 
@@ -167,7 +169,7 @@ def _with_source(config, source):
 @pytest.mark.parametrize(("key", "value"), [("synthetic", {"vqa": 1.0}), ("synthetic_size", 10)])
 def test_former_keys_name_what_takes_their_place(config, key, value):
     config.data[key] = value
-    with pytest.raises(UserError, match=rf"config\.data\.{key}.* is no key .*SyntheticSource"):
+    with pytest.raises(UserError, match=rf"{key}.* no longer exists: .*SyntheticSource"):
         settings.check_values(config)
 
 

@@ -173,7 +173,7 @@ def ctrl_c_saves(files, workdir):
     assert code == INTERRUPTED
     step = steps_of(workdir)[-1]
     assert former + 3 <= step < STEPS
-    saved = f"step {step} of {STEPS} is saved in {workdir}; the same command goes on from there"
+    saved = f"step {step} of {STEPS} is saved in {workdir}; the same command resumes from there"
     assert err == f"error: interrupted: {saved}\n"
     assert out.count("interrupted: the run saves at the end of this step; Ctrl-C again") == 1
 
@@ -240,7 +240,7 @@ def test_sigterm_before_the_first_step(files):
     process.send_signal(signal.SIGTERM)
     ((code, out, err),) = finish([process])
     assert (code, err) == (PREEMPTED, "")
-    assert "preempted: no step was taken yet" in out.splitlines()[-1]
+    assert "preempted before the first step" in out.splitlines()[-1]
 
     # JAX's coordination service takes the signal of one process, too.
     (process,) = start_several(files / "config.py", files / "early", count=1, devices=1)
@@ -291,7 +291,7 @@ def ctrl_c_to_one_saves_at_the_same_step_on_both(files, workdir, former):
     step = steps_of(workdir)[-1]
     assert former + 7 <= step < STEPS_OF_TWO
     assert results[0][2].endswith(f"error: interrupted: step {step} of {STEPS_OF_TWO} is saved in "
-                                  f"{workdir}; the same command goes on from there\n")  # fmt: skip
+                                  f"{workdir}; the same command resumes from there\n")  # fmt: skip
     return step
 
 

@@ -176,7 +176,7 @@ def test_steps_are_traced_by_config(files, config, tmp_path):
 
 def test_an_address_is_for_several_processes(files):
     result = command(files / "config.py", files / "x", "--coordinator_address=localhost:1")
-    assert_one_line(result, 2, "--process_id are for --multihost")
+    assert_one_line(result, 2, "--process_id need --multihost")
 
 
 def test_a_bucket_is_no_workdir(files):
@@ -245,7 +245,7 @@ def test_a_finished_run_is_left_alone(finished, files):
     before = model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()
     code, out, err = command(files / "config.py", workdir)
     assert code == 0, err
-    assert f"nothing left to do: {workdir} is at step 20 of 20" in out
+    assert f"nothing to do: {workdir} is at step 20 of 20" in out
     assert (model.stat().st_mtime_ns, (workdir / "metrics.jsonl").read_text()) == before
 
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_on_another_base_is_refused(finished, files, config):
         train(config, workdir)
     both = rf"{files / 'base'} in bfloat16 \(sha256:.*{files / 'other'}.* in bfloat16 \(sha256:"
     assert re.search(both, str(error.value))
-    assert "insist with --config.allow_base_mismatch=True" in str(error.value)
+    assert "allow it with --config.allow_base_mismatch=True" in str(error.value)
     assert "\n" not in str(error.value)
     config.allow_base_mismatch = True
     assert train(config, workdir) == workdir / "model"
@@ -352,7 +352,7 @@ def test_a_run_whose_loss_stays_infinite_is_stopped(files):
         ({"hang_exit": -1.0}, "config.hang_exit=-1.0: expected at least 0"),
         ({"profile": (5, 4)}, r"config.profile=\(5, 4\): expected the first and the last step"),
         ({"profile": ("a", "b")}, "config.profile=.*: expected the first and the last step"),
-        ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 takes its weights from a directory"),
+        ({"frozen_dtype": "int8", "init.llm": "fresh"}, "int8 needs pretrained weights"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(files, config, tmp_path, changes, message):

@@ -1,4 +1,4 @@
-"""The interface of evaluators: what is measured every so many steps, and how it is called."""
+"""The interface of evaluators, which measure the model every so many steps."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from owl_jax.training.run import Halted, Run, StepEvent
 
 DIRECTORY = "evaluators"  # in the workdir
 
-# A step's state to the evaluator's numbers, by the name of the metric.
+# From a step to {metric: number}.
 Evaluate = Callable[[StepEvent], Mapping[str, float]]
 
 _NAME = re.compile(r"\w[\w.-]*")
-# What stands before a slash in the metrics of a training.
+# Prefixes, before a slash, of the training's own metrics.
 OTHER_PREFIXES = ("learning_rate", "step_seconds")
 
 
 class Evaluator:
-    """What an entry of `config.evaluators` is; a subclass has these attributes and `open`.
+    """The base class of the entries of `config.evaluators`.
 
-    name: its metrics are called NAME/METRIC. every: it runs after each so many steps, and after the
-    last one.
+    name: its metrics are called NAME/METRIC.
+    every: it runs every so many steps, and after the last one.
     """
 
     name: str
     every: int
 
     def check(self, config: ConfigDict) -> None:
-        """Raises UserError for settings that make no evaluation; reads no file."""
+        """Raises UserError for invalid settings; reads no files."""
 
     def open(self, run: Run) -> AbstractContextManager[Evaluate]:
-        """Gets ready before the weights are read: opens data, compiles programs.
+        """Opens data and compiles programs, before the weights are read.
 
-        What it yields is called with steps, on every process of a run at the same step, and must
-        not change the state or the training's data. Raises UserError.
+        Yields a function that is called on every process at the same step. It must not change the
+        state or the training's data. Raises UserError.
         """
         raise NotImplementedError
 
 
 def check_evaluators(evaluators: Sequence[Evaluator], config: ConfigDict) -> None:
-    """Raises UserError for a name, an interval or settings that do not work."""
+    """Raises UserError for an invalid name, interval or other setting."""
     names: list[str] = []
     for number, evaluator in enumerate(evaluators):
         key = f"config.evaluators[{number}]"
@@ -60,7 +60,7 @@ def check_evaluators(evaluators: Sequence[Evaluator], config: ConfigDict) -> Non
         if name in names:
             raise UserError(
                 f'{key}: name="{name}" is the name of config.evaluators[{names.index(name)}]; give '
-                "each a name of its own"
+                "each its own name"
             )
         names.append(name)
         if type(every) is not int or every < 1:
@@ -72,15 +72,15 @@ def check_evaluators(evaluators: Sequence[Evaluator], config: ConfigDict) -> Non
 
 
 class OpenEvaluators:
-    """The evaluators of a run, ready to be called."""
+    """The opened evaluators of a run."""
 
     def __init__(self, opened: Sequence[tuple[Evaluator, Evaluate]]) -> None:
         self._opened = opened
 
     def run(self, run: Run, event: StepEvent) -> None:
-        """Runs those that are due, and puts their numbers into the event.
+        """Runs the evaluators that are due, and adds their numbers to the event.
 
-        Raises Halted, since the step itself is sound, where one of them fails.
+        Raises Halted if one fails, since the step itself is valid.
         """
         due = [
             (evaluator, evaluate)
@@ -100,7 +100,7 @@ class OpenEvaluators:
 
 @contextmanager
 def open_evaluators(evaluators: Sequence[Evaluator], run: Run) -> Iterator[OpenEvaluators]:
-    """Opens all of them, and closes them in the end. Raises UserError, which names the one."""
+    """Opens the evaluators, and closes them at the end. Raises UserError with the name of one."""
     with ExitStack() as opened:
         pairs = []
         for evaluator in evaluators:
@@ -112,18 +112,16 @@ def open_evaluators(evaluators: Sequence[Evaluator], run: Run) -> Iterator[OpenE
 
 
 def results_file(workdir: Path, name: str) -> Path:
-    """Where an evaluator leaves what the run's report shows of it beside curves."""
+    """The file of an evaluator's results for the run's report."""
     return workdir / DIRECTORY / f"{name}.json"
 
 
 def _named(name: str, found: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(found, Mapping):
-        raise UserError(
-            f"it returned {shown(found)}; expected a dict of numbers by the name of the metric"
-        )
+        raise UserError(f"it returned {shown(found)}; expected a dict of metric names to numbers")
     for metric, value in found.items():
         if not (isinstance(metric, str) and metric and metric == printable(metric)):
-            raise UserError(f"a metric is named {shown(metric)}; expected text")
+            raise UserError(f"a metric has the name {shown(metric)}; expected printable text")
         if not isinstance(value, numbers.Real) and getattr(value, "shape", None) != ():
             raise UserError(f"its metric {metric} is {shown(value)}; expected a number")
     return {f"{name}/{metric}": _number(value) for metric, value in found.items()}

@@ -1,7 +1,7 @@
 """Conversations of a batch with the loss of each token, as JSON for the run's report.
 
-An example is {"loss": mean, "tokens": supervised ones, "parts": [...]}, in reading order. A part is
-one of (a number that is not finite is null)
+An example is {"loss": mean, "tokens": number of supervised tokens, "parts": [...]}. Parts are in
+reading order; a loss that is not finite is null. A part is one of
 
     {"text": "..."}                     not supervised
     {"token": "...", "loss": nats}      a supervised token
@@ -25,7 +25,7 @@ from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 _PICTURE, _FRAME = 144, 96  # pixels of the longer side
 _QUALITY = 80
-_NO_TEXT = "◌"  # a token that is a part of a character
+_NO_TEXT = "◌"  # shown for a token that is only part of a character
 
 
 def examples_of(
@@ -34,38 +34,38 @@ def examples_of(
     """The first conversations with supervised tokens.
 
     Args:
-      batch, losses: on the devices; float32[B, L]. Only what is on this process's is read.
-      most: how many conversations at most.
+      batch, losses: arrays on devices; losses is float32[B, L]. Only local sequences are read.
+      most: the maximum number of conversations.
     """
     rows: dict[str, dict[int, np.ndarray]] = {
         name: _own_rows(array) for name, array in {**vars(batch), "losses": losses}.items()
     }
     found: list[dict[str, Any]] = []
-    for number in sorted(rows["losses"]):
-        row = {name: array[number] for name, array in rows.items()}
+    for index in sorted(rows["losses"]):
+        row = {name: arrays[index] for name, arrays in rows.items()}
         for segment in range(1, int(row["segment_ids"].max()) + 1):
             if len(found) == most:
                 return found
-            (places,) = np.nonzero(row["segment_ids"] == segment)
-            is_supervised = row["loss_mask"][places] > 0
+            (tokens,) = np.nonzero(row["segment_ids"] == segment)
+            is_supervised = row["loss_mask"][tokens] > 0
             if is_supervised.any():
                 found.append(
                     {
-                        "loss": finite(row["losses"][places][is_supervised].mean()),
+                        "loss": finite(row["losses"][tokens][is_supervised].mean()),
                         "tokens": int(is_supervised.sum()),
-                        "parts": list(_parts(row, places, shape, tokenizer)),
+                        "parts": list(_parts(row, tokens, shape, tokenizer)),
                     }
                 )
     return found
 
 
 def finite(number: Any) -> float | None:
-    """A number as JSON can hold it, to four digits."""
+    """A number for JSON, rounded to four digits; None if it is not finite."""
     return round(float(number), 4) if math.isfinite(number) else None
 
 
 def _own_rows(array: jax.Array) -> dict[int, np.ndarray]:
-    """The rows of a batch's array that this process's devices hold, by their number."""
+    """The sequences of a batch's array on this process's devices, by index."""
     rows: dict[int, np.ndarray] = {}
     for shard in array.addressable_shards:
         start = shard.index[0].start or 0
@@ -74,15 +74,16 @@ def _own_rows(array: jax.Array) -> dict[int, np.ndarray]:
 
 
 def _parts(
-    row: dict[str, np.ndarray], places: np.ndarray, shape: RowShape, tokenizer: Tokenizer
+    row: dict[str, np.ndarray], tokens: np.ndarray, shape: RowShape, tokenizer: Tokenizer
 ) -> Iterator[dict[str, Any]]:
-    media = row["media_index"][places]
-    # One entry a token. The last one is a target only; the first one is never a target.
+    media = row["media_index"][tokens]
+    # One entry a token. The last token is only a target; the first is never one.
     slots = [*np.where(media < 0, -1, media // shape.media_length).tolist(), -1]
-    ids = [*row["input_ids"][places].tolist(), int(row["targets"][places[-1]])]
+    ids = [*row["input_ids"][tokens].tolist(), int(row["targets"][tokens[-1]])]
+    supervised = row["loss_mask"][tokens] > 0
     losses = [
-        float(loss) if taught else None
-        for loss, taught in zip(row["losses"][places], row["loss_mask"][places] > 0, strict=True)
+        float(loss) if is_supervised else None
+        for loss, is_supervised in zip(row["losses"][tokens], supervised, strict=True)
     ]
     decoder = StreamDecoder(tokenizer)
     names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}

@@ -1,4 +1,4 @@
-"""The loss of any source that the training does not see.
+"""The loss on held-out data.
 
 Letters: B sequences, L tokens.
 """
@@ -31,28 +31,28 @@ from owl_jax.training.partition import merge
 from owl_jax.training.run import Run, StepEvent
 from owl_jax.training.start_up import say
 
-if TYPE_CHECKING:  # it imports configs, which import this
+if TYPE_CHECKING:  # circular: it imports configs, which import this
     from owl_jax.training.data import TrainingData
 
-# A packed sequence holds at most about so many records: what asks for fewer sequences than a
-# source's records divided by this cannot need a second epoch of it.
+# About the most records in a packed sequence. A source with more than this many records for each
+# requested sequence is certainly large enough.
 _MOST_RECORDS = 64
 
 
 @dataclass(frozen=True)
 class HeldOutLoss(Evaluator):
-    """Mean cross entropy, in nats a token, of the supervised tokens of some held-out sequences.
+    """Mean cross entropy, in nats a token, of the supervised tokens of held-out sequences.
 
-    Data are read, tokenised and packed as `config.data` says, without augmentation, and are the
+    The data are read, tokenised and packed as `config.data` says, without augmentation, and are the
     same each time. The model computes as in training, without dropout. Metrics: `loss`, and
-    `supervised_tokens`, which it is the mean over. WORKDIR/evaluators/NAME.json has examples.
+    `supervised_tokens`, their number. WORKDIR/evaluators/NAME.json has examples.
 
     source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
       ((source, weight), ...).
-    sequences: how many, packed as the training's are.
-    every: it runs after each so many steps, and after the last one.
-    name: stands before the slash in the names of the metrics.
-    examples: conversations that the run's report shows, each token coloured by its loss.
+    sequences: the number of packed sequences.
+    every: it runs every so many steps, and after the last one.
+    name: the prefix of the metrics.
+    examples: conversations in the run's report, each token coloured by its loss.
     """
 
     source: Any
@@ -62,7 +62,7 @@ class HeldOutLoss(Evaluator):
     examples: int = 6
 
     def check(self, config: ConfigDict) -> None:
-        """Raises UserError for another number than is possible, or a source of no known form."""
+        """Raises UserError for an invalid number or a malformed source."""
         for key, least in (("sequences", 1), ("examples", 0)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
@@ -93,7 +93,7 @@ class HeldOutLoss(Evaluator):
             yield evaluation
 
     def _data_config(self, config: ConfigDict) -> ConfigDict:
-        """The training's config with this source as its data, in batches of a micro-batch."""
+        """The training's config with this source as data and a micro-batch as batch."""
         is_mixture = isinstance(self.source, tuple | list) and all(
             isinstance(entry, tuple | list) for entry in self.source
         )
@@ -106,7 +106,7 @@ class HeldOutLoss(Evaluator):
         return own
 
     def _check_size(self, config: ConfigDict, data: TrainingData) -> None:
-        """Raises UserError for more sequences than an epoch of the source has."""
+        """Raises UserError if an epoch of the source has fewer sequences than requested."""
         from owl_jax.training.data import steps_of_epochs
 
         records = records_of_an_epoch(data.sources)
@@ -118,36 +118,39 @@ class HeldOutLoss(Evaluator):
             config.batch_size = batch_size
         if found < self.sequences:
             raise UserError(
-                f"sequences={self.sequences}, but the source makes about {found} of "
-                f"{records:,} records; give at most that, or more data"
+                f"sequences={self.sequences}, but the {records:,} records of the source fill only "
+                f"about {found}; ask for at most that many, or give more data"
             )
 
 
 class _Evaluation:
-    """One compiled program, and the data that it is run on."""
+    """The compiled program, and its data."""
 
     def __init__(
         self, settings: HeldOutLoss, run: Run, data: TrainingData, batch_size: int
     ) -> None:
         self._settings, self._run, self._data = settings, run, data
         self._batch_size = batch_size
-        # So that each process reads its part of the source once.
-        share, rest = divmod(settings.sequences, run.num_shards)
-        self._own_sequences = share + (run.shard_index < rest)
-        self._beginning = data.batches.get_state()
-        self._told = False  # what became of the records
+        # Divided among processes, so that each reads its shard of the source once.
+        quotient, rest = divmod(settings.sequences, run.num_shards)
+        self._own_sequences = quotient + (run.shard_index < rest)
+        self._start = data.batches.get_state()
+        self._has_summary = False
         program = run.program
 
         def losses(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, ...]:
-            """The sum over supervised tokens, their number, and the loss of each."""
+            """The summed loss of supervised tokens, their number, and the loss of each."""
             params = merge(trainable, frozen)
             found = losses_by_token(program.model, program.compute, params, batch)
             return jnp.sum(found), jnp.sum(batch.loss_mask != 0), found
 
-        whole = NamedSharding(program.mesh, PartitionSpec())
+        replicated = NamedSharding(program.mesh, PartitionSpec())
         with program.active():
             self._losses = (
-                jax.jit(losses, out_shardings=(whole, whole, batch_sharding(program.mesh)))
+                jax.jit(
+                    losses,
+                    out_shardings=(replicated, replicated, batch_sharding(program.mesh)),
+                )
                 .trace(
                     program.state().params,
                     program.frozen(),
@@ -161,12 +164,12 @@ class _Evaluation:
             )
 
     def __call__(self, event: StepEvent) -> Mapping[str, float]:
-        """The metrics after a step. Raises UserError, on all processes, for data that fail."""
+        """The metrics after a step. Raises UserError, on all processes, if the data fail."""
         settings = self._settings
         total, tokens = 0.0, 0
         examples: list[dict[str, Any]] = []
         data, left = self._data, self._own_sequences
-        data.batches.set_state(self._beginning)
+        data.batches.set_state(self._start)
         for _ in range(math.ceil(settings.sequences / self._batch_size)):
             batch = self._next_batch(left)
             left -= self._batch_size // self._run.num_shards
@@ -189,18 +192,18 @@ class _Evaluation:
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(report, allow_nan=False))
-        if not self._told:
+        if not self._has_summary:
             say(f"{settings.name}: {self._data.drops.summary()}")
-            self._told = True
+            self._has_summary = True
         return found
 
     def _next_batch(self, count: int) -> Batch:
-        """The next batch, of which the first `count` sequences of this process are supervised."""
+        """The next batch, with only the first `count` sequences of this process supervised."""
         error = None
         try:
             batch = next(self._data.batches)
         except UserError as failure:
             error = failure
-        raise_together(error, "process {process} cannot read its part of the data")
+        raise_together(error, "process {process} cannot read its shard of the data")
         batch.loss_mask[max(count, 0) :] = 0
         return Batch(**shard_batch(vars(batch), self._run.program.mesh))

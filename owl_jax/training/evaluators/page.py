@@ -1,7 +1,6 @@
 """Held-out examples as HTML: each supervised token coloured by its loss.
 
-Made from the files that evaluators leave in WORKDIR/evaluators (examples.py has their form). The
-template escapes all text.
+Reads the files in WORKDIR/evaluators (format: examples.py). The template escapes all text.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 from owl_jax.training.evaluators.evaluator import DIRECTORY
 
-# Tokens of `_STEP` nats more have the next colour; the last one is for all that cost more.
+# Nats from one colour to the next; the last colour is for all higher losses.
 _STEP, _COLORS = 0.5, 12
 
 
 def held_out_examples(workdir: Path) -> str:
-    """HTML of the examples of all evaluators of a run; "" if there are none.
+    """HTML, with its <style>, of the examples of all evaluators of a run; "" if there are none.
 
-    Its <style> is inside. Raises UserError for a file that cannot be read.
+    Raises UserError for a file that cannot be read.
     """
     found = {
         path.stem: report
@@ -35,7 +34,7 @@ def held_out_examples(workdir: Path) -> str:
 
 
 def render_examples(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """HTML of what evaluators wrote, by their names."""
+    """HTML of the evaluators' results, by name."""
     environment = Environment(
         loader=PackageLoader("owl_jax.training.evaluators"),
         autoescape=True,
@@ -49,7 +48,7 @@ def render_examples(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _level(loss: float | None) -> int:
-    """The number of a loss's colour. What is not finite, null in JSON, has the last one."""
+    """The index of a loss's colour. A non-finite loss, null in JSON, has the last one."""
     return _COLORS if loss is None else min(max(int(loss / _STEP), 0), _COLORS)
 
 

@@ -1,4 +1,4 @@
-"""Saves checkpoints: when they are due, with the last step, and when the data fail."""
+"""Saves checkpoints: at intervals, after the last step, and when the data fail."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from owl_jax.training.run import Halted, Run, StepEvent
 
 
 class SaveCheckpoints(Hook):
-    """Every `config.checkpoint_every` steps; checkpoint/manager.py does the work."""
+    """Saves every `config.checkpoint_every` steps (checkpoint/manager.py)."""
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Waits for the last save at the end."""
+        """Saves after `Halted`; waits for the last save."""
         self._run = run
         try:
             yield
         except Halted as halt:
-            # Once the cause is mended the run goes on from here. Several processes do not agree on
-            # a step now.
+            # The run resumes from here once the cause is fixed. Several processes may be at
+            # different steps now, so they do not save.
             if jax.process_count() == 1 and halt.last:
                 self._save(halt.last, force=True)
             raise
@@ -30,7 +30,7 @@ class SaveCheckpoints(Hook):
             run.checkpoints.wait()
 
     def after_step(self, event: StepEvent) -> None:
-        """Starts to save, if it is due; reports what went wrong with an earlier save."""
+        """Starts a save if it is due; raises the error of an earlier save."""
         with self._run.pause(counted=True):
             self._save(event, event.ends)
 

@@ -15,15 +15,15 @@ from owl_jax.training.hooks.watchdog import WatchSteps
 
 
 def make_hooks(config: ConfigDict) -> list[Hook]:
-    """The hooks in the order in which the loop calls them. Raises UserError for a wrong one."""
+    """The hooks, in the order of their calls. Raises UserError for an invalid one."""
     return [
-        # First, so that the others know in the same step that the run ends. It is left last, and
-        # tells of a save that has been waited for.
+        # First, so that the other hooks know in the same step that the run ends. Its context exits
+        # last, when the final save has finished.
         Preemption(),
         LogMetrics(),
         Profile(*config.profile),
         WatchSteps(config.hang_report, config.hang_exit),
         *read_hooks(config),
-        HoldWorkdir(),  # whether the workdir is still ours is asked right before a save
+        HoldWorkdir(),  # checks right before a save that the workdir is still ours
         SaveCheckpoints(),
     ]

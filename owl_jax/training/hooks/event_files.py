@@ -1,14 +1,14 @@
-"""TensorBoard's event files, by tensorboardX without PyTorch.
+"""TensorBoard event files, written by tensorboardX without PyTorch.
 
-tensorboardX imports PyTorch where it is installed, for tensors that are never given to it here:
-half of the time of all imports of a training.
+tensorboardX imports PyTorch if it is installed. That would double the import time of a training,
+and no PyTorch tensors are logged here.
 """
 
 import sys
 
 
 def _without_torch() -> None:
-    """Imports tensorboardX as on a machine that has no PyTorch."""
+    """Imports tensorboardX as if PyTorch were not installed."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` then fails

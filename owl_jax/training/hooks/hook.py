@@ -1,7 +1,7 @@
-"""The interface of hooks: what else happens in a run, besides steps and evaluations.
+"""The interface of hooks: everything in a run besides steps and evaluations.
 
-The loop (training/loop.py) has a list of hooks and calls each of these methods on all of them, in
-the list's order; context managers are left in the opposite order. hooks/default.py makes the list.
+The loop (training/loop.py) calls each of these methods on all hooks, in the order of the list in
+hooks/default.py; context managers exit in reverse order.
 """
 
 from __future__ import annotations
@@ -14,43 +14,40 @@ from owl_jax.training.run import Run, StepEvent
 
 
 class Hook:
-    """Does nothing; a hook overrides what it needs.
+    """The base class does nothing; a hook overrides what it needs.
 
-    Every process of a run has every hook: one that writes files looks at `jax.process_index()`, and
-    one that talks to other processes does so on all of them at the same step.
+    Every process of a run has every hook. A hook that writes files checks `jax.process_index()`; a
+    hook that communicates does so on all processes at the same step.
     """
 
     def holding(self, workdir: Path) -> AbstractContextManager[object]:
-        """Around the whole run, from before anything is read until the model is exported."""
+        """Wraps the whole run, from before anything is read until the model is exported."""
         return nullcontext()
 
     def training(self, run: Run) -> AbstractContextManager[object]:
-        """Around the steps; not entered if none is left to take.
+        """Wraps the steps; not entered if the run is finished.
 
-        An error that ends the run passes through it. So does `Halted`, after which the state of the
-        newest step can still be saved.
+        An error that ends the run passes through it. After `Halted`, the state of the newest step
+        can still be saved.
         """
         return nullcontext()
 
     def before_step(self, number: int) -> None:
-        """Before the batch of step `number` is asked for."""
+        """Called before the batch of step `number` is requested."""
 
     def step_started(self, event: StepEvent) -> None:
-        """The device was given the step, and works on it. Must not wait for it."""
+        """Called when the step has been dispatched to the device. Must not wait for it."""
 
     def after_step(self, event: StepEvent) -> None:
-        """Evaluators have run, `event` is complete; it may be logged, saved, or end the run."""
+        """Called after the evaluators, when `event` is complete; may log, save or end the run."""
 
     def pause(self, counted: bool) -> AbstractContextManager[object]:
-        """Around what takes long between two steps (`Run.pause`)."""
+        """Wraps slow work between two steps (`Run.pause`)."""
         return nullcontext()
 
 
 class AfterStep(Hook):
-    """A plain function as a hook: it gets the event of each step.
-
-    function: (StepEvent) -> anything.
-    """
+    """A hook that calls a function, (StepEvent) -> anything, after each step."""
 
     def __init__(self, function: Callable[[StepEvent], object]) -> None:
         self._function = function

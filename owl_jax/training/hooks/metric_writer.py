@@ -1,11 +1,10 @@
-"""Where the numbers of a training run go: a JSON Lines file, TensorBoard, and the person watching.
+"""Writes the metrics of a training run to metrics.jsonl, TensorBoard and the terminal.
 
-metrics.jsonl holds one object per logged step, each step once, also after a resume. The keys are
-`step`, `loss`, `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of
-throughput.py (`tokens_per_second`, `examples_per_second`, `mfu` where the device's peak is known,
-...), and `<evaluator>/<metric>`; the writer takes whatever it is given. A number that is not finite
-is written as null, since JSON has no other word for it; TensorBoard and the printed line show what
-it was.
+metrics.jsonl has one object per logged step, also after a resume. The keys are `step`, `loss`,
+`supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of throughput.py
+(`tokens_per_second`, `examples_per_second`, `mfu` if the device's peak is known, ...), and
+`<evaluator>/<metric>`; the writer accepts any others. JSON has no non-finite numbers, so they are
+written as null; TensorBoard and the printed line show the value.
 
 Only process 0 writes; on the others every method returns at once.
 """
@@ -36,9 +35,9 @@ from owl_jax.training.hooks.event_files import Event, EventsWriter, SessionLog, 
 
 FILE_NAME = "metrics.jsonl"
 
-_FLUSH_SECONDS = 30  # between what TensorBoard gets to see; each flush waits for the disk
+_FLUSH_SECONDS = 30  # between flushes of TensorBoard events; each waits for the disk
 
-# As much as 80 columns hold beside the bar; a printed line has room for more.
+# Few, so that the bar fits into 80 columns.
 _BAR = ("loss", "tokens_per_second")
 
 
@@ -48,9 +47,9 @@ class MetricWriter:
     Args:
       workdir: the directory of metrics.jsonl and of the TensorBoard events; made if missing.
       total_steps: the step at which the run ends, for the progress bar.
-      start_step: the step the run resumes from, 0 for a new one. What the file says about later
-        steps is dropped, because they are about to be taken again.
-      description: what stands before the bar and at the head of each line.
+      start_step: the step the run resumes from, 0 for a new one. Later steps in the file are
+        dropped, because the run will take them again.
+      description: label of the bar and of each printed line.
     """
 
     def __init__(
@@ -72,12 +71,12 @@ class MetricWriter:
         path.mkdir(parents=True, exist_ok=True)
         keep_until(path / FILE_NAME, start_step)
         self._file = (path / FILE_NAME).open("a", encoding="utf-8")
-        # Not a SummaryWriter: its thread ends when the disk is full, and then the run waits for it.
+        # Not a SummaryWriter: its thread dies when the disk is full, and then the run hangs.
         # File names have a resolution of one second: without the suffix a quick resume would
-        # overwrite the events before it.
+        # overwrite the earlier events.
         self._events = EventsWriter(str(path / "events"), f".{start_step}")
         self._flushed = 0.0
-        # TensorBoard forgets what earlier files say about later steps.
+        # Makes TensorBoard discard later steps of earlier files.
         self._add_event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._bar: Progress | None = None
         if sys.stdout.isatty():
@@ -104,12 +103,12 @@ class MetricWriter:
 
         Args:
           step: the number of steps taken.
-          metrics: names to scalars (Python, NumPy or JAX; reading the last waits for the device).
-          evaluations: "EVALUATOR/METRIC" to numbers, for a step after which evaluators ran. They
-            are in the same line of the file, and each is printed.
+          metrics: {name: scalar}, Python, NumPy or JAX (which waits for the device).
+          evaluations: {"EVALUATOR/METRIC": number} of the evaluators that ran after the step. They
+            go into the same line of the file, and each is printed.
 
         Raises:
-          OSError: the disk is full, for example.
+          OSError: for example a full disk.
         """
         if not self._active:
             return
@@ -141,7 +140,7 @@ class MetricWriter:
             print(f"{head}  {summarize(numbers)}  ETA {self._remaining(step)}", flush=True)
 
     def message(self, text: str) -> None:
-        """Prints a line of text, above the progress bar if there is one."""
+        """Prints a line above the progress bar, if there is one."""
         if self._active:
             print(text, flush=True)
 
@@ -168,13 +167,13 @@ class MetricWriter:
             self.close()
         except OSError:
             if error is None:
-                raise  # or else a full disk, and `error` tells of it
+                raise  # otherwise `error` is the first sign of the full disk
 
     @contextmanager
     def _naming_the_workdir(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # of a file that is open, which it does not name
+        except OSError as error:  # errors of open files have no filename
             error.filename = error.filename or str(self._workdir)
             raise
 
@@ -191,10 +190,10 @@ class MetricWriter:
 
 
 def keep_until(path: Path, last_step: int) -> None:
-    """Drops the lines of a metrics file that come after `last_step`, and damaged ones.
+    """Drops lines after `last_step` and damaged lines from a metrics file.
 
-    Damaged lines are counted on stdout, but for a last one that was cut by a kill. The file is
-    replaced as a whole, so that a kill at any moment leaves the old one or the new one.
+    Prints the number of damaged lines, not counting a last line cut by a kill. The file is replaced
+    atomically.
     """
     if not path.exists():
         return
@@ -211,12 +210,12 @@ def keep_until(path: Path, last_step: int) -> None:
 
 
 def read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
-    """The whole lines of a metrics file with what they say, and how many others there are.
+    """The valid lines of a metrics file with their values, and the number of damaged lines.
 
-    A line is whole if it is a JSON object of numbers and nulls with a step. A last line without its
-    end is what a kill leaves; it is not counted.
+    A valid line is a JSON object of numbers and nulls with a step. A last line without a line end,
+    as a kill leaves it, does not count as damaged.
 
-    Raises UserError where the file cannot be read.
+    Raises UserError if the file cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -240,7 +239,7 @@ def _values(line: bytes) -> dict[str, Any] | None:
 
 
 def summarize(numbers: Mapping[str, float]) -> str:
-    """The part of the metrics that a person wants on one line."""
+    """The main metrics as one line of text."""
     parts = []
     if "loss" in numbers:
         parts.append(f"loss {numbers['loss']:.4f}")

@@ -1,4 +1,4 @@
-"""Logs what steps compute, how fast they go and what evaluators find; ends a run that diverges."""
+"""Logs the metrics of steps, throughput and evaluations; ends a run that diverges."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from owl_jax.training.start_up import say
 
 
 class LogMetrics(Hook):
-    """Writes every `config.log_every` steps, the first and the last one, and evaluations always."""
+    """Logs every `config.log_every` steps, the first and last step, and every evaluation."""
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Opens the files, and closes them."""
+        """Opens and closes the files."""
         self._run = run
         mesh = run.program.mesh
         peak = peak_flops(mesh.devices.flat[0].device_kind)
@@ -35,12 +35,12 @@ class LogMetrics(Hook):
             yield
 
     def step_started(self, event: StepEvent) -> None:
-        """Counts the step, and how long the device waited for its batch."""
+        """Counts the step and the device's wait for its batch."""
         self._throughput.waited_for_data(event.asked, event.arrived)
         self._throughput.count(event.metrics["loss"], event.batch)
 
     def after_step(self, event: StepEvent) -> None:
-        """Writes the step, if it is to be logged. Raises UserError for a run that diverges."""
+        """Writes the step if it is due. Raises UserError for a run that diverges."""
         run, first = self._run, self._run.start + 1
         is_logged = event.number % run.config.log_every == 0 or event.number == first
         if not (is_logged or event.is_last):
@@ -48,7 +48,7 @@ class LogMetrics(Hook):
                 self._writer.write(event.number, {}, event.evaluations)
             return
         metrics: dict[str, Any] = dict(event.metrics)
-        # A skipped step does not move the schedule.
+        # A skipped step does not advance the schedule.
         taken = event.number - 1 - metrics["skipped"]
         metrics |= learning_rates(run.program.recipes, run.config.steps, taken)
         drops = run.data.drops
@@ -59,7 +59,7 @@ class LogMetrics(Hook):
         _stop_if_diverged(metrics, run.config.max_skipped_steps, event.number)
 
     def pause(self, counted: bool) -> AbstractContextManager[object]:
-        """Leaves the time out of the rates, unless it counts."""
+        """Excludes the time from the rates, unless it counts."""
         return super().pause(counted) if counted else self._throughput.leaving_out()
 
 
@@ -67,6 +67,6 @@ def _stop_if_diverged(metrics: Mapping[str, Any], limit: int, step: int) -> None
     in_a_row = int(metrics["skipped_in_a_row"])
     if in_a_row >= limit:
         raise UserError(
-            f"step {step}: the loss or gradient of the last {in_a_row} steps was not finite; all "
-            "were skipped. Lower the learning rate, or look at the data of these steps"
+            f"step {step}: the loss or gradient of the last {in_a_row} steps was not finite, and "
+            "they were skipped. Lower the learning rate, or inspect the data of these steps"
         )

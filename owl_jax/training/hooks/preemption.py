@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: the run is to be saved at the end of a step, and to end.
+"""SIGTERM and Ctrl-C: the run saves at the end of a step and ends.
 
-SIGTERM says that somebody wants the machine back: the run ends with status 75, and launchers start
-it again. Ctrl-C (SIGINT) is a person who wants to stop: it saves in the same way, and the status is
-130, which nobody starts again. The second Ctrl-C ends the process at once, whatever it waits for.
+SIGTERM is a preemption: the run ends with status 75, and launchers restart it. Ctrl-C (SIGINT) also
+saves, but ends with status 130, after which launchers do not restart. A second Ctrl-C ends the
+process at once, even while it waits outside Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from owl_jax.errors import Ended
 from owl_jax.training.hooks.hook import Hook
 from owl_jax.training.run import Run, StepEvent
 
-# EX_TEMPFAIL of sysexits.h: the run has saved and is to be started again (launch/common.sh, AGAIN).
+# EX_TEMPFAIL of sysexits.h: the run has saved; restart it (launch/common.sh, AGAIN).
 EXIT_STATUS = 75
 
 INTERRUPTED_STATUS = 130  # as shells report Ctrl-C: 128 + SIGINT
@@ -36,41 +36,40 @@ _SHOW_CURSOR = "\x1b[?25h"  # the progress bar hides it
 
 
 class Preempted(Ended):
-    """SIGTERM has ended the run before its last step, and nothing of it is lost."""
+    """SIGTERM ended the run before its last step; everything is saved."""
 
     status = EXIT_STATUS
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C has ended the run on all its processes, and nothing of it is lost."""
+    """Ctrl-C ended the run on all its processes; everything is saved."""
 
     status = INTERRUPTED_STATUS
 
 
 class Preemption(Hook):
-    """Tells at which step the run has to be saved and ended; a context manager around the run.
+    """Decides at which step the run saves and ends; a context manager around the run.
 
-    A process alone looks at its own signals. Where JAX's coordination service runs it is asked: it
-    passes the signal of any process on to all, and names one step that none of them has passed yet.
-    It knows SIGTERM only, so a process that is interrupted sends itself one.
+    A single process checks its own signals. Several processes ask JAX's coordination service, which
+    forwards the signal of any process to all and picks a step that none has passed yet. It handles
+    SIGTERM only, so an interrupted process sends itself a SIGTERM.
 
-    SIGTERM may come twice, from a launcher and from the system: the second changes nothing. A
-    SIGINT that is ignored (nohup, a shell's background) stays ignored, and one that the program
-    handles itself stays the program's.
+    A second SIGTERM, for example from the system after the launcher's, changes nothing. An ignored
+    SIGINT (nohup, a shell's background) stays ignored, and a program's own handler stays in place.
     """
 
     def __init__(self) -> None:
         self._signalled = self._interrupted = self._training = False
-        self._saved = ""  # what Ctrl-C leaves, once training has ended
+        self._saved = ""  # what is saved, once training has ended
         self._ending = False
-        self._step = 0  # the newest that was taken
+        self._step = 0  # the newest step
         self._former: dict[int, Any] = {}
         self._listener: _Listener | None = None
-        # A notebook is not ended because a cell is interrupted twice.
+        # Interrupting a cell twice must not end the notebook.
         self._is_interactive = hasattr(sys, "ps1")
 
     def __enter__(self) -> Self:
-        # Python takes signals in its main thread only; elsewhere they are their owner's.
+        # Python handles signals in the main thread only.
         if threading.current_thread() is not threading.main_thread():
             return self
         if not jax.distributed.is_initialized():
@@ -94,12 +93,12 @@ class Preemption(Hook):
                 signal.signal(number, former)
 
     def holding(self, workdir: Path) -> AbstractContextManager[object]:
-        """Takes the signals of the whole run."""
+        """Handles signals during the whole run."""
         return self
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Ends the run after the step that was reached, once that is saved."""
+        """Ends the run after the agreed step is saved."""
         self.training_begins()
         yield
         saved = f"step {self._step} of {run.config.steps} is saved in {run.workdir}"
@@ -108,46 +107,47 @@ class Preemption(Hook):
         self.training_ends(saved)
 
     def after_step(self, event: StepEvent) -> None:
-        """Has the run end with this step, if it is the one."""
+        """Ends the run with this step, if it is the agreed one."""
         reached = self.reached(event.number)
         self._ending, self._step = reached and not event.is_last, event.number
         event.ends = event.ends or self._ending
 
     def training_begins(self) -> None:
-        """From here on a signal waits for the end of a step; before, the run ends where it is."""
+        """From here on a signal waits for the end of a step; before, it ends the run at once."""
         self._training = True
 
     def training_ends(self, saved: str) -> None:
-        """All steps are taken and saved: from here on Ctrl-C ends the run where it is.
+        """All steps are taken and saved: from here on Ctrl-C ends the run at once.
 
-        Raises KeyboardInterrupt, which tells what is `saved`, if it came during the last step.
+        Raises KeyboardInterrupt with `saved` in its message if Ctrl-C came during the last step.
         """
         self._training, self._saved = False, saved
         if self._interrupted and not jax.distributed.is_initialized():
             raise KeyboardInterrupt(f"interrupted: {saved}")
 
     def reached(self, step: int) -> bool:
-        """Whether `step` is the one; every process asks after each of its steps."""
+        """Whether the run ends after `step`; every process calls this after each step."""
         if jax.distributed.is_initialized():
             return reached_preemption_sync_point(step)
         return self._signalled or self._interrupted
 
     def end(self, saved: str) -> NoReturn:
-        """Ends the run at the step that was reached and is saved; the same on every process.
+        """Ends the run, in the same way on every process.
 
-        Raises Preempted, or Interrupted if any process was; `saved` says what is saved and where.
+        Raises Preempted, or Interrupted if any process was interrupted. saved: what is saved where,
+        for the message.
         """
         interrupted = self._interrupted
         if jax.process_count() > 1:
             interrupted = bool(process_allgather(np.array([interrupted])).any())
         if interrupted:
-            raise Interrupted(f"interrupted: {saved}; the same command goes on from there")
-        raise Preempted(f"preempted: {saved}; the same command goes on from there")
+            raise Interrupted(f"interrupted: {saved}; the same command resumes from there")
+        raise Preempted(f"preempted: {saved}; the same command resumes from there")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if not (self._training or self._saved or self._signalled):
             self._signalled = True
-            raise Preempted("preempted: no step was taken yet; the same command goes on from there")
+            raise Preempted("preempted before the first step; the same command starts again")
         self._signalled = True
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -171,17 +171,17 @@ class Preemption(Hook):
 
 
 class _Listener:
-    """Hears SIGINT in a thread of its own, also while the main thread waits outside Python.
+    """Receives SIGINT in a separate thread, even while the main thread waits outside Python.
 
-    Python's own handlers run between two instructions of the main thread: not while it waits for a
-    device, a compiler or another process.
+    Python runs its own handlers between two bytecode instructions of the main thread, so not while
+    that waits for a device, a compiler or another process.
     """
 
     @classmethod
     def start(cls, heard: Callable[[int], None]) -> _Listener | None:
-        """Starts to listen, unless the program does so itself.
+        """Starts listening, unless the program has its own wakeup descriptor.
 
-        heard: is told how often SIGINT has come, each time.
+        heard: called at each SIGINT with the number of SIGINTs so far.
         """
         read, write = socket.socketpair()
         write.setblocking(False)
@@ -202,7 +202,7 @@ class _Listener:
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        self._write.close()  # lets the thread end
+        self._write.close()  # ends the thread
         self._thread.join()
 
     def _listen(self) -> None:
@@ -215,7 +215,7 @@ class _Listener:
 
 
 def _tell(text: str) -> None:
-    # Nobody reads, the file is closed, or a handler interrupts what prints.
+    # No reader, a closed file, or a print that this handler interrupted.
     with suppress(OSError, ValueError, RuntimeError):
         print(text, flush=True)
 

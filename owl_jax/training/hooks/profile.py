@@ -1,4 +1,4 @@
-"""A trace of some steps for TensorBoard's and XProf's profilers, by `config.profile`."""
+"""Traces the steps of `config.profile` for the profilers of TensorBoard and XProf."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DIRECTORY = "profile"  # in the workdir
 
 
 class Profile(Hook):
-    """Traces steps `first` to `last`, both included, or those of them that the run still takes.
+    """Traces steps `first` to `last`, both included, as far as the run takes them.
 
-    Each process writes what its own devices and threads do: under WORKDIR/profile, or if there are
-    several, under WORKDIR/profile/process-N.
+    Each process traces its own devices and threads, to WORKDIR/profile, or to
+    WORKDIR/profile/process-N if there are several.
     """
 
     def __init__(self, first: int, last: int) -> None:
@@ -28,7 +28,7 @@ class Profile(Hook):
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Ends the trace, if the run ends first."""
+        """Ends the trace if the run ends first."""
         self._run, self._directory = run, run.workdir / DIRECTORY
         if jax.process_count() > 1:
             self._directory /= f"process-{jax.process_index()}"
@@ -38,7 +38,7 @@ class Profile(Hook):
             self._close()
 
     def before_step(self, number: int) -> None:
-        """Begins the trace, and names what belongs to the step."""
+        """Starts the trace, and annotates the step."""
         if not self._tracing and self._first <= number <= self._last:
             jax.profiler.start_trace(self._directory)
             self._tracing = True
@@ -46,7 +46,7 @@ class Profile(Hook):
         self._step.__enter__()
 
     def step_started(self, event: StepEvent) -> None:
-        """Writes the trace after its last step."""
+        """Writes the trace after the last traced step."""
         self._step.__exit__(None, None, None)
         if self._tracing and event.number >= self._last:
             with self._run.pause():

@@ -1,14 +1,14 @@
-"""One run at a time in a workdir: WORKDIR/run.lock says who trains there, or did last.
+"""One run at a time in a workdir: WORKDIR/run.lock names the run that trains there, or did last.
 
-Two things say that a run is alive. The kernel's lock (flock) on the file goes with its process, so
-a killed run leaves none behind; but not every file system tells other machines of it (gcsfuse, some
-mounts of NFS and Lustre), and some have none. So the run also rewrites the file every ten seconds,
-a heartbeat: a start that finds the name of another machine waits for the next one before it takes
-the workdir over. A run whose name is not in the file any more ends before it saves again: that
-decides between two that started at once on machines that do not see each other's locks, and ends
-one that stood still while another took over.
+Two signs show that a run is alive. The kernel's lock (flock) on the file ends with its process; but
+some file systems do not show it to other machines (gcsfuse, some mounts of NFS and Lustre) or have
+no locks. So the run also rewrites the file every ten seconds, a heartbeat: a start that finds
+another machine's name waits for the next heartbeat before it takes the workdir over. A run that
+finds another name in the file ends before it saves again. That settles two simultaneous starts on
+machines that do not see each other's locks, and ends a run that was suspended while another took
+over.
 
-The file stays when the run has ended: removing it would race with the next start.
+The file stays when the run ends: removing it would race with the next start.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from owl_jax.training.start_up import say
 
 FILE_NAME = "run.lock"
 
-# Seconds: between two heartbeats; before the first, which finds another that started at once; and
-# without any before a run on another machine is taken for dead.
+# Seconds between two heartbeats; before the first one, which detects a simultaneous start; without
+# a heartbeat before a run on another machine counts as dead.
 _BEAT, _FIRST_BEAT, _SILENCE = 10.0, 1.0, 32.0
 
-# Of a record, padded with spaces: always the same size, so that no half of one is ever read.
+# Bytes of a record, padded with spaces. Constant, so that no half record is ever read.
 _SIZE = 1024
 
-# What flock answers where the file system has no locks.
+# Errors of flock on file systems without locks.
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class HoldWorkdir(Hook):
-    """The first of several processes holds the workdir for all; all end if another run has it."""
+    """Process 0 holds the workdir for all processes; all end if another run has it."""
 
     @contextmanager
     def holding(self, workdir: Path) -> Iterator[None]:
-        """Holds it. Raises UserError as RunLock."""
+        """Holds the workdir. Raises UserError as RunLock does."""
         self._lock, refusal = None, None
         with ExitStack() as held:
             if jax.process_index() == 0:
@@ -79,11 +79,11 @@ class RunLock:
 
     Args:
       workdir: made if missing.
-      tell: gets a line about what is waited for or taken over.
-      silence: seconds without a heartbeat that tell a run on another machine from a dead one.
+      tell: receives a line when the lock waits or takes over.
+      silence: seconds without a heartbeat after which a run on another machine counts as dead.
 
     Raises:
-      UserError: another run holds it, which is named; or the file cannot be written.
+      UserError: another run, named in the message, holds it; or the file cannot be written.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RunLock:
             "beats": 0,
         }
         self._descriptor: int | None = None
-        self._other: dict[str, Any] | None = None  # who has taken the workdir from this run
+        self._other: dict[str, Any] | None = None  # the run that has taken over the workdir
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
@@ -126,11 +126,11 @@ class RunLock:
         self._let_go()
 
     def check(self) -> None:
-        """Raises UserError if another run has taken the workdir; to be asked before each save."""
+        """Raises UserError if another run has taken the workdir; call it before each save."""
         if self._other is not None:
             raise UserError(
                 f"another run has taken over {self._workdir}: {_named(self._other)}; this one ends "
-                "without saving. Give each run a --workdir of its own"
+                "without saving. Give each run its own --workdir"
             )
 
     def _take(self) -> None:
@@ -149,7 +149,7 @@ class RunLock:
             locked = self._lock()
             found = self._read()
             if locked is False:
-                for _ in range(20):  # who has just taken it has not written its name yet
+                for _ in range(20):  # the holder may not have written its name yet
                     if found and not self._is_gone(found):
                         break
                     time.sleep(0.05)
@@ -184,7 +184,7 @@ class RunLock:
             raise
 
     def _lock(self) -> bool | None:
-        """Whether the kernel's lock is ours; None where the file system has none."""
+        """Whether the kernel's lock is ours; None if the file system has no locks."""
         assert self._descriptor is not None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,10 +197,10 @@ class RunLock:
         return True
 
     def _watch(self, found: dict[str, Any]) -> None:
-        """Returns when the run that is found has been silent. Raises UserError if it is alive."""
+        """Waits for a heartbeat of the run that was found. Raises UserError if it is alive."""
         self._tell(
-            f"{self._path} names {_named(found)}, on another machine or file system: waits "
-            f"{self._silence:.0f} s for a sign of life"
+            f"{self._path} names {_named(found)}, on another machine or file system: waiting "
+            f"{self._silence:.0f} s for a heartbeat"
         )
         end = time.monotonic() + self._silence
         while (left := end - time.monotonic()) > 0:
@@ -213,8 +213,8 @@ class RunLock:
 
     def _in_use(self, found: dict[str, Any] | None) -> UserError:
         return UserError(
-            f"{self._workdir} is in use by another run: {_named(found)}. Wait for its end or end "
-            "it, or give another --workdir"
+            f"{self._workdir} is in use by another run: {_named(found)}. Wait for it, end it, or "
+            "give another --workdir"
         )
 
     def _beat(self) -> None:
@@ -229,9 +229,9 @@ class RunLock:
             self._write(self._record)
 
     def _read(self) -> dict[str, Any] | None:
-        """What the file says; None for nothing, or nothing that makes sense.
+        """The record in the file; None if there is no valid one.
 
-        It is opened each time: network file systems show what others have written only then.
+        Opens the file each time: only then do network file systems show the writes of others.
         """
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -245,7 +245,7 @@ class RunLock:
         return values if isinstance(values, dict) and "run" in values else None
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Writes in place: another file under this name would not be locked."""
+        """Writes in place: a renamed new file would not be locked."""
         data = json.dumps(record).encode().ljust(_SIZE - 1) + b"\n"
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -253,9 +253,9 @@ class RunLock:
                 os.pwrite(descriptor, data, 0)
                 os.ftruncate(descriptor, _SIZE)
             finally:
-                os.close(descriptor)  # when mounted buckets and NFS show it to others
+                os.close(descriptor)  # only then do mounted buckets and NFS show it to others
         except OSError:
-            # The lock is held all the same, and the next heartbeat comes.
+            # The lock is still held, and the next heartbeat tries again.
             return
 
     def _let_go(self) -> None:
@@ -265,7 +265,7 @@ class RunLock:
 
 
 def _boot_id() -> str:
-    """Tells machines of one name apart, as containers in a cluster are."""
+    """Distinguishes machines with the same host name, such as containers in a cluster."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -278,7 +278,7 @@ def _now() -> str:
 
 def _named(record: dict[str, Any] | None) -> str:
     if not record:
-        return "one that has not told its name"
+        return "an unnamed one"
     host, pid, since = (
         printable(str(record.get(key, "?")))[:80] for key in ("host", "pid", "since")
     )

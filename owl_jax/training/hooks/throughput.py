@@ -1,4 +1,4 @@
-"""How fast a run goes: throughput, model FLOPs utilization, waiting for data, memory."""
+"""Measures throughput, model FLOPs utilization, waiting for data, and memory."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ _PERCENTILES = (50, 90, 99)
 class Throughput:
     """Counts steps between two reads.
 
-    Steps run while the loop goes on to the next: a thread waits for the end of each.
+    Steps run asynchronously, so a thread waits for the end of each.
 
     Args:
-      parts: of the data, this process reads one.
-      flops: model work of a step over all devices (training/flops.py).
-      peak: operations a second of all devices, or None where it is not known.
+      num_shards: of the data; this process reads one.
+      flops: model FLOPs of a step over all devices (training/flops.py).
+      peak: FLOPs a second of all devices, or None if unknown.
     """
 
-    def __init__(self, parts: int, flops: float, peak: float | None) -> None:
-        self._parts, self._flops, self._peak = parts, flops, peak
+    def __init__(self, num_shards: int, flops: float, peak: float | None) -> None:
+        self._num_shards, self._flops, self._peak = num_shards, flops, peak
         self._watch = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
-        self._end: Future[float] | None = None  # of the step before
-        self._left_out = 0.0  # seconds since the start
+        self._end: Future[float] | None = None  # of the previous step
+        self._excluded = 0.0  # seconds since the start
         self._reset(self._now())
 
     def _reset(self, now: float) -> None:
         self._ends: list[Future[float]] = []
-        self._conversations, self._used, self._positions = 0, 0, 0
+        self._conversations, self._useful_tokens, self._tokens = 0, 0, 0
         self._waited = 0.0
         self._start = now
 
     def _now(self) -> float:
-        """Seconds, without those that are left out."""
-        return time.monotonic() - self._left_out
+        """Seconds, without excluded time."""
+        return time.monotonic() - self._excluded
 
     def waited_for_data(self, asked: float, arrived: float) -> None:
-        """The next batch was asked for and arrived at these times (`time.monotonic()`)."""
-        start, now = asked - self._left_out, arrived - self._left_out
+        """Records when the next batch was requested and arrived (`time.monotonic()`)."""
+        start, now = asked - self._excluded, arrived - self._excluded
         if self._end is None:  # the first batch
             self._waited += now - start
         elif self._end.done():
@@ -53,40 +53,38 @@ class Throughput:
 
     @contextmanager
     def leaving_out(self) -> Iterator[None]:
-        """Around what is no training; waits for the steps that were started."""
+        """Excludes the block from the rates; first waits for the steps that were started."""
         if self._end is not None:
             self._end.result()
         start = time.monotonic()
         yield
-        self._left_out += time.monotonic() - start
+        self._excluded += time.monotonic() - start
 
-    def count(self, result: jax.Array, rows: Batch) -> None:
-        """A step was started. result: something that it computes. rows: this process's, on the
-        host."""
+    def count(self, result: jax.Array, batch: Batch) -> None:
+        """Counts a step. result: any array that it computes. batch: this process's sequences."""
         self._end = self._watch.submit(self._wait, result)
         self._ends.append(self._end)
-        self._conversations += int(rows.segment_ids.max(axis=1).sum())
-        self._used += int(np.count_nonzero(rows.segment_ids))
-        self._positions += rows.segment_ids.size
+        self._conversations += int(batch.segment_ids.max(axis=1).sum())
+        self._useful_tokens += int(np.count_nonzero(batch.segment_ids))
+        self._tokens += batch.segment_ids.size
 
     def read(self) -> dict[str, float]:
         """The rates since the last read; waits for the device.
 
-        tokens_per_second: all positions of the rows; useful_tokens_per_second: without padding.
-        examples_per_second: conversations. row_fill: the share of positions that are not padding.
-        data_wait: the share of the time in which the device had nothing to do because the batch
-        was not there. step_seconds/pN: percentiles of the time from the end of one step to the end
-        of the next. mfu: where the peak is known. memory_peak_bytes: of this process's first device
-        since the start, where the device tells.
+        tokens_per_second: with padding; useful_tokens_per_second: without. examples_per_second:
+        conversations. row_fill: the share of tokens that are not padding. data_wait: the share of
+        time that the device was idle because it waited for a batch. step_seconds/pN: percentiles of
+        the time from the end of one step to the end of the next. mfu: if the peak is known.
+        memory_peak_bytes: of this process's first device since the start, if the device reports it.
         """
         ends = [end.result() for end in self._ends]
         elapsed = ends[-1] - self._start
         seconds = np.diff([self._start, *ends])
         rates = {
-            "tokens_per_second": self._positions * self._parts / elapsed,
-            "useful_tokens_per_second": self._used * self._parts / elapsed,
-            "examples_per_second": self._conversations * self._parts / elapsed,
-            "row_fill": self._used / self._positions,
+            "tokens_per_second": self._tokens * self._num_shards / elapsed,
+            "useful_tokens_per_second": self._useful_tokens * self._num_shards / elapsed,
+            "examples_per_second": self._conversations * self._num_shards / elapsed,
+            "row_fill": self._useful_tokens / self._tokens,
             "data_wait": self._waited / elapsed,
         }
         for percent in _PERCENTILES:
@@ -99,7 +97,7 @@ class Throughput:
         return rates
 
     def close(self) -> None:
-        """Lets go of the thread, which may still wait for a step."""
+        """Shuts the thread down without waiting for a step."""
         self._watch.shutdown(wait=False, cancel_futures=True)
 
     def _wait(self, result: jax.Array) -> float:

@@ -1,4 +1,4 @@
-"""Tells when a run hangs, and where: the stacks of all threads, on stderr."""
+"""Reports a hung run, with the stacks of all threads, on stderr."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from owl_jax.training.run import Run, StepEvent
 
 
 class WatchSteps(Hook):
-    """Has a Watchdog look at the steps of a run, by `config.hang_report` and `config.hang_exit`."""
+    """Watches the steps of a run, by `config.hang_report` and `config.hang_exit`."""
 
     def __init__(self, report_after: float, exit_after: float) -> None:
         self._settings = report_after, exit_after
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Steps end while the loop goes on: a thread waits for each."""
+        """Steps run asynchronously, so a thread waits for the end of each."""
         threads = ThreadPoolExecutor(1, thread_name_prefix="watched-step")
         with Watchdog(*self._settings, run.start) as watchdog:
             self._watchdog, self._threads = watchdog, threads
@@ -38,11 +38,11 @@ class WatchSteps(Hook):
                 threads.shutdown(wait=False, cancel_futures=True)
 
     def step_started(self, event: StepEvent) -> None:
-        """Notes when it ends."""
+        """Records when the step ends."""
         self._threads.submit(self._wait, event.number, event.metrics["loss"])
 
     def pause(self, counted: bool) -> AbstractContextManager[object]:
-        """What is no step may take its time."""
+        """Does not end the process for slow work between steps."""
         return self._watchdog.patient()
 
     def _wait(self, number: int, result: jax.Array) -> None:
@@ -54,11 +54,11 @@ class Watchdog:
     """Watches that steps end; a context manager around the loop.
 
     Args:
-      report_after: seconds without the end of a step after which stderr gets a report, and again
-        after twice the time, four times ...; 0: never.
-      exit_after: seconds after which the process is ended with the status that makes a launcher
-        start it again; 0: never. What hangs in a collective does not end otherwise.
-      start: the step that the run goes on from.
+      report_after: seconds without a finished step before a report on stderr, repeated after twice
+        the time, four times, ...; 0: never.
+      exit_after: seconds before the process exits with the status that makes a launcher restart it;
+        0: never. A process that hangs in a collective does not end otherwise.
+      start: the step that the run resumes from.
     """
 
     def __init__(self, report_after: float, exit_after: float, start: int) -> None:
@@ -69,12 +69,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def step_ended(self, step: int) -> None:
-        """Called from any thread."""
+        """May be called from any thread."""
         self._step, self._since = step, time.monotonic()
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Around what may take its time, such as saving: it is reported, but ends nothing."""
+        """Wraps work that may be slow, such as saving: it is reported, but does not exit."""
         self._patient = True
         yield
         self._patient, self._since = False, time.monotonic()

@@ -1,10 +1,10 @@
-"""The loss over the vocabulary, for the whole row at once or tile by tile.
+"""Cross entropy over the vocabulary, for whole sequences or tile by tile.
 
-Letters: B rows, L positions, D width, V vocabulary, T tiles.
+Letters: B sequences, L tokens, D width, V vocabulary, T tiles.
 
-At 32,000 words the logits of 8,192 positions are 1 GB of float32, and their gradient is as much
-again. `tiled_cross_entropy` never has more than a tile of either. What instructions ask, about half
-of their positions, is not supervised and mostly gets none.
+With 32,000 words the float32 logits of 8,192 tokens take 1 GB, and their gradient another.
+`tiled_cross_entropy` keeps one tile of either in memory, and skips tiles without supervised tokens:
+about half of the tokens of instruction data.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Gather = Callable[[Weights], Weights]
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, loss_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of -log p(target) over supervised positions, and their number.
+    """Sum of -log p(target) over supervised tokens, and their number.
 
-    float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. The mean is their
-    quotient; kept apart so that micro-batches can be weighted by their tokens.
+    float32[B, L, V], int32[B, L], float32[B, L] -> float32[], float32[]. Both are returned, instead
+    of the mean, so that micro-batches can be weighted by their tokens.
     """
     return jnp.sum(token_losses(logits, targets) * loss_mask), jnp.sum(loss_mask)
 
@@ -51,17 +51,17 @@ def tiled_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of `head(weights, hidden)`.
 
-    The gradient is computed where the logits are, in the forward pass, so that no logits are
-    computed twice; the backward pass only scales it. Only weights that are differentiated get one.
-    Each row's supervised positions go first, and tiles in which no row has any are left out, with
-    what is not finite in them.
+    The forward pass computes the gradient together with the logits, so that logits are computed
+    once; the backward pass only scales it. Only differentiated weights get a gradient. Supervised
+    tokens of each sequence are moved to the front, and tiles without any are skipped; non-finite
+    values there do not matter.
 
     Args:
-      gather: what to do to the weights once, before the loop.
-      weights: all that `head` reads and that may be trained, and nothing else.
+      gather: applied to the weights once, before the loop.
+      weights: the possibly trained weights that `head` reads, and nothing else.
       hidden: [B, L, D].
       loss_mask: a constant, like the targets: it gets no gradient.
-      tile: positions of each row at a time; 0, or L and more, for all at once.
+      tile: tokens of each sequence at a time; 0, or L or more, for all at once.
     """
     L = hidden.shape[1]
     if not 0 < tile < L:
@@ -80,10 +80,10 @@ def tiled_token_losses(
     loss_mask: jax.Array,
     tile: int,
 ) -> jax.Array:
-    """The terms of `tiled_cross_entropy`'s sum, for evaluation: it is not meant to be
-    differentiated.
+    """The loss of each token, float32[B, L]; 0 where loss_mask is 0.
 
-    Takes the same arguments. Returns float32[B, L]; 0 where loss_mask is 0.
+    Takes the arguments of `tiled_cross_entropy`. For evaluation only: differentiating it would use
+    too much memory.
     """
     L = hidden.shape[1]
     if not 0 < tile < L:
@@ -100,17 +100,17 @@ def tiled_token_losses(
         return None, jnp.zeros(mask.shape, jnp.float32)
 
     _, losses = _scan_supervised(add, skip, None, (tiles(hidden), tiles(targets), tiles(loss_mask)))
-    in_order = jnp.moveaxis(losses, 0, 1).reshape(len(loss_mask), -1)[:, :L]
-    return _reorder(in_order, jnp.argsort(order, axis=1))
+    losses = jnp.moveaxis(losses, 0, 1).reshape(len(loss_mask), -1)[:, :L]
+    return _reorder(losses, jnp.argsort(order, axis=1))
 
 
 def _supervised_first(loss_mask: jax.Array) -> jax.Array:
-    """int32[B, L]: the order in which each row's supervised tokens come first."""
+    """int32[B, L]: an order of each sequence with its supervised tokens first."""
     return jnp.argsort(loss_mask == 0, axis=1, stable=True)
 
 
 def _tiles(x: jax.Array, order: jax.Array, number: int) -> jax.Array:
-    """[B, L, ...] -> [T, B, L / T rounded up, ...]; what fills up the last is masked."""
+    """[B, L, ...] -> [T, B, ceil(L / T), ...], zero-padded."""
     x = _reorder(x, order)
     L = x.shape[1]
     size = math.ceil(L / number)
@@ -120,7 +120,7 @@ def _tiles(x: jax.Array, order: jax.Array, number: int) -> jax.Array:
 
 @jax.custom_vjp
 def _reorder(x: jax.Array, order: jax.Array) -> jax.Array:
-    """[B, L, ...] in the order int32[B, L]. Its gradient is one, too, where JAX would scatter."""
+    """[B, L, ...] in the order int32[B, L]. Its gradient is a gather, where JAX would scatter."""
     return jnp.take_along_axis(x, jnp.expand_dims(order, range(2, x.ndim)), axis=1)
 
 
@@ -156,7 +156,7 @@ def _total(
 def _total_and_gradients(
     head: Head, gather: Gather, weights: Weights, hidden: Any, targets: Any, loss_mask: Any
 ) -> tuple[jax.Array, tuple[Weights, jax.Array]]:
-    # With symbolic zeros each leaf tells whether it is differentiated.
+    # With symbolic zeros each leaf knows whether it is differentiated.
     is_leaf = lambda x: hasattr(x, "perturbed")  # noqa: E731
     leaves, structure = jax.tree.flatten(weights, is_leaf=is_leaf)
     tree = partial(jax.tree.unflatten, structure)
@@ -169,8 +169,8 @@ def _total_and_gradients(
 
     def add(sums: Any, *tile: jax.Array) -> tuple[Any, jax.Array]:
         value, (of_weights, of_hidden) = jax.value_and_grad(loss, (0, 1))(trained, *tile)
-        wide = jax.tree.map(lambda g: g.astype(jnp.float32), of_weights)
-        return jax.tree.map(jnp.add, sums, (value, wide)), of_hidden
+        of_weights = jax.tree.map(lambda g: g.astype(jnp.float32), of_weights)
+        return jax.tree.map(jnp.add, sums, (value, of_weights)), of_hidden
 
     def skip(sums: Any, hidden: jax.Array, *rest: jax.Array) -> tuple[Any, jax.Array]:
         return sums, jnp.zeros_like(hidden)
@@ -190,14 +190,14 @@ def _scan_supervised(
     start: Any,
     tiles: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[Any, Any]:
-    """Scans `add(sums, *tile)`, and `skip` where the loss mask, a tile's last, is all zero."""
+    """Scans `add(sums, *tile)`, or `skip` for tiles whose loss mask, the last array, is zero."""
 
     def step(sums: Any, xs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
         is_supervised, tile = xs
         result: tuple[Any, Any] = jax.lax.cond(is_supervised, add, skip, sums, *tile)
         return result
 
-    # Before the loop: over rows of several devices it is a message among them.
+    # Outside the loop, since it communicates between devices.
     supervised = jnp.any(tiles[-1] != 0, axis=(1, 2))
     return jax.lax.scan(step, start, (supervised, tiles))
 

@@ -1,4 +1,4 @@
-"""Next-token prediction: the mean cross entropy of the supervised tokens. The default objective.
+"""The default objective: next-token prediction, the mean cross entropy of supervised tokens.
 
 Letters: B sequences, L tokens.
 """
@@ -20,7 +20,7 @@ from owl_jax.training.objectives.objective import Metrics, Objective
 
 
 def next_token(model: OwlConfig, compute: Compute) -> Objective:
-    """The objective: the sum of -log p(target) over supervised tokens, and their number."""
+    """Builds the objective: the sum of -log p(target) over supervised tokens, and their number."""
 
     def objective(
         params: Any, batch: Batch, rng: jax.Array | None
@@ -40,8 +40,8 @@ def summed_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of -log p(target) of a batch's supervised tokens, and their number.
 
-    params: the whole tree, its layers stacked; or, if `compute` unrolls them, some or all apart, as
-      `TrainingProgram.arrange` gives those that are frozen.
+    params: the whole tree with stacked layers; if `compute` unrolls layers, some may be separate
+      arrays, as from `TrainingProgram.arrange`.
     """
     return tiled_cross_entropy(*_head_and_hidden(config, compute, params, batch, dropout_key))
 
@@ -49,7 +49,7 @@ def summed_loss(
 def losses_by_token(config: OwlConfig, compute: Compute, params: Any, batch: Batch) -> jax.Array:
     """-log p(target) of each supervised token, float32[B, L]; 0 for the others. Without dropout.
 
-    Takes what `summed_loss` takes. For evaluation: it is not meant to be differentiated.
+    For evaluation only; see `summed_loss` for the arguments.
     """
     return tiled_token_losses(*_head_and_hidden(config, compute, params, batch, None))
 
@@ -61,7 +61,7 @@ def _head_and_hidden(
     batch: Batch,
     dropout_key: jax.Array | None,
 ) -> tuple[Any, ...]:
-    """The arguments of both functions above."""
+    """The arguments of the tiled loss functions."""
     if not compute.scan_layers:
         params = unstack(params)
     hidden = forward(

@@ -1,7 +1,7 @@
-"""What an objective is: the one signature behind which the training step knows a loss.
+"""The signature of objectives: the training step knows nothing else about the loss.
 
-`config.objective` is a function that builds one for a model: `(model, compute) -> Objective`. It is
-called once, before the step is traced.
+`config.objective` is a function that builds one for a model, `(model, compute) -> Objective`,
+called once before the step is traced.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Metrics = dict[str, jax.Array]
 #
 # params: the whole parameter tree.
 # batch: the Batch of a step, or one of its micro-batches.
-# rng: a key for dropout; None switches dropout off.
-# sum, weight: float32[]. The step minimises the quotient of both over all micro-batches and
-#   devices, so they add up: a sum over tokens and their number, or over pairs and their number.
+# rng: a key for dropout; None disables dropout.
+# sum, weight: float32[]. Both are added up over all micro-batches and devices, and the step
+#   minimises sum / weight: a sum over tokens and their number, or over pairs and their number.
 # metrics: more float32[] sums to log; the step divides them by the weight, like the loss.
 Objective = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, jax.Array, Metrics]]
 

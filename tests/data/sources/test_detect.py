@@ -195,7 +195,7 @@ def test_the_embedded_data_set():
     assert source.custom == SyntheticSource({"vqa": 3, "text_math": 1}, size=100_000, seed=0)
     with pytest.raises(UserError, match="Synthetic kinds are"):
         open_source(f"{source_files.EMBEDDED}:owls")
-    with pytest.raises(UserError, match=r"'many' is no number; expected KIND=WEIGHT"):
+    with pytest.raises(UserError, match=r"'many' is not a number; expected KIND=WEIGHT"):
         open_source(f"{source_files.EMBEDDED}:vqa=many")
 
 

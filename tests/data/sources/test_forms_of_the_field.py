@@ -141,7 +141,7 @@ def test_nothing_is_no_picture(tmp_path, value):
         ({"image": "s3://owls/1.jpg"}, "remote medium", "is an address"),
         ({"image": "x" * 5000}, "not a medium", "is not a picture or video"),
         ({"image": "a.jpg", "image_path": "b.jpg"}, "two media keys", '"image" and "image_path"'),
-        ({"image": "file://elsewhere/a.jpg"}, "not a medium", "no file of this machine"),
+        ({"image": "file://elsewhere/a.jpg"}, "not a medium", "not a file of this machine"),
     ],
 )
 def test_what_is_not_read_is_never_passed_over(tmp_path, values, reason, said):

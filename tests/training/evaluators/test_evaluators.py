@@ -230,7 +230,7 @@ def test_a_damaged_file_of_an_evaluator_is_one_line(tmp_path):
         ({"name": "a/b"}, "name='a/b': expected letters, digits"),
         ({"name": "learning_rate"}, "and not learning_rate or step_seconds"),
         ({"name": 3}, "name=3: expected letters"),
-        ({"sequences": 21}, "pairs: sequences=21, but the source makes about .* of 20 records"),
+        ({"sequences": 21}, "pairs: sequences=21, but the 20 records of the source fill"),
         ({"source": "none.jsonl"}, "evaluator pairs: .*none.jsonl"),
         ({"source": ()}, "source is empty; name a source"),
         (
@@ -290,9 +290,9 @@ class Fails(Evaluator):
     ("found", "message"),
     [
         (UserError("the file is gone"), "evaluator fails: the file is gone"),
-        ([1.0], r"evaluator fails: it returned \[1.0\]; expected a dict of numbers"),
+        ([1.0], r"evaluator fails: it returned \[1.0\]; expected a dict of metric names"),
         ({"answer": "42"}, "evaluator fails: its metric answer is '42'; expected a number"),
-        ({7: 1.0}, "evaluator fails: a metric is named 7; expected text"),
+        ({7: 1.0}, "evaluator fails: a metric has the name 7; expected printable text"),
     ],
 )
 def test_a_failure_loses_no_step(files, tmp_path, found, message):

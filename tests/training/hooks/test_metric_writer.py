@@ -186,7 +186,7 @@ def test_a_damaged_line_is_dropped_and_said(tmp_path, capsys, line):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1, "loss": 1.0}\n' + line + b'\n{"step": 3, "loss": null}\n')
     write_curves(tmp_path / "report.html", tmp_path)
-    assert capsys.readouterr().out == f"{file}: 1 damaged lines are left out of the curves\n"
+    assert capsys.readouterr().out == f"{file}: the curves skip 1 damaged lines\n"
     MetricWriter(tmp_path, total_steps=6, start_step=3).close()
     assert capsys.readouterr().out == f"{file}: 1 damaged lines are dropped\n"
     assert [values["step"] for values in lines_of(tmp_path)] == [1, 3]

@@ -81,7 +81,7 @@ def test_sigterm_is_for_a_launcher(interruptible):
         with pytest.raises(Preempted, match="preempted: step 2 is saved") as error:
             preemption.end("step 2 is saved")
     assert error.value.status == 75
-    with Preemption(), pytest.raises(Preempted, match="no step was taken yet"):
+    with Preemption(), pytest.raises(Preempted, match="preempted before the first step"):
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -96,7 +96,7 @@ def test_of_eight_that_start_at_once_one_wins_and_is_named(tmp_path):
         for line in others:
             assert line.startswith(f"{tmp_path}/run is in use by another run: process {winner} on ")
             assert record_of(tmp_path / "run")["since"] in line
-            assert line.endswith("Wait for its end or end it, or give another --workdir")
+            assert line.endswith("Wait for it, end it, or give another --workdir")
 
 
 def test_a_killed_run_leaves_nothing_to_wait_for(tmp_path):
@@ -127,7 +127,7 @@ def test_an_end_of_any_kind_frees_the_workdir(tmp_path, error):
 def test_a_silent_run_of_another_machine_is_waited_for(tmp_path, changed):
     leave_behind(tmp_path, **changed)
     waiting, over = taken(tmp_path, silence=0.1)
-    assert "waits 0 s for a sign of life" in waiting
+    assert "waiting 0 s for a heartbeat" in waiting
     assert over.endswith("taken over")
     # One that has ended is not.
     leave_behind(tmp_path, ended="now", **changed)

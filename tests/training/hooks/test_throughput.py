@@ -20,7 +20,7 @@ ROWS = rows_of([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
 
 
 def test_rates_between_two_reads():
-    clock = Throughput(parts=4, flops=10.0, peak=1000.0)
+    clock = Throughput(num_shards=4, flops=10.0, peak=1000.0)
     for step in (1, 2, 3):
         clock.count(jnp.float32(step), ROWS)
     rates = clock.read()
@@ -39,14 +39,14 @@ def test_rates_between_two_reads():
 
 
 def test_no_utilization_of_an_unknown_peak():
-    clock = Throughput(parts=1, flops=10.0, peak=None)
+    clock = Throughput(num_shards=1, flops=10.0, peak=None)
     clock.count(jnp.float32(1), ROWS)
     assert "mfu" not in clock.read()
     clock.close()
 
 
 def test_waiting_counts_while_the_device_has_nothing_to_do():
-    clock = Throughput(parts=1, flops=1.0, peak=None)
+    clock = Throughput(num_shards=1, flops=1.0, peak=None)
     clock.count(jnp.float32(1).block_until_ready(), ROWS)
     time.sleep(0.2)  # the step has ended
     asked = time.monotonic()
@@ -61,7 +61,7 @@ def test_waiting_counts_while_the_device_has_nothing_to_do():
 
 
 def test_what_is_left_out_takes_no_time():
-    clock = Throughput(parts=1, flops=1.0, peak=None)
+    clock = Throughput(num_shards=1, flops=1.0, peak=None)
     clock.count(jnp.float32(1), ROWS)
     with clock.leaving_out():
         time.sleep(1.0)

@@ -136,7 +136,9 @@ def test_a_metric_named_as_one_of_the_steps_own():
         return jnp.zeros(()), jnp.ones(()), {"grad_norm": jnp.ones(())}
 
     step, *arguments = pieces_and_batch(objective, 1)
-    with pytest.raises(UserError, match="named as the step's own: grad_norm; give them other"):
+    with pytest.raises(
+        UserError, match="uses metric names of the training step: grad_norm; rename"
+    ):
         step(*arguments)
 
 
