@@ -229,7 +229,7 @@ def test_files_of_one_object_are_named(tmp_path, words, said):
 
 @pytest.mark.parametrize("weight", ["nan", "inf", "-1", "0", "owl", "1e999"])
 def test_weights_of_the_embedded_data_set_are_finite(weight):
-    with pytest.raises(UserError, match=r"weights|no number"):
+    with pytest.raises(UserError, match=r"weights|not a number"):
         open_source(f"{source_files.EMBEDDED}:vqa={weight}")
     if weight != "owl":
         with pytest.raises(UserError, match="finite weights"):
