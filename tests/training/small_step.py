@@ -5,6 +5,7 @@ Letters: B rows, L positions, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
@@ -35,6 +37,14 @@ LLAMA = OwlConfig(
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
     lora=LoraConfig(2, 4.0, dropout=0.0),
 )
+MODELS = {
+    "llama": LLAMA,
+    "bloom": dataclasses.replace(
+        LLAMA,
+        llm=BloomConfig(64, 16, num_layers=2, num_heads=2),
+        lora=LoraConfig(2, 4.0, dropout=0.0, targets=("query_key_value",)),
+    ),
+}
 LENGTH = 24
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 import small_step
-from test_loss import MODELS
+from small_step import MODELS
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.compute import Compute

@@ -221,7 +221,7 @@ def a_damaged_checkpoint_is_named(files, workdir):
     assert code == 1
     assert line.startswith(f"error: checkpoint {workdir}/checkpoints/{newest} is damaged: ")
     assert (
-        f"go on from the one before it, of step {before}, give --config.skip_damaged=True" in line
+        f"resume from the one before it, of step {before}, give --config.skip_damaged=True" in line
     )
     assert steps_of(workdir) == [before, newest]
     return before
@@ -301,7 +301,7 @@ def damage_to_what_one_reads_is_an_error_of_both(files, workdir, newest):
     os.truncate(workdir / f"checkpoints/{newest}/data/process_1-of-2.json", 100)
     results = finish(start_two(files, workdir))
     assert [code for code, _, _ in results] == [1, 1], results
-    for (_, _, err), reason in zip(results, ["process 1 cannot read its part", "Un"], strict=True):
+    for (_, _, err), reason in zip(results, ["process 1 cannot read its shard", "Un"], strict=True):
         assert f"error: checkpoint {workdir}/checkpoints/{newest} is damaged: {reason}" in err
         assert "Traceback" not in err
     return before

@@ -1,6 +1,5 @@
 """The loss tile by tile is the loss, and its gradient the gradient, in less memory."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -8,23 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_step
-from small_step import LLAMA
+from small_step import MODELS
 
 from owl_jax.models.compute import Compute
-from owl_jax.models.language.bloom import BloomConfig
-from owl_jax.models.lora import LoraConfig
 from owl_jax.training.objectives.cross_entropy import cross_entropy, tiled_cross_entropy
 from owl_jax.training.objectives.next_token import summed_loss
 
 B, L, D, V = 3, 20, 8, 50
-MODELS = {
-    "llama": LLAMA,
-    "bloom": dataclasses.replace(
-        LLAMA,
-        llm=BloomConfig(64, 16, num_layers=2, num_heads=2),
-        lora=LoraConfig(2, 4.0, dropout=0.0, targets=("query_key_value",)),
-    ),
-}
 
 
 def arrays(dtype=np.float32):
