@@ -1,4 +1,4 @@
-"""Opens the program of a config for a topology, with its model FLOPs and argument sizes."""
+"""Builds the program of a config for a topology, with its model FLOPs and argument sizes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ NAMES = ("train", "prefill", "decode")
 
 @dataclass(frozen=True)
 class Program:
-    """A program to compile, from `open_program`. One run is a step over all devices.
+    """A program to compile, from `open_program`. One run is one training,
+    prefill or decode step on all devices.
 
-    trace: traces the program.
+    trace: returns the traced program, ready to lower.
     batch_size, sequence: sequences per run, and the shape of each.
     tokens: tokens per run; in decode, one per sequence.
     model_flops: per run over all devices (training/flops.py).
     arguments: bytes of each group of arguments on one device, without padding.
     read_once: for decode, the bytes that one device must read per token: the language model's
       weights and the cache.
-    compute: description of the computation.
+    compute: dtypes, attention kernel and remat, as text for the report.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Program:
 
     @property
     def batch_per_device(self) -> int:
-        """Sequences on each device: all if data and fsdp cannot divide the batch, as in
-        inference/inference_program.py; training refuses that."""
+        """Sequences on each device. If data * fsdp does not divide the batch, every device has all
+        of it (inference/inference_program.py); training refuses such a batch."""
         shards = num_batch_shards(self.mesh)
         return self.batch_size if self.batch_size % shards else self.batch_size // shards
 
@@ -75,12 +76,12 @@ def open_program(
     """Makes the program `name`, one of NAMES; needs no devices, weights or data.
 
     Args:
-      batch_per_device: sequences per device and micro-batch, instead of config.batch_size; devices
-        along the mesh axis tensor share theirs.
+      batch_per_device: sequences per device and micro-batch; overrides config.batch_size. With
+        tensor=t, each group of t devices shares t times as many.
       dtype: of the weights in prefill and decode.
-      new_tokens: slots for new tokens in a sequence, in prefill and decode.
+      new_tokens: room for generated tokens per sequence, in prefill and decode.
 
-    Raises UserError for a config that gives no program on this topology.
+    Raises UserError if the config is invalid or cannot run on this topology.
     """
     settings.check_values(config)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
@@ -162,8 +163,8 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
 
 
 def _decoder_bytes(params: Any) -> int:
-    """Bytes of the weights that each token reads. It reads one row of the embedding, which does
-    not count, unless the embedding is also the head."""
+    """Bytes of the weights that are read for each token. The embedding counts only if it is also
+    the head: otherwise a token needs one row of it."""
     read = {name: tree for name, tree in params.items() if name in ("llm", "lora")}
     total = bytes_on_a_device(read)
     if "lm_head" in params["llm"]:

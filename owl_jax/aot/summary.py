@@ -23,8 +23,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class LargeArrays:
-    """Arrays of one type. count: alive at once. nbytes: of one. origins: JAX's names of the
-    operations that write them."""
+    """Arrays of one type. count: how many are alive at once. nbytes: size of one. origins:
+    JAX's names of the operations that write them."""
 
     count: int
     nbytes: int
@@ -34,7 +34,8 @@ class LargeArrays:
 
 @dataclass(frozen=True)
 class Estimated:
-    """seconds: of one run (aot/estimate.py), then its parts. memory_seconds: of all reads at full
+    """Estimates for one run (aot/estimate.py). seconds: in total; operation, kernel and exposed
+    collective seconds add up to it. memory_seconds: time to read all bytes at full
     memory bandwidth."""
 
     seconds: float
@@ -49,8 +50,9 @@ class Estimated:
 
 @dataclass
 class Report:
-    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: intermediate arrays.
-    hardware_flops: of one device. bytes_read: from its HBM. unknown_loops: loops counted once.
+    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: the largest intermediate arrays.
+    hardware_flops: per device. bytes_read: from HBM, per device. unknown_loops: loops whose trip
+    count is unknown, counted once. refused: it needs more HBM than there is.
     estimated: None with --quick, or if the program does not fit. slowest: (estimated seconds,
     origin) of operations. text: the compiled program's HLO.
     """

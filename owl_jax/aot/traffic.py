@@ -1,7 +1,8 @@
-"""Bytes that a program reads from HBM, the bound on decoding.
+"""Counts the bytes that a program reads from HBM, which limit decoding speed.
 
-A step reads an operand, or the slices that it takes of it. Operands on the chip were counted when
-they were copied there. Repeated reads within one step are not counted.
+A step is one HLO instruction. It reads each operand in full, or only the slices that it uses.
+Operands in on-chip memory are not counted again: they were counted when they were copied there.
+Repeated reads within one step are not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _WHOLE = ("dot", "convolution", "reduce", "sort", "scatter", "custom-call")
 
 
 def bytes_read(runs: Runs) -> int:
-    """Bytes read in one run of the program; of a conditional, by the branch that reads most."""
+    """Bytes read in one run of the program. A conditional counts as the branch that reads most."""
     start = next(iter(runs.scheduled))
     return _of_computation(runs.module, runs.module.computations[start])
 
@@ -60,9 +61,9 @@ def _of_operand(
     wanted: int,
     is_result: bool,
 ) -> int:
-    """How many elements of operand `number` an instruction needs for `wanted` of its own.
+    """How many elements of operand `number` are needed to compute `wanted` elements of `user`.
 
-    is_result: its elements are written by the step, not intermediate.
+    is_result: `user` produces the output of the whole step, not an intermediate value.
     """
     whole = _count(operand)
     if user.opcode in _SLICES and number == 0:
@@ -85,10 +86,11 @@ def _inside(
     is_result: bool,
     known: dict[str, int],
 ) -> int:
-    """How many elements of a value inside a fusion are needed for `wanted` of the fusion's.
+    """How many elements of `value` are needed to compute `wanted` elements of its fusion.
 
     A fusion computes elements on demand: if a value is converted and then sliced, only the slice
-    is needed. is_result: of the fusion, as above. known: results so far, by name.
+    is needed. is_result: the fusion produces the output of the step. known: memo, by the value's
+    name.
     """
     if value.name not in known:
         total = wanted if value.is_root else 0

@@ -56,7 +56,7 @@ class Batch:
     loss_mask:   float32[B, L], 1 where the prediction is supervised.
     positions:   int32[B, L], restart at 0 in each conversation; 0 on padding.
     segment_ids: int32[B, L], 1, 2, ... for the conversations of a sequence; 0 on padding.
-    media_index: int32[B, L], models/splice.py.
+    media_index: int32[B, L], see models/splice.py.
     images:      uint8[B, N, S, S, 3].
     videos:      uint8[B, M, T, S, S, 3].
     """
@@ -75,7 +75,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
     """Concatenates the conversations of each row into a sequence padded on the right.
 
     Each conversation is a segment with its own positions. Its last token is only a target, so no
-    conversation predicts the next one. An empty row is all padding.
+    conversation predicts the first token of the next. An empty row is all padding.
     Raises ValueError if the conversations of a row do not fit; packing prevents that.
     """
     B, L, S = len(rows), shape.length, shape.image_size

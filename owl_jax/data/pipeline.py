@@ -2,7 +2,7 @@
 
     mixture -> conversations -> packed sequences -> batches -> pixels -> Batch
 
-The first three steps alone decide the order; they decode no pixels. Each process mixes its own
+Everything up to `batches` decides the order and decodes no pixels. Each process mixes its own
 shard of the data (data/mixture.py).
 """
 
@@ -30,7 +30,7 @@ from owl_jax.text.tokenizer import Tokenizer
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
 _Rows: TypeAlias = Sequence[Sequence[Conversation]]
 
-# Batches that are decoded ahead, fewer if their pixels take more memory than this.
+# How many batches to decode ahead, at most; fewer if their pixels exceed this many bytes.
 _MOST_AHEAD, _BYTES_AHEAD = 2, 2**30
 _READY = 1  # finished batches that are buffered
 _MOST_RECORDS_AHEAD = 512
@@ -38,7 +38,7 @@ _MOST_RECORDS_AHEAD = 512
 
 @dataclass(frozen=True)
 class Reading:
-    """How the stream is read.
+    """How this process reads the stream.
 
     threads: for reading records and for decoding. workers: processes that decode instead of the
     threads. Neither changes the stream. shard_index, num_shards: which shard this process reads.
@@ -59,9 +59,9 @@ def tokenized(
     num_shards: int = 1,
     most_characters: int | None = None,
 ) -> grain.MapDataset[Conversation | Dropped]:
-    """The endless mixture as conversations by number; arguments as of `mix` and `Tokenize`.
+    """The endless mixture, tokenised, with random access. Arguments as in `mix` and `Tokenize`.
 
-    Raises UserError as `mix`.
+    Raises UserError as `mix` does.
     """
     tokenize = Tokenize(tokenizer, shape, most_characters)
     return mix(sources, seed, shard_index, num_shards).map_with_index(tokenize)
@@ -85,12 +85,12 @@ def make_batches(
     conversation whose media cannot be decoded leaves its sequence shorter.
 
     Args:
-      open_rows: sequences that are packed at a time (data/packing.py); 0 turns packing off.
-      made_with: the settings that determine the stream, as JSON values by name. A state made with
-        other settings is refused.
+      open_rows: sequences that packing fills in parallel (data/packing.py); 0 turns packing off.
+      made_with: the settings that determine the stream, as JSON values by name. `set_state` refuses
+        a state saved with other settings.
 
-    Raises UserError for no source or invalid weights; the iterator raises it when too many records
-    are dropped.
+    Raises UserError if there is no source or a weight is invalid; the iterator raises it if too
+    many records are dropped.
     """
     shard = reading.shard_index, reading.num_shards
     conversations = tokenized(sources, tokenizer, shape, seed, *shard)

@@ -3,8 +3,8 @@
 Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
 
-The tree has one subtree per partition: "vision", "connector", "llm" and, for a model with an
-adapter, "lora". Use `VisionLanguageModel` through `init_params`, `forward` and `head`: they take
+The top-level keys are "vision", "connector", "llm" and, with LoRA, "lora". Use
+`VisionLanguageModel` through `init_params`, `forward` and `head`: they take
 the tree and return arrays.
 """
 
@@ -33,7 +33,7 @@ Params = Mapping[str, Any]
 
 
 class VisionLanguageModel(nn.Module):
-    """The three parts, named as their partitions."""
+    """Vision encoder, connector and language model; attribute names are the top-level keys."""
 
     config: OwlConfig
     compute: Compute
@@ -116,12 +116,12 @@ class VisionLanguageModel(nn.Module):
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """The tree as Linen collections; the adapter has its own (models/lora.py)."""
+    """The tree as Linen collections; LoRA weights are a separate one (models/lora.py)."""
     tree = {name: subtree for name, subtree in params.items() if name != "lora"}
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 
 
-# Jitted, since JAX traces a jitted function once for each config; drawn or not.
+# Jitted so that JAX caches the trace per config, for real weights and for eval_shape alike.
 @partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str, Any]:
     """Randomly initialised float32 weights, boxed with logical axis names (nn.Partitioned).
@@ -149,7 +149,7 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
 
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
-    """What `init_params` gives, with `jax.ShapeDtypeStruct`s for arrays: nothing is computed."""
+    """Like `init_params`, with `jax.ShapeDtypeStruct`s instead of arrays; computes nothing."""
     key = jax.eval_shape(jax.random.key, 0)
     shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
     return shapes
@@ -219,7 +219,7 @@ def head_params(config: OwlConfig, params: Params) -> Params:
 def gather_head(compute: Compute, params: Params) -> Params:
     """`head_params` cast to the compute dtype and gathered, except along the vocabulary.
 
-    A loop over `head` that takes them gathers once and not in every iteration.
+    Call it before a loop over `head`, so that the loop does not gather in every iteration.
     """
     axes = {"kernel": ("embed", "vocab"), "embedding": ("vocab", "embed")}
 
@@ -228,7 +228,7 @@ def gather_head(compute: Compute, params: Params) -> Params:
         if names is None:
             return weight
         if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
-            # Constrained to its own sharding, it is cast before the gather: fewer bytes to move.
+            # Keeping its sharding here makes XLA cast before the gather, which moves fewer bytes.
             weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
         gathered = tuple(None if name == "embed" else name for name in names)
         return nn.with_logical_constraint(weight, gathered)

@@ -35,9 +35,9 @@ class Journal:
 
     Attributes:
       shards: finished shards.
-      next_index: index in the source of the first record that is neither in them nor skipped.
+      next_index: source index of the first record that is neither in a shard nor skipped.
       skipped: number of records skipped before it, by reason.
-      noted: number of other records before it with a note, by note (shards/payload.py, notes_of).
+      noted: number of kept records with a note, by note (shards/payload.py, notes_of).
     """
 
     def __init__(self, target: Path, header: Mapping[str, Any]):
@@ -107,7 +107,7 @@ class Journal:
         _write_line(self._skipped_file, dropped.to_json())
 
     def finish_shard(self, shard: Shard, part: Path, next_index: int) -> None:
-        """Commits the file `part` as a shard.
+        """Records the finished file `part` in the journal, then renames it to its shard name.
 
         next_index: all records of the source before it are in shards, or skipped.
         """
@@ -125,7 +125,7 @@ class Journal:
         self.next_index = next_index
 
     def _whole_lines(self) -> list[dict[str, Any]]:
-        """The lines of the file; removes a last line that is incomplete because of a kill."""
+        """Reads the complete lines; truncates a last line that a kill cut short."""
         self._file.seek(0)
         whole, _, _ = self._file.read().rpartition(b"\n")
         self._file.truncate(len(whole) + 1 if whole else 0)
@@ -150,8 +150,8 @@ class Journal:
 def lock(journal: IO[bytes], target: Path) -> None:
     """Locks the journal until the file is closed.
 
-    Raises UserError if another process holds the lock, or has finished or deleted this journal
-    after it was opened.
+    Raises UserError if another process holds the lock, or deleted this journal (it finished or
+    restarted) after it was opened.
     """
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,9 +172,9 @@ def busy(target: Path) -> UserError:
 
 
 def read_header(target: Path) -> dict[str, Any] | None:
-    """The header of the journal of `target`; None if it is incomplete or not prepare's.
+    """The header of the journal of `target`; None if it is incomplete or not written by prepare.
 
-    Raises UserError if it is prepare's and damaged.
+    Raises UserError if prepare wrote it but it is damaged.
     """
     if not is_begun(target):
         return None
@@ -187,7 +187,7 @@ def read_header(target: Path) -> dict[str, Any] | None:
 
 
 def is_begun(target: Path) -> bool:
-    """Whether there is a journal of prepare with a complete first line, possibly damaged."""
+    """Whether prepare wrote a journal here with a complete first line, even a damaged one."""
     try:
         with open_regular(target / JOURNAL_FILE) as file:
             start = file.read(len(_BEGINNING))
@@ -212,7 +212,7 @@ def partial_path(path: Path) -> Path:
 
 
 def _content(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The content of a line. Raises UserError if it is not as written."""
+    """The content of a line. Raises UserError if it has changed since it was written."""
     try:
         values, is_sealed = unsealed(json.loads(line.decode()), "line")
     except (Damaged, ValueError, RecursionError):
@@ -230,7 +230,7 @@ def _damaged(path: Path, number: int) -> UserError:
 
 
 def _open_or_create(path: Path, mode: str) -> IO[bytes]:
-    """Opens or creates a file. Raises OSError, and UserError for a FIFO, whose open would block."""
+    """Opens or creates a file. Raises UserError for a FIFO, which would block, and OSError."""
     try:
         check_regular(path)
     except NotAFile as error:
@@ -241,7 +241,7 @@ def _open_or_create(path: Path, mode: str) -> IO[bytes]:
 
 
 def _write_line(file: IO[bytes], text: str) -> None:
-    # A lone surrogate, as a file name may have, becomes its JSON escape.
+    # File names may hold lone surrogates; write them as JSON escapes.
     line = text.encode("utf-8", "backslashreplace") + b"\n"
     if file.write(line) < len(line):  # unbuffered: a nearly full disk writes only a part
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

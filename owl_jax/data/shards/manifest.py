@@ -1,9 +1,9 @@
 """manifest.json, which describes the shards of `python -m owl_jax.prepare`.
 
-It has the source, the options, the numbers of records and of skipped ones, and for each shard its
-records, bytes and SHA-256. Its last key is the hash of all others (sealed_json.py), which older
-manifests lack. It is written after all shards. The same input gives the same bytes: it contains
-nothing about the time or the machine.
+It holds the source, the options, how many records were written and skipped, and each shard's
+record count, size and SHA-256. Its last key is a hash of the rest (sealed_json.py); older manifests
+have none. It is written after all shards. The same input gives the same bytes: it contains nothing
+about the time or the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from owl_jax.files import open_regular
 from owl_jax.sealed_json import Damaged, sealed, unsealed
 
 MANIFEST_FILE = "manifest.json"
-# Of a run that is not finished (shards/journal.py).
+# The journal of an unfinished run (shards/journal.py).
 JOURNAL_FILE = "progress.jsonl"
 FORMAT = "owl_jax shards"
 VERSION = 1
@@ -88,7 +88,7 @@ class Manifest:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether there is a manifest of prepare, of any version, possibly damaged."""
+    """Whether prepare wrote a manifest here: any version counts, even a damaged one."""
     try:
         with open_regular(directory / MANIFEST_FILE) as file:
             if file.read(len(_BEGINNING)) == _BEGINNING:
@@ -102,8 +102,8 @@ def is_finished(directory: Path) -> bool:
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a directory of shards.
 
-    Raises UserError if it is missing, damaged or of another version, or the directory is not
-    finished.
+    Raises UserError if it is missing, damaged or of another version, or if the run that writes the
+    directory has not finished.
     """
     path = directory / MANIFEST_FILE
     try:
@@ -132,14 +132,14 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _manifest_of(values: Mapping[str, Any]) -> Manifest:
-    """The content of a manifest of this version. Raises Damaged if it is not as written."""
+    """The content of a manifest of this version. Raises Damaged if it has changed."""
     values, _ = unsealed(values, "content")
     try:
         reasons = values["skipped"]["reasons"]
         manifest = msgspec.convert({**values, "skipped": reasons}, Manifest)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise Damaged(f"its content has another form ({error})") from None
-    # Older ones have no hash, but an unknown key may be the damaged name of the hash.
+    # Without a hash it may be an older manifest, or the hash's own key may be damaged.
     if unknown := [key for key in values if key not in manifest.to_values()]:
         raise Damaged(f"it has an unknown key {shown(unknown[0])}")
     return manifest

@@ -1,6 +1,6 @@
 """The target directory of prepare: new, begun, finished, or used for something else.
 
-Only files with the names of prepare's are deleted, and only next to its manifest or journal.
+Deletes only files that prepare writes, by name, and only where its manifest or journal is.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from owl_jax.data.shards.writer import writing
 from owl_jax.errors import UserError
 from owl_jax.files import lock_directory
 
-# Holds indices of the source (sources/kept_index.py) until the target is finished. It is deleted as
-# a whole, so its name is unlikely to be used otherwise.
+# Holds indices of the source (sources/kept_index.py) until the target is finished. It is deleted
+# recursively, so its name must be one that nobody else uses.
 INDEX_DIR = "owl_jax_index"
 
 _OUR_FILES = re.compile(
@@ -48,9 +48,9 @@ _OUR_FILES = re.compile(
 class Options:
     """The options that, with the source, determine the shards; named like the flags.
 
-    media_root: as in sources/detect.py. shard_size: of the payloads in MiB; a larger record has its
-    own shard. limit: number of the source's first records to write. reencode: JPEG quality of all
-    images. max_side: their longest side if re-encoded.
+    media_root: as in sources/detect.py. shard_size: MiB of payload per shard; a larger record gets
+    its own shard. limit: write only the first `limit` records. reencode: JPEG quality of all
+    images. max_side: re-encoding scales larger images down to it.
     """
 
     media_root: str = ""
@@ -101,7 +101,7 @@ def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
     """The manifest of a finished target; None for a new one, or one to resume.
 
     Raises UserError if the target was made with another source or options, if a shard is missing,
-    and for a directory of other files.
+    or if the directory holds other files.
     """
     with writing(target):  # even exists() fails if the name is too long
         if target.exists() and not target.is_dir():
@@ -140,7 +140,7 @@ def check_unchanged(target: Path, manifest: Manifest, fingerprint: str) -> None:
 def restart(target: Path) -> None:
     """Deletes the files of earlier runs in `target`, and nothing else.
 
-    Raises UserError if a manifest or a journal there is not prepare's, or another process is
+    Raises UserError if prepare did not write a manifest or journal there, or another process is
     writing there.
     """
     journal, manifest = target / JOURNAL_FILE, target / MANIFEST_FILE
@@ -159,7 +159,7 @@ def restart(target: Path) -> None:
             if _OUR_FILES.fullmatch(path.name):
                 path.unlink()
         shutil.rmtree(target / INDEX_DIR, ignore_errors=True)
-        # Last, because they identify the other files if this is killed and run again.
+        # Last: if this is killed, they still mark the remaining files as prepare's.
         manifest.unlink(missing_ok=True)
         journal.unlink()
 

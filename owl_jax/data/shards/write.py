@@ -1,8 +1,8 @@
 """Writes a source as ArrayRecord shards, for python -m owl_jax.prepare.
 
-A target directory has data-00000.array_record and so on, skipped.jsonl ({"where", "reason",
-"message"} a line) and, at the end, manifest.json. Records keep the order of the source. The shards
-depend on the source and the options alone, not on threads, kills and resumes (shards/journal.py).
+A target directory has data-00000.array_record and so on, skipped.jsonl (one {"where",
+"reason", "message"} per line) and, at the end, manifest.json. Records keep the order of the source.
+The shards depend only on the source and the options, not on threads or interruptions (shards/journal.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Packed: TypeAlias = tuple[bytes, list[str]]  # payload and notes of a record
 
 
 class Progress(NamedTuple):
-    """Numbers of records. done: processed, of `total`. skipped: those of them left out."""
+    """Record counts. done: processed so far, of `total`. skipped: processed but left out."""
 
     done: int
     total: int
@@ -47,17 +47,17 @@ def write_shards(
     threads: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Manifest:
-    """Writes the source to `target`; resumes if the target was begun.
+    """Writes the source to `target`, or resumes an interrupted run.
 
     Args:
       fingerprint: of the source (sources/dataset_hash.py), to detect changes.
-      spec: the source in the manifest.
+      spec: the source as the user gave it, for the manifest.
       max_dropped: the share of records that may be skipped.
-      threads: for reading and decoding; a few records for each are in memory.
+      threads: how many read and decode; each keeps a few records in memory.
       report: called after each record.
 
-    Raises UserError if too many records are skipped, if the source has changed since the target was
-    begun, and if the target cannot be written; finished shards stay.
+    Raises UserError if too many records are skipped, if the source has changed since the first
+    run, or if the target cannot be written; finished shards are kept.
     """
     total = len(source) if options.limit is None else min(len(source), options.limit)
     header = {
@@ -88,7 +88,7 @@ def write_shards(
             if too_many(journal.skipped.total(), index + 1, max_dropped):
                 raise _too_many(journal.skipped, index + 1, max_dropped, target)
             report(Progress(index + 1, total, journal.skipped.total()))
-        # Now the share is exact, not an estimate.
+        # All records are seen: compare the exact share, without the margin of too_many.
         count = journal.skipped.total()
         if count > max_dropped * total or count == total:
             raise _too_many(journal.skipped, total, max_dropped, target)
@@ -142,7 +142,7 @@ def _too_many(skipped: Counter[str], seen: int, max_dropped: float, target: Path
 def _replace(path: Path, text: str) -> None:
     """Writes a file atomically."""
     part = path.with_name(f"{path.name}.partial")
-    part.unlink(missing_ok=True)  # opening a FIFO would block
+    part.unlink(missing_ok=True)  # left by a killed run; "x" refuses it
     with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
