@@ -1,8 +1,9 @@
 """Writes a source as ArrayRecord shards, for python -m owl_jax.prepare.
 
-A target directory has data-00000.array_record and so on, skipped.jsonl (one {"where",
-"reason", "message"} per line) and, at the end, manifest.json. Records keep the order of the source.
-The shards depend only on the source and the options, not on threads or interruptions (shards/journal.py).
+A target directory has data-00000.array_record and so on, skipped.jsonl (one {"where", "reason",
+"message"} per line) and, at the end, manifest.json. Records keep the order of the source. The
+shards depend only on the source and the options, not on threads or interruptions
+(shards/journal.py).
 """
 
 from __future__ import annotations
