@@ -108,7 +108,7 @@ def test_llama_with_added_words(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 71}))
     opened = open_subtrees(tmp_path, ["llm"])
     assert opened.config.llm.vocab_size == 80
-    assert "71 words" in opened.notes[0]
+    assert "vocab_size 71" in opened.notes[0]
     assert_language_model(model, tmp_path)
 
 
