@@ -168,6 +168,7 @@ def lock(journal: IO[bytes], target: Path) -> None:
 
 
 def busy(target: Path) -> UserError:
+    """The error for a target that another process writes to."""
     return UserError(f"{target}: another process is writing there; wait for it")
 
 

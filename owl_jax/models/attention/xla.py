@@ -30,6 +30,7 @@ def xla(
     mask: AttentionMask | None,
     slopes: jax.Array | None,
 ) -> jax.Array:
+    """Attention without a cache; arguments and result as of `attend` (dispatch.py)."""
     if platform() == "cpu":
         return _divide_last(q, k, v, mask, slopes)
     return _weighted_values(jax.nn.softmax(_scores(q, k, mask, slopes), axis=-1), v)
