@@ -22,6 +22,7 @@ from owl_jax.checkpoint.model_directory import (
     read_config,
     save_model,
 )
+from owl_jax.checkpoint.orbax_format import write_params
 from owl_jax.errors import UserError
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.weight_names import BUFFERS
@@ -303,3 +304,21 @@ def test_own_config_of_an_adapter_for_nothing(tmp_path):
     (directory / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="eos_token_id is 340; expected an id below 340"):
         open_model(directory)
+
+
+def test_a_directory_of_version_1_is_read(directory, tmp_path):
+    """The first release called the connector `abstractor`, in config.json and in params/."""
+    config, params = load_model(directory, "float32")
+    former = {{"connector": "abstractor"}.get(name, name): tree for name, tree in params.items()}
+    former_dir = tmp_path / "version_1"
+    former_dir.mkdir()
+    write_params(former_dir / "params", former)
+    model = config.to_dict()
+    model["abstractor"] = model.pop("connector")
+    for part in ("vision", "abstractor"):
+        del model[part]["architecture"]
+    values = {"format": "owl_jax", "version": 1, "as_trained": True, "model": model}
+    (former_dir / "config.json").write_text(json.dumps(values))
+    read_config, read_params = load_model(former_dir, "float32")
+    assert read_config == config
+    directories.assert_same_tree(read_params, params)
