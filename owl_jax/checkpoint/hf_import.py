@@ -220,7 +220,8 @@ def _with_found_ids(
     """
     config, notes = _with_found_vocabulary(config, rows, files)
     values = read_json(directory / CONFIG_FILE)
-    eos = values.get("text_config", values).get("eos_token_id")
+    text = values.get("text_config")
+    eos = (text if isinstance(text, dict) else values).get("eos_token_id")
     if isinstance(eos, list) and len(eos) > 1:
         notes = (
             *notes,

@@ -265,7 +265,8 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
     for name in (_SOURCE_CONFIG, CONFIG_FILE):
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
-            return values if values.get("model_type") in FAMILIES else None
+            kind = values.get("model_type")
+            return values if isinstance(kind, str) and kind in FAMILIES else None
     return None
 
 

@@ -53,7 +53,8 @@ def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
             raise UserError(f"{path}: {name} is false; expected true")
     if said.resample not in (None, _BICUBIC):
         raise UserError(f"{path}: resample is {said.resample}; expected {_BICUBIC}, bicubic")
-    if said.rescale_factor is not None and abs(said.rescale_factor * 255 - 1) > 1e-4:
+    # Written so that NaN is refused, too.
+    if said.rescale_factor is not None and not abs(said.rescale_factor * 255 - 1) <= 1e-4:
         raise UserError(f"{path}: rescale_factor is {said.rescale_factor}; expected 1 / 255")
     for name in ("size", "crop_size"):
         value = getattr(said, name)

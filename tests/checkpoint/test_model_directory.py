@@ -322,3 +322,15 @@ def test_a_directory_of_version_1_is_read(directory, tmp_path):
     read_config, read_params = load_model(former_dir, "float32")
     assert read_config == config
     directories.assert_same_tree(read_params, params)
+
+
+def test_a_strange_model_type_beside_the_weights_is_no_source(directory, tmp_path):
+    """What is saved keeps config.json of a family's model only."""
+    config, params = load_model(directory, "float32")
+    companions = tmp_path / "companions"
+    companions.mkdir()
+    for kind in ([], {}, None, 3, "gpt"):
+        (companions / "config.json").write_text(json.dumps({"model_type": kind}))
+        target = tmp_path / f"saved {kind}"
+        save_model(target, config, params, "orbax", companions)
+        assert not (target / "source_config.json").exists()

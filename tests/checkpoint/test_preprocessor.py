@@ -75,6 +75,7 @@ def test_other_statistics_normalise_uint8_pixels(model):
         ({"do_resize": False}, "do_resize is false; expected true"),
         ({"do_normalize": False}, "do_normalize is false"),
         ({"resample": 2}, "resample is 2; expected 3, bicubic"),
+        ({"rescale_factor": float("nan")}, "rescale_factor is nan; expected 1 / 255"),
         ({"rescale_factor": 0.0078}, r"rescale_factor is 0\.0078; expected 1 / 255"),
         ({"image_mean": [0.5, 0.5]}, "image_mean is .*expected"),
         ({"image_std": [0.5, 0.0, 0.5]}, "image_std.* is 0.0; number out of range|image_std"),

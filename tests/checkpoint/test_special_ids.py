@@ -7,7 +7,7 @@ import golden
 import pytest
 from directories import LLAMA
 
-from owl_jax.checkpoint.hf_import import open_family
+from owl_jax.checkpoint.hf_import import open_family, open_language
 from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.errors import UserError
 from owl_jax.text.tokenizer import train_sentencepiece
@@ -67,3 +67,17 @@ def test_several_ids_of_the_end_are_told(tmp_path):
     opened = open_family(model)
     assert opened.config.llm.eos_token_id == 2
     assert any("eos_token_id [2, 7]; only the first ends" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize("text_config", [None, [], "words", 3])
+def test_a_plain_language_model_may_say_anything_of_a_text_config(tmp_path, text_config):
+    values, tensors = directories.config(directories.LLAMA), directories.tensors(directories.LLAMA)
+    prefix = "language_model."
+    tensors = {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+    plain = {**values["text_config"], "text_config": text_config, "eos_token_id": [2, 7]}
+    opened = open_language(directories.write(tmp_path / "llama", plain, tensors))
+    assert any("only the first ends" in note for note in opened.notes)
