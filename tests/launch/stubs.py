@@ -38,9 +38,11 @@ TOOLS = [
     "wc",
 ]
 
-# Fields and calls are ended by what no argument contains.
+# Fields and calls are ended by what no argument contains. A call is one write: the commands of a
+# pipe record theirs at the same time.
 RECORD = r"""#!/usr/bin/env bash
-{ printf '%%s\x1f' %s "$@" && printf '\x1e'; } >>%s
+printf -v call '%%s\x1f' %s "$@"
+printf '%%s\x1e' "$call" >>%s
 %s
 """
 
