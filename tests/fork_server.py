@@ -1,0 +1,81 @@
+"""Starts Python by fork: what each process would import anew, this process has imported.
+
+It runs as `python -c TEXT-OF-THIS-FILE DESCRIPTOR-OF-A-SOCKET` (forked.py). Nothing runs in it yet
+when it forks: JAX has no backend, Python no second thread. From there on a process is what
+`python ARGUMENTS` is, with working directory, environment, session, stdout and stderr of its own.
+"""
+
+import gc
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import owl_jax.checkpoint.adapter_base
+import owl_jax.cli
+import owl_jax.inference.dialogue
+import owl_jax.training.loop
+import owl_jax.training.report
+import owl_jax.training.start_up  # noqa: F401 - all that the commands import in main
+
+
+def wait_for_orders(control):
+    """Returns its order in each process; ends the server when its client has gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that report below
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            break
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    stdout, stderr, status = descriptors
+    if process := os.fork():
+        os.close(stdout)
+        os.close(stderr)
+        control.send(str(process).encode())
+        _, ended = os.waitpid(process, 0)
+        os.write(status, str(os.waitstatus_to_exitcode(ended)).encode())
+        os._exit(0)
+
+    control.close()
+    os.close(status)
+    for descriptor, number in (stdout, 1), (stderr, 2):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    order = json.loads(message)
+    if order["start_new_session"]:
+        os.setsid()
+    os.chdir(order["directory"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    return order["arguments"]
+
+
+def run_python(arguments):
+    """Does what `python` does with -u, then with -m MODULE, -c CODE or FILE and what follows it."""
+    match arguments:
+        case ["-u", *rest]:
+            sys.stdout.reconfigure(write_through=True)
+            run_python(rest)
+        case ["-m", module, *rest]:
+            sys.argv, sys.path[0] = ["", *rest], str(Path.cwd())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", code, *rest]:
+            sys.argv, sys.path[0] = ["-c", *rest], ""
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        case [file, *_]:
+            sys.argv, sys.path[0] = arguments, str(Path(file).resolve().parent)
+            runpy.run_path(file, run_name="__main__")
+
+
+if __name__ == "__main__":
+    # A process would collect what is imported at its end, which takes it half a second.
+    gc.freeze()
+    run_python(wait_for_orders(socket.socket(fileno=int(sys.argv[1]))))
