@@ -11,13 +11,9 @@ from contextlib import suppress
 import forked
 import pytest
 import tiny
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 import owl_jax
-from owl_jax.chat import main
-from owl_jax.errors import UserError
 from owl_jax.inference.dialogue import Conversation
 from owl_jax.inference.terminal import converse
 from owl_jax.text.conversation import SYSTEM
@@ -373,9 +369,10 @@ def test_sigterm_leaves_the_terminal_as_it_was(directory):
     ],
 )
 def test_wrong_numbers_end_before_loading(flag, named):
-    with flagsaver.flagsaver(), pytest.raises(UserError, match=named):
-        flags.FLAGS(["chat", "--model=none", flag])
-        main(["chat"])
+    done = run("--model=none", flag)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and named in line
 
 
 def test_command_answers_one_prompt(directory, owl, picture):
