@@ -53,7 +53,9 @@ def keep_programs_of_every_process():
 
 
 def wait_for_orders(control):
-    """Returns in each training, as its process; ends the server when its client has gone."""
+    """Returns in each training, as its process, the script that is to run instead of it, or None;
+    ends the server when its client has gone.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that report below
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
@@ -86,10 +88,14 @@ def wait_for_orders(control):
     os.environ.update(order["environment"])
     sys.argv = ["", *order["arguments"]]
     sys.path[0] = str(Path.cwd())
+    return order["script"]
 
 
 if __name__ == "__main__":
     prepare()
     keep_programs_of_every_process()
-    wait_for_orders(socket.socket(fileno=int(sys.argv[1])))
+    script = wait_for_orders(socket.socket(fileno=int(sys.argv[1])))
+    if script is not None:
+        exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+        sys.exit()
     runpy.run_module("owl_jax.train", run_name="__main__", alter_sys=True)

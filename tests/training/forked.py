@@ -1,4 +1,6 @@
-"""A training as a process that is forked off one that has imported everything (fork_server.py)."""
+"""A training, or a script about trainings, as a process that is forked off one that has imported
+everything (fork_server.py).
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,21 @@ TESTS = Path(__file__).parents[1]
 
 
 class Forked:
-    """What subprocess.Popen is of a training that was started by exec."""
+    """What subprocess.Popen is of a training that was started by exec, or of a script's text."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], start_new_session: bool
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] = os.environ,
+        start_new_session: bool = False,
+        script: str | None = None,
     ):
         out, err, self._status = (os.pipe() for _ in range(3))
         order = {
             "arguments": list(arguments),
             "environment": dict(environment),
             "start_new_session": start_new_session,
+            "script": script,
         }
         control = _server().control
         theirs = [write for _, write in (out, err, self._status)]
