@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 
 class Forked:
@@ -128,6 +129,7 @@ class _Server:
             cwd=ROOT,
             env=os.environ
             | {
+                "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
                 "JAX_COMPILATION_CACHE_DIR": self.compiled.name,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
