@@ -149,7 +149,7 @@ def test_device_work_is_whole_when_it_is_interrupted():
     np.testing.assert_array_equal(result, [0, 2, 4, 6])
 
 
-# A thread takes the signal, so that readline goes on waiting for a key: as if it had just missed it.
+# A thread takes the signal, so readline goes on waiting for a key, as if it had missed the signal.
 MISSED = """
 import readline, signal, threading
 from owl_jax.inference.interrupts import readline_woken
