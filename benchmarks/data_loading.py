@@ -33,6 +33,7 @@ from owl_jax.data.pipeline import BatchIterator, Reading, make_batches
 from owl_jax.data.sources.detect import open_source
 from owl_jax.demo.stages import train_stage
 from owl_jax.media.image import load_image, preprocess_image
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer
 
 _PICTURES = flags.DEFINE_integer("pictures", 600, "files to make", lower_bound=32)
@@ -42,7 +43,7 @@ _DEMO = flags.DEFINE_bool("demo", False, "train 200 steps of the demonstration's
 
 CORES = len(os.sched_getaffinity(0))
 TOKENIZER = Path(__file__).parents[1] / "configs/demo/tokenizer"
-SHAPE = RowShape(length=1024, media_length=65, image_size=224, image_slots=4)
+SHAPE = RowShape(length=1024, media=MediaLengths(65, 65), image_size=224, image_slots=4)
 ROWS = 8  # of four pictures
 
 
@@ -91,7 +92,7 @@ def pictures_a_second(file: Path) -> None:
             batches.set_state(batches.get_state())
             start, seen = time.perf_counter(), 0
             while seen < len(files):
-                seen += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media_length
+                seen += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media.image
             piped = seen / (time.perf_counter() - start)
             rates["bare loop"].append(bare)
             rates["pipeline"].append(piped)

@@ -212,7 +212,7 @@ def measure_theirs(config: ConfigDict) -> dict[str, Any]:
     if _CHECKPOINTING.value:
         owl.recompute()
     batch = make_batch(program.model, program.rows, program.row.length)
-    inputs = batch_inputs(batch, program.model.media_length, device)
+    inputs = batch_inputs(batch, program.model.num_tokens("image"), device)
     seconds, loss = repeat(lambda: float(train(inputs)))
     check(loss)
     cuda = device == "cuda"

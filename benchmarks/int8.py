@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for record in SyntheticSource({"vqa": 1.0}, split="heldout", size=10_000, seed=1):
         if positions >= _POSITIONS.value:
             break
-        row = tokenize_conversation(record["text"], tokenizer, config.media_length, 512)
+        row = tokenize_conversation(record["text"], tokenizer, config.media_lengths(), 512)
         pixels = np.stack(
             [preprocess_image(image, config.vision.image_size) for image in record["images"]]
         )

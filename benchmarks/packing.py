@@ -29,6 +29,7 @@ from owl_jax import cli
 from owl_jax.data.batch import RowShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.packing import Packer, Row
+from owl_jax.text.media_index import MediaLengths
 
 _CONVERSATIONS = flags.DEFINE_integer(
     "conversations", 50_000, "of each distribution", lower_bound=1
@@ -80,7 +81,9 @@ def main(argv: list[str]) -> None:
     )
     for name, (parts, slots) in DISTRIBUTIONS.items():
         conversations = draw(parts, _CONVERSATIONS.value)
-        packer = Packer(RowShape(LENGTH, MEDIA, 1, image_slots=slots), _OPEN_ROWS.value)
+        packer = Packer(
+            RowShape(LENGTH, MediaLengths(MEDIA, MEDIA), 1, image_slots=slots), _OPEN_ROWS.value
+        )
         start = time.perf_counter()
         rows: list[Row] = [row for item in conversations if (row := packer.place(item))]
         seconds = time.perf_counter() - start

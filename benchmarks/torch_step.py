@@ -47,6 +47,7 @@ from owl_jax.models.lora import LoraConfig
 from owl_jax.models.stack import unstack
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.vlm import init_params
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> None:
     ours = Ours(config, params, Compute(scan_layers=False, loss_tile=40))
 
     def theirs(batch: Batch) -> float:
-        return float(torch_step(batch_inputs(batch, config.media_length)))
+        return float(torch_step(batch_inputs(batch, config.num_tokens("image"))))
 
     print(
         f"Decoder of {flags.FLAGS.layers} x {flags.FLAGS.width}, {threads} threads, "
@@ -142,7 +143,7 @@ def main(argv: list[str]) -> None:
     print(f"of the fastest: {fastest:.2f}")
 
     conversations = draw(MIX, 2_000)
-    packed = pack(conversations, config.media_length)
+    packed = pack(conversations, config.media_lengths())
     fill = float(np.mean([row.length for row in packed]))
     alone = float(np.mean([item.length for item in conversations]))
     groups = iter(in_groups(conversations, _BATCH.value))
@@ -209,9 +210,9 @@ def report(
     )
 
 
-def pack(conversations: Sequence[Conversation], media_length: int) -> list[Row]:
+def pack(conversations: Sequence[Conversation], media: MediaLengths) -> list[Row]:
     """Packs conversations as training does."""
-    packer = Packer(RowShape(LENGTH, media_length, 1, SLOTS), flags.FLAGS.open_rows)
+    packer = Packer(RowShape(LENGTH, media, 1, SLOTS), flags.FLAGS.open_rows)
     return [row for item in conversations if (row := packer.place(item))]
 
 
@@ -229,11 +230,11 @@ def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: i
     def example(item: Conversation) -> Example:
         n, images = len(item.input_ids), len(item.images)
         ids = random.integers(3, config.llm.vocab_size, n).astype(np.int32)
-        ids[1 : 1 + images * config.media_length] = -1
+        ids[1 : 1 + images * config.num_tokens("image")] = -1
         pixels = random.integers(0, 256, (images, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(n) > n // 2, pixels, pixels[:0])
 
-    shape = RowShape(length, config.media_length, size, image_slots=SLOTS)
+    shape = RowShape(length, config.media_lengths(), size, image_slots=SLOTS)
     return collate([[example(item) for item in row] for row in rows], shape)
 
 

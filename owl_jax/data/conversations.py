@@ -74,7 +74,7 @@ class Tokenize:
             check_media(text, len(images), len(videos), where)
         except UserError as error:
             return Dropped(where, "media marks", str(error))
-        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length, shape.length)
+        tokens = tokenize_conversation(text, self.tokenizer, shape.media, shape.length)
         if not tokens.loss_mask[1:].any():
             return Dropped(where, "no answer", f"{where}: no answer within {shape.length} tokens")
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:

@@ -89,7 +89,7 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
         tokenize_prompt(
             question.prompt_text,
             tokenizer,
-            owl.config.media_length,
+            owl.config.media_lengths(NUM_FRAMES),
             as_trained=owl.as_trained,
         )
         for question in questions

@@ -18,6 +18,7 @@ from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
+from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
@@ -45,17 +46,16 @@ class OwlConfig:
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
-        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 2))
+        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
+
+    def media_lengths(self, frames: int = 1) -> MediaLengths:
+        """The tokens of an image and of a video of `frames`."""
+        return MediaLengths(self.num_tokens("image"), self.num_tokens("video", frames))
 
     @property
     def num_query_tokens(self) -> int:
         """Tokens of an image without the end vector, as released configs count them."""
-        return self.media_length - 1
-
-    @property
-    def media_length(self) -> int:
-        """Tokens that each image or video takes in a packed sequence."""
-        return self.num_tokens("image")
+        return self.num_tokens("image") - 1
 
     def problems(self) -> list[str]:
         """Inconsistent or absurd sizes, one line each; empty for a valid model."""

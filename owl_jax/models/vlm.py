@@ -46,7 +46,7 @@ class VisionLanguageModel(nn.Module):
         self.llm: Any = config.llm.build(self.compute, config.lora)
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
-        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, config.media_length, D]."""
+        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, tokens of each, D]."""
         B, N = pixels.shape[:2]
         if pixels.dtype == jnp.uint8:
             vision = self.config.vision
@@ -74,10 +74,11 @@ class VisionLanguageModel(nn.Module):
             media.append(self.encode_media(videos))
         if not media:
             return text
-        vectors = nn.with_logical_constraint(
-            jnp.concatenate(media, axis=1), ("batch", "slots", None, "act_embed")
-        )
-        return splice(text, vectors, media_index)
+        names = ("batch", "slots", None, "act_embed")
+        vectors = [nn.with_logical_constraint(vectors, names) for vectors in media]
+        B, _, _, D = vectors[0].shape
+        table = jnp.concatenate([x.reshape(B, -1, D) for x in vectors], axis=1)
+        return splice(text, table, media_index)
 
     def hidden_states(
         self,

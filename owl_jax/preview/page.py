@@ -66,7 +66,7 @@ def preview_page(
     max_rows: int,
 ) -> str:
     """The HTML file. max_rows: the number of sequences shown of each batch."""
-    unpacked = [unpack(batch, head.shape.media_length) for batch in batches]
+    unpacked = [unpack(batch, head.shape.media) for batch in batches]
     lengths = np.asarray(sizes.lengths)
     return render(
         __package__,
@@ -97,10 +97,12 @@ def _facts(head: Head) -> dict[str, str]:
     capacity = [f"{shape.length:,} tokens", count(shape.image_slots, "picture")]
     if shape.video_slots:
         capacity.append(f"{count(shape.video_slots, 'video')} of {shape.frames} frames")
+    videos = {"Video": f"{shape.media.video} tokens"} if shape.video_slots else {}
     return {
         "Tokenizer": head.tokenizer,
         "Maximum of a packed sequence": ", ".join(capacity),
-        "Picture or video": f"{shape.media_length} tokens",
+        "Picture": f"{shape.media.image} tokens",
+        **videos,
         "Image size": f"{shape.image_size} × {shape.image_size} pixels",
     }
 

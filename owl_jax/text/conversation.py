@@ -8,8 +8,8 @@ A conversation is text in the original's format, or OpenAI-style messages that b
     AI: An owl.
 
 Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
-medium takes `media_length` consecutive ids of -1 (image) or -2 (video), one per token of the
-connector (OwlConfig.num_tokens). Training text is split at all marks and each piece is tokenised
+medium takes consecutive ids of -1 (image) or -2 (video), one per token of the connector
+(OwlConfig.media_lengths). Training text is split at all marks and each piece is tokenised
 separately; prompts are split at media only (original: pipeline/data_utils,
 processing_mplug_owl.py).
 
@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from owl_jax.errors import UserError, shown
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, MediaLengths
 from owl_jax.text.tokenizer import Tokenizer
 
 SYSTEM = (
@@ -32,8 +33,6 @@ SYSTEM = (
 )
 IMAGE_TOKEN = "<image>"
 VIDEO_TOKEN = "<|video|>"
-IMAGE_ID = -1
-VIDEO_ID = -2
 
 # A tokenizer reads the whole text, however little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
@@ -81,7 +80,7 @@ def longest_text(max_length: int) -> int:
 
 
 def tokenize_conversation(
-    text: str, tokenizer: Tokenizer, media_length: int, max_length: int
+    text: str, tokenizer: Tokenizer, lengths: MediaLengths, max_length: int
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
@@ -96,7 +95,7 @@ def tokenize_conversation(
     limit = max_length + 1
     ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     mask = [False] * len(ids)
-    for piece in _split(text, _MARKS, tokenizer, media_length):
+    for piece in _split(text, _MARKS, tokenizer, lengths):
         # Reserve the last place for the answer's EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
@@ -111,25 +110,25 @@ def tokenize_conversation(
             break
     end = len(ids)
     while end and ids[end - 1] < 0:
-        end -= media_length
+        end -= lengths.of(ids[end - 1])
     ids, mask = ids[:end], mask[:end]
     return TokenizedConversation(
         input_ids=np.array(ids, np.int32),
         loss_mask=np.array(mask, bool),
-        num_images=ids.count(IMAGE_ID) // media_length,
-        num_videos=ids.count(VIDEO_ID) // media_length,
+        num_images=ids.count(IMAGE_ID) // lengths.image,
+        num_videos=ids.count(VIDEO_ID) // lengths.video,
     )
 
 
 def tokenize_prompt(
     text: str,
     tokenizer: Tokenizer,
-    media_length: int,
+    lengths: MediaLengths,
     *,
     as_trained: bool = False,
     max_length: int = 0,
 ) -> np.ndarray:
-    """Ids of a prompt, int32[n]: BOS, then the text, each medium as `media_length` negative ids.
+    """Ids of a prompt, int32[n]: BOS, then the text, each medium as its length of negative ids.
 
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
@@ -146,7 +145,7 @@ def tokenize_prompt(
         )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     marks = _MARKS if as_trained else _MEDIA
-    pieces = list(_split(text, marks, tokenizer, media_length))
+    pieces = list(_split(text, marks, tokenizer, lengths))
     if pieces[-1].kind == "end":  # of the answer to be generated
         pieces.pop()
     for piece in pieces:
@@ -226,7 +225,7 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
 
 
 def _split(
-    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, media_length: int
+    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, lengths: MediaLengths
 ) -> Iterator[_Piece]:
     """The separately tokenised pieces of a conversation, in order, not truncated, without BOS.
 
@@ -235,7 +234,8 @@ def _split(
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
-            yield _Piece(kind, [_MEDIA_IDS[part]] * media_length)
+            media_id = _MEDIA_IDS[part]
+            yield _Piece(kind, [media_id] * lengths.of(media_id))
         else:
             yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
 

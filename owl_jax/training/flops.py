@@ -82,7 +82,7 @@ def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) ->
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
     """FLOPs of one new token of one sequence that attends to a cache of `slots` tokens."""
-    token = RowShape(1, model.media_length, model.vision.image_size)
+    token = RowShape(1, model.media_lengths(), model.vision.image_size)
     matmuls = sum(work.flops for work in _works(model, shapes, None, token) if work.is_weight)
     return matmuls + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
 
