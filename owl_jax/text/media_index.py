@@ -15,7 +15,7 @@ TEXT = -1  # media_index of a text token
 def index_media(
     input_ids: np.ndarray, media_length: int, image_slots: int, video_slots: int
 ) -> np.ndarray:
-    """media_index int32[B, L] of ids with -1 (image) and -2 (video) at media tokens.
+    """media_index int32[B, L] for ids that are -1 (image) or -2 (video) at media tokens.
 
     The n-th image of a sequence takes slot n, the m-th video slot image_slots + m. Raises
     ValueError for an incomplete medium or more media than slots; callers check user input first.
