@@ -134,7 +134,7 @@ def tokenize_prompt(
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
     earlier answers: if the prompt ends with "\\nAI: ", `tokenize_conversation` of prompt plus
-    answer begins with the same ids. A model trained from scratch has seen only those.
+    answer begins with the same ids. A model trained from scratch has seen only such ids.
 
     max_length: the model's longest sequence, if known; longer prompts are not truncated.
 

@@ -37,7 +37,7 @@ def attend(
 
     Args:
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
-      mask: None: every query attends to every key (vision encoder, connector).
+      mask: None lets every query attend to every key (vision encoder, connector).
       slopes: float32[H], for ALiBi; requires a mask.
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
         `choose` describes; "cudnn" never falls back but raises.
