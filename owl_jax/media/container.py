@@ -51,8 +51,8 @@ Choose = Callable[[int], list[int]]
 def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
     """The chosen frames, found by timestamp; [] if the file's timestamps do not allow it.
 
-    Lists the packets without decoding them. For each chosen frame, it then decodes from the last
-    key frame at or before that frame, or continues decoding if it is already past the key frame.
+    Lists the packets without decoding them. Then, for each chosen frame, seeks to the last key
+    frame at or before it and decodes from there; continues without seeking if already past it.
     """
     with _open(file) as container:
         stream = _video_stream(container)

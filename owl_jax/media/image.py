@@ -201,7 +201,7 @@ def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:
-    """A new upright RGB image. is_frame: `image` is a frame of a video, so it may have others.
+    """A new upright RGB image. is_frame: `image` is a video, not refused for its other frames.
 
     Raises BadData without a name: callers add it (describe_failure).
     """

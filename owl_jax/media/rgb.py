@@ -48,7 +48,7 @@ def to_upright_rgb(
 ) -> Image.Image:
     """The image decoded, upright and in RGB; the same object if nothing changed, to save a copy.
 
-    It no longer needs its file. is_frame: `image` is a frame of a video, so it may have others.
+    It no longer needs its file. is_frame: `image` is a video, not refused for its other frames.
     """
     _refuse_raw(image)
     if unusual == "refuse":

@@ -84,7 +84,7 @@ def low_rank_update(
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Zeroes each element of x [..., D] with probability `rate`, divides the others by 1 - rate.
+    """Zeroes each element of x [..., D] with probability `rate` and divides the others by 1 - rate.
 
     The rate is rounded to a multiple of 1 / 65536 in both places. The mask depends on key and
     shape, not on the sharding of x.

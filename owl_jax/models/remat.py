@@ -69,7 +69,7 @@ def named(tensor: str, value: jax.Array) -> jax.Array:
 def policy(text: str) -> Policy:
     """Parses a policy for `jax.checkpoint`.
 
-    Raises UserError for anything else, and for a tensor that is unknown or named twice.
+    Raises UserError for text that is not a policy, and for a tensor that is unknown or named twice.
     """
 
     def refuse(why: str) -> NoReturn:

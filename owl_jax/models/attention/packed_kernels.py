@@ -40,7 +40,7 @@ def run_kernel(
     Args:
       q: [B, L, H, K]. k, v: [B, G, L, K], H a multiple of G.
       query_segments, key_segments: int32[B, L], not negative.
-      slopes: float32[H] and positions: int32[B, L] below 2**16, of the keys: ALiBi.
+      slopes: float32[H], positions: int32[B, L] of the keys, below 2**16. Both add ALiBi.
 
     Returns: [B, L, H, K] in the dtype of q; finite also for queries without keys.
     """

@@ -15,7 +15,7 @@ from owl_jax.models.weight_names import Row
 class Family:
     """A model family.
 
-    model_type: in its config.json.
+    model_type: its value in config.json.
     read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.

@@ -95,7 +95,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     sections = {name: source.section(name) for name in _SECTIONS}
     for part in (source, *sections.values()):
         part.refuse_other_computation()
-    # The config.json of the video release is the same as the others; only its tensors differ.
+    # The video release's config.json is like the other releases'; only its tensors differ.
     temporal = "temporal_query_tokens" in tensors
     vision = ClipConfig.from_owl(sections["vision_config"], temporal)
     text = sections["text_config"]
