@@ -1,7 +1,7 @@
 """OwlConfig: the frozen config of a whole model, one config per part.
 
-Every field is hashable, so a config can be a static argument of `jax.jit`. The fields' types hold
-their ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
+Every field is hashable, so a config can be a static argument of `jax.jit`. The types of the fields
+include the allowed ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OwlConfig:
     lora: LoraConfig | None = None
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
-        """Tokens that a medium, "image" or "video" of `frames`, takes in a sequence.
+        """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
         Raises UserError for another medium.
         """
@@ -64,7 +64,7 @@ class OwlConfig:
         number = sum(getattr(self, name).num_parameters() for name in PARTS)
         if number > _MAX_PARAMETERS:
             problems.append(
-                f"its sizes make {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
+                f"it would have {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
             )
         return problems
 
@@ -94,7 +94,7 @@ class OwlConfig:
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:
-    # Files of the first release lack the key; it had only the first part of each kind.
+    # The first release wrote no such key: it had only the first part of each kind.
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(

@@ -3,9 +3,9 @@
 Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
 
-The top-level keys are "vision", "connector", "llm" and, with LoRA, "lora". Use
-`VisionLanguageModel` through `init_params`, `forward` and `head`: they take
-the tree and return arrays.
+The tree's top-level keys are "vision", "connector", "llm" and, with LoRA, "lora". Use
+`VisionLanguageModel` through `init_params`, `forward` and `head`: they take the tree and return
+arrays.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class VisionLanguageModel(nn.Module):
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """The tree as Linen collections; LoRA weights are a separate one (models/lora.py)."""
+    """The tree as Linen collections, LoRA weights in their own (models/lora.py)."""
     tree = {name: subtree for name, subtree in params.items() if name != "lora"}
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 
@@ -229,7 +229,7 @@ def gather_head(compute: Compute, params: Params) -> Params:
         if names is None:
             return weight
         if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
-            # Keeping its sharding here makes XLA cast before the gather, which moves fewer bytes.
+            # Keep the sharding here: XLA then casts before it gathers, and moves fewer bytes.
             weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
         gathered = tuple(None if name == "embed" else name for name in names)
         return nn.with_logical_constraint(weight, gathered)

@@ -34,7 +34,7 @@ SYSTEM = (
 IMAGE_TOKEN = "<image>"
 VIDEO_TOKEN = "<|video|>"
 
-# A tokenizer reads the whole text, however little is kept, and needs 50 bytes per character.
+# A tokenizer reads the whole text even if little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
 _CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
 
@@ -58,7 +58,7 @@ class TokenizedConversation:
 
     input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
     loss_mask: np.ndarray  # bool[n], True on answer tokens and the EOS of every answer
-    num_images: int  # complete images among the ids: the first in reading order
+    num_images: int  # images whose ids are all kept: the first in reading order
     num_videos: int
 
 
@@ -71,10 +71,10 @@ class _Piece(NamedTuple):
 
 
 def longest_text(max_length: int) -> int:
-    """The most characters of a conversation that is tokenised for `max_length` tokens.
+    """The longest conversation, in characters, that is tokenised for `max_length` tokens.
 
-    A million, or 64 per token if that is more. Callers refuse longer text before they tokenise it,
-    as nearly all of its tokens would be cut off.
+    A million, or 64 per token if that is more. Callers refuse longer text without tokenising it,
+    because nearly all of its tokens would be cut off.
     """
     return max(_LONGEST_TEXT, _CHARACTERS_PER_TOKEN * max_length)
 
@@ -86,8 +86,8 @@ def tokenize_conversation(
 
     Longer text is truncated as in the original: a truncated answer still ends with EOS. A medium is
     never truncated: the example ends before the first that does not fit. Media at the end are
-    dropped, because the last id is only a target. If nothing of an answer fits, it is dropped with
-    its EOS and all that follows, so a mask may be False everywhere.
+    dropped, because the last id is only a target. If not even one token of an answer fits, the
+    answer, its EOS and all that follows are dropped, so a mask may be False everywhere.
     Raises UserError for max_length < 1.
     """
     if max_length < 1:
@@ -133,7 +133,7 @@ def tokenize_prompt(
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
     earlier answers: if the prompt ends with "\\nAI: ", `tokenize_conversation` of prompt plus
-    answer begins with the same ids. A model trained from scratch has seen only those.
+    answer begins with the same ids. A model trained from scratch has seen only such ids.
 
     max_length: the model's longest sequence, if known; longer prompts are not truncated.
 
@@ -175,7 +175,7 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
         return messages
     text, roles = _render(messages)
     if roles[-1] != "user":
-        raise UserError(f"the last message is the {roles[-1]}'s; expected a question of the user")
+        raise UserError(f"the last message is the {roles[-1]}'s; expected a question from the user")
     return f"{text}\n{_ANSWER_MARK}"
 
 
@@ -266,7 +266,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
             '{"role": ..., "content": ...}'
         )
     if not messages:
-        raise UserError("the conversation is empty; expected at least one message of the user")
+        raise UserError("the conversation is empty; expected at least one message from the user")
     lines = [SYSTEM]
     roles = [str(message.get("role")) for message in messages]
     for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
@@ -286,7 +286,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def _contents(message: Mapping[str, Any], where: str) -> list[str]:
-    """The contents of a message: texts and marks, one line each, for the user; else one text."""
+    """The user's texts and marks, one turn for each; for other roles, one text."""
     content = message.get("content")
     is_user = message.get("role") == "user"
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content

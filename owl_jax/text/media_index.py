@@ -28,7 +28,7 @@ class MediaLengths(NamedTuple):
 def index_media(
     input_ids: np.ndarray, lengths: MediaLengths, image_slots: int, video_slots: int
 ) -> np.ndarray:
-    """media_index int32[B, L] of ids with -1 (image) and -2 (video) at media tokens.
+    """media_index int32[B, L] for ids that are -1 (image) or -2 (video) at media tokens.
 
     A sequence's vectors are numbered: those of its image slots, then those of its video slots. The
     n-th image takes slot n. Raises ValueError for an incomplete medium or more media than slots;
