@@ -78,7 +78,7 @@ class ArrayRecordSource:
         return record
 
     def where(self, index: int) -> str:
-        """FILE:NUMBER, counted from 0. (A readable record has its origin instead.)"""
+        """FILE:NUMBER, counted from 0. (A record that can be read names its origin instead.)"""
         file, entry = self._find(index)
         return f"{self.paths[file]}:{entry}"
 
