@@ -107,7 +107,7 @@ def write_shards(
 def _pack_in_threads(
     source: Source, indices: range, reencoding: Reencoding | None, threads: int
 ) -> Generator[tuple[int, _Packed | Dropped], None, None]:
-    """Yields (index, payload and notes, or why it is dropped) in order; threads work ahead."""
+    """Yields (index, (payload, notes) or Dropped) in order; threads work a few records ahead."""
 
     def work(index: int) -> _Packed | Dropped:
         try:

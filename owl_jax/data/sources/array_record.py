@@ -102,7 +102,7 @@ class ArrayRecordSource:
             reader = self._readers.pop(file, None) or _open(self.paths[file])
             self._readers[file] = reader  # last, as the most recently used
             if len(self._readers) > _MOST_OPEN_READERS:
-                # It closes once no thread uses it.
+                # The reader closes once no thread uses it.
                 del self._readers[next(iter(self._readers))]
             return reader
 

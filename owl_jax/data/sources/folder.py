@@ -108,7 +108,7 @@ def _samples(
     """(key, extensions) of the samples in a folder, then in its subfolders.
 
     Args:
-      prefix: the folder relative to `root`, followed by "/", or "" for `root`; begins each key.
+      prefix: of the keys: the folder relative to `root`, followed by "/"; "" for `root` itself.
       above: (device, inode) of the parent folders. A link to one of them is a cycle and is not
         followed.
     """

@@ -33,7 +33,7 @@ class HuggingFaceSource:
     """The rows of a `datasets.Dataset`, in order.
 
     Args:
-      dataset: its columns are one of the forms of sources/values.py.
+      dataset: its columns have one of the forms of sources/values.py.
       name: for messages.
       media_root: base of relative paths in the columns.
     """

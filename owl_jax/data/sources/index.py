@@ -43,7 +43,7 @@ class IndexedFile:
           scan: yields parts int64[n, 3] of the index of an open file, in order; picklable.
           name: of the scan, unique among the scans of a file.
           expected: what the file should contain, for messages.
-          index_dir: where indexes are stored, created if needed; None keeps this one in memory.
+          index_dir: where indices are stored, created if needed; None keeps this one in memory.
 
         Raises UserError if the file cannot be read, has no records or is still being written, and
         if the index cannot be written.

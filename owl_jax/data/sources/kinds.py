@@ -1,4 +1,4 @@
-"""Detects the kind of a directory's data files by their names; of .json files by their start."""
+"""Detects the kind of a directory's data files by name, and of .json files by how they begin."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def files_of_one_kind(directory: Path) -> list[Path]:
     """The data files of a directory in natural order; [] if it has none.
 
     A .json is a data file if it holds an array and no other file has its name; otherwise it is the
-    text of a sample (sources/samples.py). Parquet files count at any depth, as on the hub, except
-    those with the name of a tar, which img2dataset writes.
+    text of a sample (sources/samples.py). Parquet files count at any depth, as on the hub, except a
+    file with the name of a tar: img2dataset writes one for each tar.
 
     Raises UserError for several kinds of files, and for data files among samples of media and text.
     """

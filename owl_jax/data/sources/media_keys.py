@@ -109,7 +109,7 @@ def find_media(
 
 
 def media_kind(key: object, value: Any) -> str | None:
-    """ "image", "video" or None, by the name of a key; for keys of any file, by the value."""
+    """The kind that a key names: "image", "video" or None; keys of any file go by the value."""
     if not isinstance(key, str):
         return None
     name = _plain(key)
@@ -134,7 +134,7 @@ def check_unread(
     text_keys: Set[str] = frozenset(),
     free_text_keys: Set[str] = frozenset(),
 ) -> None:
-    """Raises BadData for an example without media that has unread ones, or only names or ids.
+    """Raises BadData for an example without media if it has unread media, or names or ids of media.
 
     free_text_keys: those of `text_keys` whose value may look like a file name: answers, ids.
     """

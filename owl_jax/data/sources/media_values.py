@@ -1,4 +1,4 @@
-"""Converts the values of media keys to Media, without decoding.
+"""Converts the values of media keys to media, without decoding them.
 
 A medium is a path (relative to the media root, or absolute), the bytes of a file, {"bytes", "path"}
 as Hugging Face's features store it, a uint8 array, a PIL image, or a FilePart.

@@ -100,6 +100,6 @@ class Source(Protocol):
     def num_bytes(self) -> int:
         """Size of the data without separate media files, the same for a copy; 0 if unknown.
 
-        A change of it shows that one record of millions was edited (sources/dataset_hash.py).
+        A changed size shows that one record of millions was edited (sources/dataset_hash.py).
         """
         ...

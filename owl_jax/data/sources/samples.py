@@ -135,7 +135,7 @@ def record_of_files(
       files: the sample's files by extension.
       media_root: base of relative paths in a .json.
       frames: a folder of frames that is the sample's video.
-      beside: extensions of files with its name that are not read: "npy", or "jpg" of a link.
+      beside: extensions of unread files with the sample's name: "npy", or "jpg" of a link.
 
     Raises BadData if the text or the media are missing, and for duplicate or malformed texts.
     """
