@@ -24,7 +24,7 @@ from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.errors import UserError
 
-# A row is closed when this many conversations per open row have arrived since it was opened.
+# A row has been open too long when this many conversations per open row have arrived after it.
 # Measured on the distribution of benchmarks/packing.py: a lower value wastes tokens, a higher one
 # gains nothing.
 _PATIENCE = 20

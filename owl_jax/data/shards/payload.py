@@ -64,7 +64,7 @@ def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
     try:
         # A file name in "where" may not be UTF-8.
         return msgpack.packb(values, unicode_errors="backslashreplace")
-    except ValueError as error:  # a file of 4 GiB
+    except ValueError as error:  # msgpack's limit is 4 GiB
         raise BadData("record too large", f"{where}: its media are too large ({error})") from None
 
 
@@ -75,7 +75,7 @@ def _pack_image(medium: Medium, where: str, reencoding: Reencoding | None) -> by
             image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
         try:
             return _encode(image, "JPEG", quality=reencoding.quality)
-        except (OSError, ValueError) as error:  # a side over 65,500 pixels
+        except (OSError, ValueError) as error:  # such as a side over 65,500 pixels
             name = name_source(medium, where, "picture")
             why = f"{image.width} x {image.height} pixels: {one_line(error)}"
             message = f"{name}: cannot be encoded as JPEG ({why})"
