@@ -21,10 +21,10 @@ from owl_jax.pages.page import Share, count, render
 from owl_jax.preview.unpacking import Medium, UnpackedSequence, Words, unpack
 from owl_jax.text.tokenizer import Tokenizer
 
-# Dropped records.
+# Maximum number of dropped records that the page lists, and that it lists unfolded.
 _MOST_LISTED, _MOST_UNFOLDED = 50, 10
 
-# Maximum side in pixels, so that a page of many pictures stays small enough to send.
+# Maximum side in pixels; a page of many pictures must stay small enough to send.
 _PICTURE, _FRAME = 144, 96
 
 
@@ -100,7 +100,7 @@ def _facts(head: Head) -> dict[str, str]:
     videos = {"Video": f"{shape.media.video} tokens"} if shape.video_slots else {}
     return {
         "Tokenizer": head.tokenizer,
-        "Maximum of a packed sequence": ", ".join(capacity),
+        "Capacity of a packed sequence": ", ".join(capacity),
         "Picture": f"{shape.media.image} tokens",
         **videos,
         "Image size": f"{shape.image_size} × {shape.image_size} pixels",
@@ -108,7 +108,7 @@ def _facts(head: Head) -> dict[str, str]:
 
 
 def _lengths(lengths: np.ndarray, sequence_length: int) -> list[Chart]:
-    """One chart; none if there are no records."""
+    """The histogram of the lengths; no chart if there are no records."""
     if not len(lengths):
         return []
     middle, high = np.percentile(lengths, (50, 95))
@@ -152,7 +152,7 @@ def _media(sizes: Sizes) -> list[Share]:
 
 
 def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """(text, is_special) pieces; each special token is a piece with its name."""
+    """Pieces (text, is_special); each special token is a piece, whose text is the token's name."""
     names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
 
     def name(token: int) -> str:

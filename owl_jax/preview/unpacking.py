@@ -2,8 +2,8 @@
 
 Letters: T frames, S image side.
 
-The target at an index is the token after it. So a conversation has one more token than it takes of
-the sequence: its last token is only a target.
+The target at an index is the next token. So a conversation has one token more than it takes in the
+sequence: its last token is only a target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from owl_jax.text.media_index import TEXT, MediaLengths, media_slots
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Consecutive tokens that are all supervised, or all not."""
+    """Consecutive text tokens that are either all supervised or all unsupervised."""
 
     ids: list[int]
     supervised: bool
@@ -115,7 +115,7 @@ def _parts(
     arrays: dict[str, np.ndarray], indices: np.ndarray, lengths: MediaLengths
 ) -> list[Words | Medium]:
     media_index, targets = arrays["media_index"][indices], arrays["targets"][indices]
-    # One entry a token: the input, and the target before it, if that is supervised.
+    # One entry per token: its slot, the token as an input, and as a target with its supervision.
     slots = np.append(media_slots(media_index, lengths, len(arrays["images"])), TEXT)
     inputs = np.append(arrays["input_ids"][indices], targets[-1])
     is_supervised = np.append(False, arrays["loss_mask"][indices] > 0)

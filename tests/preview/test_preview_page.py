@@ -242,7 +242,7 @@ def drop_log(count):
 
 def test_what_was_dropped_is_counted_and_listed(show):
     page = show(drops=drop_log(60))
-    assert "60 of the 240 records read for these batches, 25.0%" in page.text
+    assert "60 of the 240 records read for these batches were dropped (25.0%)" in page.text
     assert "missing file 40 <media> marks 20" in page.text
     assert page.within("p", "alarm") == ["Above the limit: training would stop."]
     items = [text.strip() for text in page.within("li")]
