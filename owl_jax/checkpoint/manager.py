@@ -277,8 +277,8 @@ class Checkpoints:
         saved = {int(path.stem.rpartition("-of-")[2]) for path in directory.glob("process_*-of-*")}
         if saved and count not in saved:
             raise UserError(
-                f"{name} has the positions in the data of {max(saved)} processes, but there are "
-                f"{count} now; start {max(saved)} processes, or start the data again with "
+                f"{name} has the positions in the data of {max(saved)} processes, but this run "
+                f"has {count}; start it with {max(saved)}, or start the data again with "
                 "--config.data.resume=False"
             )
         if not mine.exists():

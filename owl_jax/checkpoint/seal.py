@@ -41,7 +41,7 @@ def position_of(data: bytes, state: str | None, must_be_sealed: bool) -> Any:
     values, is_sealed = unsealed(json.loads(data), name)
     if not is_sealed:
         if must_be_sealed or values.keys() == {_POSITION, _STATE}:
-            raise Damaged(f"its {name} has changed")
+            raise Damaged(f"its {name} is not what was written")
         return values
     if state is not None and values.get(_STATE) != state:
         raise Damaged(f"its {name} is of another checkpoint")
