@@ -20,7 +20,7 @@ from owl_jax.aot.runs import Runs
 
 PALLAS = "tpu_custom_call"
 
-# Matmuls of size L x L x K in an attention kernel. fwd: scores and values. dq: the scores again, and
+# Matmuls of size L x L x K in an attention kernel. fwd: scores and values. dq: scores again, and
 # the gradients of probabilities and query. dkv: the same with key and value instead of query.
 _MATMULS = {"dkv": 4, "dq": 3, "fwd": 2}
 

@@ -64,8 +64,8 @@ SCOPED_VMEM_KIB = {
 }
 
 # Under fsdp every layer's weights are gathered before use. These flags split a gather into steps
-# inside a concurrent matmul, which hides it. Only on v5e: libtpu 0.0.52 refuses to compile with them
-# for v4, v5p and v6e, since they may give wrong results or hang; 0.0.42 compiles silently.
+# inside a concurrent matmul, which hides it. Only on v5e: libtpu 0.0.52 refuses to compile with
+# them for v4, v5p and v6e, since they may give wrong results or hang; 0.0.42 compiles silently.
 GATHER_FUSION = {
     "xla_enable_async_all_gather": "gathers run concurrently with other work",
     "xla_tpu_enable_async_collective_fusion": "fuses collectives with concurrent work",
