@@ -58,7 +58,7 @@ class Collective:
 class Route:
     """How the devices of a group are connected.
 
-    size: devices, or slices. links: ICI ports of a chip to the others; 0 between slices.
+    size: number of devices or slices. links: ICI ports of a chip to the others; 0 between slices.
     """
 
     size: int
@@ -88,7 +88,7 @@ def parts(
 ) -> Iterator[tuple[Computation, Instruction]]:
     """The collectives, or parts of them, in a step, each with its computation.
 
-    Does not follow calls and conditionals: the steps of what they call are scheduled separately.
+    Does not follow calls and conditionals: the computations they call are scheduled separately.
     """
     if is_part(step):
         yield computation, step

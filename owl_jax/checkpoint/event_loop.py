@@ -16,8 +16,8 @@ from contextlib import contextmanager
 class _PatientLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
         if not self.is_closed() and asyncio._get_running_loop() is None:
-            # Wait, do not cancel: TensorStore reports to the loop even what nothing awaits. Repeat,
-            # since tasks may start others.
+            # Wait, do not cancel: TensorStore reports to the loop even if nothing awaits that.
+            # Repeat, since tasks may start others.
             while pending := asyncio.all_tasks(self):
                 self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
             self.run_until_complete(asyncio.sleep(0))  # runs the last callbacks

@@ -32,7 +32,7 @@ _ACCEPTED = frozenset(
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",  # a module's name, used with megatron_config only
-        "merge_weights",  # of PEFT before 0.4: when it merges
+        "merge_weights",  # PEFT before 0.4: when to merge
         "peft_type",
         "peft_version",
         "qalora_group_size",  # used with use_qalora only
@@ -99,7 +99,7 @@ def _check_initialisation(path: Path, value: Any) -> None:
 def named_targets(
     target_modules: str | Sequence[str], modules: Mapping[str, Sequence[str]], path: Path
 ) -> tuple[str, ...]:
-    """The projections with a module that PEFT adapts.
+    """The projections of which PEFT adapts at least one module.
 
     target_modules: a pattern for the whole name of a module, or a list of names or suffixes.
     modules: module names by projection.

@@ -1,4 +1,4 @@
-"""Schemas of the JSON files in model directories, except the parts' (models/hf_config.py).
+"""Schemas of the JSON files in model directories; those of parts are in models/hf_config.py.
 
 A Struct lists the keys that are read; `read_as` and `convert` check types and ranges.
 """
