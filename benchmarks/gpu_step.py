@@ -1,13 +1,13 @@
 """Training steps of the 7B on one GPU, against the same steps in PyTorch.
 
     python benchmarks/gpu_step.py [--stages=2,1] [--rows=4] [--length=2048] [--remat=minimal]
-    python benchmarks/gpu_step.py --size=tiny --length=128     # only to see that it runs anywhere
+    python benchmarks/gpu_step.py --size=tiny --length=128     # smoke test on any machine
 
 Stage 2 and stage 1 of configs/, randomly initialised: frozen weights in bfloat16, trainable ones in
 float32, matmuls in bfloat16, one image a sequence, optimizer included. Ours uses cuDNN's attention
-where possible (models/attention/dispatch.py). PyTorch's is transformers, PEFT, SDPA (its flash
-kernel, since full sequences need no mask), autocast, fused AdamW and gradient checkpointing; it
-needs torch, transformers and peft in addition to jax[cuda13].
+where possible (models/attention/dispatch.py). PyTorch's side uses transformers, PEFT, SDPA (its
+flash kernel, since full sequences need no mask), autocast, fused AdamW and gradient checkpointing;
+it needs torch, transformers and peft in addition to jax[cuda13].
 
 Each side runs in its own process, so the other's memory is free. MFU is model FLOPs per second
 (training/flops.py, the same for both) over a peak: the data sheet's (parallel/chips.py) and, in the
@@ -123,7 +123,7 @@ def run_child(stage: str, side: str) -> dict[str, Any]:
 
 
 def has_gpu() -> bool:
-    """Asks JAX in a separate process, because it preallocates most of a GPU's memory."""
+    """Asks JAX in a separate process, because JAX preallocates most of a GPU's memory."""
     code = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "gpu"

@@ -1,10 +1,11 @@
 """Creates a directory atomically, even with concurrent writers.
 
-It is written under a private hidden name beside its target, `.NAME.RANDOM.HOST.partial`, and
-renamed at the end. Renaming onto an empty directory succeeds and onto any other fails, so exactly
-one of several runs with the same target wins. The private directory is locked while its owner
-lives. The next run with the same target removes the leftovers of killed runs: those that are not
-locked, or, from another host or on a file system without locks, those older than a day.
+The directory is written under a private hidden name beside its target,
+`.NAME.RANDOM.HOST.partial`, and renamed at the end. Renaming onto an empty directory succeeds and
+onto any other fails, so exactly one of several runs with the same target wins. The private
+directory is locked while its owner lives. The next run with the same target removes the leftovers
+of killed runs: those that are not locked, or, from another host or on a file system without locks,
+those older than a day.
 """
 
 from __future__ import annotations

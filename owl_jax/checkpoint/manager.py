@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
-        self._saving_loops = ExitStack()  # its threads make loops after save returns
+        self._saving_loops = ExitStack()  # Orbax creates some after save returns
         self._quiet = QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
         policies = ocp.checkpoint_managers
