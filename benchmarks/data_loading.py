@@ -1,11 +1,11 @@
-"""Data loading: images a second against a bare loop, and how long training steps wait.
+"""Data loading: images per second against a bare loop, and how long training steps wait.
 
     python benchmarks/data_loading.py [--pictures=600] [--steps=30] [--demo]
 
-Rate: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 images) in turns with
-a bare loop that decodes and resizes the same files with the same function, one thread a core.
-Waiting: batches of 32 images of 640 x 480 for steps that take a second each and leave the cores
-idle, as an accelerator does; with --demo also for stage 2 of the demonstration, whose steps use the
+Rate: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 images) takes turns
+with a bare loop that decodes and resizes the same files with the same function, one thread per
+core. Waiting: steps of one second, which leave the cores idle as an accelerator does, take batches
+of 32 images of 640 x 480; --demo also measures stage 2 of the demonstration, whose steps use the
 same cores. The files are generated first and come from the page cache.
 """
 
