@@ -331,8 +331,8 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:
-    if instead := replacement_of(key):
-        return f"--config.{key} no longer exists: {instead}"
+    if change := replacement_of(key):
+        return f"--config.{key} {change}"
     keys = list(_dotted_keys(config))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, 1) or [
