@@ -34,7 +34,7 @@ def load_owl(
     name = _name_of(dtype)
     for value in [path] if adapter is None else [path, adapter]:
         if not isinstance(value, str | os.PathLike):
-            raise UserError(f"{shown(value)} is no path; expected that of a model directory")
+            raise UserError(f"{shown(value)} is not a path; expected that of a model directory")
     directory = Path(path)
     if verify:  # in each process: hosts may have separate copies
         for each in (directory, *([Path(adapter)] if adapter is not None else [])):

@@ -98,7 +98,7 @@ def prompt_arrays(
 def _checked_ids(
     config: OwlConfig, input_ids: Any, attention_mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(int32[B, L] with 0 on padding, bool[B, L])."""
+    """The ids, int32[B, L] with 0 on padding, and the mask, bool[B, L]."""
     ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
@@ -176,12 +176,12 @@ def _slots(
 
 
 def _array(value: Any, name: str) -> np.ndarray:
-    """`value` as an array. Raises UserError for ragged lists and anything that is no array."""
+    """`value` as an array. Raises UserError for ragged lists and anything else that is not one."""
     try:
         array = np.asarray(value)
-    # PyTorch's tensors refuse if they need a gradient or are on a GPU.
+    # PyTorch refuses to convert tensors that need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{name} is no array: {one_line(error)}") from error
+        raise UserError(f"{name} is not an array: {one_line(error)}") from error
     if array.dtype == object:
         raise UserError(f"{name} is {shown(value)}; expected an array of numbers")
     return array

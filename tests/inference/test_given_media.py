@@ -149,7 +149,11 @@ def test_parts_without_their_media_take_those_beside_in_reading_order():
 @pytest.mark.parametrize(
     ("part", "images", "named"),
     [
-        ({"type": "image", "image": "a.png"}, ["b.png"], "1 image.s. in its parts, 0 <image>"),
+        (
+            {"type": "image", "image": "a.png"},
+            ["b.png"],
+            "1 part.s. with their own image, 0 <image>",
+        ),
         (
             {"type": "image", "image": "a.png", "path": "b.png"},
             None,
