@@ -3,8 +3,8 @@
     python -m owl_jax.prepare --source=SPEC --target=DIR
 
 SPEC is any source of a mixture (owl_jax/data/sources/detect.py). Every picture and video is decoded
-once, and records that training would drop are listed in DIR/skipped.jsonl; the bytes of the others
-do not change. After a kill, the same command resumes.
+once, and records that training would drop are listed in DIR/skipped.jsonl instead. Media keep their
+bytes, unless --reencode is given. After a kill, the same command resumes.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main(_: list[str]) -> None:
 
 
 def _is_finished(target: Path, options: Options, locked: bool) -> bool:
-    """Whether the target is finished; prints so if it is. Raises UserError if it has other data.
+    """Whether the target is finished; says so if it is. Raises UserError if it has other data.
 
     locked: whether this process holds the target's lock.
     """

@@ -2,8 +2,8 @@
 
 - Characters that the encoding lacks are escaped; undecodable bytes of stdin are replaced.
 - A closed stream (`>&-`) becomes the null device.
-- A pipe whose reader has gone (`| head -1`) ends the command with status 141, as a shell reports
-  SIGPIPE. A process that saves at SIGTERM saves first.
+- A pipe whose reader has gone (`| head -1`) ends the command with status 141, which shells report
+  for SIGPIPE. A process that saves at SIGTERM saves first.
 - Output to a terminal that has gone is dropped.
 - A full disk under stdout raises OSError once; later output is dropped.
 - Output that stderr cannot write is dropped: no work depends on it.

@@ -168,7 +168,7 @@ def decode(
         logits = run(hidden, method="head")[:, 0]
         state = _append_token(config, state, logits)
         # Masking ended sequences makes the write depend on the logits. Otherwise XLA on a CPU
-        # writes before all layers have read, into a copy of the cache.
+        # writes before all layers have read the cache, and copies the cache for it.
         active = ~state.done[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(active, leaf, 0), new)
         return dataclasses.replace(state, cache=write(state.cache, new, slot))

@@ -110,7 +110,7 @@ def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], l
     """Moves media out of messages: returns the messages with empty media parts, the images and the
     videos, in the order of their marks.
 
-    A part that holds a picture or video gives that one; the other marks take `images` and `videos`
+    A part that holds a picture or video keeps its own; the other marks take `images` and `videos`
     in order. Parts of OpenAI's other interface (input_text, input_image) become plain ones. All
     other checks of messages are left to prompt_from_messages.
 
@@ -174,7 +174,10 @@ def _refuse_others(beside: Mapping[Any, Any], where: str) -> None:
 
 
 def _plain_part(part: Any, found: dict[str, list[tuple[Any] | None]] | None, where: str) -> Any:
-    """A part without its medium, which goes to `found`; None if the user did not write it."""
+    """Appends a part's medium to `found`, and returns the part without it.
+
+    found: None for a message that is not the user's.
+    """
     if not isinstance(part, Mapping):
         return part
     kind = part.get("type")
@@ -218,7 +221,9 @@ def _in_place(kind: str, found: list[tuple[Any] | None], given: list[Any]) -> li
 def _held(part: Mapping[Any, Any], what: str, depth: int = 0) -> tuple[Any] | None:
     """(medium,) that a part, or a mapping given as a medium, holds; None if it is empty."""
     if depth > _DEEPEST:
-        raise UserError(f"{what} holds mappings in mappings; expected a path, data or a picture")
+        raise UserError(
+            f"{what} holds mappings nested too deeply; expected a path, data or a picture"
+        )
     filled = {key: part[key] for key in _SOURCE_KEYS if part.get(key) is not None}
     if "bytes" in filled and "path" in filled:  # Hugging Face datasets: the path is only a name
         del filled["path"]

@@ -60,7 +60,7 @@ def prompt_arrays(
     """Checks a batch and arranges its media by sequence.
 
     Args:
-      input_ids: int[B, L]; -1 for an image, -2 for a video, as many as `Owl.num_tokens`.
+      input_ids: int[B, L]; -1 for an image, -2 for a video, `Owl.num_tokens` of them for each.
       attention_mask: [B, L], 1 on tokens and 0 on padding, on the left or right of a sequence.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
@@ -110,7 +110,7 @@ def _checked_ids(
         if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
             raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
         mask = given == 1
-        if not (mask | (given == 0)).all():  # an additive mask, -inf on padding, means the opposite
+        if not (mask | (given == 0)).all():  # as in an additive mask, which is 0 on tokens
             other = given[~mask & (given != 0)].flat[0]
             raise UserError(f"attention_mask holds {other}; expected 1 on tokens and 0 on padding")
     if mask.shape != ids.shape:

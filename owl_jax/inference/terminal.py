@@ -104,7 +104,7 @@ def _answer(line: str, conversation: Conversation) -> bool:
 
 
 def _for_dropped_file(line: str) -> str | None:
-    """The command that shows a line's files, if it only has paths, as dragging files types them."""
+    """The command that shows a line's files, if the line is only paths, as of dragged files."""
     is_path = line.startswith(("/", "~/", "'/", '"/', "file://"))
     if not is_path and not line.lower().endswith(MEDIA_NAMES):
         return None

@@ -67,7 +67,7 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
             del flat[f"config.model.{part}.{name}"]
-    # A round trip through JSON makes tuples into lists, which a checkpoint has.
+    # A round trip through JSON turns tuples into lists, as in a checkpoint.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {

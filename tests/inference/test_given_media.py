@@ -201,7 +201,7 @@ def test_media_under_other_keys_are_not_passed_over(message):
 def test_mappings_without_end_are_one_line():
     held = {}
     held["image"] = held
-    with pytest.raises(UserError, match="mappings in mappings"):
+    with pytest.raises(UserError, match="mappings nested too deeply"):
         take_out(user({"type": "image", "image": held}), None, None)
 
 

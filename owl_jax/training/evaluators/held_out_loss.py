@@ -34,14 +34,14 @@ from owl_jax.training.start_up import say
 if TYPE_CHECKING:  # circular: it imports configs, which import this
     from owl_jax.training.data import TrainingData
 
-# Packed sequences hardly ever hold more records. A source with more than this many records for each
+# A packed sequence hardly ever holds more records than this, so a source that has as many for each
 # requested sequence is large enough.
 _MOST_RECORDS = 64
 
 
 @dataclass(frozen=True)
 class HeldOutLoss(Evaluator):
-    """Mean cross entropy, in nats a token, of the supervised tokens of held-out sequences.
+    """Mean cross entropy, in nats per token, of the supervised tokens of held-out sequences.
 
     The data are read, tokenised and packed as `config.data` says, without augmentation, and are the
     same each time. The model computes as in training, without dropout. Metrics: `loss`, and

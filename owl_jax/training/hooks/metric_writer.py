@@ -3,8 +3,8 @@
 metrics.jsonl has one object per logged step, also after a resume. The keys are `step`, `loss`,
 `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of throughput.py
 (`tokens_per_second`, `examples_per_second`, `mfu` if the device's peak is known, ...), and
-`<evaluator>/<metric>`; the writer accepts any others. JSON has no non-finite numbers, so they are
-written as null; TensorBoard and the printed line show the value.
+`<evaluator>/<metric>`; the writer accepts any other key. JSON has no non-finite numbers, so they
+are written as null; TensorBoard and the printed line show the value.
 
 Only process 0 writes; on the others every method returns at once.
 """

@@ -75,7 +75,7 @@ class Watchdog:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Wraps slow work such as saving, which the watchdog reports, but without exiting."""
+        """Wraps slow work such as saving: the watchdog reports it, but does not exit."""
         self._patient = True
         yield
         self._patient, self._since = False, time.monotonic()

@@ -53,8 +53,8 @@ def tiled_cross_entropy(
 
     The forward pass computes the gradient together with the logits, so that logits are computed
     once; the backward pass only scales it. Only differentiated weights get a gradient. Supervised
-    tokens of each sequence are moved to the front, and tiles without any are skipped, even if they
-    hold non-finite values.
+    tokens of each sequence are moved to the front, and tiles without any are skipped, so that
+    non-finite values in them do not matter.
 
     Args:
       gather: applied to the weights once, before the loop.
