@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Programs install handlers that raise for these.
+# Signals for which programs install handlers that raise.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 _WAKE_EVERY = 0.05  # seconds
@@ -24,16 +24,17 @@ _WAKE_EVERY = 0.05  # seconds
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside the block is noted; the block asks between its steps and ends when it likes.
+    """Records Ctrl-C inside the block instead of raising KeyboardInterrupt.
 
-    Yields: whether Ctrl-C has come. Where SIGINT has no handler in Python, is ignored, or the block
-    is not run by the main thread, nothing changes, and the answer is always no.
+    Yields a function that says whether Ctrl-C has come; the block calls it between its steps and
+    ends when it likes. If SIGINT is ignored or has no Python handler, and in threads other than the
+    main thread, nothing changes and the function returns False.
     """
     former = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(former):
         yield lambda: False
         return
-    came: list[int] = []  # not an Event, whose lock a second signal would find taken
+    came: list[int] = []  # not an Event: a second signal would deadlock on its lock
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
         yield lambda: bool(came)

@@ -24,7 +24,7 @@ from owl_jax.training.state import TrainState, place_state
 
 Tree = dict[str, Any]
 
-_BASE = "frozen base"  # of a checkpoint's meta
+_BASE = "frozen base"  # key in a checkpoint's meta
 
 
 def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree]:
@@ -32,7 +32,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 
     With `config.data.resume`, the data resume from the checkpoint's position.
 
-    Raises UserError as `initialize` and `Checkpoints.resume`.
+    Raises UserError as `initialize` and `Checkpoints.resume` do.
     """
     config, program = run.config, run.program
     with start_up.phase("weights"):
@@ -61,13 +61,13 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 
 
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
-    """Metadata that a checkpoint must match, one entry a field so that errors name the field."""
+    """Metadata that a checkpoint must match; an entry per field, so that errors name the field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
     # Runs that differ only in how weights are initialised may share checkpoints.
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
             del flat[f"config.model.{part}.{name}"]
-    # Through JSON, so that tuples compare equal to the lists of a checkpoint.
+    # A round trip through JSON turns tuples into lists, as in a checkpoint.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
