@@ -218,7 +218,7 @@ class Owl:
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size = self.config.vision.image_size
+        size, resizing = self.config.vision.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
@@ -229,8 +229,10 @@ class Owl:
         prompt = prompt_arrays(
             self.config,
             ids[None],
-            images=[preprocess_image(open_picture(picture), size) for picture in pictures],
-            videos=[open_clip(clip, num_frames, size) for clip in clips],
+            images=[
+                preprocess_image(open_picture(picture), size, resizing) for picture in pictures
+            ],
+            videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
         max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, key)

@@ -120,6 +120,7 @@ def open_data(
             (config.seed, shard_index),
             data.unusual_images,
             data.decoder,
+            model.resizing,
         ),
         config.batch_size // num_shards,
         config.seed,
