@@ -259,15 +259,9 @@ class Terminal:
         os.write(self.ours, keys)
 
     def interrupt_typing(self):
-        """Ctrl-C on a line that is being typed; the prompt comes again.
-
-        Python misses a signal that arrives right before it waits for a key: a person presses again.
-        """
-        for _ in range(5):
-            self.type(b"\x03")
-            if select.select([self.ours], [], [], 10)[0]:
-                return self.read_until(b"Human: ")
-        return False
+        """Ctrl-C on a line that is being typed; the prompt comes again."""
+        self.type(b"\x03")
+        return self.read_until(b"Human: ")
 
     def read_until(self, text):
         """Whether `text` comes; False at the end of the command."""

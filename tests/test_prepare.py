@@ -200,7 +200,7 @@ def test_a_source_that_changed_since_is_noticed(pictures, tmp_path):
     message = _refused(1, source, finished, root, "--limit=5")
     assert "is finished, but its source has changed since (fingerprint " in message
     message = _refused(1, source, begun, root, "--shard_size=0.05")
-    assert "the source has changed since it was begun (fingerprint " in message
+    assert "the source has changed since the first run (fingerprint " in message
     shutil.rmtree(begun / INDEX_DIR)
     assert (_content(finished), _content(begun)) == before
     source.write_text(words)

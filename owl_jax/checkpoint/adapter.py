@@ -44,8 +44,8 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
     """Opens an adapter for the model `config`.
 
     Returns: (its config, the subtree "lora" of `LazyArray`s).
-    Raises UserError for a missing or unsuitable file. It lists every tensor that does not fit: the
-    adapter has another base, or another rank than its config says.
+    Raises UserError for a missing or unsuitable file, and for tensors that do not fit: the error
+    lists them all. They belong to another base model, or their rank differs from the config's.
     """
     lora = _read_config(directory, config)
     if (directory / WEIGHTS_FILE).exists():
@@ -132,12 +132,12 @@ def write_adapter(
 
 def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
     path = directory / ADAPTER_FILE
-    said = read_peft_config(path)
+    peft = read_peft_config(path)
     return LoraConfig(
-        rank=said.r,
-        alpha=said.lora_alpha,
-        dropout=said.lora_dropout,
-        targets=_targets(said.target_modules or [], config, path),
+        rank=peft.r,
+        alpha=peft.lora_alpha,
+        dropout=peft.lora_dropout,
+        targets=_targets(peft.target_modules or [], config, path),
     )
 
 

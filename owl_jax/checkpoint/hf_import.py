@@ -43,7 +43,7 @@ _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
 class Opened:
     """A model in files, or some subtrees of one.
 
-    config: of the model; for a single part, the rest has default values.
+    config: the model's; if only one part was opened, the other parts have default values.
     params: a tree of `LazyArray`s (checkpoint/lazy_arrays.py).
     as_trained: whether prompts are tokenised as in training (text/conversation.py): true for models
       that owl_jax trained, in either format, and false for the released models.
@@ -91,7 +91,7 @@ def abstract_params(config: OwlConfig) -> dict[str, Any]:
 
 
 def open_files(directory: Path) -> TensorFiles:
-    """The tensors of a directory: safetensors or PyTorch files, one or those of an index.
+    """The tensors of a directory: one safetensors or PyTorch file, or those of an index.
 
     Raises UserError if there are none, if a file or a tensor of the index is missing, or if a file
     is damaged.
@@ -139,7 +139,7 @@ def _is_path(name: str) -> bool:
 
 def open_family(directory: Path) -> Opened:
     """Opens a complete model. Raises UserError that lists every tensor that does not fit."""
-    # Before the weights: config.json gives the better error for a directory of something else.
+    # Before the weights: if the directory is not a model, config.json gives the better error.
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
@@ -234,12 +234,12 @@ def _with_found_ids(
         for name, value in special_ids(directory).items()
         if 0 <= value < config.llm.vocab_size
     }
-    said = {name: getattr(config.llm, name) for name in found}
-    if found == said:
+    in_config = {name: getattr(config.llm, name) for name in found}
+    if found == in_config:
         return config, notes
     note = (
-        f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; using the "
-        "tokenizer's"
+        f"config.json says {_ids_as_text(in_config)}, the tokenizer {_ids_as_text(found)}; "
+        "using the tokenizer's"
     )
     llm = dataclasses.replace(cast(Any, config.llm), **found)
     return dataclasses.replace(config, llm=llm), (*notes, note)
@@ -257,9 +257,9 @@ def _with_found_vocabulary(
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     if embedding not in files.names() or len(files.shape(embedding)) != 2:
         return config, ()
-    found, said = files.shape(embedding)[0], config.llm.vocab_size
-    if found == said:
+    found, in_config = files.shape(embedding)[0], config.llm.vocab_size
+    if found == in_config:
         return config, ()
     llm = dataclasses.replace(cast(Any, config.llm), vocab_size=found)
-    note = f"config.json says vocab_size {said}, the embedding has {found} rows; using {found}"
+    note = f"config.json says vocab_size {in_config}, the embedding has {found} rows; using {found}"
     return dataclasses.replace(config, llm=llm), (note,)

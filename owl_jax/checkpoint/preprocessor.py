@@ -1,4 +1,4 @@
-"""Reads preprocessor_config.json, the image processing of a model.
+"""Reads preprocessor_config.json, which describes a model's image processing.
 
 Channel statistics are adopted. The rest is fixed (media/image.py): a bicubic resize of the whole
 image to a square and division by 255. A file that asks for anything else is refused.
@@ -25,7 +25,7 @@ _Sides = Annotated[dict[str, Pixels | None], Meta(max_length=10)]
 
 
 class _Preprocessor(Struct, frozen=True):
-    """CLIPImageProcessor (transformers), the base of the original's own."""
+    """Keys of CLIPImageProcessor (transformers), the base class of the original's processor."""
 
     image_mean: Channels | None = None
     image_std: ChannelScales | None = None
@@ -41,29 +41,29 @@ class _Preprocessor(Struct, frozen=True):
 def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
     """The encoder with the channel statistics of `directory`, if it has the file.
 
-    Raises UserError for a damaged file, another size than the encoder's, and unsupported steps.
+    Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """
     path = directory / FILE
     if not path.exists():
         return vision
     source = Source(path, read_json(path))
-    said = source.read(_Preprocessor)
+    processor = source.read(_Preprocessor)
     for name in ("do_resize", "do_rescale", "do_normalize"):
-        if getattr(said, name) is False:
+        if getattr(processor, name) is False:
             raise UserError(f"{path}: {name} is false; expected true")
-    if said.resample not in (None, _BICUBIC):
-        raise UserError(f"{path}: resample is {said.resample}; expected {_BICUBIC}, bicubic")
+    if processor.resample not in (None, _BICUBIC):
+        raise UserError(f"{path}: resample is {processor.resample}; expected {_BICUBIC}, bicubic")
     # Written so that NaN is refused, too.
-    if said.rescale_factor is not None and not abs(said.rescale_factor * 255 - 1) <= 1e-4:
-        raise UserError(f"{path}: rescale_factor is {said.rescale_factor}; expected 1 / 255")
+    if processor.rescale_factor is not None and not abs(processor.rescale_factor * 255 - 1) <= 1e-4:
+        raise UserError(f"{path}: rescale_factor is {processor.rescale_factor}; expected 1 / 255")
     for name in ("size", "crop_size"):
-        value = getattr(said, name)
+        value = getattr(processor, name)
         sides = value.values() if isinstance(value, dict) else [value]
         if others := [side for side in sides if side not in (None, vision.image_size)]:
             raise UserError(
                 f"{path}: {name} is {shown(value)}, but config.json has image_size "
                 f"{vision.image_size}; expected {others[0]} in both, or {vision.image_size}"
             )
-    statistics = {"pixel_mean": said.image_mean, "pixel_std": said.image_std}
+    statistics = {"pixel_mean": processor.image_mean, "pixel_std": processor.image_std}
     found = {name: value for name, value in statistics.items() if value is not None}
     return dataclasses.replace(cast(Any, vision), **found)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flax import struct
 
-from owl_jax.text.media_index import index_media
+from owl_jax.text.media_index import MediaLengths, index_media
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Example:
 
 @dataclass(frozen=True)
 class RowShape:
-    """Capacity of one packed sequence. media_length: tokens per image or video."""
+    """Capacity of one packed sequence. media: tokens of an image and of a video of `frames`."""
 
     length: int
-    media_length: int
+    media: MediaLengths
     image_size: int
     image_slots: int = 0
     video_slots: int = 0
@@ -105,7 +105,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
         loss_mask=loss_mask,
         positions=positions,
         segment_ids=segment_ids,
-        media_index=index_media(ids, shape.media_length, shape.image_slots, shape.video_slots),
+        media_index=index_media(ids, shape.media, shape.image_slots, shape.video_slots),
         images=images,
         videos=videos,
     )

@@ -33,7 +33,7 @@ from owl_jax.media.video import load_frames
 class Decoding:
     """Settings of decoding.
 
-    size: S. frames: T, of each video. seed: of the augmentation, if there is one.
+    size: S. frames: T of each video. seed: for the augmentation, if there is one.
     unusual: what to do with animated, CMYK and 16-bit images (media/image.py).
     decoder: "fast" decodes at a reduced size where the file format allows it.
     """
@@ -90,11 +90,12 @@ def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
 
 
 def make_executor(threads: int, workers: int) -> Executor:
-    """A pool of `threads`, or of `workers` processes if that is above 0.
+    """A pool of `workers` processes, or of `threads` threads if `workers` is 0.
 
     Threads are enough on most machines, since decoders release the GIL. Processes help on hosts
-    with so many cores that the rest of Python becomes the limit. A script that uses them must
-    start below `if __name__ == "__main__":`, because each worker imports it.
+    with so many cores that the Python code around the decoders becomes the bottleneck. A script
+    that uses processes must run its code below `if __name__ == "__main__":`, because each worker
+    imports the script.
     """
     if workers:
         # JAX's threads do not survive a fork.

@@ -222,7 +222,7 @@ class Owl:
         ids = tokenize_prompt(
             text,
             self.tokenizer,
-            self.config.media_length,
+            self.config.media_lengths(num_frames),
             as_trained=self.as_trained,
             max_length=self._max_length,
         )

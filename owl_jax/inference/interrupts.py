@@ -9,6 +9,7 @@ prefill, a few tokens).
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 # Signals for which programs install handlers that raise.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+_WAKE_EVERY = 0.05  # seconds
 
 
 @contextmanager
@@ -72,3 +75,40 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(restored, handler)
         for noted in dict.fromkeys(arrived):
             former[noted](noted, None)
+
+
+@contextmanager
+def readline_woken() -> Iterator[None]:
+    """Lets Python signal handlers run soon after a signal, even while input() waits in the block.
+
+    CPython's readline checks for signals, then waits for a key. It handles a signal that arrives in
+    between only after the next key (its `select` has no time-out). A thread learns of each signal
+    from CPython's wakeup descriptor, and interrupts the wait with SIGURG until the block ends.
+
+    Only the main thread can read lines with readline; in other threads the block just runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def wake(main: int) -> None:
+        if ours.recv(1):  # empty once the block has ended without a signal
+            while not ended.wait(_WAKE_EVERY):
+                signal.pthread_kill(main, signal.SIGURG)
+
+    former = signal.signal(signal.SIGURG, lambda number, frame: None)
+    former_descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    waker = threading.Thread(target=wake, args=(threading.get_ident(),), daemon=True)
+    waker.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former_descriptor)
+        ended.set()
+        theirs.close()
+        waker.join()
+        ours.close()
+        signal.signal(signal.SIGURG, former or signal.SIG_DFL)

@@ -13,8 +13,7 @@ from flax import struct
 
 from owl_jax.errors import UserError, one_line, shown
 from owl_jax.models.config import OwlConfig
-from owl_jax.text.conversation import IMAGE_ID, VIDEO_ID
-from owl_jax.text.media_index import index_media
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, index_media
 
 # Lengths are rounded up to a multiple of this, so the next turn of a conversation usually reuses a
 # compiled program.
@@ -70,13 +69,16 @@ def prompt_arrays(
     them, and media that do not match their marks.
     """
     ids, mask = _checked_ids(config, input_ids, attention_mask)
-    image_slots = _slots(config, ids, images, IMAGE_ID, "image", "[N, S, S, 3]")
-    video_slots = _slots(config, ids, videos, VIDEO_ID, "video", "[M, T, S, S, 3]")
+    images, videos = _array_of(images, "images"), _array_of(videos, "videos")
+    lengths = config.media_lengths(videos.shape[1] if videos.ndim == 5 else 1)
+    size = config.vision.image_size
+    image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
+    video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
 
     L = ids.shape[1]
     padding = ((0, 0), (0, round_up(L) - L))
     ids, mask = np.pad(ids, padding), np.pad(mask, padding)
-    first, lengths = mask.argmax(axis=1), mask.sum(axis=1)
+    first, tokens = mask.argmax(axis=1), mask.sum(axis=1)
     positions = np.maximum(np.arange(ids.shape[1]) - first[:, None], 0)
     return Prompt(
         input_ids=np.maximum(ids, 0),
@@ -84,12 +86,12 @@ def prompt_arrays(
         key_segments=mask.astype(np.int32),
         media_index=index_media(
             ids,
-            config.media_length,
+            lengths,
             0 if image_slots is None else image_slots.shape[1],
             0 if video_slots is None else video_slots.shape[1],
         ),
-        lengths=lengths.astype(np.int32),
-        last=(first + lengths - 1).astype(np.int32),
+        lengths=tokens.astype(np.int32),
+        last=(first + tokens - 1).astype(np.int32),
         images=image_slots,
         videos=video_slots,
     )
@@ -134,23 +136,21 @@ def _checked_ids(
 
 
 def _slots(
-    config: OwlConfig, ids: np.ndarray, media: Any, media_id: int, noun: str, shape: str
+    ids: np.ndarray, pixels: np.ndarray, S: int, media_id: int, length: int, noun: str, shape: str
 ) -> np.ndarray | None:
     """[N, ...] in reading order -> [B, slots, ...] by sequence; None if there are no media.
 
-    shape: the expected shape, a letter or number for each axis.
+    length: tokens of one medium. shape: the expected shape, a letter or number for each axis.
     """
     counts = (ids == media_id).sum(axis=1)
-    broken = counts % config.media_length != 0
+    broken = counts % length != 0
     if broken.any():
         sequence = int(np.argmax(broken))
         raise UserError(
             f"sequence {sequence} of input_ids has {counts[sequence]} tokens of id {media_id} "
-            f"({noun}); expected {config.media_length} for each {noun}"
+            f"({noun}); expected {length} for each {noun}"
         )
-    marks = counts // config.media_length
-    S = config.vision.image_size
-    pixels = _array([] if media is None else media, f"{noun}s")
+    marks = counts // length
     has_shape = pixels.ndim == len(shape.split()) and pixels.shape[-3:] == (S, S, 3)
     if pixels.ndim == 0 or (not has_shape and pixels.size and len(pixels) != marks.sum()):
         raise UserError(
@@ -173,6 +173,11 @@ def _slots(
     slots = np.zeros((len(ids), marks.max(), *pixels.shape[1:]), pixels.dtype)
     slots[np.arange(marks.max()) < marks[:, None]] = pixels
     return slots
+
+
+def _array_of(media: Any, name: str) -> np.ndarray:
+    """The media's pixels; empty if there are none."""
+    return _array([] if media is None else media, name)
 
 
 def _array(value: Any, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from types import FrameType
 from owl_jax.errors import UserError, printable
 from owl_jax.inference.dialogue import MEDIA_NAMES, Conversation, is_still_picture
 from owl_jax.inference.engine import PromptTooLong
-from owl_jax.inference.interrupts import asked_to_stop
+from owl_jax.inference.interrupts import asked_to_stop, readline_woken
 from owl_jax.inference.typed_paths import exists, typed_paths
 
 HELP = """\
@@ -68,7 +68,7 @@ def converse(conversation: Conversation) -> None:
     print("Ask a question; /help lists commands.")
     while True:
         try:
-            with _terminal_restored():
+            with readline_woken(), _terminal_restored():
                 line = input("Human: ")
         except EOFError:
             print()

@@ -168,7 +168,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _is_animation(file: str | Path | bytes, head: bytes) -> bool:
-    """Whether Pillow reads a file and not FFmpeg: an animation, or an image.
+    """Whether Pillow, not FFmpeg, reads a file: an animation or an image.
 
     FFmpeg does not read all of these animations, and chooses its image readers by file name.
     """

@@ -1,7 +1,7 @@
 """OwlConfig: the frozen config of a whole model, one config per part.
 
-Every field is hashable, so a config can be a static argument of `jax.jit`. The fields' types hold
-their ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
+Every field is hashable, so a config can be a static argument of `jax.jit`. The types of the fields
+include the allowed ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
+from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
@@ -39,23 +40,22 @@ class OwlConfig:
     lora: LoraConfig | None = None
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
-        """Tokens that a medium, "image" or "video" of `frames`, takes in a sequence.
+        """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
         Raises UserError for another medium.
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
-        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 2))
+        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
+
+    def media_lengths(self, frames: int = 1) -> MediaLengths:
+        """The tokens of an image and of a video of `frames`."""
+        return MediaLengths(self.num_tokens("image"), self.num_tokens("video", frames))
 
     @property
     def num_query_tokens(self) -> int:
         """Tokens of an image without the end vector, as released configs count them."""
-        return self.media_length - 1
-
-    @property
-    def media_length(self) -> int:
-        """Tokens that each image or video takes in a packed sequence."""
-        return self.num_tokens("image")
+        return self.num_tokens("image") - 1
 
     def problems(self) -> list[str]:
         """Inconsistent or absurd sizes, one line each; empty for a valid model."""
@@ -64,7 +64,7 @@ class OwlConfig:
         number = sum(getattr(self, name).num_parameters() for name in PARTS)
         if number > _MAX_PARAMETERS:
             problems.append(
-                f"its sizes make {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
+                f"it would have {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
             )
         return problems
 
@@ -94,7 +94,7 @@ class OwlConfig:
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:
-    # Files of the first release lack the key; it had only the first part of each kind.
+    # The first release wrote no such key: it had only the first part of each kind.
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(

@@ -27,7 +27,7 @@ Path = tuple[str, ...]
 class Part(ABC):
     """The config of any part.
 
-    INIT_ONLY names the fields that only the initialisation of weights reads.
+    INIT_ONLY names the fields that only weight initialisation reads.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
@@ -41,7 +41,7 @@ class Part(ABC):
 
     @abstractmethod
     def num_parameters(self) -> float:
-        """Approximate parameters of its large kernels, to refuse absurd sizes."""
+        """Approximate number of parameters in the large kernels; serves to refuse absurd sizes."""
 
 
 class VisionPart(Part):
@@ -53,7 +53,7 @@ class VisionPart(Part):
     pixel_mean: Any
     pixel_std: Any
     MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
-    OTHER_PARTS: ClassVar[str]  # what `ignores` is true for, in words
+    OTHER_PARTS: ClassVar[str]  # describes the tensors that `ignores` accepts, for messages
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...
@@ -65,7 +65,7 @@ class VisionPart(Part):
 
     @abstractmethod
     def tokens_through(self, path: Path, frames: int) -> int:
-        """Tokens of one medium that a weight matrix multiplies."""
+        """Number of one medium's tokens that the weight matrix at `path` multiplies."""
 
     @abstractmethod
     def attention_flops(self, frames: int) -> float:
@@ -82,7 +82,7 @@ class VisionPart(Part):
 
     @abstractmethod
     def ignores(self, tensor: str) -> bool:
-        """Whether a tensor in such a directory is not the encoder's."""
+        """Whether a tensor in such a directory belongs to another part."""
 
 
 class ConnectorPart(Part):
@@ -101,7 +101,7 @@ class ConnectorPart(Part):
 
     @abstractmethod
     def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
-        """Tokens of one medium that a weight matrix multiplies."""
+        """Number of one medium's tokens that the weight matrix at `path` multiplies."""
 
     @abstractmethod
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
@@ -113,7 +113,7 @@ class LanguagePart(Part):
 
     HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
     names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
-    repeat}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    duplicate}. DEFINING names the fields that cannot be inferred from the weights' shapes.
     """
 
     HEAD: ClassVar[tuple[str, ...]]
@@ -138,7 +138,7 @@ class LanguagePart(Part):
     @property
     @abstractmethod
     def max_length(self) -> int:
-        """The most tokens of prompt and answer together."""
+        """The maximum number of tokens in prompt and answer together."""
 
     @abstractmethod
     def attention_flops(self, length: int) -> float:

@@ -253,7 +253,7 @@ def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
     data = config.data
     return RowShape(
         data.sequence_length,
-        model.media_length,
+        model.media_lengths(data.frames),
         model.vision.image_size,
         data.image_slots,
         data.video_slots,

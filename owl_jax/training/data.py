@@ -151,7 +151,9 @@ def _made_with(
     keys = ("seed", "batch_size", *(f"data.{key}" for key in _BATCH_KEYS))
     made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
     made_with["config.model.vision.image_size"] = shape.image_size
-    made_with["positions of a picture"] = shape.media_length
+    made_with["positions of a picture"] = shape.media.image
+    if shape.media.video != shape.media.image:
+        made_with["tokens of a video"] = shape.media.video
     made_with["number of processes that read data"] = num_shards
     probe = tokenizer.encode("A picture of 2 owls, asleep. 猫头鹰")
     made_with["tokenizer"] = f"{tokenizer.vocab_size} pieces, {probe}"

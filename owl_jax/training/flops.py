@@ -82,7 +82,7 @@ def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) ->
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
     """FLOPs of decoding one token of one sequence, with a cache of `slots` tokens."""
-    token = RowShape(1, model.media_length, model.vision.image_size)
+    token = RowShape(1, model.media_lengths(), model.vision.image_size)
     matmuls = sum(
         operation.flops
         for operation in _operations(model, shapes, None, token)

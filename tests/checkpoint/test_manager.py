@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_named_and_moved_if_asked(checkpoints, tmp_path,
     message = str(error.value)
     assert message.startswith(f"checkpoint {tmp_path}/checkpoints/4 is damaged: ")
     assert "\n" not in message
-    assert "the one before it, of step 2, give --config.skip_damaged=True" in message
+    assert "resume from the checkpoint of step 2, add --config.skip_damaged=True" in message
     assert checkpoints.latest() == 4
 
     told = []
@@ -243,7 +243,7 @@ def test_the_only_checkpoint_is_never_moved(checkpoints, tmp_path):
     checkpoints.wait()
     cut(tmp_path / "checkpoints" / "2")
     for skip in (False, True):
-        with pytest.raises(DamagedCheckpoint, match="there is none before it: put its files back"):
+        with pytest.raises(DamagedCheckpoint, match="no earlier checkpoint: put its files back"):
             checkpoints.resume(abstract(make_state()), None, skip_damaged=skip)
     assert checkpoints.latest() == 2
 
@@ -267,7 +267,7 @@ def test_the_data_stay_where_they_are_if_the_state_is_damaged(checkpoints, tmp_p
     checkpoints.wait()
     exchange_the_state(tmp_path / "checkpoints" / "4")
     data = make_data()
-    with pytest.raises(DamagedCheckpoint, match="other numbers than were saved"):
+    with pytest.raises(DamagedCheckpoint, match="its values are not those that were saved"):
         checkpoints.restore(4, abstract(make_state()), data)
     np.testing.assert_array_equal(next(data), next(make_data()))
 

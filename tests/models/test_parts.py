@@ -56,7 +56,7 @@ def test_no_part_is_named_outside_its_file_and_its_families():
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 def test_the_connector_defines_the_tokens_of_a_medium(config):
     assert config.num_tokens("image") == config.num_tokens("video", 4) == 65
-    assert config.media_length == config.num_query_tokens + 1 == 65
+    assert config.num_tokens("image") == config.num_query_tokens + 1 == 65
     with pytest.raises(UserError, match="medium 'sound'; expected image or video"):
         config.num_tokens("sound")
 

@@ -3,8 +3,8 @@
 Letters: N media, T frames, S image tokens (T * (1 + P)), Q queries, D width, E language width.
 
 Source: X-PLUG/mPLUG-Owl, modeling_mplug_owl.py (MplugOwlVisualAbstractorModel) and the video
-release. Two oddities are the original's: the attention's residual is the *normed* query, and no
-norm follows the last layer.
+release. Two oddities come from the original: the attention's residual is the *normed* query, and
+no norm follows the last layer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_l
 class AbstractorConfig(ConnectorPart):
     """Visual abstractor: learned queries that attend to [queries; image tokens].
 
-    `mlp_size` is the width of the weights: `intermediate_size` in the released image models,
+    `mlp_size` is the width of the MLP's weights: `intermediate_size` in the released image models,
     rounded in the video release. `temporal` adds a second set of queries and their projection for
     videos of more than one frame. `query_stddev` is init-only; the original's queries start at 0.
     """
@@ -98,7 +98,7 @@ class AbstractorConfig(ConnectorPart):
         cls, source: Source, num_query_tokens: int, vision_width: int, temporal: bool
     ) -> Self:
         """Reads visual_abstractor_config of an mPLUG-Owl. Raises UserError."""
-        # The default is the vision encoder's width.
+        # encoder_hidden_size defaults to the vision encoder's width.
         values = {"encoder_hidden_size": vision_width, **source.values}
         found = source.with_values(values).read(_HfAbstractor)
         source.expect(

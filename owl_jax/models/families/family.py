@@ -15,12 +15,12 @@ from owl_jax.models.weight_names import Row
 class Family:
     """A model family.
 
-    model_type: in its config.json.
+    model_type: its value in config.json.
     read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
-    weight_rows: the table of weights; it covers every leaf of the parts.
-    tied: {tensor: the tensor that it may repeat}.
+    weight_rows: the table of weights, with a row for every parameter of the parts.
+    tied: {tensor: the tensor that it may duplicate}.
     """
 
     model_type: str

@@ -90,12 +90,12 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
         "use_decoder_only_language_model",
         whole.use_decoder_only_language_model,
         True,
-        "mPLUG-Owl here",
+        "owl_jax's mPLUG-Owl",
     )
     sections = {name: source.section(name) for name in _SECTIONS}
     for part in (source, *sections.values()):
         part.refuse_other_computation()
-    # The video release's config.json does not differ; its tensors do.
+    # The video release's config.json is like the other releases'; only its tensors differ.
     temporal = "temporal_query_tokens" in tensors
     vision = ClipConfig.from_owl(sections["vision_config"], temporal)
     text = sections["text_config"]

@@ -97,7 +97,7 @@ class LlamaConfig(LanguagePart):
         if llama.head_dim is not None and llama.head_dim * heads != llama.hidden_size:
             raise UserError(
                 f"{source.path}: head_dim {llama.head_dim} x {heads} heads is not hidden_size "
-                f"{llama.hidden_size}; owl_jax's LLaMA requires it"
+                f"{llama.hidden_size}; owl_jax's LLaMA requires them to be equal"
             )
         return cls(
             vocab_size=llama.vocab_size,
@@ -310,8 +310,8 @@ def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.A
     """Cosines and sines of the rotary angles, float32[B, L, 1, K] each (arXiv 2104.09864)."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    # A matmul duplicates the half width: XLA materialises its input. Otherwise XLA on CPU fuses the
-    # cosines into every unrolled layer and recomputes them for every head.
+    # A matmul duplicates the half width, because XLA materialises a matmul's input. Otherwise XLA
+    # on CPU fuses the cosines into every unrolled layer and recomputes them for every head.
     duplicate = np.tile(np.eye(width // 2, dtype=np.float32), 2)
     cos, sin = (jnp.matmul(f(angles), duplicate, precision="highest") for f in (jnp.cos, jnp.sin))
     return cos, sin
@@ -320,7 +320,7 @@ def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.A
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates [B, L, H, K] in float32; pairs are (i, i + K / 2), as in the released weights.
 
-    A matmul with a constant matrix swaps the halves: on TPU it is faster than slicing and
+    A matmul with a constant matrix swaps the halves. On TPU this is faster than slicing and
     concatenation.
     """
     half = x.shape[-1] // 2

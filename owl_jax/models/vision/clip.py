@@ -188,7 +188,7 @@ class _HfOwlVision(_HfClip, frozen=True):
 class Clip(nn.Module):
     """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D].
 
-    T = 1 skips the temporal convolutions, so an image is a video of one frame.
+    An image is a video of one frame: T = 1 skips the temporal convolutions.
     """
 
     config: ClipConfig
@@ -293,7 +293,7 @@ class TemporalConvolution(nn.Module):
 
 
 def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
-    """The original's pooler output [N, D]: the last norm again, on the class token's mean over T.
+    """The original's pooler output [N, D]: post_norm again, on the class token's mean over T.
 
     For users who want CLIP-like features; the model does not use it.
     """

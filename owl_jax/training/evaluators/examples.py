@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from owl_jax.data.batch import Batch, RowShape
+from owl_jax.text.media_index import TEXT, media_slots
 from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 _PICTURE, _FRAME = 144, 96  # pixels of the longer side
@@ -78,7 +79,7 @@ def _parts(
 ) -> Iterator[dict[str, Any]]:
     media = row["media_index"][tokens]
     # One entry per token. The last token is only a target; the first is only an input.
-    slots = [*np.where(media < 0, -1, media // shape.media_length).tolist(), -1]
+    slots = [*media_slots(media, shape.media, shape.image_slots).tolist(), TEXT]
     ids = [*row["input_ids"][tokens].tolist(), int(row["targets"][tokens[-1]])]
     supervised = row["loss_mask"][tokens] > 0
     losses = [
