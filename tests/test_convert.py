@@ -307,9 +307,9 @@ def test_what_was_written_is_verified(own, tmp_path):
     ("flags", "status", "words"),
     [
         ([f"--source={LLAMA}", "--verify"], 1, "no SHA256SUMS to compare with"),
-        ([f"--source={LLAMA}"], 2, "--target and --format must have a value"),
-        ([f"--source={LLAMA}", "--target=x"], 2, "--target and --format must have a value"),
-        ([f"--source={LLAMA}", "--verify", "--format=peft"], 2, "--verify goes without both"),
+        ([f"--source={LLAMA}"], 2, "give both --target and --format"),
+        ([f"--source={LLAMA}", "--target=x"], 2, "give both --target and --format"),
+        ([f"--source={LLAMA}", "--verify", "--format=peft"], 2, "--verify works without them"),
         ([f"--source={LLAMA}", "--target=", "--format=peft"], 1, "--target= is empty"),
         (["--source=", "--verify"], 1, "--source= is empty"),
         ([f"--source={'x' * 300}", "--target=x", "--format=peft"], 1, "no such directory"),

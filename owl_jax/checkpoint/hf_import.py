@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.preprocessor import with_preprocessor
+from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
@@ -143,9 +143,9 @@ def open_family(directory: Path) -> Opened:
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
-    config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(values)
+    config = with_preprocessor(config, directory, family.reads_resizing)
     rows = family.weight_rows(config)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
@@ -159,7 +159,7 @@ def open_vision(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
-    vision = with_preprocessor(vision, directory)
+    vision = vision_with_preprocessor(vision, directory)
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.connectors import CONNECTORS
 from owl_jax.models.language import LANGUAGE_MODELS
@@ -32,12 +33,16 @@ PARTS: Mapping[str, Mapping[str, type[Part]]] = {
 
 @dataclass(frozen=True)
 class OwlConfig:
-    """A whole model. `lora` is None for a model without an adapter."""
+    """A whole model.
+
+    lora: None for a model without an adapter. resizing: how images become squares.
+    """
 
     vision: VisionPart
     connector: ConnectorPart
     llm: LanguagePart
     lora: LoraConfig | None = None
+    resizing: Resizing = SQUASH
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
         """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
@@ -84,13 +89,17 @@ class OwlConfig:
         for name in PARTS:
             if not isinstance(values.get(name), dict):
                 raise TypeError(f"no value for {name!r}; expected {', '.join(PARTS)}")
-        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora"})):
+        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora", "resizing"})):
             raise TypeError(f"unknown key {listed(map(shown, unknown))}")
         parts: dict[str, Any] = {
             name: _part(values[name], name, kinds) for name, kinds in PARTS.items()
         }
         lora = values.get("lora")
-        return OwlConfig(**parts, lora=None if lora is None else checked(lora, LoraConfig, "lora"))
+        return OwlConfig(
+            **parts,
+            lora=None if lora is None else checked(lora, LoraConfig, "lora"),
+            resizing=checked(values.get("resizing", {}), Resizing, "resizing"),
+        )
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:

@@ -61,9 +61,9 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:
-    """The same tree with an int8 language model read again at full precision.
+    """The same tree, with an int8 language model replaced by its stored weights.
 
-    Adapters belong to these weights, and exports contain them.
+    An adapter belongs to the stored weights, and exports contain them.
     """
     if config.frozen_dtype != settings.INT8:
         return params
@@ -106,7 +106,7 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
 
 
 def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """Checks the fields that weights depend on but whose shapes do not show."""
+    """Checks the fields that the weights depend on but that no shape reveals."""
     for field in ("architecture", *expected.llm.DEFINING):
         theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
         if theirs != ours:

@@ -432,3 +432,13 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
     manager.save(2, make_state(2), None, {})
     manager.close()
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+
+
+def test_an_entry_that_an_old_checkpoint_lacks_has_its_default(checkpoints):
+    checkpoints.save(2, make_state(2), None, {"fingerprint": "f"})
+    checkpoints.wait()
+    args = (2, abstract(make_state()), None)
+    defaults = {"kind": "squash"}
+    checkpoints.restore(*args, {"fingerprint": "f", "kind": "squash"}, defaults=defaults)
+    with pytest.raises(UserError, match="its kind is 'squash', but 'pad' is expected"):
+        checkpoints.restore(*args, {"fingerprint": "f", "kind": "pad"}, defaults=defaults)

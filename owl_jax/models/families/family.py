@@ -21,6 +21,7 @@ class Family:
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
     weight_rows: the table of weights, with a row for every parameter of the parts.
     tied: {tensor: the tensor that it may duplicate}.
+    reads_resizing: whether preprocessor_config.json says how images become squares.
     """
 
     model_type: str
@@ -28,3 +29,4 @@ class Family:
     write_config: Callable[[OwlConfig, str], dict[str, Any]]
     weight_rows: Callable[[OwlConfig], list[Row]]
     tied: Callable[[OwlConfig], Mapping[str, str]]
+    reads_resizing: bool = False
