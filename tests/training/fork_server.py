@@ -1,4 +1,4 @@
-"""Starts trainings by fork: what each of them would import anew, this process has imported.
+"""Starts trainings by fork: what each of them would import and trace anew, this process has.
 
 It runs as `python -c TEXT-OF-THIS-FILE DESCRIPTOR-OF-A-SOCKET` (forked.py). Nothing runs in it yet
 when it forks: JAX has no backend, Python no second thread. From there on a training is what
@@ -11,12 +11,45 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
+import threading
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
+
+import tiny
+from jax._src import compilation_cache, compiler, xla_bridge
 
 import owl_jax.cli
 import owl_jax.training.loop
-import owl_jax.training.report
 import owl_jax.training.start_up  # noqa: F401 - all that owl_jax.train imports in main
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vlm import abstract_params
+from owl_jax.training.report import write_curves
+
+
+def prepare():
+    """Does once what each training does: the shapes of the tests' model, imports of its report."""
+    with patch("jax.default_backend", return_value="cpu"):  # without making it
+        for lora in None, LoraConfig(rank=2, alpha=4.0, dropout=0.1):
+            abstract_params(replace(tiny.CONFIG, lora=lora))
+    with tempfile.TemporaryDirectory() as workdir:
+        metrics = Path(workdir, "metrics.jsonl")
+        metrics.write_text("".join(f'{{"step": {n}, "loss": {n}.0}}\n' for n in (1, 2)))
+        write_curves(Path(workdir, "report.html"), Path(workdir))
+    assert not xla_bridge.backends_are_initialized() and threading.active_count() == 1
+
+
+def keep_programs_of_every_process():
+    """JAX keeps those of process 0 only, for the sake of slow file systems.
+
+    Programs of the others have other keys: each run of two processes would compile them anew.
+    """
+
+    def write(key, seconds, name, backend, executable, host_callbacks):
+        compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
+
+    compiler._cache_write = write
 
 
 def wait_for_orders(control):
@@ -56,5 +89,7 @@ def wait_for_orders(control):
 
 
 if __name__ == "__main__":
+    prepare()
+    keep_programs_of_every_process()
     wait_for_orders(socket.socket(fileno=int(sys.argv[1])))
     runpy.run_module("owl_jax.train", run_name="__main__", alter_sys=True)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
 
 
 class Forked:
@@ -102,6 +103,7 @@ class _Server:
             cwd=ROOT,
             env=os.environ
             | {
+                "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
                 "JAX_COMPILATION_CACHE_DIR": self.compiled.name,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
