@@ -1,10 +1,11 @@
-"""Starts trainings by fork: what each of them would import and trace anew, this process has.
+"""Starts Python by fork: what each process would import anew, this process has imported.
 
 It runs as `python -c TEXT-OF-THIS-FILE DESCRIPTOR-OF-A-SOCKET` (forked.py). Nothing runs in it yet
-when it forks: JAX has no backend, Python no second thread. From there on a training is what
-`python -m owl_jax.train` is, with arguments, environment, session, stdout and stderr of its own.
+when it forks: JAX has no backend, Python no second thread. From there on a process is what
+`python ARGUMENTS` is, with working directory, environment, session, stdout and stderr of its own.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -20,16 +21,18 @@ from unittest.mock import patch
 import tiny
 from jax._src import compilation_cache, compiler, xla_bridge
 
+import owl_jax.checkpoint.adapter_base
 import owl_jax.cli
+import owl_jax.inference.dialogue
 import owl_jax.training.loop
-import owl_jax.training.start_up  # noqa: F401 - all that owl_jax.train imports in main
+import owl_jax.training.start_up  # noqa: F401 - all that the commands import in main
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vlm import abstract_params
 from owl_jax.training.report import write_curves
 
 
 def prepare():
-    """Does once what each training does: the shapes of the tests' model, imports of its report."""
+    """Does once what each training does: traces the tests' model, imports what draws its report."""
     with patch("jax.default_backend", return_value="cpu"):  # without making it
         for lora in None, LoraConfig(rank=2, alpha=4.0, dropout=0.1):
             abstract_params(replace(tiny.CONFIG, lora=lora))
@@ -53,7 +56,7 @@ def keep_programs_of_every_process():
 
 
 def wait_for_orders(control):
-    """Returns in each training, as its process; ends the server when its client has gone."""
+    """Returns its order in each process; ends the server when its client has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that report below
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
@@ -66,11 +69,11 @@ def wait_for_orders(control):
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stdout, stderr, status = descriptors
-    if training := os.fork():
+    if process := os.fork():
         os.close(stdout)
         os.close(stderr)
-        control.send(str(training).encode())
-        _, ended = os.waitpid(training, 0)
+        control.send(str(process).encode())
+        _, ended = os.waitpid(process, 0)
         os.write(status, str(os.waitstatus_to_exitcode(ended)).encode())
         os._exit(0)
 
@@ -82,14 +85,32 @@ def wait_for_orders(control):
     order = json.loads(message)
     if order["start_new_session"]:
         os.setsid()
+    os.chdir(order["directory"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv = ["", *order["arguments"]]
-    sys.path[0] = str(Path.cwd())
+    return order["arguments"]
+
+
+def run_python(arguments):
+    """Does what `python` does with -u, then with -m MODULE, -c CODE or FILE and what follows it."""
+    match arguments:
+        case ["-u", *rest]:
+            sys.stdout.reconfigure(write_through=True)
+            run_python(rest)
+        case ["-m", module, *rest]:
+            sys.argv, sys.path[0] = ["", *rest], str(Path.cwd())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", code, *rest]:
+            sys.argv, sys.path[0] = ["-c", *rest], ""
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        case [file, *_]:
+            sys.argv, sys.path[0] = arguments, str(Path(file).resolve().parent)
+            runpy.run_path(file, run_name="__main__")
 
 
 if __name__ == "__main__":
     prepare()
     keep_programs_of_every_process()
-    wait_for_orders(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("owl_jax.train", run_name="__main__", alter_sys=True)
+    # A process would collect what is imported at its end, which takes it half a second.
+    gc.freeze()
+    run_python(wait_for_orders(socket.socket(fileno=int(sys.argv[1]))))
