@@ -25,7 +25,8 @@ from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import FAMILIES, Family, family_for
+from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.weight_names import Row, without_prefix
 
 _HEAD = "lm_head.weight"  # in every language model of transformers
@@ -145,12 +146,24 @@ def open_family(directory: Path) -> Opened:
     config = huggingface.read_config(directory, files.names())
     values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(values)
+    _check_family(family, files, directory)
     config = with_preprocessor(config, directory, family.reads_resizing)
     rows = family.weight_rows(config)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
     as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
     return Opened(config, params, as_trained, notes, files)
+
+
+def _check_family(family: Family, files: TensorFiles, directory: Path) -> None:
+    """Raises UserError if the tensors are another family's."""
+    names = files.names()
+    others = [other.model_type for other in FAMILIES.values() if other.mark in names]
+    if family.mark not in names and others:
+        raise UserError(
+            f"{directory}: config.json has model_type {family.model_type!r}, but the weights are "
+            f"those of {others[0]!r}; copy both from the same model"
+        )
 
 
 def open_vision(directory: Path) -> Opened:
@@ -205,10 +218,10 @@ def write_family(
     """Writes safetensors files with the original's names. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
+    Raises UserError for parts that no family's format can express.
     """
-    return write_shards(
-        to_source(MPLUG_OWL.weight_rows(config), params), directory, progress=progress
-    )
+    rows = family_for(config).weight_rows(config)
+    return write_shards(to_source(rows, params), directory, progress=progress)
 
 
 def _with_found_ids(

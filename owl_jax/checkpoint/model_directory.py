@@ -45,7 +45,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import PARTS, OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES
+from owl_jax.models.families import FAMILIES, family_for
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
@@ -224,6 +224,8 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
+            if source and source["model_type"] != family_for(config).model_type:
+                source = None
             if as_trained:
                 source = {**(source or {}), AS_TRAINED: True}
             huggingface.write_config(config, target, dtype.name, source)

@@ -105,12 +105,12 @@ def prefill(
     run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
     positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
-    embeddings = run(
-        prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
-    )
+    media = prompt.images, prompt.videos, prompt.media_index
+    embeddings = run(prompt.input_ids, *media, method="embed")
+    modality = run(*media, method="modality")
     mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
     mask = dataclasses.replace(mask, key_segments=key_segments)
-    hidden, cache = run(embeddings, mask, method="hidden_states")
+    hidden, cache = run(embeddings, mask, modality=modality, method="hidden_states")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 

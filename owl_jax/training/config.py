@@ -151,8 +151,8 @@ def read_compute(config: ConfigDict) -> Compute:
 
 
 def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
-    """The rules, and the recipes that they use. Raises UserError."""
-    rules = tuple((pattern, name) for pattern, name in config.rules)
+    """The rules, the parts' own first, and the recipes that they use. Raises UserError."""
+    rules = tuple((pattern, name) for pattern, name in (*_fixed(config), *config.rules))
     used = {name for _, name in rules if name != FROZEN}
     known = {field.name for field in dataclasses.fields(Recipe)}
     recipes = {}
@@ -165,6 +165,16 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
         if name in used:
             recipes[name] = Recipe(**values)
     return rules, recipes
+
+
+def _fixed(config: ConfigDict) -> Rules:
+    """The rules for parameters that no part trains."""
+    model = read_model(config)
+    return tuple(
+        (f"{subtree}/(.*/)?({'|'.join(fixed)})", FROZEN)
+        for subtree in PARTS
+        if (fixed := getattr(model, subtree).FIXED)
+    )
 
 
 class MixturePart(NamedTuple):
