@@ -4,7 +4,7 @@
     python benchmarks/aot.py --full                # also estimated time; an hour or two
     python benchmarks/aot.py --full --only=stage2-v5e-8x8,stage1-v5e-8x8
 
-Each row is one run of `python -m owl_jax.compile`, printed with its command; it needs the TPU
+Each row is one run of `python -m owl_jax.compile`, printed with its command. This needs the TPU
 compiler, which `make aot` installs. Compare estimates only with each other. The column MaxText is
 the ratio of the estimated tokens/s/chip to MaxText's on the same chips, with the same batch and
 remat: text-only LLaMA-2-7B, full fine-tuning, compiled by its train_compile with our XLA flags and
@@ -30,7 +30,7 @@ from owl_jax.errors import UserError
 
 _FULL = flags.DEFINE_bool("full", False, "with estimated time")
 _ONLY = flags.DEFINE_list("only", [], "names of rows; all by default")
-_JSON = flags.DEFINE_string("json", None, "file to write all numbers to, by row")
+_JSON = flags.DEFINE_string("json", None, "file for all numbers, by row")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -45,8 +45,9 @@ _DECODING = (
 
 @dataclass(frozen=True)
 class Row:
-    """One program. flags: of the command. mfu, goal: lower bounds. work: upper bound. maxtext:
-    tokens/s/chip of MaxText with the same batch, chips and remat."""
+    """One program. flags: of the command. mfu, goal: lower bounds of MFU. work: upper bound of
+    hardware over model FLOPs. maxtext: tokens/s/chip of MaxText with the same batch, chips and
+    remat."""
 
     name: str
     config: str

@@ -1,11 +1,11 @@
-"""Data loading: images a second against a bare loop, and how long training steps wait.
+"""Data loading: images per second against a bare loop, and how long training steps wait.
 
     python benchmarks/data_loading.py [--pictures=600] [--steps=30] [--demo]
 
-Rate: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 images) in turns with
-a bare loop that decodes and resizes the same files with the same function, one thread a core.
-Waiting: batches of 32 images of 640 x 480 for steps that take a second each and leave the cores
-idle, as an accelerator does; with --demo also for stage 2 of the demonstration, whose steps use the
+Rate: the whole pipeline (JSON Lines, tokens, packing, decoding, batches of 32 images) takes turns
+with a bare loop that decodes and resizes the same files with the same function, one thread per
+core. Waiting: steps of one second, which leave the cores idle as an accelerator does, take batches
+of 32 images of 640 x 480; --demo also measures stage 2 of the demonstration, whose steps use the
 same cores. The files are generated first and come from the page cache.
 """
 
@@ -33,6 +33,7 @@ from owl_jax.data.pipeline import BatchIterator, Reading, make_batches
 from owl_jax.data.sources.detect import open_source
 from owl_jax.demo.stages import train_stage
 from owl_jax.media.image import load_image, preprocess_image
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer
 
 _PICTURES = flags.DEFINE_integer("pictures", 600, "files to make", lower_bound=32)
@@ -42,7 +43,7 @@ _DEMO = flags.DEFINE_bool("demo", False, "train 200 steps of the demonstration's
 
 CORES = len(os.sched_getaffinity(0))
 TOKENIZER = Path(__file__).parents[1] / "configs/demo/tokenizer"
-SHAPE = RowShape(length=1024, media_length=65, image_size=224, image_slots=4)
+SHAPE = RowShape(length=1024, media=MediaLengths(65, 65), image_size=224, image_slots=4)
 ROWS = 8  # of four pictures
 
 
@@ -91,7 +92,7 @@ def pictures_a_second(file: Path) -> None:
             batches.set_state(batches.get_state())
             start, seen = time.perf_counter(), 0
             while seen < len(files):
-                seen += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media_length
+                seen += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media.image
             piped = seen / (time.perf_counter() - start)
             rates["bare loop"].append(bare)
             rates["pipeline"].append(piped)

@@ -85,7 +85,7 @@ def convert(folder: Path, source: Path, copy: float, nbytes: int) -> None:
 
 
 def load(folder: Path, source: Path, copy: float, nbytes: int) -> None:
-    """Loads the model, then also answers a question about an image, in each dtype."""
+    """In each dtype, loads the model, and loads it and answers a question about an image."""
     picture = folder / "picture.png"
     pixels = np.arange(224 * 224 * 3, dtype=np.uint8).reshape(224, 224, 3)
     Image.fromarray(pixels).save(picture)

@@ -1,17 +1,17 @@
 """Training steps of the 7B on one GPU, against the same steps in PyTorch.
 
     python benchmarks/gpu_step.py [--stages=2,1] [--rows=4] [--length=2048] [--remat=minimal]
-    python benchmarks/gpu_step.py --size=tiny --length=128     # that it runs, on any machine
+    python benchmarks/gpu_step.py --size=tiny --length=128     # smoke test on any machine
 
 Stage 2 and stage 1 of configs/, randomly initialised: frozen weights in bfloat16, trainable ones in
 float32, matmuls in bfloat16, one image a sequence, optimizer included. Ours uses cuDNN's attention
-where possible (models/attention/dispatch.py). PyTorch's is transformers, PEFT, SDPA (its flash
-kernel, since full sequences need no mask), autocast, fused AdamW and gradient checkpointing; it
-needs torch, transformers and peft in addition to jax[cuda13].
+where possible (models/attention/dispatch.py). PyTorch's side uses transformers, PEFT, SDPA (its
+flash kernel, since full sequences need no mask), autocast, fused AdamW and gradient checkpointing;
+it needs torch, transformers and peft in addition to jax[cuda13].
 
-Each side runs in its own process, so the other's memory is free. MFU is model FLOPs
-(training/flops.py, the same for both) over time and peak: the data sheet's (parallel/chips.py), and
-790 TFLOP/s, which large bfloat16 matmuls reach on an H200.
+Each side runs in its own process, so the other's memory is free. MFU is model FLOPs per second
+(training/flops.py, the same for both) over a peak: the data sheet's (parallel/chips.py) and, in the
+column "of 790", the 790 TFLOP/s that large bfloat16 matmuls reach on an H200.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def compare(stage: str, sides: list[str]) -> None:
             flush=True,
         )
     if len(fastest) == 2 and _SIZE.value == "full":
-        print(f"PyTorch / owl_jax: {fastest['PyTorch'] / fastest['owl_jax']:.2f}, of the fastest")
+        print(f"PyTorch / owl_jax, fastest steps: {fastest['PyTorch'] / fastest['owl_jax']:.2f}")
 
 
 def run_child(stage: str, side: str) -> dict[str, Any]:
@@ -115,15 +115,15 @@ def run_child(stage: str, side: str) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise UserError(
-            f"{side}, stage {stage} ended with {done.returncode} (above); if it was out of memory, "
-            "lower --rows or keep less: --remat=full"
+            f"{side}, stage {stage} ended with {done.returncode} (see above); if it ran out of "
+            "memory, lower --rows or set --remat=full"
         )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def has_gpu() -> bool:
-    """In a separate process, because JAX preallocates most of a GPU's memory."""
+    """Asks JAX in a separate process, because JAX preallocates most of a GPU's memory."""
     code = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "gpu"
@@ -193,7 +193,7 @@ def random_params(program: TrainingProgram) -> Any:
 
 
 def measure_theirs(config: ConfigDict) -> dict[str, Any]:
-    """The same for PyTorch; JAX stays on the CPU."""
+    """Measures the same as `measure_ours` for PyTorch; JAX stays on the CPU."""
     jax.config.update("jax_platforms", "cpu")
     import torch
     from _torch_model import TorchOwl, batch_inputs, make_torch_step
@@ -212,7 +212,7 @@ def measure_theirs(config: ConfigDict) -> dict[str, Any]:
     if _CHECKPOINTING.value:
         owl.recompute()
     batch = make_batch(program.model, program.rows, program.row.length)
-    inputs = batch_inputs(batch, program.model.media_length, device)
+    inputs = batch_inputs(batch, program.model.num_tokens("image"), device)
     seconds, loss = repeat(lambda: float(train(inputs)))
     check(loss)
     cuda = device == "cuda"
@@ -236,7 +236,7 @@ def repeat(step: Callable[[], Any]) -> tuple[list[float], float]:
 
 
 def check(loss: float) -> None:
-    """A non-finite step skips the update, so it would not be the same work."""
+    """Raises AssertionError for a non-finite loss, since such a step skips the update."""
     if not jnp.isfinite(loss):
         raise AssertionError(f"the loss is {loss}")
 

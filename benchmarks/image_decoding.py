@@ -2,10 +2,10 @@
 
     python benchmarks/image_decoding.py [--size=224] [--pictures=8] [--quality=87] [--rounds=9]
 
-From the bytes of a file to uint8[S, S, 3]. "Pillow exact" is load_image's default, "Pillow scaled"
-is load_image with shrink_to (config.data.decoder = "fast"), "Pillow bare" is Pillow without this
-package. simplejpeg and OpenCV are optional. On one thread, then on one thread for each core; ratios
-are to Pillow exact. Distances of pixels from Pillow exact are in levels of 255.
+Times the conversion of file bytes to uint8[S, S, 3], on one thread, then on one thread per core.
+"Pillow exact" is load_image's default, "Pillow scaled" is load_image with shrink_to
+(config.data.decoder = "fast"), "Pillow bare" is Pillow without this package. simplejpeg and OpenCV
+are optional. Ratios are to Pillow exact, and so are the distances of pixels, in levels of 255.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/int8.py --model=runs/demo/stage2/model [--positions=256]
 
-For held-out images with questions and true answers (the embedded data set), compares the most
-likely token at each position of the answer, and the logits, with float32 and with int8 weights.
+Takes held-out images with questions and true answers from the demonstration's data set. Compares
+float32 with int8 weights: the most likely token at each position of the answer, and the logits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for record in SyntheticSource({"vqa": 1.0}, split="heldout", size=10_000, seed=1):
         if positions >= _POSITIONS.value:
             break
-        row = tokenize_conversation(record["text"], tokenizer, config.media_length, 512)
+        row = tokenize_conversation(record["text"], tokenizer, config.media_lengths(), 512)
         pixels = np.stack(
             [preprocess_image(image, config.vision.image_size) for image in record["images"]]
         )

@@ -1,16 +1,16 @@
-"""Fill of packed sequences, and the gain in useful tokens a step over padding.
+"""How full packed sequences are, and how many more useful tokens a step has than with padding.
 
     python benchmarks/packing.py [--conversations=50000] [--open_rows=64]
 
 Lengths are random; an image takes 65 tokens, a sequence has 2,048 as in mPLUG-Owl. Only the packing
-itself is timed. The distributions, in tokens without images:
+itself is timed. The distributions, in tokens without those of images:
 
     visual instructions   45 of the template, and text: 37 % conversations (median 330), 15 %
                           descriptions (170), 48 % reasoning (250), log-normal, sigma 0.35: the
                           parts of LLaVA-Instruct-150K in their proportions; one image each
-    stage 2 of the paper  150 parts of that, 102 of short instructions (median 90, sigma 0.7), 90 of
-                          long dialogues (700, sigma 0.9), 50 of medium ones (450, sigma 0.5), all
-                          but the first text-only (parts: arXiv 2304.14178, section 4.1)
+    stage 2 of the paper  150 parts of that, and text-only: 102 parts of short instructions (median
+                          90, sigma 0.7), 90 of long dialogues (700, 0.9), 50 of medium ones (450,
+                          0.5) (parts: arXiv 2304.14178, section 4.1)
     pairs                 45 and a caption (median 14, sigma 0.5); one image each
 
 The medians and sigmas are assumptions, the proportions are published. Conversations longer than a
@@ -29,11 +29,12 @@ from owl_jax import cli
 from owl_jax.data.batch import RowShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.packing import Packer, Row
+from owl_jax.text.media_index import MediaLengths
 
 _CONVERSATIONS = flags.DEFINE_integer(
     "conversations", 50_000, "of each distribution", lower_bound=1
 )
-_OPEN_ROWS = flags.DEFINE_integer("open_rows", 64, "rows open at a time", lower_bound=1)
+_OPEN_ROWS = flags.DEFINE_integer("open_rows", 64, "packed sequences open at a time", lower_bound=1)
 
 LENGTH, MEDIA, FRAME = 2048, 65, 45
 
@@ -47,7 +48,7 @@ STAGE2 = (
 )
 PAIRS = ((1.0, 14, 0.5, 1),)
 
-# Each with suitable image slots of a sequence.
+# Each with a suitable number of image slots per sequence.
 DISTRIBUTIONS = {
     "visual instructions": (VISUAL, 6),
     "stage 2 of the paper": (STAGE2, 2),
@@ -80,7 +81,9 @@ def main(argv: list[str]) -> None:
     )
     for name, (parts, slots) in DISTRIBUTIONS.items():
         conversations = draw(parts, _CONVERSATIONS.value)
-        packer = Packer(RowShape(LENGTH, MEDIA, 1, image_slots=slots), _OPEN_ROWS.value)
+        packer = Packer(
+            RowShape(LENGTH, MediaLengths(MEDIA, MEDIA), 1, image_slots=slots), _OPEN_ROWS.value
+        )
         start = time.perf_counter()
         rows: list[Row] = [row for item in conversations if (row := packer.place(item))]
         seconds = time.perf_counter() - start

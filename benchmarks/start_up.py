@@ -1,12 +1,11 @@
-"""Time and memory until the first records of a large file can be used.
+"""Time and memory until the first records of a large file are read.
 
     python benchmarks/start_up.py [--lines=250000 --lines=1000000] [--source=lines,array,rows]
 
-Each measurement runs in a new process. The clock runs, after the imports, from opening the source
-until 256 random records have been read: first without an index, then with the index of the first
-run. The file has conversations as long as LLaVA-Instruct-150K's (1.4 KB), and is dropped from the
-page cache before each measurement. Memory is the peak above the level after the imports. Linux
-only.
+Each measurement runs in a new process. After the imports, it times opening the source and reading
+256 random records: first without an index, then with the index that the first run left. The file
+has conversations as long as LLaVA-Instruct-150K's (1.4 KB), and is dropped from the page cache
+before each measurement. Memory is the peak above the level after the imports. Linux only.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/step_memory.py [--width=256] [--layers=8] [--length=128] [--rows=2]
 
-The stage 2 step of benchmarks/train_step.py with a vocabulary of 32,000, compiled for this machine
-and not run: the compiler reports the memory besides weights and batch. On a CPU attention is XLA's,
-whose scores only "none" and "dots" keep.
+Compiles the stage 2 step of benchmarks/train_step.py with a vocabulary of 32,000 for this machine
+and does not run it: the compiler reports the memory besides weights and batch. On a CPU, attention
+is XLA's, and only "none" and "dots" keep its scores.
 """
 
 from __future__ import annotations

@@ -4,18 +4,18 @@
 
 Needs torch, transformers and peft (pip install -e '.[parity]'). A stage 2 step (LoRA on q and v and
 the abstractor trained, vision and language model frozen), float32, optimizer included; both sides
-have the same weights, threads and cores, and take turns. Their losses of three steps must agree
-first, which shows that it is the same work.
+have the same weights, threads and cores, and take turns. First their losses of three steps must
+agree, which shows that both do the same work.
 
 by padded token   the same full sequences with one image for both.
 by useful token   conversations of the lengths that packing.py draws for stage 2 of the paper. Ours
-                  packs them into sequences of 2,048. PyTorch's are padded: to the longest of a
-                  random batch of four, as Hugging Face's trainer does; and to 2,048 tokens, as
+                  packs them into sequences of 2,048. PyTorch pads them: to the longest of a random
+                  batch of four, as Hugging Face's trainer does; and to 2,048 tokens, as
                   mPLUG-Owl's does.
 
-Ratios are PyTorch's time over ours: above 1 we are faster. OpenMP's threads wait for each other at
-every operation, so other load on the cores distorts PyTorch's wall time; use --threads=1
---clock=cpu then.
+Ratios are PyTorch's time over ours: above 1, ours is faster. OpenMP's threads wait for each other
+at every operation, so other load on the cores distorts PyTorch's wall time; if there is any, use
+--threads=1 --clock=cpu.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from owl_jax.models.lora import LoraConfig
 from owl_jax.models.stack import unstack
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.vlm import init_params
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import assign, split
@@ -56,7 +57,7 @@ from owl_jax.training.step import make_step
 # train_step.py defines --width, --layers, --rows, --length and --rounds; packing.py --open_rows.
 flags.FLAGS.set_default("width", 512)
 flags.FLAGS.set_default("length", 320)
-_THREADS = flags.DEFINE_integer("threads", 2, "and cores, of either side", lower_bound=1)
+_THREADS = flags.DEFINE_integer("threads", 2, "threads, and cores, of each side", lower_bound=1)
 _CLOCK = flags.DEFINE_enum(
     "clock", "wall", ["wall", "cpu"], "cpu, with --threads=1: for a machine under load"
 )
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> None:
     ours = Ours(config, params, Compute(scan_layers=False, loss_tile=40))
 
     def theirs(batch: Batch) -> float:
-        return float(torch_step(batch_inputs(batch, config.media_length)))
+        return float(torch_step(batch_inputs(batch, config.num_tokens("image"))))
 
     print(
         f"Decoder of {flags.FLAGS.layers} x {flags.FLAGS.width}, {threads} threads, "
@@ -139,10 +140,10 @@ def main(argv: list[str]) -> None:
     even = [1.0] * rounds
     report("by padded token", same["theirs"][1], same["ours"][1], even, even)
     fastest = min(same["theirs"][1]) / min(same["ours"][1])
-    print(f"of the fastest: {fastest:.2f}")
+    print(f"PyTorch / owl_jax, fastest steps: {fastest:.2f}")
 
     conversations = draw(MIX, 2_000)
-    packed = pack(conversations, config.media_length)
+    packed = pack(conversations, config.media_lengths())
     fill = float(np.mean([row.length for row in packed]))
     alone = float(np.mean([item.length for item in conversations]))
     groups = iter(in_groups(conversations, _BATCH.value))
@@ -173,8 +174,8 @@ def main(argv: list[str]) -> None:
         clock,
     )
     used = sum(map(sum, lengths[1:])) / sum(max(group) * len(group) for group in lengths[1:])
-    print(f"\nUseful tokens of each padded one: packed {fill / LENGTH:.1%}, padded to the longest")
-    print(f"of {_BATCH.value} {used:.1%}, padded to {LENGTH:,} {alone / LENGTH:.1%}")
+    print(f"\nUseful tokens: {fill / LENGTH:.1%} packed, {used:.1%} padded to the longest of")
+    print(f"{_BATCH.value}, {alone / LENGTH:.1%} padded to {LENGTH:,}")
     packed_tokens = [float(tokens) for tokens in packed_lengths[1:]]
     for name, tokens in (
         ("longest", [float(sum(group)) for group in lengths[1:]]),
@@ -209,9 +210,9 @@ def report(
     )
 
 
-def pack(conversations: Sequence[Conversation], media_length: int) -> list[Row]:
+def pack(conversations: Sequence[Conversation], media: MediaLengths) -> list[Row]:
     """Packs conversations as training does."""
-    packer = Packer(RowShape(LENGTH, media_length, 1, SLOTS), flags.FLAGS.open_rows)
+    packer = Packer(RowShape(LENGTH, media, 1, SLOTS), flags.FLAGS.open_rows)
     return [row for item in conversations if (row := packer.place(item))]
 
 
@@ -229,11 +230,11 @@ def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: i
     def example(item: Conversation) -> Example:
         n, images = len(item.input_ids), len(item.images)
         ids = random.integers(3, config.llm.vocab_size, n).astype(np.int32)
-        ids[1 : 1 + images * config.media_length] = -1
+        ids[1 : 1 + images * config.num_tokens("image")] = -1
         pixels = random.integers(0, 256, (images, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(n) > n // 2, pixels, pixels[:0])
 
-    shape = RowShape(length, config.media_length, size, image_slots=SLOTS)
+    shape = RowShape(length, config.media_lengths(), size, image_slots=SLOTS)
     return collate([[example(item) for item in row] for row in rows], shape)
 
 

@@ -50,11 +50,11 @@ def make_batch(config: OwlConfig, rows: int, length: int) -> Batch:
     """Sequences of one image and random tokens, half of them supervised."""
     random = np.random.default_rng(0)
     size = config.vision.image_size
-    shape = RowShape(length, config.media_length, size, image_slots=1)
+    shape = RowShape(length, config.media_lengths(), size, image_slots=1)
 
     def example() -> Example:
         ids = random.integers(3, config.llm.vocab_size, length + 1).astype(np.int32)
-        ids[1 : 1 + config.media_length] = -1
+        ids[1 : 1 + config.num_tokens("image")] = -1
         image = random.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(length + 1) > length // 2, image, image[:0])
 

@@ -54,7 +54,7 @@ while (($#)); do
         --spot | --reserved) price+=("$1") ;;
         --valid-for=?*) valid_for=${1#*=} ;;
         --no-queue) no_queue=yes ;;
-        --bucket=*/*) wrong "$1: the bucket's name alone is expected" ;;
+        --bucket=*/*) wrong "$1: expected only the bucket's name" ;;
         --bucket=?*) bucket=${1#*=} ;;
         --prepare=?*) prepare=${1#*=} ;;
         --delete-when-done) delete_when_done=yes ;;
@@ -74,7 +74,7 @@ numbers 1 --poll-seconds
 numbers 0 --quick-seconds --max-quick-ends
 ((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"
 [[ ! $valid_for || $valid_for =~ ^([1-9][0-9]*[dhms])+$ ]] ||
-    wrong "--valid-for=$valid_for: a duration such as 6h or 1d12h is expected"
+    wrong "--valid-for=$valid_for: expected a duration such as 6h or 1d12h"
 if [[ $action == create || $action == train ]]; then
     needs --type
     chip=$(chip_of "$type")
@@ -91,10 +91,10 @@ if [[ $action == train ]]; then
     needs_training
     [[ $prepare ]] || config_is_copied
     [[ $bucket || $prepare || $config$workdir != */bucket/* ]] ||
-        wrong "/bucket is there with --bucket=BUCKET, or if --prepare=COMMAND mounts something on it"
+        wrong "/bucket exists only with --bucket=BUCKET, or if --prepare=COMMAND mounts something there"
 else
     [[ ! $bucket$prepare$delete_when_done && ! ${training[*]} ]] ||
-        wrong "--bucket, --prepare, --delete-when-done and what follows -- are for train alone"
+        wrong "--bucket, --prepare, --delete-when-done and arguments after -- are for train only"
 fi
 where=(--zone="$zone" ${project:+--project="$project"})
 tpu_vm=(gcloud compute tpus tpu-vm)
@@ -147,7 +147,7 @@ await_slice() {
             ready) return ;;
             absent) create_slice ;;
             gone) delete_slice && create_slice ;;
-            failed) fail "the request for $name has failed; delete it and ask for something else" ;;
+            failed) fail "the request for $name has failed; delete it and request something else" ;;
         esac
         [[ $dry_run ]] && return
         say "$name is $state; looking again in $poll_seconds seconds"
@@ -165,8 +165,8 @@ pack() {
     run tar --create --gzip --file="$archive" --directory="$REPOSITORY" --exclude=__pycache__ "${SOURCE[@]}"
 }
 
-# ~/owl_jax is the working directory. Only removes what the archive replaces: weights, data or a
-# bucket may be beside it.
+# ~/owl_jax is the working directory. Removes only what the archive replaces, since weights, data or
+# a bucket may be beside it.
 start_training() {
     local unpack="mkdir -p owl_jax && cd owl_jax && rm -rf owl_jax configs launch"
     unpack+=" && tar -xzf ../owl_jax.tar.gz && bash launch/on_worker.sh install"
@@ -196,7 +196,7 @@ follow_training() {
             states=lost
             break
         fi
-        say "$name does not answer, or has not ended on every host; again in $poll_seconds seconds"
+        say "$name does not answer, or has not ended on every host; trying again in $poll_seconds seconds"
         sleep "$poll_seconds"
     done
     if [[ $states == *stopped* ]]; then
@@ -213,7 +213,7 @@ follow_training() {
 }
 
 train() {
-    trap 'say "interrupted here, not on $name: the same command joins it, stop ends it, delete ends its costs"; exit 130' INT
+    trap 'say "interrupted here, but not on $name: the same command joins the training, stop ends it, delete ends the costs"; exit 130' INT
     local started
     pack
     while true; do
@@ -228,7 +228,7 @@ train() {
             fail "the training could not be started on every host of $name"
         fi
         if [[ $dry_run ]]; then
-            # As a comment: pasted, it would delete the slice whatever the training's status was.
+            # As a comment: a pasted command would delete the slice whatever the training's status was.
             [[ $delete_when_done ]] && delete_slice 3>&1 | sed 's/^/# when it has ended with status 0: /'
             return 0
         fi
@@ -237,7 +237,7 @@ train() {
     if [[ $status == 0 && $delete_when_done ]]; then
         delete_slice
     else
-        say "$name is still there and costs, until: $(quoted "$0" delete --name="$name" "${where[@]}" ${no_queue:+--no-queue})"
+        say "$name still exists and costs, until you run: $(quoted "$0" delete --name="$name" "${where[@]}" ${no_queue:+--no-queue})"
     fi
     exit "$status"
 }

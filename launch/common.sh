@@ -9,7 +9,7 @@ fi
 set -euo pipefail
 
 # The exit status of a training that was preempted and has saved (EX_TEMPFAIL of sysexits.h). Such a
-# training is restarted, and so is one whose machine vanished; any other status is final.
+# training is restarted, as is one whose machine vanished; any other status is final.
 AGAIN=75
 
 # The repository, and the files of it that a training needs on another machine.
@@ -40,13 +40,13 @@ form_of() {
 
 # Explains an unknown argument: a flag without its value, a flag of the training, or anything else.
 refuse() {
-    local flag=${1%%=*} form='' hint='--help lists what there is'
+    local flag=${1%%=*} form='' hint='--help lists all flags'
     case $flag in
         --config | --config.* | --workdir) wrong "$flag is the training's: it comes after --" ;;
     esac
     [[ $flag =~ ^--[a-z-]+$ ]] && form=$(form_of "$flag")
     [[ $form ]] && wrong "$flag needs a value: $form"
-    [[ $1 == --* && $(form_of --sbatch) ]] && hint+="; for sbatch it is $(quoted "--sbatch=$1")"
+    [[ $1 == --* && $(form_of --sbatch) ]] && hint+="; to pass it to sbatch: $(quoted "--sbatch=$1")"
     wrong "unknown argument $(quoted "$1"); $hint"
 }
 
@@ -60,15 +60,15 @@ needs() {
     done
 }
 
-# numbers LOWEST FLAG...: checks that each value is a whole number from LOWEST on. Bash rejects 08 as
-# an octal number, and may overflow with 19 digits.
+# numbers LOWEST FLAG...: checks that each value is a whole number of at least LOWEST. Bash rejects 08
+# as an octal number, and may overflow with 19 digits.
 numbers() {
     local lowest=$1 flag variable
     for flag in "${@:2}"; do
         variable=${flag#--}
         variable=${variable//-/_}
         [[ ${!variable} =~ ^(0|[1-9][0-9]{0,17})$ ]] && ((${!variable} >= lowest)) && continue
-        wrong "$flag=${!variable}: a whole number from $lowest on is expected, without leading zeros"
+        wrong "$flag=${!variable}: expected a whole number of at least $lowest, without leading zeros"
     done
 }
 
@@ -76,14 +76,14 @@ numbers() {
 chip_of() {
     local chip=${1%%-*}
     [[ $1 =~ ^(v4|v5litepod|v5p|v6e)-[1-9][0-9]*$ ]] ||
-        wrong "--type=$1 is none of v4-N, v5litepod-N, v5p-N, v6e-N with a number N"
+        wrong "--type=$1: expected v4-N, v5litepod-N, v5p-N or v6e-N with a number N"
     echo "${chip/litepod/e}"
 }
 
 # needs_python FILE: checks that it is executable; relative paths start at the repository.
 needs_python() {
     (cd "$REPOSITORY" && type -P -- "$1" >/dev/null) ||
-        wrong "--python=$1 is not there, or cannot be run; to install one, in $REPOSITORY:" \
+        wrong "--python=$1 does not exist or cannot be run; to install one, in $REPOSITORY:" \
             "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
 }
 
@@ -101,21 +101,21 @@ needs_training() {
     [[ $config ]] || wrong "-- --config=FILE is missing: what to train"
     [[ $workdir ]] || wrong "-- --workdir=DIR is missing: where checkpoints go"
     [[ $(form_of --bucket) ]] && mount='--bucket=BUCKET mounts one: --workdir=/bucket/...'
-    [[ $workdir != *://* ]] || wrong "--workdir=$workdir: a folder is expected; $mount"
+    [[ $workdir != *://* ]] || wrong "--workdir=$workdir: expected a folder; $mount"
 }
 
 # Checks that the training's config file exists.
 config_is_here() {
     local file=${config%%:*} # the rest is get_config's argument
     (cd "$REPOSITORY" && [[ -f $file ]]) ||
-        wrong "--config=$file: no such file; a path that is not absolute begins in $REPOSITORY"
+        wrong "--config=$file: no such file; relative paths start at $REPOSITORY"
 }
 
-# The same for a training on a copy of this folder. Absolute paths are on the hosts: not checked.
+# The same for a training on a copy of this folder. Absolute paths are on the hosts, so not checked.
 config_is_copied() {
     [[ $config != /* ]] || return 0
     [[ $config =~ ^(\./)?(owl_jax|configs)/ ]] ||
-        wrong "--config=$config: put it into configs/, which is copied, or give a path of the hosts"
+        wrong "--config=$config: put it into configs/, which is copied, or give an absolute path on the hosts"
     config_is_here
 }
 
@@ -172,7 +172,7 @@ start_again() {
     (($1 == AGAIN)) || return 1
     quick_ends=$(($2 < quick_seconds ? quick_ends + 1 : 0))
     if ((quick_ends >= max_quick_ends)); then
-        say "given up: ended $quick_ends times in a row within $quick_seconds seconds of its start"
+        say "gave up: the training ended $quick_ends times in a row within $quick_seconds seconds of its start"
         return 1
     fi
     say "preempted after $2 seconds; starting again from the newest checkpoint"

@@ -9,7 +9,7 @@
 #
 # train submits python -m owl_jax.train --multihost with the arguments after --, for every host of
 # every slice, and returns. The cluster restarts it if it was preempted (75), if a node vanished, and,
-# as XPK always does, on status 42 and from 127 on; any other status is final.
+# as XPK always does, on status 42 and 127 or above; any other status is final.
 #
 #   create-cluster        create a cluster with slices, and mount a bucket in it
 #   status                the workload in the queue
@@ -53,7 +53,7 @@ while (($#)); do
         --name=?*) name=${1#*=} ;;
         --type=?*) type=${1#*=} ;;
         --slices=?*) slices=${1#*=} ;;
-        --bucket=*/*) wrong "$1: the bucket's name alone is expected" ;;
+        --bucket=*/*) wrong "$1: expected only the bucket's name" ;;
         --bucket=?*) bucket=${1#*=} ;;
         --spot) price+=("$1") ;;
         --reservation=?*) price+=("$1") ;;
@@ -73,9 +73,9 @@ numbers 0 --max-restarts
 ((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"
 for_cluster=("${price[@]}" ${bucket:+--bucket="$bucket"})
 [[ $action == create-cluster || ! ${for_cluster[*]} ]] ||
-    wrong "${for_cluster[*]} is for create-cluster alone; $action takes the cluster as it was made"
+    wrong "${for_cluster[*]} is for create-cluster only; $action uses the cluster as it is"
 [[ $action == train || ! $image$prepare && ! ${training[*]} ]] ||
-    wrong "--image, --prepare and what follows -- are for train alone"
+    wrong "--image, --prepare and arguments after -- are for train only"
 case $action in
     train | status | logs | wait | delete)
         needs --name

@@ -4,8 +4,8 @@
 #   launch/gpus.sh [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
 #
 # Arguments after -- go to python -m owl_jax.train unchanged. The exit status is the training's, but
-# after 75 (preempted, and saved) it is restarted. SIGTERM and Ctrl-C are forwarded; then the
-# training saves, and this ends with 75.
+# after 75 (preempted, and saved) the training is restarted. SIGTERM and Ctrl-C are forwarded: the
+# training saves, and this script ends with 75.
 #
 #   --processes=N         1 (default): one process for all GPUs. N: the GPUs divided among N
 #                         processes. gpus: one process for each
@@ -55,12 +55,12 @@ if [[ $processes == 1 ]]; then
 else
     if [[ ! $gpus ]]; then
         gpus=$(run nvidia-smi --list-gpus | wc -l) || fail "nvidia-smi finds no GPUs; give --gpus=N"
-        [[ $dry_run ]] && gpus=8 && echo "# supposing that it lists 8"
+        [[ $dry_run ]] && gpus=8 && echo "# assuming that it lists 8"
     fi
     ((gpus > 0)) || fail "nvidia-smi lists no GPUs; give --gpus=N"
     [[ $processes == gpus ]] && processes=$gpus
     ((gpus % processes == 0)) ||
-        wrong "--processes=$processes cannot share out $gpus GPUs evenly; choose a divisor"
+        wrong "--processes=$processes does not divide $gpus GPUs evenly; choose a divisor"
 fi
 
 # command_of PROCESS: sets `command`.

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs on each host of a TPU slice: launch/cloud_tpu.sh calls it over ssh. The training is not a child
-# of the ssh connection, so that it survives a broken connection.
+# of the ssh connection, so it survives a broken connection.
 #
 #   launch/on_worker.sh install            Python and owl_jax into .venv
 #   launch/on_worker.sh mount BUCKET       the bucket as /bucket
 #   launch/on_worker.sh start CHIP ARG...  start the training with these arguments, unless it runs
 #   launch/on_worker.sh follow             print its output, until it has ended
 #   launch/on_worker.sh state              one line: running, its exit status, lost or none
-#   launch/on_worker.sh stop               SIGTERM: it saves and ends; wait for that
+#   launch/on_worker.sh stop               send SIGTERM; wait until it has saved and ended
 #
 # The training holds run/lock while it runs; a lock, unlike a file, does not survive a reboot.
 
@@ -93,7 +93,7 @@ case ${1-} in
     stop)
         if runs; then
             touch run/stopped
-            # Missing until XLA's flags are determined, and for ever if that fails.
+            # run/pid is missing until XLA's flags are determined, and for ever if that fails.
             until [[ -e run/pid ]] || ! runs; do sleep 0.2; done
             [[ -e run/pid ]] && kill -TERM "$(cat run/pid)"
             until_ended

@@ -14,7 +14,8 @@
 source launch/common.sh
 
 python=$1 files=$2-$SLURM_JOB_ID quick_seconds=$3 max_quick_ends=$4 training=("${@:5}")
-# Slurm also signals this shell when it preempts. Not ignored: srun would inherit that.
+# Slurm also signals this shell when it preempts. An empty trap, since srun would inherit an ignored
+# signal.
 trap : TERM
 
 eval "$(flags_line XLA_FLAGS "$python" gpu)"

@@ -1,4 +1,4 @@
-"""Starts Python by fork: what each would import and trace anew, this process has.
+"""Starts Python by fork: what each process would import anew, this process has imported.
 
 It runs as `python -c TEXT-OF-THIS-FILE DESCRIPTOR-OF-A-SOCKET` (forked.py). Nothing runs in it yet
 when it forks: JAX has no backend, Python no second thread. From there on a process is what
@@ -32,7 +32,7 @@ from owl_jax.training.report import write_curves
 
 
 def prepare():
-    """Does once what each training does: the shapes of the tests' model, imports of its report."""
+    """Does once what each training does: traces the tests' model, imports what draws its report."""
     with patch("jax.default_backend", return_value="cpu"):  # without making it
         for lora in None, LoraConfig(rank=2, alpha=4.0, dropout=0.1):
             abstract_params(replace(tiny.CONFIG, lora=lora))

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
-ROOT = TESTS.parent
 
 
 class Forked:

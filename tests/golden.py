@@ -89,21 +89,21 @@ def rows(
     ids: int[B, L], negative at media. pixels, clips: as the original has them, float32[n, 3, S, S]
     and [m, 3, T, S, S], in reading order over the batch.
     """
-    length = config.media_length
+    lengths = config.media_lengths()
     images, num_images = None, 0
     if pixels is not None:
-        images = _slots((ids == -1).sum(axis=1) // length, pixels.transpose(0, 2, 3, 1))
+        images = _slots((ids == -1).sum(axis=1) // lengths.image, pixels.transpose(0, 2, 3, 1))
         num_images = images.shape[1]
     videos, num_videos = None, 0
     if clips is not None:
-        videos = _slots((ids == -2).sum(axis=1) // length, clips.transpose(0, 2, 3, 4, 1))
+        videos = _slots((ids == -2).sum(axis=1) // lengths.video, clips.transpose(0, 2, 3, 4, 1))
         num_videos = videos.shape[1]
     return {
         "input_ids": np.maximum(ids, 0).astype(np.int32),
         "positions": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
         "segment_ids": np.ones(ids.shape, np.int32),
         "key_segments": np.ones(ids.shape, np.int32),
-        "media_index": index_media(ids, length, num_images, num_videos),
+        "media_index": index_media(ids, lengths, num_images, num_videos),
         "images": images,
         "videos": videos,
     }
@@ -188,7 +188,7 @@ def _trace(config: OwlConfig, params: Any, args: dict[str, Any]) -> Arrays:
     if (args["images"] is None) == (args["videos"] is None):
         return traced
 
-    first = config.media_length * np.arange(logits.shape[1] // config.media_length)
+    first = config.num_tokens("image") * np.arange(logits.shape[1] // config.num_tokens("image"))
     used = (args["media_index"][:, :, None] == first).any(axis=1)
     media = args["images"][:, :, None] if args["videos"] is None else args["videos"]
     used = used[:, : media.shape[1]].reshape(-1)

@@ -1,5 +1,6 @@
 """The command that prepares: every kind of source, killed and resumed, mistakes in one line."""
 
+import errno
 import json
 import re
 import shutil
@@ -11,10 +12,13 @@ import time
 import forked
 import pytest
 import source_files
+from absl import flags
+from absl.testing import flagsaver
 
+from owl_jax import prepare
 from owl_jax.data.shards.journal import SKIPPED_FILE
 from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
-from owl_jax.data.shards.target import INDEX_DIR
+from owl_jax.data.shards.target import INDEX_DIR, Options, find_finished
 from owl_jax.data.sources.detect import open_source
 
 EMBEDDED = f"{source_files.EMBEDDED}:vqa"
@@ -201,7 +205,7 @@ def test_a_source_that_changed_since_is_noticed(pictures, tmp_path):
     message = _refused(1, source, finished, root, "--limit=5")
     assert "is finished, but its source has changed since (fingerprint " in message
     message = _refused(1, source, begun, root, "--shard_size=0.05")
-    assert "the source has changed since it was begun (fingerprint " in message
+    assert "the source has changed since the first run (fingerprint " in message
     shutil.rmtree(begun / INDEX_DIR)
     assert (_content(finished), _content(begun)) == before
     source.write_text(words)
@@ -287,7 +291,7 @@ def test_an_interrupt_from_the_keyboard(pictures, tmp_path):
 
 
 def test_progress_is_told_now_and_then(tmp_path, monkeypatch, capsys):
-    from owl_jax import prepare
+
     from owl_jax.data.shards.write import Progress
 
     now = 100.0
@@ -299,6 +303,26 @@ def test_progress_is_told_now_and_then(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "152 of 4,000 records, 2 skipped, 10 a second, 0:06:25 left"
     assert len(lines) == 3
+
+
+def test_a_journal_that_another_process_deletes_meanwhile(specs, tmp_path, monkeypatch, capsys):
+    """A run that has just finished deletes its journal."""
+    target = tmp_path / "target"
+    _done(specs["json_lines"], target)
+    looks = []
+
+    def vanished(*_):
+        looks.append(target)
+        if len(looks) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return find_finished(target, specs["json_lines"], Options())
+
+    monkeypatch.setattr("owl_jax.data.shards.target.find_finished", vanished)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["prepare", f"--source={specs['json_lines']}", f"--target={target}"])
+        prepare.main(["prepare"])
+    assert capsys.readouterr().out.startswith(f"{target} is finished: ")
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize("flags", [(), ("--restart",)])

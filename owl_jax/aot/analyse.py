@@ -43,7 +43,7 @@ def analyse(
         return Report(topology, program, quick, dict(options or {}), memory, seconds, refused=True)
 
     module = hlo.parse(compiled.text)
-    # The decode loop has no fixed length; one iteration counts.
+    # The decode loop has no fixed length, so count one iteration.
     runs = count_runs(module, endless_loop(module) if program.name == "decode" else None)
     exchanged = collectives.find(runs, program.mesh.size)
     kinds: dict[str, dict[str, Traffic]] = defaultdict(lambda: defaultdict(Traffic))
@@ -89,7 +89,7 @@ def analyse(
 def largest_arrays(runs: Runs) -> list[LargeArrays]:
     """The largest arrays that steps write to memory, by type.
 
-    The arrays of one type that a loop carries are alive at once.
+    All arrays of one type that a loop carries are alive at the same time.
     """
     not_written = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
     alive: Counter[str] = Counter()
@@ -130,7 +130,7 @@ def _most_common(origins: Counter[str]) -> tuple[str, ...]:
 
 
 def _origin(op_name: str) -> str:
-    """JAX's path without the common parts; it shows backward and recomputed operations."""
+    """JAX's name path without common parts; shows the backward pass and recomputation."""
     parts = [part for part in op_name.split("/") if part not in _COMMON_PARTS]
     is_from_jax = "/" in op_name  # the compiler's own are named like "broadcast.22"
     return "/".join(parts[-5:]) if is_from_jax and parts else _COMPILER

@@ -3,10 +3,12 @@
 The bytes of a collective are those of its larger side on one device: the output of an all-gather,
 the operand of an all-reduce, the input of a reduce-scatter.
 
-This module undoes three transformations of the TPU compiler. It splits a collective into steps
-inside the fusions of other work; these share a channel, and count once. A reduce-scatter is an
-all-reduce inside a fusion with a special name. And transfers between slices go through the hosts,
-as a send and a receive that name the collective.
+The TPU compiler transforms collectives in three ways, which this module undoes:
+  - it splits a collective into steps inside fusions of other work; these share a channel and are
+    counted as one collective;
+  - it turns a reduce-scatter into an all-reduce inside a fusion with a special name;
+  - it sends transfers between slices through the hosts, as a send and a receive that name the
+    collective.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _REDUCE_SCATTER = "all-reduce-scatter"  # prefix of such a fusion's computation
 class Collective:
     """One collective of the program.
 
-    key: shared by all its parts in the text. runs: how often it runs. nbytes: per run.
+    key: shared by all its parts in the HLO. runs: how often it runs. nbytes: per run.
     group: device ids of its first group; the others are alike. Empty for transfers between slices
       through the hosts.
     """
@@ -56,7 +58,7 @@ class Collective:
 class Route:
     """How the devices of a group are connected.
 
-    size: devices, or slices. links: ICI ports of a chip to the others; 0 between slices.
+    size: number of devices or slices. links: ICI ports of a chip to the others; 0 between slices.
     """
 
     size: int
@@ -86,7 +88,7 @@ def parts(
 ) -> Iterator[tuple[Computation, Instruction]]:
     """The collectives, or parts of them, in a step, each with its computation.
 
-    Computations that a call or conditional calls are separate steps.
+    Does not follow calls and conditionals: the computations they call are scheduled separately.
     """
     if is_part(step):
         yield computation, step
@@ -111,10 +113,10 @@ def key(part: Instruction) -> str:
 
 
 def route(collective: Collective, devices: np.ndarray, topology: Topology) -> Route:
-    """The network of a collective. devices: of the mesh, in the order of their ids in the program.
+    """The network of a collective. devices: the mesh's, in the order of their ids in the program.
 
-    Along a dimension of the grid a chip has two links if the group spans a closed ring. Otherwise
-    the chips at the ends have one, and the others wait for them.
+    Along a dimension of the grid, a chip has two links if the group spans a closed ring. Otherwise
+    one link counts: the chips at the ends have only one, and the others wait for them.
     """
     members = [devices[number] for number in collective.group]
     slices = {getattr(device, "slice_index", 0) for device in members}

@@ -22,7 +22,7 @@ _GIB = 2**30
 class Memory:
     """HBM bytes on one device, as the compiler reports them.
 
-    aliased: outputs that reuse donated arguments. program: its code.
+    aliased: outputs that reuse donated arguments. program: the program's code.
     """
 
     arguments: int
@@ -33,14 +33,16 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes needed while it runs."""
+        """Bytes that the program needs while it runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """memory and text (HLO) of a program. refused: bytes in the compiler's error if it does not
-    fit."""
+    """A compiled program. text: its HLO.
+
+    memory: None if the program does not fit; refused: then the bytes in the compiler's error.
+    """
 
     seconds: float
     memory: Memory | None = None
@@ -51,10 +53,10 @@ class Compiled:
 def compile_program(
     lowered: jax.stages.Lowered, quick: bool = False, options: Mapping[str, Any] | None = None
 ) -> Compiled:
-    """Compiles. Raises UserError for an unknown compiler option.
+    """Compiles a program. Raises UserError for an unknown compiler option.
 
     quick: optimisation level O0: same work, nearly the same memory, useless for time estimates.
-    options: XLA's, {"xla_tpu_scoped_vmem_limit_kib": "65536"}.
+    options: XLA's, such as {"xla_tpu_scoped_vmem_limit_kib": "65536"}.
     """
     start = time.perf_counter()
     try:
@@ -79,7 +81,7 @@ def compile_program(
 
 
 def versions() -> dict[str, str]:
-    """Versions of the compiler, on which the program depends."""
+    """The versions that the compiled program depends on."""
     return {name: metadata.version(name) for name in ("jax", "libtpu")}
 
 

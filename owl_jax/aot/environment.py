@@ -1,7 +1,7 @@
 """Environment variables of libtpu and JAX for compiling without a TPU.
 
-It runs before JAX is imported, so it does not import JAX. Settings that the shell has for training
-on a real TPU do not affect the compiled program.
+This module runs before JAX is imported, so it does not import JAX. If the shell has settings for
+training on a real TPU, they do not affect the compiled program.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ compiler, are assumed to reach 40 % of peak FLOPs. Collectives run one at a time
 the operations after their start; only the time still left when the result is needed counts
 (exposed).
 
-Known errors: attention kernels at 30 to 60 % would change a stage 2 step by 4 % either way;
-elementwise operations come out about twice too slow; v6e is poorly calibrated.
+Known errors: if attention kernels reached 30 or 60 % instead, a stage 2 step would change by 4 %
+either way; elementwise operations are estimated about twice too slow; v6e is poorly calibrated.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def estimate(
 ) -> Estimate:
     """Sums all computations, weighted by their runs.
 
-    exchanged: the program's collectives. devices: as for `collectives.route`.
+    exchanged: the program's collectives. devices: as in `collectives.route`.
     """
     on_the_wire = {
         item.key: collectives.seconds(
@@ -111,8 +111,8 @@ def expected_cycles(step: Instruction) -> int:
 def _needed(computation: Computation, keys: list[tuple[str, ...]]) -> dict[int, list[str]]:
     """{index of a step: collectives that must be complete at its end}.
 
-    keys: of the collectives in each step. A collective completes at its -done; if it is split over
-    fusions, at the last of these; otherwise at once.
+    keys: of the collectives in each step. A collective completes at its -done; one that is split
+    over fusions, at the last of them; any other, at once.
     """
     last: dict[str, int] = {}
     under_way: dict[str, tuple[str, ...]] = {}  # step -> collectives that it starts or continues

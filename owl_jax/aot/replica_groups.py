@@ -13,9 +13,9 @@ Group = tuple[int, ...]
 
 
 def first_group(instruction: Instruction, devices: int) -> Group:
-    """The first group of a collective; by default all devices.
+    """The first group of a collective; all devices if it names none.
 
-    For a permutation, the pair whose ids are furthest apart.
+    For a permutation: the pair whose ids are furthest apart.
     """
     pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", instruction.attributes)
     if pairs:
@@ -32,8 +32,8 @@ def read_groups(text: str) -> list[Group]:
     {{0,1},{2,3}}: explicit.
     [2,4]<=[8]T(0): two groups of four: consecutive ids in an array of shape [8], transposed by
       T(0), reshaped to [2,4].
-    mesh['a'=2,'b'=4], device_ids=([8]) {'b'}: ids in an array of the mesh's shape; a group varies
-      along the axes in brackets only. device_ids: an optional order of the ids, as above.
+    mesh['a'=2,'b'=4], device_ids=([8]) {'b'}: ids in an array of the mesh's shape; within a
+      group only the axes in braces vary. device_ids: an optional order of the ids, as above.
     """
     if text.startswith("mesh["):
         return _of_mesh(text)

@@ -1,6 +1,7 @@
 """Counts how often each computation of a compiled program runs.
 
-XLA's cost analysis counts a loop body once. Here trip counts multiply, also of nested loops.
+XLA's cost analysis counts a loop body once. This module multiplies by the trip counts of all loops
+around a computation.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def count_runs(module: Module, start: str | None = None) -> Runs:
     """
     first = start or module.entry.name
     runs = Runs(module, {first: 1}, {first: 1})
-    # Callees precede callers, so in reverse the runs of each are complete when it is visited.
+    # Callees precede callers, so in reverse order a computation's count is complete when visited.
     for computation in reversed(list(module.computations.values())):
         count = runs.inside.get(computation.name, 0)
         is_scheduled = computation.name in runs.scheduled

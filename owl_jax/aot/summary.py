@@ -50,11 +50,17 @@ class Estimated:
 
 @dataclass
 class Report:
-    """collectives: {kind: {"ICI" or "DCN": ...}}. largest: the largest intermediate arrays.
-    hardware_flops: per device. bytes_read: from HBM, per device. unknown_loops: loops whose trip
-    count is unknown, counted once. refused: it needs more HBM than there is.
-    estimated: None with --quick, or if the program does not fit. slowest: (estimated seconds,
-    origin) of operations. text: the compiled program's HLO.
+    """What is known of a compiled program.
+
+    refused: the program needs more HBM than the chip has.
+    largest: the largest intermediate arrays.
+    collectives: {kind: {"ICI" or "DCN": ...}}.
+    hardware_flops: per device.
+    bytes_read: from HBM, per device.
+    unknown_loops: loops whose trip count is unknown; they count once.
+    estimated: None with --quick, or if the program does not fit.
+    slowest: (estimated seconds, origin) of operations.
+    text: the compiled program's HLO.
     """
 
     topology: Topology

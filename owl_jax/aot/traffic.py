@@ -18,7 +18,7 @@ _FREE = frozenset(
     )
 )
 _SLICES = ("dynamic-slice", "slice", "gather", "slice-start")
-# Inside a fusion, these need all of their operands for any part of the result.
+# Inside a fusion, these need their operands in full for any part of the result.
 _WHOLE = ("dot", "convolution", "reduce", "sort", "scatter", "custom-call")
 
 
@@ -89,7 +89,7 @@ def _inside(
     """How many elements of `value` are needed to compute `wanted` elements of its fusion.
 
     A fusion computes elements on demand: if a value is converted and then sliced, only the slice
-    is needed. is_result: the fusion produces the output of the step. known: memo, by the value's
+    is needed. is_result: the fusion produces the output of the step. known: results by the value's
     name.
     """
     if value.name not in known:

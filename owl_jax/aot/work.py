@@ -20,8 +20,8 @@ from owl_jax.aot.runs import Runs
 
 PALLAS = "tpu_custom_call"
 
-# Matmuls of size L x L x K in an attention kernel. Forward: scores and values. Gradients: the
-# scores again, then those of the probabilities and of the query, or of the key and value.
+# Matmuls of size L x L x K in an attention kernel. fwd: scores and values. dq: scores again, and
+# the gradients of probabilities and query. dkv: the same with key and value instead of query.
 _MATMULS = {"dkv": 4, "dq": 3, "fwd": 2}
 
 
@@ -44,7 +44,7 @@ def matmul_flops(runs: Runs) -> float:
 
 
 def kernels(runs: Runs) -> list[Kernel]:
-    """The Pallas kernels, by name."""
+    """The Pallas kernels, sorted by name."""
     times: Counter[str] = Counter()
     flops: dict[str, float | None] = {}
     for computation, instruction, count in runs.everything():
@@ -80,9 +80,9 @@ def kernel_name(instruction: Instruction) -> str:
 def kernel_flops(computation: Computation, instruction: Instruction) -> float | None:
     """FLOPs of one run of an attention kernel; None for any other kernel.
 
-    Splash attention computes the score matrix in blocks; under a causal mask, those that touch the
-    lower triangle. Its first operand is a table of the blocks. Query positions are an int32 operand
-    only if the mask is causal; segment ids are two more.
+    Splash attention computes the score matrix in blocks; under a causal mask, only the blocks that
+    touch the lower triangle. Its first operand is a table of the blocks. If the mask is causal, it
+    has an int32 operand with the query positions; segment ids are two more int32 operands.
     """
     kind = next((kind for kind in _MATMULS if kind in kernel_name(instruction)), None)
     operands = [operand.arrays[0] for operand in computation.operands(instruction)]

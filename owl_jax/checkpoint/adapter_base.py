@@ -1,8 +1,8 @@
-"""The base of an adapter: a name for people and a fingerprint (hash) to compare.
+"""The base model of an adapter: a readable name, and a hash (`fingerprint`) of its weights.
 
-The hash covers a corner of every tensor of the language model, in bfloat16: cheap for weights in
-files or on many devices, and the same for every dtype in which they are loaded. It detects
-mistakes, not tampering.
+The hash covers a corner of every tensor of the language model, in bfloat16. It is cheap to compute
+for weights in files or on many devices, and does not depend on the dtype in which they are loaded.
+It detects mistakes, not tampering.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Base:
 
     @staticmethod
     def of(name: str, llm: Mapping[str, Any]) -> Base:
-        """The record of an adapter for the language model `llm`."""
+        """The base to record for an adapter of the language model `llm`."""
         return Base(name, base_hash(llm))
 
     def __str__(self) -> str:
-        return f"{self.name or 'a base without name'} ({self.fingerprint[:14]})"
+        return f"{self.name or 'an unnamed base'} ({self.fingerprint[:14]})"
 
 
 def base_hash(llm: Mapping[str, Any]) -> str:
@@ -65,8 +65,8 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -
     found = Base.of(name, llm)
     if found.fingerprint != recorded.fingerprint:
         raise UserError(
-            f"{adapter} was trained on {recorded}, not on {found}; load that one, or insist: "
-            "owl_jax.load(..., any_base=True), --any_base, in a training "
+            f"{adapter} was trained on {recorded}, not on {found}; load that base, or allow "
+            "another one: owl_jax.load(..., any_base=True), --any_base or, in a training, "
             "--config.allow_base_mismatch=True"
         )
 
@@ -92,7 +92,7 @@ def read_base(directory: Path) -> Base | None:
 
 
 def _corner(leaf: LazyArray) -> np.ndarray:
-    # Of a stack of matrices, every layer.
+    # Stacked matrices: the corner of every layer.
     part = tuple(
         slice(0, size if axis == 0 and len(leaf.shape) > 2 else min(size, _CORNER))
         for axis, size in enumerate(leaf.shape)

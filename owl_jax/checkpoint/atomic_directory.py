@@ -1,10 +1,11 @@
-"""Creates a directory atomically, also with concurrent writers.
+"""Creates a directory atomically, even with concurrent writers.
 
-It is written under a private hidden name beside its target, `.NAME.RANDOM.HOST.partial`, and
-renamed at the end. A rename onto an empty directory succeeds and onto any other fails, so of
-several runs with one target exactly one wins. The private directory is locked while its owner
-lives. The next run with the same target removes the leftovers of a killed run: those without a
-lock, or, if they are from another host or the file system has no locks, those older than a day.
+The directory is written under a private hidden name beside its target,
+`.NAME.RANDOM.HOST.partial`, and renamed at the end. Renaming onto an empty directory succeeds and
+onto any other fails, so exactly one of several runs with the same target wins. The private
+directory is locked while its owner lives. The next run with the same target removes the leftovers
+of killed runs: those that are not locked, or, from another host or on a file system without locks,
+those older than a day.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     Args:
       directory: new or empty; its parents are created. A link is followed.
 
-    Raises UserError if `directory` is in use or taken meanwhile, or cannot be written.
+    Raises UserError if `directory` is in use, if another run creates it meanwhile, or if it cannot
+    be written.
     """
     first = jax.process_index() == 0
     lock: int | None = None
@@ -158,8 +160,8 @@ def _host() -> str:
 def _lost(error: OSError, directory: Path) -> str:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
         return (
-            f"{directory} has appeared while this was being written, from another run; it is "
-            "unchanged, and nothing is left of this one. Name another place or remove it"
+            f"another run has created {directory} in the meantime; it is unchanged, and this run "
+            "leaves nothing behind. Name another place or remove it"
         )
     return str(_as_user_error(error, directory))
 
@@ -174,7 +176,7 @@ def _as_user_error(error: Exception, directory: Path) -> UserError:
 
 
 def _raise_together(fault: str) -> None:
-    """Raises UserError for a fault of process 0 in all processes, for any other in its own."""
+    """Raises UserError: in all processes for a fault of process 0, else only in its own process."""
     if message := _from_first(fault) or fault:
         raise UserError(message)
 

@@ -1,9 +1,9 @@
 """SHA256SUMS: the hash of every file of a model directory, in the format of coreutils.
 
-The files are compatible with `sha256sum -c SHA256SUMS` in both directions. It also reads
-MODEL.safetensors.sha256 files, which some downloads have beside their weights. A line is 64
-hexadecimal digits, a space, a space or `*`, and a path below the directory; in a line that begins
-with a backslash, backslashes and line breaks of the path are escaped.
+`sha256sum -c SHA256SUMS` checks what this module writes, and this module checks what sha256sum
+writes. It also reads the MODEL.safetensors.sha256 files that some downloads have beside their
+weights. A line is 64 hexadecimal digits, a space, a space or `*`, and a path below the directory;
+if the line begins with a backslash, backslashes and line breaks in the path are escaped.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def write_checksums(directory: Path, known: Mapping[str, str] | None = None) -> 
 
 
 def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: None) -> Verified:
-    """Compares every file that the directory's checksums list with its hash.
+    """Checks every file listed in the directory's checksums against its hash.
 
     progress: called with the bytes of each read.
 
-    Raises UserError if there are no checksums, they are damaged or name paths outside the
-    directory, or if a file differs, is missing or, with checksums of the whole directory, unlisted.
+    Raises UserError if there are no checksums, if they are damaged or name paths outside the
+    directory, if a file differs or is missing, or if checksums of the whole directory omit a file.
     """
     start = time.monotonic()
     expected = _read_lists(directory)
@@ -120,8 +120,8 @@ def _read_lists(directory: Path) -> dict[str, str]:
     lists = _lists(directory)
     if not lists:
         raise UserError(
-            f"{directory}: no {SUMS_FILE} to compare with; owl_jax writes it with every model, and "
-            "sha256sum makes it in a directory that you trust"
+            f"{directory}: no {SUMS_FILE} to compare with; owl_jax writes one with every model, "
+            "and sha256sum can create one for a directory that you trust"
         )
     expected: dict[str, str] = {}
     for path in lists:
@@ -131,7 +131,7 @@ def _read_lists(directory: Path) -> dict[str, str]:
             if expected.setdefault(name, digest) != digest:
                 raise UserError(f"{path}: two hashes of {shown(name)}; expected one for each file")
     if not expected:
-        raise UserError(f"{lists[0]}: names no file; expected lines of sha256sum")
+        raise UserError(f"{lists[0]}: lists no files; expected the output of sha256sum")
     return expected
 
 
@@ -142,7 +142,7 @@ def _read_list(path: Path) -> Iterator[tuple[str, str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > _LARGEST_LIST:
-        raise UserError(f"{path}: over {_LARGEST_LIST >> 20} MiB; expected lines of sha256sum")
+        raise UserError(f"{path}: over {_LARGEST_LIST >> 20} MiB; expected the output of sha256sum")
     bare = _BARE.fullmatch(data)
     if bare and path.suffix in _ONE_FILE:
         yield path.name.removesuffix(path.suffix), bare[1].decode().lower()
@@ -169,7 +169,7 @@ def _inside(name: str, path: Path, number: int) -> str:
     """Normalises a name. Raises UserError for one outside the directory."""
     plain = PurePosixPath(name)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in name:
-        raise UserError(f"{path}, line {number}: {shown(name)} is no file name below the directory")
+        raise UserError(f"{path}, line {number}: {shown(name)} is not a path below the directory")
     return str(plain)
 
 

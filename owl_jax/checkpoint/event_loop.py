@@ -1,9 +1,9 @@
-"""Event loops that end what was begun on them, for as long as Orbax works.
+"""Event loops for Orbax that finish all their tasks before they close.
 
-Orbax reads and writes a checkpoint's arrays at once, as tasks of an event loop of its own, and
-closes that loop when the first of them fails. The others are under way then: they end as "Exception
-ignored in ..." and "Event loop is closed", thousands of lines that TensorStore's threads print at
-any time, around the one that tells what is wrong.
+Orbax reads and writes all arrays of a checkpoint concurrently, as tasks of its own event loop, and
+closes that loop when the first task fails. TensorStore's threads then print thousands of lines for
+the unfinished tasks ("Exception ignored in ...", "Event loop is closed"), which bury the one line
+that explains the failure.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from contextlib import contextmanager
 class _PatientLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
         if not self.is_closed() and asyncio._get_running_loop() is None:
-            # Not cancelled: TensorStore reports to its loop even what nobody waits for. Again and
-            # again, since they begin others.
+            # Wait, do not cancel: TensorStore reports to the loop even if nothing awaits that.
+            # Repeat, since tasks may start others.
             while pending := asyncio.all_tasks(self):
                 self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-            self.run_until_complete(asyncio.sleep(0))  # what ended last is still to be told
+            self.run_until_complete(asyncio.sleep(0))  # runs the last callbacks
         super().close()
 
 
 class _PatientPolicy(asyncio.AbstractEventLoopPolicy):
-    """Makes patient loops; everything else is left to the policy of the program."""
+    """Makes patient loops; delegates everything else to the policy it replaces."""
 
     def __init__(self, former: asyncio.AbstractEventLoopPolicy) -> None:
         self.former = former
@@ -49,13 +49,13 @@ class _PatientPolicy(asyncio.AbstractEventLoopPolicy):
 
 @contextmanager
 def patient_event_loops() -> Iterator[None]:
-    """Event loops that are made inside the block wait for their tasks before they close.
+    """Makes event loops created inside the block wait for their tasks before they close.
 
-    Orbax makes its loops itself, in threads too, and cannot be given one. Errors of tasks that
-    nobody waits for are not told. A policy of event loops that the program has chosen stays, and
-    where a loop is running already Orbax takes another kind, which does not wait.
+    Orbax creates its own loops, also in threads, and does not accept one. Errors of tasks that
+    nothing awaits are not reported. This changes nothing if the program has set its own event loop
+    policy, or if a loop is already running: Orbax then uses another kind, which does not wait.
 
-    Blocks may overlap in any order; after the last one the policy is what it was.
+    Blocks may overlap in any order; the last one to end restores the policy.
     """
     policy = asyncio.get_event_loop_policy()
     if type(policy) is asyncio.DefaultEventLoopPolicy:

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.preprocessor import with_preprocessor
+from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
@@ -25,7 +25,8 @@ from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import FAMILIES, Family, family_for
+from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.weight_names import Row, without_prefix
 
 _HEAD = "lm_head.weight"  # in every language model of transformers
@@ -43,7 +44,7 @@ _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
 class Opened:
     """A model in files, or some subtrees of one.
 
-    config: of the model; for a single part, the rest has default values.
+    config: the model's; if only one part was opened, the other parts have default values.
     params: a tree of `LazyArray`s (checkpoint/lazy_arrays.py).
     as_trained: whether prompts are tokenised as in training (text/conversation.py): true for models
       that owl_jax trained, in either format, and false for the released models.
@@ -91,7 +92,7 @@ def abstract_params(config: OwlConfig) -> dict[str, Any]:
 
 
 def open_files(directory: Path) -> TensorFiles:
-    """The tensors of a directory: safetensors or PyTorch files, one or those of an index.
+    """The tensors of a directory: one safetensors or PyTorch file, or those of an index.
 
     Raises UserError if there are none, if a file or a tensor of the index is missing, or if a file
     is damaged.
@@ -139,18 +140,30 @@ def _is_path(name: str) -> bool:
 
 def open_family(directory: Path) -> Opened:
     """Opens a complete model. Raises UserError that lists every tensor that does not fit."""
-    # Before the weights: config.json gives the better error for a directory of something else.
+    # Before the weights: if the directory is not a model, config.json gives the better error.
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
-    config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(values)
+    _check_family(family, files, directory)
+    config = with_preprocessor(config, directory, family.reads_resizing)
     rows = family.weight_rows(config)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
     as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
     return Opened(config, params, as_trained, notes, files)
+
+
+def _check_family(family: Family, files: TensorFiles, directory: Path) -> None:
+    """Raises UserError if the tensors are another family's."""
+    names = files.names()
+    others = [other.model_type for other in FAMILIES.values() if other.mark in names]
+    if family.mark not in names and others:
+        raise UserError(
+            f"{directory}: config.json has model_type {family.model_type!r}, but the weights are "
+            f"those of {others[0]!r}; copy both from the same model"
+        )
 
 
 def open_vision(directory: Path) -> Opened:
@@ -159,7 +172,7 @@ def open_vision(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
-    vision = with_preprocessor(vision, directory)
+    vision = vision_with_preprocessor(vision, directory)
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()
@@ -205,10 +218,10 @@ def write_family(
     """Writes safetensors files with the original's names. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
+    Raises UserError for parts that no family's format can express.
     """
-    return write_shards(
-        to_source(MPLUG_OWL.weight_rows(config), params), directory, progress=progress
-    )
+    rows = family_for(config).weight_rows(config)
+    return write_shards(to_source(rows, params), directory, progress=progress)
 
 
 def _with_found_ids(
@@ -234,12 +247,12 @@ def _with_found_ids(
         for name, value in special_ids(directory).items()
         if 0 <= value < config.llm.vocab_size
     }
-    said = {name: getattr(config.llm, name) for name in found}
-    if found == said:
+    in_config = {name: getattr(config.llm, name) for name in found}
+    if found == in_config:
         return config, notes
     note = (
-        f"config.json says {_ids_as_text(said)}, the tokenizer {_ids_as_text(found)}; using the "
-        "tokenizer's"
+        f"config.json says {_ids_as_text(in_config)}, the tokenizer {_ids_as_text(found)}; "
+        "using the tokenizer's"
     )
     llm = dataclasses.replace(cast(Any, config.llm), **found)
     return dataclasses.replace(config, llm=llm), (*notes, note)
@@ -257,9 +270,9 @@ def _with_found_vocabulary(
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     if embedding not in files.names() or len(files.shape(embedding)) != 2:
         return config, ()
-    found, said = files.shape(embedding)[0], config.llm.vocab_size
-    if found == said:
+    found, in_config = files.shape(embedding)[0], config.llm.vocab_size
+    if found == in_config:
         return config, ()
     llm = dataclasses.replace(cast(Any, config.llm), vocab_size=found)
-    note = f"config.json says vocab_size {said}, the embedding has {found} rows; using {found}"
+    note = f"config.json says vocab_size {in_config}, the embedding has {found} rows; using {found}"
     return dataclasses.replace(config, llm=llm), (note,)

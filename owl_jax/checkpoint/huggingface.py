@@ -1,4 +1,4 @@
-"""Hugging Face's config.json: reads and writes those of a family, reads those of single parts."""
+"""Hugging Face's config.json: reads and writes a family's, and reads a single part's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.families import FAMILIES, Family
+from owl_jax.models.families import FAMILIES, Family, family_for
 from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language import LANGUAGE_MODELS
@@ -25,7 +25,7 @@ VISION_TYPES: Mapping[str, type[VisionPart]] = {
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
-    """The family that a config.json names; mPLUG-Owl by default, which may refuse it."""
+    """The family of a config.json; for an unknown one mPLUG-Owl, whose reader may refuse it."""
     kind = values.get("model_type")
     return FAMILIES.get(kind, MPLUG_OWL) if isinstance(kind, str) else MPLUG_OWL
 
@@ -47,11 +47,11 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
 def read_vision_config(directory: Path) -> VisionPart:
     """Reads the vision encoder from its own config.json, or from that of a model that includes it.
 
-    Raises UserError as `read_config`.
+    Raises UserError like `read_config`.
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    # A file that names no type is of the first encoder.
+    # A file without a type is taken for the first encoder's.
     kind = values.get("model_type", next(iter(VISION_TYPES)))
     if not isinstance(kind, str) or kind not in VISION_TYPES:
         known = ", ".join(VISION_TYPES)
@@ -62,7 +62,7 @@ def read_vision_config(directory: Path) -> VisionPart:
 
 
 def read_language_config(directory: Path) -> LanguagePart:
-    """Reads config.json of a plain language model. Raises UserError as `read_config`."""
+    """Reads config.json of a plain language model. Raises UserError like `read_config`."""
     path = directory / CONFIG_FILE
     values = read_json(path)
     source = Source(path, values)
@@ -90,7 +90,7 @@ def write_config(
 
     Raises UserError for parts that the family's format does not support.
     """
-    values = MPLUG_OWL.write_config(config, dtype)
+    values = family_for(config).write_config(config, dtype)
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 

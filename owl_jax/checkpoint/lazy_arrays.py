@@ -20,10 +20,10 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from owl_jax.models.transforms import Shape, Slices, size_of, whole
 
-# A CPU device takes arrays aligned to this many bytes without a copy.
+# JAX's CPU device uses arrays aligned to this many bytes without copying them.
 _ALIGNMENT = 64
 
-_AHEAD = 2  # pieces
+_AHEAD = 2  # pieces to read ahead
 
 
 class LazyArray(Protocol):

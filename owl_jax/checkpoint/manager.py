@@ -32,7 +32,7 @@ from owl_jax.checkpoint.tree_hash import described, tree_hash
 from owl_jax.errors import UserError, disk_full, one_line
 from owl_jax.sealed_json import Damaged, digest, sealed, unsealed
 
-# A checkpoint of another model differs everywhere; a few arrays identify that model.
+# Differing arrays in a message; if the model is another, all of them differ.
 _SHOWN = 5
 
 _LONGEST = 200  # characters of another library's message
@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, every: int = 1) -> None:
         self._directory = epath.Path(directory).absolute()
-        self._saving_loops = ExitStack()  # Orbax makes some in its threads, after save returns
+        self._saving_loops = ExitStack()  # Orbax creates some after save returns
         self._quiet = QuietOrbax()
         absl_logging.get_absl_logger().addFilter(self._quiet)
         policies = ocp.checkpoint_managers
@@ -146,12 +146,14 @@ class Checkpoints:
         hints: Mapping[str, str] | None = None,
         skip_damaged: bool = False,
         tell: Callable[[str], None] = print,
+        defaults: Mapping[str, Any] | None = None,
     ) -> tuple[int, Any] | None:
-        """Restores the newest checkpoint, if there is one, the same in all processes.
+        """Restores the newest checkpoint, if there is one; all processes restore the same one.
 
         Args:
-          skip_damaged: fall back to the one before a damaged one, which is moved, not deleted.
-          tell: called with a line about each that is moved.
+          skip_damaged: move a damaged checkpoint aside, without deleting it, and restore the one
+            before it.
+          tell: called with one line for each checkpoint that is moved.
           The others are those of `restore`.
 
         Returns:
@@ -162,18 +164,20 @@ class Checkpoints:
         """
         while (step := self.latest()) is not None:
             try:
-                state, _ = self.restore(step, abstract_state, data_iterator, expected_meta, hints)
+                state, _ = self.restore(
+                    step, abstract_state, data_iterator, expected_meta, hints, defaults
+                )
                 return step, state
             except DamagedCheckpoint as damage:
                 earlier = [before for before in self._manager.all_steps() if before < step]
                 if not earlier:
                     raise DamagedCheckpoint(
-                        f"{damage}; there is none before it: put its files back, or begin again in "
-                        "a new workdir"
+                        f"{damage}; there is no earlier checkpoint: put its files back, or start "
+                        "again in a new workdir"
                     ) from damage
                 if not skip_damaged:
                     raise DamagedCheckpoint(
-                        f"{damage}; to resume from the one before it, of step {max(earlier)}, give "
+                        f"{damage}; to resume from the checkpoint of step {max(earlier)}, add "
                         "--config.skip_damaged=True (this one is moved, not deleted)"
                     ) from damage
                 tell(f"{damage}; moved to {self._set_aside(step)}")
@@ -199,6 +203,7 @@ class Checkpoints:
         data_iterator: Any,
         expected_meta: Mapping[str, Any] | None = None,
         hints: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Restores a checkpoint onto any mesh.
 
@@ -211,6 +216,8 @@ class Checkpoints:
             {"fingerprint": tree_hash(frozen)}. "KEY name" is not compared; it is a readable name
             for the value of KEY.
           hints: {key: advice for an entry that differs}.
+          defaults: {key: the value of an entry that the checkpoint's meta lacks}, for entries that
+            checkpoints of earlier versions do not have.
 
         Returns:
           (state, meta)
@@ -218,7 +225,7 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint, or it is of another model or run: an entry of
             meta, a path, a shape or a dtype differs. The message has both values.
-          DamagedCheckpoint: its files cannot be read, or the state is not what was saved.
+          DamagedCheckpoint: its files cannot be read, or the state differs from what was saved.
         """
         name = self._name(step)
         if step not in self._manager.all_steps():
@@ -229,29 +236,29 @@ class Checkpoints:
             if meta.pop(_STEP, step) != step:
                 raise Damaged("its meta is of another step")
         recorded, arrays = meta.pop(_STATE, None), meta.pop(_ARRAYS, None)
-        expected = expected_meta or {}
+        expected, known = expected_meta or {}, {**(defaults or {}), **meta}
         for key, value in expected.items():
-            if meta.get(key) != value and not key.endswith(" name"):
+            if known.get(key) != value and not key.endswith(" name"):
                 raise UserError(
                     f"{name} is a checkpoint of another model or run: its {key} is "
-                    f"{_named(meta, key)}, but {_named(expected, key)} is expected; continue with "
-                    f"what it was made with, or use a new workdir{(hints or {}).get(key, '')}"
+                    f"{_named(known, key)}, but {_named(expected, key)} is expected; continue with "
+                    f"the {key} it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         with _reading(name):
             found = described(self._handlers["state"].metadata(self._path(step, "state")).tree)
             if arrays is not None and digest(found) != arrays:
-                raise Damaged("its arrays are not described as they were written")
+                raise Damaged("the paths, shapes or dtypes of its arrays have changed")
         _check_tree(name, found, described(abstract_state))
 
         with _reading(name):
             if data_iterator is not None:
                 position = position_of(self._position(step, name), recorded, is_sealed)
             state = self._read(step, "state", ocp.args.StandardRestore(abstract_state))
-            # If one of its files is missing, Orbax returns a key as its integers.
+            # If a file is missing, Orbax may return a PRNG key as its integers.
             if _dtypes(state) != _dtypes(abstract_state):
-                raise Damaged("its arrays come back as another kind")
+                raise Damaged("its arrays have other dtypes than were saved")
         if recorded is not None and tree_hash(state) != recorded:
-            raise DamagedCheckpoint(f"{name} is damaged: it holds other numbers than were saved")
+            raise DamagedCheckpoint(f"{name} is damaged: its values are not those that were saved")
         if data_iterator is not None:  # last, since it cannot be undone
             with _reading(name):
                 data_iterator.set_state(position)
@@ -276,8 +283,8 @@ class Checkpoints:
         saved = {int(path.stem.rpartition("-of-")[2]) for path in directory.glob("process_*-of-*")}
         if saved and count not in saved:
             raise UserError(
-                f"{name} has the positions in the data of {max(saved)} processes, but there are "
-                f"{count} now; start it with {max(saved)}, or begin the data again with "
+                f"{name} has the positions in the data of {max(saved)} processes, but this run "
+                f"has {count}; start it with {max(saved)}, or start the data again with "
                 "--config.data.resume=False"
             )
         if not mine.exists():
@@ -318,8 +325,8 @@ class Checkpoints:
             reason = disk_full(error)
             if reason is None:
                 raise
-            # Orbax registers a checkpoint and forgets the oldest when a save starts; on disk the
-            # oldest goes only after the newest is complete.
+            # When a save starts, Orbax lists the new checkpoint and drops the oldest from its
+            # list; it deletes the oldest from disk only after the new one is complete.
             self._manager.reload()
             latest = self._manager.latest_step()
             survivor = "there is none yet" if latest is None else f"it is of step {latest}"
@@ -331,16 +338,16 @@ class Checkpoints:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Raises damage that one process finds in all processes."""
+    """If one process finds damage, raises DamagedCheckpoint in all processes."""
     damage = None
     try:
         with patient_event_loops():
             yield
     except (FileNotFoundError, NotADirectoryError) as error:
         damage = DamagedCheckpoint(f"{name} is damaged: {one_line(error)[:_LONGEST]}")
-    except (UserError, JaxRuntimeError, OSError, MemoryError):  # of the run or its machine
+    except (UserError, JaxRuntimeError, OSError, MemoryError):  # not damage
         raise
-    except Exception as error:  # of any class, for files that are missing, cut or changed
+    except Exception as error:  # missing, cut or changed files raise any class
         reason = one_line(error.__cause__ or error)[:_LONGEST]
         damage = DamagedCheckpoint(f"{name} is damaged: {reason}")
     unreadable = np.array([damage is not None])

@@ -45,7 +45,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import PARTS, OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES
+from owl_jax.models.families import FAMILIES, family_for
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
@@ -91,7 +91,7 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
             f"{path}: version {values.version}; this owl_jax reads versions 1 and {_VERSION}"
         )
     try:
-        config = OwlConfig.from_dict(_of_now(values.version, values.model))
+        config = OwlConfig.from_dict(_with_current_names(values.version, values.model))
     except TypeError as error:
         raise UserError(f"{path}: not a model that this owl_jax knows ({error})") from None
     problems = config.problems() + id_problems(config.llm)
@@ -121,7 +121,7 @@ def open_model(directory: Path) -> Opened:
 def open_subtrees(directory: Path, names: Sequence[str]) -> Opened:
     """Opens the subtrees `names` of a model of either format, or of a single part.
 
-    Raises UserError for a subtree that the directory does not have, and as `open_model`.
+    Raises UserError for a subtree that the directory does not have, and like `open_model`.
     """
     opened = open_any(directory)
     _check_subtrees(directory, names, opened.params)
@@ -147,7 +147,7 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
         opened,
         config=dataclasses.replace(opened.config, lora=lora),
         params={**opened.params, "lora": factors},
-        # An adapter with a record of its base is one that owl_jax trained.
+        # Only adapters that owl_jax trained have a record of their base.
         as_trained=opened.as_trained or read_base(adapter) is not None,
     )
 
@@ -190,8 +190,9 @@ def save_model(
       as_trained: prompt tokenisation (hf_import.py, Opened).
       progress: called with the bytes of each tensor after it is written.
 
-    Raises UserError for an unknown format, a directory that is in use or taken meanwhile, a missing
-    subtree, an unreadable file of `companions`, or a full disk; nothing is left behind then.
+    Raises UserError for an unknown format, a directory that is in use or that another run creates
+    meanwhile, a missing subtree, an unreadable file of `companions`, or a full disk. Then it leaves
+    nothing behind.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}; expected one of {', '.join(FORMATS)}")
@@ -223,6 +224,8 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
+            if source and source["model_type"] != family_for(config).model_type:
+                source = None
             if as_trained:
                 source = {**(source or {}), AS_TRAINED: True}
             huggingface.write_config(config, target, dtype.name, source)
@@ -279,7 +282,7 @@ def _subtrees(config: OwlConfig) -> list[str]:
 
 
 def open_any(directory: Path) -> Opened:
-    """Opens every part of a model that a directory has. Raises UserError as `open_model`."""
+    """Opens all parts of a model that the directory has. Raises UserError like `open_model`."""
     values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
@@ -295,14 +298,14 @@ def _open_own(directory: Path) -> Opened:
     if not path.is_dir():
         raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
     nans: dict[str, int] = {}
-    held = _of_now(values.version, open_params(path, nans))
+    held = _with_current_names(values.version, open_params(path, nans))
     abstract = abstract_params(config)
     _check_subtrees(directory, list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
     return Opened(config, held, as_trained=values.as_trained, nans=nans)
 
 
-def _of_now(version: int, subtrees: Mapping[str, Any]) -> dict[str, Any]:
+def _with_current_names(version: int, subtrees: Mapping[str, Any]) -> dict[str, Any]:
     """Renames the subtrees of an earlier version."""
     names = SUBTREES_OF_VERSION_1 if version == 1 else {}
     return {names.get(name, name): value for name, value in subtrees.items()}

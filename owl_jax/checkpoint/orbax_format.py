@@ -1,8 +1,8 @@
 """The parameters of our own model directories: an Orbax tree, written and read piece by piece.
 
-Orbax writes arrays in memory, all at once. A `LazyArray` goes through Orbax too, one layer at a
-time, so the directory is an ordinary Orbax checkpoint. TensorStore, the format below Orbax, opens
-each parameter alone.
+Orbax itself writes arrays on devices, all at once. `LazyArray`s go through Orbax too, but one layer
+at a time; the result is an ordinary Orbax checkpoint. Reading uses TensorStore, the library below
+Orbax, which opens each parameter separately.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from owl_jax.models.transforms import Shape, Slices
 
 _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
-# What TensorStore keeps together: a process that holds a part of an array reads little beyond it.
+# Largest TensorStore chunk. It is small, so a process that needs one shard of an array reads little
+# beyond it.
 _CHUNK_BYTES = 16 * 2**20
 
-# Orbax's name for a part of a directory that one writer has written, which it puts together with
-# the others; a name of our own, since it writes what is on devices meanwhile.
+# Orbax merges all subdirectories ocdbt.process_*, one for each writer. The suffix is ours, since
+# Orbax writes arrays on devices to its own at the same time.
 _WRITTEN = "ocdbt.process_stored"
 
 
 def write_params(
     path: Path, params: Mapping[str, Any], progress: Callable[[int], None] = lambda nbytes: None
 ) -> None:
-    """Writes a tree of arrays, in memory or stored. All processes of a multi-host run call it.
+    """Writes a tree of arrays, on devices or lazy. All processes of a multi-host run call it.
 
-    progress: is told the bytes of each piece after it is written, of what is not on a device.
+    progress: called with the bytes of each piece of a lazy array after it is written.
     """
     streaming = _StreamingHandler(progress)
     wrapped = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _Streamed(x), params)
@@ -55,7 +56,7 @@ def write_params(
         (jax.Array, ocp.type_handlers.ArrayHandler()),
         (_Streamed, streaming),
     )
-    # No chunk holds parts of two layers: a piece never has to be read to be written.
+    # No chunk spans two layers, so writing a piece never has to read a chunk first.
     arguments = jax.tree.map(
         lambda x: ocp.SaveArgs(
             chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if len(x.shape) > 2 else ()
@@ -73,13 +74,13 @@ def write_params(
 
 
 def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, Any]:
-    """The tree that is in `path`, each leaf a `LazyArray`.
+    """Opens the tree in `path`; each leaf is a `LazyArray`.
 
-    found: gets {parameter: elements that are no numbers} of what is read.
+    found: receives {parameter: count of NaNs} as arrays are read.
 
-    Raises UserError if it is damaged or holds other numbers than floats.
+    Raises UserError if the tree is damaged or has an array that is not of floats.
     """
-    # Not by Orbax, which reads all arrays, and whole.
+    # Orbax would read all arrays, each of them whole.
     try:
         for file in path.rglob("*"):  # TensorStore would wait for a FIFO's writer
             if not file.is_dir():
@@ -96,7 +97,7 @@ def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, An
             shape = tuple(store.shape)
             opened[keys] = _OwnArray(path, "/".join(keys), store, shape, dtype, found)
         return unflatten_dict(opened)
-    # TypeError, AttributeError: one name is a leaf and a branch.
+    # TypeError, AttributeError: one name is a leaf and a subtree.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 
@@ -143,17 +144,17 @@ class _OwnArray:
 
 @dataclass(frozen=True)
 class _Streamed:
-    """A stored array as a leaf that Orbax knows the handler of."""
+    """Wraps a lazy array in a type for which Orbax calls `_StreamingHandler`."""
 
-    stored: LazyArray
+    array: LazyArray
 
     @property
     def shape(self) -> Shape:
-        return self.stored.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self.stored.dtype)
+        return np.dtype(self.array.dtype)
 
     @property
     def size(self) -> int:
@@ -164,12 +165,12 @@ class _Streamed:
         return self.size * self.dtype.itemsize
 
 
-def _read(stored: LazyArray, part: Slices) -> np.ndarray:
-    return np.asarray(stored[part])
+def _read(array: LazyArray, part: Slices) -> np.ndarray:
+    return np.asarray(array[part])
 
 
 class _StreamingHandler(ocp.type_handlers.NumpyHandler):
-    """Writes arrays one after another, and each piece by piece."""
+    """Writes one array after another, each piece by piece."""
 
     def __init__(self, progress: Callable[[int], None]):
         super().__init__()
@@ -182,9 +183,10 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
         infos: Sequence[Any],
         args: Sequence[ocp.SaveArgs] | None = None,
     ) -> Sequence[Any]:
-        """Writes the values to where Orbax looks for what a process has written.
+        """Writes the values to a subdirectory that Orbax merges.
 
-        An error is kept until Orbax is done with all arrays: it would leave the others half-way.
+        Keeps an error in `self.error` until Orbax is done with all arrays; raised here, it would
+        leave the others half-written.
         """
         del args
         if jax.process_index() == 0:
@@ -197,21 +199,21 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
         return []
 
     async def _write(self, value: _Streamed, directory: str, name: str) -> None:
-        # All zeros are stored like anything else: what is missing is not to be taken for them.
+        # Chunks of zeros are stored too, so that a missing chunk cannot pass for one.
         spec = _spec(directory, name) | {
             "metadata": {"chunks": _chunk(value), "compressor": None},
             "store_data_equal_to_fill_value": True,
         }
         store = await ts.open(spec, create=True, dtype=value.dtype, shape=value.shape)
         parts = list(pieces(value.shape))
-        reads = [partial(_read, value.stored, part) for part in parts]
+        reads = [partial(_read, value.array, part) for part in parts]
         for part, found in zip(parts, ahead(reads), strict=True):
             await store[part].write(found, can_reference_source_data_indefinitely=True)
             self._progress(found.nbytes)
 
 
 def _chunk(value: _Streamed) -> list[int]:
-    """The shape of what is kept together: a piece, cut into parts of one size where it is large."""
+    """The shape of a chunk: one piece or, if that is too large, one of its equal parts."""
     shape = [max(axis.stop - axis.start, 1) for axis in next(pieces(value.shape))]
     for axis, size in enumerate(shape):
         least = math.ceil(math.prod(shape) * value.dtype.itemsize / _CHUNK_BYTES)

@@ -32,7 +32,7 @@ _ACCEPTED = frozenset(
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",  # a module's name, used with megatron_config only
-        "merge_weights",  # of PEFT before 0.4: when it merges
+        "merge_weights",  # PEFT before 0.4: when to merge
         "peft_type",
         "peft_version",
         "qalora_group_size",  # used with use_qalora only
@@ -48,14 +48,14 @@ _ACCEPTED = frozenset(
 _BASE_KEPT = ("eva", "gaussian", "mica", "orthogonal")
 _BASE_CHANGED = ("corda", "loftq", "lora_ga", "olora", "pissa")
 
-# For all matches of a pattern; one of PEFT's takes far less than a millisecond.
+# For all matches of a pattern; typical patterns take far less than a millisecond.
 _PATTERN_SECONDS = 0.5
 
 
 def read_peft_config(path: Path) -> schema.Adapter:
     """Reads adapter_config.json.
 
-    Raises UserError for a missing file, a value of another type or out of range, and any key or
+    Raises UserError for a missing file, a value of the wrong type or out of range, and any key or
     value that is not plain LoRA.
     """
     values = read_json(path)
@@ -65,9 +65,9 @@ def read_peft_config(path: Path) -> schema.Adapter:
     if unsupported:
         names = listed((shown(name)[1:-1] for name in unsupported), most=20)
         raise UserError(f"{path}: not supported: {names}; expected plain LoRA")
-    said = schema.convert(path, values, schema.Adapter)
+    adapter = schema.convert(path, values, schema.Adapter)
     _check_initialisation(path, values.get("init_lora_weights", True))
-    return said
+    return adapter
 
 
 def _is_unsupported(name: str, value: Any) -> bool:
@@ -99,11 +99,11 @@ def _check_initialisation(path: Path, value: Any) -> None:
 def named_targets(
     target_modules: str | Sequence[str], modules: Mapping[str, Sequence[str]], path: Path
 ) -> tuple[str, ...]:
-    """The projections with a module that PEFT adapts.
+    """The projections of which PEFT adapts at least one module.
 
     target_modules: a pattern for the whole name of a module, or a list of names or suffixes.
     modules: module names by projection.
-    Raises UserError for an invalid pattern, and for one that takes too long.
+    Raises UserError for a pattern that is invalid or takes too long.
     """
     if not isinstance(target_modules, str):
         ends = tuple(f".{name}" for name in target_modules)

@@ -1,8 +1,8 @@
 """Writes safetensors files tensor by tensor.
 
-The safetensors library needs all tensors of a file in memory; a shard may be larger. Format: eight
-bytes with the header's length, a JSON header, then the tensors (github.com/huggingface/safetensors,
-"Format").
+The safetensors library needs all tensors of a file in memory, where a shard may not fit. Format:
+eight bytes with the header's length, a JSON header, then the tensors
+(github.com/huggingface/safetensors, "Format").
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes the tensors in order to files of up to `shard_bytes`, and an index of several files.
+    """Writes the tensors in order to files of up to `shard_bytes`, and an index for several files.
 
     progress: called with the bytes of each tensor after it is written.
 

@@ -1,4 +1,4 @@
-"""Schemas of the JSON files in model directories; parts have theirs in models/hf_config.py.
+"""Schemas of the JSON files in model directories; those of parts are in models/hf_config.py.
 
 A Struct lists the keys that are read; `read_as` and `convert` check types and ranges.
 """
@@ -21,7 +21,7 @@ from owl_jax.models.bounds import (
     checked,
 )
 
-# What tells a model directory, and an adapter of PEFT's.
+# The files that identify a model directory and a PEFT adapter.
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 
 _T = TypeVar("_T")

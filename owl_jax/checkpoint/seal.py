@@ -1,8 +1,7 @@
-"""The positions in the data of a checkpoint, each under its hash (sealed_json.py).
+"""A checkpoint's positions in the data, each sealed with a hash (sealed_json.py).
 
-The arrays have their fingerprint, which is in meta. A position names that fingerprint, so that it
-is never taken for one of another step or run. Checkpoints of older versions have no hashes and are
-taken as they are.
+A position records the tree hash of the checkpoint's arrays, so it is never mistaken for one of
+another step or run. Checkpoints of older versions have no hashes and are accepted unchecked.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ _POSITION, _STATE = "position", "state"
 
 
 class Position:
-    """A position in the data as Grain's handler takes it: bytes, sealed, of one state."""
+    """A position in the data for Grain's checkpoint handler, which saves `get_state`'s bytes.
+
+    state: the tree hash of the checkpoint's arrays.
+    """
 
     def __init__(self, position: Any, state: str) -> None:
         self._values = sealed({_POSITION: position, _STATE: state})
@@ -27,13 +29,13 @@ class Position:
 
 
 def position_of(data: bytes, state: str | None, must_be_sealed: bool) -> Any:
-    """The position in the data that a file holds.
+    """Reads the position in the data from a file's bytes.
 
     Args:
-      state: the fingerprint of the arrays that it has to belong to; None: not known.
-      must_be_sealed: whether it cannot be of an older version.
+      state: the expected tree hash of the arrays; None if unknown.
+      must_be_sealed: refuse a position without a hash, which older versions wrote.
 
-    Raises Damaged where it is another than was written, or of another checkpoint.
+    Raises Damaged if the position has changed or belongs to another checkpoint.
     """
     name = "position in the data"
     values, is_sealed = unsealed(json.loads(data), name)

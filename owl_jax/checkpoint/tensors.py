@@ -1,7 +1,7 @@
 """Reads and writes tensor files by a table of names and transforms (models/weight_names.py).
 
-No parameter keeps random values: missing, unexpected, duplicate and mis-shaped tensors are one
-error that lists them.
+No parameter stays randomly initialised: one error lists all missing, unexpected, duplicate and
+mis-shaped tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from owl_jax.files import NotAFile, check_regular
 from owl_jax.models.transforms import Shape, Slices, read_part, size_of, whole
 from owl_jax.models.weight_names import BUFFERS, Row
 
-# Integers would pass for floats, and narrower floats need a scale.
+# Integers are not weights, and narrower floats need a scale.
 _DTYPES: Mapping[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
     "F16": np.float16,
@@ -31,7 +31,7 @@ _DTYPES: Mapping[str, Any] = {
 }
 EXPECTED_DTYPES = "expected floats: bfloat16, float16, float32 or float64"
 
-# The dtype of a buffer: nobody reads it, so any is accepted.
+# Stands for a buffer's dtype; buffers are never read, so any dtype is accepted.
 UNREAD = np.dtype(np.void)
 
 
@@ -52,7 +52,7 @@ class TensorFiles:
     nans: {tensor: count of NaNs}, of other tensors that were read.
 
     Raises UserError if a file is damaged or not regular, if two files have the same tensor, or if
-    a tensor that is no buffer (weight_names.BUFFERS) has another dtype than floats.
+    a tensor, except a buffer (weight_names.BUFFERS), is not of floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -97,7 +97,7 @@ class TensorFiles:
         try:
             check_regular(path)
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                     view = file.get_slice(name)
                     kind = view.get_dtype()
                     if kind not in _DTYPES and not BUFFERS.fullmatch(name):
@@ -126,7 +126,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 class FromSource:
     """A parameter as a `LazyArray` (checkpoint/lazy_arrays.py) over the source's tensors.
 
-    rows: one, or one per index of the second-to-last axis, which the source stores separately.
+    rows: one row, or one for each index of the second-to-last axis if the source stores each index
+      as a tensor of its own.
     """
 
     files: TensorFiles

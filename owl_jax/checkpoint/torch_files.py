@@ -28,8 +28,9 @@ _MAPPED_BYTES = 500_000_000
 class TorchFiles(TensorFiles):
     """The tensors of files that `torch.save` wrote.
 
-    Raises UserError if torch is not installed, if a file is damaged, not regular or has more than
-    tensors, if two files have the same tensor, or if a tensor (no buffer) is not plain floats.
+    Raises UserError if torch is not installed, if a file is damaged, not regular or holds anything
+    but tensors, if two files have the same tensor, or if a tensor, except a buffer, is not of plain
+    floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -49,7 +50,7 @@ class TorchFiles(TensorFiles):
     def _contents(self, path: Path) -> Iterator[tuple[str, TensorInfo]]:
         for name, tensor in self._tensors(path).items():
             if not isinstance(name, str):
-                raise UserError(f"{path}: {shown(name)} is no name; expected a state_dict")
+                raise UserError(f"{path}: key {shown(name)} is not a string; expected a state_dict")
             if not isinstance(tensor, self._torch.Tensor):
                 raise UserError(
                     f"{path}: {name} is {type(tensor).__name__}; expected a dictionary of tensors"
@@ -89,7 +90,7 @@ class TorchFiles(TensorFiles):
         except pickle.UnpicklingError as error:
             if "Unsupported operand" in str(error):
                 raise UserError(
-                    f"{path}: not a readable PyTorch file; the pointer that git-lfs leaves?"
+                    f"{path}: not a readable PyTorch file; is it a git-lfs pointer?"
                 ) from None
             raise UserError(
                 f"{path} holds more than tensors, and reading it would run code from it; "
@@ -115,7 +116,7 @@ class TorchFiles(TensorFiles):
         return held
 
     def _numpy(self, tensor: Any) -> np.ndarray:
-        """A NumPy view of the tensor's memory; bfloat16 is ml_dtypes'."""
+        """A NumPy view of the tensor's memory; bfloat16 becomes ml_dtypes.bfloat16."""
         if tensor.dtype == self._torch.bfloat16:
             bits: np.ndarray = tensor.view(self._torch.uint16).numpy()
             return bits.view(ml_dtypes.bfloat16)
@@ -140,6 +141,6 @@ class TorchFiles(TensorFiles):
         """The kind of a tensor, for messages: "int32", "sparse float32"."""
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.device.type == "meta":
-            return f"{name} without numbers (on the meta device)"
+            return f"{name} without data (on the meta device)"
         layout = str(tensor.layout).removeprefix("torch.")
         return name if layout == "strided" else f"{name} in the layout {layout}"

@@ -1,4 +1,4 @@
-"""A hash of a tree of arrays that does not depend on the sharding."""
+"""A hash of a tree of arrays that does not depend on their sharding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def tree_hash(params: Any) -> str:
     """Hashes the exact bits of a tree of arrays.
 
     The hash is sha256 over the sorted lines "path shape dtype sum". Each sum is computed on the
-    device, modulo 2^32: the bits of each element as an unsigned integer, times an odd weight that
-    depends on its index. The order of addition, and so the sharding, makes no difference. One
-    changed element always changes the hash; a transposed matrix or swapped rows almost always do.
-    It detects mistakes, not tampering.
+    device, modulo 2^32: it adds the bits of each element, as an unsigned integer, times an odd
+    weight that depends on the element's index. The order of addition, and so the sharding, makes no
+    difference. One changed element always changes the hash; a transposed matrix or swapped rows
+    almost always do. It detects mistakes, not tampering.
 
     Args:
       params: a tree of arrays of any sharding; dtypes of at most 32 bits.
@@ -38,7 +38,7 @@ def _bit_sums(tree: Any) -> Any:
     return jax.tree.map(_bit_sum, tree)
 
 
-@jax.jit  # arrays of the same shape and dtype are many: traced once
+@jax.jit  # traces the many arrays of one shape and dtype only once
 def _bit_sum(array: jax.Array) -> jax.Array:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
@@ -53,7 +53,8 @@ def _bit_sum(array: jax.Array) -> jax.Array:
         position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
             jnp.uint32, array.shape, axis
         )
-    # Bijective mixing of both, so that equal low bits (16-bit numbers in 32) hide no change.
+    # Mix both bijectively. Otherwise changes in the high bits alone, as in bfloat16 numbers stored
+    # in 32 bits, could vanish modulo 2^32.
     position = position * jnp.uint32(0x9E3779B1)
     position ^= position >> 15
     return jnp.sum((bits ^ (bits >> 16)) * (2 * position + 1), dtype=jnp.uint32)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flax import struct
 
-from owl_jax.text.media_index import index_media
+from owl_jax.text.media_index import MediaLengths, index_media
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,19 @@ class Example:
 
 @dataclass(frozen=True)
 class RowShape:
-    """Capacity of one packed sequence. media_length: tokens per image or video."""
+    """Capacity of one packed sequence. media: tokens of an image and of a video of `frames`."""
 
     length: int
-    media_length: int
+    media: MediaLengths
     image_size: int
     image_slots: int = 0
     video_slots: int = 0
     frames: int = 0
+
+    @property
+    def media_tokens(self) -> int:
+        """Tokens of all slots."""
+        return self.image_slots * self.media.image + self.video_slots * self.media.video
 
 
 Array = Any  # NumPy on the host, jax.Array in the step
@@ -105,7 +110,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
         loss_mask=loss_mask,
         positions=positions,
         segment_ids=segment_ids,
-        media_index=index_media(ids, shape.media_length, shape.image_slots, shape.video_slots),
+        media_index=index_media(ids, shape.media, shape.image_slots, shape.video_slots),
         images=images,
         videos=videos,
     )

@@ -1,6 +1,6 @@
 """Tokenised conversations whose media are not decoded yet.
 
-They hold all that packing needs to know, so packing never touches pixels.
+They hold everything that packing needs, so packing never touches pixels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Conversation:
     input_ids: int32[n], media tokens negative (text/conversation.py).
     loss_mask: bool[n], True on answer tokens and their end-of-sequence tokens.
     images, videos: encoded media whose tokens are in input_ids.
-    keep_places: its text is false for a cropped or mirrored image (text/spatial_text.py).
-    unread: keys of its record that look like media and are not read.
+    keep_places: whether its text may be false for a cropped or mirrored image
+      (text/spatial_text.py).
+    unread: keys of its record that look like media but are not read.
     """
 
     number: int
@@ -42,7 +43,7 @@ class Conversation:
 
     @property
     def length(self) -> int:
-        """Tokens that it takes in a sequence: the last token is only a target."""
+        """Tokens that it takes in a sequence: all but the last, which is only a target."""
         return len(self.input_ids) - 1
 
 
@@ -50,7 +51,7 @@ class Conversation:
 class Tokenize:
     """Turns a record into a Conversation that fits a sequence, or into a Dropped.
 
-    most_characters: longer texts are dropped; by default it follows from the sequence length.
+    most_characters: longer texts are dropped; None derives the limit from the sequence length.
     """
 
     tokenizer: Tokenizer
@@ -74,7 +75,7 @@ class Tokenize:
             check_media(text, len(images), len(videos), where)
         except UserError as error:
             return Dropped(where, "media marks", str(error))
-        tokens = tokenize_conversation(text, self.tokenizer, shape.media_length, shape.length)
+        tokens = tokenize_conversation(text, self.tokenizer, shape.media, shape.length)
         if not tokens.loss_mask[1:].any():
             return Dropped(where, "no answer", f"{where}: no answer within {shape.length} tokens")
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:

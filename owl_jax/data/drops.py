@@ -21,7 +21,7 @@ from owl_jax.files import open_regular
 # The share of dropped records is checked once this many have been seen.
 _RECORDS_BEFORE_CHECK = 100
 
-# A web-scale data set would fill the memory.
+# Without a limit, the list for a web-scale data set would fill the memory.
 _LONGEST_LIST = 100_000
 _MOST_LOGGED = 20
 
@@ -50,8 +50,8 @@ class Dropped:
 def too_many(dropped: int, seen: int, limit: float) -> bool:
     """Whether the share of dropped records is significantly above `limit`.
 
-    The share of a sample varies, so three standard deviations above the limit are allowed. False
-    before 100 records.
+    The share in a sample varies, so up to three standard deviations above the limit are allowed.
+    False before 100 records.
     """
     allowed = limit * seen + 3 * math.sqrt(limit * seen)
     return seen >= _RECORDS_BEFORE_CHECK and (dropped > allowed or dropped == seen)
@@ -60,18 +60,18 @@ def too_many(dropped: int, seen: int, limit: float) -> bool:
 class DropLog:
     """Counts and lists dropped records; stops the run when their share exceeds `limit`.
 
-    A run without any usable record stops whatever the limit: it would never end.
+    A run without any usable record stops at any limit, because it would never end.
 
     Args:
       limit: the share of records that may be dropped.
-      file: gets one {"where", "reason", "message"} a line. A record is listed once, in all its
-        epochs and after a resume.
+      file: receives one {"where", "reason", "message"} per line. A record is listed only once,
+        also if it is dropped in several epochs or again after a resume.
 
     Attributes, counted since the start of this process:
       seen: all records, dropped ones included.
       used: records that became examples with all their media.
       text_only: records that were kept and have no media.
-      unread: records with a key that looks like media and is not read, by key.
+      unread: records with a key that looks like media but is not read, by key.
       reasons: dropped records, by reason.
       dropped: the list, without repetitions.
     """
@@ -89,7 +89,7 @@ class DropLog:
             self._read_list(file)
 
     def keep(self, item: Any) -> bool:
-        """Counts a record as seen; False if it is dropped. Raises UserError as `drop`."""
+        """Counts a record as seen; False if it is dropped. Raises UserError as `drop` does."""
         self.seen += 1
         if isinstance(item, Dropped):
             self._count(item)
@@ -102,9 +102,9 @@ class DropLog:
         for key in unread:
             if key not in self.unread and len(self.unread) < _MOST_LOGGED:
                 logging.warning(
-                    'not read: "%s" of %s looks like a picture or video; other keys hold its media',
-                    printable(key),
+                    '%s: "%s" looks like a picture or video but is not read; other keys hold media',
                     printable(where),
+                    printable(key),
                 )
             self.unread[key] += 1
 
@@ -135,7 +135,8 @@ class DropLog:
             if len(self.dropped) <= _MOST_LOGGED:
                 logging.warning("dropped (%s): %s", item.reason, printable(item.message))
             if len(self.dropped) == _MOST_LOGGED:
-                logging.warning("further drops are listed in %s", self._file or "no file")
+                rest = f"listed in {self._file}" if self._file else "not logged"
+                logging.warning("further drops are %s", rest)
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with self._file.open("a", encoding="utf-8") as file:
@@ -148,12 +149,12 @@ class DropLog:
         listed = f" All are listed in {self._file}." if self._file else ""
         raise UserError(
             f"{self.reasons.total()} of {self.seen} records were dropped ({by_reason}), more than "
-            f"data.max_dropped={self.limit} allows; fix the data or raise it.{listed} The last "
-            f"one: {last.message}"
+            f"data.max_dropped={self.limit} allows; fix the data, or raise the limit.{listed} The "
+            f"last one: {last.message}"
         )
 
     def _list(self, item: Dropped) -> bool:
-        """Adds it to the list; False if it was there already or the list is full."""
+        """Adds a record to the list; False if it was there already or the list is full."""
         if item.where in self._listed or len(self._listed) >= _LONGEST_LIST:
             return False
         self._listed.add(item.where)
@@ -161,7 +162,7 @@ class DropLog:
         return True
 
     def _read_list(self, file: Path) -> None:
-        """Reads the list of an earlier run and removes a last line that was cut off."""
+        """Reads the list of an earlier run; removes an incomplete last line."""
         try:
             with open_regular(file) as opened:
                 whole, newline, half = opened.read().decode().rpartition("\n")

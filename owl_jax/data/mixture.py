@@ -22,8 +22,8 @@ _EPOCHS = re.compile(r"\s*([0-9.]+)\s*epochs?\s*")
 class WeightedSource:
     """A source and its share of the mixture.
 
-    weight: a positive number on any scale, or "2 epochs": twice the number of its records. Either
-    all sources of a mixture give epochs or none does.
+    weight: a positive number on any scale, or "2 epochs", a weight of twice its number of records.
+    Either all sources of a mixture give epochs, or none does.
     """
 
     source: Source
@@ -33,9 +33,9 @@ class WeightedSource:
 def mix(
     sources: Sequence[WeightedSource], seed: int, shard_index: int = 0, num_shards: int = 1
 ) -> grain.MapDataset[Record | Dropped]:
-    """The endless mixture: element i depends on the arguments and i alone.
+    """The endless mixture: element i depends only on i and the arguments.
 
-    Every source repeats, reshuffled in each epoch. A record that its source cannot read is Dropped.
+    Each source repeats and is reshuffled in each epoch. An unreadable record becomes a Dropped.
 
     Args:
       shard_index, num_shards: each process mixes every `num_shards`-th record of every source, in
@@ -53,7 +53,7 @@ def mix(
 
 
 def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
-    """Each source's share of the records; their sum is 1. Raises UserError as `mix`."""
+    """Each source's share of the records; the sum is 1. Raises UserError as `mix` does."""
     if not sources:
         raise UserError("no data: set config.data.mixture")
     weights = [item.weight for item in sources]
@@ -79,7 +79,7 @@ def shares(sources: Sequence[WeightedSource]) -> list[Fraction]:
 
 
 def records_of_an_epoch(sources: Sequence[WeightedSource]) -> int:
-    """How many records of the mixture contain every record of every source."""
+    """How many records of the mixture it takes to see every record of every source."""
     pairs = zip(sources, shares(sources), strict=True)
     return max(math.ceil(len(item.source) / share) for item, share in pairs)
 
@@ -87,8 +87,9 @@ def records_of_an_epoch(sources: Sequence[WeightedSource]) -> int:
 class _Order(grain.transforms.DatasetSelectionMap):
     """Maps the index of a record in the mixture to (source, index in the source).
 
-    At any point the first source is within one record of its share, the second within one of its
-    share of the rest, and so on. (Grain's own `mix` rounds weights to hundredths of the smallest.)
+    After any number of records, the first source is within one record of its exact share, the
+    second within one record of its share of the rest, and so on. (Grain's own `mix` rounds weights
+    to hundredths of the smallest.)
     """
 
     def __init__(self, ratios: Sequence[Fraction]):

@@ -1,10 +1,11 @@
 """Packs conversations into sequences of L tokens and N + M media slots (Grain).
 
 Online best fit over a window of open rows; a row is a sequence that is being filled. A conversation
-goes into the fullest row that has room for its tokens and its media. If none has, the fullest row
-is closed and a new one opened. A row that has been open too long is closed first, so no
-conversation waits for ever. Long conversations fill a row at once and short ones wait, so the first
-rows of a run, about as many as are open, hold more of the long ones.
+goes into the fullest row that has room for its tokens and its media. If no row has room and the
+window is full, the packer closes a row and opens a new one. It closes the oldest row if that has
+been open too long, so that no conversation waits forever, and otherwise the fullest. Long
+conversations fill a row at once while short ones wait. So the first rows of a run, about as many as
+are open, hold more long conversations than later rows.
 
 Rows hold tokens and encoded media, no pixels, so many can be open. A checkpoint stores the numbers
 of the conversations in them.
@@ -23,8 +24,9 @@ from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.errors import UserError
 
-# A row is closed when this many conversations per open row have arrived since it was opened.
-# Measured on the distribution of benchmarks/packing.py: less wastes tokens, more gains nothing.
+# A row has been open too long when this many conversations per open row have arrived after it.
+# Measured on the distribution of benchmarks/packing.py: a lower value wastes tokens, a higher one
+# gains nothing.
 _PATIENCE = 20
 
 
@@ -32,7 +34,7 @@ _PATIENCE = 20
 class Row:
     """The conversations of a packed sequence, in order, and the capacity they use."""
 
-    opened: int  # how many conversations had arrived when it was opened
+    opened: int  # number of conversations that had arrived when this row was opened
     conversations: list[Conversation] = field(default_factory=list)
     length: int = 0
     images: int = 0
@@ -61,7 +63,7 @@ class Packer:
         self.count = 0  # conversations that have arrived
 
     def place(self, conversation: Conversation) -> Row | None:
-        """Puts it into a row; returns the row that was closed for it, if any."""
+        """Puts a conversation into a row; returns the row that was closed for it, if any."""
         self.count += 1
         fitting = [row for row in self.rows if row.has_room(conversation, self._shape)]
         if fitting:
@@ -85,7 +87,7 @@ class PackRows(grain.IterDataset[Sequence[Conversation]]):
       conversations: an iterable data set of conversations that fit a sequence.
       lookup: conversations by number, to refill the open rows when a state is restored.
       shape: the capacity of a sequence.
-      open_rows: rows that are open at a time; 0 turns packing off: one conversation a sequence.
+      open_rows: maximum number of open rows; 0 turns packing off: one conversation per sequence.
     """
 
     def __init__(
@@ -149,8 +151,8 @@ class _RowIterator(grain.DatasetIterator[Sequence[Conversation]]):
             if isinstance(item, Dropped) or item.length != length:
                 changed = item.message if isinstance(item, Dropped) else item.where
                 raise UserError(
-                    f"the data has changed since the checkpoint: {changed}; restore it, or restart "
-                    "the data with --config.data.resume=False"
+                    f"the data has changed since the checkpoint: {changed}; restore the old data, "
+                    "or restart the data with --config.data.resume=False"
                 )
             row.add(item)
         return row

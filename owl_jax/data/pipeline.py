@@ -1,4 +1,4 @@
-"""An endless, resumable stream of batches made of records (Grain).
+"""Turns the records of sources into an endless, resumable stream of batches (Grain).
 
     mixture -> conversations -> packed sequences -> batches -> pixels -> Batch
 
@@ -30,9 +30,9 @@ from owl_jax.text.tokenizer import Tokenizer
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
 _Rows: TypeAlias = Sequence[Sequence[Conversation]]
 
-# How many batches to decode ahead, at most; fewer if their pixels exceed this many bytes.
+# Maximum number of batches to decode ahead, and of bytes that their pixels may take.
 _MOST_AHEAD, _BYTES_AHEAD = 2, 2**30
-_READY = 1  # finished batches that are buffered
+_READY = 1  # finished batches to buffer
 _MOST_RECORDS_AHEAD = 512
 
 

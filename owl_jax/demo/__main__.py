@@ -18,7 +18,7 @@ from owl_jax.files import write_whole
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
-SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 is a rehearsal")
+SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 for a trial")
 QUESTIONS = flags.DEFINE_integer(
     "questions", 500, "held-out questions about single pictures", lower_bound=1
 )

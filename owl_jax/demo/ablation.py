@@ -2,7 +2,7 @@
 
 Trains the demonstration's stage 2 with and without stage 1, on all data and on multimodal data
 only: the paper's ablation (arXiv 2304.14178). Without stage 1 the vision tower stays random, since
-stage 2 freezes it; the paper's comes from CLIP. Each arm is trained with several seeds, on the
+stage 2 freezes it; in the paper it comes from CLIP. Trains each arm with several seeds, on the
 demonstration's language model. Prints a table of means and standard deviations and writes
 report.json. Run it again to resume.
 """
@@ -24,7 +24,7 @@ from owl_jax.errors import UserError
 from owl_jax.files import write_whole
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the trainings and report")
-DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, which comes first")
+DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, to be run first")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
 SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each arm", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every training")
@@ -48,7 +48,7 @@ COLUMNS = {
 
 
 def main(_: list[str]) -> None:
-    """For each seed trains stage 1 and four variants of stage 2; then prints the table."""
+    """For each seed, trains stage 1 and four variants of stage 2; then prints the table."""
     from owl_jax.demo.evaluation import evaluate
     from owl_jax.demo.stages import train_stage
 

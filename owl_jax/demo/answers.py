@@ -39,7 +39,7 @@ def answer(
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             batch = members[start : start + batch_size]
-            # Fills up the last batch: a smaller one would need another compilation.
+            # Fill the last batch: a smaller one would need another compilation.
             filled = (batch * batch_size)[:batch_size] if start else batch
             for i, text in zip(
                 batch, _answer_batch(owl, [questions[j] for j in filled]), strict=False
@@ -50,7 +50,7 @@ def answer(
 
 
 def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> float:
-    """The share of right answers."""
+    """The share of correct answers."""
     right = [
         normalize_answer(question.answer) == normalize_answer(given)
         for question, given in zip(questions, answers, strict=True)
@@ -70,7 +70,7 @@ def shuffle_images(questions: Sequence[Question]) -> list[Question]:
 def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> list[str]:
     """The best guesses without pictures: the most common answer in `known` to the same question.
 
-    For a question that is not in `known`, the most common answer of its ability.
+    If `known` does not have the question, the most common answer of the same ability.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     by_ability: dict[str, Counter[str]] = defaultdict(Counter)
@@ -85,11 +85,12 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     tokenizer, size = owl.tokenizer, owl.config.vision.image_size
+    resizing = owl.config.resizing
     prompts = [
         tokenize_prompt(
             question.prompt_text,
             tokenizer,
-            owl.config.media_length,
+            owl.config.media_lengths(NUM_FRAMES),
             as_trained=owl.as_trained,
         )
         for question in questions
@@ -99,8 +100,10 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     mask = np.zeros((len(prompts), length), np.int32)
     for i, prompt in enumerate(prompts):
         ids[i, : len(prompt)], mask[i, : len(prompt)] = prompt, 1
-    images = [preprocess_image(load_image(x), size) for q in questions for x in q.images]
-    videos = [load_video(x, NUM_FRAMES, size) for q in questions for x in q.videos]
+    images = [preprocess_image(load_image(x), size, resizing) for q in questions for x in q.images]
+    videos = [
+        load_video(x, NUM_FRAMES, size, resizing=resizing) for q in questions for x in q.videos
+    ]
     tokens = owl.generate(
         ids,
         images=np.stack(images) if images else None,

@@ -121,12 +121,12 @@ def check_split(split: str) -> None:
 
 
 def _told(rng: random.Random, scene: Scene) -> str:
-    """The scene in words, in random order, so that the order gives nothing away."""
+    """The scene in words, its objects in random order, so that the order gives nothing away."""
     return caption(rng.sample(scene, len(scene)))
 
 
 def _distinct(ask: Callable[[], Turn], turns: int) -> tuple[Turn, ...]:
-    """Up to `turns` different questions; tries are bounded, since a clip has only five."""
+    """Up to `turns` different questions. Tries are limited, since a clip has only five."""
     found: dict[str, Turn] = {}
     for _ in range(4 * turns):
         turn = ask()

@@ -81,8 +81,8 @@ def format_table(report: Mapping[str, Any]) -> str:
         ("  the best guess without looking", "blind_accuracy"),
         ("questions about two pictures", "multi_image_accuracy"),
         ("questions about a video", "video_accuracy"),
-        ("text alone, before stage 2", "text_accuracy_before"),
-        ("text alone, after stage 2", "text_accuracy_after"),
+        ("text only, before stage 2", "text_accuracy_before"),
+        ("text only, after stage 2", "text_accuracy_after"),
     ]
     lines = [f"{'held-out accuracy':<36}{'right':>8}", "-" * 44]
     lines += [f"{label:<36}{report[key]:>8.1%}" for label, key in rows]

@@ -15,7 +15,7 @@ from owl_jax.training.report import loss_chart
 if TYPE_CHECKING:
     from owl_jax.demo.evaluation import Answered
 
-# Titles of the kinds of questions of demo/evaluation.py.
+# Titles for the kinds of questions in demo/evaluation.py.
 _KINDS = {
     "image": "One picture",
     "multi_image": "Two pictures",
@@ -33,7 +33,7 @@ def write_report(
       path: the file.
       report: the contents of report.json (demo/evaluation.py).
       examples: questions with the model's answers; the page groups them by kind.
-      stage_dirs: the workdirs of the trainings; their last part is the title.
+      stage_dirs: the workdirs of the trainings; the title of a loss curve is the directory's name.
     """
     seconds = report["seconds"]
     by_kind = {
@@ -49,7 +49,7 @@ def write_report(
         losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
         seconds={
             name: _duration(value)
-            for name, value in [*seconds.items(), ("together", sum(seconds.values()))]
+            for name, value in [*seconds.items(), ("total", sum(seconds.values()))]
         },
         abilities=_abilities(report["by_ability"]),
         examples={title: items for title, items in by_kind.items() if items},
@@ -75,7 +75,7 @@ def _duration(seconds: float) -> str:
 
 
 def _abilities(by_ability: Mapping[str, float]) -> dict[str, list[Share]]:
-    """Keys are "kind: ability"."""
+    """Bars by title. by_ability: accuracy by "kind: ability"."""
     shares: dict[str, list[Share]] = {title: [] for title in _KINDS.values()}
     for name, value in by_ability.items():
         kind, _, ability = name.partition(": ")

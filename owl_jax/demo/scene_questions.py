@@ -17,7 +17,7 @@ _ORDINALS = ("first", "second")
 
 
 class Turn(NamedTuple):
-    """One question with its answer. ability: the tested ability; "" if none is."""
+    """One question with its answer. ability: the ability that it tests; "" for none."""
 
     ability: str
     question: str
@@ -164,7 +164,7 @@ def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
 
 
 def _counts(rng: random.Random, scene: Scene) -> dict[str, int]:
-    """Counts of each colour or each shape, including zero, by plural: {"red objects": 1, ...}."""
+    """Counts of each colour or each shape, zeros included, by plural: {"red objects": 1, ...}."""
     if rng.random() < 0.5:
         colors = Counter(thing.color for thing in scene)
         return {f"{color} objects": colors[color] for color in COLORS}

@@ -84,7 +84,7 @@ def stable_bucket(key: str, buckets: int) -> int:
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether this combination of objects and places is held out, as a tenth of them is."""
+    """Whether this combination of objects and places is held out; a tenth of all are."""
     return stable_bucket(caption(tuple(sorted(scene))), _BUCKETS) == 0
 
 
@@ -94,7 +94,7 @@ def caption(scene: Sequence[Thing]) -> str:
 
 
 def listing(scene: Scene) -> str:
-    """The same by colour and shape: "red circle is at top left, blue square is at top right."."""
+    """The scene by colour and shape: "red circle is at top left, blue square is at top right."."""
     colors = tuple(COLORS)
     things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape)))
     return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
@@ -109,8 +109,8 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split: number of objects, their places and each object are uniform."""
-    # Drawn before the split is checked, so that the number is uniform in both splits.
+    """A scene of the split; the number of objects, their places and each object are uniform."""
+    # Drawn outside the loop, so that the number is uniform in both splits.
     count = rng.randint(1, MAX_THINGS)
     while True:
         places = sorted(rng.sample(range(len(PLACES)), count))

@@ -20,7 +20,7 @@ def train_stage(
     scale: float = 1.0,
     change: Callable[[ConfigDict], None] = lambda config: None,
 ) -> Path:
-    """Trains what `config_file` describes in `workdir`; returns the exported model's directory.
+    """Trains the config of `config_file`, writing to `workdir`; returns the model's directory.
 
     Args:
       init: model directories that initialise subtrees of the parameters, instead of the config's.

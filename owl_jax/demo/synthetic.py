@@ -13,8 +13,8 @@ Kinds of examples, multimodal or text-only:
     text_math        additions and subtractions
     text_facts       a closed list of general facts
 
-Splits: scenes and clips, drawn or described, by owl_jax/demo/scenes.py; arithmetic and facts by
-owl_jax/demo/knowledge.py.
+owl_jax/demo/scenes.py splits scenes and clips, drawn or described, into training and held-out ones;
+owl_jax/demo/knowledge.py splits arithmetic and facts.
 """
 
 import math
@@ -85,8 +85,8 @@ class SyntheticSource(CustomSource):
         """Kind and dialogue of an example, and the random generator for its pictures."""
         if not 0 <= index < self.size:
             raise IndexError(f"example {index} of {self.size}")
-        # Python hashes a text seed with SHA-512: the same in every process, and unrelated for
-        # neighbours.
+        # Python hashes a text seed with SHA-512: generators are the same in every process, and
+        # unrelated for neighbouring examples.
         key = f"record {self.seed} {self.split} {index}"
         # Sorted, since a mapping read from JSON may have another order.
         names, weights = zip(*sorted(self.kinds.items()), strict=True)

@@ -59,7 +59,7 @@ class PromptTooLong(UserError):
 class Owl:
     """A model with its weights on the device.
 
-    config: of the model. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    config: the model's. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
     as_trained: whether prompts are tokenised as in training.
     """
 
@@ -96,7 +96,7 @@ class Owl:
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
     ) -> jax.Array:
-        """float32[B, L, V]; arguments and errors as `generate`. Undefined on padding."""
+        """float32[B, L, V], undefined on padding; arguments and errors are those of `generate`."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         with uninterrupted(), self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
@@ -193,8 +193,8 @@ class Owl:
             second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.
           images: one for each image mark without an image in its part, in order: a path, a data or
             file URL, bytes of a file, an open binary file, a PIL image, an array
-            uint8[height, width, 3] or grey uint8[height, width] of any library. A single image, an
-            iterable, or uint8[N, height, width, 3].
+            uint8[height, width, 3] or grey uint8[height, width] of any library. Pass a single
+            image, an iterable, or uint8[N, height, width, 3].
           videos: likewise: a file, its bytes, a folder of frames, a list of images, or
             uint8[T, height, width, 3]; several in an iterable, or as uint8[M, T, height, width, 3].
           stream: return an iterator over pieces of the answer.
@@ -218,19 +218,21 @@ class Owl:
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size = self.config.vision.image_size
+        size, resizing = self.config.vision.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
-            self.config.media_length,
+            self.config.media_lengths(num_frames),
             as_trained=self.as_trained,
             max_length=self._max_length,
         )
         prompt = prompt_arrays(
             self.config,
             ids[None],
-            images=[preprocess_image(open_picture(picture), size) for picture in pictures],
-            videos=[open_clip(clip, num_frames, size) for clip in clips],
+            images=[
+                preprocess_image(open_picture(picture), size, resizing) for picture in pictures
+            ],
+            videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
         max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, key)
@@ -243,7 +245,7 @@ class Owl:
         format: "huggingface" (the original's names, the adapter merged into the language model),
           "orbax" (our own, the adapter separate) or "peft" (the adapter only).
 
-        Raises UserError for int8 weights, and as checkpoint/model_directory.py, save_model.
+        Raises UserError for int8 weights, and as save_model in checkpoint/model_directory.py does.
         """
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")

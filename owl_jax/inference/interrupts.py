@@ -9,28 +9,32 @@ prefill, a few tokens).
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Programs install handlers that raise for these.
+# Signals for which programs install handlers that raise.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+_WAKE_EVERY = 0.05  # seconds
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside the block is noted; the block asks between its steps and ends when it likes.
+    """Records Ctrl-C inside the block instead of raising KeyboardInterrupt.
 
-    Yields: whether Ctrl-C has come. Where SIGINT has no handler in Python, is ignored, or the block
-    is not run by the main thread, nothing changes, and the answer is always no.
+    Yields a function that says whether Ctrl-C has come; the block calls it between its steps and
+    ends when it likes. If SIGINT is ignored or has no Python handler, and in threads other than the
+    main thread, nothing changes and the function returns False.
     """
     former = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(former):
         yield lambda: False
         return
-    came: list[int] = []  # not an Event, whose lock a second signal would find taken
+    came: list[int] = []  # not an Event: a second signal would deadlock on its lock
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
         yield lambda: bool(came)
@@ -71,3 +75,40 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(restored, handler)
         for noted in dict.fromkeys(arrived):
             former[noted](noted, None)
+
+
+@contextmanager
+def readline_woken() -> Iterator[None]:
+    """Lets Python signal handlers run soon after a signal, even while input() waits in the block.
+
+    CPython's readline checks for signals, then waits for a key. It handles a signal that arrives in
+    between only after the next key (its `select` has no time-out). A thread learns of each signal
+    from CPython's wakeup descriptor, and interrupts the wait with SIGURG until the block ends.
+
+    Only the main thread can read lines with readline; in other threads the block just runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def wake(main: int) -> None:
+        if ours.recv(1):  # empty once the block has ended without a signal
+            while not ended.wait(_WAKE_EVERY):
+                signal.pthread_kill(main, signal.SIGURG)
+
+    former = signal.signal(signal.SIGURG, lambda number, frame: None)
+    former_descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    waker = threading.Thread(target=wake, args=(threading.get_ident(),), daemon=True)
+    waker.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former_descriptor)
+        ended.set()
+        theirs.close()
+        waker.join()
+        ours.close()
+        signal.signal(signal.SIGURG, former or signal.SIG_DFL)

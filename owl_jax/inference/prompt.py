@@ -13,8 +13,7 @@ from flax import struct
 
 from owl_jax.errors import UserError, one_line, shown
 from owl_jax.models.config import OwlConfig
-from owl_jax.text.conversation import IMAGE_ID, VIDEO_ID
-from owl_jax.text.media_index import index_media
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, index_media
 
 # Lengths are rounded up to a multiple of this, so the next turn of a conversation usually reuses a
 # compiled program.
@@ -60,7 +59,7 @@ def prompt_arrays(
     """Checks a batch and arranges its media by sequence.
 
     Args:
-      input_ids: int[B, L]; -1 for an image, -2 for a video, as many as `Owl.num_tokens`.
+      input_ids: int[B, L]; -1 for an image, -2 for a video, `Owl.num_tokens` of them for each.
       attention_mask: [B, L], 1 on tokens and 0 on padding, on the left or right of a sequence.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
@@ -70,13 +69,16 @@ def prompt_arrays(
     them, and media that do not match their marks.
     """
     ids, mask = _checked_ids(config, input_ids, attention_mask)
-    image_slots = _slots(config, ids, images, IMAGE_ID, "image", "[N, S, S, 3]")
-    video_slots = _slots(config, ids, videos, VIDEO_ID, "video", "[M, T, S, S, 3]")
+    images, videos = _array_of(images, "images"), _array_of(videos, "videos")
+    lengths = config.media_lengths(videos.shape[1] if videos.ndim == 5 else 1)
+    size = config.vision.image_size
+    image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
+    video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
 
     L = ids.shape[1]
     padding = ((0, 0), (0, round_up(L) - L))
     ids, mask = np.pad(ids, padding), np.pad(mask, padding)
-    first, lengths = mask.argmax(axis=1), mask.sum(axis=1)
+    first, tokens = mask.argmax(axis=1), mask.sum(axis=1)
     positions = np.maximum(np.arange(ids.shape[1]) - first[:, None], 0)
     return Prompt(
         input_ids=np.maximum(ids, 0),
@@ -84,12 +86,12 @@ def prompt_arrays(
         key_segments=mask.astype(np.int32),
         media_index=index_media(
             ids,
-            config.media_length,
+            lengths,
             0 if image_slots is None else image_slots.shape[1],
             0 if video_slots is None else video_slots.shape[1],
         ),
-        lengths=lengths.astype(np.int32),
-        last=(first + lengths - 1).astype(np.int32),
+        lengths=tokens.astype(np.int32),
+        last=(first + tokens - 1).astype(np.int32),
         images=image_slots,
         videos=video_slots,
     )
@@ -98,7 +100,7 @@ def prompt_arrays(
 def _checked_ids(
     config: OwlConfig, input_ids: Any, attention_mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(int32[B, L] with 0 on padding, bool[B, L])."""
+    """The ids, int32[B, L] with 0 on padding, and the mask, bool[B, L]."""
     ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
@@ -110,7 +112,7 @@ def _checked_ids(
         if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
             raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
         mask = given == 1
-        if not (mask | (given == 0)).all():  # an additive mask, -inf on padding, means the opposite
+        if not (mask | (given == 0)).all():  # as in an additive mask, which is 0 on tokens
             other = given[~mask & (given != 0)].flat[0]
             raise UserError(f"attention_mask holds {other}; expected 1 on tokens and 0 on padding")
     if mask.shape != ids.shape:
@@ -134,23 +136,21 @@ def _checked_ids(
 
 
 def _slots(
-    config: OwlConfig, ids: np.ndarray, media: Any, media_id: int, noun: str, shape: str
+    ids: np.ndarray, pixels: np.ndarray, S: int, media_id: int, length: int, noun: str, shape: str
 ) -> np.ndarray | None:
     """[N, ...] in reading order -> [B, slots, ...] by sequence; None if there are no media.
 
-    shape: the expected shape, a letter or number for each axis.
+    length: tokens of one medium. shape: the expected shape, a letter or number for each axis.
     """
     counts = (ids == media_id).sum(axis=1)
-    broken = counts % config.media_length != 0
+    broken = counts % length != 0
     if broken.any():
         sequence = int(np.argmax(broken))
         raise UserError(
             f"sequence {sequence} of input_ids has {counts[sequence]} tokens of id {media_id} "
-            f"({noun}); expected {config.media_length} for each {noun}"
+            f"({noun}); expected {length} for each {noun}"
         )
-    marks = counts // config.media_length
-    S = config.vision.image_size
-    pixels = _array([] if media is None else media, f"{noun}s")
+    marks = counts // length
     has_shape = pixels.ndim == len(shape.split()) and pixels.shape[-3:] == (S, S, 3)
     if pixels.ndim == 0 or (not has_shape and pixels.size and len(pixels) != marks.sum()):
         raise UserError(
@@ -175,13 +175,18 @@ def _slots(
     return slots
 
 
+def _array_of(media: Any, name: str) -> np.ndarray:
+    """The media's pixels; empty if there are none."""
+    return _array([] if media is None else media, name)
+
+
 def _array(value: Any, name: str) -> np.ndarray:
-    """`value` as an array. Raises UserError for ragged lists and anything that is no array."""
+    """`value` as an array. Raises UserError for ragged lists and anything else that is not one."""
     try:
         array = np.asarray(value)
-    # PyTorch's tensors refuse if they need a gradient or are on a GPU.
+    # PyTorch refuses to convert tensors that need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{name} is no array: {one_line(error)}") from error
+        raise UserError(f"{name} is not an array: {one_line(error)}") from error
     if array.dtype == object:
         raise UserError(f"{name} is {shown(value)}; expected an array of numbers")
     return array

@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from owl_jax.errors import UserError
 from owl_jax.media.image import preprocess_image
+from owl_jax.media.resizing import SQUASH, Resizing
 
 # A crop's width / height, from torchvision's RandomResizedCrop, which the original uses.
 _ASPECTS = (3 / 4, 4 / 3)
@@ -27,8 +28,8 @@ _NUM_OPERATIONS = 2
 _PROBABILITY = 0.5
 _COLOUR_OPERATIONS = ("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness")
 _MOVING_OPERATIONS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-# At level M = 7 of 10. For colours 1 changes nothing. The others have a random sign: shear in
-# pixels per pixel, translation in pixels of the square, rotation in degrees.
+# Magnitudes at level M = 7 of 10. A colour factor of 1 changes nothing. The others get a random
+# sign: shear in pixels per pixel, translation in pixels of the square, rotation in degrees.
 _LEVEL = 7 / 10
 _MAGNITUDES = {
     "Brightness": 1.8 * _LEVEL + 0.1,
@@ -59,22 +60,23 @@ class Draw:
     flip: bool = False
     operations: tuple[tuple[str, float], ...] = ()
 
-    def apply(self, frames: Sequence[Image.Image], size: int) -> np.ndarray:
+    def apply(
+        self, frames: Sequence[Image.Image], size: int, resizing: Resizing = SQUASH
+    ) -> np.ndarray:
         """Upright RGB frames -> uint8[T, S, S, 3], S = size.
 
-        The crop is scaled for a frame of another size than `image_size`. Raises ValueError for no
-        frames.
+        The crop is scaled for frames that are not of `image_size`. Raises ValueError for no frames.
         """
-        return np.stack([self._apply_to_one(frame, size) for frame in frames])
+        return np.stack([self._apply_to_one(frame, size, resizing) for frame in frames])
 
-    def _apply_to_one(self, frame: Image.Image, size: int) -> np.ndarray:
+    def _apply_to_one(self, frame: Image.Image, size: int, resizing: Resizing) -> np.ndarray:
         box = self._box_in(frame.size)
         if box != (0, 0, *frame.size):
             # Not resize(box=...): its filter would read pixels outside the box.
             frame = frame.crop(box)
         if not self.flip and not self.operations:
-            return preprocess_image(frame, size)
-        square = Image.fromarray(preprocess_image(frame, size))
+            return preprocess_image(frame, size, resizing)
+        square = Image.fromarray(preprocess_image(frame, size, resizing))
         if self.flip:
             square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for name, magnitude in self.operations:
@@ -117,6 +119,7 @@ class Augmentation:
         size: int,
         rng: np.random.Generator,
         keep_places: bool = False,
+        resizing: Resizing = SQUASH,
     ) -> np.ndarray:
         """Upright RGB frames -> uint8[T, S, S, 3], S = size, with one draw for all.
 
@@ -124,7 +127,7 @@ class Augmentation:
         """
         if not frames:
             raise ValueError("no frames to augment")
-        return self.draw(frames[0].size, rng, keep_places).apply(frames, size)
+        return self.draw(frames[0].size, rng, keep_places).apply(frames, size, resizing)
 
     def draw(
         self, image_size: tuple[int, int], rng: np.random.Generator, keep_places: bool = False
@@ -146,7 +149,7 @@ class Augmentation:
     def smallest_side(self, size: int) -> int:
         """The shortest side of an image whose crops are never smaller than S = size.
 
-        The value for load_image's shrink_to.
+        Pass it to load_image as shrink_to.
         """
         if self.min_scale == 1:
             return size
@@ -158,7 +161,7 @@ def _draw_crop(
 ) -> Box:
     """A box of random area and aspect ratio, as in torchvision's RandomResizedCrop.
 
-    If none of ten fits into the image, the largest central box with an allowed aspect ratio.
+    If none of ten fits into the image, returns the largest central box of an allowed aspect ratio.
     """
     width, height = image_size
     for _ in range(_TRIES):
@@ -190,8 +193,8 @@ def _draw_operations(rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
 def _operate(square: Image.Image, name: str, magnitude: float) -> Image.Image:
     """One operation of RandAugment.
 
-    As in the original, shears do not move the upper left corner. Unlike there, sharpness is clipped
-    at 255 and does not wrap around to black.
+    As in the original, shears do not move the upper left corner. Sharpness is clipped at 255; in
+    the original it wraps around to black.
     """
     match name:
         case "AutoContrast":

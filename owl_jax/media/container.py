@@ -51,8 +51,8 @@ Choose = Callable[[int], list[int]]
 def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
     """The chosen frames, found by timestamp; [] if the file's timestamps do not allow it.
 
-    It lists the packets without decoding them. For each chosen frame it then decodes from the last
-    key frame at or before it, or continues decoding if it is already past that key frame.
+    Lists the packets without decoding them. Then, for each chosen frame, seeks to the last key
+    frame at or before it and decodes from there; continues without seeking if already past it.
     """
     with _open(file) as container:
         stream = _video_stream(container)
@@ -87,7 +87,7 @@ def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
 
 
 def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
-    """The chosen frames, by decoding all twice, first to count them; [] if there are none."""
+    """The chosen frames; decodes the file twice, first to count frames. [] if there are none."""
     count = sum(1 for _ in _every_frame(file))
     if not count:
         return []
@@ -107,7 +107,7 @@ def opens(file: VideoFile) -> bool:
 
 
 def is_jpeg_stream(file: VideoFile) -> bool:
-    """Whether a file has several JPEGs in a row, as Motion JPEG; an MPO counts as one image."""
+    """Whether a file is Motion JPEG: several JPEGs in a row. An MPO counts as one image."""
     try:
         with _open(file, "mjpeg") as container:
             packets = islice((packet for packet in container.demux() if packet.size), 2)
@@ -129,14 +129,14 @@ def _open(file: VideoFile, format: str | None = None) -> InputContainer:
     open_container = partial(av.open, mode="r", format=format, metadata_errors="replace")
     if isinstance(file, bytes):
         return open_container(BytesIO(file), container_options=_SAFE_OPTIONS)
-    # A descriptor, which FFmpeg duplicates: it would parse a name for protocols and patterns.
+    # Pass a descriptor, which FFmpeg duplicates: FFmpeg would parse a name as a URL or a pattern.
     with open_regular(Path(file)) as opened:
         options = {**_SAFE_OPTIONS, "fd": str(opened.fileno())}
         return open_container("fd:", container_options=options)
 
 
 def _check_complete(container: InputContainer, end: float) -> None:
-    """Raises BadData for a truncated file: FFmpeg would return the remaining frames.
+    """Raises BadData for a truncated file; FFmpeg would return the remaining frames as if complete.
 
     end: seconds at which the last packet of all streams ends.
     """

@@ -2,9 +2,9 @@
 
 An image is rotated upright, converted to RGB, then resized to a square with Pillow's bicubic
 filter, ignoring the aspect ratio; the model gets (value / 255 - mean) / std with CLIP's constants.
-The original's training path does the same; its prompt path resizes before it converts, which gives
-palette files nearest-neighbour pixels, and is not copied. Unlike the original, the EXIF orientation
-is applied and transparent pixels become white, as in a viewer (media/rgb.py).
+The original's training path does the same. Its prompt path, which is not copied, resizes before it
+converts, so that palette files get nearest-neighbour pixels. Unlike the original, owl_jax applies
+the EXIF orientation and makes transparent pixels white, as viewers do (media/rgb.py).
 
 An image that cannot be used raises BadData with one of these reasons:
 
@@ -15,7 +15,7 @@ An image that cannot be used raises BadData with one of these reasons:
 
 and with unusual="refuse", for data that must not be altered silently:
 
-    animated picture (several frames or pages, of which one would be used), CMYK picture, 16-bit
+    animated picture (only one of its frames or pages would be used), CMYK picture, 16-bit
     picture (more than 8 bits per channel).
 
 Damaged metadata does not make an image unusable (media/metadata.py). Pixels stay uint8 until they
@@ -35,13 +35,14 @@ from PIL import Image, UnidentifiedImageError
 from owl_jax.errors import BadData, one_line
 from owl_jax.files import bad_file, open_regular
 from owl_jax.media.metadata import without_metadata
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
 from owl_jax.media.signatures import HEAD, identify
 
 # A subset of Pillow's formats: its EPS reader, for example, runs another program on the file.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 
-_MAX_SECOND_READ = 1 << 30  # bytes of a file that is read again without its metadata
+_MAX_SECOND_READ = 1 << 30  # bytes; larger files are not read again without their metadata
 _TAIL = 18  # bytes
 
 # The offset of the flags in a WebP header, and two of the flags.
@@ -109,7 +110,7 @@ def load_image(
 
 
 def read_image(file: BinaryIO, decode: Callable[[Image.Image], T]) -> T:
-    """`decode` of the image in an open file; if Pillow fails, once more without metadata.
+    """Applies `decode` to the image in an open file; if Pillow fails, again without metadata.
 
     Checks the number of pixels first. Raises BadData, or whatever Pillow raises.
     """
@@ -177,7 +178,7 @@ def _head_and_tail(file: BinaryIO) -> tuple[bytes, bytes]:
 
 
 def not_an_image(head: bytes, tail: bytes = b"") -> BadData:
-    """The error, without a name, for a file that is not an image or of an unsupported format."""
+    """BadData, without a name, for a file that is not an image or has an unsupported format."""
     found = identify(head, tail)
     if found is None:
         expected = ", ".join(IMAGE_FORMATS)
@@ -189,19 +190,16 @@ def not_an_image(head: bytes, tail: bytes = b"") -> BadData:
     return BadData("not a picture", f"not a picture but {found.name}; {advice}")
 
 
-def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes an image to uint8[S, S, 3], S = size, without a crop, ignoring the aspect ratio.
-
-    Raises BadData like load_image.
-    """
+def preprocess_image(image: Image.Image, size: int, resizing: Resizing = SQUASH) -> np.ndarray:
+    """Resizes an image to uint8[S, S, 3], S = size. Raises BadData like load_image."""
     with describe_failure("the picture"):
         check_size(image)
-        square = to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+        square = resizing.square(to_upright_rgb(image), size)
     return np.array(square)
 
 
 def to_rgb(image: Image.Image, unusual: Unusual = "convert", is_frame: bool = False) -> Image.Image:
-    """A new upright RGB image. is_frame: it is a frame of a video, so an animation is expected.
+    """A new upright RGB image. is_frame: `image` is a video, not refused for its other frames.
 
     Raises BadData without a name: callers add it (describe_failure).
     """
@@ -216,7 +214,7 @@ def is_part(source: object) -> TypeGuard[Part]:
 
 
 def read_part(part: Part, where: str | None) -> bytes:
-    """The part's bytes. Raises the BadData of its read(), which names it, prefixed with `where`."""
+    """The part's bytes. A BadData of its read() names the part; `where` is put before it."""
     try:
         return part.read()
     except BadData as error:
@@ -233,7 +231,7 @@ def name_source(source: object, where: str | None, noun: str) -> str:
 
 @contextmanager
 def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
-    """Turns a failure to open or decode with Pillow into BadData of one line about `name`.
+    """Turns a failure to open or decode into a one-line BadData about `name`.
 
     noun: the noun in the reason ("damaged video").
     """

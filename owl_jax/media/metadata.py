@@ -110,7 +110,7 @@ def _orientation_of(image: Image.Image) -> int | None:
     info = image.info
     exif = info.get("exif")
     if not isinstance(exif, bytes) and isinstance(info.get(_HEXADECIMAL), str):
-        with suppress(ValueError):  # after two lines, "exif" and the number of bytes
+        with suppress(ValueError):  # the digits follow "exif" and the number of bytes
             exif = bytes.fromhex("".join(info[_HEXADECIMAL].split()[2:]))
     found = exif_orientation(exif) if isinstance(exif, bytes) else None
     for key in _XMP:

@@ -25,12 +25,12 @@ LARGEST = f"the largest is {MAX_PIXELS // 1_000_000} megapixels, please scale it
 # Only cameras' raw files have these tags in the first directory of a TIFF: DNGVersion, or a
 # NewSubfileType that marks the first image as a preview, with the others in SubIFDs.
 _DNG_VERSION, _SUBFILE_TYPE, _IS_PREVIEW, _SUB_IFDS = 50706, 254, 1, 330
-# A JPEG 2000 codestream begins with these markers; a component's bit depth is 40 bytes later.
+# A JPEG 2000 codestream begins with these markers; its first bit depth is byte 42.
 _J2K_START, _J2K_DEPTH, _J2K_HEADER = b"\xff\x4f\xff\x51", 42, 1 << 16
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises BadData, without a name, for too many pixels or none, as the header says."""
+    """Raises BadData, without a name, if the header states too many pixels or none."""
     width, height = image.size
     check_pixels(width, height)
     if width * height == 0:
@@ -48,7 +48,7 @@ def to_upright_rgb(
 ) -> Image.Image:
     """The image decoded, upright and in RGB; the same object if nothing changed, to save a copy.
 
-    It no longer needs its file. is_frame: it is a frame of a video, so an animation is expected.
+    It no longer needs its file. is_frame: `image` is a video, not refused for its other frames.
     """
     _refuse_raw(image)
     if unusual == "refuse":
@@ -56,7 +56,7 @@ def to_upright_rgb(
     _scale_transparent_colour(image)
     # Many BMP files have an unused alpha channel of zeros, which viewers ignore.
     may_be_unused = image.format == "BMP"
-    # Pillow's convert("I") leaves 8 bits as they are; what it read from a file has a format.
+    # Pillow's convert("I") keeps values of 8 bits. Its results have no format; opened files do.
     may_be_8_bits = image.mode == "I" and image.format is None
     image.load()  # PNG and TIFF may store the orientation at the end
     image = turn_upright(image)

@@ -1,7 +1,7 @@
 """Identifies a file by its first bytes, for messages about unexpected files.
 
-Examples are a web page, downloaded where a site required a login, a Git LFS pointer, or a phone's
-HEIC photograph with the suffix .jpg. The message names the format and says what to do.
+Examples: the web page of a login that a download required, a Git LFS pointer, a phone's HEIC
+photograph with the suffix .jpg. The message names the format and says what to do.
 
 The signatures are from the formats' specifications.
 """
@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """An identified format.
 
     name: with its article, "a HEIC photograph". advice: what to do, "" for none. kind: "picture"
-    for an unsupported format of still images.
+    (an unsupported format of still images), "video" or "other".
     """
 
     name: str
@@ -116,7 +116,7 @@ _TEXTS: tuple[tuple[bytes, Found], ...] = (
 def identify(head: bytes, tail: bytes = b"") -> Found | None:
     """The format of a file that begins with `head`; None if it is unknown.
 
-    head: HEAD bytes, or the whole file. tail: the last 18 bytes, the signature of TGA.
+    head: HEAD bytes, or the whole file. tail: the last 18 bytes, where TGA has its signature.
     """
     if not head:
         return Found("an empty file")

@@ -45,8 +45,8 @@ def checked(values: Any, kind: type[_T], where: str = "") -> _T:
 
     where: the key of `values`, for messages ("vision").
 
-    Only integers are converted, to floats. A dataclass refuses unknown keys; a Struct decides for
-    itself. Raises TypeError, one line: key, found and expected.
+    The only conversion is from integer to float. A dataclass refuses unknown keys; a Struct does so
+    if it sets `forbid_unknown_fields`. Raises TypeError, one line: key, found and expected.
     """
     if dataclasses.is_dataclass(kind) and isinstance(values, dict):
         known = {field.name for field in dataclasses.fields(kind)}

@@ -17,7 +17,7 @@ class Compute:
     remat: the policy for the language model's layers (models/remat.py).
     media_remat: the policy for the vision encoder and the connector.
     scan_layers: scan over stacked weights instead of unrolling (models/stack.py).
-    loss_tile: tokens of each sequence whose logits exist at a time; 0: all
+    loss_tile: tokens of each sequence whose logits are in memory at once; 0: all
       (training/objectives/cross_entropy.py).
     """
 

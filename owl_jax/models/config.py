@@ -1,7 +1,7 @@
 """OwlConfig: the frozen config of a whole model, one config per part.
 
-Every field is hashable, so a config can be a static argument of `jax.jit`. The fields' types hold
-their ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
+Every field is hashable, so a config can be a static argument of `jax.jit`. The types of the fields
+include the allowed ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.connectors import CONNECTORS
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
+from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
@@ -31,31 +33,34 @@ PARTS: Mapping[str, Mapping[str, type[Part]]] = {
 
 @dataclass(frozen=True)
 class OwlConfig:
-    """A whole model. `lora` is None for a model without an adapter."""
+    """A whole model.
+
+    lora: None for a model without an adapter. resizing: how images become squares.
+    """
 
     vision: VisionPart
     connector: ConnectorPart
     llm: LanguagePart
     lora: LoraConfig | None = None
+    resizing: Resizing = SQUASH
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
-        """Tokens that a medium, "image" or "video" of `frames`, takes in a sequence.
+        """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
         Raises UserError for another medium.
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
-        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 2))
+        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
+
+    def media_lengths(self, frames: int = 1) -> MediaLengths:
+        """The tokens of an image and of a video of `frames`."""
+        return MediaLengths(self.num_tokens("image"), self.num_tokens("video", frames))
 
     @property
     def num_query_tokens(self) -> int:
         """Tokens of an image without the end vector, as released configs count them."""
-        return self.media_length - 1
-
-    @property
-    def media_length(self) -> int:
-        """Tokens that each image or video takes in a packed sequence."""
-        return self.num_tokens("image")
+        return self.num_tokens("image") - 1
 
     def problems(self) -> list[str]:
         """Inconsistent or absurd sizes, one line each; empty for a valid model."""
@@ -64,7 +69,7 @@ class OwlConfig:
         number = sum(getattr(self, name).num_parameters() for name in PARTS)
         if number > _MAX_PARAMETERS:
             problems.append(
-                f"its sizes make {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
+                f"it would have {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
             )
         return problems
 
@@ -84,17 +89,21 @@ class OwlConfig:
         for name in PARTS:
             if not isinstance(values.get(name), dict):
                 raise TypeError(f"no value for {name!r}; expected {', '.join(PARTS)}")
-        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora"})):
+        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora", "resizing"})):
             raise TypeError(f"unknown key {listed(map(shown, unknown))}")
         parts: dict[str, Any] = {
             name: _part(values[name], name, kinds) for name, kinds in PARTS.items()
         }
         lora = values.get("lora")
-        return OwlConfig(**parts, lora=None if lora is None else checked(lora, LoraConfig, "lora"))
+        return OwlConfig(
+            **parts,
+            lora=None if lora is None else checked(lora, LoraConfig, "lora"),
+            resizing=checked(values.get("resizing", {}), Resizing, "resizing"),
+        )
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:
-    # Files of the first release lack the key; it had only the first part of each kind.
+    # The first release wrote no such key: it had only the first part of each kind.
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(

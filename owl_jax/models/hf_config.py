@@ -93,7 +93,7 @@ class Source:
             raise UserError(f"{self.path}: {error}") from None
 
     def refuse_other_computation(self) -> None:
-        """Raises UserError for keys that turn on what owl_jax does not compute."""
+        """Raises UserError for keys that turn on a variant that owl_jax does not compute."""
         values = self.values
         unsupported = [name for name in _OTHER_COMPUTATION if values.get(name)]
         # sliding_window has no effect if use_sliding_window is false.
@@ -103,10 +103,10 @@ class Source:
             found = listed(f"{self.key(name)} = {shown(values[name])}" for name in unsupported)
             raise UserError(f"{self.path}: {found}: not supported; expected false or null")
 
-    def expect(self, name: str, found: Any, expected: Any, why: str) -> None:
-        """Raises UserError unless a value is the only supported one."""
+    def expect(self, name: str, found: Any, expected: Any, owner: str) -> None:
+        """Raises UserError unless a value is the only one that `owner` supports."""
         if found != expected:
-            raise UserError(f"{self.path}: {name} is {shown(found)}; {why} has {expected}")
+            raise UserError(f"{self.path}: {name} is {shown(found)}; {owner} has {expected}")
 
 
 def token_ids(text: Any) -> dict[str, Any]:

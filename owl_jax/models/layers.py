@@ -45,8 +45,8 @@ class Projection(nn.Module):
     in_axes, out_axes: logical name (parallel/sharding.py) and size of the axes contracted and
       produced: {"embed": D} and {"heads": H, "kv": K} for a query projection.
     lora: adapts this projection if its module name is among `lora.targets` (models/lora.py).
-    A parameter `scale` of the output's shape beside an int8 kernel multiplies the result
-    (checkpoint/int8.py); `init` does not create one.
+    An int8 kernel comes with a parameter `scale` of the output's shape, which multiplies the result
+    (checkpoint/int8.py); `init` does not create it.
     """
 
     in_axes: Axes

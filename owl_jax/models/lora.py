@@ -28,7 +28,7 @@ COLLECTION = "lora"  # the Linen variable collection of the `lora` subtree
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
-_DRAWS = 2**16  # values of half a random word
+_DRAWS = 2**16  # values that half a random word can have
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def low_rank_update(
     dtype: Any,
     deterministic: bool,
 ) -> jax.Array:
-    """The adapter's update of `projection`'s output for input x; declares the factors there.
+    """What the adapter adds to the output of `projection` for input x.
+
+    Declares the factors in `projection`.
 
     in_axes, out_axes: logical name -> size of the axes contracted and produced, in order.
     """
@@ -82,7 +84,7 @@ def low_rank_update(
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Zeroes each element of x [..., D] with probability `rate`, divides the others by 1 - rate.
+    """Zeroes each element of x [..., D] with probability `rate` and divides the others by 1 - rate.
 
     The rate is rounded to a multiple of 1 / 65536 in both places. The mask depends on key and
     shape, not on the sharding of x.

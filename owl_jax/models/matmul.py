@@ -1,7 +1,7 @@
 """Matmuls with weights stored in fewer bits than the compute dtype.
 
 An accelerator widens such a weight on its way into the matmul. XLA on CPU materialises the wide
-weight, and hoists that out of the loop over layers: a bfloat16 model then takes three times its
+weight and hoists it out of the loop over layers, so that a bfloat16 model takes three times its
 size. On CPU the matmul is therefore blockwise and widens one block of the weight at a time.
 """
 

@@ -10,6 +10,7 @@ Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -27,10 +28,12 @@ Path = tuple[str, ...]
 class Part(ABC):
     """The config of any part.
 
-    INIT_ONLY names the fields that only the initialisation of weights reads.
+    INIT_ONLY names the fields that only weight initialisation reads. FIXED names the parameters
+    that are never trained, whatever a config's rules say.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
+    FIXED: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
     hidden_size: Any
     num_layers: Any
@@ -41,7 +44,7 @@ class Part(ABC):
 
     @abstractmethod
     def num_parameters(self) -> float:
-        """Approximate parameters of its large kernels, to refuse absurd sizes."""
+        """Approximate number of parameters in the large kernels; serves to refuse absurd sizes."""
 
 
 class VisionPart(Part):
@@ -53,19 +56,45 @@ class VisionPart(Part):
     pixel_mean: Any
     pixel_std: Any
     MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
-    OTHER_PARTS: ClassVar[str]  # what `ignores` is true for, in words
+    OTHER_PARTS: ClassVar[str]  # describes the tensors that `ignores` accepts, for messages
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...
 
     @property
     @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches; the output has them row by row."""
+
+    @property
+    @abstractmethod
+    def num_prefix_tokens(self) -> int:
+        """Output tokens before the patches: 1 for a class token, else 0."""
+
+    @property
     def tokens_per_frame(self) -> int:
         """S."""
+        return self.num_prefix_tokens + math.prod(self.grid)
+
+    def at_layer(self, layer: int, class_token: bool) -> Self:
+        """The encoder that ends at a hidden state, without the norm that follows the last layer.
+
+        layer: transformers' index: -1 is the last layer's output. class_token: whether the output
+        has the encoder's class token, if there is one.
+        Raises ValueError for a state that the encoder does not have.
+        """
+        raise ValueError(f"layer {layer}; {self.architecture} has only its last output")
+
+    def taken_from(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters of this encoder among those of the whole one that it is the start of.
+
+        params, result: subtrees of lazy arrays.
+        """
+        return params
 
     @abstractmethod
     def tokens_through(self, path: Path, frames: int) -> int:
-        """Tokens of one medium that a weight matrix multiplies."""
+        """Number of one medium's tokens that the weight matrix at `path` multiplies."""
 
     @abstractmethod
     def attention_flops(self, frames: int) -> float:
@@ -82,11 +111,15 @@ class VisionPart(Part):
 
     @abstractmethod
     def ignores(self, tensor: str) -> bool:
-        """Whether a tensor in such a directory is not the encoder's."""
+        """Whether a tensor in such a directory belongs to another part."""
 
 
 class ConnectorPart(Part):
-    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language]."""
+    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language].
+
+    A connector that works on the grid of patches refuses an encoder with a class token
+    (`prefix_problems`).
+    """
 
     @abstractmethod
     def build(self, vision: VisionPart, language_width: int, compute: Compute) -> nn.Module: ...
@@ -101,11 +134,15 @@ class ConnectorPart(Part):
 
     @abstractmethod
     def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
-        """Tokens of one medium that a weight matrix multiplies."""
+        """Number of one medium's tokens that the weight matrix at `path` multiplies."""
 
     @abstractmethod
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
+
+    def weight_rows(self) -> list[Row]:
+        """The tensors of a release, targets below `connector/`; none by default."""
+        return []
 
 
 class LanguagePart(Part):
@@ -113,7 +150,9 @@ class LanguagePart(Part):
 
     HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
     names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
-    repeat}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    duplicate}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
+    EXTENDS: another architecture whose weights `extended` accepts.
     """
 
     HEAD: ClassVar[tuple[str, ...]]
@@ -121,6 +160,8 @@ class LanguagePart(Part):
     TIED: ClassVar[Mapping[str, str]] = {}
     DEFINING: ClassVar[tuple[str, ...]]
     PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
+    USES_MODALITY: ClassVar[bool] = False
+    EXTENDS: ClassVar[str | None] = None
     vocab_size: Any
     num_heads: Any
     num_kv_heads: Any
@@ -138,7 +179,18 @@ class LanguagePart(Part):
     @property
     @abstractmethod
     def max_length(self) -> int:
-        """The most tokens of prompt and answer together."""
+        """The maximum number of tokens in prompt and answer together."""
+
+    def tokens_through(self, path: Path, length: int, media_tokens: int) -> int:
+        """Number of a sequence's tokens that the weight matrix at `path` multiplies.
+
+        media_tokens: those of all its media slots.
+        """
+        return length
+
+    def extended(self, llm: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The subtree `llm` of a model of architecture EXTENDS as a start for this one."""
+        return llm
 
     @abstractmethod
     def attention_flops(self, length: int) -> float:
@@ -165,4 +217,14 @@ def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
         f"{where}.{name} {size} is not a multiple of {where}.{by} {divisor}"
         for name, size, by, divisor in sizes
         if divisor < 1 or size % divisor
+    ]
+
+
+def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
+    """A line if the encoder's output is not a plain grid of patches."""
+    if not vision.num_prefix_tokens:
+        return []
+    return [
+        f"connector {part.architecture} takes a grid of patches, but {vision.architecture} gives a "
+        "class token before them; give vision.class_token_output=False"
     ]

@@ -4,10 +4,10 @@ A policy is a name:
 
     none     saves everything
     dots     saves the results of matmuls, XLA's attention scores included
-    minimal  saves the results of matmuls with weights, and attention; recomputes cheap operations
+    minimal  saves the results of attention and of matmuls with weights; recomputes cheap operations
     full     saves only the layer's input
 
-or a list of tensors, to use the memory that is left; it recomputes all others:
+or a list of tensors to save, for filling the memory that is left; all others are recomputed:
 
     save:query,key,value,context            saved on the device
     save:context;offload:input,gate,up      saved on the device; offloaded to host memory
@@ -28,15 +28,15 @@ from jax.ad_checkpoint import checkpoint_name
 from owl_jax.errors import UserError
 
 # Each with its width. For LLaMA-7B in bfloat16, D, H * K and G * K are 8 KB per token and layer, F
-# is 22 KB, and `minimal` 84 KB in all. A KB saves about the same work for each tensor.
+# is 22 KB, and `minimal` 84 KB in all. Saving a KB avoids about the same work for each tensor.
 TENSORS: Mapping[str, str] = {
-    "input": "of the layer, D",
+    "input": "the layer's input, D",
     "query": "H * K, rotated",
     "key": "G * K, rotated",
     "value": "G * K",
     "context": "attention's result, H * K; for splash and blockwise also the scores' log-sum-exp",
-    "attention": "the output projection of attention, D",
-    "gate": "of a gated MLP, F",
+    "attention": "attention's result after its output projection, D",
+    "gate": "the gate projection of a gated MLP, F",
     "up": "the MLP's first projection, F",
     "mlp": "the input of the MLP's last projection, F",
     "temporal": "the two projections of the video release's convolutions, D / 2 and D",
@@ -60,7 +60,7 @@ NAMES = tuple(_NAMED)
 
 
 def named(tensor: str, value: jax.Array) -> jax.Array:
-    """`value`, named `tensor` for policies; one of TENSORS."""
+    """Names `value` for policies. Raises ValueError for a name that is not in TENSORS."""
     if tensor not in TENSORS:
         raise ValueError(f"{tensor!r} is not in TENSORS")
     return checkpoint_name(value, tensor)
@@ -69,7 +69,7 @@ def named(tensor: str, value: jax.Array) -> jax.Array:
 def policy(text: str) -> Policy:
     """Parses a policy for `jax.checkpoint`.
 
-    Raises UserError for anything else, and for a tensor that is unknown or named twice.
+    Raises UserError for text that is not a policy, and for a tensor that is unknown or named twice.
     """
 
     def refuse(why: str) -> NoReturn:

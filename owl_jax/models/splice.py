@@ -1,9 +1,9 @@
-"""Splices media vectors into the token embeddings: an image becomes Q + 1 tokens of a sequence.
+"""Splices media vectors into the token embeddings.
 
-Letters: B sequences, L tokens, N slots, Q queries, D language width.
+Letters: B sequences, L tokens, N slots, D language width, W vectors of a sequence's slots.
 
 A sequence has a fixed length and a fixed number of media slots, so sequences with text, images and
-videos run the same program. `media_index` holds the vector and slot of each media token.
+videos run the same program. `media_index` holds the vector of each media token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-TEXT = -1  # media_index of a text token
+from owl_jax.text.media_index import TEXT
 
 
 def splice(text: jax.Array, media: jax.Array, media_index: jax.Array) -> jax.Array:
@@ -19,12 +19,11 @@ def splice(text: jax.Array, media: jax.Array, media_index: jax.Array) -> jax.Arr
 
     Args:
       text: [B, L, D] token embeddings (any value at media tokens).
-      media: [B, N, Q + 1, D].
-      media_index: int32[B, L], slot * (Q + 1) + vector, or -1 for a text token.
+      media: [B, W, D], the vectors of all slots, one slot after the other.
+      media_index: int32[B, L], 0 .. W - 1, or -1 for a text token (text/media_index.py).
 
     Returns: [B, L, D] in the dtype of `text`.
     """
-    B, _, _, D = media.shape
-    table = media.reshape(B, -1, D).astype(text.dtype)
     index = jnp.maximum(media_index, 0)[:, :, None]
-    return jnp.where(media_index[:, :, None] == TEXT, text, jnp.take_along_axis(table, index, 1))
+    vectors = jnp.take_along_axis(media.astype(text.dtype), index, axis=1)
+    return jnp.where(media_index[:, :, None] == TEXT, text, vectors)

@@ -17,8 +17,8 @@ Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
 """One slice per axis, with explicit start and stop."""
 
-# Rows transposed together: the ways of an L1 cache; rows whose length is a power of two all map to
-# one set.
+# Rows transposed at a time: the associativity of an L1 cache, because rows whose length is a power
+# of two all map to one set.
 _TRANSPOSE_ROWS = 12
 
 
@@ -71,7 +71,10 @@ class Flat:
 
 @dataclass(frozen=True)
 class Linear:
-    """[out, in] in the source, [*in, *out] here; `trailing` 1s follow if it was a 1x1x1 conv."""
+    """[out, in] in the source, [*in, *out] here.
+
+    The source of a 1x1x1 convolution has `trailing` more axes of length 1.
+    """
 
     num_in_axes: int = 1
     trailing: int = 0
@@ -149,7 +152,7 @@ def read_part(
 
 
 def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
-    """A part of axes that are flattened in the source: (the source's range, our covered part)."""
+    """A part of axes that the source flattens: (range in the source, the part of ours in it)."""
     inner = math.prod(shape[1:])
     covered = (part[0], *whole(shape[1:]))
     return slice(part[0].start * inner, part[0].stop * inner), covered

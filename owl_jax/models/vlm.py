@@ -3,9 +3,9 @@
 Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
 
-The top-level keys are "vision", "connector", "llm" and, with LoRA, "lora". Use
-`VisionLanguageModel` through `init_params`, `forward` and `head`: they take
-the tree and return arrays.
+The tree's top-level keys are "vision", "connector", "llm" and, with LoRA, "lora". Use
+`VisionLanguageModel` through `init_params`, `forward` and `head`: they take the tree and return
+arrays.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from owl_jax.models.cache import Cache
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
+from owl_jax.models.modality import Modality
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -46,7 +47,7 @@ class VisionLanguageModel(nn.Module):
         self.llm: Any = config.llm.build(self.compute, config.lora)
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
-        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, config.media_length, D]."""
+        """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, tokens of each, D]."""
         B, N = pixels.shape[:2]
         if pixels.dtype == jnp.uint8:
             vision = self.config.vision
@@ -74,10 +75,11 @@ class VisionLanguageModel(nn.Module):
             media.append(self.encode_media(videos))
         if not media:
             return text
-        vectors = nn.with_logical_constraint(
-            jnp.concatenate(media, axis=1), ("batch", "slots", None, "act_embed")
-        )
-        return splice(text, vectors, media_index)
+        names = ("batch", "slots", None, "act_embed")
+        vectors = [nn.with_logical_constraint(vectors, names) for vectors in media]
+        B, _, _, D = vectors[0].shape
+        table = jnp.concatenate([x.reshape(B, -1, D) for x in vectors], axis=1)
+        return splice(text, table, media_index)
 
     def hidden_states(
         self,
@@ -85,10 +87,25 @@ class VisionLanguageModel(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The language model without its head; see Llama.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
-        return self.llm(embeddings, mask, cache, deterministic)
+        options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
+        return self.llm(embeddings, mask, cache, deterministic, **options)
+
+    def modality(
+        self, images: jax.Array | None, videos: jax.Array | None, media_index: jax.Array
+    ) -> Modality | None:
+        """Which tokens are visual; None without media, or if the language model does not ask."""
+        config, vectors = self.config, 0
+        if not config.llm.USES_MODALITY:
+            return None
+        if images is not None:
+            vectors += images.shape[1] * config.num_tokens("image")
+        if videos is not None:
+            vectors += videos.shape[1] * config.num_tokens("video", videos.shape[2])
+        return Modality.of(media_index, vectors) if vectors else None
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -106,7 +123,10 @@ class VisionLanguageModel(nn.Module):
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        hidden, _ = self.hidden_states(embeddings, mask, deterministic=deterministic)
+        modality = self.modality(images, videos, media_index)
+        hidden, _ = self.hidden_states(
+            embeddings, mask, deterministic=deterministic, modality=modality
+        )
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -116,7 +136,7 @@ class VisionLanguageModel(nn.Module):
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """The tree as Linen collections; LoRA weights are a separate one (models/lora.py)."""
+    """The tree as Linen collections, LoRA weights in their own (models/lora.py)."""
     tree = {name: subtree for name, subtree in params.items() if name != "lora"}
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 
@@ -228,7 +248,7 @@ def gather_head(compute: Compute, params: Params) -> Params:
         if names is None:
             return weight
         if weight.dtype.itemsize > jnp.dtype(compute.dtype).itemsize:
-            # Keeping its sharding here makes XLA cast before the gather, which moves fewer bytes.
+            # Keep the sharding here: XLA then casts before it gathers, and moves fewer bytes.
             weight = nn.with_logical_constraint(weight.astype(compute.dtype), names)
         gathered = tuple(None if name == "embed" else name for name in names)
         return nn.with_logical_constraint(weight, gathered)

@@ -17,7 +17,7 @@ from owl_jax.models.transforms import Flat, Linear, Same, Transform
 class Row:
     """One kind of tensor. `source` contains `{i}` if each layer has one.
 
-    Several rows with one target are stacked, in order, on its second to last axis.
+    Rows with the same target are stacked, in order, on its second to last axis.
     """
 
     source: str

@@ -30,7 +30,7 @@ _WIDTH, _HEIGHT = 360, 220
 _TICKS, _BARS = 5, 30  # at most; bars only if no width is given
 _ROUND = (1, 2, 5, 10)  # digits of round numbers
 
-# A line has at most two points for each of these, so that 100,000 logged steps take only 40 KB.
+# A line keeps at most two points of each stretch, so 100,000 logged steps take only 40 KB.
 _STRETCHES = 200
 
 # Larger numbers overflow in matplotlib's axis limits.
@@ -251,7 +251,7 @@ def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> Non
 
 
 def _svg(figure: Figure) -> Markup:
-    """The drawing as inline SVG: in the page's colours, without a file's metadata."""
+    """The drawing as inline SVG, in the page's colours and without metadata."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=nothing)
@@ -285,9 +285,9 @@ def _thinned(steps: Any, values: Any) -> tuple[Any, Any]:
 
 
 def _means(steps: Any, values: Any) -> tuple[Any, Any]:
-    """Running means over a tenth of the line, at evenly spaced points; over less at the ends."""
+    """Running means over a tenth of the line, or less at its ends, at evenly spaced points."""
     reach = len(values) // 20
     indices = np.unique(np.linspace(0, len(values) - 1, 2 * _STRETCHES).round().astype(int))
-    # Not by differences of cumulative sums, where a loss of 1e20 would swallow later ones.
+    # Differences of cumulative sums are not exact: a loss of 1e20 would swallow later ones.
     means = [values[max(0, i - reach) : i + reach + 1].mean() for i in indices]
     return steps[indices], means

@@ -1,4 +1,4 @@
-"""Errors of one process as errors of all, so that none of them waits for one that has ended."""
+"""Raises an error of one process in all, so that none waits for a process that has ended."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from owl_jax.errors import UserError
 
 
 def raise_together(error: UserError | None, told: str) -> None:
-    """Raises on every process if any of them has an error; every process calls it.
+    """Raises in every process if any of them has an error. Every process must call it.
 
     Args:
-      error: this process's, if it has one.
-      told: the message on processes without one; {process} in it becomes the number of the first
-        process that has one.
+      error: this process's error, or None.
+      told: the message in processes without an error; {process} in it becomes the number of the
+        first process with one.
 
     Raises UserError.
     """

@@ -1,7 +1,7 @@
 """Peak FLOPs, memory and links of chips, for MFU and for programs compiled without a chip.
 
 TPU numbers are from Google Cloud's pages on each version (cloud.google.com/tpu/docs/v4, v5e,
-v5p-training, v6e). These give the ICI bandwidth of all ports in both directions; here it is per
+v5p-training, v6e). The pages give the ICI bandwidth of all ports in both directions; here it is per
 port and direction. GPU peaks are from NVIDIA's data sheets, bfloat16 without sparsity.
 """
 
@@ -24,9 +24,9 @@ class Chip:
     hbm_bandwidth: bytes per second.
     link_bandwidth: bytes per second over one ICI port in one direction.
     ring_size: a grid dimension closes to a ring if it is a multiple of this.
-    dcn_bandwidth: bytes per second to other slices, a chip's share of its host's network.
-    clock: cycles per second: peak_flops over the maximum operations per cycle in the compiler's
-      cost model.
+    dcn_bandwidth: bytes per second to other slices: a chip's share of its host's network.
+    clock: cycles per second, computed as peak_flops over the maximum operations per cycle in the
+      compiler's cost model.
     """
 
     name: str

@@ -24,8 +24,8 @@ def make_mesh(
 ) -> Mesh:
     """Makes the mesh (data, fsdp, tensor).
 
-    Over several slices (TPU slices, or GPU hosts without a common NVLink) the data axis spans them,
-    since it exchanges only gradients; if its size does not allow that, fsdp does.
+    If there are several slices (TPU slices, or GPU hosts without a common NVLink), the data axis
+    spans them, since it exchanges only gradients; if its size does not allow that, fsdp spans them.
 
     Args:
       data, fsdp, tensor: sizes of the axes; at most one may be -1, which takes the remainder.

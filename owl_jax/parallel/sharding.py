@@ -84,14 +84,15 @@ def param_shardings(params: Any, mesh: Mesh, rules: LogicalRules, names: Any = N
     Args:
       params: a tree of arrays or ShapeDtypeStructs, plain or in flax.linen's Partitioned boxes as
         from `jax.eval_shape(module.init, ...)`.
-      names: for a tree without boxes: the same tree with a PartitionSpec of logical names at each
-        leaf (as from `flax.linen.get_partition_spec`). By default taken from the boxes.
+      names: the same tree with a PartitionSpec of logical names at each leaf, as from
+        `flax.linen.get_partition_spec`; by default taken from the boxes.
 
     Returns:
       The tree without boxes, with a NamedSharding at each leaf.
 
     Raises:
-      UserError: names the parameter if a logical name is unknown, or two map to the same mesh axis.
+      UserError: a logical name is unknown, or two map to the same mesh axis; the message names the
+        parameter.
     """
     names = nn.get_partition_spec(params) if names is None else names
 
@@ -148,7 +149,10 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     """Shards a batch over the mesh.
 
     Args:
-      batch: arrays [sequences of this process, ...]; the global arrays have those of all processes.
+      batch: arrays [sequences of this process, ...].
+
+    Returns:
+      Global arrays [sequences of all processes, ...].
 
     Raises:
       UserError: the devices of this process do not divide its sequences.

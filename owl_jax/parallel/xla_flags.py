@@ -5,9 +5,9 @@ starts; libtpu and XLA read them once. The launchers (launch/) run
 
     LIBTPU_INIT_ARGS=$(python -m owl_jax.parallel.xla_flags --chip=v5e) python -m owl_jax.train ...
 
-An unknown flag ends the program at its start, so each flag was tried: libtpu 0.0.42 and 0.0.52
-compiled a small training step with them for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed those
-of a GPU (2026-11-25).
+An unknown flag ends the program at its start, so each flag was tested: libtpu 0.0.42 and 0.0.52
+compiled a small training step with the TPU flags for v4, v5e, v5p and v6e, and jaxlib 0.10.2 parsed
+the GPU flags (2026-11-25).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Flag:
     Attributes:
       group: name of the flags with one purpose.
       why: effect and reason.
-      source: of the reason: a document or a measurement.
+      source: a document or a measurement that supports the reason.
     """
 
     name: str
@@ -63,14 +63,14 @@ SCOPED_VMEM_KIB = {
     "v6e": ("98304", "three quarters of the VMEM", MAXTEXT),
 }
 
-# Under fsdp every layer's weights are gathered before use. These split a gather into steps inside
-# a concurrent matmul, which hides it. Only on v5e: libtpu 0.0.52 refuses to compile with them for
-# v4, v5p and v6e, since they may give wrong results or hang; 0.0.42 compiles silently.
+# Under fsdp every layer's weights are gathered before use. These flags split a gather into steps
+# inside a concurrent matmul, which hides it. Only on v5e: libtpu 0.0.52 refuses to compile with
+# them for v4, v5p and v6e, since they may give wrong results or hang; 0.0.42 compiles silently.
 GATHER_FUSION = {
-    "xla_enable_async_all_gather": "gathers run beside other work",
+    "xla_enable_async_all_gather": "gathers run concurrently with other work",
     "xla_tpu_enable_async_collective_fusion": "fuses collectives with concurrent work",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "gathers too",
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": "over several steps of a matmul",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "fuses gathers, too",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "spreads them over several steps",
     "xla_tpu_overlap_compute_collective_tc": "the matrix unit goes on during a collective",
 }
 
@@ -86,17 +86,17 @@ WHOLE_GATHERS = {
 # The group of flags that change the collectives, not only their schedule.
 PARTITIONING = "whole gathers"
 
-# Between slices, over DCN, only gradients are summed. These overlap the sum with the rest of the
-# backward pass. They have no effect on one slice.
+# Between slices, over DCN, only gradients are summed. These flags overlap the sum with the rest of
+# the backward pass. They have no effect on one slice.
 SLICE_OVERLAP = {
     "xla_tpu_enable_data_parallel_all_reduce_opt": "sums of gradients between slices run early",
-    "xla_tpu_data_parallel_opt_different_sized_ops": "also if they differ in size",
+    "xla_tpu_data_parallel_opt_different_sized_ops": "even if the gradients differ in size",
 }
 
 # XLA starts a GPU's collectives early and waits for them late, so matmuls hide them; each iteration
 # of the loop over layers prefetches the weights of the next.
 GPU_OVERLAP = {
-    "xla_gpu_enable_latency_hiding_scheduler": "collectives are ordered to run beside other work",
+    "xla_gpu_enable_latency_hiding_scheduler": "orders collectives to run beside other work",
     "xla_gpu_enable_pipelined_all_gather": "a layer's weights are gathered one layer ahead",
     "xla_gpu_enable_pipelined_reduce_scatter": "a layer's gradients are scattered one layer behind",
 }

@@ -1,8 +1,8 @@
 """Shows the data of a config: python -m owl_jax.data.preview --config=FILE --output=preview.html
 
 The page shows the mixture, the lengths of its records, dropped records with reasons, and the first
-batches as the model gets them. Needs no weights. Any key of the config can be overridden with
---config.KEY=VALUE.
+batches as the model gets them. It needs no weights. --config.KEY=VALUE overrides a key of the
+config.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ RECORDS = flags.DEFINE_integer(
     "records", 2000, "records of the mixture to measure, at most one epoch", lower_bound=1
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory for the indices of large files, such as the training's"
+    "workdir", None, "directory for the indices of large files, such as the workdir of the training"
 )
 
-# More than any record has, so that nothing is cut or has too many media.
+# More than any record has, so that no record is cut, or dropped for too many media.
 _UNLIMITED = 1 << 40
 
 

@@ -21,10 +21,10 @@ from owl_jax.pages.page import Share, count, render
 from owl_jax.preview.unpacking import Medium, UnpackedSequence, Words, unpack
 from owl_jax.text.tokenizer import Tokenizer
 
-# Dropped records.
+# Maximum number of dropped records that the page lists, and that it lists unfolded.
 _MOST_LISTED, _MOST_UNFOLDED = 50, 10
 
-# Maximum side in pixels, so that a page of many pictures stays small enough to send.
+# Maximum side in pixels; a page of many pictures must stay small enough to send.
 _PICTURE, _FRAME = 144, 96
 
 
@@ -66,7 +66,7 @@ def preview_page(
     max_rows: int,
 ) -> str:
     """The HTML file. max_rows: the number of sequences shown of each batch."""
-    unpacked = [unpack(batch, head.shape.media_length) for batch in batches]
+    unpacked = [unpack(batch, head.shape.media) for batch in batches]
     lengths = np.asarray(sizes.lengths)
     return render(
         __package__,
@@ -97,16 +97,18 @@ def _facts(head: Head) -> dict[str, str]:
     capacity = [f"{shape.length:,} tokens", count(shape.image_slots, "picture")]
     if shape.video_slots:
         capacity.append(f"{count(shape.video_slots, 'video')} of {shape.frames} frames")
+    videos = {"Video": f"{shape.media.video} tokens"} if shape.video_slots else {}
     return {
         "Tokenizer": head.tokenizer,
-        "Maximum of a packed sequence": ", ".join(capacity),
-        "Picture or video": f"{shape.media_length} tokens",
+        "Capacity of a packed sequence": ", ".join(capacity),
+        "Picture": f"{shape.media.image} tokens",
+        **videos,
         "Image size": f"{shape.image_size} × {shape.image_size} pixels",
     }
 
 
 def _lengths(lengths: np.ndarray, sequence_length: int) -> list[Chart]:
-    """One chart; none if there are no records."""
+    """The histogram of the lengths; no chart if there are no records."""
     if not len(lengths):
         return []
     middle, high = np.percentile(lengths, (50, 95))
@@ -150,7 +152,7 @@ def _media(sizes: Sizes) -> list[Share]:
 
 
 def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """(text, is_special) pieces; each special token is a piece with its name."""
+    """Pieces (text, is_special); each special token is a piece, whose text is the token's name."""
     names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
 
     def name(token: int) -> str:

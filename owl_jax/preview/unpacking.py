@@ -2,8 +2,8 @@
 
 Letters: T frames, S image side.
 
-The target at an index is the token after it. So a conversation has one more token than it takes of
-the sequence: its last token is only a target.
+The target at an index is the next token. So a conversation has one token more than it takes in the
+sequence: its last token is only a target.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from owl_jax.data.batch import Batch
-from owl_jax.text.media_index import TEXT
+from owl_jax.text.media_index import TEXT, MediaLengths, media_slots
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Consecutive tokens that are all supervised, or all not."""
+    """Consecutive text tokens that are either all supervised or all unsupervised."""
 
     ids: list[int]
     supervised: bool
@@ -85,25 +85,25 @@ class UnpackedSequence:
         return len({medium.slot for medium in media if medium.is_video == videos})
 
 
-def unpack(batch: Batch, media_length: int) -> list[UnpackedSequence]:
-    """The packed sequences of a batch. media_length: tokens per picture or video.
+def unpack(batch: Batch, lengths: MediaLengths) -> list[UnpackedSequence]:
+    """The packed sequences of a batch.
 
     Supervised tokens are read from the targets, which the model learns; others from the inputs.
     """
     arrays = {name: np.asarray(array) for name, array in vars(batch).items()}
     return [
-        _unpack_sequence({name: array[i] for name, array in arrays.items()}, media_length)
+        _unpack_sequence({name: array[i] for name, array in arrays.items()}, lengths)
         for i in range(len(arrays["input_ids"]))
     ]
 
 
-def _unpack_sequence(arrays: dict[str, np.ndarray], media_length: int) -> UnpackedSequence:
+def _unpack_sequence(arrays: dict[str, np.ndarray], lengths: MediaLengths) -> UnpackedSequence:
     segment_ids = arrays["segment_ids"]
     segments = []
     for segment in range(1, segment_ids.max(initial=0) + 1):
         (indices,) = np.nonzero(segment_ids == segment)
         if len(indices):
-            parts = _parts(arrays, indices, media_length)
+            parts = _parts(arrays, indices, lengths)
             supervised = int((arrays["loss_mask"][indices] > 0).sum())
             segments.append(Segment(parts, int(indices[0]), len(indices), supervised))
     return UnpackedSequence(
@@ -112,11 +112,11 @@ def _unpack_sequence(arrays: dict[str, np.ndarray], media_length: int) -> Unpack
 
 
 def _parts(
-    arrays: dict[str, np.ndarray], indices: np.ndarray, media_length: int
+    arrays: dict[str, np.ndarray], indices: np.ndarray, lengths: MediaLengths
 ) -> list[Words | Medium]:
     media_index, targets = arrays["media_index"][indices], arrays["targets"][indices]
-    # One entry a token: the input, and the target before it, if that is supervised.
-    slots = np.append(np.where(media_index < 0, TEXT, media_index // media_length), TEXT)
+    # One entry per token: its slot, the token as an input, and as a target with its supervision.
+    slots = np.append(media_slots(media_index, lengths, len(arrays["images"])), TEXT)
     inputs = np.append(arrays["input_ids"][indices], targets[-1])
     is_supervised = np.append(False, arrays["loss_mask"][indices] > 0)
     tokens: list[tuple[int, bool, int]] = []

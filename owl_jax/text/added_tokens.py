@@ -14,7 +14,7 @@ _SPACES = re.compile(r"\s*")
 class AddedToken:
     """A string that is one token.
 
-    special: decoding omits it. lstrip, rstrip: it absorbs the white space before it, after it.
+    special: decoding omits it. lstrip, rstrip: it absorbs the white space before or after it.
     single_word, normalized: as in the tokenizers library. source: the file that names it.
     """
 

@@ -8,8 +8,8 @@ A conversation is text in the original's format, or OpenAI-style messages that b
     AI: An owl.
 
 Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
-medium takes `media_length` consecutive ids of -1 (image) or -2 (video), one per token of the
-connector (OwlConfig.num_tokens). Training text is split at all marks and each piece is tokenised
+medium takes consecutive ids of -1 (image) or -2 (video), one per token of the connector
+(OwlConfig.media_lengths). Training text is split at all marks and each piece is tokenised
 separately; prompts are split at media only (original: pipeline/data_utils,
 processing_mplug_owl.py).
 
@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from owl_jax.errors import UserError, shown
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, MediaLengths
 from owl_jax.text.tokenizer import Tokenizer
 
 SYSTEM = (
@@ -32,10 +33,8 @@ SYSTEM = (
 )
 IMAGE_TOKEN = "<image>"
 VIDEO_TOKEN = "<|video|>"
-IMAGE_ID = -1
-VIDEO_ID = -2
 
-# A tokenizer reads the whole text, however little is kept, and needs 50 bytes per character.
+# A tokenizer reads the whole text even if little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
 _CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
 
@@ -59,7 +58,7 @@ class TokenizedConversation:
 
     input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
     loss_mask: np.ndarray  # bool[n], True on answer tokens and the EOS of every answer
-    num_images: int  # complete images among the ids: the first in reading order
+    num_images: int  # images whose ids are all kept: the first in reading order
     num_videos: int
 
 
@@ -72,23 +71,23 @@ class _Piece(NamedTuple):
 
 
 def longest_text(max_length: int) -> int:
-    """The most characters of a conversation that is tokenised for `max_length` tokens.
+    """The longest conversation, in characters, that is tokenised for `max_length` tokens.
 
-    A million, or 64 per token if that is more. Callers refuse longer text before they tokenise it,
-    as nearly all of its tokens would be cut off.
+    A million, or 64 per token if that is more. Callers refuse longer text without tokenising it,
+    because nearly all of its tokens would be cut off.
     """
     return max(_LONGEST_TEXT, _CHARACTERS_PER_TOKEN * max_length)
 
 
 def tokenize_conversation(
-    text: str, tokenizer: Tokenizer, media_length: int, max_length: int
+    text: str, tokenizer: Tokenizer, lengths: MediaLengths, max_length: int
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
     Longer text is truncated as in the original: a truncated answer still ends with EOS. A medium is
     never truncated: the example ends before the first that does not fit. Media at the end are
-    dropped, because the last id is only a target. If nothing of an answer fits, it is dropped with
-    its EOS and all that follows, so a mask may be False everywhere.
+    dropped, because the last id is only a target. If not even one token of an answer fits, the
+    answer, its EOS and all that follows are dropped, so a mask may be False everywhere.
     Raises UserError for max_length < 1.
     """
     if max_length < 1:
@@ -96,7 +95,7 @@ def tokenize_conversation(
     limit = max_length + 1
     ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     mask = [False] * len(ids)
-    for piece in _split(text, _MARKS, tokenizer, media_length):
+    for piece in _split(text, _MARKS, tokenizer, lengths):
         # Reserve the last place for the answer's EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
@@ -111,30 +110,30 @@ def tokenize_conversation(
             break
     end = len(ids)
     while end and ids[end - 1] < 0:
-        end -= media_length
+        end -= lengths.of(ids[end - 1])
     ids, mask = ids[:end], mask[:end]
     return TokenizedConversation(
         input_ids=np.array(ids, np.int32),
         loss_mask=np.array(mask, bool),
-        num_images=ids.count(IMAGE_ID) // media_length,
-        num_videos=ids.count(VIDEO_ID) // media_length,
+        num_images=ids.count(IMAGE_ID) // lengths.image,
+        num_videos=ids.count(VIDEO_ID) // lengths.video,
     )
 
 
 def tokenize_prompt(
     text: str,
     tokenizer: Tokenizer,
-    media_length: int,
+    lengths: MediaLengths,
     *,
     as_trained: bool = False,
     max_length: int = 0,
 ) -> np.ndarray:
-    """Ids of a prompt, int32[n]: BOS, then the text, each medium as `media_length` negative ids.
+    """Ids of a prompt, int32[n]: BOS, then the text, each medium as its length of negative ids.
 
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
     earlier answers: if the prompt ends with "\\nAI: ", `tokenize_conversation` of prompt plus
-    answer begins with the same ids. A model trained from scratch has seen only those.
+    answer begins with the same ids. A model trained from scratch has seen only such ids.
 
     max_length: the model's longest sequence, if known; longer prompts are not truncated.
 
@@ -146,7 +145,7 @@ def tokenize_prompt(
         )
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     marks = _MARKS if as_trained else _MEDIA
-    pieces = list(_split(text, marks, tokenizer, media_length))
+    pieces = list(_split(text, marks, tokenizer, lengths))
     if pieces[-1].kind == "end":  # of the answer to be generated
         pieces.pop()
     for piece in pieces:
@@ -176,7 +175,7 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
         return messages
     text, roles = _render(messages)
     if roles[-1] != "user":
-        raise UserError(f"the last message is the {roles[-1]}'s; expected a question of the user")
+        raise UserError(f"the last message is the {roles[-1]}'s; expected a question from the user")
     return f"{text}\n{_ANSWER_MARK}"
 
 
@@ -226,7 +225,7 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
 
 
 def _split(
-    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, media_length: int
+    text: str, marks: re.Pattern[str], tokenizer: Tokenizer, lengths: MediaLengths
 ) -> Iterator[_Piece]:
     """The separately tokenised pieces of a conversation, in order, not truncated, without BOS.
 
@@ -235,7 +234,8 @@ def _split(
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
-            yield _Piece(kind, [_MEDIA_IDS[part]] * media_length)
+            media_id = _MEDIA_IDS[part]
+            yield _Piece(kind, [media_id] * lengths.of(media_id))
         else:
             yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
 
@@ -266,7 +266,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
             '{"role": ..., "content": ...}'
         )
     if not messages:
-        raise UserError("the conversation is empty; expected at least one message of the user")
+        raise UserError("the conversation is empty; expected at least one message from the user")
     lines = [SYSTEM]
     roles = [str(message.get("role")) for message in messages]
     for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
@@ -286,7 +286,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def _contents(message: Mapping[str, Any], where: str) -> list[str]:
-    """The contents of a message: texts and marks, one line each, for the user; else one text."""
+    """The user's texts and marks, one turn for each; for other roles, one text."""
     content = message.get("content")
     is_user = message.get("role") == "user"
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -45,7 +45,7 @@ class JsonTokenizer:
             # A file may contain the padding and truncation settings of its author.
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            # Nor may it cut words by chance, as BPE dropout does.
+            # BPE dropout would split words at random.
             if getattr(tokenizer.model, "dropout", None):
                 tokenizer.model.dropout = None
             _add(tokenizer, beside)
@@ -54,8 +54,8 @@ class JsonTokenizer:
             if (found := tokenizer.token_to_id(token.content)) != token.id:
                 raise UserError(
                     f"{path.parent}: {shown(token.content)} has the id {token.id} in "
-                    f"{token.source}, and {found} in the vocabulary, which has no gaps; copy all "
-                    "tokenizer files from one model"
+                    f"{token.source}, and {found} in the vocabulary, whose ids are consecutive; "
+                    "copy all tokenizer files from one model"
                 )
         check_needed(path, beside, tokenizer.token_to_id)
         eos_id = tokenizer.token_to_id(beside.eos or "</s>")

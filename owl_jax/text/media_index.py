@@ -1,36 +1,62 @@
-"""media_index: which media vector each token takes, computed from the token ids.
+"""Media in token ids: their ids, how many tokens each takes, and which vector each token gets.
 
 Letters: B sequences, L tokens.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from owl_jax.text.conversation import IMAGE_ID, VIDEO_ID
-
+IMAGE_ID = -1  # input id of an image's tokens
+VIDEO_ID = -2  # input id of a video's tokens
 TEXT = -1  # media_index of a text token
 
 
-def index_media(
-    input_ids: np.ndarray, media_length: int, image_slots: int, video_slots: int
-) -> np.ndarray:
-    """media_index int32[B, L] of ids with -1 (image) and -2 (video) at media tokens.
+class MediaLengths(NamedTuple):
+    """How many tokens an image and a video take in a sequence."""
 
-    The n-th image of a sequence takes slot n, the m-th video slot image_slots + m. Raises
-    ValueError for an incomplete medium or more media than slots; callers check user input first.
+    image: int
+    video: int
+
+    def of(self, media_id: int) -> int:
+        """The length of the medium whose input id is IMAGE_ID or VIDEO_ID."""
+        return self.image if media_id == IMAGE_ID else self.video
+
+
+def index_media(
+    input_ids: np.ndarray, lengths: MediaLengths, image_slots: int, video_slots: int
+) -> np.ndarray:
+    """media_index int32[B, L] for ids that are -1 (image) or -2 (video) at media tokens.
+
+    A sequence's vectors are numbered: those of its image slots, then those of its video slots. The
+    n-th image takes slot n. Raises ValueError for an incomplete medium or more media than slots;
+    callers check user input first.
     """
     index = np.full(input_ids.shape, TEXT, np.int32)
-    for media_id, first_slot, slots in (
-        (IMAGE_ID, 0, image_slots),
-        (VIDEO_ID, image_slots, video_slots),
+    first = 0
+    for media_id, length, slots in (
+        (IMAGE_ID, lengths.image, image_slots),
+        (VIDEO_ID, lengths.video, video_slots),
     ):
         for sequence, ids in enumerate(input_ids):
             (found,) = np.nonzero(ids == media_id)
-            if len(found) % media_length or len(found) > slots * media_length:
+            if len(found) % length or len(found) > slots * length:
                 raise ValueError(
                     f"sequence {sequence} has {len(found)} tokens of media id {media_id}; expected "
-                    f"a multiple of {media_length}, at most {slots * media_length}"
+                    f"a multiple of {length}, at most {slots * length}"
                 )
-            index[sequence, found] = first_slot * media_length + np.arange(len(found))
+            index[sequence, found] = first + np.arange(len(found))
+        first += slots * length
     return index
+
+
+def media_slots(media_index: np.ndarray, lengths: MediaLengths, image_slots: int) -> np.ndarray:
+    """The slot of each token, images first, then videos; TEXT for text. Same shape as the index."""
+    first_video = image_slots * lengths.image
+    return np.where(
+        media_index < first_video,
+        np.where(media_index < 0, TEXT, media_index // lengths.image),
+        image_slots + (media_index - first_video) // lengths.video,
+    )

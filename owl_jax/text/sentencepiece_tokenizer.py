@@ -36,8 +36,8 @@ class SentencePieceTokenizer:
     """LLaMA's tokenizer.model, with the ids of the original's MplugOwlTokenizer (pad is unk).
 
     The files beside it may add tokens and name other BOS and EOS tokens (text/special_tokens.py).
-    A text is split at these tokens; the text between them is encoded separately, each part with a
-    dummy prefix, like the slow tokenizer of 2023.
+    A text is split at these tokens. The parts between them are encoded separately, each with a
+    dummy prefix, as in transformers' slow tokenizer of 2023.
     """
 
     def __init__(self, path: str | Path) -> None:

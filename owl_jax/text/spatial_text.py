@@ -43,8 +43,9 @@ _PLACED = ("bbox", "bboxes", "bounding", "coordinate", "coordinates")
 _WORDS = frozenset(word.encode() for word in _SIDES + _MORE_SIDES + _COMPASS + _WRITTEN + _PLACED)
 _NO_LETTERS_TO_BLANKS = bytes(i if chr(i) in ascii_lowercase else ord(" ") for i in range(256))
 
-# Each alternative begins with a literal, not a class or a group: re then skips to the places where
-# one may begin, ten times faster. "the" would begin too often. The same holds for _CHINESE.
+# Each alternative begins with a literal, not a class or a group: re then skips to places where a
+# match can begin, which is ten times faster. None begins with "the", which is too frequent. The
+# same holds for _CHINESE.
 _PHRASES = re.compile(
     "|".join(
         (

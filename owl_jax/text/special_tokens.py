@@ -5,8 +5,8 @@
     special_tokens_map.json  bos_token, eos_token, ..., each a text or an object with "content"
     tokenizer.json           added_tokens
 
-The formats are transformers', from 2023 until today. Files that contradict each other about the id
-of a token, or about which token begins or ends a text, are refused.
+The formats are transformers', from 2023 until today. Files that disagree about the id of a token,
+or about which token is BOS or EOS, are refused.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
         # Padding is never trained on or generated, so files may disagree about it.
         pad=_text(config.pad_token) or _text(roles.pad_token),
         special=special,
-        # Not pad: users' directories name one without an id, to which transformers gives the next.
+        # Not pad: users' directories name one without an id; transformers gives it the next one.
         needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
-        # add_bos_token does not matter: it tells whether the tokenizer or its caller adds BOS. In
-        # the original it is the caller.
+        # add_bos_token does not matter: it says whether the tokenizer or its caller adds BOS. In
+        # the original, the caller does.
         no_bos=config.bos_token is None and bos is None,
         unusual=frozenset(_unusual(config)),
     )
@@ -174,7 +174,7 @@ def _merged(directory: Path, tokens: Iterable[AddedToken]) -> dict[str, AddedTok
 
 
 def _role(directory: Path, config: _Config, roles: _Roles, name: str) -> str | None:
-    """The content of the token that begins or ends a text."""
+    """The content of BOS or EOS. name: its key."""
     first, second = _text(getattr(config, name)), _text(getattr(roles, name))
     if first and second and first != second:
         raise UserError(

@@ -2,7 +2,7 @@
 
 SentencePiece is called directly: the released models were trained with the "slow" tokenizer of
 2023, and newer ones split leading spaces and special strings differently. Every call of `encode`
-adds a dummy prefix: the encodings of two parts are not the encoding of the whole text, and
+adds a dummy prefix, so the ids of two parts differ from those of the whole text;
 text/conversation.py relies on that.
 """
 
@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, without special ids and those of no piece (media, unused embeddings)."""
+        """Text of `ids`; ignores special ids and ids without a piece (media, unused embeddings)."""
         ...
 
 
@@ -53,7 +53,7 @@ class StreamDecoder:
         """The text that `token_id` adds; "" while a character is incomplete."""
         self._ids.append(int(token_id))
         # Decode all ids again: only the first space of the whole is dropped. Even for thousands of
-        # tokens this is cheap beside one step of the model.
+        # tokens this is cheap compared with one step of the model.
         return self._send(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
 
     def finish(self) -> str:
@@ -94,8 +94,8 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, source: str | Path) -> Non
     """
     if tokenizer.vocab_size > size:
         raise UserError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size} pieces, the model {size}; copy "
-            "the tokenizer it was trained with there"
+            f"{source}: the tokenizer has {tokenizer.vocab_size} pieces, the model {size}; replace "
+            "it by the tokenizer that the model was trained with"
         )
 
 
@@ -104,7 +104,7 @@ def train_sentencepiece(
 ) -> None:
     """Trains a small LLaMA-like tokenizer on `texts` and writes it to the file `target`.
 
-    whole: strings that become one piece each, of any length.
+    whole: strings of any length that become one piece each.
 
     BPE with byte fallback, single digits, identity normalisation and dummy prefix; unk 0, bos 1,
     eos 2, no pad. Deterministic. Raises UserError if `vocab_size` does not suit the texts: it must

@@ -66,7 +66,7 @@ class _JsonFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class JsonVocabulary:
-    """The vocabulary of a tokenizer.json, read without the library. pieces: its model's."""
+    """The vocabulary of a tokenizer.json, read without the library. pieces: of its model."""
 
     pieces: Set[str]
     added: Sequence[AddedToken]
@@ -132,12 +132,12 @@ def is_there(path: Path) -> bool:
 
 @contextmanager
 def understood(path: Path, kind: str) -> Iterator[None]:
-    """Turns any exception of a library about a damaged file into a UserError of one line."""
+    """Turns any exception that a library raises on a damaged file into a one-line UserError."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    # A panic of tokenizers is not an Exception; an error of SentencePiece may not be UTF-8.
+    # A panic in tokenizers is not an Exception; SentencePiece's message may not be UTF-8.
     except BaseException as error:
         raise unreadable(path, kind) from error
 

@@ -27,7 +27,7 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from owl_jax.training import config as settings
 
-# Records that estimate how many sequences an epoch packs into, within about 2 %.
+# Records packed to estimate the sequences of an epoch, to within about 2 %.
 _SAMPLE = 2_000
 _RECORDS_PER_OPEN_ROW = 32
 
@@ -50,7 +50,7 @@ class TrainingData:
     """The opened data of a config.
 
     names, sources: the mixture.
-    conversations: all of the mixture, by number, with media not decoded.
+    conversations: every conversation of the mixture by number; media are not decoded.
     batches: this process's shard.
     """
 
@@ -78,7 +78,7 @@ def open_data(
     """Opens the data of a config.
 
     Args:
-      workdir: for the indices of large files, in `index/`, and `skipped.jsonl`.
+      workdir: receives the indices of large files, in `index/`, and `skipped.jsonl`.
       shard_index, num_shards: the shard of each batch that this process reads.
       drops: replaces the DropLog that writes `skipped.jsonl`.
 
@@ -120,6 +120,7 @@ def open_data(
             (config.seed, shard_index),
             data.unusual_images,
             data.decoder,
+            model.resizing,
         ),
         config.batch_size // num_shards,
         config.seed,
@@ -147,11 +148,13 @@ def _made_with(
     shape: RowShape,
     num_shards: int,
 ) -> dict[str, Any]:
-    """Everything that determines the batches, by setting; a resume must match it."""
+    """The settings that determine the batches, by name; a resume must have the same ones."""
     keys = ("seed", "batch_size", *(f"data.{key}" for key in _BATCH_KEYS))
     made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
     made_with["config.model.vision.image_size"] = shape.image_size
-    made_with["positions of a picture"] = shape.media_length
+    made_with["positions of a picture"] = shape.media.image
+    if shape.media.video != shape.media.image:
+        made_with["tokens of a video"] = shape.media.video
     made_with["number of processes that read data"] = num_shards
     probe = tokenizer.encode("A picture of 2 owls, asleep. 猫头鹰")
     made_with["tokenizer"] = f"{tokenizer.vocab_size} pieces, {probe}"

@@ -119,6 +119,6 @@ def test_only_corners_are_read():
 
 def test_base_without_a_name_is_said_to_have_none(tmp_path):
     (tmp_path / BASE_FILE).write_text(json.dumps({"name": "", "fingerprint": "0" * 64}))
-    with pytest.raises(UserError, match=r"on a base without name \(0{14}\), not on here \("):
+    with pytest.raises(UserError, match=r"on an unnamed base \(0{14}\), not on here \("):
         check_base(tmp_path, LLM, "here", insist=False)
     check_base(tmp_path, LLM, "here", insist=True)

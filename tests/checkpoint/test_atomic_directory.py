@@ -55,7 +55,7 @@ def test_exactly_one_of_many_wins(tmp_path):
     assert (target / "file").read_text() == winner.removeprefix("won ")
     others = [line for line in told if line != winner]
     assert len(others) == runs - 1
-    assert all("has appeared while this was being written" in line for line in others)
+    assert all("another run has created" in line for line in others)
     assert list(tmp_path.iterdir()) == [target]
 
 

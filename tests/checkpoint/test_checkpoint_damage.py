@@ -64,7 +64,7 @@ def assert_told_or_harmless(directory):
         message = str(damage)
         assert message.startswith(f"checkpoint {directory}/4 is damaged: ")
         assert "\n" not in message and len(message) < 700
-        assert "of step 2, give --config.skip_damaged=True" in message
+        assert "of step 2, add --config.skip_damaged=True" in message
         assert_is(resume(directory, skip_damaged=True), 2)
         return True
     assert_is(found, 4)

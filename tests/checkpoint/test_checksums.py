@@ -79,7 +79,7 @@ def test_one_bit_of_any_file_is_noticed(name, directory):
         (lambda path: (path / "added_tokens.json").touch(), "added_tokens.json (not listed)"),
         (lambda path: os.truncate(path / "model.safetensors", 100), "safetensors (differs)"),
         (lambda path: (path / SUMS_FILE).unlink(), "no SHA256SUMS to compare with"),
-        (lambda path: (path / SUMS_FILE).write_bytes(b""), "names no file"),
+        (lambda path: (path / SUMS_FILE).write_bytes(b""), "lists no files"),
         (lambda path: (path / SUMS_FILE).write_bytes(b"\0" * 99), "line 1: "),
         (lambda path: os.truncate(path / SUMS_FILE, 100), "line 2: "),
     ],
@@ -105,7 +105,7 @@ def test_a_list_stays_in_its_directory(name, directory, tmp_path):
     digest = hashlib.sha256(b"x").hexdigest()
     with (directory / SUMS_FILE).open("a") as file:
         file.write(f"{digest}  {name}\n")
-    assert "is no file name below the directory" in _refused(directory)
+    assert "is not a path below the directory" in _refused(directory)
 
 
 def test_two_hashes_of_a_file_are_refused(directory):

@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_named_and_moved_if_asked(checkpoints, tmp_path,
     message = str(error.value)
     assert message.startswith(f"checkpoint {tmp_path}/checkpoints/4 is damaged: ")
     assert "\n" not in message
-    assert "the one before it, of step 2, give --config.skip_damaged=True" in message
+    assert "resume from the checkpoint of step 2, add --config.skip_damaged=True" in message
     assert checkpoints.latest() == 4
 
     told = []
@@ -242,7 +242,7 @@ def test_the_only_checkpoint_is_never_moved(checkpoints, tmp_path):
     checkpoints.wait()
     cut(tmp_path / "checkpoints" / "2")
     for skip in (False, True):
-        with pytest.raises(DamagedCheckpoint, match="there is none before it: put its files back"):
+        with pytest.raises(DamagedCheckpoint, match="no earlier checkpoint: put its files back"):
             checkpoints.resume(abstract(make_state()), None, skip_damaged=skip)
     assert checkpoints.latest() == 2
 
@@ -266,7 +266,7 @@ def test_the_data_stay_where_they_are_if_the_state_is_damaged(checkpoints, tmp_p
     checkpoints.wait()
     exchange_the_state(tmp_path / "checkpoints" / "4")
     data = make_data()
-    with pytest.raises(DamagedCheckpoint, match="other numbers than were saved"):
+    with pytest.raises(DamagedCheckpoint, match="its values are not those that were saved"):
         checkpoints.restore(4, abstract(make_state()), data)
     np.testing.assert_array_equal(next(data), next(make_data()))
 
@@ -419,3 +419,13 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
     manager.save(2, make_state(2), None, {})
     manager.close()
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+
+
+def test_an_entry_that_an_old_checkpoint_lacks_has_its_default(checkpoints):
+    checkpoints.save(2, make_state(2), None, {"fingerprint": "f"})
+    checkpoints.wait()
+    args = (2, abstract(make_state()), None)
+    defaults = {"kind": "squash"}
+    checkpoints.restore(*args, {"fingerprint": "f", "kind": "squash"}, defaults=defaults)
+    with pytest.raises(UserError, match="its kind is 'squash', but 'pad' is expected"):
+        checkpoints.restore(*args, {"fingerprint": "f", "kind": "pad"}, defaults=defaults)

@@ -90,7 +90,7 @@ def test_all_processes_agree_on_where_they_write_and_what_went_wrong(answers, pl
     partials, told, _ = answers[0]
     assert len(set(partials)) == 2
     assert "Not a directory" in told[0]
-    assert "has appeared while this was being written" in told[1]
+    assert "another run has created" in told[1]
     assert len(told) == 2
     assert {path.name for path in place.iterdir()} == {"file", "free", "model", "other"}
     assert verify(place / "model").files > 3

@@ -17,9 +17,10 @@ from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
 from owl_jax.data.pipeline import Reading, make_batches
 from owl_jax.data.sources.detect import open_source
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(64, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
+SHAPE = RowShape(64, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2)
 
 
 def png_of_a_size(width, height):
@@ -138,7 +139,7 @@ def dropped(files, workdir, unusual="refuse", open_rows=4, workers=0):
     )  # fmt: skip
     shown = 0
     while log.seen < 6 * len(source):
-        shown += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media_length
+        shown += np.count_nonzero(next(batches).media_index >= 0) // SHAPE.media.image
     batches.close()
     found = {}
     for line in (workdir / "skipped.jsonl").read_text().splitlines():

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.text.media_index import MediaLengths
 
-SHAPE = RowShape(length=7, media_length=2, image_size=2, image_slots=2, video_slots=1, frames=2)
-WORDS = RowShape(length=4, media_length=2, image_size=2)
+SHAPE = RowShape(
+    length=7, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
+)
+WORDS = RowShape(length=4, media=MediaLengths(2, 2), image_size=2)
 
 
 def example(ids, supervised, images=(), videos=(), shape=SHAPE):
@@ -148,7 +151,9 @@ def test_a_broken_span_is_refused():
 @pytest.fixture
 def packed():
     """Three conversations in a row of nine positions, and a row that none is left of."""
-    shape = RowShape(length=9, media_length=2, image_size=2, image_slots=2, video_slots=1, frames=2)
+    shape = RowShape(
+        length=9, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
+    )
     row = [
         example([1, -1, -1, 5, 2], [3, 4], images=[10]),
         example([1, 7, 2], [2]),

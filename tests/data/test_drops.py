@@ -165,5 +165,5 @@ def test_what_was_read_is_told_in_one_line(caplog):
     )
     told = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
     assert told == [
-        'not read: "depth\\x1b" of x:1 looks like a picture or video; other keys hold its media'
+        'x:1: "depth\\x1b" looks like a picture or video but is not read; other keys hold media'
     ]

@@ -12,8 +12,11 @@ from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.data.packing import Packer, PackRows
 from owl_jax.errors import UserError
+from owl_jax.text.media_index import MediaLengths
 
-SHAPE = RowShape(length=10, media_length=2, image_size=2, image_slots=2, video_slots=1, frames=2)
+SHAPE = RowShape(
+    length=10, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
+)
 
 
 def conversation(number, length, images=0, videos=0):
@@ -83,7 +86,7 @@ def llava_like():
     ]
 
 
-ROW = RowShape(length=2048, media_length=65, image_size=2, image_slots=5)
+ROW = RowShape(length=2048, media=MediaLengths(65, 65), image_size=2, image_slots=5)
 
 
 def test_rows_are_nearly_full_and_hold_each_conversation_once(llava_like):

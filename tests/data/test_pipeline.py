@@ -29,10 +29,15 @@ from owl_jax.demo.dialogues import KINDS
 from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import UserError
 from owl_jax.media.augment import Augmentation
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(length=48, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
-WIDE = RowShape(length=400, media_length=3, image_size=8, image_slots=2, video_slots=1, frames=2)
+SHAPE = RowShape(
+    length=48, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
+)
+WIDE = RowShape(
+    length=400, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +341,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(batches, rich):
 WORKER = """
 import os, sys
 from owl_jax.data.decoding import make_executor
+from owl_jax.text.media_index import MediaLengths
 
 if __name__ == "__main__":
     pool = make_executor(1, 2)

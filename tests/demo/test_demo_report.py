@@ -74,7 +74,7 @@ def test_accuracies_abilities_and_times(tmp_path, stages):
     ):
         assert f"{label} {share}" in text
     assert "1,875 held-out questions" in text
-    assert "stage0 1 min 00 s stage1 2 min 01 s evaluation 4 s together 3 min 05 s" in text
+    assert "stage0 1 min 00 s stage1 2 min 01 s evaluation 4 s total 3 min 05 s" in text
     assert "--model=runs/a & b/model" in text
 
 

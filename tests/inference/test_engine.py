@@ -139,7 +139,7 @@ def test_mesh_gives_the_same():
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5, "top_k": 50, "seed": 4}])
 def test_chat_is_generate_in_words(owl, sampling):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_length, as_trained=True)
+    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
     tokens = owl.generate(ids[None], max_new_tokens=20, **sampling)[0]
     expected = owl.tokenizer.decode(tokens)
     assert len(expected) > 20
@@ -150,7 +150,7 @@ def test_chat_is_generate_in_words(owl, sampling):
 
 
 def test_chat_stops_at_the_end_mark(owl, directory):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_length, as_trained=True)
+    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
     tokens = owl.generate(ids[None], max_new_tokens=20)[0]
     # Wherever the sixth token was the likeliest, the end mark is now.
     kernel = owl.params["llm"]["lm_head"]["kernel"]
@@ -163,7 +163,7 @@ def test_chat_stops_at_the_end_mark(owl, directory):
 
 
 def test_the_tokenizers_end_mark_wins_over_the_configs(owl, directory, tmp_path):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_length, as_trained=True)
+    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
     tokens = owl.generate(ids[None], max_new_tokens=20, eos_token_id=-1)[0]
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
     shutil.copy(directory / "tokenizer.model", tmp_path)
@@ -192,7 +192,7 @@ def test_released_models_get_the_originals_prompts(owl, tmp_path):
     assert values.pop("as_trained") is True
     (tmp_path / "released" / "config.json").write_text(json.dumps(values))
     released = owl_jax.load(tmp_path / "released", "float32")
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_length)
+    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths())
     tokens = released.generate(ids[None], max_new_tokens=9, eos_token_id=-1)[0]
     answer = released.chat(QUESTION, max_new_tokens=9)
     assert owl.tokenizer.decode(tokens).startswith(answer)
@@ -288,7 +288,7 @@ def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
         (lambda owl: owl.chat(None), "NoneType"),
         (lambda owl: owl.generate([[1, 2]], eos_token_id=10**12), "eos_token_id is"),
         (lambda owl: owl.generate([[1, 2]], max_new_tokens=2.5), "max_new_tokens is 2.5"),
-        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is no array"),
+        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is not an array"),
         (lambda owl: owl.save(tiny.__file__), "exists already"),
         (lambda owl: owl.save("x", format="gguf"), "format 'gguf'"),
     ],

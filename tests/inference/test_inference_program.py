@@ -26,7 +26,7 @@ SMALL = OwlConfig(
     connector=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
 )
-SEQUENCE = RowShape(128, SMALL.media_length, 16, image_slots=1)
+SEQUENCE = RowShape(128, SMALL.media_lengths(), 16, image_slots=1)
 
 
 def make(mesh=None, dtype="float32", sequence=SEQUENCE, batch_size=4, new_tokens=10):
@@ -42,7 +42,7 @@ def shapes(tree):
 def test_prompt_and_state_are_what_the_engine_makes():
     program = make()
     ids = np.full((4, 64), 5, np.int32)
-    ids[:, 1 : 1 + SMALL.media_length] = -1
+    ids[:, 1 : 1 + SMALL.num_tokens("image")] = -1
     pictures = np.zeros((4, 16, 16, 3), np.uint8)
     prompt = prompt_arrays(SMALL, ids, images=pictures)
     assert shapes(program.prompt()) == shapes(prompt)

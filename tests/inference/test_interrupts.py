@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from owl_jax.inference.interrupts import asked_to_stop, uninterrupted
+from owl_jax.inference.interrupts import asked_to_stop, readline_woken, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +147,44 @@ def test_device_work_is_whole_when_it_is_interrupted():
         os.kill(os.getpid(), signal.SIGINT)
         result = jax.block_until_ready(jax.numpy.arange(4) * 2)
     np.testing.assert_array_equal(result, [0, 2, 4, 6])
+
+
+# A thread takes the signal, so readline goes on waiting for a key, as if it had missed the signal.
+MISSED = """
+import readline, signal, threading
+from owl_jax.inference.interrupts import readline_woken
+signal.signal(signal.SIGINT, signal.default_int_handler)
+miss = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+try:
+    with readline_woken():
+        threading.Timer(0.3, miss).start()
+        input()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_that_readline_missed_is_handled():
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", MISSED],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            timeout=120,
+            check=True,
+        )
+        assert b"interrupted" in os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_waking_readline_leaves_nothing_behind():
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), readline_woken():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
+    assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL

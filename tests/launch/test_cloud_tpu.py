@@ -124,7 +124,7 @@ def test_from_nothing_to_a_trained_model(stubs):
     ours = (REPOSITORY / "owl_jax" / "train.py").read_bytes()
     assert (home / "owl_jax" / "train.py").read_bytes() == ours
     # And the price is told.
-    assert "still there and costs" in result.stderr
+    assert "still exists and costs" in result.stderr
     assert "cloud_tpu.sh delete --name=owl --zone=us-west4-a\n" in result.stderr
 
 
@@ -217,7 +217,7 @@ def test_any_other_status_is_final(stubs, statuses, expected):
     assert result.returncode == expected
     assert len(trainings(stubs)) == 2
     assert "queued-resources delete" not in actions(stubs)  # its log may be wanted
-    assert "still there and costs" in result.stderr
+    assert "still exists and costs" in result.stderr
 
 
 def test_a_preempted_training_is_started_again_on_the_same_slice(stubs):
@@ -264,7 +264,7 @@ def test_not_for_ever(stubs):
     result = train(stubs, "--max-quick-ends=2", statuses=[(75, 75)] * 5)
     assert result.returncode == 75
     assert len(trainings(stubs)) == 4
-    assert "given up: ended 2 times in a row" in result.stderr
+    assert "gave up: the training ended 2 times in a row" in result.stderr
 
 
 def test_a_slice_is_awaited(stubs):
@@ -340,7 +340,7 @@ def test_an_interrupted_train_is_joined_again(stubs):
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to what train has started, too
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted here, not on owl" in stderr
+    assert "interrupted here, but not on owl" in stderr
     stubs.forget()
     joined = stubs.start("cloud_tpu.sh", *FOR_TRAINING, "--", *TRAINING)
     wait_until(lambda: "0: follow" in actions(stubs), joined)
@@ -365,7 +365,7 @@ def test_a_bucket_that_is_not_mounted(stubs, key):
     given = [f"--{name}={value}" for name, value in training.items()]
     assert_refused(
         stubs.run("cloud_tpu.sh", *FOR_TRAINING, "--", *given),
-        "/bucket is there with --bucket=BUCKET",
+        "/bucket exists only with --bucket=BUCKET",
     )
     for flag in ("--bucket=nest", "--prepare=mount /bucket"):
         words = [*FOR_TRAINING, flag, "--dry-run", "--", *given]

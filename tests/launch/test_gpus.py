@@ -96,7 +96,7 @@ def test_several_processes_share_out_the_gpus(stubs, flags, devices):
 def test_gpus_that_cannot_be_shared_out(stubs, wrong):
     result = stubs.run(*arguments(stubs, f"--processes={wrong}"))
     assert result.returncode == 2
-    assert f"--processes={wrong} cannot share out 4 GPUs" in result.stderr
+    assert f"--processes={wrong} does not divide 4 GPUs" in result.stderr
     assert trainings(stubs) == []
 
 
@@ -139,7 +139,7 @@ def test_not_for_ever(stubs):
     result = run(stubs, "--max-quick-ends=3", statuses=[75] * 9)
     assert result.returncode == 75
     assert len(trainings(stubs)) == 3
-    assert "given up: ended 3 times in a row" in result.stderr
+    assert "gave up: the training ended 3 times in a row" in result.stderr
     stubs.forget()
     assert run(stubs, "--max-quick-ends=3", "--quick-seconds=0", statuses=[75] * 8 + [1])
     assert len(trainings(stubs)) == 9  # none of them was quick
@@ -178,7 +178,7 @@ def test_what_dry_run_prints_does_the_same(stubs, flags):
 
 def test_dry_run_supposes_eight_gpus(stubs):
     printed = stubs.run(*arguments(stubs, "--dry-run", "--processes=gpus")).stdout
-    assert printed.splitlines()[:2] == ["nvidia-smi --list-gpus", "# supposing that it lists 8"]
+    assert printed.splitlines()[:2] == ["nvidia-smi --list-gpus", "# assuming that it lists 8"]
     assert printed.count("--num_processes=8") == 8
 
 
@@ -193,5 +193,7 @@ def test_nothing_is_installed(stubs):
     config.touch()
     result = stubs.run(repository / "launch" / "gpus.sh", "--", f"--config={config}", "--workdir=w")
     install = "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'"
-    assert_refused(result, "--python=.venv/bin/python is not there", f"in {repository}: {install}")
+    assert_refused(
+        result, "--python=.venv/bin/python does not exist", f"in {repository}: {install}"
+    )
     assert install in (REPOSITORY / "docs" / "launch" / "gpus.md").read_text()

@@ -154,7 +154,7 @@ def test_a_bucket_is_no_workdir(stubs, action):
     mounted = "--bucket=BUCKET mounts" if action[0] in BUCKETS else "mount the bucket"
     for workdir in (["--workdir=gs://nest/w"], ["--workdir", "gs://nest/w"]):
         result = stubs.run(*flags, *workdir)
-        assert_refused(result, "--workdir=gs://nest/w: a folder is expected", mounted)
+        assert_refused(result, "--workdir=gs://nest/w: expected a folder", mounted)
 
 
 @pytest.mark.parametrize("script", BUCKETS)
@@ -162,7 +162,7 @@ def test_a_bucket_is_no_workdir(stubs, action):
 def test_a_bucket_is_given_by_its_name(stubs, script, bucket):
     given = words(next(action for action in ACTIONS if action[0] == script))
     result = stubs.run(*given, f"--bucket={bucket}")
-    assert_refused(result, f"--bucket={bucket}: the bucket's name alone is expected")
+    assert_refused(result, f"--bucket={bucket}: expected only the bucket's name")
 
 
 @pytest.mark.parametrize("action", TRAINS)
@@ -185,7 +185,7 @@ def test_a_config_file_that_is_not_there(stubs, action):
 @pytest.mark.parametrize("action", [a for a in ACTIONS if a[0] in BUCKETS and a not in TRAINS])
 @pytest.mark.parametrize("given", [["--prepare=true"], ["--", *TRAINING]])
 def test_what_is_for_a_training_alone(stubs, action, given):
-    assert_refused(stubs.run(*words(action), *given), "what follows -- are for train alone")
+    assert_refused(stubs.run(*words(action), *given), "arguments after -- are for train only")
     assert stubs.calls() == []
 
 
@@ -195,7 +195,7 @@ def test_a_python_that_cannot_be_run(stubs, action, python):
     given = [f"--python={python}" if w == "--python=python" else w for w in words(action)]
     for dry in ([], ["--dry-run"]):
         result = stubs.run(*action, *dry, *given[len(action) :])
-        assert_refused(result, f"--python={python} is not there, or cannot be run", ".[gpu]")
+        assert_refused(result, f"--python={python} does not exist or cannot be run", ".[gpu]")
     assert stubs.calls() == []
 
 
@@ -237,7 +237,7 @@ def test_what_is_no_number_or_too_small(stubs, flag, script):
         at = given.index("--")
         result = stubs.run(*given[:at], flag, *given[at:])
     lowest = 0 if flag.startswith(("--quick", "--max")) else 1
-    assert_refused(result, f"{flag}: a whole number from {lowest} on is expected")
+    assert_refused(result, f"{flag}: expected a whole number of at least {lowest}")
     assert stubs.calls() == []
 
 

@@ -37,7 +37,7 @@ def test_unknown_field_is_an_error():
 def test_defaults_are_the_released_model():
     config = RELEASED
     assert config.vision.num_patches == 256
-    assert config.media_length == 65
+    assert config.num_tokens("image") == 65
     assert config.llm.head_dim == 128
     assert LoraConfig().scale == 4.0
 

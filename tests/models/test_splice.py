@@ -11,8 +11,8 @@ def test_each_token_takes_its_vector():
     # Two sequences with two slots of two vectors.
     media = jnp.asarray(
         [
-            [[[10.0, 11.0], [12.0, 13.0]], [[20.0, 21.0], [22.0, 23.0]]],
-            [[[30.0, 31.0], [32.0, 33.0]], [[40.0, 41.0], [42.0, 43.0]]],
+            [[10.0, 11.0], [12.0, 13.0], [20.0, 21.0], [22.0, 23.0]],
+            [[30.0, 31.0], [32.0, 33.0], [40.0, 41.0], [42.0, 43.0]],
         ]
     )
     index = jnp.asarray([[-1, 2, 3], [1, -1, 0]])
@@ -23,5 +23,5 @@ def test_each_token_takes_its_vector():
 
 
 def test_text_keeps_its_dtype():
-    text, media = jnp.zeros((1, 2, 2), jnp.bfloat16), jnp.ones((1, 1, 1, 2))
+    text, media = jnp.zeros((1, 2, 2), jnp.bfloat16), jnp.ones((1, 1, 2))
     assert splice(text, media, jnp.asarray([[-1, 0]])).dtype == jnp.bfloat16

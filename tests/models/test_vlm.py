@@ -135,7 +135,7 @@ BOS, WORDS = 1, np.arange(10, 14)
 
 
 def _span(media_id):
-    return np.full(golden.model(golden.VIDEO)[0].media_length, media_id)
+    return np.full(golden.model(golden.VIDEO)[0].num_tokens("image"), media_id)
 
 
 def _pixels(count, seed=0):
@@ -265,7 +265,7 @@ def test_padding_on_the_right_changes_nothing(case):
 def test_packed_conversations_do_not_attend_to_each_other(case):
     config, params = golden.model(case)
     pixels = golden.inputs(case)["pixel_values"][:2]
-    span = np.full(config.media_length, -1)
+    span = np.full(config.num_tokens("image"), -1)
     one = np.array([BOS, *span, *np.arange(10, 20)])
     two = np.array([BOS, *np.arange(30, 38), *span, *np.arange(40, 43)])
     padding = np.zeros(3, np.int64)

@@ -129,7 +129,7 @@ def test_a_whole_module_is_refused(tmp_path):
         ({"model": {"x": torch.ones(2)}}, "model is (dict|OrderedDict)"),
         ({"x": None}, "x is NoneType; expected a dictionary of tensors"),
         ({"x": "words"}, "x is str"),
-        ({3: torch.ones(2)}, "3 is no name; expected a state_dict"),
+        ({3: torch.ones(2)}, "key 3 is not a string; expected a state_dict"),
         (torch.ones(2), "found Tensor"),
         (None, "found NoneType"),
     ],
@@ -149,7 +149,7 @@ KINDS = {
     "float32 in the layout sparse_coo": lambda: torch.eye(3).to_sparse(),
     "float32 in the layout sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
     "qint8": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
-    "float32 without numbers (on the meta device)": lambda: torch.ones(2, device="meta"),
+    "float32 without data (on the meta device)": lambda: torch.ones(2, device="meta"),
 }
 
 
@@ -206,7 +206,7 @@ def test_a_file_truncated_within_its_names(size, tmp_path):
 def test_a_file_of_another_kind(content, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(content)
-    assert "not a readable PyTorch file; the pointer that git-lfs leaves?" in refused(path)
+    assert "not a readable PyTorch file; is it a git-lfs pointer?" in refused(path)
 
 
 def test_a_model_in_the_legacy_format(tmp_path):

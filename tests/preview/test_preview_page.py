@@ -13,9 +13,12 @@ from owl_jax.data.batch import Example, RowShape, collate
 from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.preview.page import Head, Sizes, SourceInfo, preview_page
 from owl_jax.text.conversation import tokenize_conversation
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(length=128, media_length=3, image_size=8, image_slots=3, video_slots=1, frames=2)
+SHAPE = RowShape(
+    length=128, media=MediaLengths(3, 3), image_size=8, image_slots=3, video_slots=1, frames=2
+)
 SOURCES = [SourceInfo("a <1>.jsonl", 1234, 0.75), SourceInfo("synthetic", 1, 0.25)]
 HEAD = Head("configs/<x>.py:small", "some/tokenizer", SHAPE, SOURCES, 0.01)
 SIZES = Sizes([10, 20, 200, 30], [0, 1, 1, 2], [0, 0, 0, 1])
@@ -41,7 +44,7 @@ def grey(value):
 @pytest.fixture
 def example(tokenizer):
     def make(text, images=(), videos=()):
-        tokens = tokenize_conversation(text, tokenizer, SHAPE.media_length, 256)
+        tokens = tokenize_conversation(text, tokenizer, SHAPE.media, 256)
         return Example(
             tokens.input_ids,
             tokens.loss_mask,
@@ -162,7 +165,9 @@ def test_media_stand_where_the_model_sees_them(show, batch):
 
 
 def test_text_is_escaped_and_its_spaces_are_kept(show, example, tokenizer):
-    batch = collate([[example(f"Human: {NASTY}\nAI: {NASTY}")]], RowShape(256, 3, 8))
+    batch = collate(
+        [[example(f"Human: {NASTY}\nAI: {NASTY}")]], RowShape(256, MediaLengths(3, 3), 8)
+    )
     page = show([batch])
     assert page.within("mark")[1] == f"{NASTY}</s>"
     assert page.within("div", "words")[0].count(NASTY) == 2
@@ -237,7 +242,7 @@ def drop_log(count):
 
 def test_what_was_dropped_is_counted_and_listed(show):
     page = show(drops=drop_log(60))
-    assert "60 of the 240 records read for these batches, 25.0%" in page.text
+    assert "60 of the 240 records read for these batches were dropped (25.0%)" in page.text
     assert "missing file 40 <media> marks 20" in page.text
     assert page.within("p", "alarm") == ["Above the limit: training would stop."]
     items = [text.strip() for text in page.within("li")]

@@ -22,12 +22,14 @@ from owl_jax.text.conversation import (
     tokenize_conversation,
     tokenize_prompt,
 )
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import SentencePieceTokenizer
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline"
 RECORD = json.loads((GOLDENS / "texts.json").read_text(encoding="utf-8"))
 ARRAYS = np.load(GOLDENS / "outputs.npz")
 SPAN = 65
+LENGTHS = MediaLengths(SPAN, SPAN)
 BOS, EOS = 1, 2
 
 FIXED = {
@@ -49,7 +51,7 @@ def llama() -> SentencePieceTokenizer:
 @pytest.fixture
 def tokenize(llama):
     def run(text, max_length=512, span=SPAN):
-        return tokenize_conversation(text, llama, span, max_length)
+        return tokenize_conversation(text, llama, MediaLengths(span, span), max_length)
 
     return run
 
@@ -86,7 +88,7 @@ def test_prompt_ids_are_the_originals(llama, name):
     rows = ARRAYS[f"{name}.input_ids"]
     assert len(rows) == len(RECORD[name]) or rows.ndim == 1
     for row, text in zip(np.atleast_2d(rows), RECORD[name], strict=True):
-        ids = tokenize_prompt(text, llama, SPAN)
+        ids = tokenize_prompt(text, llama, LENGTHS)
         assert ids.dtype == np.int32
         np.testing.assert_array_equal(ids, row[: len(ids)])
         assert (row[len(ids) :] == EOS).all()
@@ -230,12 +232,12 @@ def test_tokenizer_without_bos(llama):
             self.bos_id = None
 
     text = "\nHuman: hi\nAI: hello"
-    with_bos = tokenize_conversation(text, llama, SPAN, 64).input_ids
+    with_bos = tokenize_conversation(text, llama, LENGTHS, 64).input_ids
     np.testing.assert_array_equal(
-        tokenize_conversation(text, NoBos(), SPAN, 64).input_ids, with_bos[1:]
+        tokenize_conversation(text, NoBos(), LENGTHS, 64).input_ids, with_bos[1:]
     )
-    assert tokenize_prompt(text, NoBos(), SPAN)[0] != BOS
-    assert tokenize_prompt("", NoBos(), SPAN).shape == (0,)
+    assert tokenize_prompt(text, NoBos(), LENGTHS)[0] != BOS
+    assert tokenize_prompt("", NoBos(), LENGTHS).shape == (0,)
 
 
 def test_max_length_must_be_positive(tokenize):
@@ -249,12 +251,12 @@ def test_max_length_must_be_positive(tokenize):
 @pytest.mark.parametrize("medium", ["", "<image>\nHuman: ", "<|video|>"])
 def test_prompt_as_trained_is_the_beginning_of_the_training_example(tokenize, llama, medium):
     prompt = f"{SYSTEM}\nHuman: {medium}Is it?\nAI: Yes.\nHuman: Why?\nAI: "
-    ids = tokenize_prompt(prompt, llama, SPAN, as_trained=True)
+    ids = tokenize_prompt(prompt, llama, LENGTHS, as_trained=True)
     example = tokenize(prompt + "Because.")
     np.testing.assert_array_equal(ids, example.input_ids[: len(ids)])
     assert supervised(llama, example) == "Yes.|Because.|"
     assert llama.decode(example.input_ids[len(ids) :]) == "Because."
-    assert (tokenize_prompt(prompt, llama, SPAN) == EOS).sum() == 0
+    assert (tokenize_prompt(prompt, llama, LENGTHS) == EOS).sum() == 0
 
 
 def test_messages_become_the_template():
@@ -429,10 +431,10 @@ def test_media_marks_are_counted_and_checked():
 def test_a_prompt_that_is_too_long_is_not_tokenised(llama):
     text = f"Human: {'what ' * 200_000}\nAI: "
     with pytest.raises(UserError, match=r"1,000,012 characters; expected at most 1,000,000"):
-        tokenize_prompt(text, None, SPAN)
+        tokenize_prompt(text, None, LENGTHS)
     with pytest.raises(UserError, match="shorten it"):
-        tokenize_prompt(text, None, SPAN, max_length=2048, as_trained=True)
-    assert len(tokenize_prompt(text, llama, SPAN, max_length=100_000)) > 200_000
+        tokenize_prompt(text, None, LENGTHS, max_length=2048, as_trained=True)
+    assert len(tokenize_prompt(text, llama, LENGTHS, max_length=100_000)) > 200_000
 
 
 @pytest.mark.parametrize(

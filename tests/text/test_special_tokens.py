@@ -12,6 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import tokenize_conversation
+from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import (
     StreamDecoder,
     check_vocabulary,
@@ -304,7 +305,9 @@ def test_tokenizer_json_that_does_not_fit_other_files(bloom, files, words):
 
 def test_answers_end_with_the_named_token(llama):
     tokenizer = load_tokenizer(llama(added_tokens={END: 460}, tokenizer_config={"eos_token": END}))
-    tokens = tokenize_conversation("Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, 5, 64)
+    tokens = tokenize_conversation(
+        "Human: a\nAI: b\nHuman: c\nAI: d", tokenizer, MediaLengths(5, 5), 64
+    )
     assert tokens.input_ids[-1] == 460 and tokens.loss_mask[-1]
     assert np.count_nonzero(tokens.input_ids == 460) == 2
     assert 2 not in tokens.input_ids

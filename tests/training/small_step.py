@@ -69,14 +69,14 @@ def make_batch(config: OwlConfig, answers: Sequence[int], pictures: bool = True)
     side = config.vision.image_size
     examples = []
     for row, count in enumerate(answers):
-        picture = [-1] * config.media_length if pictures and row % 2 == 0 else []
+        picture = [-1] * config.num_tokens("image") if pictures and row % 2 == 0 else []
         words = random.integers(3, config.llm.vocab_size, 4 + count)
         ids = np.array([1, *picture, *words], np.int32)
         mask = np.arange(len(ids)) >= len(ids) - count
         images = random.integers(0, 256, (int(bool(picture)), side, side, 3)).astype(np.uint8)
         examples.append(Example(ids, mask, images, np.zeros((0, 1, side, side, 3), np.uint8)))
     return collate(
-        [[item] for item in examples], RowShape(LENGTH, config.media_length, side, image_slots=1)
+        [[item] for item in examples], RowShape(LENGTH, config.media_lengths(), side, image_slots=1)
     )
 
 

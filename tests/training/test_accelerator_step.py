@@ -25,13 +25,13 @@ def packed_batch(config):
     side = config.vision.image_size
 
     def conversation(words):
-        picture = [-1] * config.media_length
+        picture = [-1] * config.num_tokens("image")
         ids = np.array([1, *picture, *random.integers(3, config.llm.vocab_size, words)], np.int32)
         images = random.integers(0, 256, (1, side, side, 3)).astype(np.uint8)
         return Example(ids, np.arange(len(ids)) > 20, images, images[:0, None])
 
     rows = [[conversation(words) for words in pair] for pair in ((90, 40), (30, 70)) * 2]
-    return collate(rows, RowShape(LENGTH, config.media_length, side, image_slots=2))
+    return collate(rows, RowShape(LENGTH, config.media_lengths(), side, image_slots=2))
 
 
 @pytest.mark.parametrize("name", MODELS)

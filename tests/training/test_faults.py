@@ -220,9 +220,7 @@ def a_damaged_checkpoint_is_named(files, workdir):
     (line,) = err.splitlines()
     assert code == 1
     assert line.startswith(f"error: checkpoint {workdir}/checkpoints/{newest} is damaged: ")
-    assert (
-        f"resume from the one before it, of step {before}, give --config.skip_damaged=True" in line
-    )
+    assert f"resume from the checkpoint of step {before}, add --config.skip_damaged=True" in line
     assert steps_of(workdir) == [before, newest]
     return before
 

@@ -33,7 +33,7 @@ BLOOM = dataclasses.replace(
     llm=BloomConfig(64, 16, num_layers=2, num_heads=2),
     lora=LoraConfig(2, 4.0, dropout=0.0, targets=("query_key_value",)),
 )
-SHAPE = RowShape(LENGTH, LLAMA.media_length, SIDE, image_slots=3, video_slots=1, frames=2)
+SHAPE = RowShape(LENGTH, LLAMA.media_lengths(), SIDE, image_slots=3, video_slots=1, frames=2)
 MODELS = {"llama": LLAMA, "bloom": BLOOM}
 # The whole tree but the vision encoder, so that attention's and ALiBi's gradients are seen, too.
 RULES = (("vision/.*", "frozen"), (".*", "trained"))
@@ -44,7 +44,7 @@ def conversation(number: int, media: str, words: int, answer: int) -> Example:
     random = np.random.default_rng(number)
     ids, said = [1], iter(random.integers(3, 64, words + answer))
     for letter in media:
-        ids += [{"i": -1, "v": -2}[letter]] * LLAMA.media_length + [int(next(said))]
+        ids += [{"i": -1, "v": -2}[letter]] * LLAMA.num_tokens("image") + [int(next(said))]
     ids += [int(word) for word in said]
     pixels = random.integers(0, 256, (len(media), 2, SIDE, SIDE, 3)).astype(np.uint8)
     images = [clip[0] for clip, letter in zip(pixels, media, strict=True) if letter == "i"]

@@ -162,9 +162,7 @@ def test_a_run_of_two_processes_goes_on_as_two(files, answers, tmp_path):
 
     config = runpy.run_path(str(files / "config.py"))["get_config"]()
     config.steps = 4
-    with pytest.raises(
-        UserError, match="of 2 processes, but there are 1 now; start it with 2"
-    ) as e:
+    with pytest.raises(UserError, match="of 2 processes, but this run has 1; start it with 2") as e:
         train(config, workdir)
     assert "--config.data.resume=False" in str(e.value)
     config.data.resume = False

@@ -37,7 +37,7 @@ class Journal:
       shards: finished shards.
       next_index: source index of the first record that is neither in a shard nor skipped.
       skipped: number of records skipped before it, by reason.
-      noted: number of kept records with a note, by note (shards/payload.py, notes_of).
+      noted: number of kept records with each note (shards/payload.py, notes_of).
     """
 
     def __init__(self, target: Path, header: Mapping[str, Any]):
@@ -72,8 +72,8 @@ class Journal:
             names = [name for name in first if lines[0].get(name) != first[name]]
             changes = ", ".join(f"{name} {lines[0].get(name)}, now {first[name]}" for name in names)
             raise UserError(
-                f"{target}: the source has changed since it was begun ({changes}); give another "
-                "--target, or --restart to delete it"
+                f"{target}: the source has changed since the first run ({changes}); give another "
+                "--target, or --restart to delete this one"
             )
         skipped_bytes = 0
         for line in lines[1:]:
@@ -109,7 +109,7 @@ class Journal:
     def finish_shard(self, shard: Shard, part: Path, next_index: int) -> None:
         """Records the finished file `part` in the journal, then renames it to its shard name.
 
-        next_index: all records of the source before it are in shards, or skipped.
+        next_index: index of the first source record that is neither in a shard nor skipped.
         """
         os.fsync(self._skipped_file.fileno())
         line = {
@@ -225,8 +225,8 @@ def _content(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _damaged(path: Path, number: int) -> UserError:
     return UserError(
-        f"{path}, line {number}: damaged, or of an older owl_jax, so it cannot be resumed; give "
-        "--restart to delete it and begin again"
+        f"{path}, line {number}: damaged, or written by an older owl_jax, so the run cannot be "
+        "resumed; give --restart to delete the target and begin again"
     )
 
 

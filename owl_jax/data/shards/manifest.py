@@ -48,9 +48,9 @@ class Shard:
 class Manifest:
     """Content of manifest.json.
 
-    source: as it was given. fingerprint: of the source (sources/dataset_hash.py). options: those
-    that determine the shards, by name. skipped: number of records left out, by reason. noted:
-    number of records with a note, by note (shards/payload.py, notes_of).
+    source: as the user gave it. fingerprint: of the source (sources/dataset_hash.py). options:
+    those that determine the shards, by name. skipped: number of records left out, by reason.
+    noted: number of records with each note (shards/payload.py, notes_of).
     """
 
     source: str
@@ -114,7 +114,9 @@ def read_manifest(directory: Path) -> Manifest:
                 f"{directory} is not finished: run the same command again (python -m "
                 "owl_jax.prepare) to resume it"
             ) from None
-        raise UserError(f"{directory}: no {MANIFEST_FILE}; expected shards of prepare") from None
+        raise UserError(
+            f"{directory}: no {MANIFEST_FILE}; expected a directory that prepare wrote"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -138,8 +140,8 @@ def _manifest_of(values: Mapping[str, Any]) -> Manifest:
         reasons = values["skipped"]["reasons"]
         manifest = msgspec.convert({**values, "skipped": reasons}, Manifest)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise Damaged(f"its content has another form ({error})") from None
-    # Without a hash it may be an older manifest, or the hash's own key may be damaged.
+        raise Damaged(f"its content is malformed ({error})") from None
+    # A manifest without a hash may be an older one, or the hash's own key may be damaged.
     if unknown := [key for key in values if key not in manifest.to_values()]:
         raise Damaged(f"it has an unknown key {shown(unknown[0])}")
     return manifest
@@ -148,12 +150,14 @@ def _manifest_of(values: Mapping[str, Any]) -> Manifest:
 def check_shards(directory: Path, manifest: Manifest) -> None:
     """Raises UserError if a shard is missing or its size differs from the manifest.
 
-    The content is not read: ArrayRecord has a checksum for every record.
+    Does not read the content: ArrayRecord has a checksum for every record.
     """
     for shard in manifest.shards:
         path = directory / shard.name
         if not path.is_file():
-            raise UserError(f"{path}: missing, {MANIFEST_FILE} lists it; copy it, or prepare again")
+            raise UserError(
+                f"{path}: missing, although {MANIFEST_FILE} lists it; copy it, or prepare again"
+            )
         if (size := path.stat().st_size) != shard.bytes:
             raise UserError(
                 f"{path}: {size} bytes, {MANIFEST_FILE} says {shard.bytes}; copy it again, or "

@@ -1,8 +1,9 @@
 """Serialises a record with its media for a shard.
 
-A payload is a msgpack map, which sources/array_record.py reads: "text", "images" (the bytes of a
-file each), "videos" (the bytes of a file, or of each frame), "task_type" and "where". Media files
-are copied; an image in memory becomes PNG, which is lossless.
+A payload is a msgpack map, which sources/array_record.py reads: "text", "images" (the bytes of each
+image file), "videos" (for each video the bytes of its file, or a list with the bytes of each
+frame), "task_type" and "where". Media files are copied; an image in memory becomes PNG, which is
+lossless.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from owl_jax.files import bad_file, is_directory, open_regular
 from owl_jax.media.image import describe_failure, load_image, name_source
 from owl_jax.media.video import frame_files, load_frames
 
-# Frames of a video file to decode as a check, evenly spaced. Decoding all may take minutes, and
-# training reads only a few frames.
+# Number of evenly spaced frames of a video file to decode as a check. Decoding all may take
+# minutes, and training reads only a few frames.
 _FRAMES_TO_TRY = 16
 
 
@@ -49,7 +50,7 @@ def notes_of(record: Record) -> list[str]:
 def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
     """The payload of a record; decodes its media to check them.
 
-    Animated, CMYK and 16-bit images are kept: a setting of training decides about them.
+    Keeps animated, CMYK and 16-bit images: a setting of training decides what to do with them.
     Raises BadData for media that cannot be read or decoded.
     """
     where = record["where"]
@@ -63,7 +64,7 @@ def pack(record: Record, reencoding: Reencoding | None = None) -> bytes:
     try:
         # A file name in "where" may not be UTF-8.
         return msgpack.packb(values, unicode_errors="backslashreplace")
-    except ValueError as error:  # a file of 4 GiB
+    except ValueError as error:  # msgpack's limit is 4 GiB
         raise BadData("record too large", f"{where}: its media are too large ({error})") from None
 
 
@@ -74,10 +75,11 @@ def _pack_image(medium: Medium, where: str, reencoding: Reencoding | None) -> by
             image.thumbnail((reencoding.max_side,) * 2, Image.Resampling.BICUBIC)
         try:
             return _encode(image, "JPEG", quality=reencoding.quality)
-        except (OSError, ValueError) as error:  # a side over 65,500 pixels
+        except (OSError, ValueError) as error:  # such as a side over 65,500 pixels
             name = name_source(medium, where, "picture")
             why = f"{image.width} x {image.height} pixels: {one_line(error)}"
-            raise BadData("picture too large", f"{name}: cannot be JPEG ({why})") from None
+            message = f"{name}: cannot be encoded as JPEG ({why})"
+            raise BadData("picture too large", message) from None
     return _encode(image, "PNG") if isinstance(medium, Image.Image) else _read(medium, where)
 
 

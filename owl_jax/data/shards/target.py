@@ -1,6 +1,6 @@
 """The target directory of prepare: new, begun, finished, or used for something else.
 
-Deletes only files that prepare writes, by name, and only where its manifest or journal is.
+Deletes only files with names that prepare uses, and only beside prepare's own manifest or journal.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Options:
 def alone_in(target: Path) -> Iterator[None]:
     """Creates the directory `target` and locks it, including its indices.
 
-    If it was created here and is empty at the end, it is removed again.
+    On exit, removes the directory if it was created here and is still empty.
     Raises UserError if another process holds the lock, or the directory cannot be created.
     """
     with writing(target):
@@ -98,7 +98,7 @@ def is_busy(target: Path) -> bool:
 
 
 def find_finished(target: Path, spec: str, options: Options) -> Manifest | None:
-    """The manifest of a finished target; None for a new one, or one to resume.
+    """The manifest of a finished target; None if the target is new or to be resumed.
 
     Raises UserError if the target was made with another source or options, if a shard is missing,
     or if the directory holds other files.
@@ -159,7 +159,7 @@ def restart(target: Path) -> None:
             if _OUR_FILES.fullmatch(path.name):
                 path.unlink()
         shutil.rmtree(target / INDEX_DIR, ignore_errors=True)
-        # Last: if this is killed, they still mark the remaining files as prepare's.
+        # Deleted last: after a kill, they still mark the remaining files as prepare's.
         manifest.unlink(missing_ok=True)
         journal.unlink()
 

@@ -54,7 +54,7 @@ def write_shards(
       fingerprint: of the source (sources/dataset_hash.py), to detect changes.
       spec: the source as the user gave it, for the manifest.
       max_dropped: the share of records that may be skipped.
-      threads: how many read and decode; each keeps a few records in memory.
+      threads: number of threads that read and decode; each keeps a few records in memory.
       report: called after each record.
 
     Raises UserError if too many records are skipped, if the source has changed since the first
@@ -107,7 +107,7 @@ def write_shards(
 def _pack_in_threads(
     source: Source, indices: range, reencoding: Reencoding | None, threads: int
 ) -> Generator[tuple[int, _Packed | Dropped], None, None]:
-    """The payloads of records, in order; threads work a few records ahead."""
+    """Yields (index, (payload, notes) or Dropped) in order; threads work a few records ahead."""
 
     def work(index: int) -> _Packed | Dropped:
         try:
@@ -143,7 +143,7 @@ def _too_many(skipped: Counter[str], seen: int, max_dropped: float, target: Path
 def _replace(path: Path, text: str) -> None:
     """Writes a file atomically."""
     part = path.with_name(f"{path.name}.partial")
-    part.unlink(missing_ok=True)  # left by a killed run; "x" refuses it
+    part.unlink(missing_ok=True)  # a killed run may have left it, and "x" refuses existing files
     with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()

@@ -79,6 +79,6 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # RuntimeError is array_record's
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
-            f"{path}: cannot be written ({why}); finished shards stay, run the command again to "
-            "resume"
+            f"{path}: cannot be written ({why}); finished shards are kept: run the command again "
+            "to resume"
         ) from None

@@ -78,7 +78,7 @@ class ArrayRecordSource:
         return record
 
     def where(self, index: int) -> str:
-        """FILE:NUMBER, counted from 0. (A readable record has its origin instead.)"""
+        """FILE:NUMBER, counted from 0. (A record that can be read names its origin instead.)"""
         file, entry = self._find(index)
         return f"{self.paths[file]}:{entry}"
 
@@ -102,7 +102,7 @@ class ArrayRecordSource:
             reader = self._readers.pop(file, None) or _open(self.paths[file])
             self._readers[file] = reader  # last, as the most recently used
             if len(self._readers) > _MOST_OPEN_READERS:
-                # It closes once no thread uses it.
+                # The reader closes once no thread uses it.
                 del self._readers[next(iter(self._readers))]
             return reader
 

@@ -1,4 +1,4 @@
-"""Reads tables of examples with a header: CSV, TSV, and semicolons as delimiters.
+"""Reads tables of examples with a header row, delimited by commas, tabs or semicolons.
 
 A row is an image-text pair (caption with image or video), or has the columns of another form of
 sources/text_forms.py: question and answer, or text. Quoted cells may contain line breaks.
@@ -25,11 +25,11 @@ from owl_jax.errors import BadData, UserError, shown
 
 _DELIMITERS = (",", "\t", ";")
 _ROWS_A_PART = 1 << 16
-_PIECE = 1 << 20  # bytes read at a time of a line that is skipped
+_PIECE = 1 << 20  # bytes to read at a time while skipping a line
 
-# Characters of a cell: room for an image of 24 MB as a data URL. Python's default is 131,072, for
-# the whole process, so it is set once here. A limit is needed because an unclosed quote turns the
-# rest of the file into one cell.
+# Maximum characters of a cell: enough for an image of 24 MB as a data URL. Python's limit, 131,072
+# by default, is global, so it is set once, here. A limit is needed because an unclosed quote turns
+# the rest of the file into one cell.
 _LARGEST_CELL = 1 << 25
 csv.field_size_limit(max(_LARGEST_CELL, csv.field_size_limit()))
 
@@ -84,7 +84,7 @@ class CsvSource:
 
 
 def scan_rows(file: BinaryIO, delimiter: str) -> Iterator[np.ndarray]:
-    """The rows below the header that are not blank: int64[n, 3] of sources/index.py."""
+    """The rows below the header that are not blank: int64[n, 3] as in sources/index.py."""
     rows = _rows(file, delimiter)
     next(rows, None)
     part = []
@@ -98,10 +98,10 @@ def scan_rows(file: BinaryIO, delimiter: str) -> Iterator[np.ndarray]:
 
 
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, int, int]]:
-    """(start, end, line) of each row that is not blank, the header's first.
+    """(start, end, line) of each row that is not blank, beginning with the header.
 
-    If quotes do not match, one line is a broken record, not everything up to the next quote. No
-    byte is read more than about twice, because a second such line closes the quote of the first.
+    A line whose quotes do not match is one broken record, and the next line begins a new row. Each
+    byte is read about twice at most, because a second such line closes the first one's quote.
     """
     start, line = skip_bom(file), 1
     broken = True

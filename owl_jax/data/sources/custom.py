@@ -33,12 +33,12 @@ _PYTHON_FILE = re.compile(r"(.+?\.py)(?::(.*))?", re.DOTALL)
 
 
 class Examples(Protocol):
-    """Random access to examples, from several threads at once. A list is one."""
+    """Random access to examples, from several threads at once; a list will do."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """Example `index`, in any form of a line of JSON Lines (sources/values.py).
+        """Example `index`, in any of the forms of sources/values.py.
 
         Media may also be PIL images, arrays uint8[H, W, 3], or bytes of files. BadData and OSError
         drop this example; any other exception ends the run.
@@ -47,7 +47,7 @@ class Examples(Protocol):
 
 
 class CustomSource(ABC):
-    """Description of a custom source; preferably a frozen dataclass.
+    """Describes a custom source; subclasses are preferably frozen dataclasses.
 
     name: its name in messages and pages; its records are NAME:0, NAME:1 and so on.
     """
@@ -61,9 +61,9 @@ class CustomSource(ABC):
     def content(self) -> Any:
         """A JSON value that identifies the examples; a run does not resume if it has changed.
 
-        By default the fields of the dataclass. Override it to leave out fields that may change,
-        such as the folder of the data, or to add a hash of a file. The number of examples and some
-        of them are compared too (sources/dataset_hash.py).
+        By default, the fields of the dataclass. Override it to leave out fields that may change,
+        such as the folder of the data, or to add a hash of a file. A resumed run also compares the
+        number of examples and some of them (sources/dataset_hash.py).
 
         Raises UserError for a class that is not a dataclass.
         """
@@ -76,7 +76,7 @@ class CustomSource(ABC):
 
 
 class CustomRecords:
-    """The records of a custom source; examples are read as lines of JSON Lines are."""
+    """The records of a custom source, whose examples have the forms of sources/values.py."""
 
     def __init__(self, custom: CustomSource, media_root: Path):
         """Opens the source. media_root: base of relative media paths.
@@ -155,7 +155,7 @@ def load_custom(path: Path, argument: str) -> CustomSource:
     custom = call_in_file(str(path), "get_source", argument, "source file")
     if not isinstance(custom, CustomSource):
         raise UserError(
-            f"source file {path} must define get_source() that returns an owl_jax.data.sources."
+            f"source file {path} must define a get_source() that returns an owl_jax.data.sources."
             f"custom.CustomSource; found {type(custom).__name__}"
         )
     return custom

@@ -1,4 +1,4 @@
-"""A hash of a source's content; a copy in another directory has the same."""
+"""Hashes a source's content; a copy in another directory has the same hash."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _POSITIONS = 64  # records to hash; more would slow down the start on slow disks
 
 
 def fingerprint(source: Source) -> str:
-    """16 hexadecimal digits: a hash of the numbers of records and bytes, and of some records.
+    """16 hexadecimal digits: a hash of the number of records, the size in bytes and some records.
 
-    Up to 64 records are hashed, evenly spaced from first to last. Of a record, the text is hashed,
-    and what is known of its media without opening them: the name of a file, name and size of a part
-    of a file, the content of an image in memory. Directories are not hashed. An unreadable record
-    is represented by its reason, a custom source also by its content().
+    Hashes up to 64 records, evenly spaced from first to last: the text and task type of each, and
+    what is known of its media without opening them. That is the name of a file without its
+    directory, the name and size of a part of a file, or the content of a medium in memory. An
+    unreadable record contributes its reason; a custom source also contributes its content().
 
-    Raises whatever else the source raises, such as UserError for a file that is gone.
+    Passes on any other error of the source, such as UserError for a file that is gone.
     """
     count = len(source)
     few = min(count, _POSITIONS)

@@ -103,7 +103,8 @@ def _find(spec: str) -> tuple[list[Path], str | None]:
     for pattern, chosen in ((spec, None), (named, split)):
         if pattern and _exists(Path(pattern)):
             return [Path(pattern)], chosen
-        if matches := glob.glob(pattern, recursive=True):  # noqa: PTH207 (that takes no "/...")
+        # Path.glob refuses absolute patterns.
+        if matches := glob.glob(pattern, recursive=True):  # noqa: PTH207
             return [Path(match) for match in sorted(matches, key=natural_key)], chosen
     is_pattern = glob.has_magic(spec)
     what = "no file matches" if is_pattern else "no such file or directory"
@@ -142,7 +143,7 @@ def _open_file(path: Path, root: Path, index_dir: Path | None) -> Source:
         return JsonLinesSource(path, root, index_dir)
     if kind == ".json":
         return JsonArraySource(path, root, index_dir)
-    found = f"a file {kind}" if kind else "a file without suffix"
+    found = f"a {kind} file" if kind else "a file without suffix"
     raise UserError(f"{path}: found {found}; {_UNDERSTOOD}")
 
 

@@ -40,7 +40,7 @@ _FRAMES = "/"
 class FolderSource:
     """The samples below a folder, folder by folder, in natural order ("f2" before "f10").
 
-    All file names are read once; file contents only when a record is accessed.
+    Reads all file names once, and file contents only when a record is accessed.
 
     Args:
       path: of the folder.
@@ -52,7 +52,7 @@ class FolderSource:
     path: Path
     media_root: Path
     # For each sample: key relative to the folder, "/" if it has a folder of frames, extensions.
-    # One array takes a tenth of the memory of a million strings.
+    # One array takes a tenth of the memory that a million strings would.
     _names: np.ndarray = field(init=False, repr=False)
     _ends: np.ndarray = field(init=False, repr=False)
 
@@ -108,7 +108,7 @@ def _samples(
     """(key, extensions) of the samples in a folder, then in its subfolders.
 
     Args:
-      prefix: of the keys, which are relative to `root`: "" or the folder and "/".
+      prefix: of the keys: the folder relative to `root`, followed by "/"; "" for `root` itself.
       above: (device, inode) of the parent folders. A link to one of them is a cycle and is not
         followed.
     """

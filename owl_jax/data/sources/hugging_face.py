@@ -1,7 +1,7 @@
 """Reads Hugging Face `datasets`: output of save_to_disk, and parquet files.
 
 A row's columns are the values of sources/values.py. Rows are read as Arrow from memory-mapped
-files, without decoding images. Parquet has no access to single rows, so it is converted once to an
+files, without decoding images. Parquet has no random access to rows, so it is converted once to an
 Arrow file in the index directory.
 
 `datasets` is an optional dependency: pip install --editable '.[data]'.
@@ -24,7 +24,7 @@ from owl_jax.data.sources.values import record_from
 from owl_jax.errors import BadData, UserError, one_line
 from owl_jax.files import check_regular
 
-# The hub's name of a file of one split: train-00000-of-00002.parquet.
+# How the hub names the files of a split: train-00000-of-00002.parquet.
 _SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 
 
@@ -33,7 +33,7 @@ class HuggingFaceSource:
     """The rows of a `datasets.Dataset`, in order.
 
     Args:
-      dataset: its columns are one of the forms of sources/values.py.
+      dataset: its columns have one of the forms of sources/values.py.
       name: for messages.
       media_root: base of relative paths in the columns.
     """
@@ -41,7 +41,7 @@ class HuggingFaceSource:
     dataset: Any
     name: str
     media_root: Path
-    # Deletes the files of the dataset together with this source.
+    # Deletes the dataset's temporary files once this source is garbage-collected.
     _files: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ def _import_datasets(path: Path) -> ModuleType:
 
 @contextmanager
 def _without_bars(datasets: ModuleType) -> Iterator[None]:
-    """Turns off the library's progress bars, a global setting, for a while."""
+    """Turns off the library's progress bars, a global setting, inside the block."""
     were_on = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -23,7 +23,7 @@ from owl_jax.data.sources.record import check_size
 from owl_jax.errors import BadData, UserError
 from owl_jax.files import open_regular
 
-# Of the array and the scans; a new number invalidates every stored index.
+# Version of the array's format and of the scans; a new number invalidates every stored index.
 _VERSION = 1
 
 Scan = Callable[[BinaryIO], Iterator[np.ndarray]]
@@ -32,8 +32,8 @@ Scan = Callable[[BinaryIO], Iterator[np.ndarray]]
 class IndexedFile:
     """Random access to the records of a file, as bytes.
 
-    Pickles store the path and the state of the file, not the index. A file that changes after it
-    was opened is refused in every process.
+    Pickles store the path and the state of the file, not the index. Every process refuses a file
+    that has changed since it was opened.
     """
 
     def __init__(self, path: Path, scan: Scan, name: str, expected: str, index_dir: Path | None):
@@ -43,7 +43,7 @@ class IndexedFile:
           scan: yields parts int64[n, 3] of the index of an open file, in order; picklable.
           name: of the scan, unique among the scans of a file.
           expected: what the file should contain, for messages.
-          index_dir: where indexes are stored, created if needed; None keeps this one in memory.
+          index_dir: where indices are stored, created if needed; None keeps this one in memory.
 
         Raises UserError if the file cannot be read, has no records or is still being written, and
         if the index cannot be written.
@@ -138,6 +138,6 @@ def _size(path: Path) -> int:
 
 
 def skip_bom(file: BinaryIO) -> int:
-    """Seeks to the start of the text, after a byte order mark; returns the position."""
+    """Seeks to the start of the text, after any byte order mark; returns the position."""
     start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
     return file.seek(start)

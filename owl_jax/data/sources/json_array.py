@@ -1,7 +1,7 @@
 """Reads one JSON array of examples, as in LLaVA, element by element.
 
-The file may be far larger than memory: a scan indexes the elements without parsing them. Each has
-any of the forms of sources/values.py.
+The file may be far larger than memory: a scan indexes the elements without parsing them. Each
+element has one of the forms of sources/values.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class JsonArraySource(JsonLinesSource):
 
 
 def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:
-    """The elements of an array: int64[n, 3] of sources/index.py.
+    """The elements of an array: int64[n, 3] as in sources/index.py.
 
     An element is everything between two commas, blanks included; it may be invalid JSON. Raises
     UserError if the file does not begin with "[".
@@ -59,7 +59,8 @@ def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]
     begun = 0
     depth, inside, rest = 1, False, b""
     while block := file.read(chunk_size):
-        # Without escapes every quote opens or closes a string. `rest` keeps escapes whole.
+        # Blanks escapes, so that every remaining quote opens or closes a string. `rest` carries a
+        # backslash at the end of the block over to the next block.
         block = (rest + block).replace(rb"\\", b"  ").replace(rb"\"", b"  ")
         rest = b"\\" if block.endswith(b"\\") else b""
         block = block.removesuffix(rest)
@@ -71,8 +72,8 @@ def scan_array(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]
             marks, kinds, depths = (array[: closed[0] + 1] for array in (marks, kinds, depths))
         separators = np.flatnonzero((depths == 0) | ((depths == 1) & (kinds == _COMMA)))
 
-        # The first mark, and its line, of each element that ends here and of the last, which
-        # does not.
+        # The first mark of each element that ends in this block and of the last element, which
+        # continues; then the lines of these marks.
         firsts = np.append(marks, -1)[np.append(0, separators + 1)]
         breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
         lines = np.where(firsts < 0, 0, line + np.searchsorted(breaks, firsts))
@@ -125,7 +126,7 @@ def _find_first(file: BinaryIO) -> int:
             raise UserError(f"{file.name}: {what}")
         raise UserError(
             f"{file.name}: begins with {bracket.decode('latin-1')!a}; expected one JSON array of "
-            "objects (with one object a line it is JSON Lines)"
+            "objects (one object per line would be JSON Lines)"
         )
     line = _skip_blanks(file, line)
     first = file.read(1)
@@ -134,7 +135,7 @@ def _find_first(file: BinaryIO) -> int:
 
 
 def _known_object(head: bytes) -> str | None:
-    """Explains a file of one object, by its first keys, and how to convert it."""
+    """Recognises a common file of one object by its first keys; says how to convert it."""
     keys = set(re.findall(rb'"(\w+)"\s*:\s*[\[{]', head))
     if b"annotations" in keys or {b"images", b"info"} <= keys:
         return (

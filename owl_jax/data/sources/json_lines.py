@@ -51,13 +51,13 @@ class JsonLinesSource:
 
 
 def scan_lines(file: BinaryIO, chunk_size: int = _CHUNK) -> Iterator[np.ndarray]:
-    """The lines that are not blank, without line breaks: int64[n, 3] of sources/index.py."""
+    """The lines that are not blank, without line breaks: int64[n, 3] as in sources/index.py."""
     position = start = skip_bom(file)
-    line, blank = 1, True  # of the line that begins at `start`, as far as it has been read
+    line, blank = 1, True  # number of the line at `start`, and whether it is blank so far
     while chunk := file.read(chunk_size):
         values = np.frombuffer(chunk, np.uint8)
         breaks = np.flatnonzero(values == ord("\n"))
-        # The lines within the chunk; the first may have begun before it, the last is unfinished.
+        # The lines in the chunk; the first may have begun before the chunk, the last is unfinished.
         starts, ends = np.append(0, breaks + 1), np.append(breaks, len(chunk))
         filled = values[np.minimum(starts, len(chunk) - 1)] > ord(" ")
         for i in np.flatnonzero(~filled & (starts < ends)):

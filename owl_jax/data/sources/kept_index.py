@@ -26,7 +26,7 @@ State = tuple[int, int]
 # Part of the file name; a new number invalidates every stored index.
 _FORMAT = 2
 
-_BUFFER = 1 << 20  # bytes that are hashed at once
+_BUFFER = 1 << 20  # bytes to hash at a time
 
 
 def state_of(file: BinaryIO) -> State:
@@ -68,7 +68,7 @@ def keep_index(
 
 
 def map_index(path: Path) -> np.ndarray:
-    """The index that `keep_index` wrote, without verification, so calls are cheap.
+    """Maps the index that `keep_index` wrote, without verifying it, so calls are cheap.
 
     Raises OSError, ValueError or EOFError if it is damaged.
     """
@@ -119,7 +119,7 @@ def _save(path: Path, columns: int, parts: Iterator[np.ndarray]) -> None:
 
 
 def _write_header(file: IO[bytes], count: int, columns: int) -> None:
-    """The header of a .npy file, in which NumPy leaves room for the count to grow."""
+    """Writes the header of a .npy file, in which NumPy leaves room for the count to grow."""
     descr = npy.dtype_to_descr(np.dtype(np.int64))
     shape = (count, columns)
     npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

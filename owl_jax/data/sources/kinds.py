@@ -1,4 +1,4 @@
-"""Detects the kind of the data files in a directory from their names, and for .json the start."""
+"""Detects the kind of a directory's data files by name, and of .json files by how they begin."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from owl_jax.media.video import natural_key
 _KINDS = (".tar", ".array_record", ".parquet", ".jsonl", ".csv", ".json")
 _SAME_KIND = {".ndjson": ".jsonl", ".tsv": ".csv"}
 
-# .json files to open; there may be millions that are text-only samples.
+# Maximum number of .json files to open: a directory may have millions of text-only samples.
 _MOST_OPENED = 1000
 _LONGEST_LINE = 1 << 26  # bytes; a file of one object may be all one line
 
 
 def kind_of(path: Path) -> str:
-    """The main suffix of its kind: .jsonl, .csv, ..., or the file's own if it is unknown."""
+    """The main suffix of a file's kind (.jsonl, .csv, ...), or its own if the kind is unknown."""
     suffix = path.suffix.lower()
     return _SAME_KIND.get(suffix, suffix)
 
@@ -33,9 +33,9 @@ def kind_of(path: Path) -> str:
 def files_of_one_kind(directory: Path) -> list[Path]:
     """The data files of a directory in natural order; [] if it has none.
 
-    A .json counts if it holds an array and no other file has its name; otherwise it is the text of
-    a sample (sources/samples.py). Parquet files count at any depth, as on the hub, unless a tar has
-    the same name, as img2dataset writes them.
+    A .json is a data file if it holds an array and no other file has its name; otherwise it is the
+    text of a sample (sources/samples.py). Parquet files count at any depth, as on the hub, except a
+    file with the name of a tar: img2dataset writes one for each tar.
 
     Raises UserError for several kinds of files, and for data files among samples of media and text.
     """

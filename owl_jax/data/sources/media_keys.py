@@ -1,8 +1,8 @@
 """Finds the images and videos of an example by the key names that data sets use.
 
 `image`, `images`, `video` and `videos` have precedence; synonyms are read if those have no value. A
-key that is not read although its value looks like a medium is always reported: if the example has
-no other medium it is refused, otherwise the key is counted.
+key that is not read, although its value looks like a medium, is always reported: an example without
+another medium is refused; otherwise the key is counted.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def find_media(
         media[kind] = []
         for key in keys:
             media[kind] += convert(values[key], where, media_root)
-        # The origin of bytes counts as read with them; another file does not.
+        # A key that names the file that bytes came from counts as read; one with another file
+        # does not.
         read |= {
             *keys,
             *(
@@ -108,7 +109,7 @@ def find_media(
 
 
 def media_kind(key: object, value: Any) -> str | None:
-    """ "image" or "video" by the name of a key, and for keys of any file by the value; or None."""
+    """The kind that a key names: "image", "video" or None; keys of any file go by the value."""
     if not isinstance(key, str):
         return None
     name = _plain(key)
@@ -133,7 +134,7 @@ def check_unread(
     text_keys: Set[str] = frozenset(),
     free_text_keys: Set[str] = frozenset(),
 ) -> None:
-    """Raises BadData for an example without media that has unread ones, or only their names.
+    """Raises BadData for an example without media if it has unread media, or names or ids of media.
 
     free_text_keys: those of `text_keys` whose value may look like a file name: answers, ids.
     """
@@ -169,7 +170,7 @@ def _unread(keys: Sequence[str], value: Any, where: str) -> BadData:
         )
     return BadData(
         "unread medium",
-        f"{where}: {_quoted(keys)} looks like a picture or video ({shown(value)}) and is "
+        f"{where}: {_quoted(keys)} looks like a picture or video ({shown(value)}) but is "
         'not read; rename the key to "image" or "video", or remove it',
     )
 
@@ -196,7 +197,7 @@ def _has_value(value: Any) -> bool:
 
 
 def _is_origin(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
-    """Whether `other` only names the origin of what `keys` hold, such as the file of bytes."""
+    """Whether `other` only names the origin of what `keys` hold: the file that bytes came from."""
     if not isinstance(values[other], str) or values[other].startswith("data:"):
         return False
     is_general = _plain(other) in _ANY_FILE or _plain(other).endswith("filename")
@@ -204,7 +205,7 @@ def _is_origin(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bo
 
 
 def _names_same_media(values: Mapping[str, Any], keys: Sequence[str], other: str) -> bool:
-    """Whether `other` has the media of all `keys`; paths may differ in leading folders."""
+    """Whether `other` names the same media as `keys`; paths may differ in leading folders."""
     names = [name for key in keys for name in _names(values[key])]
     other_names = _names(values[other])
     return len(names) == len(other_names) and all(

@@ -28,7 +28,7 @@ SUFFIX = re.compile(rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})(?:[?#].*)?$", r
 _NAME_IN_JSON = re.compile(
     rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})\\?[\"']|data:(?:image|video)/", re.IGNORECASE
 )
-_LONGEST_PATH = 1024  # characters; a longer text only happens to end like a file name
+_LONGEST_PATH = 1024  # characters; a longer text that ends like a file name is no path
 _LONGEST_JSON = 1 << 16
 _PICTURE_NAME = re.compile("ima?ge?|pict?|photo|video|frame|scan|clip|media|screen", re.IGNORECASE)
 # Keys of a turn or a content part that hold text.
@@ -39,10 +39,11 @@ _SMALLEST_SIDE = 8  # of an image as a list of numbers; lists of box corners are
 def looks_like_media(value: Any, key: str = "") -> bool:
     """Whether a value looks like an image or video.
 
-    key: its name; under a key such as "photograph" even a sentence that ends like a file name does.
+    key: its name. Under a key such as "photograph", even a sentence that ends like a file name
+    counts.
     """
     if isinstance(value, str):
-        return _is_name_of_one(value.strip(), key)
+        return _is_medium_text(value.strip(), key)
     if isinstance(value, Path):
         return bool(SUFFIX.search(value.name))
     if isinstance(value, FilePart | Image.Image):
@@ -99,7 +100,7 @@ _MEDIUM_HEAD = re.compile(
 )
 
 
-def _is_name_of_one(text: str, key: str) -> bool:
+def _is_medium_text(text: str, key: str) -> bool:
     if text.startswith(("data:image/", "data:video/")) or is_base64_medium(text):
         return True
     if text[:1] in ("[", "{") and len(text) <= _LONGEST_JSON:
@@ -123,7 +124,7 @@ def _is_picture_shape(shape: Sequence[int]) -> bool:
 
 
 def _is_pixel_list(value: Sequence[Any]) -> bool:
-    """The same for nested lists of numbers; only the first item of each level is checked."""
+    """Whether nested lists of numbers may be images; checks the first item of each level only."""
     sides = []
     while isinstance(value, list | tuple) and value:
         sides.append(len(value))

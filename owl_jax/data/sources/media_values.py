@@ -1,4 +1,4 @@
-"""Converts the values of media keys to Media, without decoding.
+"""Converts the values of media keys to media, without decoding them.
 
 A medium is a path (relative to the media root, or absolute), the bytes of a file, {"bytes", "path"}
 as Hugging Face's features store it, a uint8 array, a PIL image, or a FilePart.
@@ -26,11 +26,11 @@ _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
 # First characters of base64 of JPEG, PNG, GIF, WebP, BMP, TIFF, and ISO media files.
 _BASE64_HEADS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA")
 _SHORTEST_BASE64 = 64
-_LONGEST_PATH = 4096  # of Linux, in bytes
+_LONGEST_PATH = 4096  # Linux's limit, in bytes
 
 
 def images_from(value: Any, where: str, media_root: Path) -> list[Medium]:
-    """The images of one medium, a list of media, or an array uint8[N, H, W, 3].
+    """The images in a value: one medium, a list of media, or an array uint8[N, H, W, 3].
 
     None, "" and lists of these give no image. Raises BadData, naming `where`, for anything else.
     """
@@ -40,10 +40,10 @@ def images_from(value: Any, where: str, media_root: Path) -> list[Medium]:
 
 
 def videos_from(value: Any, where: str, media_root: Path) -> list[Video]:
-    """The videos of one file or folder, or a list of them.
+    """The videos in a value: one file or folder, or a list of them.
 
-    A nested list or an array uint8[T, H, W, 3] is one video of these frames, an image is a video of
-    one frame, None and "" give no video. Raises BadData, naming `where`, for anything else.
+    A nested list or an array uint8[T, H, W, 3] is one video with these frames; an image is a video
+    of one frame; None and "" give no video. Raises BadData, naming `where`, for anything else.
     """
     if _is_nothing(value):
         return []
@@ -64,7 +64,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _items(value: Any, dimensions: int) -> Sequence[Any]:
-    """The items of a list or of an array with so many dimensions; anything else is one item."""
+    """The items of a list, or of an array of this many dimensions; anything else is one item."""
     if isinstance(value, np.ndarray):
         is_list = value.dtype == object or value.ndim == dimensions
     else:
@@ -149,7 +149,7 @@ def _decode(data: str, where: str, what: str) -> bytes:
 
 
 def _can_be_opened(path: str | os.PathLike) -> bool:
-    """False for an impossible path: empty, with a zero byte, or with a lone surrogate."""
+    """False for a path that cannot exist: empty, with a zero byte, or with a lone surrogate."""
     try:
         return bool(encoded := os.fsencode(path)) and b"\0" not in encoded
     except UnicodeEncodeError:

@@ -17,7 +17,7 @@ from PIL import Image
 from owl_jax.errors import BadData
 from owl_jax.files import bad_file, open_regular
 
-# In bytes, with room for images in base64. Parsing takes several times as much memory in each
+# In bytes; leaves room for images in base64. Parsing takes several times as much memory, in each
 # thread.
 LARGEST_TEXT = 1 << 26
 
@@ -27,8 +27,8 @@ def check_size(nbytes: int, where: str) -> None:
     if nbytes > LARGEST_TEXT:
         raise BadData(
             "oversized record",
-            f"{where}: {nbytes / 2**20:,.0f} MiB of text; the limit is {LARGEST_TEXT >> 20}: put "
-            "pictures and videos into separate files",
+            f"{where}: {nbytes / 2**20:,.0f} MiB of text; the limit is {LARGEST_TEXT >> 20} MiB: "
+            "put pictures and videos into separate files",
         )
 
 
@@ -67,7 +67,7 @@ class Record(TypedDict):
     text: in mPLUG-Owl's format (text/conversation.py), with a placeholder for each medium.
     images: in reading order. videos: each a file, or its frames in order.
     task_type: as in the data; not used. where: "FILE:LINE" or the like, for messages.
-    unread: keys of the example that look like media and are not read, if any.
+    unread: keys of the example that look like media but are not read, if any.
     """
 
     text: str
@@ -98,8 +98,8 @@ class Source(Protocol):
         ...
 
     def num_bytes(self) -> int:
-        """Size of the data without separate media files; 0 if unknown. A copy has the same size.
+        """Size of the data without separate media files, the same for a copy; 0 if unknown.
 
-        It reveals that one record of millions was edited (sources/dataset_hash.py).
+        A changed size shows that one record of millions was edited (sources/dataset_hash.py).
         """
         ...

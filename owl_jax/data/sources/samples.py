@@ -1,12 +1,12 @@
 """Groups the files of tars (WebDataset) and folders into samples by their names.
 
-A text and the media of its name are one sample: "train/01.jpg" and "train/01.txt". Its key is the
-text's name without the suffix; dots are part of a name: "Dr. A.jpg" has "Dr. A.txt". With a text
-"01.txt", "01.0.jpg" and "01.1.jpg" are two images of one sample. The last suffix decides the kind:
-.txt is a caption, .json holds an example like a line of JSON Lines (sources/values.py), whose
-conversation has precedence over the caption. "01.jpg.txt" is the text of "01.jpg" if no other file
-has that name. Other and hidden files are ignored, but a file with the name of a text that may be
-its image ("01.npy") is reported.
+A text and the media with its name form a sample: "train/01.jpg" and "train/01.txt". The sample's
+key is the name of the text without the suffix. Dots are part of a name: "Dr. A.jpg" belongs to
+"Dr. A.txt". If there is a text "01.txt", "01.0.jpg" and "01.1.jpg" are two images of its sample.
+The last suffix decides the kind: .txt is a caption; .json is an example in one of the forms of
+sources/values.py, and its conversation has precedence over the caption. "01.jpg.txt" is the text of
+"01.jpg" if no other file has that name. Other files and hidden files are ignored, but a file that
+may be the image of a text ("01.npy" beside "01.txt") is reported.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SUFFIXES = frozenset(IMAGE_SUFFIXES + VIDEO_SUFFIXES + TEXT_SUFFIXES + UNREAD_S
 
 
 def is_sample_file(path: str) -> bool:
-    """Whether a file of this relative path, with slashes, may belong to a sample."""
+    """Whether the file at this relative path, with slashes, may belong to a sample."""
     parts = _parts(path)
     # macOS adds "._01.jpg" and "__MACOSX" to its tars.
     if not parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
@@ -61,9 +61,9 @@ def may_hold_medium(path: str) -> bool:
 
 
 def keys_of_others(others: Sequence[str], paths: Sequence[str]) -> list[str | None]:
-    """For each of `others` the key of the text in `paths` with its name, or None.
+    """For each of `others`, the key of the text in `paths` that has its name, or None.
 
-    others: each `may_hold_medium`.
+    others: paths that `may_hold_medium` accepts.
     """
     stems, keys = map(_stem, paths), keys_of(paths)
     of_text = {
@@ -77,7 +77,7 @@ def keys_of_others(others: Sequence[str], paths: Sequence[str]) -> list[str | No
 def keys_of(paths: Sequence[str]) -> list[str]:
     """The key of each file's sample.
 
-    paths: all files that may share a key; relative, with slashes, each `is_sample_file`.
+    paths: all files that may share a key; relative, with slashes, accepted by `is_sample_file`.
     """
     stems = [_stem(path) for path in paths]
     texts = {
@@ -107,7 +107,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _text_of(stem: str, texts: Set[str]) -> str:
-    """The longest key of a text that a medium belongs to, or its own stem if there is none."""
+    """The longest key of a text that a medium may belong to; its own stem if there is none."""
     key = stem
     while key not in texts:
         key, dot, number = key.rpartition(".")
@@ -132,10 +132,10 @@ def record_of_files(
     """The record of one sample.
 
     Args:
-      files: those of one key, by extension.
+      files: the sample's files by extension.
       media_root: base of relative paths in a .json.
       frames: a folder of frames that is the sample's video.
-      beside: extensions of files with its name that are not read: "npy", or "jpg" for a link.
+      beside: extensions of unread files with the sample's name: "npy", or "jpg" of a link.
 
     Raises BadData if the text or the media are missing, and for duplicate or malformed texts.
     """
@@ -163,8 +163,8 @@ def record_of_files(
         names = listed((f".{printable(name)}" for name in beside), 4)
         raise BadData(
             "unread medium",
-            f"{where}: beside its text is {names}, which is not read; expected a picture or video "
-            "in a regular file (not a link, folder or archive), or no other file of this name",
+            f"{where}: {names} beside its text is not read; expected a picture or video in a "
+            "regular file (not a link, folder or archive), or no other file of this name",
         )
     if not images and not videos and values.keys() == {"caption"}:
         raise BadData("no media", f"{where}: a caption, but no picture or video of this name")
@@ -181,9 +181,9 @@ def record_of_files(
     return record
 
 
-def _from_json(words: str, where: str) -> dict[str, Any]:
+def _from_json(text: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(words, object_pairs_hook=each_key_once)
+        values = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         raise BadData("malformed record", f"{where}: the .json is not JSON ({error})") from None
     if not isinstance(values, dict):

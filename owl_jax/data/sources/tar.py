@@ -1,6 +1,6 @@
 """Reads WebDataset tars: members of one key are one sample (sources/samples.py).
 
-One scan of a tar indexes the headers of its members. Access to a record reads its headers and its
+One scan of a tar indexes the headers of its members. Accessing a record reads its headers and its
 text; images and videos are FileParts until they are decoded.
 """
 
@@ -31,7 +31,7 @@ from owl_jax.files import open_regular
 class TarSource:
     """The samples of one or more tars, in the order of the tars and of the samples' first members.
 
-    A tar that is cut short has the samples before the cut, and one more record that is BadData.
+    A tar that is cut short gives the samples before the cut, then one record that raises BadData.
     Compressed tars are refused, because they have no random access.
 
     Args:
@@ -106,7 +106,7 @@ class TarSource:
     def _find(self, index: int) -> tuple[Path, int, list[int], bool]:
         """(tar, index of the sample in it, byte offsets of its headers, whether it is cut off).
 
-        The only "header" of what is cut off is the first missing byte.
+        If the record is cut off, the only offset is that of the first missing byte.
         """
         number = int(np.searchsorted(self._ends, index, side="right"))
         path, headers = self.paths[number], load_index(self._indices[number])

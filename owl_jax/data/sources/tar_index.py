@@ -1,4 +1,4 @@
-"""Indexes the members of a tar; with an `index_dir`, in a file there (sources/kept_index.py)."""
+"""Indexes the members of a tar; an `index_dir` keeps the index (sources/kept_index.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from owl_jax.data.sources.samples import (
 from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 
-# In place of a sample's number: the tar is cut short.
+# Stands for a sample's number in the last row of the index if the tar is cut short.
 CUT = -1
 
 # A new number invalidates every stored index.
@@ -29,7 +29,7 @@ _VERSION = 4
 
 
 def index_tar(path: Path, index_dir: Path | None) -> Path | np.ndarray:
-    """Indexes the headers of the members of each sample.
+    """Indexes the headers of every sample's members.
 
     Returns int64[n, 2], or its file in `index_dir`: (header offset, number of the sample) of each
     member, sorted by sample. If the tar is cut short, the last row is (first missing byte, CUT).

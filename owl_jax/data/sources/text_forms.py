@@ -8,7 +8,8 @@
     a caption     caption(s), or text that is no conversation, of an image or video
 
 The first form in this list that matches is read. Text may be str or bytes in UTF-8; an answer may
-be a number. Of several answers the most common one is used, of several captions the first.
+be a number. If there are several answers, the most common one is used; if several captions, the
+first.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def is_caption(text: str) -> bool:
 
 
 def check_text(text: str) -> None:
-    """Raises UserError for the text of an example without media that contains a media file."""
+    """Raises UserError if the text of an example without media contains a media file's name."""
     if found := _FILE_IN_TEXT.search(text):
         kind = {"img": "image"}.get(found[1], found[1])
         raise UserError(
@@ -117,7 +118,7 @@ def check_text(text: str) -> None:
 
 
 def string(values: Mapping[str, Any], key: str) -> str:
-    """The text under a key. Raises UserError for anything else."""
+    """The text under a key. Raises UserError if the value is not text."""
     return _text(values[key], key)
 
 
@@ -155,7 +156,9 @@ def _chosen(values: Mapping[str, Any], asked: str, answer: str) -> Any:
     if isinstance(choices, list | tuple | np.ndarray) and len(choices):
         if isinstance(given, int | np.integer) and not isinstance(given, bool):
             if not 0 <= given < len(choices):
-                raise UserError(f'"{answer}" is {given}; "{key}" has {len(choices)}, from 0')
+                raise UserError(
+                    f'"{answer}" is {given}, but "{key}" has {len(choices)}, counted from 0'
+                )
             return choices[given]
         is_letter = isinstance(given, str) and re.fullmatch(r"\(?[A-Z][).]?", given.strip())
         if is_letter and not any(str(choice) in asked for choice in choices):
@@ -212,7 +215,7 @@ def _answered(answer: str) -> dict[str, Any]:
 
 
 def _answer(value: Any, key: str) -> str:
-    """The text of an answer; of several, as VQAv2's ten, the most common one."""
+    """The text of an answer, or of the most common one if there are several, like VQAv2's ten."""
     value = decoded(value)
     if isinstance(value, Mapping) and _has(value, "answer"):
         value = value["answer"]

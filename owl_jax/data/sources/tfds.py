@@ -19,7 +19,7 @@ from owl_jax.errors import BadData, UserError, one_line
 
 
 class _AsStored:
-    """A decoder for the library that returns encoded images, or lists of them, unchanged.
+    """A decoder, in the library's interface, that leaves images, or lists of them, encoded.
 
     The library's SkipDecoding needs TensorFlow for lists.
     """

@@ -4,7 +4,7 @@
     OpenAI's         {"role": "user", "content": "What?"}, or content as a list of parts
     with media       {"role": "user", "content": "What?", "image": "a.jpg"}
 
-A turn in another form is returned unchanged; the reader of messages refuses it.
+A turn in another form is returned unchanged; text/conversation.py refuses it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
-# <|image|> is mPLUG-Owl2's and 3's.
+# mPLUG-Owl2 and mPLUG-Owl3 write <|image|>.
 _MARKS = {
     IMAGE_TOKEN: "image",
     "<|image|>": "image",
@@ -53,7 +53,7 @@ def message_of(turn: Any) -> Any:
     if media := _media_of(turn):
         if role != "user":
             raise UserError(
-                f"a turn of {shown(role)} shows a {media[0]['type']}; only the user's may"
+                f"a turn of {shown(role)} holds media ({media[0]['type']}); only the user's may"
             )
         parts = parts_of(content) if isinstance(content, str) else content or []
         content = _insert_media(media, parts)

@@ -36,8 +36,8 @@ def blockwise(
 
     q: [B, H, L, K], scaled. k: [B, G, L, K]. v: [B, G, L, V]. Segments: int32[B, L], not negative.
 
-    Returns: [B, H, L, V]. It and the scores' log-sum-exp, which the backward pass uses, are named
-    `context` (models/remat.py). A query without keys has no gradient.
+    Returns: [B, H, L, V]. The result and the scores' log-sum-exp, which the backward pass uses, are
+    named `context` (models/remat.py). A query without keys has no gradient.
     """
     B, H, L, K = q.shape
     G = k.shape[1]
@@ -52,8 +52,9 @@ def blockwise(
 class _Block:
     """A block of queries of one sequence, and the range of key blocks that it uses.
 
-    sequence, index: int32[], the batch index and the query block's. num_key_blocks: the range ends
-      with the query block, or begins with the first block where fewer precede it.
+    sequence: int32[], the index in the batch. index: int32[], of the query block.
+    num_key_blocks: the length of the range. It ends with the query block, or begins with block 0 if
+      too few blocks precede the query block.
     """
 
     sequence: jax.Array
@@ -184,8 +185,8 @@ def _scan(
 def _key_blocks_needed(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
     """int32[B, T]: how many key blocks, ending with its own, each query block uses.
 
-    A query block uses a key block if their ranges of segments overlap: a superset of the exact
-    answer if segments are unordered, without its [L, L] comparisons.
+    A query block uses a key block if their ranges of segment ids overlap. An exact answer would
+    take [L, L] comparisons; this one includes more blocks than needed if segments are unordered.
     """
     T = query_segments.shape[1] // BLOCK
 
@@ -202,7 +203,7 @@ def _key_blocks_needed(query_segments: jax.Array, key_segments: jax.Array) -> ja
 
 
 def _branch_sizes(most: int) -> np.ndarray:
-    """The numbers of key blocks with a branch of their own: 1, 2, 3, 4, 6, 8, 12, ..., `most`."""
+    """The numbers of key blocks that get a branch: 1, 2, 3, 4, 6, 8, 12, ..., `most`."""
     steps = [2**i * n // 2 for i in range(most.bit_length()) for n in (2, 3)]
     return np.array(sorted({n for n in steps if n < most} | {most}))
 

@@ -37,7 +37,7 @@ def attend(
 
     Args:
       q: [B, L, H, K]. k, v: [B, G, S, K] with H a multiple of G (the layout of the cache).
-      mask: None: every query attends to every key (vision encoder, connector).
+      mask: None lets every query attend to every key (vision encoder, connector).
       slopes: float32[H], for ALiBi; requires a mask.
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
         `choose` describes; "cudnn" never falls back but raises.
@@ -69,13 +69,13 @@ def choose(
     mask: AttentionMask | None,
     slopes: jax.Array | None,
 ) -> str:
-    """The implementation that computes this call: `implementation`, "auto" resolved, or "xla".
+    """Resolves "auto", and replaces splash and blockwise by "xla" for calls they are not made for.
 
     "auto" is splash on TPU, cuDNN on GPU and blockwise on CPU. Each computes the calls it is fast
-    at, XLA the others:
-      splash     causal sequences of at least 128 tokens. Not the vision tower: it pads 257 tokens
-                 of width 64 to 384 of width 128, 4.5 times the work, to save scores of 4 MB per
-                 image. Not few queries: the connector's 64, or decoding with a cache.
+    at; XLA computes the others:
+      splash     causal sequences of at least 128 tokens. Not the vision tower: padding its 257
+                 tokens of width 64 to 384 of width 128 takes 4.5 times the work, to save scores of
+                 4 MB per image. Not few queries: the connector's 64, or decoding with a cache.
       cuDNN      16-bit dtypes, head widths that are a multiple of 8 up to 128, no ALiBi; without a
                  mask, or whole sequences of even length (masked, it has no gradient for odd ones).
       blockwise  causal sequences of at least two blocks.

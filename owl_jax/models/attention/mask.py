@@ -12,7 +12,7 @@ from flax import struct
 
 @struct.dataclass
 class AttentionMask:
-    """A query attends to keys of its own segment in its own slot and those before.
+    """A query attends to the keys of its own segment, up to and including its own slot.
 
     query_slots:     int32[L], consecutive indices in the sequence or cache.
     query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation starts at 0.
@@ -34,7 +34,7 @@ class AttentionMask:
         return (causal & same)[:, None]
 
     def is_self_attention(self) -> bool:
-        """Whether the queries cover all slots, in order: no cache, or a whole one."""
+        """Whether the queries cover all slots in order: without a cache, or filling a whole one."""
         return self.query_segments.shape == self.key_segments.shape
 
 

@@ -40,11 +40,11 @@ def run_kernel(
     Args:
       q: [B, L, H, K]. k, v: [B, G, L, K], H a multiple of G.
       query_segments, key_segments: int32[B, L], not negative.
-      slopes: float32[H] and positions: int32[B, L] below 2**16, of the keys: ALiBi.
+      slopes: float32[H], positions: int32[B, L] of the keys, below 2**16. Both add ALiBi.
 
     Returns: [B, L, H, K] in the dtype of q; finite also for queries without keys.
     """
-    # XLA fuses this rounding with the rotation's.
+    # XLA fuses this rounding with the one of the rotary embedding.
     q = (q.astype(jnp.float32) / math.sqrt(q.shape[-1])).astype(q.dtype).swapaxes(1, 2)
     if slopes is not None and positions is not None:
         q, k = with_alibi(q, k, slopes, positions)
@@ -66,7 +66,7 @@ def with_alibi(
     """q and k with extra columns that add ALiBi's bias to their dot products.
 
     Softmax ignores a constant added to all keys of a query, so the bias reduces to slope times key
-    position: a product, like q k^T. Each factor is split into terms that bfloat16 represents
+    position: a product, as in q k^T. Each factor is split into terms that bfloat16 represents
     exactly, three for the slope and two for the position; the kernel accumulates in float32. Six
     extra columns replace a bias of [B, H, L, L] and its gradient.
 
@@ -79,7 +79,7 @@ def with_alibi(
 
     terms, rest = [], slopes
     for _ in range(3):
-        # Not a cast: XLA may remove one to bfloat16 and back.
+        # Not a cast: XLA may remove a cast to bfloat16 and back.
         terms.append(jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7))
         rest = rest - terms[-1]
     fine = positions % 256

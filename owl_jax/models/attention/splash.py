@@ -30,16 +30,16 @@ def splash(
 
     q: [B, H, L, K], scaled. k, v: [B, G, L, K]. Segments: int32[B, L], not negative.
 
-    Returns: [B, H, L, K]. It and the scores' log-sum-exp, which the backward pass uses, are named
-    `context` (models/remat.py).
+    Returns: [B, H, L, K]. The result and the scores' log-sum-exp, which the backward pass uses, are
+    named `context` (models/remat.py).
     """
     _, H, L, K = q.shape
     # In the compiler's schedule for v5e, 2,048 tokens of width 128 in bfloat16 take 48,900
     # instructions per head and sequence, forward and backward, in blocks of 1,024; 51,700 in blocks
-    # of 512; 61,700 if dq has its own kernel, which recomputes the scores. Larger blocks exceed a
-    # kernel's limit of 16 MB; so do these on a v4 with wider heads, as ALiBi makes them.
+    # of 512; 61,700 if dq has its own kernel, which recomputes the scores. Larger blocks
+    # exceed a kernel's limit of 16 MB, as do blocks of 1,024 on a v4 if ALiBi widens the heads.
     max_block = 1024 if K * q.dtype.itemsize <= 256 else 512
-    # The fewest equal blocks, for the least padding.
+    # The fewest blocks of equal size, to pad least.
     num_blocks = math.ceil(L / max_block)
     block = _LANES * math.ceil(L / num_blocks / _LANES)
     padded = num_blocks * block

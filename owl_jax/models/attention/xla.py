@@ -18,8 +18,8 @@ from owl_jax.models.attention.packed_kernels import MASKED
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
-# XLA on TPU computes the matmul of a single query elementwise. Eight copies of the query, the
-# matrix unit's minimum, run there: two fifths of the time by the compiler's estimate.
+# XLA on TPU computes the matmul of a single query elementwise. With eight copies of the query, the
+# matrix unit's minimum, it uses that unit: two fifths of the time by the compiler's estimate.
 _QUERY_COPIES = 8
 
 
@@ -30,7 +30,7 @@ def xla(
     mask: AttentionMask | None,
     slopes: jax.Array | None,
 ) -> jax.Array:
-    """Attention without a cache; arguments and result as of `attend` (dispatch.py)."""
+    """Attention without a cache; arguments and result as in `attend` (dispatch.py)."""
     if platform() == "cpu":
         return _divide_last(q, k, v, mask, slopes)
     return _weighted_values(jax.nn.softmax(_scores(q, k, mask, slopes), axis=-1), v)

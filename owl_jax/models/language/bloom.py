@@ -154,7 +154,7 @@ class Bloom(nn.Module):
         self.norm = LayerNorm(config.layer_norm_eps)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """int[B, L] -> [B, L, D], normed. Media vectors never are: splice them after this."""
+        """int[B, L] -> [B, L, D], normed. Media vectors are not: splice them in after this."""
         return self.embedding_norm(self.word_embeddings(ids))
 
     def head(self, hidden: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ Letters: B batch, L tokens, D width, H heads, G key heads, K head width, F MLP w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -24,6 +25,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
 from owl_jax.models.layers import Embedding, Projection, RMSNorm
 from owl_jax.models.lora import LoraConfig
+from owl_jax.models.modality import Modality
 from owl_jax.models.parts import LanguagePart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
@@ -38,7 +40,7 @@ class LlamaConfig(LanguagePart):
     HEAD: ClassVar = ("lm_head",)
     BASE_PREFIX: ClassVar = "model."
     DEFINING: ClassVar = ("rope_theta", "rms_norm_eps")
-    PROJECTIONS: ClassVar = (
+    PROJECTIONS: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     )
@@ -97,7 +99,7 @@ class LlamaConfig(LanguagePart):
         if llama.head_dim is not None and llama.head_dim * heads != llama.hidden_size:
             raise UserError(
                 f"{source.path}: head_dim {llama.head_dim} x {heads} heads is not hidden_size "
-                f"{llama.hidden_size}; owl_jax's LLaMA requires it"
+                f"{llama.hidden_size}; owl_jax's LLaMA requires them to be equal"
             )
         return cls(
             vocab_size=llama.vocab_size,
@@ -233,6 +235,7 @@ class Llama(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Runs the decoder.
 
@@ -240,27 +243,37 @@ class Llama(nn.Module):
           embeddings: [B, L, D], text and media.
           mask: of the sequences, or of these L queries over the cache's slots.
           cache: keys and values of the preceding tokens; only read.
+          modality: which tokens are visual, for blocks that ask; None: none of them.
 
         Returns: (hidden states after the last norm [B, L, D], keys and values of these L tokens,
         structured like the cache). In training nothing uses the latter and XLA removes them.
         """
         rotation = rotary_tables(mask.query_positions, self.config.head_dim, self.config.rope_theta)
         x, new = apply_layers(
-            partial(LlamaBlock, self.config, self.compute, self.lora),
+            partial(self.block(), self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
             rotation,
             mask,
+            modality,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
         )
         return self.norm(x), new
 
+    @nn.nowrap
+    def block(self) -> type[LlamaBlock]:
+        """The class of a decoder layer."""
+        return LlamaBlock
+
 
 class LlamaBlock(nn.Module):
-    """One decoder layer. Returns (x, the keys and values of its tokens)."""
+    """One decoder layer. Returns (x, the keys and values of its tokens).
+
+    A subclass whose weights differ by modality overrides `norm` and `key_value`.
+    """
 
     config: LlamaConfig
     compute: Compute
@@ -273,6 +286,7 @@ class LlamaBlock(nn.Module):
         past: LayerCache | None,
         rotation: tuple[jax.Array, jax.Array],
         mask: AttentionMask,
+        modality: Modality | None,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerCache]:
@@ -290,28 +304,43 @@ class LlamaBlock(nn.Module):
             )
 
         x = named("input", x)
-        y = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
+        y = self.norm("attention_norm", x, modality)
         q = named("query", rotate(project("q_proj", embed, heads, y), *rotation))
-        k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
-        v = named("value", project("v_proj", embed, key_heads, y))
+        k, v = self.key_value(lambda name, y: project(name, embed, key_heads, y), y, modality)
+        k, v = named("key", rotate(k, *rotation)), named("value", v)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         y = attend(q, k, v, mask, None, self.compute.attention, past)
         x += named("attention", project("o_proj", heads, embed, y))
 
-        y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
+        y = self.norm("mlp_norm", x, modality)
         gate = named("gate", project("gate_proj", embed, mlp, y))
         up = named("up", project("up_proj", embed, mlp, y))
         x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
         return x, {"k": k, "v": v}
 
+    @nn.nowrap
+    def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:
+        """The norm `name` of x [B, L, D]."""
+        return RMSNorm(self.config.rms_norm_eps, name=name)(x)
+
+    @nn.nowrap
+    def key_value(
+        self,
+        project: Callable[[str, jax.Array], jax.Array],
+        y: jax.Array,
+        modality: Modality | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Keys, not yet rotated, and values of y [B, L, D]; project: (name, y) -> [B, L, G, K]."""
+        return project("k_proj", y), project("v_proj", y)
+
 
 def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of the rotary angles, float32[B, L, 1, K] each (arXiv 2104.09864)."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float32) / width)
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    # A matmul duplicates the half width: XLA materialises its input. Otherwise XLA on CPU fuses the
-    # cosines into every unrolled layer and recomputes them for every head.
+    # A matmul duplicates the half width, because XLA materialises a matmul's input. Otherwise XLA
+    # on CPU fuses the cosines into every unrolled layer and recomputes them for every head.
     duplicate = np.tile(np.eye(width // 2, dtype=np.float32), 2)
     cos, sin = (jnp.matmul(f(angles), duplicate, precision="highest") for f in (jnp.cos, jnp.sin))
     return cos, sin
@@ -320,7 +349,7 @@ def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.A
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates [B, L, H, K] in float32; pairs are (i, i + K / 2), as in the released weights.
 
-    A matmul with a constant matrix swaps the halves: on TPU it is faster than slicing and
+    A matmul with a constant matrix swaps the halves. On TPU this is faster than slicing and
     concatenation.
     """
     half = x.shape[-1] // 2

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from owl_jax.data.batch import Batch, RowShape
+from owl_jax.text.media_index import TEXT, media_slots
 from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 _PICTURE, _FRAME = 144, 96  # pixels of the longer side
@@ -77,8 +78,8 @@ def _parts(
     row: dict[str, np.ndarray], tokens: np.ndarray, shape: RowShape, tokenizer: Tokenizer
 ) -> Iterator[dict[str, Any]]:
     media = row["media_index"][tokens]
-    # One entry a token. The last token is only a target; the first is never one.
-    slots = [*np.where(media < 0, -1, media // shape.media_length).tolist(), -1]
+    # One entry per token. The last token is only a target; the first is only an input.
+    slots = [*media_slots(media, shape.media, shape.image_slots).tolist(), TEXT]
     ids = [*row["input_ids"][tokens].tolist(), int(row["targets"][tokens[-1]])]
     supervised = row["loss_mask"][tokens] > 0
     losses = [

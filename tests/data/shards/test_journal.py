@@ -107,7 +107,7 @@ def test_killed_between_the_line_and_the_name(begun):
 
 
 def test_another_source_or_another_process_is_refused(begun):
-    expected = r"the source has changed since it was begun \(records 9, now 10\); give another"
+    expected = r"the source has changed since the first run \(records 9, now 10\); give another"
     with pytest.raises(UserError, match=expected):
         Journal(begun, {**HEADER, "records": 10})
     with pytest.raises(UserError, match=r"changed since .* \(fingerprint 12, now 34\)"):
@@ -164,7 +164,9 @@ def test_damage_is_one_line(begun, damage):
     }[damage]
     path.write_bytes(b"\n".join(lines) + b"\n")
     number = 1 if damage == "a word" else 2
-    expected = rf"progress\.jsonl, line {number}: damaged, or of an older owl_jax.*give --restart"
+    expected = (
+        rf"progress\.jsonl, line {number}: damaged, or written by an older owl_jax.*give --restart"
+    )
     with pytest.raises(UserError, match=expected):
         Journal(begun, HEADER)
     assert is_begun(begun)

@@ -73,7 +73,7 @@ def test_shards_are_there_in_full(directory):
         ('{"format": "owl_jax shards", "version": 2}', '"owl_jax shards" of version 2; this'),
         (
             '{"format": "owl_jax shards", "version": 1}',
-            r"damaged, its content has another form \('skipped'\)",
+            r"damaged, its content is malformed \('skipped'\)",
         ),
     ],
 )
@@ -130,7 +130,9 @@ def test_a_fifo_is_not_waited_for(tmp_path):
 
 
 def test_a_directory_without_one(tmp_path):
-    with pytest.raises(UserError, match=r"no manifest\.json; expected shards of prepare"):
+    with pytest.raises(
+        UserError, match=r"no manifest\.json; expected a directory that prepare wrote"
+    ):
         read_manifest(tmp_path)
     (tmp_path / JOURNAL_FILE).write_text("")
     with pytest.raises(UserError, match="is not finished: run the same command again"):

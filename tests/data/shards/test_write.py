@@ -139,7 +139,7 @@ def test_a_source_of_which_nothing_is_left(tmp_path):
 def test_a_source_that_changed_in_between_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _write(Source(12, stop=11), tmp_path)
-    with pytest.raises(UserError, match=r"has changed since it was begun \(records 12, now 13\)"):
+    with pytest.raises(UserError, match=r"has changed since the first run \(records 12, now 13\)"):
         _write(Source(13), tmp_path)
     with pytest.raises(UserError, match=r"changed since .* \(fingerprint 12ef, now 34\)"):
         write_shards(Source(12), "34", tmp_path, "x", Options(shard_size=5 * KIB), 1, 1)

@@ -139,7 +139,9 @@ def test_a_directory_that_is_not_whole(shards):
     with pytest.raises(UserError, match=r"data-0\.array_record: \d+ bytes, manifest\.json says"):
         open_shards(shards)
     first.unlink()
-    with pytest.raises(UserError, match=r"data-0\.array_record: missing, manifest\.json lists it"):
+    with pytest.raises(
+        UserError, match=r"data-0\.array_record: missing, although manifest\.json lists it"
+    ):
         open_shards(shards)
     (shards / MANIFEST_FILE).write_text(json.dumps({**manifest, "version": 99}))
     with pytest.raises(UserError, match=r'"owl_jax shards" of version 99; this owl_jax reads'):

@@ -160,7 +160,10 @@ def test_what_names_a_python_file(spec, found, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("x = 1", r"a\.py must define get_source\(\) that returns .*CustomSource; found NoneType"),
+        (
+            "x = 1",
+            r"a\.py must define a get_source\(\) that returns .*CustomSource; found NoneType",
+        ),
         ("def get_source(): return []", "CustomSource; found list"),
         ("def get_source(:", r"a\.py, line 1: invalid syntax"),
         ("def get_source():\n    return 1 / 0", r"source file .*a\.py, line 2: ZeroDivisionError"),

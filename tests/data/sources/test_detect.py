@@ -227,7 +227,7 @@ def test_what_is_not_there(tmp_path):
 def test_what_is_not_understood(specs, tmp_path):
     (tmp_path / "data.xml").write_text("<owls/>")
     (tmp_path / "data").write_text("owls")
-    with pytest.raises(UserError, match=r"data\.xml: found a file \.xml; expected \.jsonl"):
+    with pytest.raises(UserError, match=r"data\.xml: found a \.xml file; expected \.jsonl"):
         open_source(str(tmp_path / "data.xml"))
     with pytest.raises(UserError, match=r"data: found a file without suffix; expected \.jsonl"):
         open_source(str(tmp_path / "data"))

@@ -88,7 +88,7 @@ def test_it_is_dropped_and_named(tmp_path, write):
     assert len(source) == 3
     assert "An owl." in source[0]["text"] and "An owl." in source[2]["text"]
     tracemalloc.start()
-    with pytest.raises(BadData, match=r"MiB of text; the limit is 64: put") as error:
+    with pytest.raises(BadData, match=r"MiB of text; the limit is 64 MiB: put") as error:
         source[1]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -163,7 +163,7 @@ def test_frames_are_those_that_the_video_loader_takes(tmp_path):
 def test_what_may_be_its_picture_and_is_not_read_is_told(tmp_path, name):
     talk = json.dumps({"question": "What is it?", "answer": "An owl."})
     for source in _both(tmp_path, {"1.json": talk, name: b"x", "2.json": talk, "2.cls": "7"}):
-        with pytest.raises(BadData, match=f"beside its text is .{name[2:]}, which is not") as told:
+        with pytest.raises(BadData, match=f".{name[2:]} beside its text is not read") as told:
             source[0]
         assert told.value.reason == "unread medium"
         assert source[1]["images"] == []  # a class is no picture
@@ -182,7 +182,7 @@ def test_a_picture_that_is_a_folder_or_a_link_in_a_tar_is_told(tmp_path):
             member.type, member.linkname = kind, "/elsewhere/1.jpg"
             member.size = len(talk) if kind == tarfile.REGTYPE else 0
             tar.addfile(member, io.BytesIO(talk.encode()))
-    with pytest.raises(BadData, match=r"beside its text is \.jpg"):
+    with pytest.raises(BadData, match=r"\.jpg beside its text is not read"):
         open_source(str(tmp_path / "x.tar"))[0]
     # That it cannot be read is told when it is decoded.
     (folder,) = open_source(str(tmp_path / "folder"))[0]["images"]
