@@ -50,7 +50,8 @@ def keep_programs_of_every_process():
     """
 
     def write(key, seconds, name, backend, executable, host_callbacks):
-        compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
+        if not host_callbacks:  # they belong to the process that has compiled them
+            compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
 
     compiler._cache_write = write
 
