@@ -24,6 +24,7 @@ from owl_jax.training.config import base_config
 def get_config() -> ConfigDict:
     config = base_config(MPLUG_OWL2_7B)
     config.epochs = 1.0
+    config.steps = 10_000  # only for owl_jax.compile, which reads no data
     config.batch_size = 512
     config.gradient_accumulation_steps = 8
     config.init.vision = "weights/clip-vit-large-patch14"

@@ -23,6 +23,7 @@ from owl_jax.training.config import base_config
 def get_config() -> ConfigDict:
     config = base_config(MPLUG_OWL2_7B)
     config.epochs = 1.0
+    config.steps = 10_000  # only for owl_jax.compile, which reads no data
     config.batch_size = 64  # packed sequences of about four conversations: the recipe's 256
     config.init.vision = config.init.connector = config.init.llm = "weights/mplug-owl2-stage1"
     config.tokenizer = "weights/mplug-owl2-stage1"
