@@ -67,6 +67,8 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
             del flat[f"config.model.{part}.{name}"]
+    # Part of the data's position (training/data.py), and not in the checkpoints of older releases.
+    flat = {key: v for key, v in flat.items() if not key.startswith("config.model.conversation")}
     # Through JSON, so that tuples compare equal to the lists of a checkpoint.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
