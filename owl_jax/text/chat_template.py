@@ -54,6 +54,9 @@ _WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a field of thousands of chara
 # <|vision_start|><|image_pad|><|vision_end|>.
 _TAG = re.compile(r"<[^<>\s]*(?:image|video)[^<>\s]*>|\[IMG\]", re.IGNORECASE)
 
+# The generation blocks of a rendered text; adjacent ones are one.
+_BLOCK = re.compile(f"{_START}(?:[^{_END}]|{_END}{_START})*{_END}")
+
 _Media = Mapping[int, str]  # how a template writes a medium, by its input id
 
 
@@ -79,14 +82,16 @@ class ChatTemplate:
         style = self._style
         messages = list(map(style.message, turns))
         whole = self._render(messages)
-        spans = list(_blocks(whole)) if _START in whole else None
-        if spans is None:
-            spans = [self._answer(turns, messages, whole, k) for k in _answers(turns)]
-        elif len(spans) < len(list(_answers(turns))):
-            raise self._refused(
-                "marks fewer answers as {% generation %} than the conversation has; each answer "
-                "needs such a block"
-            )
+        answers = [k for k, turn in enumerate(turns) if turn.role == "assistant"]
+        if _START in whole:
+            spans = [self._block(whole, *found.span()) for found in _BLOCK.finditer(whole)]
+            if len(spans) < len(answers):
+                raise self._refused(
+                    "marks fewer answers as {% generation %} than the conversation has; each "
+                    "answer needs such a block"
+                )
+        else:
+            spans = [self._answer(turns, messages, whole, k) for k in answers]
         return self._cut(whole, spans, style.media)
 
     def prompt(self, turns: Sequence[Turn]) -> list[Piece]:
@@ -122,6 +127,15 @@ class ChatTemplate:
     @property
     def _style(self) -> _Style:
         return _style_of(self)
+
+    def _block(self, whole: str, start: int, end: int) -> tuple[int, int]:
+        """Where the answer of a generation block is.
+
+        A space before the block belongs to the answer's first word, unless prompts end with it.
+        """
+        if whole[:start].endswith(" ") and not self._style.prompts_end_with_space:
+            start -= 1
+        return start, end
 
     def _answer(
         self, turns: Sequence[Turn], messages: Sequence[Any], whole: str, k: int
@@ -199,6 +213,7 @@ class _Style(NamedTuple):
 
     as_parts: bool
     media: _Media
+    prompts_end_with_space: bool = False
 
     def message(self, turn: Turn) -> dict[str, Any]:
         contents = [
@@ -242,17 +257,22 @@ def _style_of(template: ChatTemplate) -> _Style:
         tags = _TAG.findall(_difference(without, shown))
         return tags[0] if tags else _PLACES[medium]
 
+    def style(as_parts: bool, media: _Media, content: Any) -> _Style:
+        asked = [{"role": "user", "content": content}]
+        prompt = template._render(asked, add_generation_prompt=True)
+        return _Style(as_parts, media, prompt.endswith(" "))
+
     try:
         written = template._render([{"role": "user", "content": [text]}])
     except UserError:
         written = ""
     # A template for texts may write the list itself.
     if _PROBE in written and "'type'" not in written and '"type"' not in written:
-        return _Style(True, {medium: shown_as(medium) for medium in _PLACES})
+        return style(True, {medium: shown_as(medium) for medium in _PLACES}, [text])
     written = template._render([{"role": "user", "content": _PROBE}])
     if _PROBE not in written:
         raise template._refused("does not write the user's message")
-    return _Style(False, _PLACES)
+    return style(False, _PLACES, _PROBE)
 
 
 def _difference(short: str, long: str) -> str:
@@ -264,16 +284,6 @@ def _difference(short: str, long: str) -> str:
     while start < len(short) - end and short[start] == long[start]:
         start += 1
     return long[start : len(long) - end]
-
-
-def _answers(turns: Sequence[Turn]) -> Iterator[int]:
-    return (k for k, turn in enumerate(turns) if turn.role == "assistant")
-
-
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """The generation blocks of a rendered text; adjacent ones are one."""
-    for found in re.finditer(f"{_START}(?:[^{_END}]|{_END}{_START})*{_END}", text):
-        yield found.span()
 
 
 def _with_media(text: str, kind: Literal["prompt", "answer"], media: _Media) -> Iterator[Piece]:

@@ -15,8 +15,8 @@ processing_mplug_owl.py).
 
 For a model of another conversation format (text/formats/), this text is read as turns
 (text/turns.py), which the format writes in its own way. Its pieces are split at media and at the
-beginning and end of answers; a prompt is the beginning of the training text. A piece after text is
-tokenised as its continuation, without a dummy prefix.
+beginning and end of answers; a prompt is the beginning of the training text. Between media, the
+ids are those of the whole text: a piece after text is its continuation, without a dummy prefix.
 
 Letters: n ids.
 """
@@ -310,7 +310,9 @@ def _tokenized(
                 ids = ids[len(new_line) :] if begins else tokenizer.encode(text)
             answer_end = (ends[0] if ends else None) or tokenizer.eos_id
             yield _Piece(piece.kind, ids, answer_end)
-        follows_text = piece.kind in ("prompt", "answer")
+        # After a special token, a tokenizer begins anew.
+        is_text = piece.kind in ("prompt", "answer")
+        follows_text = is_text and bool(ids) and ids[-1] not in tokenizer.special_tokens
 
 
 def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
