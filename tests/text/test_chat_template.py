@@ -149,14 +149,11 @@ def test_a_template_is_the_built_in_format(made):
 def test_files_of_a_template(file, made, tmp_path):
     template, tokenizer = made(templates.CHATML, file=file)
     assert (template.source, template.path) == (templates.CHATML, str(tmp_path / file))
-    named = [
-        {"name": "tool_use", "template": "x"},
-        {"name": "default", "template": "{{ messages }}"},
-    ]
+    default = {"name": "default", "template": "{{ messages }}"}
+    named = [{"name": "tool_use", "template": "x"}, default]
     (tmp_path / file).write_text(json.dumps({"chat_template": named}))
     assert has_chat_template(tmp_path)
-    with pytest.raises(UserError, match="chat template does not write the user's message|fails"):
-        made("{{ 1 }}", file=file)
+    assert read_chat_template(tmp_path, tokenizer, ()).source == "{{ messages }}"
     for value in ([], 3, [{"name": "rag", "template": "x"}]):
         (tmp_path / file).write_text(json.dumps({"chat_template": value}))
         with pytest.raises(UserError, match=f"{file}: chat_template is "):
@@ -166,7 +163,7 @@ def test_files_of_a_template(file, made, tmp_path):
 def test_no_template(tmp_path):
     WRITERS["qwen"](tmp_path)
     assert not has_chat_template(tmp_path)
-    with pytest.raises(UserError, match="no chat template, neither chat_template.jinja nor in"):
+    with pytest.raises(UserError, match=r"no chat template, neither chat_template\.jinja nor in"):
         choose_format("chat_template", tmp_path, load_tokenizer(tmp_path))
     with pytest.raises(UserError, match="has no tokenizer"):
         choose_format("chat_template", None, load_tokenizer(tmp_path))
@@ -202,7 +199,7 @@ def test_templates_that_cannot_be_rendered(source, words, made, tmp_path):
     [
         (templates.THINKING, "answer 1 is written in another way when more messages follow"),
         (
-            templates.CHATML.replace("{%- if add_generation_prompt -%}", "{%- if true -%}"),
+            templates.CHATML.replace("<|im_start|>assistant", "<|im_start|>AI"),
             "answer 1 does not begin after the generation prompt",
         ),
         (
