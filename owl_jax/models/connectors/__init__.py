@@ -4,6 +4,11 @@ from collections.abc import Mapping
 
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.connectors.mlp import MlpConfig
+from owl_jax.models.connectors.token_merge import TokenMergeConfig
 from owl_jax.models.parts import ConnectorPart
 
-CONNECTORS: Mapping[str, type[ConnectorPart]] = {"abstractor": AbstractorConfig, "mlp": MlpConfig}
+CONNECTORS: Mapping[str, type[ConnectorPart]] = {
+    "abstractor": AbstractorConfig,
+    "mlp": MlpConfig,
+    "token_merge": TokenMergeConfig,
+}
