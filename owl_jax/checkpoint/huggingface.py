@@ -18,10 +18,10 @@ from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.parts import LanguagePart, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
 
-# Vision encoders by the model_type of a directory that has only the encoder or includes it.
-VISION_TYPES: Mapping[str, type[VisionPart]] = {
-    name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES
-}
+
+def vision_types() -> Mapping[str, type[VisionPart]]:
+    """Vision encoders by the model_type of a directory that has only the encoder or includes it."""
+    return {name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES}
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
@@ -51,12 +51,13 @@ def read_vision_config(directory: Path) -> VisionPart:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
+    types = vision_types()
     # A file without a type is taken for the first encoder's.
-    kind = values.get("model_type", next(iter(VISION_TYPES)))
-    if not isinstance(kind, str) or kind not in VISION_TYPES:
-        known = ", ".join(VISION_TYPES)
+    kind = values.get("model_type", next(iter(types)))
+    if not isinstance(kind, str) or kind not in types:
+        known = ", ".join(types)
         raise UserError(f"{path}: vision encoder {shown(kind)}; expected {known}")
-    vision = VISION_TYPES[kind].from_hf(Source(path, values))
+    vision = types[kind].from_hf(Source(path, values))
     _refuse(path, vision.problems("vision"))
     return vision
 

@@ -65,11 +65,6 @@ COMPANIONS = (
 _FORMAT, _VERSION = "owl_jax", 2
 _PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
 
-_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
-    **dict.fromkeys(LANGUAGE_MODELS, open_language),
-}
-
 
 def is_own(directory: Path) -> bool:
     """Whether owl_jax wrote the directory. Raises UserError if there is no config.json."""
@@ -285,8 +280,9 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    opener = _OPENERS.get(kind, open_family) if isinstance(kind, str) else open_family
-    return opener(directory)
+    if kind in list(huggingface.vision_types()):  # a list: `kind` may not be hashable
+        return open_vision(directory)
+    return open_language(directory) if kind in list(LANGUAGE_MODELS) else open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

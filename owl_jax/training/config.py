@@ -25,6 +25,7 @@ from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.own_parts import add_parts, own_files
 from owl_jax.models.remat import policy
 from owl_jax.training.extensions import check_extensions
 from owl_jax.training.objectives.next_token import next_token
@@ -53,6 +54,8 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.clip_norm = 1.0  # global gradient norm over all trainable parameters; 0: no clipping
     config.max_skipped_steps = 5  # the run stops after this many non-finite steps in a row
     config.model = ConfigDict(model.to_dict())
+    # Python files with parts of your own (docs/add_a_connector.md); by default those of `model`.
+    config.parts = own_files(model)
 
     # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
     # (randomly initialised). tokenizer: a directory; "": the language model's.
@@ -126,6 +129,7 @@ def small_config(model: OwlConfig) -> ConfigDict:
 
 def read_model(config: ConfigDict) -> OwlConfig:
     """The model config. Raises UserError for invalid values."""
+    add_parts(_parts_files(config))
     values = config.model.to_dict()
     try:
         model = OwlConfig.from_dict(values)
@@ -134,6 +138,15 @@ def read_model(config: ConfigDict) -> OwlConfig:
     if problems := model.problems():
         raise UserError(f"config.model: {'; '.join(problems)}")
     return model
+
+
+def _parts_files(config: ConfigDict) -> Sequence[str]:
+    files = config.get("parts", ())
+    if not (isinstance(files, tuple | list) and all(isinstance(file, str) for file in files)):
+        raise UserError(
+            f"config.parts={files!r}: expected paths of Python files, as in ('my_connector.py',)"
+        )
+    return files
 
 
 def read_compute(config: ConfigDict) -> Compute:
