@@ -99,6 +99,8 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
         raise UserError(
             f"{where} is not a frozen dataclass; write @dataclass(frozen=True) above it"
         )
+    if issubclass(part, VisionPart):
+        _check_directories(where, part)
     name = _architecture(part)
     former = PARTS[kind].get(name)
     if former is not None and former.__module__ != part.__module__:
@@ -106,6 +108,24 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
             f"{where} has the architecture {shown(name)}, the name of another {kind} part "
             f"({inspect.getfile(former)}); give it another name"
         )
+
+
+def _check_directories(where: str, part: type[VisionPart]) -> None:
+    """Checks how an encoder reads the directories that it claims by their model_type."""
+    reads = {"from_hf": part.from_hf.__func__, "weight_rows": part.weight_rows}  # type: ignore
+    base = {"from_hf": VisionPart.from_hf.__func__, "weight_rows": VisionPart.weight_rows}  # type: ignore
+    missing = [name for name in reads if reads[name] is base[name]]
+    if part.MODEL_TYPES and missing:
+        raise UserError(
+            f"{where} has MODEL_TYPES but no {listed(missing)} (owl_jax/models/parts.py)"
+        )
+    for other in PARTS["vision"].values():
+        taken = {*part.MODEL_TYPES} & {*cast(type[VisionPart], other).MODEL_TYPES}
+        if taken and other.__module__ != part.__module__:
+            raise UserError(
+                f"{where} has the model type {shown(min(taken))}, one of {other.__name__}; give it "
+                "another in MODEL_TYPES"
+            )
 
 
 def _architecture(part: type[Part]) -> str:

@@ -1,10 +1,11 @@
-"""Parts in users' files. That they train, load and chat: tests/test_docs_parts.py."""
+"""Parts in users' files. That they train, load and chat: tests/training/test_docs_parts.py."""
 
 import dataclasses
 import sys
 
 import pytest
 
+from owl_jax.checkpoint.huggingface import vision_types
 from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
@@ -109,6 +110,44 @@ def test_what_a_file_may_not_be(text, message, file):
         add_parts([file])
     assert "\n" not in str(error.value)
     assert PARTS["connector"] == before
+
+
+ENCODER = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from owl_jax.models.parts import VisionPart
+from owl_jax.models.vision.siglip import SiglipConfig
+
+@dataclass(frozen=True)
+class MineConfig(SiglipConfig):
+    MODEL_TYPES: ClassVar = ("mine",)
+    architecture: Literal["mine"] = "mine"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            ENCODER.replace('("mine",)', '("mine", "clip")'),
+            "MineConfig has the model type 'clip', one of ClipConfig; give it another",
+        ),
+        (
+            f"{ENCODER}    weight_rows = VisionPart.weight_rows\n",
+            "MineConfig has MODEL_TYPES but no weight_rows",
+        ),
+    ],
+)
+def test_an_encoder_s_directories(text, message, file):
+    file.write_text(ENCODER)
+    part = load_parts(file).MineConfig
+    assert vision_types()["mine"] is part
+    del PARTS["vision"]["mine"]
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_parts(file)
+    assert "mine" not in vision_types()
 
 
 def test_no_file(tmp_path):
