@@ -1,4 +1,4 @@
-"""Runs a user's Python file: a config or a custom source, by a function; parts, as a module."""
+"""Users' Python files: calls a function, such as a config's, reads objects, loads a module."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from owl_jax.errors import UserError
+
+_T = TypeVar("_T")
 
 _CONTENT = "__owl_jax_content__"  # in a module of `load_module`: the hash of its file
 
@@ -26,7 +28,7 @@ def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
 
     Raises UserError, with the line of the file, for any exception of the file or the function.
     """
-    with _errors_of(path, what):
+    with _explained(path, what):
         found = runpy.run_path(path).get(function)
         return found(*([argument] if argument else [])) if found else None
 
@@ -54,7 +56,7 @@ def load_module(path: str, what: str) -> ModuleType:
     vars(module)[_CONTENT] = content
     sys.modules[name] = module
     try:
-        with _errors_of(path, what):
+        with _explained(path, what):
             spec.loader.exec_module(module)
     except BaseException:
         if known is None:
@@ -65,9 +67,19 @@ def load_module(path: str, what: str) -> ModuleType:
     return module
 
 
+def objects_in_file(path: str, kind: type[_T], what: str) -> list[_T]:
+    """Runs the file `path` and returns the objects of a class that it names, each once.
+
+    Raises UserError as `call_in_file`, and for a missing file.
+    """
+    with _explained(path, what):
+        found = [value for value in runpy.run_path(path).values() if isinstance(value, kind)]
+        return list({id(value): value for value in found}.values())
+
+
 @contextmanager
-def _errors_of(path: str, what: str) -> Iterator[None]:
-    """Raises UserError, with the line of the file, for any exception inside the block."""
+def _explained(path: str, what: str) -> Iterator[None]:
+    """Turns any exception of a file into a UserError with its line."""
     try:
         yield
     except SyntaxError as error:

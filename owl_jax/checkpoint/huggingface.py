@@ -11,7 +11,7 @@ from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.families import FAMILIES, Family
+from owl_jax.models.families import FAMILIES, Family, family_for
 from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language import LANGUAGE_MODELS
@@ -91,16 +91,18 @@ def write_config(
 
     Raises UserError for parts that the family's format does not support.
     """
-    values = MPLUG_OWL.write_config(config, dtype)
+    values = family_for(config).write_config(config, dtype)
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` updated recursively by `new`."""
+    """`old` updated recursively by `new`; a list of EOS ids stays if it has the new one."""
     result = dict(old)
     for key, value in new.items():
         before = old.get(key)
+        if key == "eos_token_id" and isinstance(before, list) and value in before:
+            continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             value = _updated(before, value)
         result[key] = value

@@ -38,6 +38,7 @@ from owl_jax.checkpoint.hf_import import (
     open_family,
     open_language,
     open_vision,
+    trained_keys,
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
@@ -45,7 +46,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import PARTS, OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES
+from owl_jax.models.families import FAMILIES, family_for
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
@@ -54,6 +55,8 @@ from owl_jax.models.weight_names import projections
 FORMATS = ("huggingface", "orbax", "peft")
 COMPANIONS = (
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -219,8 +222,10 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
+            if source and source["model_type"] != family_for(config).model_type:
+                source = None
             if as_trained:
-                source = {**(source or {}), AS_TRAINED: True}
+                source = {**(source or {}), **trained_keys(config)}
             huggingface.write_config(config, target, dtype.name, source)
             hashes = write_family(config, params, target, progress)
         for path in copied:

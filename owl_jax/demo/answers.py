@@ -92,6 +92,7 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
             tokenizer,
             owl.config.media_lengths(NUM_FRAMES),
             as_trained=owl.as_trained,
+            format=owl.format,
         )
         for question in questions
     ]

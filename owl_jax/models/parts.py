@@ -28,10 +28,12 @@ Path = tuple[str, ...]
 class Part(ABC):
     """The config of any part.
 
-    INIT_ONLY names the fields that only weight initialisation reads.
+    INIT_ONLY names the fields that only weight initialisation reads. FIXED names the parameters
+    that are never trained, whatever a config's rules say.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
+    FIXED: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
     hidden_size: Any
     num_layers: Any
@@ -155,6 +157,8 @@ class LanguagePart(Part):
     HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
     names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
     duplicate}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
+    EXTENDS: another architecture whose weights `extended` accepts.
     """
 
     HEAD: ClassVar[tuple[str, ...]]
@@ -162,6 +166,8 @@ class LanguagePart(Part):
     TIED: ClassVar[Mapping[str, str]] = {}
     DEFINING: ClassVar[tuple[str, ...]]
     PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
+    USES_MODALITY: ClassVar[bool] = False
+    EXTENDS: ClassVar[str | None] = None
     vocab_size: Any
     num_heads: Any
     num_kv_heads: Any
@@ -180,6 +186,17 @@ class LanguagePart(Part):
     @abstractmethod
     def max_length(self) -> int:
         """The maximum number of tokens in prompt and answer together."""
+
+    def tokens_through(self, path: Path, length: int, media_tokens: int) -> int:
+        """Number of a sequence's tokens that the weight matrix at `path` multiplies.
+
+        media_tokens: those of all its media slots.
+        """
+        return length
+
+    def extended(self, llm: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The subtree `llm` of a model of architecture EXTENDS as a start for this one."""
+        return llm
 
     @abstractmethod
     def attention_flops(self, length: int) -> float:

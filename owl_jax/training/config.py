@@ -27,6 +27,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.own_parts import add_parts, own_files
 from owl_jax.models.remat import policy
+from owl_jax.text.formats.choose import load_format
 from owl_jax.training.extensions import check_extensions
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import DTYPES, Recipe
@@ -53,6 +54,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.gradient_accumulation_steps = 1  # micro-batches per step; same gradient as one batch
     config.clip_norm = 1.0  # global gradient norm over all trainable parameters; 0: no clipping
     config.max_skipped_steps = 5  # the run stops after this many non-finite steps in a row
+    # model.conversation: a name (text/formats/), or the Python file of a format of your own.
     config.model = ConfigDict(model.to_dict())
     # Python files with parts of your own (docs/add_a_connector.md); by default those of `model`.
     config.parts = own_files(model)
@@ -128,10 +130,16 @@ def small_config(model: OwlConfig) -> ConfigDict:
 
 
 def read_model(config: ConfigDict) -> OwlConfig:
-    """The model config. Raises UserError for invalid values."""
+    """The model config. Raises UserError for invalid values.
+
+    A conversation format in a Python file becomes part of the model config.
+    """
     add_parts(_parts_files(config))
     values = config.model.to_dict()
+    conversation = values.get("conversation")
     try:
+        if isinstance(conversation, str) and conversation.endswith(".py"):
+            values["conversation"] = dataclasses.asdict(load_format(conversation))
         model = OwlConfig.from_dict(values)
     except (TypeError, KeyError) as error:
         raise UserError(f"config.model: {error}") from None
@@ -164,8 +172,8 @@ def read_compute(config: ConfigDict) -> Compute:
 
 
 def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
-    """The rules, and the recipes that they use. Raises UserError."""
-    rules = tuple((pattern, name) for pattern, name in config.rules)
+    """The rules, the parts' own first, and the recipes that they use. Raises UserError."""
+    rules = tuple((pattern, name) for pattern, name in (*_fixed(config), *config.rules))
     used = {name for _, name in rules if name != FROZEN}
     known = {field.name for field in dataclasses.fields(Recipe)}
     recipes = {}
@@ -178,6 +186,16 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
         if name in used:
             recipes[name] = Recipe(**values)
     return rules, recipes
+
+
+def _fixed(config: ConfigDict) -> Rules:
+    """The rules for parameters that no part trains."""
+    model = read_model(config)
+    return tuple(
+        (f"{subtree}/(.*/)?({'|'.join(fixed)})", FROZEN)
+        for subtree in PARTS
+        if (fixed := getattr(model, subtree).FIXED)
+    )
 
 
 class MixturePart(NamedTuple):

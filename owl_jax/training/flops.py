@@ -15,7 +15,8 @@ B), with causal attention halved and frozen weights taken into account:
 - Rematerialisation, norms, softmax, the loss, the optimizer and embedding look-ups do not count.
 - The language model's head counts for every token, even if the loss skips unsupervised ones
   (training/objectives/cross_entropy.py).
-- Vision tower and connector count for every media slot, filled or not, since they run for each.
+- Vision tower and connector count for every media slot, filled or not, since they run for each. If
+  media tokens have weights of their own in the language model, all slots count as filled.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ def _operations(
         if not _is_matrix(path, model):
             continue
         subtree = _subtree(path)
-        tokens = row.length
-        if subtree != "llm":
+        if subtree == "llm":
+            tokens = model.llm.tokens_through(path, row.length, row.media_tokens)
+        else:
             tokens = sum(count * _media_tokens(path, model, frames) for count, frames in media)
         is_trained = named is not None and named[path] != FROZEN
         yield _Operation(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)

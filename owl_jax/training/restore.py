@@ -26,6 +26,7 @@ from owl_jax.training.state import TrainState, place_state
 
 Tree = dict[str, Any]
 
+_CONVERSATION = "config.model.conversation"
 _BASE = "frozen base"  # key in a checkpoint's meta
 
 
@@ -91,6 +92,8 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
             del described[f"config.model.{part}.{name}"]
+    # Part of the data's position (training/data.py).
+    described = {k: v for k, v in described.items() if not k.startswith(_CONVERSATION)}
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
         _BASE: tree_hash(frozen) if frozen else "none",

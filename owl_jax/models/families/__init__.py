@@ -2,7 +2,22 @@
 
 from collections.abc import Mapping
 
+from owl_jax.errors import UserError
+from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.families.family import Family
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2
 
-FAMILIES: Mapping[str, Family] = {MPLUG_OWL.model_type: MPLUG_OWL}
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2)}
+
+
+def family_for(config: OwlConfig) -> Family:
+    """The family whose format can express a model. Raises UserError if there is none."""
+    for family in FAMILIES.values():
+        if family.fits(config):
+            return family
+    parts = ", ".join(getattr(config, name).architecture for name in PARTS)
+    raise UserError(
+        f"no Hugging Face format for a model of {parts}; save with format=orbax (formats: "
+        f"{', '.join(FAMILIES)})"
+    )

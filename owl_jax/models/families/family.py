@@ -21,6 +21,10 @@ class Family:
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
     weight_rows: the table of weights, with a row for every parameter of the parts.
     tied: {tensor: the tensor that it may duplicate}.
+    fits: whether the format can express a model's parts.
+    mark: a tensor that only this family's weights have.
+    language_prefix: before the names of the language model's own tensors.
+    peft_base: what PEFT writes about the base model's class ("auto_mapping").
     reads_resizing: whether preprocessor_config.json says how images become squares.
     """
 
@@ -29,4 +33,8 @@ class Family:
     write_config: Callable[[OwlConfig, str], dict[str, Any]]
     weight_rows: Callable[[OwlConfig], list[Row]]
     tied: Callable[[OwlConfig], Mapping[str, str]]
+    fits: Callable[[OwlConfig], bool]
+    mark: str
+    language_prefix: str = ""
+    peft_base: Mapping[str, str] | None = None
     reads_resizing: bool = False

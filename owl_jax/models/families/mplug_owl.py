@@ -126,11 +126,8 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
 
 def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
-    if not isinstance(vision, ClipConfig) or not isinstance(connector, AbstractorConfig):
-        raise UserError(
-            f"mPLUG-Owl's format requires clip and abstractor, found {vision.architecture} and "
-            f"{connector.architecture}; save with format=orbax"
-        )
+    assert isinstance(vision, ClipConfig)
+    assert isinstance(connector, AbstractorConfig)
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
@@ -157,10 +154,10 @@ def _weight_rows(config: OwlConfig) -> list[Row]:
     assert isinstance(config.vision, ClipConfig)
     assert isinstance(config.connector, AbstractorConfig)
     language = with_prefix(config.llm.weight_rows(), _LANGUAGE)
-    return [*_vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
+    return [*vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
 
 
-def _vision_rows(temporal: bool) -> list[Row]:
+def vision_rows(temporal: bool) -> list[Row]:
     """mPLUG-Owl's tensor names of the vision encoder; q, k and v are fused."""
     embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
     ours = "vision/layers"
@@ -197,4 +194,26 @@ def _tied(config: OwlConfig) -> Mapping[str, str]:
     }
 
 
-MPLUG_OWL = Family(_MODEL_TYPE, _read_config, _write_config, _weight_rows, _tied)
+def _fits(config: OwlConfig) -> bool:
+    return (
+        isinstance(config.vision, ClipConfig)
+        and isinstance(config.connector, AbstractorConfig)
+        and isinstance(config.llm, LlamaConfig | BloomConfig)
+        and not config.llm.USES_MODALITY
+    )
+
+
+MPLUG_OWL = Family(
+    _MODEL_TYPE,
+    _read_config,
+    _write_config,
+    _weight_rows,
+    _tied,
+    _fits,
+    mark="query_tokens",
+    language_prefix=_LANGUAGE,
+    peft_base={
+        "base_model_class": "MplugOwlForConditionalGeneration",
+        "parent_library": "mplug_owl.modeling_mplug_owl",
+    },
+)

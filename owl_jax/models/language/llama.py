@@ -5,6 +5,7 @@ Letters: B batch, L tokens, D width, H heads, G key heads, K head width, F MLP w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -24,6 +25,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
 from owl_jax.models.layers import Embedding, Projection, RMSNorm
 from owl_jax.models.lora import LoraConfig
+from owl_jax.models.modality import Modality
 from owl_jax.models.parts import LanguagePart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
@@ -38,7 +40,7 @@ class LlamaConfig(LanguagePart):
     HEAD: ClassVar = ("lm_head",)
     BASE_PREFIX: ClassVar = "model."
     DEFINING: ClassVar = ("rope_theta", "rms_norm_eps")
-    PROJECTIONS: ClassVar = (
+    PROJECTIONS: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     )
@@ -233,6 +235,7 @@ class Llama(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Runs the decoder.
 
@@ -240,27 +243,37 @@ class Llama(nn.Module):
           embeddings: [B, L, D], text and media.
           mask: of the sequences, or of these L queries over the cache's slots.
           cache: keys and values of the preceding tokens; only read.
+          modality: which tokens are visual, for blocks that ask; None: none of them.
 
         Returns: (hidden states after the last norm [B, L, D], keys and values of these L tokens,
         structured like the cache). In training nothing uses the latter and XLA removes them.
         """
         rotation = rotary_tables(mask.query_positions, self.config.head_dim, self.config.rope_theta)
         x, new = apply_layers(
-            partial(LlamaBlock, self.config, self.compute, self.lora),
+            partial(self.block(), self.config, self.compute, self.lora),
             self.config.num_layers,
             embeddings,
             cache,
             rotation,
             mask,
+            modality,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
         )
         return self.norm(x), new
 
+    @nn.nowrap
+    def block(self) -> type[LlamaBlock]:
+        """The class of a decoder layer."""
+        return LlamaBlock
+
 
 class LlamaBlock(nn.Module):
-    """One decoder layer. Returns (x, the keys and values of its tokens)."""
+    """One decoder layer. Returns (x, the keys and values of its tokens).
+
+    A subclass whose weights differ by modality overrides `norm` and `key_value`.
+    """
 
     config: LlamaConfig
     compute: Compute
@@ -273,6 +286,7 @@ class LlamaBlock(nn.Module):
         past: LayerCache | None,
         rotation: tuple[jax.Array, jax.Array],
         mask: AttentionMask,
+        modality: Modality | None,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerCache]:
@@ -290,20 +304,35 @@ class LlamaBlock(nn.Module):
             )
 
         x = named("input", x)
-        y = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
+        y = self.norm("attention_norm", x, modality)
         q = named("query", rotate(project("q_proj", embed, heads, y), *rotation))
-        k = named("key", rotate(project("k_proj", embed, key_heads, y), *rotation))
-        v = named("value", project("v_proj", embed, key_heads, y))
+        k, v = self.key_value(lambda name, y: project(name, embed, key_heads, y), y, modality)
+        k, v = named("key", rotate(k, *rotation)), named("value", v)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         y = attend(q, k, v, mask, None, self.compute.attention, past)
         x += named("attention", project("o_proj", heads, embed, y))
 
-        y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
+        y = self.norm("mlp_norm", x, modality)
         gate = named("gate", project("gate_proj", embed, mlp, y))
         up = named("up", project("up_proj", embed, mlp, y))
         x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
         return x, {"k": k, "v": v}
+
+    @nn.nowrap
+    def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:
+        """The norm `name` of x [B, L, D]."""
+        return RMSNorm(self.config.rms_norm_eps, name=name)(x)
+
+    @nn.nowrap
+    def key_value(
+        self,
+        project: Callable[[str, jax.Array], jax.Array],
+        y: jax.Array,
+        modality: Modality | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Keys, not yet rotated, and values of y [B, L, D]; project: (name, y) -> [B, L, G, K]."""
+        return project("k_proj", y), project("v_proj", y)
 
 
 def rotary_tables(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
