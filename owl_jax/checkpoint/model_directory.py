@@ -50,7 +50,7 @@ from owl_jax.models.families import FAMILIES, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
-from owl_jax.models.vision import VISION_TYPES
+from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -68,11 +68,6 @@ COMPANIONS = (
 
 _FORMAT, _VERSION = "owl_jax", 2
 _PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
-
-_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    **dict.fromkeys(VISION_TYPES, open_vision),
-    **dict.fromkeys(LANGUAGE_MODELS, open_language),
-}
 
 
 def is_own(directory: Path) -> bool:
@@ -292,8 +287,9 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    opener = _OPENERS.get(kind, open_family) if isinstance(kind, str) else open_family
-    return opener(directory)
+    if kind in list(vision_types()):  # a list: `kind` may not be hashable
+        return open_vision(directory)
+    return open_language(directory) if kind in list(LANGUAGE_MODELS) else open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

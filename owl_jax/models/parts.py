@@ -48,15 +48,21 @@ class Part(ABC):
 
 
 class VisionPart(Part):
-    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D]."""
+    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D].
+
+    An encoder without directories of its own needs no MODEL_TYPES, `from_hf`, `weight_rows` and
+    `ignores`.
+    """
 
     image_size: Any
     num_heads: Any
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
     pixel_std: Any
-    MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
-    OTHER_PARTS: ClassVar[str]  # describes the tensors that `ignores` accepts, for messages
+    # model_type in a standalone encoder's config.json
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    # describes the tensors that `ignores` accepts, for messages
+    OTHER_PARTS: ClassVar[str] = "tensors of other parts"
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...
@@ -101,17 +107,17 @@ class VisionPart(Part):
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
 
     @classmethod
-    @abstractmethod
     def from_hf(cls, source: Source) -> Self:
         """Reads the config.json of a standalone encoder. Raises UserError."""
+        raise NotImplementedError(f"{cls.__name__} has MODEL_TYPES but no from_hf")
 
-    @abstractmethod
     def weight_rows(self) -> list[Row]:
         """The tensors of a standalone encoder's directory, targets below `vision/`."""
+        raise NotImplementedError(f"{type(self).__name__} has MODEL_TYPES but no weight_rows")
 
-    @abstractmethod
     def ignores(self, tensor: str) -> bool:
         """Whether a tensor in such a directory belongs to another part."""
+        return False
 
 
 class ConnectorPart(Part):

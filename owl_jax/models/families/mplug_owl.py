@@ -171,7 +171,7 @@ def vision_rows(temporal: bool) -> list[Row]:
             *layer_norm(f"{source}.ln", f"{target}/norm"),
             Row(f"{source}.down_proj.weight", f"{target}/down/kernel", Linear(trailing=3)),
             Row(f"{source}.down_proj.bias", f"{target}/down/bias", Flat()),
-            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution()),
+            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution(trailing=2)),
             Row(f"{source}.conv.bias", f"{target}/bias", Same()),
             Row(f"{source}.up_proj.weight", f"{target}/up/kernel", Linear(trailing=3)),
             Row(f"{source}.up_proj.bias", f"{target}/up/bias", Flat()),

@@ -10,10 +10,10 @@ from owl_jax.models.vision.siglip import SiglipConfig
 
 VISION_ENCODERS: Mapping[str, type[VisionPart]] = {"clip": ClipConfig, "siglip": SiglipConfig}
 
-# By the model_type of a config.json that describes only the encoder or a model that includes it.
-VISION_TYPES: Mapping[str, type[VisionPart]] = {
-    name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES
-}
+
+def vision_types() -> Mapping[str, type[VisionPart]]:
+    """Encoders by model_type of a config.json, of the encoder or of a model that includes it."""
+    return {name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES}
 
 
 def read_vision(source: Source) -> VisionPart:
@@ -21,9 +21,10 @@ def read_vision(source: Source) -> VisionPart:
 
     Raises UserError for an encoder that owl_jax cannot compute, and as `VisionPart.from_hf`.
     """
+    types = vision_types()
     # A file without a type is taken for the first encoder's.
-    kind = source.values.get("model_type", next(iter(VISION_TYPES)))
-    if not isinstance(kind, str) or kind not in VISION_TYPES:
-        known = ", ".join(VISION_TYPES)
+    kind = source.values.get("model_type", next(iter(types)))
+    if not isinstance(kind, str) or kind not in types:
+        known = ", ".join(types)
         raise UserError(f"{source.path}: vision encoder {shown(kind)}; expected {known}")
-    return VISION_TYPES[kind].from_hf(source)
+    return types[kind].from_hf(source)
