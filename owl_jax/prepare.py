@@ -108,6 +108,10 @@ def _is_finished(target: Path, options: Options, locked: bool) -> bool:
 
     try:
         manifest = find_finished(target, SOURCE.value, options)
+    except FileNotFoundError:
+        if locked:
+            raise
+        return False  # another process has just deleted what was found: look again with the lock
     except UserError:
         if not locked and is_busy(target):  # not damage: another process is deleting it
             raise busy(target) from None

@@ -70,7 +70,7 @@ def model(case: str) -> tuple[OwlConfig, Any]:
 
 @functools.cache
 def inputs(case: str) -> Arrays:
-    """The recorded inputs; mPLUG-Owl2's with all tokens of its pictures and labels for them."""
+    """The recorded inputs; for mPLUG-Owl2, all tokens of its pictures, and their labels."""
     given = dict(np.load(GOLDENS / case / "inputs.npz"))
     if case == OWL2:
         length = model(case)[0].num_tokens("image")

@@ -7,15 +7,12 @@ import subprocess
 import sys
 import termios
 
+import forked
 import pytest
 import tiny
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 import owl_jax
-from owl_jax.chat import main
-from owl_jax.errors import UserError
 from owl_jax.inference.dialogue import Conversation
 from owl_jax.inference.terminal import converse
 from owl_jax.text.conversation import SYSTEM
@@ -213,12 +210,7 @@ def test_interrupt_leaves(owl, monkeypatch, capsys):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "owl_jax.chat", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forked.run("-m", "owl_jax.chat", *arguments)
 
 
 # SIGINT is ignored where tests run in the background; a terminal's programs are given it.
@@ -364,9 +356,10 @@ def test_sigterm_leaves_the_terminal_as_it_was(directory):
     ],
 )
 def test_wrong_numbers_end_before_loading(flag, named):
-    with flagsaver.flagsaver(), pytest.raises(UserError, match=named):
-        flags.FLAGS(["chat", "--model=none", flag])
-        main(["chat"])
+    done = run("--model=none", flag)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and named in line
 
 
 def test_command_answers_one_prompt(directory, owl, picture):

@@ -96,10 +96,12 @@ def write_config(
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` updated recursively by `new`."""
+    """`old` updated recursively by `new`; a list of EOS ids stays if it has the new one."""
     result = dict(old)
     for key, value in new.items():
         before = old.get(key)
+        if key == "eos_token_id" and isinstance(before, list) and value in before:
+            continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             value = _updated(before, value)
         result[key] = value

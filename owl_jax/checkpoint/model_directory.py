@@ -38,6 +38,7 @@ from owl_jax.checkpoint.hf_import import (
     open_family,
     open_language,
     open_vision,
+    trained_keys,
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
@@ -54,6 +55,8 @@ from owl_jax.models.weight_names import projections
 FORMATS = ("huggingface", "orbax", "peft")
 COMPANIONS = (
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -227,7 +230,7 @@ def save_model(
             if source and source["model_type"] != family_for(config).model_type:
                 source = None
             if as_trained:
-                source = {**(source or {}), AS_TRAINED: True}
+                source = {**(source or {}), **trained_keys(config)}
             huggingface.write_config(config, target, dtype.name, source)
             hashes = write_family(config, params, target, progress)
         for path in copied:

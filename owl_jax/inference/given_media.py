@@ -23,6 +23,7 @@ from owl_jax.data.sources.media_values import is_base64_medium
 from owl_jax.errors import UserError, listed, one_line, shown
 from owl_jax.inference.typed_paths import exists, local_path
 from owl_jax.media.image import ImageSource, load_image
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.video import load_video
 from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN, count_media
 
@@ -87,7 +88,7 @@ def open_picture(source: Any) -> Image.Image:
     return load_image(_openable(source, "a picture"))
 
 
-def open_clip(source: Any, num_frames: int, size: int) -> np.ndarray:
+def open_clip(source: Any, num_frames: int, size: int, resizing: Resizing = SQUASH) -> np.ndarray:
     """T = num_frames frames uint8[T, S, S, 3]. Raises UserError if `source` is not a video."""
     if _is_array(source):
         array = _as_array(source, "a video")
@@ -99,11 +100,10 @@ def open_clip(source: Any, num_frames: int, size: int) -> np.ndarray:
         source = list(array)
     if _is_one(source):
         opened: Any = _openable(source, "a video")
-        return load_video(_read(opened) if hasattr(opened, "read") else opened, num_frames, size)
-    if isinstance(source, Iterable):
-        frames = [_openable(frame, "a frame") for frame in _in_order(source, "a video")]
-        return load_video(frames, num_frames, size)
-    return load_video(source, num_frames, size)
+        source = _read(opened) if hasattr(opened, "read") else opened
+    elif isinstance(source, Iterable):
+        source = [_openable(frame, "a frame") for frame in _in_order(source, "a video")]
+    return load_video(source, num_frames, size, resizing=resizing)
 
 
 def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], list[Any]]:

@@ -79,13 +79,13 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def readline_woken() -> Iterator[None]:
-    """Python signal handlers run soon after their signal while input() waits inside the block.
+    """Lets Python signal handlers run soon after a signal, even while input() waits in the block.
 
-    CPython's readline looks for signals, then waits for a key. It misses a signal that arrives in
-    between until the next key (its `select` has no time-out). A thread learns of each signal from
-    CPython's wakeup descriptor and interrupts the wait with SIGURG until the block ends.
+    CPython's readline checks for signals, then waits for a key. It handles a signal that arrives in
+    between only after the next key (its `select` has no time-out). A thread learns of each signal
+    from CPython's wakeup descriptor, and interrupts the wait with SIGURG until the block ends.
 
-    Other threads than the main thread cannot read lines with readline: there the block just runs.
+    Only the main thread can read lines with readline; in other threads the block just runs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

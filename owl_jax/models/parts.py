@@ -10,6 +10,7 @@ Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -62,8 +63,34 @@ class VisionPart(Part):
 
     @property
     @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches; the output has them row by row."""
+
+    @property
+    @abstractmethod
+    def num_prefix_tokens(self) -> int:
+        """Output tokens before the patches: 1 for a class token, else 0."""
+
+    @property
     def tokens_per_frame(self) -> int:
         """S."""
+        return self.num_prefix_tokens + math.prod(self.grid)
+
+    def at_layer(self, layer: int, class_token: bool) -> Self:
+        """The encoder that ends at a hidden state, without the norm that follows the last layer.
+
+        layer: transformers' index: -1 is the last layer's output. class_token: whether the output
+        has the encoder's class token, if there is one.
+        Raises ValueError for a state that the encoder does not have.
+        """
+        raise ValueError(f"layer {layer}; {self.architecture} has only its last output")
+
+    def taken_from(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters of this encoder among those of the whole one that it is the start of.
+
+        params, result: subtrees of lazy arrays.
+        """
+        return params
 
     @abstractmethod
     def tokens_through(self, path: Path, frames: int) -> int:
@@ -88,7 +115,11 @@ class VisionPart(Part):
 
 
 class ConnectorPart(Part):
-    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language]."""
+    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language].
+
+    A connector that works on the grid of patches refuses an encoder with a class token
+    (`prefix_problems`).
+    """
 
     @abstractmethod
     def build(self, vision: VisionPart, language_width: int, compute: Compute) -> nn.Module: ...
@@ -108,6 +139,10 @@ class ConnectorPart(Part):
     @abstractmethod
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
+
+    def weight_rows(self) -> list[Row]:
+        """The tensors of a release, targets below `connector/`; none by default."""
+        return []
 
 
 class LanguagePart(Part):
@@ -182,4 +217,14 @@ def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
         f"{where}.{name} {size} is not a multiple of {where}.{by} {divisor}"
         for name, size, by, divisor in sizes
         if divisor < 1 or size % divisor
+    ]
+
+
+def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
+    """A line if the encoder's output is not a plain grid of patches."""
+    if not vision.num_prefix_tokens:
+        return []
+    return [
+        f"connector {part.architecture} takes a grid of patches, but {vision.architecture} gives a "
+        "class token before them; give vision.class_token_output=False"
     ]

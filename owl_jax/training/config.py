@@ -26,6 +26,7 @@ from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.remat import policy
+from owl_jax.text.formats.choose import load_format
 from owl_jax.training.extensions import check_extensions
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import DTYPES, Recipe
@@ -52,6 +53,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.gradient_accumulation_steps = 1  # micro-batches per step; same gradient as one batch
     config.clip_norm = 1.0  # global gradient norm over all trainable parameters; 0: no clipping
     config.max_skipped_steps = 5  # the run stops after this many non-finite steps in a row
+    # model.conversation: a name (text/formats/), or the Python file of a format of your own.
     config.model = ConfigDict(model.to_dict())
 
     # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
@@ -125,9 +127,15 @@ def small_config(model: OwlConfig) -> ConfigDict:
 
 
 def read_model(config: ConfigDict) -> OwlConfig:
-    """The model config. Raises UserError for invalid values."""
+    """The model config. Raises UserError for invalid values.
+
+    A conversation format in a Python file becomes part of the model config.
+    """
     values = config.model.to_dict()
+    conversation = values.get("conversation")
     try:
+        if isinstance(conversation, str) and conversation.endswith(".py"):
+            values["conversation"] = dataclasses.asdict(load_format(conversation))
         model = OwlConfig.from_dict(values)
     except (TypeError, KeyError) as error:
         raise UserError(f"config.model: {error}") from None

@@ -39,7 +39,9 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
-        stored = opened.params
+        stored = dict(opened.params)
+        if "vision" in names:
+            stored["vision"] = program.model.vision.taken_from(stored["vision"])
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
             stored = _extended(opened, program.model)

@@ -8,6 +8,8 @@ contain only their hash.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 import jax
@@ -24,6 +26,7 @@ from owl_jax.training.state import TrainState, place_state
 
 Tree = dict[str, Any]
 
+_CONVERSATION = "config.model.conversation"
 _BASE = "frozen base"  # key in a checkpoint's meta
 
 
@@ -50,6 +53,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
             {_BASE: ", or allow it with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
+            _field_defaults(program.model),
         )
         if resumed:
             run.start, state = resumed
@@ -60,15 +64,36 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
     return state, frozen
 
 
+def _field_defaults(model: OwlConfig) -> dict[str, Any]:
+    """The entries of the model's fields at their defaults: checkpoints lack fields added later."""
+
+    def defaults(part: Any) -> dict[str, Any]:
+        found = {field.name: field.default for field in fields(part)}
+        return {name: value for name, value in found.items() if value is not MISSING}
+
+    own = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in defaults(model).items()
+    }
+    parts = {name: defaults(getattr(model, name)) for name in PARTS}
+    return _flat({**own, **parts})
+
+
+def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields by key of the training config, with lists for tuples, as in a checkpoint."""
+    flat = flatten_dict({"config": {"model": json.loads(json.dumps(model))}}, sep=".")
+    return dict(flat)
+
+
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """Metadata that a checkpoint must match; an entry per field, so that errors name the field."""
-    flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
+    described = _flat(model.to_dict())
     # Runs that differ only in how weights are initialised may share checkpoints.
     for part in PARTS:
         for name in getattr(model, part).INIT_ONLY:
-            del flat[f"config.model.{part}.{name}"]
-    # A round trip through JSON turns tuples into lists, as in a checkpoint.
-    described: dict[str, Any] = json.loads(json.dumps(flat))
+            del described[f"config.model.{part}.{name}"]
+    # Part of the data's position (training/data.py).
+    described = {k: v for k, v in described.items() if not k.startswith(_CONVERSATION)}
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
         _BASE: tree_hash(frozen) if frozen else "none",

@@ -25,6 +25,7 @@ class Family:
     mark: a tensor that only this family's weights have.
     language_prefix: before the names of the language model's own tensors.
     peft_base: what PEFT writes about the base model's class ("auto_mapping").
+    reads_resizing: whether preprocessor_config.json says how images become squares.
     """
 
     model_type: str
@@ -36,3 +37,4 @@ class Family:
     mark: str
     language_prefix: str = ""
     peft_base: Mapping[str, str] | None = None
+    reads_resizing: bool = False
