@@ -46,10 +46,11 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import PARTS, OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES, family_for
+from owl_jax.models.families import FAMILIES, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision import VISION_TYPES
 from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -69,7 +70,7 @@ _FORMAT, _VERSION = "owl_jax", 2
 _PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
 
 _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
+    **dict.fromkeys(VISION_TYPES, open_vision),
     **dict.fromkeys(LANGUAGE_MODELS, open_language),
 }
 
@@ -227,12 +228,13 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
-            if source and source["model_type"] != family_for(config).model_type:
+            family = family_for(config, source)
+            if source and family_of(source) is not family:
                 source = None
             if as_trained:
                 source = {**(source or {}), **trained_keys(config)}
             huggingface.write_config(config, target, dtype.name, source)
-            hashes = write_family(config, params, target, progress)
+            hashes = write_family(family, config, params, target, progress)
         for path in copied:
             with open_regular(path) as old, (target / path.name).open("xb") as new:
                 shutil.copyfileobj(old, new)

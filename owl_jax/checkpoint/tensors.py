@@ -6,6 +6,7 @@ mis-shaped tensors.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,13 +234,19 @@ def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> list[Outgoing]:
     """The tree's arrays under the source's names, transformed back; inverse of `from_source`."""
     flat = flatten_dict(dict(tree), sep="/")
     tensors = []
+    groups = Counter(row.target for row in rows)
+    written: Counter[str] = Counter()
     for row in rows:
-        array = flat[row.target]
-        shape = _row_shape(row, array.shape)
+        array, stacked = flat[row.target], groups[row.target]
+        index, shape = written[row.target], _row_shape(row, array.shape, stacked)
+        written[row.target] += 1
         for layer, name in enumerate(_sources(row, array.shape)):
             part = whole(array.shape)
             if row.per_layer:
                 part = (slice(layer, layer + 1), *part[1:])
+
+            if stacked > 1:
+                part = (*part[:-2], slice(index, index + 1), part[-1])
 
             def read(
                 row: Row = row,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from owl_jax.models.config import OwlConfig
@@ -26,6 +26,12 @@ class Family:
     language_prefix: before the names of the language model's own tensors.
     peft_base: what PEFT writes about the base model's class ("auto_mapping").
     reads_resizing: whether preprocessor_config.json says how images become squares.
+    ignores: (config, tensor) -> whether a tensor is one that owl_jax does not use.
+    defaults: entries of config.json for a model that was not read from one; others win.
+    spellings: {prefix of a tensor's name: what other versions' files have instead}; all are read.
+    tower: the key of config.json that names the directory of the vision tower. Its config.json is
+      read as the section "vision_config", and its weights if the model's files lack them.
+    tower_prefix: before the names of the tower's tensors in the model's own files.
     """
 
     model_type: str
@@ -38,3 +44,8 @@ class Family:
     language_prefix: str = ""
     peft_base: Mapping[str, str] | None = None
     reads_resizing: bool = False
+    ignores: Callable[[OwlConfig, str], bool] = lambda config, tensor: False
+    defaults: Callable[[OwlConfig], dict[str, Any]] = lambda config: {}
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tower: str | None = None
+    tower_prefix: str = ""

@@ -47,6 +47,7 @@ LORA: dict[str, LoraConfig] = {
 SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
 
 _MODEL_TYPE = "mplug-owl"
+VISION_TYPE = "mplug_owl_vision_model"
 _LANGUAGE = "language_model."
 _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
@@ -135,17 +136,7 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**llm.to_hf(), **ids},
-        "vision_config": {
-            "model_type": "mplug_owl_vision_model",
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_hidden_layers": vision.num_layers,
-            "num_attention_heads": vision.num_heads,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "hidden_act": "quick_gelu",
-        },
+        "vision_config": {**vision.to_hf(), "model_type": VISION_TYPE},
         "visual_abstractor_config": connector.to_hf(vision.hidden_size),
     }
 

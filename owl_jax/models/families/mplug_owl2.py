@@ -14,7 +14,7 @@ from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig
 from owl_jax.models.families.family import Family
-from owl_jax.models.families.mplug_owl import vision_rows
+from owl_jax.models.families.mplug_owl import VISION_TYPE, vision_rows
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
@@ -85,15 +85,8 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "torch_dtype": dtype,
         _VISUAL: {
             "visual_model": {
-                "model_type": "mplug_owl_vision_model",
-                "image_size": vision.image_size,
-                "patch_size": vision.patch_size,
-                "hidden_size": vision.hidden_size,
-                "intermediate_size": vision.intermediate_size,
-                "num_hidden_layers": vision.num_layers,
-                "num_attention_heads": vision.num_heads,
-                "layer_norm_eps": vision.layer_norm_eps,
-                "hidden_act": "quick_gelu",
+                **vision.to_hf(),
+                "model_type": VISION_TYPE,
                 "use_post_layernorm": True,
                 "use_cls_token": True,
             },
