@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import numpy as np
 
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
@@ -41,6 +42,13 @@ class Part(ABC):
     @abstractmethod
     def problems(self, where: str) -> list[str]:
         """Inconsistent sizes, one line each. where: the part's key in messages."""
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A stored parameter for another size of pictures; None if it depends on no such size.
+
+        path: below the subtree. shape: that of the same parameter in this model.
+        """
+        return None
 
     @abstractmethod
     def num_parameters(self) -> float:

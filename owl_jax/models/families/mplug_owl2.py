@@ -19,12 +19,14 @@ from owl_jax.models.hf_config import Source
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.weight_names import Row, with_prefix
+from owl_jax.text.formats import OWL2
 
 # MAGAer13/mplug-owl2-llama2-7b: pictures of 448 pixels, LLaMA 2.
 MPLUG_OWL2_7B = OwlConfig(
     ClipConfig(image_size=448),
     Owl2AbstractorConfig(),
     Owl2LlamaConfig(rms_norm_eps=1e-5, max_positions=4096),
+    conversation=OWL2.name,
 )
 
 _MODEL_TYPE = "mplug_owl2"
@@ -58,6 +60,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
         encoder,
         Owl2AbstractorConfig.from_hf(connector, encoder),
         Owl2LlamaConfig.from_hf(source),
+        conversation=OWL2.name,
     )
 
 
