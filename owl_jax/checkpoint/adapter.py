@@ -30,7 +30,7 @@ from owl_jax.errors import UserError, shown
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.transforms import Linear, Slices
-from owl_jax.models.weight_names import Row, with_prefix
+from owl_jax.models.weight_names import Row
 from owl_jax.models.weight_names import projections as projections_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -103,8 +103,11 @@ def write_adapter(
     if config.lora is None:
         raise ValueError("config.lora is None: the model has no adapter")
     names = "|".join(map(re.escape, config.lora.targets))
+    text_only = config.text_only
     values = {
-        "auto_mapping": {
+        "auto_mapping": None
+        if text_only
+        else {
             "base_model_class": "MplugOwlForConditionalGeneration",
             "parent_library": "mplug_owl.modeling_mplug_owl",
         },
@@ -121,12 +124,15 @@ def write_adapter(
         "peft_type": "LORA",
         "r": config.lora.rank,
         "revision": None,
-        # The vision encoder has projections of the same names (BLOOM's query_key_value).
-        "target_modules": rf".*language_model.*\.({names})",
-        "task_type": None,
+        # A vision encoder has projections of the same names (BLOOM's query_key_value).
+        "target_modules": list(config.lora.targets)
+        if text_only
+        else rf".*language_model.*\.({names})",
+        "task_type": "CAUSAL_LM" if text_only else None,
     }
     (directory / ADAPTER_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tensors = to_source(_rows(config, config.lora.targets, _PREFIX), {"lora": lora})
+    prefix = _BARE_PREFIX if text_only else _PREFIX
+    tensors = to_source(_rows(config, config.lora.targets, prefix), {"lora": lora})
     return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
 
@@ -143,9 +149,16 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
     """The projections that PEFT adapts."""
-    projections = _projections(config)
-    layers = range(config.llm.num_layers)
-    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
+    projections = projections_of(config.llm.weight_rows())
+    # PEFT may have wrapped the whole model or its language model.
+    modules = {
+        name: [
+            prefix + _module(row, i)
+            for i in range(config.llm.num_layers)
+            for prefix in ("", _LANGUAGE)
+        ]
+        for name, row in projections.items()
+    }
     targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(
@@ -158,17 +171,13 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
     rows = []
-    for name, row in _projections(config).items():
+    for name, row in projections_of(config.llm.weight_rows()).items():
         if name in targets:
-            module = row.source.removesuffix(".weight").removeprefix(_LANGUAGE)
+            module = row.source.removesuffix(".weight")
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
             rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.transform))
             rows.append(Row(f"{prefix}{module}.lora_B.weight", f"{target}b", Linear()))
     return rows
-
-
-def _projections(config: OwlConfig) -> dict[str, Row]:
-    return projections_of(with_prefix(config.llm.weight_rows(), _LANGUAGE))
 
 
 def _module(row: Row, layer: int) -> str:

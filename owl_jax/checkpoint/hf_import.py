@@ -25,10 +25,9 @@ from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import family_for
+from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.weight_names import Row, without_prefix
-
-_HEAD = "lm_head.weight"  # in every language model of transformers
 
 AS_TRAINED = "as_trained"  # in config.json of either format
 
@@ -143,9 +142,10 @@ def open_family(directory: Path) -> Opened:
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
-    config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
+    if config.vision is not None:
+        config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / CONFIG_FILE)
-    family = huggingface.family_of(values)
+    family = huggingface.family_of(directory / CONFIG_FILE, values)
     rows = family.weight_rows(config)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
@@ -172,28 +172,23 @@ def open_vision(directory: Path) -> Opened:
 
 
 def open_language(directory: Path) -> Opened:
-    """Opens a plain language model as the subtree `llm`.
+    """Opens a plain language model: a model that takes text only, with the subtree `llm`.
 
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
     files = open_files(directory)
-    rows, tied = llm.weight_rows(), dict(llm.TIED)
+    rows, tied = llm.weight_rows(), llm.tied_tensors
     # A model saved without its head has no prefix.
     if not any(name.startswith(llm.BASE_PREFIX) for name in files.names()):
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
-    if tied:
-        tied = dict.fromkeys(tied, embedding)
-    elif read_json(directory / CONFIG_FILE).get("tie_word_embeddings"):
-        tied = {_HEAD: embedding}
-        rows = [
-            dataclasses.replace(row, source=embedding) if row.source == _HEAD else row
-            for row in rows
-        ]
-    config, notes = _with_found_ids(around(llm), rows, files, directory)
+    tied = dict.fromkeys(tied, embedding)
+    config, notes = _with_found_ids(OwlConfig(None, None, llm), rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
-    return Opened(config, params, notes=notes, files=files)
+    values = read_json(directory / CONFIG_FILE)
+    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
+    return Opened(config, params, as_trained, notes, files)
 
 
 def write_family(
@@ -202,13 +197,12 @@ def write_family(
     directory: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes safetensors files with the original's names. Merge an adapter first.
+    """Writes safetensors files with the names of the model's family. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
     """
-    return write_shards(
-        to_source(MPLUG_OWL.weight_rows(config), params), directory, progress=progress
-    )
+    rows = family_for(config).weight_rows(config)
+    return write_shards(to_source(rows, params), directory, progress=progress)
 
 
 def _with_found_ids(

@@ -11,10 +11,10 @@ from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.families import FAMILIES, Family
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import FAMILIES, Family, family_for
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
 
@@ -24,10 +24,18 @@ VISION_TYPES: Mapping[str, type[VisionPart]] = {
 }
 
 
-def family_of(values: Mapping[str, Any]) -> Family:
-    """The family of a config.json; for an unknown one mPLUG-Owl, whose reader may refuse it."""
+def family_of(path: Path, values: Mapping[str, Any]) -> Family:
+    """The family of a config.json; without a model_type mPLUG-Owl, whose reader may refuse it.
+
+    Raises UserError, naming `path`, for a model_type that owl_jax does not know.
+    """
     kind = values.get("model_type")
-    return FAMILIES.get(kind, MPLUG_OWL) if isinstance(kind, str) else MPLUG_OWL
+    if kind is None:
+        return MPLUG_OWL
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join({**FAMILIES, **VISION_TYPES})
+        raise UserError(f"{path}: model_type is {shown(kind)}; expected one of {known}")
+    return FAMILIES[kind]
 
 
 def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
@@ -39,7 +47,7 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    config = family_of(values).read_config(Source(path, values), tensors)
+    config = family_of(path, values).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
     return config
 
@@ -65,16 +73,8 @@ def read_language_config(directory: Path) -> LanguagePart:
     """Reads config.json of a plain language model. Raises UserError like `read_config`."""
     path = directory / CONFIG_FILE
     values = read_json(path)
-    source = Source(path, values)
-    source.refuse_other_computation()
-    kind = values.get("model_type")
-    if kind is None:
-        raise UserError(f"{path}: no value for 'model_type'")
-    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
-        known = " or ".join(LANGUAGE_MODELS)
-        raise UserError(f"{path}: language model {shown(kind)}; expected {known}")
-    llm = LANGUAGE_MODELS[kind].from_hf(source)
-    _refuse(path, around(llm).problems())
+    llm = read_language(Source(path, values))
+    _refuse(path, OwlConfig(None, None, llm).problems())
     return llm
 
 
@@ -90,7 +90,7 @@ def write_config(
 
     Raises UserError for parts that the family's format does not support.
     """
-    values = MPLUG_OWL.write_config(config, dtype)
+    values = family_for(config).write_config(config, dtype)
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 

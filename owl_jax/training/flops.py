@@ -10,8 +10,9 @@ B), with causal attention halved and frozen weights taken into account:
   gradient, if the matrix is trained. A language model of N parameters costs 6N a token when it is
   trained, 4N when it is frozen and something before or beside it (vision, connector, LoRA) is
   trained, and 2N when nothing is.
-- The two matmuls of attention cost 4 L^2 D a layer, half of that if causal, and twice as much again
-  in the backward pass. A packed sequence counts as one sequence of L tokens.
+- The two matmuls of attention cost 4 L^2 D a layer, where D is the width of all heads together,
+  half of that if causal, and twice as much again in the backward pass. A packed sequence counts as
+  one sequence of L tokens.
 - Rematerialisation, norms, softmax, the loss, the optimizer and embedding look-ups do not count.
 - The language model's head counts for every token, even if the loss skips unsupervised ones
   (training/objectives/cross_entropy.py).
@@ -82,9 +83,9 @@ def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) ->
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
     """FLOPs of one new token of one sequence that attends to a cache of `slots` tokens."""
-    token = RowShape(1, model.media_lengths(), model.vision.image_size)
+    token = RowShape(1, model.media_lengths(), model.image_size)
     matmuls = sum(work.flops for work in _works(model, shapes, None, token) if work.is_weight)
-    return matmuls + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
+    return matmuls + 4.0 * slots * model.llm.num_heads * model.llm.head_dim * model.llm.num_layers
 
 
 def _works(
@@ -104,14 +105,16 @@ def _works(
         is_trained = named is not None and named[path] != FROZEN
         yield _Work(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
 
-    for count, frames in media:
-        yield _Work("vision", count * model.vision.attention_flops(frames))
-        yield _Work("connector", count * model.connector.attention_flops(model.vision, frames))
+    if model.vision is not None and model.connector is not None:
+        for count, frames in media:
+            yield _Work("vision", count * model.vision.attention_flops(frames))
+            yield _Work("connector", count * model.connector.attention_flops(model.vision, frames))
     yield _Work("llm", model.llm.attention_flops(row.length))
 
 
 def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
     """Tokens of one medium that a matrix of the vision tower or the connector multiplies."""
+    assert model.vision is not None and model.connector is not None
     if path[0] == "vision":
         return model.vision.tokens_through(path[1:], frames)
     return model.connector.tokens_through(path[1:], model.vision, frames)
@@ -120,7 +123,7 @@ def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
 def _is_matrix(path: Path, model: OwlConfig) -> bool:
     """Whether it is used in a matmul; an embedding is only if it is tied to the head."""
     if path[-1] == "embedding":
-        return path[1] in model.llm.HEAD
+        return path[1] in model.llm.head_modules
     return path[-1] == "kernel" or path[0] == "lora"
 
 

@@ -7,15 +7,17 @@ contain only their hash.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.tree_hash import tree_hash
-from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.parts import Part
 from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
 from owl_jax.training.run import Run
@@ -50,6 +52,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
             {_BASE: ", or allow it with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
+            _defaults(program.model),
         )
         if resumed:
             run.start, state = resumed
@@ -60,13 +63,34 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
     return state, frozen
 
 
+def _defaults(model: OwlConfig) -> dict[str, Any]:
+    """The entries of `_describe` with the defaults of all fields, for checkpoints that are older
+    than a field."""
+    found: dict[str, Any] = {}
+    for where, part in (("config.model", model), *_parts(model)):
+        for field in dataclasses.fields(cast(Any, part)):
+            value = field.default
+            if value is not dataclasses.MISSING:
+                nested = dataclasses.is_dataclass(value)
+                found[f"{where}.{field.name}"] = (
+                    dataclasses.asdict(cast(Any, value)) if nested else value
+                )
+    described: dict[str, Any] = json.loads(json.dumps(flatten_dict(found, sep=".")))
+    return described
+
+
+def _parts(model: OwlConfig) -> list[tuple[str, Part]]:
+    """The parts by their key in a training's config."""
+    return [(f"config.model.{subtree}", part) for subtree, part in model.parts.items()]
+
+
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
     """Metadata that a checkpoint must match, one entry a field so that errors name the field."""
     flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
     # Runs that differ only in how weights are initialised may share checkpoints.
-    for part in PARTS:
-        for name in getattr(model, part).INIT_ONLY:
-            del flat[f"config.model.{part}.{name}"]
+    for where, part in _parts(model):
+        for name in part.INIT_ONLY:
+            del flat[f"{where}.{name}"]
     # Through JSON, so that tuples compare equal to the lists of a checkpoint.
     described: dict[str, Any] = json.loads(json.dumps(flat))
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"

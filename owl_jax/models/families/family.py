@@ -15,7 +15,7 @@ from owl_jax.models.weight_names import Row
 class Family:
     """A model family.
 
-    model_type: its value in config.json.
+    holds: whether a model has the parts of this family.
     read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
@@ -23,7 +23,7 @@ class Family:
     tied: {tensor: the tensor that it may duplicate}.
     """
 
-    model_type: str
+    holds: Callable[[OwlConfig], bool]
     read_config: Callable[[Source, Collection[str]], OwlConfig]
     write_config: Callable[[OwlConfig, str], dict[str, Any]]
     weight_rows: Callable[[OwlConfig], list[Row]]
