@@ -32,8 +32,6 @@ from owl_jax.models.weight_names import Row, without_prefix
 from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
 
-_HEAD = "lm_head.weight"  # in every language model of transformers
-
 AS_TRAINED = "as_trained"  # in config.json of either format
 _CONVERSATION = "owl_jax_conversation"  # in config.json of a family
 
@@ -149,7 +147,7 @@ def open_family(directory: Path) -> Opened:
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
     values = read_json(directory / CONFIG_FILE)
-    family = family_of(values)
+    family = family_of(values, directory / CONFIG_FILE)
     _check_family(family, files, directory)
     tower = huggingface.tower_directory(directory)
     config = with_preprocessor(config, tower or directory, family.reads_resizing)
@@ -160,7 +158,8 @@ def open_family(directory: Path) -> Opened:
     tied = {rename(copy): rename(original) for copy, original in family.tied(config).items()}
     config, notes = _with_found_ids(config, rows, files, directory)
     abstract, encoder = abstract_params(config), {}
-    if tower and not any(name.startswith(family.tower_prefix) for name in files.names()):
+    is_apart = not any(name.startswith(family.tower_prefix) for name in files.names())
+    if tower and config.vision and is_apart:
         rows = [row for row in rows if not row.target.startswith("vision/")]
         encoder = {"vision": config.vision.taken_from(open_vision(tower).params["vision"])}
     ignored = partial(family.ignores, config)
@@ -223,31 +222,25 @@ def open_vision(directory: Path) -> Opened:
 
 
 def open_language(directory: Path) -> Opened:
-    """Opens a plain language model as the subtree `llm`.
+    """Opens a plain language model: a model that takes text only, with the subtree `llm`.
 
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
     files = open_files(directory)
-    rows, tied = llm.weight_rows(), dict(llm.TIED)
+    rows, tied = llm.weight_rows(), llm.tied_tensors
     # A model saved without its head has no prefix.
     if not any(name.startswith(llm.BASE_PREFIX) for name in files.names()):
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
-    if tied:
-        tied = dict.fromkeys(tied, embedding)
-    elif read_json(directory / CONFIG_FILE).get("tie_word_embeddings"):
-        tied = {_HEAD: embedding}
-        rows = [
-            dataclasses.replace(row, source=embedding) if row.source == _HEAD else row
-            for row in rows
-        ]
-    config = around(llm)
-    if has_chat_template(directory):
-        config = dataclasses.replace(config, conversation=CHAT_TEMPLATE)
+    tied = dict.fromkeys(tied, embedding)
+    conversation = CHAT_TEMPLATE if has_chat_template(directory) else OWL.name
+    config = OwlConfig(None, None, llm, conversation=conversation)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
-    return Opened(config, params, notes=notes, files=files)
+    values = read_json(directory / CONFIG_FILE)
+    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
+    return Opened(config, params, as_trained, notes, files)
 
 
 def trained_keys(config: OwlConfig) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import family_for, family_of
-from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
 from owl_jax.models.vision import read_vision
 
@@ -56,7 +55,7 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     values = read_json(path)
     if (tower := tower_directory(directory)) is not None:
         values = {**values, "vision_config": read_json(tower / CONFIG_FILE)}
-    config = family_of(values).read_config(Source(path, values), tensors)
+    config = family_of(values, path).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
     return config
 
@@ -77,16 +76,8 @@ def read_language_config(directory: Path) -> LanguagePart:
     """Reads config.json of a plain language model. Raises UserError like `read_config`."""
     path = directory / CONFIG_FILE
     values = read_json(path)
-    source = Source(path, values)
-    source.refuse_other_computation()
-    kind = values.get("model_type")
-    if kind is None:
-        raise UserError(f"{path}: no value for 'model_type'")
-    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
-        known = " or ".join(LANGUAGE_MODELS)
-        raise UserError(f"{path}: language model {shown(kind)}; expected {known}")
-    llm = LANGUAGE_MODELS[kind].from_hf(source)
-    _refuse(path, around(llm).problems())
+    llm = read_language(Source(path, values))
+    _refuse(path, OwlConfig(None, None, llm).problems())
     return llm
 
 

@@ -45,7 +45,7 @@ from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
-from owl_jax.models.config import PARTS, OwlConfig, id_problems
+from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import FAMILIES, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
@@ -108,7 +108,7 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
 
 
 def open_model(directory: Path) -> Opened:
-    """Opens a complete mPLUG-Owl of either format; reads names and shapes only.
+    """Opens a complete model of any format; reads names and shapes only.
 
     Raises UserError if a file, a subtree or a tensor is missing or does not fit.
     """
@@ -278,7 +278,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _subtrees(config: OwlConfig) -> list[str]:
-    return [*PARTS] + ["lora"] * (config.lora is not None)
+    return [*config.parts] + ["lora"] * (config.lora is not None)
 
 
 def open_any(directory: Path) -> Opened:

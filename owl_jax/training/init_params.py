@@ -41,7 +41,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
         stored = dict(opened.params)
-        if "vision" in names:
+        if "vision" in names and program.model.vision is not None:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
         if "llm" in names:
             _check_language(opened.config, program.model, directory)

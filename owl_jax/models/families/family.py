@@ -15,14 +15,14 @@ from owl_jax.models.weight_names import Row
 class Family:
     """A model family.
 
-    model_type: its value in config.json.
+    model_type: its value in config.json; "" if there are several.
     read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
     weight_rows: the table of weights, with a row for every parameter of the parts.
     tied: {tensor: the tensor that it may duplicate}.
     fits: whether the format can express a model's parts.
-    mark: a tensor that only this family's weights have.
+    mark: a tensor that only this family's weights have; "" if there is none.
     language_prefix: before the names of the language model's own tensors.
     peft_base: what PEFT writes about the base model's class ("auto_mapping").
     reads_resizing: whether preprocessor_config.json says how images become squares.
@@ -40,7 +40,7 @@ class Family:
     weight_rows: Callable[[OwlConfig], list[Row]]
     tied: Callable[[OwlConfig], Mapping[str, str]]
     fits: Callable[[OwlConfig], bool]
-    mark: str
+    mark: str = ""
     language_prefix: str = ""
     peft_base: Mapping[str, str] | None = None
     reads_resizing: bool = False

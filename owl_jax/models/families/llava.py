@@ -146,7 +146,7 @@ def _has_class_token(vision: VisionPart) -> bool:
 
 
 def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
-    vision, llm = config.vision, config.llm
+    vision, llm = _parts(config)[0], config.llm
     drops = _has_class_token(vision) and not vision.num_prefix_tokens
     return {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -160,13 +160,15 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "image_seq_length": config.num_tokens("image"),
         "tie_word_embeddings": False,
         "text_config": {**llm.to_hf(), **_ids(config)},
-        "vision_config": _vision_to_hf(vision),
+        "vision_config": vision.to_hf(),
     }
 
 
-def _vision_to_hf(vision: VisionPart) -> dict[str, Any]:
-    assert isinstance(vision, ClipConfig | SiglipConfig)
-    return vision.to_hf()
+def _parts(config: OwlConfig) -> tuple[ClipConfig | SiglipConfig, MlpConfig]:
+    """The encoder and the connector of a model that fits."""
+    vision, connector = config.vision, config.connector
+    assert isinstance(vision, ClipConfig | SiglipConfig) and isinstance(connector, MlpConfig)
+    return vision, connector
 
 
 def _defaults(config: OwlConfig) -> dict[str, Any]:
@@ -175,8 +177,7 @@ def _defaults(config: OwlConfig) -> dict[str, Any]:
 
 
 def _write_original(config: OwlConfig, dtype: str) -> dict[str, Any]:
-    assert isinstance(config.connector, MlpConfig)
-    vision = config.vision
+    vision, connector = _parts(config)
     names = {layers: name for name, layers in _PROJECTORS.items()}
     return {
         **config.llm.to_hf(),
@@ -184,7 +185,7 @@ def _write_original(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
         "torch_dtype": dtype,
-        "mm_projector_type": names[config.connector.num_layers],
+        "mm_projector_type": names[connector.num_layers],
         "mm_hidden_size": vision.hidden_size,
         "mm_vision_select_feature": "cls_patch" if vision.num_prefix_tokens else "patch",
         "image_aspect_ratio": "pad" if config.resizing.kind == "pad" else None,
@@ -199,19 +200,19 @@ def _ids(config: OwlConfig) -> dict[str, int]:
 
 
 def _weight_rows(config: OwlConfig) -> list[Row]:
-    assert isinstance(config.connector, MlpConfig)
+    vision, connector = _parts(config)
     return [
-        *with_prefix(config.vision.weight_rows(), _TOWER),
-        *config.connector.weight_rows(),
+        *with_prefix(vision.weight_rows(), _TOWER),
+        *connector.weight_rows(),
         *with_prefix(config.llm.weight_rows(), _LANGUAGE),
     ]
 
 
 def _original_rows(config: OwlConfig) -> list[Row]:
-    assert isinstance(config.connector, MlpConfig)
+    vision, connector = _parts(config)
     return [
-        *with_prefix(config.vision.weight_rows(), _ORIGINAL_TOWER),
-        *config.connector.original_weight_rows(),
+        *with_prefix(vision.weight_rows(), _ORIGINAL_TOWER),
+        *connector.original_weight_rows(),
         *config.llm.weight_rows(),
     ]
 
@@ -220,19 +221,18 @@ def _ignores(config: OwlConfig, tensor: str) -> bool:
     """What follows the layer of the vision tower that is read."""
     for prefix in (_TOWER, f"model.{_TOWER}"):
         if tensor.startswith(prefix):
-            return config.vision.ignores(tensor.removeprefix(prefix))
+            return _parts(config)[0].ignores(tensor.removeprefix(prefix))
     return False
 
 
 def _ignores_original(config: OwlConfig, tensor: str) -> bool:
     is_tower = tensor.startswith(_ORIGINAL_TOWER)
-    return is_tower and config.vision.ignores(tensor.removeprefix(_ORIGINAL_TOWER))
+    return is_tower and _parts(config)[0].ignores(tensor.removeprefix(_ORIGINAL_TOWER))
 
 
 def _tied(config: OwlConfig) -> Mapping[str, str]:
-    return {
-        f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{source}" for copy, source in config.llm.TIED.items()
-    }
+    tied = config.llm.tied_tensors
+    return {f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}" for copy, original in tied.items()}
 
 
 def _fits(config: OwlConfig) -> bool:
