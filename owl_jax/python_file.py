@@ -1,12 +1,16 @@
-"""Calls a function of a user's Python file: a config or a custom source."""
+"""Calls functions of users' Python files, such as configs, and reads the objects they define."""
 
 from __future__ import annotations
 
 import runpy
 import traceback
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from owl_jax.errors import UserError
+
+_T = TypeVar("_T")
 
 
 def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
@@ -17,9 +21,26 @@ def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
 
     Raises UserError, with the line of the file, for any exception of the file or the function.
     """
-    try:
+    with _explained(path, what):
         found = runpy.run_path(path).get(function)
         return found(*([argument] if argument else [])) if found else None
+
+
+def objects_in_file(path: str, kind: type[_T], what: str) -> list[_T]:
+    """Runs the file `path` and returns the objects of a class that it names, each once.
+
+    Raises UserError as `call_in_file`, and for a missing file.
+    """
+    with _explained(path, what):
+        found = [value for value in runpy.run_path(path).values() if isinstance(value, kind)]
+        return list({id(value): value for value in found}.values())
+
+
+@contextmanager
+def _explained(path: str, what: str) -> Iterator[None]:
+    """Turns any exception of a file into a UserError with its line."""
+    try:
+        yield
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     except UserError:

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.preprocessor import with_preprocessor
+from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
@@ -24,12 +24,15 @@ from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
 from owl_jax.models import vlm
-from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families import family_for
+from owl_jax.models.config import OwlConfig, id_problems, read_conversation
+from owl_jax.models.families import FAMILIES, Family, family_for
 from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.weight_names import Row, without_prefix
+from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
+from owl_jax.text.formats import OWL
 
 AS_TRAINED = "as_trained"  # in config.json of either format
+_CONVERSATION = "owl_jax_conversation"  # in config.json of a family
 
 # Files of a complete model, in order of preference.
 _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
@@ -142,15 +145,27 @@ def open_family(directory: Path) -> Opened:
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
-    if config.vision is not None:
-        config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / CONFIG_FILE)
     family = huggingface.family_of(directory / CONFIG_FILE, values)
+    _check_family(family, files, directory)
+    config = with_preprocessor(config, directory, family.reads_resizing)
     rows = family.weight_rows(config)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
-    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
-    return Opened(config, params, as_trained, notes, files)
+    trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
+    config = _with_conversation(config, trained, directory)
+    return Opened(config, params, trained.as_trained, notes, files)
+
+
+def _check_family(family: Family, files: TensorFiles, directory: Path) -> None:
+    """Raises UserError if the tensors are another family's."""
+    names = files.names()
+    others = [other.model_type for other in FAMILIES.values() if other.mark in names]
+    if family.mark not in names and others:
+        raise UserError(
+            f"{directory}: config.json has model_type {family.model_type!r}, but the weights are "
+            f"those of {others[0]!r}; copy both from the same model"
+        )
 
 
 def open_vision(directory: Path) -> Opened:
@@ -159,7 +174,7 @@ def open_vision(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
-    vision = with_preprocessor(vision, directory)
+    vision = vision_with_preprocessor(vision, directory)
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()
@@ -184,11 +199,32 @@ def open_language(directory: Path) -> Opened:
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     tied = dict.fromkeys(tied, embedding)
-    config, notes = _with_found_ids(OwlConfig(None, None, llm), rows, files, directory)
+    config = OwlConfig(None, None, llm)
+    if has_chat_template(directory):
+        config = dataclasses.replace(config, conversation=CHAT_TEMPLATE)
+    config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     values = read_json(directory / CONFIG_FILE)
-    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
-    return Opened(config, params, as_trained, notes, files)
+    trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
+    config = _with_conversation(config, trained, directory)
+    return Opened(config, params, trained.as_trained, notes, files)
+
+
+def trained_keys(config: OwlConfig) -> dict[str, Any]:
+    """The keys of schema.Trained, for config.json of a model that owl_jax trained."""
+    conversation = config.to_dict()["conversation"]
+    return {AS_TRAINED: True} | ({} if conversation == OWL.name else {_CONVERSATION: conversation})
+
+
+def _with_conversation(config: OwlConfig, trained: schema.Trained, directory: Path) -> OwlConfig:
+    """The config with the conversation format of a model that owl_jax trained."""
+    if trained.owl_jax_conversation is None:
+        return config
+    try:
+        conversation = read_conversation(trained.owl_jax_conversation)
+    except TypeError as error:
+        raise UserError(f"{directory / CONFIG_FILE}: {error}") from None
+    return dataclasses.replace(config, conversation=conversation)
 
 
 def write_family(
@@ -200,6 +236,7 @@ def write_family(
     """Writes safetensors files with the names of the model's family. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
+    Raises UserError for parts that no family's format can express.
     """
     rows = family_for(config).weight_rows(config)
     return write_shards(to_source(rows, params), directory, progress=progress)
@@ -216,10 +253,11 @@ def _with_found_ids(
     values = read_json(directory / CONFIG_FILE)
     text = values.get("text_config")
     eos = (text if isinstance(text, dict) else values).get("eos_token_id")
-    if isinstance(eos, list) and len(eos) > 1:
+    several = eos if isinstance(eos, list) and len(eos) > 1 else []
+    if several:
         notes = (
             *notes,
-            f"config.json has eos_token_id {shown(eos)}; only the first ends an answer",
+            f"config.json has eos_token_id {shown(eos)}; each of them ends an answer",
         )
     if problems := id_problems(config.llm):
         raise UserError(f"{directory / 'config.json'}: {'; '.join(problems)}")
@@ -229,14 +267,17 @@ def _with_found_ids(
         if 0 <= value < config.llm.vocab_size
     }
     in_config = {name: getattr(config.llm, name) for name in found}
+    llm = dataclasses.replace(cast(Any, config.llm), **found)
+    config = dataclasses.replace(config, llm=llm)
+    if found.get("eos_token_id") in several:
+        in_config["eos_token_id"] = found["eos_token_id"]
     if found == in_config:
         return config, notes
     note = (
         f"config.json says {_ids_as_text(in_config)}, the tokenizer {_ids_as_text(found)}; "
         "using the tokenizer's"
     )
-    llm = dataclasses.replace(cast(Any, config.llm), **found)
-    return dataclasses.replace(config, llm=llm), (*notes, note)
+    return config, (*notes, note)
 
 
 def _ids_as_text(ids: Mapping[str, int]) -> str:

@@ -14,7 +14,7 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import FAMILIES, Family, family_for
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import read_language
+from owl_jax.models.language import plain_models, read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
 
@@ -33,7 +33,7 @@ def family_of(path: Path, values: Mapping[str, Any]) -> Family:
     if kind is None:
         return MPLUG_OWL
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join({**FAMILIES, **VISION_TYPES})
+        known = ", ".join((*FAMILIES, *VISION_TYPES, *plain_models()))
         raise UserError(f"{path}: model_type is {shown(kind)}; expected one of {known}")
     return FAMILIES[kind]
 
@@ -91,15 +91,19 @@ def write_config(
     Raises UserError for parts that the family's format does not support.
     """
     values = family_for(config).write_config(config, dtype)
+    if "dtype" in (source or {}):  # transformers 5 reads this name first
+        values["dtype"] = dtype
     written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` updated recursively by `new`."""
+    """`old` updated recursively by `new`; a list of EOS ids stays if it has the new one."""
     result = dict(old)
     for key, value in new.items():
         before = old.get(key)
+        if key == "eos_token_id" and isinstance(before, list) and value in before:
+            continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             value = _updated(before, value)
         result[key] = value

@@ -216,7 +216,8 @@ class Checkpoints:
             {"fingerprint": tree_hash(frozen)}. "KEY name" is not compared; it is a readable name
             for the value of KEY.
           hints: {key: advice for an entry that differs}.
-          defaults: entries that the checkpoint's meta may lack, as of a release without them.
+          defaults: {key: the value of an entry that the checkpoint's meta lacks}, for entries that
+            checkpoints of earlier versions do not have.
 
         Returns:
           (state, meta)
@@ -235,12 +236,12 @@ class Checkpoints:
             if meta.pop(_STEP, step) != step:
                 raise Damaged("its meta is of another step")
         recorded, arrays = meta.pop(_STATE, None), meta.pop(_ARRAYS, None)
-        expected, held = expected_meta or {}, {**(defaults or {}), **meta}
+        expected, known = expected_meta or {}, {**(defaults or {}), **meta}
         for key, value in expected.items():
-            if held.get(key) != value and not key.endswith(" name"):
+            if known.get(key) != value and not key.endswith(" name"):
                 raise UserError(
                     f"{name} is a checkpoint of another model or run: its {key} is "
-                    f"{_named(meta, key)}, but {_named(expected, key)} is expected; continue with "
+                    f"{_named(known, key)}, but {_named(expected, key)} is expected; continue with "
                     f"the {key} it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         with _reading(name):

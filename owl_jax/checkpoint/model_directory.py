@@ -38,6 +38,7 @@ from owl_jax.checkpoint.hf_import import (
     open_family,
     open_language,
     open_vision,
+    trained_keys,
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
@@ -45,15 +46,17 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES
+from owl_jax.models.families import FAMILIES, family_for
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import plain_models
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
 COMPANIONS = (
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -64,11 +67,6 @@ COMPANIONS = (
 
 _FORMAT, _VERSION = "owl_jax", 2
 _PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
-
-_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
-    **dict.fromkeys(LANGUAGE_MODELS, open_language),
-}
 
 
 def is_own(directory: Path) -> bool:
@@ -224,8 +222,11 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
+            kind = family_for(config).model_type or config.llm.architecture
+            if source and source["model_type"] != kind:
+                source = None
             if as_trained:
-                source = {**(source or {}), AS_TRAINED: True}
+                source = {**(source or {}), **trained_keys(config)}
             huggingface.write_config(config, target, dtype.name, source)
             hashes = write_family(config, params, target, progress)
         for path in copied:
@@ -267,7 +268,8 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             kind = values.get("model_type")
-            return values if isinstance(kind, str) and kind in FAMILIES else None
+            known = {*FAMILIES, *plain_models()}
+            return values if isinstance(kind, str) and kind in known else None
     return None
 
 
@@ -285,8 +287,11 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    opener = _OPENERS.get(kind, open_family) if isinstance(kind, str) else open_family
-    return opener(directory)
+    if isinstance(kind, str) and kind in huggingface.VISION_TYPES:
+        return open_vision(directory)
+    if isinstance(kind, str) and kind in plain_models():
+        return open_language(directory)
+    return open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

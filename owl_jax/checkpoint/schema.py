@@ -34,6 +34,7 @@ class Trained(Struct, frozen=True):
     """The keys that owl_jax adds to config.json of a family's model."""
 
     as_trained: bool = False
+    owl_jax_conversation: str | dict[str, Any] | None = None
 
 
 class Adapter(Struct, frozen=True):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import sentencepiece
 
+from owl_jax.errors import UserError
 from owl_jax.files import open_regular
+from owl_jax.text.special_tokens import read_special_tokens
 
 # tokenizer.json begins with its added tokens; the vocabulary, megabytes long, follows.
 _HEAD = 1 << 18
@@ -28,7 +30,7 @@ def special_ids(directory: Path) -> dict[str, int]:
             return _of_sentencepiece(directory / "tokenizer.model")
         if (directory / "tokenizer.json").exists():
             return _of_tokenizer_json(directory / "tokenizer.json")
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, RuntimeError, ValueError, UserError):
         return {}  # text/tokenizer.py reports the error to whoever needs the tokenizer
     return {}
 
@@ -53,5 +55,7 @@ def _of_tokenizer_json(path: Path) -> dict[str, int]:
         by_text = {token["content"]: token["id"] for token in tokens}
     except (KeyError, TypeError, RecursionError):
         return {}
-    found = {"bos_token_id": by_text.get("<s>"), "eos_token_id": by_text.get("</s>")}
+    beside = read_special_tokens(path.parent)
+    bos, eos = beside.bos or "<s>", beside.eos or "</s>"
+    found = {"bos_token_id": by_text.get(bos), "eos_token_id": by_text.get(eos)}
     return {name: value for name, value in found.items() if type(value) is int}

@@ -15,6 +15,8 @@ from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import check_media, longest_text, tokenize_conversation
+from owl_jax.text.formats import OWL
+from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.spatial_text import mentions_place
 from owl_jax.text.tokenizer import Tokenizer
 
@@ -52,11 +54,13 @@ class Tokenize:
     """Turns a record into a Conversation that fits a sequence, or into a Dropped.
 
     most_characters: longer texts are dropped; None derives the limit from the sequence length.
+    format: the conversation format of the model.
     """
 
     tokenizer: Tokenizer
     shape: RowShape
     most_characters: int | None = None
+    format: ConversationFormat = OWL
 
     def __call__(self, number: int, record: Record | Dropped) -> Conversation | Dropped:
         if isinstance(record, Dropped):
@@ -75,7 +79,12 @@ class Tokenize:
             check_media(text, len(images), len(videos), where)
         except UserError as error:
             return Dropped(where, "media marks", str(error))
-        tokens = tokenize_conversation(text, self.tokenizer, shape.media, shape.length)
+        try:
+            tokens = tokenize_conversation(
+                text, self.tokenizer, shape.media, shape.length, self.format
+            )
+        except UserError as error:
+            return Dropped(where, "conversation format", f"{where}: {error}")
         if not tokens.loss_mask[1:].any():
             return Dropped(where, "no answer", f"{where}: no answer within {shape.length} tokens")
         if tokens.num_images > shape.image_slots or tokens.num_videos > shape.video_slots:

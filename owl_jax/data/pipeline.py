@@ -25,6 +25,8 @@ from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.data.mixture import WeightedSource, mix
 from owl_jax.data.packing import PackRows
 from owl_jax.errors import UserError
+from owl_jax.text.formats import OWL
+from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.tokenizer import Tokenizer
 
 BatchIterator: TypeAlias = grain.DatasetIterator[Batch]
@@ -58,12 +60,13 @@ def tokenized(
     shard_index: int = 0,
     num_shards: int = 1,
     most_characters: int | None = None,
+    format: ConversationFormat = OWL,
 ) -> grain.MapDataset[Conversation | Dropped]:
     """The endless mixture, tokenised, with random access. Arguments as in `mix` and `Tokenize`.
 
     Raises UserError as `mix` does.
     """
-    tokenize = Tokenize(tokenizer, shape, most_characters)
+    tokenize = Tokenize(tokenizer, shape, most_characters, format)
     return mix(sources, seed, shard_index, num_shards).map_with_index(tokenize)
 
 
@@ -78,6 +81,7 @@ def make_batches(
     open_rows: int = 64,
     reading: Reading = Reading(),
     made_with: Mapping[str, Any] = MappingProxyType({}),
+    format: ConversationFormat = OWL,
 ) -> BatchIterator:
     """An endless iterator of Batches of `batch_size` sequences; its state goes into checkpoints.
 
@@ -88,12 +92,13 @@ def make_batches(
       open_rows: sequences that packing fills in parallel (data/packing.py); 0 turns packing off.
       made_with: the settings that determine the stream, as JSON values by name. `set_state` refuses
         a state saved with other settings.
+      format: the conversation format of the model.
 
     Raises UserError if there is no source or a weight is invalid; the iterator raises it if too
     many records are dropped.
     """
     shard = reading.shard_index, reading.num_shards
-    conversations = tokenized(sources, tokenizer, shape, seed, *shard)
+    conversations = tokenized(sources, tokenizer, shape, seed, *shard, format=format)
     ahead = min(4 * batch_size, _MOST_RECORDS_AHEAD)
     stream = conversations.to_iter_dataset(
         grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=ahead)

@@ -22,12 +22,18 @@ from jax.sharding import Mesh
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
-from owl_jax.inference.generate import decode, generate, prefill, quickest_form
+from owl_jax.inference.generate import (
+    decode,
+    end_ids_array,
+    generate,
+    prefill,
+    quickest_form,
+)
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, random_key
-from owl_jax.inference.text_stream import decode_stream, up_to
+from owl_jax.inference.text_stream import decode_stream, up_to, without_start
 from owl_jax.media.image import ImageSource, preprocess_image
 from owl_jax.media.video import VideoSource
 from owl_jax.models.compute import Compute
@@ -41,10 +47,10 @@ from owl_jax.text.conversation import (
     prompt_from_messages,
     tokenize_prompt,
 )
+from owl_jax.text.end_ids import distinct, read_end_ids
+from owl_jax.text.formats.choose import choose_format
+from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
-
-# A model that does not stop after its answer writes the human's next question.
-_NEXT_TURN = "\nHuman:"
 
 _STREAM_CHUNK = 8  # tokens decoded per dispatch while streaming
 
@@ -60,7 +66,7 @@ class PromptTooLong(UserError):
 class Owl:
     """A model with its weights on the device.
 
-    config: of the model. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    config: the model's. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
     as_trained: whether prompts are tokenised as in training.
     """
 
@@ -97,7 +103,7 @@ class Owl:
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
     ) -> jax.Array:
-        """float32[B, L, V]; arguments and errors as `generate`. Undefined on padding."""
+        """float32[B, L, V], undefined on padding; arguments and errors are those of `generate`."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         with uninterrupted(), self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
@@ -127,7 +133,7 @@ class Owl:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
     ) -> np.ndarray:
         """Continues a batch of prompts. Greedy results do not depend on the rest of the batch;
         sampled ones depend only on the sequence's index in it.
@@ -139,8 +145,9 @@ class Owl:
           attention_mask: [B, L], 0 on padding, on the left or the right of a sequence.
           temperature: 0 is greedy. top_k, top_p: see Sampling.
           seed: of the sampler, 0 .. 2**63 - 1.
-          eos_token_id: ends a sequence; by default the tokenizer's, or the config's without a
-            tokenizer. -1 never stops.
+          eos_token_id: ends a sequence; several in a list. By default those of the tokenizer, the
+            conversation format and generation_config.json, or the config's without a tokenizer. -1
+            never stops.
 
         Returns: int32[B, max_new_tokens], new tokens only, pad ids after the end.
         Raises UserError for invalid input, for media given to a language model alone, and for more
@@ -150,9 +157,11 @@ class Owl:
         sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
         if eos_token_id is None:
-            eos_id = self._end_id
+            end_ids = self._end_ids
         else:
-            eos_id = whole_number(eos_token_id, "eos_token_id", -1, self.config.llm.vocab_size - 1)
+            given = eos_token_id if isinstance(eos_token_id, list | tuple) else [eos_token_id]
+            most = self.config.llm.vocab_size - 1
+            end_ids = tuple(whole_number(id, "eos_token_id", -1, most) for id in given)
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         if max_new_tokens > (room := self._room(prompt, max_new_tokens)):
             raise UserError(
@@ -169,7 +178,7 @@ class Owl:
                 max_new_tokens,
                 sampling,
                 key,
-                eos_id,
+                end_ids_array(end_ids),
             )
 
     def chat(
@@ -189,22 +198,24 @@ class Owl:
         """Answers a conversation.
 
         Args:
-          messages: OpenAI-style, or the original's prompt text (text/conversation.py). A part may
-            contain its image or video: {"type": "image_url", "image_url": {"url": ...}},
-            {"type": "image", "image": ...} with "path", "url", "base64" or "bytes" instead of the
-            second "image", {"type": "video", "video": ...}, {"type": "input_image", ...}.
+          messages: OpenAI-style, or the original's prompt text (text/conversation.py); both are
+            written in the model's conversation format. A part may contain its image or video:
+            {"type": "image_url", "image_url": {"url": ...}}, {"type": "image", "image": ...} with
+            "path", "url", "base64" or "bytes" instead of the second "image", {"type": "video",
+            "video": ...}, {"type": "input_image", ...}.
           images: one for each image mark without an image in its part, in order: a path, a data or
             file URL, bytes of a file, an open binary file, a PIL image, an array
-            uint8[height, width, 3] or grey uint8[height, width] of any library. A single image, an
-            iterable, or uint8[N, height, width, 3].
+            uint8[height, width, 3] or grey uint8[height, width] of any library. Pass a single
+            image, an iterable, or uint8[N, height, width, 3].
           videos: likewise: a file, its bytes, a folder of frames, a list of images, or
             uint8[T, height, width, 3]; several in an iterable, or as uint8[M, T, height, width, 3].
           stream: return an iterator over pieces of the answer.
           seed: of the sampler, 0 .. 2**63 - 1.
           num_frames: frames sampled from each video, at most 1,024.
 
-        Returns: the answer. It ends before the EOS token or the human's next turn, or at
-        `max_new_tokens` or the model's maximum length.
+        Returns: the answer. It ends before a token that ends answers, before the human's next turn
+        (the stop texts of the conversation format), or at `max_new_tokens` or the model's maximum
+        length.
         Raises UserError, always before the first piece, for an invalid conversation, media that
         cannot be read or do not match their marks, a model without tokenizer, and a prompt that is
         too long (PromptTooLong). An interrupt is raised a few tokens later, when the device is
@@ -222,23 +233,28 @@ class Owl:
         if self.config.text_only and (pictures or clips or any(count_media(text))):
             raise UserError("this language model has no vision encoder: it takes text only")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size = self.config.image_size
+        size, resizing = self.config.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
             self.config.media_lengths(num_frames),
             as_trained=self.as_trained,
             max_length=self._max_length,
+            format=self.format,
         )
         prompt = prompt_arrays(
             self.config,
             ids[None],
-            images=[preprocess_image(open_picture(picture), size) for picture in pictures],
-            videos=[open_clip(clip, num_frames, size) for clip in clips],
+            images=[
+                preprocess_image(open_picture(picture), size, resizing) for picture in pictures
+            ],
+            videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
         max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, key)
-        pieces = up_to(_NEXT_TURN, decode_stream(tokens, self.tokenizer))
+        # A model that does not stop after its answer writes the human's next question.
+        pieces = up_to(self.format.stops, decode_stream(tokens, self.tokenizer))
+        pieces = without_start(self.format.answer_start, pieces)
         return pieces if stream else "".join(pieces)
 
     def save(self, path: str | Path, format: str = "huggingface") -> None:
@@ -247,7 +263,7 @@ class Owl:
         format: "huggingface" (the original's names, the adapter merged into the language model),
           "orbax" (our own, the adapter separate) or "peft" (the adapter only).
 
-        Raises UserError for int8 weights, and as checkpoint/model_directory.py, save_model.
+        Raises UserError for int8 weights, and as save_model in checkpoint/model_directory.py does.
         """
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")
@@ -270,12 +286,28 @@ class Owl:
         return tokenizer
 
     @cached_property
-    def _end_id(self) -> int:
+    def format(self) -> ConversationFormat:
+        """The model's conversation format. Raises UserError if the tokenizer does not suit it."""
+        tokenizer = self.tokenizer
+        return choose_format(
+            self.config.conversation, self._tokenizer_source, tokenizer, self._ends_in_files
+        )
+
+    @cached_property
+    def _end_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
         # config.json of a fine-tuned model may still have the EOS id of its base.
         source = self._tokenizer_source
         if source is None or not has_tokenizer(source):
-            return self.config.llm.eos_token_id
-        return self.tokenizer.eos_id
+            return distinct((self.config.llm.eos_token_id, *self._ends_in_files))
+        tokenizer = self.tokenizer
+        of_format = self.format.end_ids(tokenizer)
+        return distinct((tokenizer.eos_id, *of_format, *self._ends_in_files))
+
+    @cached_property
+    def _ends_in_files(self) -> tuple[int, ...]:
+        source = self._tokenizer_source
+        return () if source is None else read_end_ids(source, self.config.llm.vocab_size)
 
     @cached_property
     def _form(self) -> tuple[Compute, Params]:
@@ -301,20 +333,21 @@ class Owl:
     def _stream(
         self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, key: jax.Array
     ) -> Iterator[int]:
-        """Yields the new tokens of a single sequence, without the EOS token.
+        """Yields the new tokens of a single sequence, without the one that ends it.
 
         The device is idle at each yield, so the iterator may be dropped.
         """
-        eos_id, capacity = self.tokenizer.eos_id, round_up(max_new_tokens)
+        end_ids, capacity = self._end_ids, round_up(max_new_tokens)
+        ends = end_ids_array(end_ids)
         with uninterrupted(), self._on_mesh(1):
             compute, params = self._form
-            state = prefill(self.config, compute, params, prompt, sampling, key, eos_id, capacity)
+            state = prefill(self.config, compute, params, prompt, sampling, key, ends, capacity)
             jax.block_until_ready(state)
         sent = 0
         while True:
             tokens, count = np.array(state.tokens)[0], int(state.count)
             for token in tokens[sent:count]:
-                if token == eos_id:
+                if token in end_ids:
                     return
                 yield int(token)
             sent = count

@@ -1,7 +1,7 @@
 """Prefill and decode; the loop over new tokens runs on the device.
 
 Letters: B sequences, L prompt slots, C slots for new tokens, S = L + C slots in all, D width,
-V vocabulary.
+V vocabulary, E end ids.
 
 The prompt takes cache slots 0 .. L-1 with its padding masked, and new token i of every sequence
 takes slot L + i. Positions are counted per sequence, so the rest of the batch makes no difference.
@@ -11,6 +11,7 @@ L and C are rounded up (prompt.py, BUCKET) to compile few programs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,8 @@ from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 
+END_IDS = 8  # released models have at most five
+
 # New tokens per call of `decode`. A call cannot be interrupted, and each costs a dispatch.
 _CHUNK = 16
 
@@ -46,7 +49,7 @@ class DecodeState:
     lengths:       int32[B], tokens of each prompt: the position of its first new token.
     key_positions: int32[B, S]; key_segments: int32[B, S], 0 on the prompt's padding.
     keys:          key[B], a random key per sequence.
-    eos_id:        int32[], the token that ends a sequence; -1 for none.
+    end_ids:       int32[E], the tokens that end a sequence; -1 for none (`end_ids_array`).
     sampling:      settings of the sampler.
     """
 
@@ -59,8 +62,13 @@ class DecodeState:
     key_positions: jax.Array
     key_segments: jax.Array
     keys: jax.Array
-    eos_id: jax.Array
+    end_ids: jax.Array
     sampling: Sampling
+
+
+def end_ids_array(ids: Sequence[int]) -> np.ndarray:
+    """The ids that end a sequence as int32[E], E a multiple of END_IDS: models share programs."""
+    return np.asarray(_whole(np.array(ids or [-1], np.int32), np))
 
 
 def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
@@ -81,8 +89,9 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
 def _view(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
     view = np.asarray(leaf)
     parent, name = (key.key for key in path[-2:])
-    widens = name == "embedding" or (name == "kernel" and parent != "temporal")  # a convolution's
-    return bits_of(view) if widens and view.dtype == jnp.bfloat16 else view
+    # A temporal kernel is a convolution's.
+    is_widened = name == "embedding" or (name == "kernel" and parent != "temporal")
+    return bits_of(view) if is_widened and view.dtype == jnp.bfloat16 else view
 
 
 @partial(jax.jit, static_argnames=("config", "compute", "capacity"))
@@ -93,23 +102,24 @@ def prefill(
     prompt: Prompt,
     sampling: Sampling,
     key: jax.Array,
-    eos_id: int | jax.Array,
+    end_ids: int | jax.Array,
     capacity: int,
 ) -> DecodeState:
     """Reads the prompts and samples the first new token of each; allocates `capacity` slots.
 
     params: in the form that `compute.scan_layers` requires.
-    key: sequence b samples from fold_in(key, b), whatever the others are.
+    key: sequence b samples from fold_in(key, b), regardless of the others.
+    end_ids: of `end_ids_array`, or a single one.
     """
     run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
     positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
-    embeddings = run(
-        prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
-    )
+    media = prompt.images, prompt.videos, prompt.media_index
+    embeddings = run(prompt.input_ids, *media, method="embed")
+    modality = run(*media, method="modality")
     mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
     mask = dataclasses.replace(mask, key_segments=key_segments)
-    hidden, cache = run(embeddings, mask, method="hidden_states")
+    hidden, cache = run(embeddings, mask, modality=modality, method="hidden_states")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
@@ -124,7 +134,7 @@ def prefill(
         key_positions=jnp.concatenate([positions, new_positions], axis=1),
         key_segments=jnp.pad(key_segments, ((0, 0), (0, capacity)), constant_values=1),
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B)),
-        eos_id=jnp.asarray(eos_id, jnp.int32),
+        end_ids=_whole(jnp.atleast_1d(jnp.asarray(end_ids, jnp.int32))),
         sampling=sampling,
     )
     return _append_token(config, state, logits)
@@ -167,7 +177,7 @@ def decode(
         logits = run(hidden, method="head")[:, 0]
         state = _append_token(config, state, logits)
         # Masking ended sequences makes the write depend on the logits. Otherwise XLA on a CPU
-        # writes before all layers have read, into a copy of the cache.
+        # writes before all layers have read the cache, and copies the cache for it.
         active = ~state.done[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(active, leaf, 0), new)
         return dataclasses.replace(state, cache=write(state.cache, new, slot))
@@ -183,7 +193,7 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling,
     key: jax.Array,
-    eos_id: int,
+    end_ids: np.ndarray,
 ) -> np.ndarray:
     """Returns the new tokens, int32[B, max_new_tokens], with pad ids after the end.
 
@@ -191,7 +201,7 @@ def generate(
     """
     capacity = round_up(max_new_tokens)
     with uninterrupted():
-        state = prefill(config, compute, params, prompt, sampling, key, eos_id, capacity)
+        state = prefill(config, compute, params, prompt, sampling, key, end_ids, capacity)
         jax.block_until_ready(state)
     until = 1
     while until < max_new_tokens and int(state.count) == until:
@@ -199,6 +209,11 @@ def generate(
         with uninterrupted():
             state = jax.block_until_ready(decode(config, compute, params, state, until))
     return np.asarray(state.tokens)[:, :max_new_tokens]
+
+
+def _whole(end_ids: Any, xp: Any = jnp) -> Any:
+    """Ids padded with -1 to a multiple of END_IDS. xp: NumPy or jax.numpy."""
+    return xp.pad(end_ids, (0, -len(end_ids) % END_IDS), constant_values=-1)
 
 
 def _append_token(config: OwlConfig, state: DecodeState, logits: jax.Array) -> DecodeState:
@@ -211,5 +226,5 @@ def _append_token(config: OwlConfig, state: DecodeState, logits: jax.Array) -> D
         tokens=write(state.tokens, token[:, None], state.count, axis=1),
         count=state.count + 1,
         logits=logits,
-        done=state.done | (token == state.eos_id),
+        done=state.done | (token[:, None] == state.end_ids).any(axis=1),
     )

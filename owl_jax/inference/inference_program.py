@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from owl_jax.checkpoint.int8 import abstract_int8
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
-from owl_jax.inference.generate import DecodeState, decode, prefill
+from owl_jax.inference.generate import END_IDS, DecodeState, decode, prefill
 from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.compute import Compute
@@ -35,9 +35,11 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class InferenceProgram:
-    """params: the whole tree as ShapeDtypeStructs, sharded as by inference/load.py.
+    """Prefill and decode of a batch of prompts on a mesh.
 
-    sequence: shape of a sequence, prompt and new tokens together. capacity: C, for new tokens.
+    params: the whole tree as ShapeDtypeStructs, sharded as inference/load.py shards it.
+    sequence: the shape of a sequence, with prompt and new tokens.
+    capacity: C, slots for new tokens.
     """
 
     model: OwlConfig
@@ -89,7 +91,7 @@ class InferenceProgram:
             key_positions=by_batch(shapes.key_positions),
             key_segments=by_batch(shapes.key_segments),
             keys=by_batch(shapes.keys),
-            eos_id=replicated(shapes.eos_id),
+            end_ids=replicated(shapes.end_ids),
             sampling=jax.tree.map(replicated, shapes.sampling),
         )
 
@@ -117,12 +119,13 @@ class InferenceProgram:
             yield
 
     def _arguments(self) -> tuple[Any, ...]:
-        """params, prompt, sampling, key and eos_id of prefill."""
+        """params, prompt, sampling, key and end_ids of prefill."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         sampling = jax.eval_shape(lambda: Sampling.of(0.0, None, None))
         key = jax.eval_shape(lambda: jax.random.key(0))
-        small = jax.tree.map(lambda leaf: leaf.update(sharding=replicated), (sampling, key))
-        return self.params, self.prompt(), *small, self._array(jnp.int32)
+        ends = jax.ShapeDtypeStruct((END_IDS,), jnp.int32)
+        small = jax.tree.map(lambda leaf: leaf.update(sharding=replicated), (sampling, key, ends))
+        return self.params, self.prompt(), *small
 
     def _array(self, dtype: Any, *shape: int) -> Any:
         """A ShapeDtypeStruct: a scalar is replicated, an array is sharded by sequence."""

@@ -59,7 +59,7 @@ def prompt_arrays(
     """Checks a batch and arranges its media by sequence.
 
     Args:
-      input_ids: int[B, L]; -1 for an image, -2 for a video, as many as `Owl.num_tokens`.
+      input_ids: int[B, L]; -1 for an image, -2 for a video, `Owl.num_tokens` of them for each.
       attention_mask: [B, L], 1 on tokens and 0 on padding, on the left or right of a sequence.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
@@ -104,7 +104,7 @@ def prompt_arrays(
 def _checked_ids(
     config: OwlConfig, input_ids: Any, attention_mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(int32[B, L] with 0 on padding, bool[B, L])."""
+    """The ids, int32[B, L] with 0 on padding, and the mask, bool[B, L]."""
     ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
@@ -116,7 +116,7 @@ def _checked_ids(
         if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
             raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
         mask = given == 1
-        if not (mask | (given == 0)).all():  # an additive mask, -inf on padding, means the opposite
+        if not (mask | (given == 0)).all():  # as in an additive mask, which is 0 on tokens
             other = given[~mask & (given != 0)].flat[0]
             raise UserError(f"attention_mask holds {other}; expected 1 on tokens and 0 on padding")
     if mask.shape != ids.shape:
@@ -196,12 +196,12 @@ def _array_of(media: Any, name: str) -> np.ndarray:
 
 
 def _array(value: Any, name: str) -> np.ndarray:
-    """`value` as an array. Raises UserError for ragged lists and anything that is no array."""
+    """`value` as an array. Raises UserError for ragged lists and anything else that is not one."""
     try:
         array = np.asarray(value)
-    # PyTorch's tensors refuse if they need a gradient or are on a GPU.
+    # PyTorch refuses to convert tensors that need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{name} is no array: {one_line(error)}") from error
+        raise UserError(f"{name} is not an array: {one_line(error)}") from error
     if array.dtype == object:
         raise UserError(f"{name} is {shown(value)}; expected an array of numbers")
     return array

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.connectors import CONNECTORS
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
 from owl_jax.models.vision import VISION_ENCODERS
+from owl_jax.text.formats import OWL
+from owl_jax.text.formats.choose import name_problem
+from owl_jax.text.formats.format import Format
 from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
@@ -34,13 +38,20 @@ _OPTIONAL = ("vision", "connector")  # null in a language model alone
 
 @dataclass(frozen=True)
 class OwlConfig:
-    """A whole model. `lora` is None for a model without an adapter; `vision` and `connector` are
-    None for a language model alone, which takes text only."""
+    """A whole model.
+
+    vision, connector: None for a language model alone, which takes text only.
+    lora: None for a model without an adapter.
+    resizing: how images become squares.
+    conversation: the name of its conversation format, or a format of its own (text/formats/).
+    """
 
     vision: VisionPart | None
     connector: ConnectorPart | None
     llm: LanguagePart
     lora: LoraConfig | None = None
+    resizing: Resizing = SQUASH
+    conversation: str | Format = OWL.name
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
         """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
@@ -112,14 +123,32 @@ class OwlConfig:
         for name in PARTS:
             if name not in absent and not isinstance(values.get(name), dict):
                 raise TypeError(f"no value for {name!r}; expected {', '.join(PARTS)}")
-        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora"})):
+        known = {field.name for field in dataclasses.fields(OwlConfig)}
+        if unknown := sorted(map(str, values.keys() - known)):
             raise TypeError(f"unknown key {listed(map(shown, unknown))}")
         parts: dict[str, Any] = {
             name: None if name in absent else _part(values[name], name, kinds)
             for name, kinds in PARTS.items()
         }
         lora = values.get("lora")
-        return OwlConfig(**parts, lora=None if lora is None else checked(lora, LoraConfig, "lora"))
+        return OwlConfig(
+            **parts,
+            lora=None if lora is None else checked(lora, LoraConfig, "lora"),
+            resizing=checked(values.get("resizing", {}), Resizing, "resizing"),
+            conversation=read_conversation(values.get("conversation", OWL.name)),
+        )
+
+
+def read_conversation(value: Any) -> str | Format:
+    """The value of OwlConfig.conversation from a file: a name, or the fields of a format.
+
+    Raises TypeError, one line, for an unknown name or a wrong field.
+    """
+    kind: Any = Format if isinstance(value, dict) else str
+    conversation: str | Format = checked(value, kind, "conversation")
+    if problem := name_problem(conversation):
+        raise TypeError(problem)
+    return conversation
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:

@@ -26,6 +26,7 @@ from owl_jax.models.cache import Cache
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
+from owl_jax.models.modality import Modality
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -88,10 +89,25 @@ class VisionLanguageModel(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The language model without its head; see Decoder.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
-        return self.llm(embeddings, mask, cache, deterministic)
+        options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
+        return self.llm(embeddings, mask, cache, deterministic, **options)
+
+    def modality(
+        self, images: jax.Array | None, videos: jax.Array | None, media_index: jax.Array
+    ) -> Modality | None:
+        """Which tokens are visual; None without media, or if the language model does not ask."""
+        config, vectors = self.config, 0
+        if not config.llm.USES_MODALITY:
+            return None
+        if images is not None:
+            vectors += images.shape[1] * config.num_tokens("image")
+        if videos is not None:
+            vectors += videos.shape[1] * config.num_tokens("video", videos.shape[2])
+        return Modality.of(media_index, vectors) if vectors else None
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -109,7 +125,10 @@ class VisionLanguageModel(nn.Module):
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        hidden, _ = self.hidden_states(embeddings, mask, deterministic=deterministic)
+        modality = self.modality(images, videos, media_index)
+        hidden, _ = self.hidden_states(
+            embeddings, mask, deterministic=deterministic, modality=modality
+        )
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:

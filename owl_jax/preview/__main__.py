@@ -95,7 +95,9 @@ def _measure(data: TrainingData, seed: int, count: int) -> Sizes:
 
     shape = replace(data.shape, length=_UNLIMITED, image_slots=_UNLIMITED, video_slots=_UNLIMITED)
     most = longest_text(data.shape.length)  # also drops the texts that training drops
-    whole = tokenized(data.sources, data.tokenizer, shape, seed, most_characters=most)
+    whole = tokenized(
+        data.sources, data.tokenizer, shape, seed, most_characters=most, format=data.format
+    )
     items = (whole[number] for number in range(min(count, records_of_an_epoch(data.sources))))
     kept = [item for item in items if isinstance(item, Conversation)]
     return Sizes(

@@ -44,6 +44,10 @@ class Splitter:
         firsts = "".join(map(re.escape, self._lengths))
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
+    def token(self, content: str) -> AddedToken | None:
+        """The token with this content."""
+        return self._tokens.get(content)
+
     def split(self, text: str) -> Iterator[str | AddedToken]:
         """The tokens in `text` and the nonempty text between them, in order."""
         start = position = 0

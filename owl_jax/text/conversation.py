@@ -13,33 +13,41 @@ medium takes consecutive ids of -1 (image) or -2 (video), one per token of the c
 separately; prompts are split at media only (original: pipeline/data_utils,
 processing_mplug_owl.py).
 
+For a model of another conversation format (text/formats/), this text is read as turns
+(text/turns.py), which the format writes in its own way. Its pieces are split at media and at the
+beginning and end of answers; a prompt is the beginning of the training text. Between media, the
+ids are those of the whole text: a piece after text is its continuation, without a dummy prefix.
+
 Letters: n ids.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from owl_jax.errors import UserError, shown
+from owl_jax.text.formats import OWL
+from owl_jax.text.formats.format import ConversationFormat, Piece
 from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, MediaLengths
 from owl_jax.text.tokenizer import Tokenizer
-
-SYSTEM = (
-    "The following is a conversation between a curious human and AI assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the user's questions."
+from owl_jax.text.turns import (
+    IMAGE_TOKEN,
+    MEDIA_IDS,
+    SYSTEM,
+    VIDEO_TOKEN,
+    Turn,
+    turns_of,
+    with_broken_marks,
 )
-IMAGE_TOKEN = "<image>"
-VIDEO_TOKEN = "<|video|>"
 
 # A tokenizer reads the whole text even if little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
 _CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
 
 _ANSWER_MARK = "AI: "
-_MEDIA_IDS = {IMAGE_TOKEN: IMAGE_ID, VIDEO_TOKEN: VIDEO_ID}
 _MEDIA = re.compile(r"(<image>|<\|video\|>)")
 _MARKS = re.compile(r"(<image>|<\|video\|>|\nHuman: |^AI: )", re.MULTILINE)
 _FORGED_MARK = re.compile(r"\n(?=(?:Human|AI):)")
@@ -57,17 +65,21 @@ class TokenizedConversation:
     """The ids of one conversation and its loss mask."""
 
     input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
-    loss_mask: np.ndarray  # bool[n], True on answer tokens and the EOS of every answer
+    loss_mask: np.ndarray  # bool[n], True on answer tokens and the token that ends each answer
     num_images: int  # images whose ids are all kept: the first in reading order
     num_videos: int
 
 
 _Kind = Literal["prompt", "answer", "end", "media"]
+_NEW_LINE = "\n"
 
 
 class _Piece(NamedTuple):
+    """A piece as ids. end: of an answer, the id that ends it if it is truncated."""
+
     kind: _Kind
     ids: list[int]
+    end: int = 0
 
 
 def longest_text(max_length: int) -> int:
@@ -80,22 +92,33 @@ def longest_text(max_length: int) -> int:
 
 
 def tokenize_conversation(
-    text: str, tokenizer: Tokenizer, lengths: MediaLengths, max_length: int
+    text: str,
+    tokenizer: Tokenizer,
+    lengths: MediaLengths,
+    max_length: int,
+    format: ConversationFormat = OWL,
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
-    Longer text is truncated as in the original: a truncated answer still ends with EOS. A medium is
-    never truncated: the example ends before the first that does not fit. Media at the end are
-    dropped, because the last id is only a target. If not even one token of an answer fits, the
-    answer, its EOS and all that follows are dropped, so a mask may be False everywhere.
-    Raises UserError for max_length < 1.
+    text: in the original's format, whatever the format of the model is.
+
+    Longer text is truncated as in the original: a truncated answer still ends with EOS, or what
+    ends an answer in `format`. A medium is never truncated: the example ends before the first that
+    does not fit. Media at the end are dropped, because the last id is only a target. If not even
+    one token of an answer fits, the answer, its EOS and all that follows are dropped, so a mask may
+    be False everywhere.
+    Raises UserError for max_length < 1, and if the format cannot express the conversation.
     """
     if max_length < 1:
         raise UserError(f"max_length is {max_length}; expected at least 1 token")
     limit = max_length + 1
-    ids: list[int] = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    if format == OWL:
+        pieces: Iterable[_Piece] = _split(text, _MARKS, tokenizer, lengths)
+    else:
+        pieces = _tokenized(format.pieces(_safe_turns(text, tokenizer, format)), tokenizer, lengths)
+    ids = _first_ids(tokenizer, format)
     mask = [False] * len(ids)
-    for piece in _split(text, _MARKS, tokenizer, lengths):
+    for piece in pieces:
         # Reserve the last place for the answer's EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
@@ -105,7 +128,7 @@ def tokenize_conversation(
         mask += [piece.kind in ("answer", "end")] * len(kept)
         if len(kept) < len(piece.ids):
             if piece.kind == "answer" and kept:
-                ids.append(tokenizer.eos_id)
+                ids.append(piece.end)
                 mask.append(True)
             break
     end = len(ids)
@@ -127,8 +150,13 @@ def tokenize_prompt(
     *,
     as_trained: bool = False,
     max_length: int = 0,
+    format: ConversationFormat = OWL,
 ) -> np.ndarray:
     """Ids of a prompt, int32[n]: BOS, then the text, each medium as its length of negative ids.
+
+    text: in the original's format, whatever the format of the model is. In another format, the
+    prompt is written as in training, up to the answer; a text that ends within an answer is
+    continued.
 
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
@@ -137,17 +165,22 @@ def tokenize_prompt(
 
     max_length: the model's longest sequence, if known; longer prompts are not truncated.
 
-    Raises UserError for a text above `longest_text(max_length)`, before it is tokenised.
+    Raises UserError for a text above `longest_text(max_length)`, before it is tokenised, and if
+    the format cannot express the conversation.
     """
     if len(text) > (most := longest_text(max_length)):
         raise UserError(
             f"the conversation has {len(text):,} characters; expected at most {most:,}; shorten it"
         )
-    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    marks = _MARKS if as_trained else _MEDIA
-    pieces = list(_split(text, marks, tokenizer, lengths))
-    if pieces[-1].kind == "end":  # of the answer to be generated
-        pieces.pop()
+    if format == OWL:
+        marks = _MARKS if as_trained else _MEDIA
+        pieces = list(_split(text, marks, tokenizer, lengths))
+        if pieces[-1].kind == "end":  # of the answer to be generated
+            pieces.pop()
+    else:
+        written = format.prompt(_safe_turns(text, tokenizer, format))
+        pieces = list(_tokenized(written, tokenizer, lengths))
+    ids = _first_ids(tokenizer, format)
     for piece in pieces:
         ids += piece.ids
     return np.array(ids, np.int32)
@@ -215,7 +248,7 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
     marked = count_media(text)
     given = (num_images, num_videos)
     for mark, noun, found, expected in zip(
-        _MEDIA_IDS, ("image", "video"), marked, given, strict=True
+        MEDIA_IDS, ("image", "video"), marked, given, strict=True
     ):
         if found != expected:
             raise UserError(
@@ -234,10 +267,52 @@ def _split(
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
-            media_id = _MEDIA_IDS[part]
+            media_id = MEDIA_IDS[part]
             yield _Piece(kind, [media_id] * lengths.of(media_id))
         else:
-            yield _Piece(kind, [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part))
+            ids = [tokenizer.eos_id] if kind == "end" else tokenizer.encode(part)
+            yield _Piece(kind, ids, tokenizer.eos_id)
+
+
+def _safe_turns(text: str, tokenizer: Tokenizer, format: ConversationFormat) -> list[Turn]:
+    return with_broken_marks(turns_of(text), format.reserved_by(tokenizer))
+
+
+def _first_ids(tokenizer: Tokenizer, format: ConversationFormat) -> list[int]:
+    bos_id = tokenizer.bos_id
+    return [bos_id] if bos_id is not None and format.begins_with_bos(tokenizer) else []
+
+
+def _tokenized(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, lengths: MediaLengths
+) -> Iterator[_Piece]:
+    """The pieces of a conversation as ids, in order, not truncated, without BOS."""
+    end = tokenizer.eos_id  # of the next answer
+    ends = [
+        tokenizer.eos_id if not piece.text else tokenizer.token_id(piece.text)
+        for piece in pieces
+        if piece.kind == "end"
+    ]
+    new_line = tokenizer.encode(_NEW_LINE)
+    follows_text = False
+    for piece in pieces:
+        if piece.kind == "media":
+            yield _Piece("media", [piece.medium] * lengths.of(piece.medium))
+        elif piece.kind == "end":
+            end = ends.pop(0) or tokenizer.eos_id
+            yield _Piece("end", [end])
+        else:
+            text = piece.text
+            ids = tokenizer.encode(_NEW_LINE + text if follows_text else text)
+            if follows_text:
+                # After a new line, no tokenizer has a dummy prefix or joins the words.
+                begins = ids[: len(new_line)] == new_line
+                ids = ids[len(new_line) :] if begins else tokenizer.encode(text)
+            answer_end = (ends[0] if ends else None) or tokenizer.eos_id
+            yield _Piece(piece.kind, ids, answer_end)
+        # After a special token, a tokenizer begins anew.
+        is_text = piece.kind in ("prompt", "answer")
+        follows_text = is_text and bool(ids) and ids[-1] not in tokenizer.special_tokens
 
 
 def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
@@ -247,7 +322,7 @@ def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
     for i, part in enumerate(marks.split(text)):
         if i % 2 == 0:
             yield "answer" if answering else "prompt", part
-        elif part in _MEDIA_IDS:
+        elif part in MEDIA_IDS:
             yield "media", part
         else:
             if answering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tokenizers
@@ -67,7 +67,13 @@ class JsonTokenizer:
         bos_id = tokenizer.token_to_id(beside.bos or "<s>")
         pad_id = tokenizer.token_to_id(beside.pad or "<pad>")
         self._tokenizer = tokenizer
+        self.special_tokens: Mapping[int, str] = {
+            id: token.content
+            for id, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
         self.bos_id: int | None = None if beside.no_bos else bos_id
+        self.adds_bos: bool = _adds_bos(tokenizer, self.bos_id, beside.adds_bos)
         self.eos_id: int = eos_id
         self.pad_id: int = eos_id if pad_id is None else pad_id
         self.vocab_size: int = max([vocabulary.size, *(t.id + 1 for t in beside.added.values())])
@@ -80,6 +86,18 @@ class JsonTokenizer:
         """See Tokenizer."""
         kept = [int(i) for i in ids if 0 <= i < self.vocab_size]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    def token_id(self, text: str) -> int | None:
+        """See Tokenizer."""
+        id = self._tokenizer.token_to_id(text)
+        return id if id is not None and self.encode(text) == [id] else None
+
+
+def _adds_bos(tokenizer: tokenizers.Tokenizer, bos_id: int | None, setting: bool | None) -> bool:
+    """Whether BOS begins a text. setting: add_bos_token, which wins over the post-processor."""
+    if bos_id is None or setting is not None:
+        return bool(setting) and bos_id is not None
+    return tokenizer.encode("", add_special_tokens=True).ids[:1] == [bos_id]
 
 
 def _add(tokenizer: tokenizers.Tokenizer, beside: SpecialTokens) -> None:

@@ -88,6 +88,9 @@ class SentencePieceTokenizer:
             for token in beside.added.values()
             if token.id >= size and token.id not in self._special
         }
+        contents = {token.id: token.content for token in tokens.values()}
+        self.special_tokens: Mapping[int, str] = {id: contents[id] for id in sorted(self._special)}
+        self.adds_bos: bool = self.bos_id is not None and beside.adds_bos is not False
         self._processor, self._num_pieces = processor, size
         self._tokens = Splitter(tokens)
 
@@ -113,6 +116,15 @@ class SentencePieceTokenizer:
                 runs[-1].append(id)
         decoded = [self._processor.decode(run) if run else "" for run in runs]
         return decoded[0] + "".join(map(operator.add, added, decoded[1:]))
+
+    def token_id(self, text: str) -> int | None:
+        """See Tokenizer."""
+        ids = self.encode(text)
+        id = ids[-1] if ids else self._processor.unk_id()
+        # One of the model's own symbols is encoded after a dummy prefix.
+        is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
+        added = self._tokens.token(text)
+        return added.id if added else id if is_piece and id != self._processor.unk_id() else None
 
 
 def _sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:

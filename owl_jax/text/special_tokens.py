@@ -41,7 +41,7 @@ class SpecialTokens:
 
     added: by content, in the order of ids. bos, eos, pad: contents; None if no file names one.
     special: contents of all tokens with a role. needed: those that must have an id.
-    no_bos: no text begins with BOS.
+    no_bos: no text begins with BOS. adds_bos: add_bos_token, None if no file has it.
     unusual: settings of tokenizer_config.json that would change ids.
     """
 
@@ -52,6 +52,7 @@ class SpecialTokens:
     special: frozenset[str]
     needed: frozenset[str]
     no_bos: bool
+    adds_bos: bool | None
     unusual: frozenset[str]
 
 
@@ -69,6 +70,7 @@ class _Roles(msgspec.Struct, kw_only=True):
 
 class _Config(_Roles, kw_only=True):
     added_tokens_decoder: dict[TokenId, TokenFields] | None = None
+    add_bos_token: bool | None = None
     add_eos_token: bool | None = None
     add_prefix_space: bool | None = None
     do_lower_case: bool | None = None
@@ -108,9 +110,9 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
         special=special,
         # Not pad: users' directories name one without an id; transformers gives it the next one.
         needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
-        # add_bos_token does not matter: it says whether the tokenizer or its caller adds BOS. In
-        # the original, the caller does.
         no_bos=config.bos_token is None and bos is None,
+        # It says whether the tokenizer or its caller adds BOS; for the Owl format, the caller does.
+        adds_bos=config.add_bos_token,
         unusual=frozenset(_unusual(config)),
     )
 

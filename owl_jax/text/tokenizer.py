@@ -9,7 +9,7 @@ text/conversation.py relies on that.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,12 +24,18 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 
 
 class Tokenizer(Protocol):
-    """The interface of a tokenizer. Implementations can be pickled, for data workers."""
+    """The interface of a tokenizer. Implementations can be pickled, for data workers.
+
+    adds_bos: whether its files say that a text begins with BOS.
+    special_tokens: the tokens that `decode` ignores, by id.
+    """
 
     bos_id: int | None
     eos_id: int
     pad_id: int
     vocab_size: int
+    adds_bos: bool
+    special_tokens: Mapping[int, str]
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without BOS or EOS; special strings in it ("</s>") become their ids."""
@@ -37,6 +43,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; ignores special ids and ids without a piece (media, unused embeddings)."""
+        ...
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a text that is always one token; None for any other text."""
         ...
 
 

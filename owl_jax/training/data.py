@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 from collections.abc import Sequence
@@ -24,12 +25,21 @@ from owl_jax.data.sources.dataset_hash import fingerprint
 from owl_jax.data.sources.detect import open_source
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
+from owl_jax.text.chat_template import ChatTemplate
+from owl_jax.text.end_ids import read_end_ids
+from owl_jax.text.formats import OWL
+from owl_jax.text.formats.choose import choose_format
+from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
+from owl_jax.text.turns import Turn
 from owl_jax.training import config as settings
 
-# Records that estimate how many sequences an epoch packs into, within about 2 %.
+# Records packed to estimate the sequences of an epoch, to within about 2 %.
 _SAMPLE = 2_000
 _RECORDS_PER_OPEN_ROW = 32
+
+# A conversation that identifies a format by how it is written.
+_PROBE = (Turn("user", ("What?",)), Turn("assistant", ("An owl.",)))
 
 # The keys of config.data that determine the batches.
 _BATCH_KEYS = (
@@ -50,7 +60,7 @@ class TrainingData:
     """The opened data of a config.
 
     names, sources: the mixture.
-    conversations: all of the mixture, by number, with media not decoded.
+    conversations: every conversation of the mixture by number; media are not decoded.
     batches: this process's shard.
     """
 
@@ -58,6 +68,7 @@ class TrainingData:
     sources: Sequence[WeightedSource]
     tokenizer: Tokenizer
     shape: RowShape
+    format: ConversationFormat
     conversations: grain.MapDataset[Conversation | Dropped]
     batches: BatchIterator
     drops: DropLog
@@ -78,7 +89,7 @@ def open_data(
     """Opens the data of a config.
 
     Args:
-      workdir: for the indices of large files, in `index/`, and `skipped.jsonl`.
+      workdir: receives the indices of large files, in `index/`, and `skipped.jsonl`.
       shard_index, num_shards: the shard of each batch that this process reads.
       drops: replaces the DropLog that writes `skipped.jsonl`.
 
@@ -104,6 +115,7 @@ def open_data(
     directory = settings.tokenizer_directory(config)
     tokenizer = load_tokenizer(directory)
     check_vocabulary(tokenizer, model.llm.vocab_size, directory)
+    format = _open_format(model, Path(directory), tokenizer)
     if drops is None:
         name = (
             "skipped.jsonl" if num_shards == 1 else f"skipped-{shard_index}-of-{num_shards}.jsonl"
@@ -120,16 +132,28 @@ def open_data(
             (config.seed, shard_index),
             data.unusual_images,
             data.decoder,
+            model.resizing,
         ),
         config.batch_size // num_shards,
         config.seed,
         drops,
         _open_rows(config, sources, num_shards),
         Reading(data.threads, data.workers, shard_index, num_shards),
-        _made_with(config, sources, tokenizer, shape, num_shards),
+        _made_with(config, sources, tokenizer, shape, num_shards, format),
+        format,
     )
-    conversations = tokenized(sources, tokenizer, shape, config.seed)  # of all shards
-    return TrainingData(names, sources, tokenizer, shape, conversations, batches, drops)
+    # Of all shards.
+    conversations = tokenized(sources, tokenizer, shape, config.seed, format=format)
+    return TrainingData(names, sources, tokenizer, shape, format, conversations, batches, drops)
+
+
+def _open_format(model: OwlConfig, directory: Path, tokenizer: Tokenizer) -> ConversationFormat:
+    """The conversation format to train on. Raises UserError if its answers cannot be told."""
+    ends = read_end_ids(directory, tokenizer.vocab_size)
+    format = choose_format(model.conversation, directory, tokenizer, ends)
+    if isinstance(format, ChatTemplate):
+        format.check_masks()
+    return format
 
 
 def _open_rows(config: ConfigDict, sources: Sequence[WeightedSource], num_shards: int) -> int:
@@ -146,8 +170,9 @@ def _made_with(
     tokenizer: Tokenizer,
     shape: RowShape,
     num_shards: int,
+    format: ConversationFormat,
 ) -> dict[str, Any]:
-    """Everything that determines the batches, by setting; a resume must match it."""
+    """The settings that determine the batches, by name; a resume must have the same ones."""
     keys = ("seed", "batch_size", *(f"data.{key}" for key in _BATCH_KEYS))
     made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
     made_with["config.model.vision.image_size"] = shape.image_size
@@ -155,6 +180,9 @@ def _made_with(
     if shape.media.video != shape.media.image:
         made_with["tokens of a video"] = shape.media.video
     made_with["number of processes that read data"] = num_shards
+    if format != OWL:  # the only one of older releases
+        written = hashlib.sha256(repr(format.pieces(_PROBE)).encode()).hexdigest()[:16]
+        made_with["config.model.conversation"] = f"{format.name} ({written})"
     probe = tokenizer.encode("A picture of 2 owls, asleep. 猫头鹰")
     made_with["tokenizer"] = f"{tokenizer.vocab_size} pieces, {probe}"
     # Identify sources by content, not by path: data may be moved.

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.adapter_base import check_base
+from owl_jax.checkpoint.hf_import import Opened
 from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import open_subtrees
@@ -38,9 +39,12 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
-        stored = opened.params
+        stored = dict(opened.params)
+        if "vision" in names and program.model.vision is not None:
+            stored["vision"] = program.model.vision.taken_from(stored["vision"])
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
+            stored = _extended(opened, program.model)
         for name in names:
             _check_shapes(stored[name], program.params[name], f"{directory}: {name}")
         if "llm" in names and config.frozen_dtype == settings.INT8:
@@ -59,13 +63,21 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:
-    """The same tree with an int8 language model read again at full precision.
+    """The same tree, with an int8 language model replaced by its stored weights.
 
-    Adapters belong to these weights, and exports contain them.
+    An adapter belongs to the stored weights, and exports contain them.
     """
     if config.frozen_dtype != settings.INT8:
         return params
-    return params | open_subtrees(Path(config.init.llm), ["llm"]).params
+    opened = open_subtrees(Path(config.init.llm), ["llm"])
+    return params | _extended(opened, settings.read_model(config))
+
+
+def _extended(opened: Opened, model: OwlConfig) -> Tree:
+    """The opened subtrees; a language model that `model` extends gets the additional weights."""
+    if opened.config.llm.architecture == model.llm.architecture:
+        return opened.params
+    return {**opened.params, "llm": dict(model.llm.extended(opened.params["llm"]))}
 
 
 def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tree:
@@ -104,10 +116,11 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
 
 
 def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """Checks the fields that weights depend on but whose shapes do not show."""
+    """Checks the fields that the weights depend on but that no shape reveals."""
     for field in ("architecture", *expected.llm.DEFINING):
         theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
-        if theirs != ours:
+        extends = field == "architecture" and theirs == expected.llm.EXTENDS
+        if theirs != ours and not extends:
             raise UserError(
                 f"{directory} has {field} {theirs}, but config.model.llm.{field} is {ours}; give "
                 f"--config.model.llm.{field}={theirs}"

@@ -7,9 +7,10 @@ contain only their hash.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -17,7 +18,6 @@ from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.parts import Part
 from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
 from owl_jax.training.run import Run
@@ -26,7 +26,8 @@ from owl_jax.training.state import TrainState, place_state
 
 Tree = dict[str, Any]
 
-_BASE = "frozen base"  # of a checkpoint's meta
+_CONVERSATION = "config.model.conversation"
+_BASE = "frozen base"  # key in a checkpoint's meta
 
 
 def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree]:
@@ -34,7 +35,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 
     With `config.data.resume`, the data resume from the checkpoint's position.
 
-    Raises UserError as `initialize` and `Checkpoints.resume`.
+    Raises UserError as `initialize` and `Checkpoints.resume` do.
     """
     config, program = run.config, run.program
     with start_up.phase("weights"):
@@ -52,7 +53,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
             {_BASE: ", or allow it with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
-            _defaults(program.model),
+            _field_defaults(program.model),
         )
         if resumed:
             run.start, state = resumed
@@ -63,36 +64,36 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
     return state, frozen
 
 
-def _defaults(model: OwlConfig) -> dict[str, Any]:
-    """The entries of `_describe` with the defaults of all fields, for checkpoints that are older
-    than a field."""
-    found: dict[str, Any] = {}
-    for where, part in (("config.model", model), *_parts(model)):
-        for field in dataclasses.fields(cast(Any, part)):
-            value = field.default
-            if value is not dataclasses.MISSING:
-                nested = dataclasses.is_dataclass(value)
-                found[f"{where}.{field.name}"] = (
-                    dataclasses.asdict(cast(Any, value)) if nested else value
-                )
-    described: dict[str, Any] = json.loads(json.dumps(flatten_dict(found, sep=".")))
-    return described
+def _field_defaults(model: OwlConfig) -> dict[str, Any]:
+    """The entries of the model's fields at their defaults: checkpoints lack fields added later."""
+
+    def defaults(part: Any) -> dict[str, Any]:
+        found = {field.name: field.default for field in fields(part)}
+        return {name: value for name, value in found.items() if value is not MISSING}
+
+    own = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in defaults(model).items()
+    }
+    parts = {name: defaults(part) for name, part in model.parts.items()}
+    return _flat({**own, **parts})
 
 
-def _parts(model: OwlConfig) -> list[tuple[str, Part]]:
-    """The parts by their key in a training's config."""
-    return [(f"config.model.{subtree}", part) for subtree, part in model.parts.items()]
+def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields by key of the training config, with lists for tuples, as in a checkpoint."""
+    flat = flatten_dict({"config": {"model": json.loads(json.dumps(model))}}, sep=".")
+    return dict(flat)
 
 
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
-    """Metadata that a checkpoint must match, one entry a field so that errors name the field."""
-    flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
+    """Metadata that a checkpoint must match; an entry per field, so that errors name the field."""
+    described = _flat(model.to_dict())
     # Runs that differ only in how weights are initialised may share checkpoints.
-    for where, part in _parts(model):
+    for subtree, part in model.parts.items():
         for name in part.INIT_ONLY:
-            del flat[f"{where}.{name}"]
-    # Through JSON, so that tuples compare equal to the lists of a checkpoint.
-    described: dict[str, Any] = json.loads(json.dumps(flat))
+            del described[f"config.model.{subtree}.{name}"]
+    # Part of the data's position (training/data.py).
+    described = {k: v for k, v in described.items() if not k.startswith(_CONVERSATION)}
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
         _BASE: tree_hash(frozen) if frozen else "none",

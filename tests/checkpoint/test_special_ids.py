@@ -6,11 +6,12 @@ import directories
 import golden
 import pytest
 from directories import LLAMA
+from small_tokenizers import write_llama3, write_qwen
 
 from owl_jax.checkpoint.hf_import import open_family, open_language
 from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.errors import UserError
-from owl_jax.text.tokenizer import train_sentencepiece
+from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
 
 def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):
@@ -34,6 +35,13 @@ def test_ids_of_a_tokenizer_json(tmp_path):
     )
     (tmp_path / "tokenizer.json").write_text(whole)
     assert special_ids(tmp_path) == {"bos_token_id": 5, "eos_token_id": 6}
+
+
+def test_roles_of_a_tokenizer_json_are_those_of_its_files(tmp_path):
+    llama3, qwen = write_llama3(tmp_path / "llama3"), write_qwen(tmp_path / "qwen")
+    ours = load_tokenizer(llama3)
+    assert special_ids(llama3) == {"bos_token_id": ours.bos_id, "eos_token_id": ours.eos_id}
+    assert special_ids(qwen) == {"eos_token_id": load_tokenizer(qwen).eos_id}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +74,7 @@ def test_several_ids_of_the_end_are_told(tmp_path):
     directories.change_config(model, "text_config", eos_token_id=[2, 7])
     opened = open_family(model)
     assert opened.config.llm.eos_token_id == 2
-    assert any("eos_token_id [2, 7]; only the first ends" in note for note in opened.notes)
+    assert any("eos_token_id [2, 7]; each of them ends an answer" in note for note in opened.notes)
 
 
 @pytest.mark.parametrize("text_config", [None, [], "words", 3])
@@ -80,4 +88,4 @@ def test_a_plain_language_model_may_say_anything_of_a_text_config(tmp_path, text
     }
     plain = {**values["text_config"], "text_config": text_config, "eos_token_id": [2, 7]}
     opened = open_language(directories.write(tmp_path / "llama", plain, tensors))
-    assert any("only the first ends" in note for note in opened.notes)
+    assert any("each of them ends an answer" in note for note in opened.notes)

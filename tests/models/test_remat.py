@@ -32,7 +32,7 @@ VISION = ClipConfig(8, 4, D, 24, 1, 2, temporal=True)
 BLOCKS = {
     "llama": (
         DecoderBlock(LLAMA, COMPUTE, LORA(("q_proj",))),
-        (None, ROTATION, PLACEMENT),
+        (None, ROTATION, PLACEMENT, None),
         {"temporal"},
     ),
     "bloom": (

@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 
 from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.connectors.mlp import MlpConfig
+from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig
 from owl_jax.models.parts import ConnectorPart
 
-CONNECTORS: Mapping[str, type[ConnectorPart]] = {"abstractor": AbstractorConfig}
+CONNECTORS: Mapping[str, type[ConnectorPart]] = {
+    "abstractor": AbstractorConfig,
+    "mlp": MlpConfig,
+    "owl2_abstractor": Owl2AbstractorConfig,
+}

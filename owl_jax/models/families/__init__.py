@@ -2,23 +2,25 @@
 
 from collections.abc import Mapping
 
+from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families.family import Family
-from owl_jax.models.families.mplug_owl import MODEL_TYPE, MPLUG_OWL
+from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2
 from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
-from owl_jax.models.language import LANGUAGE_MODELS
 
-# By model_type in config.json.
-FAMILIES: Mapping[str, Family] = {
-    MODEL_TYPE: MPLUG_OWL,
-    **dict.fromkeys(LANGUAGE_MODELS, PLAIN_LANGUAGE),
-}
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2)}
 
 
 def family_for(config: OwlConfig) -> Family:
-    """The family in whose format a model is written.
-
-    It is mPLUG-Owl for parts that no family combines; its `write_config` refuses them.
-    """
-    families = dict.fromkeys(FAMILIES.values())
-    return next((family for family in families if family.holds(config)), MPLUG_OWL)
+    """The family whose format can express a model. Raises UserError if there is none."""
+    if config.text_only:
+        return PLAIN_LANGUAGE
+    for family in FAMILIES.values():
+        if family.fits(config):
+            return family
+    parts = ", ".join(part.architecture for part in config.parts.values())
+    raise UserError(
+        f"no Hugging Face format for a model of {parts}; save with format=orbax (formats: "
+        f"{', '.join(FAMILIES)})"
+    )

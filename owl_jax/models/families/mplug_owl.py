@@ -46,7 +46,7 @@ LORA: dict[str, LoraConfig] = {
 # Former names of subtrees in model directories that owl_jax wrote.
 SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
 
-MODEL_TYPE = "mplug-owl"
+_MODEL_TYPE = "mplug-owl"
 _LANGUAGE = "language_model."
 _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
@@ -81,7 +81,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             f"{source.path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
     source.expect(
-        "model_type", source.values.get("model_type", MODEL_TYPE), MODEL_TYPE, "mPLUG-Owl"
+        "model_type", source.values.get("model_type", _MODEL_TYPE), _MODEL_TYPE, "mPLUG-Owl"
     )
     whole = source.read(_HfOwl)
     source.expect(
@@ -109,22 +109,14 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     )
 
 
-def _holds(config: OwlConfig) -> bool:
-    return isinstance(config.vision, ClipConfig) and isinstance(config.connector, AbstractorConfig)
-
-
 def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
-    if not isinstance(vision, ClipConfig) or not isinstance(connector, AbstractorConfig):
-        raise UserError(
-            "mPLUG-Owl's format requires clip and abstractor, found "
-            f"{' and '.join(str(part.architecture) for part in (vision, connector) if part)}; "
-            "save with format=orbax"
-        )
+    assert isinstance(vision, ClipConfig)
+    assert isinstance(connector, AbstractorConfig)
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
-        "model_type": MODEL_TYPE,
+        "model_type": _MODEL_TYPE,
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**llm.to_hf(), **ids},
@@ -147,10 +139,10 @@ def _weight_rows(config: OwlConfig) -> list[Row]:
     assert isinstance(config.vision, ClipConfig)
     assert isinstance(config.connector, AbstractorConfig)
     language = with_prefix(config.llm.weight_rows(), _LANGUAGE)
-    return [*_vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
+    return [*vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
 
 
-def _vision_rows(temporal: bool) -> list[Row]:
+def vision_rows(temporal: bool) -> list[Row]:
     """mPLUG-Owl's tensor names of the vision encoder; q, k and v are fused."""
     embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
     ours = "vision/layers"
@@ -188,4 +180,25 @@ def _tied(config: OwlConfig) -> Mapping[str, str]:
     }
 
 
-MPLUG_OWL = Family(_holds, _read_config, _write_config, _weight_rows, _tied)
+def _fits(config: OwlConfig) -> bool:
+    return (
+        isinstance(config.vision, ClipConfig)
+        and isinstance(config.connector, AbstractorConfig)
+        and bool(config.llm.HF_CLASS)
+    )
+
+
+MPLUG_OWL = Family(
+    _MODEL_TYPE,
+    _read_config,
+    _write_config,
+    _weight_rows,
+    _tied,
+    _fits,
+    mark="query_tokens",
+    language_prefix=_LANGUAGE,
+    peft_base={
+        "base_model_class": "MplugOwlForConditionalGeneration",
+        "parent_library": "mplug_owl.modeling_mplug_owl",
+    },
+)

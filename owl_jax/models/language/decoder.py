@@ -7,7 +7,7 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Self
@@ -34,6 +34,7 @@ from owl_jax.models.language.rope import (
 )
 from owl_jax.models.layers import Embedding, Projection, RMSNorm
 from owl_jax.models.lora import LoraConfig
+from owl_jax.models.modality import Modality
 from owl_jax.models.parts import LanguagePart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
@@ -104,7 +105,7 @@ class DecoderConfig(LanguagePart):
         *("rope_theta", "rms_norm_eps", "tied", "sliding_window", "rope_type", "rope_factor"),
         *("rope_low_freq_factor", "rope_high_freq_factor", "rope_original_positions"),
     )
-    PROJECTIONS: ClassVar = (
+    PROJECTIONS: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     )
@@ -370,6 +371,7 @@ class Decoder(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Runs the decoder.
 
@@ -377,6 +379,7 @@ class Decoder(nn.Module):
           embeddings: [B, L, D], text and media.
           mask: of the sequences, or of these L queries over the cache's slots.
           cache: keys and values of the preceding tokens; only read.
+          modality: which tokens are visual, for blocks that ask; None: none of them.
 
         Returns: (hidden states after the last norm [B, L, D], keys and values of these L tokens,
         structured like the cache). In training nothing uses the latter and XLA removes them.
@@ -386,21 +389,30 @@ class Decoder(nn.Module):
             mask.query_positions, config.head_dim, config.rope_theta, config.rope_scaling
         )
         x, new = apply_layers(
-            partial(DecoderBlock, config, self.compute, self.lora),
+            partial(self.block(), config, self.compute, self.lora),
             config.num_layers,
             embeddings,
             cache,
             rotation,
             mask,
+            modality,
             scan=self.compute.scan_layers,
             remat=self.compute.remat,
             deterministic=deterministic,
         )
         return self.norm(x), new
 
+    @nn.nowrap
+    def block(self) -> type[DecoderBlock]:
+        """The class of a decoder layer."""
+        return DecoderBlock
+
 
 class DecoderBlock(nn.Module):
-    """One decoder layer. Returns (x, the keys and values of its tokens)."""
+    """One decoder layer. Returns (x, the keys and values of its tokens).
+
+    A subclass whose weights differ by modality overrides `norm` and `key_value`.
+    """
 
     config: DecoderConfig
     compute: Compute
@@ -413,6 +425,7 @@ class DecoderBlock(nn.Module):
         past: LayerCache | None,
         rotation: tuple[jax.Array, jax.Array],
         mask: AttentionMask,
+        modality: Modality | None,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerCache]:
@@ -429,24 +442,42 @@ class DecoderBlock(nn.Module):
                 layer(x, deterministic), ("batch", "length", *(f"act_{axis}" for axis in out_axes))
             )
 
-        def normed(name: str, x: jax.Array) -> jax.Array:
-            """Norms the heads of queries or keys, in models that do."""
-            return RMSNorm(config.rms_norm_eps, ("kv",), name=name)(x) if config.QK_NORM else x
-
         x = named("input", x)
-        y = RMSNorm(config.rms_norm_eps, name="attention_norm")(x)
-        q = normed("q_norm", project("q_proj", embed, heads, y))
+        y = self.norm("attention_norm", x, modality)
+        q = self.head_norm("q_norm", project("q_proj", embed, heads, y))
         q = named("query", rotate(q, *rotation))
-        k = normed("k_norm", project("k_proj", embed, key_heads, y))
+        k, v = self.key_value(lambda name, y: project(name, embed, key_heads, y), y, modality)
+        k, v = self.head_norm("k_norm", k), named("value", v)
         k = named("key", rotate(k, *rotation))
-        v = named("value", project("v_proj", embed, key_heads, y))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         y = attend(q, k, v, mask, None, self.compute.attention, past, window=config.sliding_window)
         x += named("attention", project("o_proj", heads, embed, y))
 
-        y = RMSNorm(config.rms_norm_eps, name="mlp_norm")(x)
+        y = self.norm("mlp_norm", x, modality)
         gate = named("gate", project("gate_proj", embed, mlp, y))
         up = named("up", project("up_proj", embed, mlp, y))
         x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
         return x, {"k": k, "v": v}
+
+    @nn.nowrap
+    def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:
+        """The norm `name` of x [B, L, D]."""
+        return RMSNorm(self.config.rms_norm_eps, name=name)(x)
+
+    @nn.nowrap
+    def head_norm(self, name: str, x: jax.Array) -> jax.Array:
+        """Queries or keys [B, L, H, K], normed in each head if the model does that."""
+        if not self.config.QK_NORM:
+            return x
+        return RMSNorm(self.config.rms_norm_eps, ("kv",), name=name)(x)
+
+    @nn.nowrap
+    def key_value(
+        self,
+        project: Callable[[str, jax.Array], jax.Array],
+        y: jax.Array,
+        modality: Modality | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Keys, not yet rotated, and values of y [B, L, D]; project: (name, y) -> [B, L, G, K]."""
+        return project("k_proj", y), project("v_proj", y)

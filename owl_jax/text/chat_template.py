@@ -1,0 +1,418 @@
+"""A model's own chat template: Jinja from its directory, rendered in a sandbox.
+
+    chat_template.jinja      the template
+    chat_template.json       {"chat_template": ...}
+    tokenizer_config.json    chat_template: a text, or [{"name": "default", "template": ...}, ...]
+
+The first of these files that has one is read. A template sees what transformers gives it: messages,
+add_generation_prompt, the special tokens, raise_exception; but not the date (strftime_now), which
+would make data depend on the day they are read.
+
+What is trained on comes from {% generation %} blocks, or else from prefixes: the answer is what
+messages[:k + 1] add to messages[:k] with the generation prompt. A template whose renderings are not
+prefixes of each other is refused, because it writes a history in another way than an answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+from owl_jax.errors import UserError, one_line, shown
+from owl_jax.files import read_json
+from owl_jax.text.formats.format import Piece, merged
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
+from owl_jax.text.special_tokens import CONFIG_FILE
+from owl_jax.text.tokenizer import Tokenizer
+from owl_jax.text.tokenizer_files import is_there, read_file
+from owl_jax.text.turns import Content, Turn
+
+TEMPLATE_FILE, JSON_FILE = "chat_template.jinja", "chat_template.json"
+CHAT_TEMPLATE = "chat_template"  # the name of the format
+
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+
+# Private characters that no text has: a medium in a message, the ends of a generation block.
+_PLACES = {IMAGE_ID: "\U000ffff0", VIDEO_ID: "\U000ffff1"}
+_START, _END = "\U000ffff2", "\U000ffff3"
+_NO_PRIVATE = dict.fromkeys(map(ord, (*_PLACES.values(), _START, _END)))
+
+_KINDS = {IMAGE_ID: "image", VIDEO_ID: "video"}
+_PROBE = "An owl"  # a message that every template writes as it is
+_LONGEST_REPEAT = 100_000  # as the sandbox's limit of range()
+_WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a field of thousands of characters
+# The tag of a medium in what a template writes for it: <|image_pad|> of
+# <|vision_start|><|image_pad|><|vision_end|>.
+_TAG = re.compile(r"<[^<>\s]*(?:image|video)[^<>\s]*>|\[IMG\]", re.IGNORECASE)
+
+# The generation blocks of a rendered text; adjacent ones are one.
+_BLOCK = re.compile(f"{_START}(?:[^{_END}]|{_END}{_START})*{_END}")
+
+_Media = Mapping[int, str]  # how a template writes a medium, by its input id
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template as a conversation format.
+
+    source: the template. path: its file, for messages. tokens: its variables, such as bos_token.
+    ends: the tokens that end an answer. marks: special tokens, which a message must not contain.
+    """
+
+    source: str
+    path: str
+    tokens: tuple[tuple[str, str], ...] = ()
+    ends: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    name: str = CHAT_TEMPLATE
+    stops: tuple[str, ...] = ()
+    answer_start: str = ""
+
+    def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
+        """See ConversationFormat. Raises UserError if what is trained on cannot be told."""
+        style = self._style
+        messages = list(map(style.message, turns))
+        whole = self._render(messages)
+        answers = [k for k, turn in enumerate(turns) if turn.role == "assistant"]
+        if _START in whole:
+            spans = [self._block(whole, *found.span()) for found in _BLOCK.finditer(whole)]
+            if len(spans) < len(answers):
+                raise self._refused(
+                    "marks fewer answers as {% generation %} than the conversation has; each "
+                    "answer needs such a block"
+                )
+        else:
+            spans = [self._answer(turns, messages, whole, k) for k in answers]
+        return self._cut(whole, spans, style.media)
+
+    def prompt(self, turns: Sequence[Turn]) -> list[Piece]:
+        """See ConversationFormat."""
+        style = self._style
+        begun: tuple[Content, ...] = ()
+        if turns and turns[-1].role == "assistant":
+            begun, turns = turns[-1].contents, turns[:-1]
+        text = self._render(list(map(style.message, turns)), add_generation_prompt=True)
+        opened = _Style(False, style.media).message(Turn("assistant", begun))["content"]
+        return self._cut(text + opened, [], style.media)
+
+    def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """See ConversationFormat."""
+        ids = map(tokenizer.token_id, self.ends)
+        return tuple(id for id in ids if id is not None)
+
+    def begins_with_bos(self, tokenizer: Tokenizer) -> bool:
+        """See ConversationFormat: the template writes BOS itself."""
+        return False
+
+    def reserved_by(self, tokenizer: Tokenizer) -> Iterable[str]:
+        """See ConversationFormat."""
+        return {*self.marks, *self._style.media.values()}
+
+    def check_masks(self) -> None:
+        """Raises UserError, with the reason, if a conversation of two rounds cannot be masked."""
+        turns = [Turn(role, (_PROBE,)) for role in ("user", "assistant", "user", "assistant")]
+        found = [piece.text for piece in self.pieces(turns) if piece.kind == "answer"]
+        if len(found) != 2 or not all(_PROBE in text for text in found):
+            raise self._refused("does not write two answers as they are")
+
+    @property
+    def _style(self) -> _Style:
+        return _style_of(self)
+
+    def _block(self, whole: str, start: int, end: int) -> tuple[int, int]:
+        """Where the answer of a generation block is.
+
+        A space before the block belongs to the answer's first word, unless prompts end with it.
+        """
+        if whole[:start].endswith(" ") and not self._style.prompts_end_with_space:
+            start -= 1
+        return start, end
+
+    def _answer(
+        self, turns: Sequence[Turn], messages: Sequence[Any], whole: str, k: int
+    ) -> tuple[int, int]:
+        """Where the answer of turn `k` is in the whole conversation."""
+        asked = self._render(messages[:k], add_generation_prompt=True)
+        answered = self._render(messages[: k + 1])
+        before = self._render(messages[:k]) if k else ""
+        where = f"answer {sum(turn.role == 'assistant' for turn in turns[: k + 1])}"
+        if not asked.startswith(before):
+            wrong = "the generation prompt is not added at the end"
+        elif not answered.startswith(asked):
+            wrong = f"{where} does not begin after the generation prompt"
+        elif not whole.startswith(answered):
+            wrong = f"{where} is written in another way when more messages follow"
+        else:
+            return len(asked), len(answered)
+        raise self._refused(
+            f"cannot be used for training: {wrong}, so that what to train on is unknown"
+        )
+
+    def _cut(self, text: str, spans: Sequence[tuple[int, int]], media: _Media) -> list[Piece]:
+        """The pieces of a rendered text. spans: of the answers, with what ends them."""
+        pieces: list[Piece] = []
+        position = 0
+        for start, end in spans:
+            pieces += _with_media(text[position:start], "prompt", media)
+            answer, ending, position = self._ended(text, start, end)
+            pieces += _with_media(answer, "answer", media)
+            pieces.append(Piece("end", ending))
+        pieces += _with_media(text[position:], "prompt", media)
+        return merged(piece._replace(text=piece.text.translate(_NO_PRIVATE)) for piece in pieces)
+
+    def _ended(self, text: str, start: int, end: int) -> tuple[str, str, int]:
+        """An answer, the token that ends it, and where what follows begins.
+
+        The token may come directly after the answer's span. If there is none, it is EOS: a model
+        that never sees an end would not stop.
+        """
+        if self.ends:
+            pattern = re.compile("|".join(map(re.escape, self.ends)))
+            if found := pattern.search(text, start, end):
+                return text[start : found.start()], found[0], found.end()
+            following = len(text) - len(text[end:].lstrip(f"{_START}{_END} \n"))
+            if found := pattern.match(text, following):
+                return text[start:following], found[0], found.end()
+        return text[start:end], "", end
+
+    def _render(self, messages: Sequence[Any], add_generation_prompt: bool = False) -> str:
+        return self._rendered(messages, add_generation_prompt=add_generation_prompt)
+
+    def _rendered(self, messages: Sequence[Any], **variables: Any) -> str:
+        """Raises UserError, one line, for whatever the template raises."""
+        try:
+            return _compiled(self.source).render(
+                messages=messages, tools=None, documents=None, **dict(self.tokens), **variables
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise self._refused(f"has an error in line {error.lineno}: {one_line(error)}") from None
+        except jinja2.sandbox.SecurityError as error:
+            raise self._refused(
+                f"does what the sandbox forbids: {one_line(error)}; a template only writes text"
+            ) from None
+        except _RaisedByTemplate as error:
+            raise self._refused(f"refuses the conversation: {one_line(error)}") from None
+        except Exception as error:  # a template may raise anything
+            raise self._refused(f"fails: {type(error).__name__}: {one_line(error)}") from None
+
+    def _refused(self, reason: str) -> UserError:
+        return UserError(f"{self.path}: the chat template {reason}")
+
+
+class _Style(NamedTuple):
+    """How a template takes messages: with content as parts or as text; how it writes media."""
+
+    as_parts: bool
+    media: _Media
+    prompts_end_with_space: bool = False
+
+    def message(self, turn: Turn) -> dict[str, Any]:
+        contents = [
+            content if isinstance(content, int) else content.translate(_NO_PRIVATE)
+            for content in turn.contents
+        ]
+        if not self.as_parts:
+            texts = (self.media[c] if isinstance(c, int) else c for c in contents)
+            return {"role": turn.role, "content": "".join(texts)}
+        parts: list[dict[str, str]] = []
+        for before, content in zip(["", *contents], contents, strict=False):
+            if isinstance(content, int):
+                tag = self.media[content]
+                is_text = tag in _PLACES.values()
+                parts.append(
+                    {"type": "text", "text": tag} if is_text else {"type": _KINDS[content]}
+                )
+            else:
+                # The template separates a medium from the text itself.
+                text = content.removeprefix("\n") if isinstance(before, int) else content
+                parts.append({"type": "text", "text": text})
+        return {"role": turn.role, "content": parts or [{"type": "text", "text": ""}]}
+
+
+@functools.lru_cache(maxsize=8)
+def _style_of(template: ChatTemplate) -> _Style:
+    """Whether a template reads parts, as those of multimodal models do, and how it writes media.
+
+    Raises UserError as rendering does, if it takes a message in neither form.
+    """
+    text = {"type": "text", "text": _PROBE}
+
+    def shown_as(medium: int) -> str:
+        """How the template writes a medium; its private character if it ignores the part."""
+        try:
+            without = template._render([{"role": "user", "content": [text]}])
+            part = {"type": _KINDS[medium]}
+            shown = template._render([{"role": "user", "content": [part, text]}])
+        except UserError:
+            return _PLACES[medium]
+        tags = _TAG.findall(_difference(without, shown))
+        return tags[0] if tags else _PLACES[medium]
+
+    def style(as_parts: bool, media: _Media, content: Any) -> _Style:
+        asked = [{"role": "user", "content": content}]
+        prompt = template._render(asked, add_generation_prompt=True)
+        return _Style(as_parts, media, prompt.endswith(" "))
+
+    try:
+        written = template._render([{"role": "user", "content": [text]}])
+    except UserError:
+        written = ""
+    # A template for texts may write the list itself.
+    if _PROBE in written and "'type'" not in written and '"type"' not in written:
+        return style(True, {medium: shown_as(medium) for medium in _PLACES}, [text])
+    written = template._render([{"role": "user", "content": _PROBE}])
+    if _PROBE not in written:
+        raise template._refused("does not write the user's message")
+    return style(False, _PLACES, _PROBE)
+
+
+def _difference(short: str, long: str) -> str:
+    """What `long` has between a beginning and an end that it shares with `short`."""
+    end = 0
+    while end < min(len(short), len(long)) and short[-1 - end] == long[-1 - end]:
+        end += 1
+    start = 0
+    while start < len(short) - end and short[start] == long[start]:
+        start += 1
+    return long[start : len(long) - end]
+
+
+def _with_media(text: str, kind: Literal["prompt", "answer"], media: _Media) -> Iterator[Piece]:
+    """The pieces of a text in which media are written as `media` says."""
+    by_tag = {tag: medium for medium, tag in media.items()} | {
+        place: medium for medium, place in _PLACES.items()
+    }
+    # One group: split returns text at even indices, tags at odd ones.
+    for i, part in enumerate(re.split(f"({'|'.join(map(re.escape, by_tag))})", text)):
+        yield Piece("media", medium=by_tag[part]) if i % 2 else Piece(kind, part)
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether a model's directory has a chat template."""
+    return _find(directory) is not None
+
+
+def read_chat_template(directory: Path, tokenizer: Tokenizer, ends: Sequence[int]) -> ChatTemplate:
+    """The chat template of a model's directory.
+
+    ends: the ids that end an answer. Raises UserError if there is no template, or it is damaged.
+    """
+    found = _find(directory)
+    if found is None:
+        raise UserError(
+            f"{directory}: no chat template, neither {TEMPLATE_FILE} nor in {CONFIG_FILE}; copy it "
+            "there, or name a conversation format (config.model.conversation)"
+        )
+    path, source = found
+    values = read_json(directory / CONFIG_FILE) if is_there(directory / CONFIG_FILE) else {}
+    tokens = {name: _content(values.get(name)) for name in _ROLES}
+    special = tokenizer.special_tokens
+    # The files may leave these to the tokenizer.
+    if tokens["bos_token"] is None and "bos_token" not in values and tokenizer.bos_id is not None:
+        tokens["bos_token"] = special.get(tokenizer.bos_id)
+    if tokens["eos_token"] is None:
+        tokens["eos_token"] = special.get(tokenizer.eos_id)
+    template = ChatTemplate(
+        source,
+        str(path),
+        tuple((name, token) for name, token in tokens.items() if token is not None),
+        tuple(special[id] for id in ends if id in special),
+        tuple(sorted(special.values())),
+    )
+    template._style  # noqa: B018  reports a template that cannot be rendered
+    return template
+
+
+def _find(directory: Path) -> tuple[Path, str] | None:
+    path = directory / TEMPLATE_FILE
+    if is_there(path):
+        try:
+            return path, read_file(path, "chat template").decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not UTF-8; copy the file again") from None
+    for name in (JSON_FILE, CONFIG_FILE):
+        path = directory / name
+        if not is_there(path):
+            continue
+        found = read_json(path).get(CHAT_TEMPLATE)
+        if isinstance(found, list):
+            named = [item for item in found if isinstance(item, dict)]
+            by_name = {item.get("name"): item.get("template") for item in named}
+            found = by_name.get("default", found)
+        if isinstance(found, str):
+            return path, found
+        if found is not None:
+            raise UserError(
+                f"{path}: {CHAT_TEMPLATE} is {shown(found)}; expected a text, or a list with one "
+                'named "default"'
+            )
+    return None
+
+
+def _content(token: Any) -> str | None:
+    """The content of a token of tokenizer_config.json."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) else None
+
+
+class _RaisedByTemplate(Exception):
+    """raise_exception of a template."""
+
+
+def _raise(message: str) -> NoReturn:
+    raise _RaisedByTemplate(message)
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """The sandbox, which also forbids texts and numbers that would take all memory."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        texts = isinstance(left, str | list | tuple), isinstance(right, str | list | tuple)
+        if operator == "*" and any(texts):
+            size, count = (left, right) if texts[0] else (right, left)
+            if isinstance(count, int) and len(size) * count > _LONGEST_REPEAT:
+                raise jinja2.sandbox.SecurityError("a text is repeated too often")
+        elif operator == "**" or (isinstance(left, str) and _WIDE.search(left)):
+            raise jinja2.sandbox.SecurityError(f"the operator {operator} is not allowed here")
+        return super().call_binop(context, operator, left, right)
+
+
+class _Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}: marks what it contains."""
+
+    tags = {"generation"}  # noqa: RUF012  as in Jinja's own extensions
+
+    def parse(self, parser: Any) -> jinja2.nodes.Node:
+        """The node of a block."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_marked", [], [])
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Callable[[], str]) -> str:
+        return f"{_START}{caller()}{_END}"
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(source: str) -> jinja2.Template:
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment.from_string(source)

@@ -1,0 +1,73 @@
+"""The conversation format of a model: a built-in one, one of its own, or its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from owl_jax.errors import UserError, listed, shown
+from owl_jax.python_file import objects_in_file
+from owl_jax.text.chat_template import CHAT_TEMPLATE, read_chat_template
+from owl_jax.text.end_ids import distinct
+from owl_jax.text.formats import FORMATS
+from owl_jax.text.formats.format import ConversationFormat, Format
+from owl_jax.text.tokenizer import Tokenizer
+
+NAMES = (*FORMATS, CHAT_TEMPLATE)
+
+
+def name_problem(conversation: str | Format) -> str | None:
+    """What is wrong with OwlConfig.conversation; None if it names a format or is one."""
+    if isinstance(conversation, str):
+        if conversation not in NAMES:
+            return (
+                f"conversation is {shown(conversation)}; expected {listed(NAMES)}, or the Python "
+                "file of a format of your own (docs/add_a_conversation_format.md)"
+            )
+    elif conversation.name in NAMES and FORMATS.get(conversation.name) != conversation:
+        return (
+            f"conversation.name is {conversation.name}, the name of a built-in format; choose "
+            "another"
+        )
+    return None
+
+
+def choose_format(
+    conversation: str | Format,
+    directory: Path | None,
+    tokenizer: Tokenizer,
+    end_ids: Sequence[int] = (),
+) -> ConversationFormat:
+    """The format of OwlConfig.conversation.
+
+    directory: of the tokenizer's files, which have the chat template. end_ids: the ids that end an
+    answer by the model's files.
+
+    Raises UserError for an unknown name, a tokenizer without a token that the format needs, and a
+    missing or unusable chat template.
+    """
+    if problem := name_problem(conversation):
+        raise UserError(problem)
+    if conversation == CHAT_TEMPLATE:
+        if directory is None:
+            raise UserError(f"conversation is {CHAT_TEMPLATE}, but the model has no tokenizer")
+        return read_chat_template(directory, tokenizer, distinct((tokenizer.eos_id, *end_ids)))
+    format = FORMATS[conversation] if isinstance(conversation, str) else conversation
+    format.check(tokenizer, str(directory or "the model"))
+    return format
+
+
+def load_format(path: str) -> Format:
+    """The one Format that a Python file defines. Raises UserError for a file without one."""
+    objects = objects_in_file(path, Format, "conversation format file")
+    found = [format for format in objects if format not in FORMATS.values()]  # what it imports
+    if len(found) != 1:
+        names = listed(format.name for format in found) or "none"
+        raise UserError(
+            f"conversation format file {path} defines {names}; expected one "
+            "owl_jax.text.formats.format.Format"
+        )
+    format = found[0]
+    if problem := name_problem(format):
+        raise UserError(f"{path}: {problem}")
+    return format

@@ -1,0 +1,107 @@
+"""A conversation as a neutral list of turns: who said what, with media in their places.
+
+Records and prompts are text in mPLUG-Owl's format (text/conversation.py). `turns_of` reads such a
+text, and a conversation format (text/formats/) writes the turns as its model expects them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
+
+SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
+)
+IMAGE_TOKEN = "<image>"
+VIDEO_TOKEN = "<|video|>"
+MEDIA_IDS = {IMAGE_TOKEN: IMAGE_ID, VIDEO_TOKEN: VIDEO_ID}
+
+Role = Literal["system", "user", "assistant"]
+Content: TypeAlias = str | int  # a text, or the input id of a medium
+
+_MARKS = re.compile(r"(<image>|<\|video\|>|^Human: |^AI: |^AI:\Z)", re.MULTILINE)
+_SPEAKERS: dict[str, Role] = {"Human:": "user", "AI:": "assistant"}
+# A message's own line that looks like a mark has a leading space (text/conversation.py).
+_ESCAPED = re.compile(r"(?<=\n) (?=(?:Human|AI):)")
+
+
+class Turn(NamedTuple):
+    """What one speaker says: texts and media in order, without white space at either end."""
+
+    role: Role
+    contents: tuple[Content, ...]
+
+
+def turns_of(text: str) -> list[Turn]:
+    """The turns of a text in mPLUG-Owl's format; no two consecutive ones have the same role.
+
+    What precedes the first "Human: " is the system message; SYSTEM itself and an empty one are left
+    out, so that a format uses its own. Without such a mark, or with media, it is the user's. An
+    unfinished or empty answer at the end is a turn.
+    """
+    found: list[tuple[Role, list[Content]]] = [("system", [])]
+    # One group: split returns text at even indices, marks at odd ones.
+    for i, part in enumerate(_MARKS.split(text)):
+        role, contents = found[-1]
+        if i % 2 == 0:
+            contents.append(part)
+        elif part in MEDIA_IDS:
+            contents.append(MEDIA_IDS[part])
+        elif (speaker := _SPEAKERS[part.rstrip()]) != role:
+            found.append((speaker, []))
+    first = found[0][1]
+    if isinstance(first[0], str) and first[0].startswith(SYSTEM):
+        first[0] = first[0][len(SYSTEM) :]
+    following = found[1][0] if len(found) > 1 else None
+    if following != "user":
+        found[0] = ("user", first)
+    elif any(isinstance(content, int) for content in first):
+        found[:2] = [("user", [*first, *found[1][1]])]
+    turns = [Turn(role, _trimmed(contents)) for role, contents in found]
+    return [turn for turn in turns if turn.contents or turn.role == "assistant"]
+
+
+def with_broken_marks(turns: Sequence[Turn], marks: Iterable[str]) -> list[Turn]:
+    """The turns with a space inside each of `marks`, so that no text can open or end a turn."""
+    pattern = _pattern(frozenset(mark for mark in marks if len(mark) > 1))
+    return [
+        Turn(
+            turn.role,
+            tuple(
+                pattern.sub(_broken, content) if isinstance(content, str) else content
+                for content in turn.contents
+            ),
+        )
+        for turn in turns
+    ]
+
+
+@functools.lru_cache
+def _pattern(marks: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(marks, key=lambda mark: (-len(mark), mark))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _broken(mark: re.Match[str]) -> str:
+    return f"{mark[0][0]} {mark[0][1:]}"
+
+
+def _trimmed(contents: Sequence[Content]) -> tuple[Content, ...]:
+    """Contents without escapes, empty texts, and white space at the ends."""
+    trimmed: list[Content] = []
+    for content in contents:
+        if isinstance(content, str) and trimmed and isinstance(trimmed[-1], str):
+            trimmed[-1] += content
+        else:
+            trimmed.append(content)
+    for i, content in enumerate(trimmed):
+        if isinstance(content, str):
+            content = _ESCAPED.sub("", content)
+            content = content.lstrip() if i == 0 else content
+            trimmed[i] = content.rstrip() if i == len(trimmed) - 1 else content
+    return tuple(content for content in trimmed if content != "")
