@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from jax.sharding import Mesh
@@ -21,6 +22,7 @@ def load(
     mesh: Mesh | None = None,
     any_base: bool = False,
     verify: bool = False,
+    parts: Sequence[str | Path] = (),
 ) -> Owl:
     """Loads a model.
 
@@ -36,6 +38,8 @@ def load(
       any_base: accept an adapter that was trained on another base.
       verify: first compare every file, including the adapter's, with the SHA256SUMS that owl_jax
         writes into each directory. This reads everything once more (times in docs/weights.md).
+      parts: Python files with parts of your own that the model has (docs/add_a_connector.md). The
+        directory does not name them: a file that it named would be run.
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
     Raises owl_jax.errors.UserError for files that are missing, damaged or do not fit.
@@ -43,4 +47,4 @@ def load(
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl
 
-    return load_owl(path, dtype, adapter, mesh, any_base, verify)
+    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts)

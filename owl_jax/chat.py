@@ -38,6 +38,7 @@ _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=Tr
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
+_PARTS = cli.define_parts_flag()
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; repeatable")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; repeatable")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and exit")
@@ -92,7 +93,12 @@ def _conversation() -> Conversation:
     check_seed(_SEED.value)
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(
-        _MODEL.value, dtype, _ADAPTER.value, any_base=_ANY_BASE.value, verify=_VERIFY.value
+        _MODEL.value,
+        dtype,
+        _ADAPTER.value,
+        any_base=_ANY_BASE.value,
+        verify=_VERIFY.value,
+        parts=_PARTS.value,
     )
     conversation = Conversation(owl, **sampling)
     for path in _IMAGE.value:

@@ -40,7 +40,7 @@ flags.disclaim_key_flags()
 # The flags of all commands whose value is a path, to be expanded.
 PATHS = frozenset(
     {"adapter", "base", "configs", "demo", "hlo", "image", "json", "media_root", "merge_adapter"}
-    | {"model", "output", "source", "target", "video", "workdir"}
+    | {"model", "output", "parts", "source", "target", "video", "workdir"}
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
@@ -61,6 +61,13 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     )
     flags.mark_flag_as_required("config")
     return flag
+
+
+def define_parts_flag() -> flags.FlagHolder[list[str]]:
+    """Defines the repeatable flag --parts=FILE (models/own_parts.py)."""
+    return flags.DEFINE_multi_string(
+        "parts", [], "a Python file with parts of your own that the model has; repeatable"
+    )
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -259,6 +266,10 @@ def _expand_config(config: ConfigDict) -> None:
             for name in names or list(holder):
                 if isinstance(holder.get(name), str):
                     holder[name] = as_typed(holder[name])
+    if isinstance(config.get("parts"), tuple):
+        config.parts = tuple(
+            as_typed(file) if isinstance(file, str) else file for file in config.parts
+        )
     data = config.get("data")
     mixture = data.get("mixture") if isinstance(data, ConfigDict) else None
     if isinstance(mixture, tuple):

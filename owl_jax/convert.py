@@ -45,6 +45,8 @@ DTYPE = flags.DEFINE_enum(
     "dtype of the target; by default the source's",
 )
 
+PARTS = cli.define_parts_flag()
+
 
 @flags.multi_flags_validator(
     ["target", "format", "verify"],
@@ -79,7 +81,9 @@ def _convert() -> None:
     from owl_jax.checkpoint.atomic_directory import check_free
     from owl_jax.checkpoint.lazy_arrays import Cast
     from owl_jax.checkpoint.model_directory import save_model
+    from owl_jax.models.own_parts import add_parts
 
+    add_parts(PARTS.value)
     start = time.monotonic()
     source = _directory(SOURCE)
     target_format = FORMAT.value or ""

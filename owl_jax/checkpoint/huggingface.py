@@ -11,31 +11,37 @@ from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.families import FAMILIES, Family, family_for
-from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.families import family_for, family_of
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import plain_models, read_language
+from owl_jax.models.language import read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
-from owl_jax.models.vision import VISION_ENCODERS
-
-# Vision encoders by the model_type of a directory that has only the encoder or includes it.
-VISION_TYPES: Mapping[str, type[VisionPart]] = {
-    name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES
-}
+from owl_jax.models.vision import read_vision
 
 
-def family_of(path: Path, values: Mapping[str, Any]) -> Family:
-    """The family of a config.json; without a model_type mPLUG-Owl, whose reader may refuse it.
+def tower_directory(directory: Path) -> Path | None:
+    """The directory of a model's vision tower, if config.json names one; else None.
 
-    Raises UserError, naming `path`, for a model_type that owl_jax does not know.
+    It is the path that config.json gives, absolute or from the model's directory; or a directory of
+    its last name beside the model's. Raises UserError if there is none.
     """
-    kind = values.get("model_type")
-    if kind is None:
-        return MPLUG_OWL
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join((*FAMILIES, *VISION_TYPES, *plain_models()))
-        raise UserError(f"{path}: model_type is {shown(kind)}; expected one of {known}")
-    return FAMILIES[kind]
+    values = read_json(directory / CONFIG_FILE)
+    key = family_of(values).tower
+    if key is None:
+        return None
+    named = values.get(key)
+    if not isinstance(named, str) or not named:
+        raise UserError(
+            f"{directory / CONFIG_FILE}: {key} is {shown(named)}; expected the directory of the "
+            "vision tower"
+        )
+    beside = directory.absolute().parent / Path(named).name
+    for candidate in (directory / named, beside):
+        if (candidate / CONFIG_FILE).exists():
+            return candidate
+    raise UserError(
+        f"{directory / CONFIG_FILE}: {key} is {shown(named)}; no such directory, and there is no "
+        f"{beside}; put the vision tower there"
+    )
 
 
 def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
@@ -47,7 +53,9 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    config = family_of(path, values).read_config(Source(path, values), tensors)
+    if (tower := tower_directory(directory)) is not None:
+        values = {**values, "vision_config": read_json(tower / CONFIG_FILE)}
+    config = family_of(values, path).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
     return config
 
@@ -59,12 +67,7 @@ def read_vision_config(directory: Path) -> VisionPart:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    # A file without a type is taken for the first encoder's.
-    kind = values.get("model_type", next(iter(VISION_TYPES)))
-    if not isinstance(kind, str) or kind not in VISION_TYPES:
-        known = ", ".join(VISION_TYPES)
-        raise UserError(f"{path}: vision encoder {shown(kind)}; expected {known}")
-    vision = VISION_TYPES[kind].from_hf(Source(path, values))
+    vision = read_vision(Source(path, values))
     _refuse(path, vision.problems("vision"))
     return vision
 
@@ -90,10 +93,12 @@ def write_config(
 
     Raises UserError for parts that the family's format does not support.
     """
-    values = family_for(config).write_config(config, dtype)
-    if "dtype" in (source or {}):  # transformers 5 reads this name first
+    family = family_for(config, source)
+    known = _updated(family.defaults(config), source or {})
+    values = _updated(known, family.write_config(config, dtype))
+    if "dtype" in values:  # the name that transformers 5 reads first
         values["dtype"] = dtype
-    written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
+    written = json.dumps(values, indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 
 

@@ -55,7 +55,7 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
     """
     path, vision = directory / FILE, config.vision
     processor = None if vision is None else _read(path, vision)
-    if processor is None or vision is None:
+    if vision is None or processor is None:
         return config
     if reads_resizing:
         resizing = _resizing(path, processor, vision)

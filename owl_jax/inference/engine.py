@@ -48,7 +48,7 @@ from owl_jax.text.conversation import (
     tokenize_prompt,
 )
 from owl_jax.text.end_ids import distinct, read_end_ids
-from owl_jax.text.formats.choose import choose_format
+from owl_jax.text.formats.choose import choose_format, end_ids_of
 from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
@@ -301,7 +301,7 @@ class Owl:
         if source is None or not has_tokenizer(source):
             return distinct((self.config.llm.eos_token_id, *self._ends_in_files))
         tokenizer = self.tokenizer
-        of_format = self.format.end_ids(tokenizer)
+        of_format = end_ids_of(self.config.conversation, tokenizer)
         return distinct((tokenizer.eos_id, *of_format, *self._ends_in_files))
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.arguments import DTYPES
 from owl_jax.inference.engine import Owl
+from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
@@ -29,9 +31,11 @@ def load_owl(
     mesh: Mesh | None,
     any_base: bool = False,
     verify: bool = False,
+    parts: Sequence[str | Path] = (),
 ) -> Owl:
     """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
     name = _name_of(dtype)
+    add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
     for value in [path] if adapter is None else [path, adapter]:
         if not isinstance(value, str | os.PathLike):
             raise UserError(f"{shown(value)} is not a path; expected the path of a model directory")

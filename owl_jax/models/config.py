@@ -26,7 +26,8 @@ from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
-# The built-in parts by subtree, in the order of the data flow.
+# The parts by subtree, in the order of the data flow: the built-in ones, and those that
+# models/own_parts.py adds.
 PARTS: Mapping[str, Mapping[str, type[Part]]] = {
     "vision": VISION_ENCODERS,
     "connector": CONNECTORS,
@@ -156,7 +157,8 @@ def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) ->
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(
-            f"{name}.architecture is {shown(architecture)}; expected {' or '.join(kinds)}"
+            f"{name}.architecture is {shown(architecture)}; expected {' or '.join(kinds)}, or a "
+            "part of your own, whose file you name: config.parts, --parts or load(parts=...)"
         )
     return checked(values, kinds[architecture], name)
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import numpy as np
 
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
@@ -42,21 +43,34 @@ class Part(ABC):
     def problems(self, where: str) -> list[str]:
         """Inconsistent sizes, one line each. where: the part's key in messages."""
 
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A stored parameter for another size of pictures; None if it depends on no such size.
+
+        path: below the subtree. shape: that of the same parameter in this model.
+        """
+        return None
+
     @abstractmethod
     def num_parameters(self) -> float:
         """Approximate number of parameters in the large kernels; serves to refuse absurd sizes."""
 
 
 class VisionPart(Part):
-    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D]."""
+    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D].
+
+    An encoder without directories of its own needs no MODEL_TYPES, `from_hf`, `weight_rows` and
+    `ignores`.
+    """
 
     image_size: Any
     num_heads: Any
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
     pixel_std: Any
-    MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
-    OTHER_PARTS: ClassVar[str]  # describes the tensors that `ignores` accepts, for messages
+    # model_type in a standalone encoder's config.json
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    # describes the tensors that `ignores` accepts, for messages
+    OTHER_PARTS: ClassVar[str] = "tensors of other parts"
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...
@@ -101,17 +115,17 @@ class VisionPart(Part):
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
 
     @classmethod
-    @abstractmethod
     def from_hf(cls, source: Source) -> Self:
         """Reads the config.json of a standalone encoder. Raises UserError."""
+        raise NotImplementedError(f"{cls.__name__} has MODEL_TYPES but no from_hf")
 
-    @abstractmethod
     def weight_rows(self) -> list[Row]:
         """The tensors of a standalone encoder's directory, targets below `vision/`."""
+        raise NotImplementedError(f"{type(self).__name__} has MODEL_TYPES but no weight_rows")
 
-    @abstractmethod
     def ignores(self, tensor: str) -> bool:
         """Whether a tensor in such a directory belongs to another part."""
+        return False
 
 
 class ConnectorPart(Part):
@@ -157,7 +171,7 @@ class LanguagePart(Part):
     EXTENDS: another architecture whose weights `extended` accepts.
     """
 
-    HF_CLASS: ClassVar[str]
+    HF_CLASS: ClassVar[str] = ""
     BASE_PREFIX: ClassVar[str]
     DEFINING: ClassVar[tuple[str, ...]]
     READS: ClassVar[tuple[str, ...]] = ()

@@ -25,6 +25,7 @@ from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.own_parts import add_parts, own_files
 from owl_jax.models.remat import policy
 from owl_jax.text.formats.choose import load_format
 from owl_jax.training.extensions import check_extensions
@@ -55,6 +56,8 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.max_skipped_steps = 5  # the run stops after this many non-finite steps in a row
     # model.conversation: a name (text/formats/), or the Python file of a format of your own.
     config.model = ConfigDict(model.to_dict())
+    # Python files with parts of your own (docs/add_a_connector.md); by default those of `model`.
+    config.parts = own_files(model)
 
     # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
     # (randomly initialised). tokenizer: a directory; "": the language model's.
@@ -131,6 +134,7 @@ def read_model(config: ConfigDict) -> OwlConfig:
 
     A conversation format in a Python file becomes part of the model config.
     """
+    add_parts(_parts_files(config))
     values = config.model.to_dict()
     conversation = values.get("conversation")
     try:
@@ -147,6 +151,15 @@ def read_model(config: ConfigDict) -> OwlConfig:
             "a language model alone as config.init.llm"
         )
     return model
+
+
+def _parts_files(config: ConfigDict) -> Sequence[str]:
+    files = config.get("parts", ())
+    if not (isinstance(files, tuple | list) and all(isinstance(file, str) for file in files)):
+        raise UserError(
+            f"config.parts={files!r}: expected paths of Python files, as in ('my_connector.py',)"
+        )
+    return files
 
 
 def read_compute(config: ConfigDict) -> Compute:

@@ -46,7 +46,8 @@ LORA: dict[str, LoraConfig] = {
 # Former names of subtrees in model directories that owl_jax wrote.
 SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
 
-_MODEL_TYPE = "mplug-owl"
+MODEL_TYPE = "mplug-owl"
+VISION_TYPE = "mplug_owl_vision_model"
 _LANGUAGE = "language_model."
 _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
@@ -81,7 +82,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             f"{source.path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
     source.expect(
-        "model_type", source.values.get("model_type", _MODEL_TYPE), _MODEL_TYPE, "mPLUG-Owl"
+        "model_type", source.values.get("model_type", MODEL_TYPE), MODEL_TYPE, "mPLUG-Owl"
     )
     whole = source.read(_HfOwl)
     source.expect(
@@ -116,21 +117,11 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
-        "model_type": _MODEL_TYPE,
+        "model_type": MODEL_TYPE,
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**llm.to_hf(), **ids},
-        "vision_config": {
-            "model_type": "mplug_owl_vision_model",
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_hidden_layers": vision.num_layers,
-            "num_attention_heads": vision.num_heads,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "hidden_act": "quick_gelu",
-        },
+        "vision_config": {**vision.to_hf(), "model_type": VISION_TYPE},
         "visual_abstractor_config": connector.to_hf(vision.hidden_size),
     }
 
@@ -165,7 +156,7 @@ def vision_rows(temporal: bool) -> list[Row]:
             *layer_norm(f"{source}.ln", f"{target}/norm"),
             Row(f"{source}.down_proj.weight", f"{target}/down/kernel", Linear(trailing=3)),
             Row(f"{source}.down_proj.bias", f"{target}/down/bias", Flat()),
-            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution()),
+            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution(trailing=2)),
             Row(f"{source}.conv.bias", f"{target}/bias", Same()),
             Row(f"{source}.up_proj.weight", f"{target}/up/kernel", Linear(trailing=3)),
             Row(f"{source}.up_proj.bias", f"{target}/up/bias", Flat()),
@@ -189,7 +180,7 @@ def _fits(config: OwlConfig) -> bool:
 
 
 MPLUG_OWL = Family(
-    _MODEL_TYPE,
+    MODEL_TYPE,
     _read_config,
     _write_config,
     _weight_rows,
