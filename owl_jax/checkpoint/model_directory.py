@@ -46,7 +46,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES, family_for, family_of
+from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import plain_models
 from owl_jax.models.lora import LoraConfig
@@ -269,8 +269,7 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             kind = values.get("model_type")
-            known = {*FAMILIES, *plain_models()}
-            return values if isinstance(kind, str) and kind in known else None
+            return values if isinstance(kind, str) and kind in families() else None
     return None
 
 
@@ -288,11 +287,9 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    if isinstance(kind, str) and kind in vision_types():
+    if kind in list(vision_types()):  # a list: `kind` may not be hashable
         return open_vision(directory)
-    if isinstance(kind, str) and kind in plain_models():
-        return open_language(directory)
-    return open_family(directory)
+    return open_language(directory) if kind in list(plain_models()) else open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:
