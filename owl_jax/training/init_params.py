@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         stored = dict(opened.params)
         if "vision" in names:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
+            opened = _with_layers_note(opened, program.model)
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
             stored = _extended(opened, program.model)
@@ -60,6 +62,15 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
     return params
+
+
+def _with_layers_note(opened: Opened, model: OwlConfig) -> Opened:
+    """Adds a note if the model's vision encoder is the start of the opened one."""
+    whole, used = opened.config.vision.num_layers, model.vision.num_layers
+    if whole <= used:
+        return opened
+    note = f"the first {used} of {whole} layers of the vision encoder are used"
+    return dataclasses.replace(opened, notes=(*opened.notes, note))
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:
