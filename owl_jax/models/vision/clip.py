@@ -163,6 +163,20 @@ class ClipConfig(VisionPart):
             temporal=temporal,
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """The inverse of `from_hf`: CLIPVisionConfig. It cannot express `temporal`."""
+        return {
+            "model_type": "clip_vision_model",
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "layer_norm_eps": self.layer_norm_eps,
+            "hidden_act": "quick_gelu",
+        }
+
     def weight_rows(self) -> list[Row]:
         """CLIPVisionModel's tensor names (transformers)."""
         embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
