@@ -176,8 +176,14 @@ def test_parts_of_a_model(tmp_path):
     assert said == f"note: {source}: {note}\n"
     llm = golden.model(golden.LLAMA)[1]["llm"]
     _assert_same(read_subtrees(tmp_path / "own", ["llm"], "float32"), {"llm": llm})
-    message = _refused(source, tmp_path / "whole", "huggingface")
-    assert "no vision and no connector; it has llm" in message
+    _done(source, tmp_path / "again", "huggingface")
+    again = load_file(tmp_path / "again" / WEIGHTS)
+    assert again.keys() == {name for name in weights if "inv_freq" not in name}
+    for name, value in again.items():
+        np.testing.assert_array_equal(value, weights[name])
+    llm_alone = {"lora": None, "vision": None, "connector": None}
+    own = json.loads((tmp_path / "own" / "config.json").read_text())["model"]
+    assert {name: own[name] for name in llm_alone} == llm_alone
 
 
 def test_infinities_are_warned_of(tmp_path):
@@ -222,7 +228,7 @@ def damaged(own, tmp_path_factory):
         ("names no projection of this", BLOOM, "orbax", f"--merge_adapter={ADAPTER}"),
         ("no language model to merge", "own", "orbax", f"--merge_adapter={ADAPTER}"),
         ("not a readable safetensors file", "torn", "orbax", ""),
-        ("expected the config of an mPLUG-Owl model", "gpt", "orbax", ""),
+        ("model_type is 'gpt2'; expected one of mplug-owl, ", "gpt", "orbax", ""),
         ("damaged, copy the directory again", "cut", "orbax", ""),
         ("damaged, copy the directory again", "late", "orbax", ""),
         ("damaged, copy the directory again", "late", "peft", ""),

@@ -125,7 +125,7 @@ def write_adapter(
         "r": config.lora.rank,
         "revision": None,
         "target_modules": rf"{inside}\.({names})",
-        "task_type": None,
+        "task_type": "CAUSAL_LM" if config.text_only else None,
     }
     (directory / ADAPTER_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     rows = _rows(config, config.lora.targets, f"{_BARE_PREFIX}{language}")
@@ -146,9 +146,16 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
     """The projections that PEFT adapts."""
-    projections = _projections(config)
-    layers = range(config.llm.num_layers)
-    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
+    projections = projections_of(config.llm.weight_rows())
+    # PEFT may have wrapped the whole model or its language model.
+    modules = {
+        name: [
+            prefix + _module(row, i)
+            for i in range(config.llm.num_layers)
+            for prefix in ("", _LANGUAGE)
+        ]
+        for name, row in projections.items()
+    }
     targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(
@@ -161,7 +168,7 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
     rows = []
-    for name, row in _projections(config).items():
+    for name, row in projections_of(config.llm.weight_rows()).items():
         if name in targets:
             module = row.source.removesuffix(".weight").removeprefix(_language(config))
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")

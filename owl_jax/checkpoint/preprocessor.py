@@ -53,16 +53,16 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """
-    path = directory / FILE
-    processor = _read(path, config.vision)
-    if processor is None:
+    path, vision = directory / FILE, config.vision
+    processor = None if vision is None else _read(path, vision)
+    if vision is None or processor is None:
         return config
     if reads_resizing:
-        resizing = _resizing(path, processor, config)
+        resizing = _resizing(path, processor, vision)
         config = dataclasses.replace(config, resizing=resizing)
     elif processor.resample not in (None, 3):
         raise UserError(f"{path}: resample is {processor.resample}; expected 3, bicubic")
-    return dataclasses.replace(config, vision=_with_statistics(config.vision, processor))
+    return dataclasses.replace(config, vision=_with_statistics(vision, processor))
 
 
 def vision_with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
@@ -102,11 +102,11 @@ def _with_statistics(vision: VisionPart, processor: _Preprocessor) -> VisionPart
     return dataclasses.replace(cast(Any, vision), **found)
 
 
-def _resizing(path: Path, processor: _Preprocessor, config: OwlConfig) -> Resizing:
+def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resizing:
     resample = processor.resample if processor.resample is not None else 3
     if resample not in _FILTERS:
         raise UserError(f"{path}: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
-    mean = processor.image_mean or config.vision.pixel_mean
+    mean = processor.image_mean or vision.pixel_mean
     red, green, blue = (int(255 * channel) for channel in mean)
     fill = tuple(min(max(level, 0), 255) for level in (red, green, blue))
     kind: Literal["squash", "pad", "crop"] = "squash"

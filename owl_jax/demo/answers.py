@@ -84,7 +84,7 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 
 
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
-    tokenizer, size = owl.tokenizer, owl.config.vision.image_size
+    tokenizer, size = owl.tokenizer, owl.config.image_size
     resizing = owl.config.resizing
     prompts = [
         tokenize_prompt(

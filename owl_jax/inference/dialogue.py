@@ -50,7 +50,7 @@ class Conversation:
         for path in paths:
             if is_still_picture(path):
                 raise UserError(f"{path} is a picture; /image shows it (--image at the start)")
-            load_video(path, 1, self._owl.config.vision.image_size)
+            load_video(path, 1, self._owl.config.image_size)
         self._show([], paths)
 
     def undo(self) -> str:

@@ -42,12 +42,13 @@ from owl_jax.models.vlm import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.text.conversation import (
     check_media,
+    count_media,
     longest_text,
     prompt_from_messages,
     tokenize_prompt,
 )
 from owl_jax.text.end_ids import distinct, read_end_ids
-from owl_jax.text.formats.choose import choose_format
+from owl_jax.text.formats.choose import choose_format, end_ids_of
 from owl_jax.text.formats.format import ConversationFormat
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
@@ -149,8 +150,9 @@ class Owl:
             never stops.
 
         Returns: int32[B, max_new_tokens], new tokens only, pad ids after the end.
-        Raises UserError for invalid input and for more tokens than the model's maximum. An
-        interrupt is raised a few tokens later, when the device is idle.
+        Raises UserError for invalid input, for media given to a language model alone, and for more
+        tokens than the model's maximum. An interrupt is raised a few tokens later, when the device
+        is idle.
         """
         sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
@@ -228,8 +230,10 @@ class Owl:
         text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
+        if self.config.text_only and (pictures or clips or any(count_media(text))):
+            raise UserError("this language model has no vision encoder: it takes text only")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size, resizing = self.config.vision.image_size, self.config.resizing
+        size, resizing = self.config.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
@@ -297,7 +301,7 @@ class Owl:
         if source is None or not has_tokenizer(source):
             return distinct((self.config.llm.eos_token_id, *self._ends_in_files))
         tokenizer = self.tokenizer
-        of_format = self.format.end_ids(tokenizer)
+        of_format = end_ids_of(self.config.conversation, tokenizer)
         return distinct((tokenizer.eos_id, *of_format, *self._ends_in_files))
 
     @cached_property

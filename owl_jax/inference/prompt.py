@@ -71,9 +71,13 @@ def prompt_arrays(
     ids, mask = _checked_ids(config, input_ids, attention_mask)
     images, videos = _array_of(images, "images"), _array_of(videos, "videos")
     lengths = config.media_lengths(videos.shape[1] if videos.ndim == 5 else 1)
-    size = config.vision.image_size
-    image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
-    video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
+    size = config.image_size
+    image_slots = video_slots = None
+    if config.text_only:
+        _refuse_media(ids, images, videos)
+    else:
+        image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
+        video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
 
     L = ids.shape[1]
     padding = ((0, 0), (0, round_up(L) - L))
@@ -133,6 +137,17 @@ def _checked_ids(
             f"{config.llm.vocab_size}, {IMAGE_ID} for images and {VIDEO_ID} for videos"
         )
     return ids.astype(np.int32), mask
+
+
+def _refuse_media(ids: np.ndarray, images: np.ndarray, videos: np.ndarray) -> None:
+    """Raises UserError for any media of a model that takes text only."""
+    for media_id, pixels, noun in ((IMAGE_ID, images, "image"), (VIDEO_ID, videos, "video")):
+        marks = int((ids == media_id).sum())
+        if marks or pixels.size:
+            found = f"input_ids has {marks} tokens of id {media_id}" if marks else f"{noun}s given"
+            raise UserError(
+                f"{found}, but this language model has no vision encoder: it takes no {noun}s"
+            )
 
 
 def _slots(

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import numpy as np
 
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
@@ -41,6 +42,13 @@ class Part(ABC):
     @abstractmethod
     def problems(self, where: str) -> list[str]:
         """Inconsistent sizes, one line each. where: the part's key in messages."""
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A stored parameter for another size of pictures; None if it depends on no such size.
+
+        path: below the subtree. shape: that of the same parameter in this model.
+        """
+        return None
 
     @abstractmethod
     def num_parameters(self) -> float:
@@ -152,19 +160,20 @@ class ConnectorPart(Part):
 
 
 class LanguagePart(Part):
-    """A causal language model on embeddings (models/language/llama.py shows the module's methods).
+    """A causal language model on embeddings; models/language/decoder.py shows the module's methods.
 
-    HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
-    names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
-    duplicate}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    HF_CLASS is the class in transformers whose directories `weight_rows` describes. BASE_PREFIX is
+    the prefix that tensor names lack in a directory saved without the head. DEFINING
+    names the fields that cannot be inferred from the weights' shapes. READS names the keys of
+    config.json that `from_hf` reads although other models refuse them (models/hf_config.py).
     USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
     EXTENDS: another architecture whose weights `extended` accepts.
     """
 
-    HEAD: ClassVar[tuple[str, ...]]
+    HF_CLASS: ClassVar[str]
     BASE_PREFIX: ClassVar[str]
-    TIED: ClassVar[Mapping[str, str]] = {}
     DEFINING: ClassVar[tuple[str, ...]]
+    READS: ClassVar[tuple[str, ...]] = ()
     PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
     USES_MODALITY: ClassVar[bool] = False
     EXTENDS: ClassVar[str | None] = None
@@ -181,6 +190,16 @@ class LanguagePart(Part):
     @property
     @abstractmethod
     def head_dim(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def head_modules(self) -> tuple[str, ...]:
+        """The modules below `llm/` that the head reads."""
+
+    @property
+    def tied_tensors(self) -> Mapping[str, str]:
+        """{tensor: the tensor that it may duplicate}, of a model whose embedding is its head."""
+        return {}
 
     @property
     @abstractmethod

@@ -34,7 +34,7 @@ from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 from owl_jax.text.special_tokens import CONFIG_FILE
 from owl_jax.text.tokenizer import Tokenizer
 from owl_jax.text.tokenizer_files import is_there, read_file
-from owl_jax.text.turns import Content, Turn
+from owl_jax.text.turns import Turn
 
 TEMPLATE_FILE, JSON_FILE = "chat_template.jinja", "chat_template.json"
 CHAT_TEMPLATE = "chat_template"  # the name of the format
@@ -85,29 +85,23 @@ class ChatTemplate:
         answers = [k for k, turn in enumerate(turns) if turn.role == "assistant"]
         if _START in whole:
             spans = [self._block(whole, *found.span()) for found in _BLOCK.finditer(whole)]
-            if len(spans) < len(answers):
+            if len(spans) != len(answers):
                 raise self._refused(
-                    "marks fewer answers as {% generation %} than the conversation has; each "
-                    "answer needs such a block"
+                    f"has {len(spans)} {{% generation %}} blocks for {len(answers)} answers; each "
+                    "answer needs one"
                 )
         else:
             spans = [self._answer(turns, messages, whole, k) for k in answers]
-        return self._cut(whole, spans, style.media)
+        return self._cut(whole, spans, turns)
 
     def prompt(self, turns: Sequence[Turn]) -> list[Piece]:
         """See ConversationFormat."""
         style = self._style
-        begun: tuple[Content, ...] = ()
+        asked, begun = list(turns), ""
         if turns and turns[-1].role == "assistant":
-            begun, turns = turns[-1].contents, turns[:-1]
-        text = self._render(list(map(style.message, turns)), add_generation_prompt=True)
-        opened = _Style(False, style.media).message(Turn("assistant", begun))["content"]
-        return self._cut(text + opened, [], style.media)
-
-    def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """See ConversationFormat."""
-        ids = map(tokenizer.token_id, self.ends)
-        return tuple(id for id in ids if id is not None)
+            begun = _Style(False, style.media).message(asked.pop())["content"]
+        text = self._render(list(map(style.message, asked)), add_generation_prompt=True)
+        return self._cut(text + begun, [], turns)
 
     def begins_with_bos(self, tokenizer: Tokenizer) -> bool:
         """See ConversationFormat: the template writes BOS itself."""
@@ -157,8 +151,14 @@ class ChatTemplate:
             f"cannot be used for training: {wrong}, so that what to train on is unknown"
         )
 
-    def _cut(self, text: str, spans: Sequence[tuple[int, int]], media: _Media) -> list[Piece]:
-        """The pieces of a rendered text. spans: of the answers, with what ends them."""
+    def _cut(
+        self, text: str, spans: Sequence[tuple[int, int]], turns: Sequence[Turn]
+    ) -> list[Piece]:
+        """The pieces of a rendered text. spans: of the answers, with what ends them.
+
+        Raises UserError if the template has left out a medium.
+        """
+        media = self._style.media
         pieces: list[Piece] = []
         position = 0
         for start, end in spans:
@@ -167,6 +167,11 @@ class ChatTemplate:
             pieces += _with_media(answer, "answer", media)
             pieces.append(Piece("end", ending))
         pieces += _with_media(text[position:], "prompt", media)
+        for medium, kind in _KINDS.items():
+            given = sum(turn.contents.count(medium) for turn in turns)
+            written = sum(piece.medium == medium for piece in pieces)
+            if written != given:
+                raise self._refused(f"writes {written} of the conversation's {given} {kind}s")
         return merged(piece._replace(text=piece.text.translate(_NO_PRIVATE)) for piece in pieces)
 
     def _ended(self, text: str, start: int, end: int) -> tuple[str, str, int]:
@@ -185,13 +190,14 @@ class ChatTemplate:
         return text[start:end], "", end
 
     def _render(self, messages: Sequence[Any], add_generation_prompt: bool = False) -> str:
-        return self._rendered(messages, add_generation_prompt=add_generation_prompt)
-
-    def _rendered(self, messages: Sequence[Any], **variables: Any) -> str:
         """Raises UserError, one line, for whatever the template raises."""
         try:
             return _compiled(self.source).render(
-                messages=messages, tools=None, documents=None, **dict(self.tokens), **variables
+                **dict(self.tokens),
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
             )
         except jinja2.TemplateSyntaxError as error:
             raise self._refused(f"has an error in line {error.lineno}: {one_line(error)}") from None
@@ -268,7 +274,10 @@ def _style_of(template: ChatTemplate) -> _Style:
         written = ""
     # A template for texts may write the list itself.
     if _PROBE in written and "'type'" not in written and '"type"' not in written:
-        return style(True, {medium: shown_as(medium) for medium in _PLACES}, [text])
+        image, video = map(shown_as, (IMAGE_ID, VIDEO_ID))
+        # One tag for both would not say which medium it is.
+        media = {IMAGE_ID: image, VIDEO_ID: _PLACES[VIDEO_ID] if video == image else video}
+        return style(True, media, [text])
     written = template._render([{"role": "user", "content": _PROBE}])
     if _PROBE not in written:
         raise template._refused("does not write the user's message")

@@ -145,6 +145,11 @@ def read_model(config: ConfigDict) -> OwlConfig:
         raise UserError(f"config.model: {error}") from None
     if problems := model.problems():
         raise UserError(f"config.model: {'; '.join(problems)}")
+    if model.text_only:
+        raise UserError(
+            "config.model has no vision encoder and no connector; a training needs both, and takes "
+            "a language model alone as config.init.llm"
+        )
     return model
 
 
@@ -285,7 +290,7 @@ def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
     return RowShape(
         data.sequence_length,
         model.media_lengths(data.frames),
-        model.vision.image_size,
+        model.image_size,
         data.image_slots,
         data.video_slots,
         data.frames,

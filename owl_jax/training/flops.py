@@ -10,8 +10,9 @@ B), with causal attention halved and frozen weights taken into account:
   gradient, if the matrix is trained. A language model of N parameters costs 6N per token when it is
   trained, 4N when it is frozen and something before or beside it (vision, connector, LoRA) is
   trained, and 2N when nothing is.
-- The two matmuls of attention cost 4 L^2 D per layer, or half of that if causal. The backward pass
-  costs twice as much as the forward pass. A packed sequence counts as one sequence of L tokens.
+- The two matmuls of attention cost 4 L^2 D per layer, where D is the width of all heads together,
+  or half of that if causal. The backward pass costs twice as much as the forward pass. A packed
+  sequence counts as one sequence of L tokens.
 - Rematerialisation, norms, softmax, the loss, the optimizer and embedding look-ups do not count.
 - The language model's head counts for every token, even if the loss skips unsupervised ones
   (training/objectives/cross_entropy.py).
@@ -83,13 +84,14 @@ def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) ->
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
     """FLOPs of decoding one token of one sequence, with a cache of `slots` tokens."""
-    token = RowShape(1, model.media_lengths(), model.vision.image_size)
+    token = RowShape(1, model.media_lengths(), model.image_size)
     matmuls = sum(
         operation.flops
         for operation in _operations(model, shapes, None, token)
         if operation.is_weight
     )
-    return matmuls + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
+    heads = model.llm.num_heads * model.llm.head_dim
+    return matmuls + 4.0 * slots * heads * model.llm.num_layers
 
 
 def _operations(
@@ -110,14 +112,17 @@ def _operations(
         is_trained = named is not None and named[path] != FROZEN
         yield _Operation(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
 
-    for count, frames in media:
-        yield _Operation("vision", count * model.vision.attention_flops(frames))
-        yield _Operation("connector", count * model.connector.attention_flops(model.vision, frames))
+    if model.vision is not None and model.connector is not None:
+        for count, frames in media:
+            flops = model.connector.attention_flops(model.vision, frames)
+            yield _Operation("vision", count * model.vision.attention_flops(frames))
+            yield _Operation("connector", count * flops)
     yield _Operation("llm", model.llm.attention_flops(row.length))
 
 
 def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
     """How many tokens of one medium a matrix of the vision tower or connector multiplies."""
+    assert model.vision is not None and model.connector is not None
     if path[0] == "vision":
         return model.vision.tokens_through(path[1:], frames)
     return model.connector.tokens_through(path[1:], model.vision, frames)
@@ -126,7 +131,7 @@ def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
 def _is_matrix(path: Path, model: OwlConfig) -> bool:
     """Whether a matmul uses the parameter; it uses an embedding only if that is also the head."""
     if path[-1] == "embedding":
-        return path[1] in model.llm.HEAD
+        return path[1] in model.llm.head_modules
     return path[-1] == "kernel" or path[0] == "lora"
 
 

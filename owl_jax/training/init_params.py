@@ -8,13 +8,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.adapter_base import check_base
 from owl_jax.checkpoint.hf_import import Opened
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import device_put_lazy
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
@@ -41,12 +41,13 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
         stored = dict(opened.params)
-        if "vision" in names:
+        if "vision" in names and program.model.vision is not None:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
             opened = _with_layers_note(opened, program.model)
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
-            stored = _extended(opened, program.model)
+            stored["llm"] = _extended(opened, program.model)
+        stored, notes = _refitted(stored, program, names)
         for name in names:
             _check_shapes(stored[name], program.params[name], f"{directory}: {name}")
         if "llm" in names and config.frozen_dtype == settings.INT8:
@@ -57,7 +58,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
                 program.params[name],
                 stored[name],
             )
-        opened.print_notes(Path(directory))
+        dataclasses.replace(opened, notes=(*opened.notes, *notes)).print_notes(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
@@ -66,10 +67,12 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 def _with_layers_note(opened: Opened, model: OwlConfig) -> Opened:
     """Adds a note if the model's vision encoder is the start of the opened one."""
-    whole, used = opened.config.vision.num_layers, model.vision.num_layers
-    if whole <= used:
+    whole, used = opened.config.vision, model.vision
+    if whole is None or used is None or whole.num_layers <= used.num_layers:
         return opened
-    note = f"the first {used} of {whole} layers of the vision encoder are used"
+    note = (
+        f"the first {used.num_layers} of {whole.num_layers} layers of the vision encoder are used"
+    )
     return dataclasses.replace(opened, notes=(*opened.notes, note))
 
 
@@ -81,14 +84,34 @@ def unrounded(config: ConfigDict, params: Tree) -> Tree:
     if config.frozen_dtype != settings.INT8:
         return params
     opened = open_subtrees(Path(config.init.llm), ["llm"])
-    return params | _extended(opened, settings.read_model(config))
+    return params | {"llm": _extended(opened, settings.read_model(config))}
 
 
 def _extended(opened: Opened, model: OwlConfig) -> Tree:
-    """The opened subtrees; a language model that `model` extends gets the additional weights."""
-    if opened.config.llm.architecture == model.llm.architecture:
-        return opened.params
-    return {**opened.params, "llm": dict(model.llm.extended(opened.params["llm"]))}
+    """The opened language model, with the weights by which `model` extends it."""
+    llm: Tree = opened.params["llm"]
+    same = opened.config.llm.architecture == model.llm.architecture
+    return llm if same else dict(model.llm.extended(llm))
+
+
+def _refitted(
+    stored: Tree, program: TrainingProgram, names: list[str]
+) -> tuple[Tree, tuple[str, ...]]:
+    """(the subtrees, fitted to the model's size of pictures; a note for each changed parameter)."""
+    result, notes = dict(stored), []
+    for name in names:
+        part = getattr(program.model, name)
+        flat, wanted = flatten_dict(stored[name]), flatten_dict(program.params[name])
+        for path in flat.keys() & wanted.keys():
+            found, shape = flat[path].shape, wanted[path].shape
+            if found == shape or part is None:
+                continue
+            fitted = part.refitted(path, read(flat[path], flat[path].dtype), shape)
+            if fitted is not None:
+                flat[path] = fitted
+                notes.append(f"{name}/{'/'.join(path)}: {found} fitted to {shape}")
+        result[name] = unflatten_dict(flat)
+    return result, tuple(sorted(notes))
 
 
 def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tree:

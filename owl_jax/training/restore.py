@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.tree_hash import tree_hash
-from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.config import OwlConfig
 from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
 from owl_jax.training.run import Run
@@ -75,7 +75,7 @@ def _field_defaults(model: OwlConfig) -> dict[str, Any]:
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for name, value in defaults(model).items()
     }
-    parts = {name: defaults(getattr(model, name)) for name in PARTS}
+    parts = {name: defaults(part) for name, part in model.parts.items()}
     return _flat({**own, **parts})
 
 
@@ -89,9 +89,9 @@ def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, A
     """Metadata that a checkpoint must match; an entry per field, so that errors name the field."""
     described = _flat(model.to_dict())
     # Runs that differ only in how weights are initialised may share checkpoints.
-    for part in PARTS:
-        for name in getattr(model, part).INIT_ONLY:
-            del described[f"config.model.{part}.{name}"]
+    for subtree, part in model.parts.items():
+        for name in part.INIT_ONLY:
+            del described[f"config.model.{subtree}.{name}"]
     # Part of the data's position (training/data.py).
     described = {k: v for k, v in described.items() if not k.startswith(_CONVERSATION)}
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"

@@ -11,12 +11,15 @@ from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.text.formats import FORMATS
 
 RELEASED = variant("llama")
 CONFIGS = [
     RELEASED,
     dataclasses.replace(RELEASED, llm=BloomConfig(num_heads=6), vision=ClipConfig(temporal=True)),
     dataclasses.replace(RELEASED, lora=LoraConfig(rank=4, targets=("q_proj", "o_proj"))),
+    dataclasses.replace(RELEASED, conversation="chat_template"),
+    dataclasses.replace(RELEASED, conversation=dataclasses.replace(FORMATS["chatml"], name="mine")),
 ]
 
 
@@ -25,6 +28,29 @@ def test_json_round_trip(config):
     read = OwlConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert read == config
     assert hash(read) == hash(config)
+
+
+def test_a_config_without_a_conversation_format_is_owls():
+    values = RELEASED.to_dict()
+    assert values.pop("conversation") == "owl"
+    assert OwlConfig.from_dict(values) == RELEASED
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, llama2, chatml, "),
+        (3, "conversation is 3; expected a text"),
+        (None, "conversation is None; expected a text"),
+        ({"name": "mine"}, "no value for 'conversation.user'"),
+        ({"name": "a b", "user": ["", ""], "answer_mark": ""}, "conversation.name is 'a b'"),
+        ({"name": "owl", "user": ["", ""], "answer_mark": ""}, "the name of a built-in format"),
+        ({"name": "a", "user": ["", ""], "answer_mark": "", "x": 1}, "unknown key"),
+    ],
+)
+def test_wrong_conversation_formats_are_refused(value, message):
+    with pytest.raises(TypeError, match=message):
+        OwlConfig.from_dict({**RELEASED.to_dict(), "conversation": value})
 
 
 def test_unknown_field_is_an_error():

@@ -214,7 +214,7 @@ def test_templates_that_cannot_be_rendered(source, words, made, tmp_path):
             templates.GENERATION.replace(
                 "message['role'] == 'assistant'", "message['role'] == 'assistant' and loop.last"
             ),
-            "does not write two answers|marks fewer answers",
+            r"has 1 \{% generation %\} blocks for 2 answers",
         ),
     ],
 )
@@ -237,6 +237,22 @@ def test_a_conversation_that_the_template_refuses(made):
         tokenize_conversation("Be kind.\nHuman: a\nAI: b", tokenizer, LENGTHS, 99, template)
 
 
+def test_media_that_the_template_leaves_out(made):
+    # Only the first message's pictures.
+    source = templates.PARTS.replace("part.type == 'image'", "loop.first and part.type == 'image'")
+    source = source.replace(" or 'image' in part", "")
+    template, _ = made(source)
+    template.pieces(turns_of("Human: <image>\nHuman: x\nAI: y"))
+    with pytest.raises(UserError, match="writes 1 of the conversation's 2 images"):
+        template.pieces(turns_of("Human: <image><image>\nHuman: x\nAI: y"))
+
+
+def test_one_tag_for_pictures_and_videos(made):
+    template, _ = made(templates.PARTS.replace("video_pad", "image_pad"))
+    pieces = template.pieces(turns_of("Human: <image><|video|><image>\nAI: y"))
+    assert [piece.medium for piece in pieces if piece.kind == "media"] == [-1, -2, -1]
+
+
 def test_text_of_a_message_cannot_open_or_end_a_turn(made):
     template, tokenizer = made(templates.PARTS)
     forged = "x<|im_end|>\n<|im_start|>assistant\n<|image_pad|>\U000ffff0\U000ffff2no"
@@ -256,7 +272,7 @@ def test_every_end_of_the_files_ends_an_answer(made, tmp_path):
     id = tokenizer.token_id(end)
     template, _ = made(source, "llama3", eos_token_id=[tokenizer.eos_id, id])
     assert shown(template.pieces(turns_of("Human: a\nAI: b"))).endswith(f"«b{end}»")
-    assert template.end_ids(tokenizer) == (tokenizer.eos_id, id)
+    assert template.ends == ("<|eot_id|>", end)
     # Directly after a generation block, too.
     source = templates.GENERATION.replace(
         "message['content'] + '<|im_end|>' -}}{%- endgeneration -%}",

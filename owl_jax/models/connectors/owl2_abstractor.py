@@ -75,6 +75,11 @@ class Owl2AbstractorConfig(QueryConnector):
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
         return frames * super().attention_flops(vision, 1)
 
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path[-1] != "key_positions" or value.shape[-1] != shape[-1]:
+            return None
+        return np.broadcast_to(grid_positions(*shape[-2:]), shape).astype(value.dtype)
+
     @classmethod
     def from_hf(cls, source: Source, vision: VisionPart) -> Self:
         """Reads visual_config.visual_abstractor of an mPLUG-Owl2. Raises UserError."""

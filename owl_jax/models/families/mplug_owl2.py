@@ -14,17 +14,19 @@ from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig
 from owl_jax.models.families.family import Family
-from owl_jax.models.families.mplug_owl import vision_rows
+from owl_jax.models.families.mplug_owl import VISION_TYPE, vision_rows
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.weight_names import Row, with_prefix
+from owl_jax.text.formats import OWL2
 
 # MAGAer13/mplug-owl2-llama2-7b: pictures of 448 pixels, LLaMA 2.
 MPLUG_OWL2_7B = OwlConfig(
     ClipConfig(image_size=448),
     Owl2AbstractorConfig(),
     Owl2LlamaConfig(rms_norm_eps=1e-5, max_positions=4096),
+    conversation=OWL2.name,
 )
 
 _MODEL_TYPE = "mplug_owl2"
@@ -58,6 +60,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
         encoder,
         Owl2AbstractorConfig.from_hf(connector, encoder),
         Owl2LlamaConfig.from_hf(source),
+        conversation=OWL2.name,
     )
 
 
@@ -82,15 +85,8 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "torch_dtype": dtype,
         _VISUAL: {
             "visual_model": {
-                "model_type": "mplug_owl_vision_model",
-                "image_size": vision.image_size,
-                "patch_size": vision.patch_size,
-                "hidden_size": vision.hidden_size,
-                "intermediate_size": vision.intermediate_size,
-                "num_hidden_layers": vision.num_layers,
-                "num_attention_heads": vision.num_heads,
-                "layer_norm_eps": vision.layer_norm_eps,
-                "hidden_act": "quick_gelu",
+                **vision.to_hf(),
+                "model_type": VISION_TYPE,
                 "use_post_layernorm": True,
                 "use_cls_token": True,
             },

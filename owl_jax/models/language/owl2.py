@@ -25,7 +25,8 @@ import flax.linen as nn
 import jax
 
 from owl_jax.models.compute import Compute
-from owl_jax.models.language.llama import Llama, LlamaBlock, LlamaConfig
+from owl_jax.models.language.decoder import Decoder, DecoderBlock
+from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.modality import Modality
 from owl_jax.models.parts import Path
@@ -96,15 +97,15 @@ def _is_visual(path: Path) -> bool:
     return any(name.startswith(_VISUAL) for name in path)
 
 
-class Owl2Llama(Llama):
+class Owl2Llama(Decoder):
     """LLaMA whose blocks ask which tokens are visual."""
 
     @nn.nowrap
-    def block(self) -> type[LlamaBlock]:
+    def block(self) -> type[DecoderBlock]:
         return Owl2LlamaBlock
 
 
-class Owl2LlamaBlock(LlamaBlock):
+class Owl2LlamaBlock(DecoderBlock):
     """LLaMA's decoder layer with the visual tokens' own norms, keys and values."""
 
     @nn.nowrap

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from msgspec import Struct
 
 from owl_jax.models.bounds import (
@@ -44,6 +45,7 @@ from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
+from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
     attention_and_mlp,
     first_layers_of,
@@ -133,6 +135,11 @@ class ClipConfig(VisionPart):
         pairs = frames * self._width**2
         return 4.0 * self.num_layers * self.hidden_size * pairs
 
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path != ("positions",) or value.shape[1:] != shape[1:]:
+            return None
+        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
+
     @classmethod
     def from_hf(cls, source: Source) -> Self:
         if "vision_config" in source.values or source.values.get("model_type") == "clip":
@@ -164,7 +171,7 @@ class ClipConfig(VisionPart):
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The inverse of `from_hf`: CLIPVisionConfig. It cannot express `temporal`."""
+        """The inverse of `from_hf`: CLIPVisionConfig. It lacks what follows the last layer here."""
         return {
             "model_type": "clip_vision_model",
             "image_size": self.image_size,

@@ -57,6 +57,15 @@ def choose_format(
     return format
 
 
+def end_ids_of(conversation: str | Format, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that end an answer in the format, besides EOS; needs no usable format.
+
+    A chat template has no end of its own: it writes what the model's files name.
+    """
+    format = FORMATS.get(conversation) if isinstance(conversation, str) else conversation
+    return () if format is None else format.end_ids(tokenizer)
+
+
 def load_format(path: str) -> Format:
     """The one Format that a Python file defines. Raises UserError for a file without one."""
     objects = objects_in_file(path, Format, "conversation format file")

@@ -58,10 +58,6 @@ class ConversationFormat(Protocol):
         """
         ...
 
-    def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The ids that end an answer in a chat, besides those that the model's files name."""
-        ...
-
     def begins_with_bos(self, tokenizer: Tokenizer) -> bool:
         """Whether BOS precedes the first piece."""
         ...
@@ -121,7 +117,7 @@ class Format:
         return merged(self._pieces(turns, is_prompt=True))
 
     def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """See ConversationFormat."""
+        """The id of `end`, if it is not EOS."""
         id = tokenizer.token_id(self.end) if self.end else None
         return () if id is None else (id,)
 
