@@ -35,6 +35,10 @@ SIZES = {
     "vocab_size": tiny.CONFIG.llm.vocab_size,
     "max_positions": 256,
     "num_query_tokens": 4,
+    # Of the tokenizer below.
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
 }
 
 
