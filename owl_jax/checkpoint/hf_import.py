@@ -239,8 +239,9 @@ def open_language(directory: Path) -> Opened:
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     values = read_json(directory / CONFIG_FILE)
-    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
-    return Opened(config, params, as_trained, notes, files)
+    trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
+    config = _with_conversation(config, trained, directory)
+    return Opened(config, params, trained.as_trained, notes, files)
 
 
 def trained_keys(config: OwlConfig) -> dict[str, Any]:
