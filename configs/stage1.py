@@ -31,7 +31,7 @@ def get_config(name: str = "llama") -> ConfigDict:
     config.steps = 50_000
     config.batch_size = 1_024
     config.gradient_accumulation_steps = 16
-    config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's, and LLaMA's
+    config.init.vision = config.init.llm = f"weights/mplug-owl-{name}"  # or CLIP's and LLaMA's
     config.rules = (
         ("(vision|connector)/.*", "visual"),
         ("llm/.*", "frozen"),

@@ -15,7 +15,7 @@ Needs a stage 1 model directory, its tokenizer and the data, in the paper's prop
     data/llava.json     150k (liuhaotian/LLaVA-Instruct-150K, llava_instruct_150k.json), with the
                         COCO images in data/train2017
 
-The first three have one {"messages": [{"role": "user", "content": "..."}, ...]} a line, or any
+The first three have {"messages": [{"role": "user", "content": "..."}, ...]} on each line, or any
 other form of docs/data.md. A packed sequence of 2,048 tokens has about four conversations and up to
 two images; give more image_slots to conversations with more images. To monitor the loss on held-out
 conversations, add config.evaluators (docs/training.md):

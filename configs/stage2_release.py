@@ -2,11 +2,12 @@
 
     python -m owl_jax.train --config=configs/stage2_release.py --workdir=DIR
 
-X-PLUG/mPLUG-Owl, pipeline/train.py and its script: r 8, alpha 32, dropout 0.05 on q_proj and
-v_proj, 2,048 tokens, 4,236 steps, 50 of warm-up, weight decay 1e-4, clip 1.0. The script's cosine,
-minimum rate and betas never reach its optimizer; it ran with a linear decay to zero and betas 0.9
-and 0.999, as does this config. Needs the weights of configs/stage2.py, and conversations in
-data/instructions.jsonl, in any form of docs/data.md.
+As in pipeline/train.py of X-PLUG/mPLUG-Owl and its script: r 8, alpha 32, dropout 0.05 on q_proj
+and v_proj, 2,048 tokens, 4,236 steps, 50 of them warm-up, weight decay 1e-4, clipping at 1.0. The
+script asks for a cosine schedule, a minimum rate and other betas, but they never reach its
+optimizer: it ran with linear decay to zero and betas 0.9 and 0.999, and so does this config. Needs
+the weights of configs/stage2.py, and conversations in data/instructions.jsonl, in any form of
+docs/data.md.
 """
 
 import dataclasses

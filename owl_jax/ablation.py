@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth; the command is owl_jax/demo/ablation.py."""
+"""Measures what each part of the recipe contributes: runs owl_jax/demo/ablation.py."""
 
 import runpy
 

@@ -4,8 +4,8 @@
 
 prompts for one question after another; with --prompt=TEXT it answers that and exits. Pictures and
 videos belong to the next question: each becomes a line before it, or replaces an <image> or
-<|video|> in it. Ctrl-C ends an answer; the text so far stays in the conversation. Exiting waits for
-the few tokens that the device is computing.
+<|video|> in it. Ctrl-C stops an answer; its text so far stays in the conversation. Exiting waits
+for the few tokens that the device is computing.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ _MODEL = flags.DEFINE_string("model", None, "the model's directory", required=Tr
 _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
+_PARTS = cli.define_parts_flag()
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; repeatable")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; repeatable")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and exit")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, DTYPES, "of the weights; by default float32 on a CPU, bfloat16 elsewhere"
+    "dtype", None, DTYPES, "dtype of the weights; by default float32 on a CPU, else bfloat16"
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", MAX_NEW_TOKENS, "longest answer")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", MAX_NEW_TOKENS, "tokens of the longest answer"
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy decoding")
 _TOP_K = flags.DEFINE_integer("top_k", None, "sample from the k most likely tokens")
-_TOP_P = flags.DEFINE_float("top_p", None, "sample from the most likely tokens of this total mass")
-_SEED = flags.DEFINE_integer("seed", 0, "of the sampling: 0 to 2**63 - 1")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", NUM_FRAMES, "of each video, at most 1024")
+_TOP_P = flags.DEFINE_float("top_p", None, "sample from the top tokens with this total probability")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the sampler, 0 to 2**63 - 1")
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", NUM_FRAMES, "frames of each video, at most 1024")
 
 
 def main(argv: list[str]) -> None:
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 
 def _conversation() -> Conversation:
-    """A new conversation, by the flags."""
+    """Loads the model and starts a conversation, as the flags say."""
     import jax
 
     from owl_jax.inference.dialogue import Conversation
@@ -90,7 +93,12 @@ def _conversation() -> Conversation:
     check_seed(_SEED.value)
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(
-        _MODEL.value, dtype, _ADAPTER.value, any_base=_ANY_BASE.value, verify=_VERIFY.value
+        _MODEL.value,
+        dtype,
+        _ADAPTER.value,
+        any_base=_ANY_BASE.value,
+        verify=_VERIFY.value,
+        parts=_PARTS.value,
     )
     conversation = Conversation(owl, **sampling)
     for path in _IMAGE.value:

@@ -2,9 +2,9 @@
 
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
 success (and --help); 1 a UserError, a config file that cannot be loaded or a full disk; 2 a wrong
-flag or config key; 130 Ctrl-C. Each but 0 prints one line on stderr. 141, without a message, means
-that the reader of stdout has gone (streams.py). A training that was preempted and has saved ends
-with 75. Every other exception is a bug in owl_jax and keeps its traceback.
+flag or config key; 130 Ctrl-C. Each of these but 0 comes with one line on stderr. 141, without a
+message, means that the reader of stdout has gone (streams.py). A training that was preempted and
+has saved ends with 75. Every other exception is a bug in owl_jax and keeps its traceback.
 """
 
 import difflib
@@ -34,13 +34,13 @@ from owl_jax.files import as_typed
 from owl_jax.former_keys import replacement_of
 from owl_jax.python_file import call_in_file
 
-# So that the config flag belongs to the command that defines it and shows in its --help.
+# Otherwise the config flag would belong to this module, and a command's --help would not show it.
 flags.disclaim_key_flags()
 
-# Flags whose value is a path, of all commands. Not --source of prepare: it may be something else.
+# The flags of all commands whose value is a path, to be expanded.
 PATHS = frozenset(
     {"adapter", "base", "configs", "demo", "hlo", "image", "json", "media_root", "merge_adapter"}
-    | {"model", "output", "source", "target", "video", "workdir"}
+    | {"model", "output", "parts", "source", "target", "video", "workdir"}
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
@@ -54,13 +54,20 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     The file defines get_config(), which returns an ml_collections.ConfigDict and receives the
     argument if there is one. The config is locked: only existing keys can be overridden.
     """
-    _with_flag_files(sys.argv[1:])  # the definition looks for overrides
+    _with_flag_files(sys.argv[1:])  # reports a bad --flagfile, which the definition reads
     flag = config_flags.DEFINE_config_file(
         "config",
         help_string="a Python file with get_config(); --config.KEY=VALUE overrides one of its keys",
     )
     flags.mark_flag_as_required("config")
     return flag
+
+
+def define_parts_flag() -> flags.FlagHolder[list[str]]:
+    """Defines the repeatable flag --parts=FILE (models/own_parts.py)."""
+    return flags.DEFINE_multi_string(
+        "parts", [], "a Python file with parts of your own that the model has; repeatable"
+    )
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -74,9 +81,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _call(main: Callable[[list[str]], int | None]) -> None:
-    # The handler was made at import, with the former stderr.
+    # absl made its handler at import, for the former stderr.
     absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
-    # JAX logs on machines without a TPU that it found none.
+    # Without a TPU, JAX logs that it found none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         app.run(main, flags_parser=_parse_flags)
@@ -116,7 +123,7 @@ def leave(message: str, status: int) -> NoReturn:
 
 @contextmanager
 def interrupts_end_at_once() -> Iterator[None]:
-    """Ctrl-C inside the block ends the process with status 130 and one line, without an exception.
+    """Makes Ctrl-C inside the block end the process with status 130 and one line, not an exception.
 
     For a start that has nothing to save. An ignored SIGINT stays ignored.
     """
@@ -163,8 +170,8 @@ def _is_one_of_several() -> bool:
 
 
 def _leave_the_others(status: int) -> NoReturn:
-    # A normal exit would wait for the other processes, and they for this one's part of the step.
-    # After os._exit JAX tells them that this one has gone, and they end, too.
+    # A normal exit would wait for the other processes, which wait for this one to finish its step.
+    # After os._exit, JAX tells them that this process has gone, and they end too.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -177,7 +184,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS([*argv[:1], *given])
     except SystemExit:
-        # Only --help and its kin exit while flags are parsed; absl gives them status 1.
+        # Only --help and similar flags exit during parsing; absl gives them status 1.
         sys.exit(0)
     if flags.FLAGS["verbosity"].using_default_value:
         absl_logging.set_verbosity(absl_logging.WARNING)  # data libraries log every step
@@ -200,7 +207,9 @@ def _with_flag_files(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS.read_flags_from_files(arguments, force_gnu=False)
     except (flags.Error, UnicodeDecodeError) as error:
-        leave(f"--flagfile: {one_line(error)}; name a text file in UTF-8, a flag a line", 2)
+        leave(
+            f"--flagfile: {one_line(error)}; name a text file in UTF-8, with one flag per line", 2
+        )
 
 
 def _each(value: Any, change: Callable[[str], str]) -> Any:
@@ -224,7 +233,7 @@ def _path(flag: str, value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Decodes an argument as UTF-8 where the locale could not; it may have to be tokenised."""
+    """Decodes an argument as UTF-8 if the locale could not: it may be text to tokenise."""
     is_decoded = not any("\ud800" <= character <= "\udfff" for character in value)
     return value if is_decoded else os.fsencode(value).decode("utf-8", errors="replace")
 
@@ -257,6 +266,10 @@ def _expand_config(config: ConfigDict) -> None:
             for name in names or list(holder):
                 if isinstance(holder.get(name), str):
                     holder[name] = as_typed(holder[name])
+    if isinstance(config.get("parts"), tuple):
+        config.parts = tuple(
+            as_typed(file) if isinstance(file, str) else file for file in config.parts
+        )
     data = config.get("data")
     mixture = data.get("mixture") if isinstance(data, ConfigDict) else None
     if isinstance(mixture, tuple):
@@ -331,8 +344,8 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:
-    if instead := replacement_of(key):
-        return f"--config.{key} no longer exists: {instead}"
+    if change := replacement_of(key):
+        return f"--config.{key} {change}"
     keys = list(_dotted_keys(config))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, 1) or [

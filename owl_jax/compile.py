@@ -43,11 +43,11 @@ BATCH_PER_DEVICE = flags.DEFINE_integer(
     "0: from config.batch_size",
     lower_bound=0,
 )
-QUICK = flags.DEFINE_bool("quick", False, "only memory and collectives, no time estimate")
+QUICK = flags.DEFINE_bool("quick", False, "report only memory and collectives, no time estimate")
 JSON = flags.DEFINE_string("json", None, "file to write the numbers to")
 HLO = flags.DEFINE_string("hlo", None, "file to write the compiled program's text to")
 DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "of the weights in prefill and decode"
+    "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "dtype of weights in prefill, decode"
 )
 NEW_TOKENS = flags.DEFINE_integer(
     "new_tokens", 256, "slots for new tokens in a sequence, in prefill and decode", lower_bound=1
@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
-    # JAX warns of indices beyond 32 bits for batches that do not fit, which the table says anyway.
+    # For batches that do not fit, JAX warns of indices beyond 32 bits; the table says that anyway.
     warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
     _check_flags()
     for file in (JSON, HLO):
@@ -119,7 +119,7 @@ def _check_flags() -> None:
 
 
 def _check_writable(file: flags.FlagHolder[str | None]) -> None:
-    """Raises UserError before compiling, not after. Leaves no new file."""
+    """Raises UserError for a file that could not be written after compiling. Leaves no new file."""
     if not file.value:
         return
     path = Path(as_typed(file.value))
@@ -172,5 +172,5 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    environment.prepare()  # now: reading the config imports JAX
+    environment.prepare()  # before cli.run, which reads the config and so imports JAX
     cli.run(main)

@@ -1,4 +1,4 @@
-"""Converts weights between formats, tensor by tensor, so any model fits any machine.
+"""Converts weights between formats, tensor by tensor, so that a large model needs little memory.
 
     python -m owl_jax.convert --source=DIR --target=DIR --format=huggingface|orbax|peft
     python -m owl_jax.convert --source=DIR --verify
@@ -29,7 +29,7 @@ from owl_jax.files import is_directory
 
 SOURCE = flags.DEFINE_string("source", None, "directory to read", required=True)
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty")
-FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "of the target")
+FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "format of the target")
 VERIFY = flags.DEFINE_bool(
     "verify", False, "compare the source with its SHA256SUMS; without --target, only that"
 )
@@ -39,13 +39,18 @@ MERGE_ADAPTER = flags.DEFINE_string(
 BASE = flags.DEFINE_string("base", None, "the model of the adapter, if the source is an adapter")
 ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base")
 DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["bfloat16", "float16", "float32"], "of the target; by default the source's"
+    "dtype",
+    None,
+    ["bfloat16", "float16", "float32"],
+    "dtype of the target; by default the source's",
 )
+
+PARTS = cli.define_parts_flag()
 
 
 @flags.multi_flags_validator(
     ["target", "format", "verify"],
-    "--target and --format must have a value; only --verify goes without both",
+    "give both --target and --format; only --verify works without them",
 )
 def _has_a_target(values: Mapping[str, Any]) -> bool:
     given = [values[name] is not None for name in ("target", "format")]
@@ -76,7 +81,9 @@ def _convert() -> None:
     from owl_jax.checkpoint.atomic_directory import check_free
     from owl_jax.checkpoint.lazy_arrays import Cast
     from owl_jax.checkpoint.model_directory import save_model
+    from owl_jax.models.own_parts import add_parts
 
+    add_parts(PARTS.value)
     start = time.monotonic()
     source = _directory(SOURCE)
     target_format = FORMAT.value or ""
@@ -136,7 +143,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         opened = model_directory.add_adapter(opened, model, source, ANY_BASE.value)
         return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
-        raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is none")
+        raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is not one")
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:

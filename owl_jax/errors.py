@@ -20,7 +20,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
-# Characters that a capped message keeps of its beginning and its end.
+# A capped message keeps this many characters of its beginning and of its end.
 _HEAD, _TAIL = 1_200, 400
 
 
@@ -49,7 +49,7 @@ class BadData(UserError):
 
     Args:
       reason: the category for counting, such as "missing file".
-      message: what was found where.
+      message: what was found, and where.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -40,7 +40,7 @@ class NotAFile(OSError):
 
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading. Raises OSError; NotAFile if it is not a regular file."""
-    # O_NONBLOCK: opening a FIFO would wait for a writer. It has no effect on regular files.
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer. Regular files ignore it.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -52,7 +52,7 @@ def open_regular(path: Path) -> BinaryIO:
         raise
     try:
         check_regular(descriptor, path)
-        # Not os.fdopen: this file has a name, for messages.
+        # Unlike os.fdopen, this gives the file a name, for messages.
         return open(path, "rb", opener=lambda *_: descriptor)
     except BaseException:
         os.close(descriptor)
@@ -77,7 +77,7 @@ def check_regular(file: int | str | Path, name: str | Path | None = None) -> Non
 
 
 def is_directory(path: str | Path) -> bool:
-    """Whether `path` is a directory; False for an impossible name, such as a too long one."""
+    """Whether `path` is a directory; False for an impossible name, such as one that is too long."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, for `json.loads`. Raises ValueError for a key that it has twice."""
+    """A JSON object, for `json.loads`. Raises ValueError for a repeated key."""
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -145,7 +145,7 @@ def write_whole(path: Path, text: str) -> None:
     except FileNotFoundError:
         mode = None
     if mode is not None and not is_replaceable(path):
-        # O_NONBLOCK: opening a FIFO without a reader is an error, instead of waiting for ever.
+        # O_NONBLOCK: opening a FIFO without a reader fails, instead of waiting for ever.
         # O_APPEND: standard output may be a file that already has content.
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(path, flags)
@@ -175,10 +175,11 @@ def is_replaceable(path: Path) -> bool:
 def lock_directory(directory: Path) -> int | None:
     """Locks an existing directory until the process ends.
 
-    Returns a descriptor, whose closing releases the lock; None if the file system cannot lock
-    directories (some network ones).
+    Returns a descriptor, which releases the lock when it is closed; None if the file system cannot
+    lock directories, as some network file systems.
+
     Raises BlockingIOError if another process or thread holds the lock, or has just replaced or
-    removed the directory; and any other OSError of opening it.
+    removed the directory; OSError if the directory cannot be opened.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -231,12 +232,12 @@ def as_typed(path: str) -> str:
 
 
 def is_of_windows(path: str) -> bool:
-    """Whether a path has the form of Windows: C:\\owls, or \\\\server\\owls."""
+    """Whether a path is written as on Windows: C:\\owls, or \\\\server\\owls."""
     return _WINDOWS.match(path) is not None
 
 
 def _of_windows(path: str) -> str:
-    """The path of a Windows file in WSL; an existing file of that name stays unchanged."""
+    """A Windows path as a path in WSL. The name of an existing file is returned unchanged."""
     found = _WINDOWS.match(path)
     drive = f"/mnt/{found[1].lower()}" if found and found[1] else ""
     if os.path.lexists(path):
@@ -244,6 +245,6 @@ def _of_windows(path: str) -> str:
     if found and drive and is_directory(drive):
         return f"{drive}/{found[2]}".replace("\\", "/")
     raise UserError(
-        f"{shown(path, 200)}: a Windows path, which this machine does not have; write the path of "
-        "the file here"
+        f"{shown(path, 200)}: a Windows path, which does not exist on this machine; write the "
+        "file's path here"
     )

@@ -3,8 +3,8 @@
     python -m owl_jax.prepare --source=SPEC --target=DIR
 
 SPEC is any source of a mixture (owl_jax/data/sources/detect.py). Every picture and video is decoded
-once, and records that training would drop are listed in DIR/skipped.jsonl; the bytes of the others
-do not change. After a kill, the same command resumes.
+once, and records that training would drop are listed in DIR/skipped.jsonl instead. Media keep their
+bytes, unless --reencode is given. After a kill, the same command resumes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty",
 MEDIA_ROOT = flags.DEFINE_string(
     "media_root", "", "base of relative media paths; by default the source's own directory"
 )
-SHARD_SIZE = flags.DEFINE_float("shard_size", 256, "MiB of a shard", lower_bound=2**-10)
+SHARD_SIZE = flags.DEFINE_float("shard_size", 256, "size of a shard in MiB", lower_bound=2**-10)
 LIMIT = flags.DEFINE_integer("limit", None, "read only the first N records", lower_bound=1)
 REENCODE = flags.DEFINE_integer(
     "reencode",
@@ -97,7 +97,7 @@ def main(_: list[str]) -> None:
 
 
 def _is_finished(target: Path, options: Options, locked: bool) -> bool:
-    """Whether the target is finished, and says so. Raises UserError for a target of other data.
+    """Whether the target is finished; says so if it is. Raises UserError if it has other data.
 
     locked: whether this process holds the target's lock.
     """
@@ -108,13 +108,17 @@ def _is_finished(target: Path, options: Options, locked: bool) -> bool:
 
     try:
         manifest = find_finished(target, SOURCE.value, options)
+    except FileNotFoundError:
+        if locked:
+            raise
+        return False  # another process has just deleted what was found: look again with the lock
     except UserError:
-        if not locked and is_busy(target):  # another process deletes it: no damage
+        if not locked and is_busy(target):  # not damage: another process is deleting it
             raise busy(target) from None
         raise
     if manifest is None:
         return False
-    if not is_missing(SOURCE.value):  # it may have been deleted since
+    if not is_missing(SOURCE.value):  # users may delete a converted source
         # Without an index directory: nothing is written to a finished target.
         source = open_source(SOURCE.value, MEDIA_ROOT.value)
         check_unchanged(target, manifest, fingerprint(source))

@@ -2,8 +2,8 @@
 
 - Characters that the encoding lacks are escaped; undecodable bytes of stdin are replaced.
 - A closed stream (`>&-`) becomes the null device.
-- A pipe whose reader has gone (`| head -1`) ends the command with status 141, as a shell reports
-  SIGPIPE. A process that saves at SIGTERM saves first.
+- A pipe whose reader has gone (`| head -1`) ends the command with status 141, which shells report
+  for SIGPIPE. A process that saves at SIGTERM saves first.
 - Output to a terminal that has gone is dropped.
 - A full disk under stdout raises OSError once; later output is dropped.
 - Output that stderr cannot write is dropped: no work depends on it.
@@ -47,7 +47,7 @@ class Output(io.FileIO):
         return self.failure is not None and self.failure.errno == errno.EPIPE
 
     def write(self, data: Any, /) -> int:
-        """Writes `data`, returns the number of bytes written; all of them once it is lost."""
+        """Writes `data`, or drops it if output is lost; returns the number of bytes handled."""
         size = memoryview(data).nbytes
         if self._is_lost:
             return size
@@ -77,21 +77,21 @@ def run(command: Callable[[], object]) -> NoReturn:
     except SystemExit as end:
         status = end.code
     except OSError as error:
-        if not _is_of(stdout, error):
+        if not _is_from(stdout, error):
             raise
     try:
         sys.stdout.flush()
     except OSError as error:
-        if not _is_of(stdout, error):
+        if not _is_from(stdout, error):
             raise
     if stdout.failure is not None and not stdout.is_broken and not status:
         print(f"error: {stdout.failure.filename}: {stdout.failure.strerror}", file=sys.stderr)
         status = 1
-    # 75, saved and to be restarted, becomes 141: nobody reads the output any more.
+    # 75 asks for a restart; it becomes 141, since nobody reads the output any more.
     sys.exit(BROKEN_PIPE if stdout.is_broken and status in (0, None, 75) else status)
 
 
-def _is_of(stdout: Output, error: OSError) -> bool:
+def _is_from(stdout: Output, error: OSError) -> bool:
     return stdout.failure is not None and stdout.failure.errno == error.errno
 
 
@@ -99,7 +99,7 @@ def _take_over() -> Output:
     """Replaces the three streams of the process; returns the raw stream of sys.stdout."""
     closed = [number for number in range(3) if not _is_open(number)]
     for number in closed:
-        # Otherwise the next opened file would get this descriptor, and libraries write to it.
+        # Otherwise the next opened file gets this descriptor, and libraries write into that file.
         null = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
         if null != number:
             os.dup2(null, number)

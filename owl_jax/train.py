@@ -27,13 +27,13 @@ MULTIHOST = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "with --multihost, if no TPU pod, GKE, Slurm or MPI provides it: host:port of process 0",
+    "host:port of process 0, for --multihost without a TPU pod, GKE, Slurm or MPI to provide it",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "with --coordinator_address: the number of processes", lower_bound=1
 )
 PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "with --coordinator_address: this process, from 0", lower_bound=0
+    "process_id", None, "with --coordinator_address: index of this process", lower_bound=0
 )
 
 # Substrings of the runtime errors raised when a peer process dies.
@@ -62,8 +62,8 @@ def main(_: list[str]) -> int | None:
 
     if "://" in WORKDIR.value:
         raise UserError(
-            f"--workdir={WORKDIR.value}: expected a folder; mount the bucket as one, as --bucket "
-            "of the launchers does (docs/launch)"
+            f"--workdir={WORKDIR.value}: expected a folder; mount the bucket as one, as the "
+            "launchers' --bucket does (docs/launch)"
         )
     processes = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MULTIHOST.value:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from quick_compile import on_devices
@@ -10,9 +11,19 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = on_devices(8)
 
 
+# The longest files are in these folders, in this order.
+LONG = ("training", "tests", "models", "checkpoint", "inference", "data", "launch")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest files first, those of trainings: at the end of a run no worker is left alone."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    """The longest files first: at the end of a run no worker is left alone."""
+
+    def place(item):
+        inside = item.path.relative_to(Path(__file__).parents[1]).parts[:-1]
+        room = inside[:2][-1]
+        return LONG.index(room) if room in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

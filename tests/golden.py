@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from read_whole import load_model, read_adapter
 
@@ -19,6 +21,7 @@ from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import Abstractor
+from owl_jax.models.language.llama import Llama
 from owl_jax.models.lora import merge
 from owl_jax.models.vision.clip import Clip, pooled_class_token
 from owl_jax.models.vlm import VisionLanguageModel, forward, variables
@@ -27,7 +30,7 @@ from owl_jax.training.objectives.cross_entropy import cross_entropy
 
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA, BLOOM, BLOOM_6 = "case01_image_llama", "case03_bloom", "case03b_bloom_6heads"
-VIDEO, LORA = "case04_video", "case05_lora"
+VIDEO, LORA, OWL2 = "case04_video", "case05_lora", "case06_owl2"
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,7 +50,10 @@ _RUNS: Mapping[str, Mapping[str, tuple[str, str | None, str | None]]] = {
         "textonly_": ("textonly_input_ids", None, None),
     },
     LORA: {"": _IMAGE_RUNS[""]},
+    OWL2: {"": ("input_ids", "images", None), "textonly_": _IMAGE_RUNS["textonly_"]},
 }
+
+_OWL2_IMAGE = -200  # the one id that stands for a picture in mPLUG-Owl2's inputs
 
 jitted_forward = jax.jit(forward, static_argnums=(0, 1))
 
@@ -64,7 +70,25 @@ def model(case: str) -> tuple[OwlConfig, Any]:
 
 @functools.cache
 def inputs(case: str) -> Arrays:
-    return dict(np.load(GOLDENS / case / "inputs.npz"))
+    """The recorded inputs; for mPLUG-Owl2, all tokens of its pictures, and their labels."""
+    given = dict(np.load(GOLDENS / case / "inputs.npz"))
+    if case == OWL2:
+        length = model(case)[0].num_tokens("image")
+        for name in ("input_ids", "greedy_input_ids"):
+            given[name] = _with_picture_tokens(given[name], length)
+        given["attention_mask"] = outputs(case)["expanded_attention_mask"]
+        given["labels"] = outputs(case)["expanded_labels"]
+        given["textonly_labels"] = given["textonly_input_ids"]
+    return given
+
+
+def _with_picture_tokens(ids: np.ndarray, length: int) -> np.ndarray:
+    """Each picture's id `length` times as -1; rows padded on the right with 0."""
+    rows = [np.repeat(row, np.where(row == _OWL2_IMAGE, length, 1)) for row in ids]
+    result = np.zeros((len(rows), max(map(len, rows))), ids.dtype)
+    for row, values in zip(result, rows, strict=True):
+        row[: len(values)] = np.where(values == _OWL2_IMAGE, -1, values)
+    return result
 
 
 @functools.cache
@@ -75,7 +99,10 @@ def outputs(case: str) -> Arrays:
 def run_rows(case: str, prefix: str = "") -> dict[str, Any]:
     """The arguments of `forward` for one run of a case."""
     given, names = inputs(case), _RUNS[case][prefix]
-    return rows(model(case)[0], *(None if name is None else given[name] for name in names))
+    args = rows(model(case)[0], *(None if name is None else given[name] for name in names))
+    if case == OWL2 and not prefix:  # the only case whose runs all have a mask
+        args["key_segments"] = given["attention_mask"].astype(np.int32)
+    return args
 
 
 def rows(
@@ -119,6 +146,9 @@ def _slots(counts: np.ndarray, media: np.ndarray) -> np.ndarray:
 def targets_and_mask(case: str, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
     """int32[B, L - 1] and float32[B, L - 1]: what the original's three masks leave."""
     given = inputs(case)
+    if case == OWL2:
+        labels = given[f"{prefix}labels"][:, 1:]
+        return np.maximum(labels, 0).astype(np.int32), (labels >= 0).astype(np.float32)
     masks = [given[f"{prefix}{name}_mask"] for name in ("non_padding", "non_media", "prompt")]
     targets = np.maximum(given[f"{prefix}labels"][:, 1:], 0).astype(np.int32)
     return targets, np.prod(masks, axis=0).astype(np.float32)
@@ -137,13 +167,18 @@ def reproduced(case: str) -> Arrays:
     config, params = model(case)
     ours = {}
     for prefix in _RUNS[case]:
-        for name, value in _trace(config, params, run_rows(case, prefix)).items():
+        args = run_rows(case, prefix)
+        if case == OWL2:
+            ours[f"{prefix}modality_indicators"] = args["media_index"] >= 0
+            if not prefix:
+                args["filling"] = (outputs(case)["inputs_embeds"] == 0).all(axis=2)
+        for name, value in _trace(config, params, args).items():
             ours[prefix + name] = value
         if f"{prefix}labels" in inputs(case):
             ours[f"{prefix}loss"] = mean_loss(
                 ours[f"{prefix}logits"], *targets_and_mask(case, prefix)
             )
-    if "attention_mask" in inputs(case):
+    if "attention_mask" in inputs(case) and case != OWL2:
         keys = inputs(case)["attention_mask"].astype(np.int32)
         masked, _ = _run(config, params, {**run_rows(case), "key_segments": keys})
         ours |= {
@@ -163,16 +198,26 @@ def reproduced(case: str) -> Arrays:
 def _run(config: OwlConfig, params: Any, args: dict[str, Any]) -> tuple[jax.Array, Any]:
     mask = self_attention_mask(args["positions"], args["segment_ids"])
     mask = dataclasses.replace(mask, key_segments=args["key_segments"])
-    logits, state = VisionLanguageModel(config, Compute()).apply(
-        variables(params),
-        args["input_ids"],
-        args["images"],
-        args["videos"],
-        args["media_index"],
-        mask,
-        mutable=["intermediates"],
-        capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor),
-    )
+
+    def emptied(method: Any, inputs: Any, options: Any, context: Any) -> Any:
+        """mPLUG-Owl2 fills its shorter rows with embeddings of zeros, not of the padding's id."""
+        result = method(*inputs, **options)
+        is_model = isinstance(context.module, VisionLanguageModel)
+        if is_model and context.method_name == "embed" and "filling" in args:
+            result = jnp.where(args["filling"][:, :, None], 0.0, result)
+        return result
+
+    with nn.intercept_methods(emptied):
+        logits, state = VisionLanguageModel(config, Compute()).apply(
+            variables(params),
+            args["input_ids"],
+            args["images"],
+            args["videos"],
+            args["media_index"],
+            mask,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor | Llama),
+        )
     state = state["intermediates"]
     if "vision" in state:
         encoded = state["vision"]["__call__"][0]
@@ -185,6 +230,8 @@ def _trace(config: OwlConfig, params: Any, args: dict[str, Any]) -> Arrays:
     logits, state = _run(config, params, args)
     traced = {"logits": logits, "inputs_embeds": state["embeddings"][0]}
     traced |= _per_layer("lm_layer", state["llm"]["layers"]["output"][0])
+    if "__call__" in state["llm"]:
+        traced["lm_final_hidden"] = state["llm"]["__call__"][0][0]
     if (args["images"] is None) == (args["videos"] is None):
         return traced
 

@@ -1,7 +1,6 @@
-import subprocess
-import sys
 import textwrap
 
+import forked
 import pytest
 
 COMMAND = '''
@@ -71,9 +70,7 @@ def command(tmp_path):
         (tmp_path / name).write_text(text)
 
     def call(*arguments):
-        return subprocess.run(
-            [sys.executable, "count.py", *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
+        return forked.run("count.py", *arguments, directory=tmp_path)
 
     return call
 

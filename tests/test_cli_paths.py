@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -62,12 +63,12 @@ def command(tmp_path):
     (tmp_path / "con fig.py").write_text(CONFIG)
 
     def call(*arguments, config="con fig.py", **environment):
+        every = "show.py", f"--config={config}", *arguments
+        variables = os.environ | {"HOME": str(tmp_path)} | environment
+        if not environment:
+            return forked.run(*every, environment=variables, directory=tmp_path)
         return subprocess.run(
-            [sys.executable, "show.py", f"--config={config}", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"HOME": str(tmp_path)} | environment,
-            capture_output=True,
-            text=True,
+            [sys.executable, *every], cwd=tmp_path, env=variables, capture_output=True, text=True
         )
 
     return call

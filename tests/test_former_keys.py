@@ -17,11 +17,12 @@ def test_a_former_key_and_what_was_below_it(key):
         ("any_base", "allow_base_mismatch"),
         ("data.length", "data.sequence_length"),
         ("init.abstractor", "init.connector"),
-        ("model.abstractor.num_layers", "model.connector"),
+        ("model.abstractor", "model.connector"),
+        ("model.abstractor.num_layers", "model.connector.num_layers"),
     ],
 )
 def test_a_renamed_key_names_the_new_one(key, now):
-    assert replacement_of(key) == f"config.{now}"
+    assert replacement_of(key) == f"is now config.{now}"
 
 
 @pytest.mark.parametrize("key", ["data", "data.mixture", "data.synthetics", "synthetic", ""])

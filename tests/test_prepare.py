@@ -1,5 +1,6 @@
 """The command that prepares: every kind of source, killed and resumed, mistakes in one line."""
 
+import errno
 import json
 import re
 import shutil
@@ -8,26 +9,30 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 import source_files
+from absl import flags
+from absl.testing import flagsaver
 
+from owl_jax import prepare
 from owl_jax.data.shards.journal import SKIPPED_FILE
 from owl_jax.data.shards.manifest import JOURNAL_FILE, MANIFEST_FILE
-from owl_jax.data.shards.target import INDEX_DIR
+from owl_jax.data.shards.target import INDEX_DIR, Options, find_finished
 from owl_jax.data.sources.detect import open_source
 
 EMBEDDED = f"{source_files.EMBEDDED}:vqa"
 
 
 def _command(source, target, *flags):
-    arguments = [f"--source={source}", f"--target={target}", *flags]
-    return [sys.executable, "-m", "owl_jax.prepare", *arguments]
+    return ["-m", "owl_jax.prepare", f"--source={source}", f"--target={target}", *flags]
 
 
-def _run(*args, before=(), **kwargs):
-    return subprocess.run(
-        [*before, *_command(*args)], capture_output=True, text=True, check=False, **kwargs
-    )  # fmt: skip
+def _run(*args, before=()):
+    if not before:
+        return forked.run(*_command(*args))
+    command = [*before, sys.executable, *_command(*args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _done(source, target, *flags):
@@ -133,7 +138,7 @@ def test_killed_and_begun_again_is_as_if_not_killed(pictures, tmp_path, shards_b
     _, shards, _ = _done(pictures, tmp_path / "whole", *flags)
     assert shards > 5
     target = tmp_path / "killed"
-    process = subprocess.Popen(_command(pictures, target, *flags), stdout=subprocess.PIPE)
+    process = forked.Forked(_command(pictures, target, *flags))
     while process.poll() is None:
         finished = [*target.glob("data-*.array_record")]
         if (target / JOURNAL_FILE).exists() and len(finished) >= shards_before_kill:
@@ -156,7 +161,7 @@ def test_killed_after_every_shard(pictures, tmp_path):
     target = tmp_path / "killed"
     kills, finished = 0, 0
     while True:
-        process = subprocess.Popen(_command(pictures, target, *flags), stdout=subprocess.PIPE)
+        process = forked.Forked(_command(pictures, target, *flags))
         while process.poll() is None and len([*target.glob("data-*.array_record")]) == finished:
             time.sleep(0.001)
         process.kill()
@@ -274,9 +279,7 @@ def test_an_interrupt_from_the_keyboard(pictures, tmp_path):
     flags = "--shard_size=0.05", "--max_dropped=0.1", "--reencode=95"
     for attempt in range(10):  # on a busy machine it may be done before the signal
         target = tmp_path / f"target{attempt}"
-        process = subprocess.Popen(
-            _command(pictures, target, *flags), stderr=subprocess.PIPE, text=True
-        )
+        process = forked.Forked(_command(pictures, target, *flags))
         while process.poll() is None and not [*target.glob("data-*.array_record")]:
             time.sleep(0.001)
         process.send_signal(signal.SIGINT)
@@ -288,7 +291,7 @@ def test_an_interrupt_from_the_keyboard(pictures, tmp_path):
 
 
 def test_progress_is_told_now_and_then(tmp_path, monkeypatch, capsys):
-    from owl_jax import prepare
+
     from owl_jax.data.shards.write import Progress
 
     now = 100.0
@@ -302,21 +305,33 @@ def test_progress_is_told_now_and_then(tmp_path, monkeypatch, capsys):
     assert len(lines) == 3
 
 
+def test_a_journal_that_another_process_deletes_meanwhile(specs, tmp_path, monkeypatch, capsys):
+    """A run that has just finished deletes its journal."""
+    target = tmp_path / "target"
+    _done(specs["json_lines"], target)
+    looks = []
+
+    def vanished(*_):
+        looks.append(target)
+        if len(looks) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return find_finished(target, specs["json_lines"], Options())
+
+    monkeypatch.setattr("owl_jax.data.shards.target.find_finished", vanished)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["prepare", f"--source={specs['json_lines']}", f"--target={target}"])
+        prepare.main(["prepare"])
+    assert capsys.readouterr().out.startswith(f"{target} is finished: ")
+    assert len(looks) == 2
+
+
 @pytest.mark.parametrize("flags", [(), ("--restart",)])
 def test_of_several_at_once_one_writes(flags, specs, tmp_path):
     """The others end with one line and disturb neither its shards nor its indices."""
     target = tmp_path / "target"
     if flags:
         _done(specs["json_lines"], target)
-    runs = [
-        subprocess.Popen(
-            _command(specs["json_lines"], target, *flags),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
+    runs = [forked.Forked(_command(specs["json_lines"], target, *flags)) for _ in range(3)]
     told = [run.communicate(timeout=240) for run in runs]
     for run, (out, err) in zip(runs, told, strict=True):
         if run.returncode == 0:

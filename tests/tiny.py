@@ -26,13 +26,20 @@ CONFIG = OwlConfig(
 )
 
 
-def write_model(directory: Path, config: OwlConfig = CONFIG) -> Path:
-    """Writes `directory`, in our own format, with a tokenizer that fills the vocabulary."""
-    words = directory.with_name(f"{directory.name}-tokenizer")
-    train_sentencepiece(
-        [SYSTEM, "Human: What do you see?", "AI: "],
-        config.llm.vocab_size,
-        words / "tokenizer.model",
+def write_tokenizer(directory: Path, vocab_size: int = CONFIG.llm.vocab_size) -> Path:
+    """Writes a tokenizer of so many pieces into `directory`."""
+    lines = [SYSTEM, "Human: What do you see?", "AI: "]
+    train_sentencepiece(lines, vocab_size, directory / "tokenizer.model")
+    return directory
+
+
+def write_model(directory: Path, config: OwlConfig = CONFIG, tokenizer: Path | None = None) -> Path:
+    """Writes `directory`, in our own format, with a tokenizer that fills the vocabulary.
+
+    tokenizer: a directory that has one; by default a new one is trained.
+    """
+    words = tokenizer or write_tokenizer(
+        directory.with_name(f"{directory.name}-tokenizer"), config.llm.vocab_size
     )
     # Drawn by NumPy: nothing to compile. Small embeddings, large kernels: answers depend on all of
     # what is asked and shown.
@@ -49,6 +56,7 @@ def write_model(directory: Path, config: OwlConfig = CONFIG) -> Path:
 
     params = jax.tree_util.tree_map_with_path(draw, abstract_params(config))
     # Special and byte pieces are hardly ever the likeliest: answers are words and go on.
-    params["llm"]["lm_head"]["kernel"][:, :NUM_SPECIAL] = 0
+    if "lm_head" in params["llm"]:
+        params["llm"]["lm_head"]["kernel"][:, :NUM_SPECIAL] = 0
     save_model(directory, config, params, "orbax", words)
     return directory

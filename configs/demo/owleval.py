@@ -4,8 +4,7 @@
 
 DIR is OwlEval as published (X-PLUG/mPLUG-Owl, OwlEval), which is not part of this project: `cases/`
 with the images and `answer/mPLUG_Owl_7b_answer.jsonl`. The model memorises 82 answers, which only
-shows that real images and free text pass through every part. Answers longer than a sequence are
-cut.
+shows that every part handles real images and free text. Answers longer than a sequence are cut.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     python -m owl_jax.train --config=configs/demo/stage0.py --workdir=DIR
 
-It stands in for a pretrained language model. `make demo` runs it before the other stages.
+The result stands in for a pretrained language model. `make demo` runs this stage first.
 """
 
 from ml_collections import ConfigDict

@@ -28,6 +28,7 @@ from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, shown
 from owl_jax.models.config import OwlConfig
+from owl_jax.models.families import FAMILIES, Family
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.transforms import Linear, Slices
 from owl_jax.models.weight_names import Row, with_prefix
@@ -36,7 +37,7 @@ from owl_jax.models.weight_names import projections as projections_of
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TORCH_FILE = "adapter_model.bin"
 
-_LANGUAGE = "language_model."
+_LANGUAGE = "language_model."  # before the language model's names, in a model of no family
 _PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
 
 
@@ -102,12 +103,14 @@ def write_adapter(
     """
     if config.lora is None:
         raise ValueError("config.lora is None: the model has no adapter")
-    names = "|".join(map(re.escape, config.lora.targets))
+    family = _family(config)
+    language = _language(config)
+    # The vision encoder has projections of the same names (BLOOM's query_key_value).
+    inside = rf".*{re.escape(language.rstrip('.'))}.*" if language else ".*"
+    projections = _projections(config)
+    names = "|".join(re.escape(_suffix(projections[name])) for name in config.lora.targets)
     values = {
-        "auto_mapping": {
-            "base_model_class": "MplugOwlForConditionalGeneration",
-            "parent_library": "mplug_owl.modeling_mplug_owl",
-        },
+        "auto_mapping": None if family is None else family.peft_base,
         "base_model_name_or_path": base_model_name,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -121,12 +124,12 @@ def write_adapter(
         "peft_type": "LORA",
         "r": config.lora.rank,
         "revision": None,
-        # The vision encoder has projections of the same names (BLOOM's query_key_value).
-        "target_modules": rf".*language_model.*\.({names})",
-        "task_type": None,
+        "target_modules": rf"{inside}\.({names})",
+        "task_type": "CAUSAL_LM" if config.text_only else None,
     }
     (directory / ADAPTER_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tensors = to_source(_rows(config, config.lora.targets, _PREFIX), {"lora": lora})
+    rows = _rows(config, config.lora.targets, f"{_BARE_PREFIX}{language}")
+    tensors = to_source(rows, {"lora": lora})
     return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
 
@@ -143,9 +146,16 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
     """The projections that PEFT adapts."""
-    projections = _projections(config)
-    layers = range(config.llm.num_layers)
-    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
+    projections = projections_of(config.llm.weight_rows())
+    # PEFT may have wrapped the whole model or its language model.
+    modules = {
+        name: [
+            prefix + _module(row, i)
+            for i in range(config.llm.num_layers)
+            for prefix in ("", _LANGUAGE)
+        ]
+        for name, row in projections.items()
+    }
     targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(
@@ -158,9 +168,9 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
     rows = []
-    for name, row in _projections(config).items():
+    for name, row in projections_of(config.llm.weight_rows()).items():
         if name in targets:
-            module = row.source.removesuffix(".weight").removeprefix(_LANGUAGE)
+            module = row.source.removesuffix(".weight").removeprefix(_language(config))
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
             rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.transform))
             rows.append(Row(f"{prefix}{module}.lora_B.weight", f"{target}b", Linear()))
@@ -168,7 +178,22 @@ def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]
 
 
 def _projections(config: OwlConfig) -> dict[str, Row]:
-    return projections_of(with_prefix(config.llm.weight_rows(), _LANGUAGE))
+    return projections_of(with_prefix(config.llm.weight_rows(), _language(config)))
+
+
+def _family(config: OwlConfig) -> Family | None:
+    return next((family for family in FAMILIES.values() if family.fits(config)), None)
+
+
+def _language(config: OwlConfig) -> str:
+    """What precedes the names of the language model in the whole model."""
+    family = _family(config)
+    return _LANGUAGE if family is None else family.language_prefix
+
+
+def _suffix(row: Row) -> str:
+    """A module's name in its half of a layer: "q_proj" of "model.layers.{i}.self_attn.q_proj"."""
+    return row.source.removesuffix(".weight").partition("{i}.")[2].partition(".")[2]
 
 
 def _module(row: Row, layer: int) -> str:

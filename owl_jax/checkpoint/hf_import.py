@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import jax
 from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
-from owl_jax.checkpoint.preprocessor import with_preprocessor
+from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
@@ -25,12 +26,11 @@ from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems, read_conversation
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import FAMILIES, Family, family_of
+from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.weight_names import Row, without_prefix
 from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
-
-_HEAD = "lm_head.weight"  # in every language model of transformers
 
 AS_TRAINED = "as_trained"  # in config.json of either format
 _CONVERSATION = "owl_jax_conversation"  # in config.json of a family
@@ -146,15 +146,61 @@ def open_family(directory: Path) -> Opened:
     huggingface.read_config(directory)
     files = open_files(directory)
     config = huggingface.read_config(directory, files.names())
-    config = dataclasses.replace(config, vision=with_preprocessor(config.vision, directory))
     values = read_json(directory / CONFIG_FILE)
-    family = huggingface.family_of(values)
-    rows = family.weight_rows(config)
+    family = family_of(values, directory / CONFIG_FILE)
+    _check_family(family, files, directory)
+    tower = huggingface.tower_directory(directory)
+    config = with_preprocessor(config, tower or directory, family.reads_resizing)
+    rename = _renaming(family, files)
+    rows = [
+        dataclasses.replace(row, source=rename(row.source)) for row in family.weight_rows(config)
+    ]
+    tied = {rename(copy): rename(original) for copy, original in family.tied(config).items()}
     config, notes = _with_found_ids(config, rows, files, directory)
-    params = from_source(rows, files, abstract_params(config), directory, family.tied(config))
+    abstract, encoder = abstract_params(config), {}
+    is_apart = not any(name.startswith(family.tower_prefix) for name in files.names())
+    if tower and config.vision and is_apart:
+        rows = [row for row in rows if not row.target.startswith("vision/")]
+        encoder = {"vision": config.vision.taken_from(open_vision(tower).params["vision"])}
+    ignored = partial(family.ignores, config)
+    params = {**from_source(rows, files, abstract, directory, tied, ignored), **encoder}
     trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
     config = _with_conversation(config, trained, directory)
     return Opened(config, params, trained.as_trained, notes, files)
+
+
+def _renaming(family: Family, files: TensorFiles) -> Callable[[str], str]:
+    """The family's name of a tensor -> its name in these files, which another version may write."""
+    found = {
+        prefix: next(
+            (
+                spelling
+                for spelling in (prefix, *others)
+                if any(name.startswith(spelling) for name in files.names())
+            ),
+            prefix,
+        )
+        for prefix, others in family.spellings.items()
+    }
+
+    def rename(name: str) -> str:
+        for prefix, spelling in found.items():
+            if name.startswith(prefix):
+                return spelling + name.removeprefix(prefix)
+        return name
+
+    return rename
+
+
+def _check_family(family: Family, files: TensorFiles, directory: Path) -> None:
+    """Raises UserError if the tensors are another family's."""
+    names = files.names()
+    others = [other.model_type for other in FAMILIES.values() if other.mark in names]
+    if family.mark not in names and others:
+        raise UserError(
+            f"{directory}: config.json has model_type {family.model_type!r}, but the weights are "
+            f"those of {others[0]!r}; copy both from the same model"
+        )
 
 
 def open_vision(directory: Path) -> Opened:
@@ -163,7 +209,7 @@ def open_vision(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     vision = huggingface.read_vision_config(directory)
-    vision = with_preprocessor(vision, directory)
+    vision = vision_with_preprocessor(vision, directory)
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()
@@ -176,31 +222,25 @@ def open_vision(directory: Path) -> Opened:
 
 
 def open_language(directory: Path) -> Opened:
-    """Opens a plain language model as the subtree `llm`.
+    """Opens a plain language model: a model that takes text only, with the subtree `llm`.
 
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
     files = open_files(directory)
-    rows, tied = llm.weight_rows(), dict(llm.TIED)
+    rows, tied = llm.weight_rows(), llm.tied_tensors
     # A model saved without its head has no prefix.
     if not any(name.startswith(llm.BASE_PREFIX) for name in files.names()):
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
-    if tied:
-        tied = dict.fromkeys(tied, embedding)
-    elif read_json(directory / CONFIG_FILE).get("tie_word_embeddings"):
-        tied = {_HEAD: embedding}
-        rows = [
-            dataclasses.replace(row, source=embedding) if row.source == _HEAD else row
-            for row in rows
-        ]
-    config = around(llm)
-    if has_chat_template(directory):
-        config = dataclasses.replace(config, conversation=CHAT_TEMPLATE)
+    tied = dict.fromkeys(tied, embedding)
+    conversation = CHAT_TEMPLATE if has_chat_template(directory) else OWL.name
+    config = OwlConfig(None, None, llm, conversation=conversation)
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
-    return Opened(config, params, notes=notes, files=files)
+    values = read_json(directory / CONFIG_FILE)
+    as_trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained).as_trained
+    return Opened(config, params, as_trained, notes, files)
 
 
 def trained_keys(config: OwlConfig) -> dict[str, Any]:
@@ -221,18 +261,18 @@ def _with_conversation(config: OwlConfig, trained: schema.Trained, directory: Pa
 
 
 def write_family(
+    family: Family,
     config: OwlConfig,
     params: Mapping[str, Any],
     directory: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes safetensors files with the original's names. Merge an adapter first.
+    """Writes safetensors files with the family's names. Merge an adapter first.
 
     Returns: {name of a file: its SHA-256}.
     """
-    return write_shards(
-        to_source(MPLUG_OWL.weight_rows(config), params), directory, progress=progress
-    )
+    rows = family.weight_rows(config)
+    return write_shards(to_source(rows, params), directory, progress=progress)
 
 
 def _with_found_ids(

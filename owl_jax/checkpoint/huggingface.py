@@ -11,23 +11,37 @@ from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.families import FAMILIES, Family
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, around
+from owl_jax.models.families import family_for, family_of
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
-from owl_jax.models.vision import VISION_ENCODERS
-
-# Vision encoders by the model_type of a directory that has only the encoder or includes it.
-VISION_TYPES: Mapping[str, type[VisionPart]] = {
-    name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES
-}
+from owl_jax.models.vision import read_vision
 
 
-def family_of(values: Mapping[str, Any]) -> Family:
-    """The family of a config.json; for an unknown one mPLUG-Owl, whose reader may refuse it."""
-    kind = values.get("model_type")
-    return FAMILIES.get(kind, MPLUG_OWL) if isinstance(kind, str) else MPLUG_OWL
+def tower_directory(directory: Path) -> Path | None:
+    """The directory of a model's vision tower, if config.json names one; else None.
+
+    It is the path that config.json gives, absolute or from the model's directory; or a directory of
+    its last name beside the model's. Raises UserError if there is none.
+    """
+    values = read_json(directory / CONFIG_FILE)
+    key = family_of(values).tower
+    if key is None:
+        return None
+    named = values.get(key)
+    if not isinstance(named, str) or not named:
+        raise UserError(
+            f"{directory / CONFIG_FILE}: {key} is {shown(named)}; expected the directory of the "
+            "vision tower"
+        )
+    beside = directory.absolute().parent / Path(named).name
+    for candidate in (directory / named, beside):
+        if (candidate / CONFIG_FILE).exists():
+            return candidate
+    raise UserError(
+        f"{directory / CONFIG_FILE}: {key} is {shown(named)}; no such directory, and there is no "
+        f"{beside}; put the vision tower there"
+    )
 
 
 def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
@@ -39,7 +53,9 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    config = family_of(values).read_config(Source(path, values), tensors)
+    if (tower := tower_directory(directory)) is not None:
+        values = {**values, "vision_config": read_json(tower / CONFIG_FILE)}
+    config = family_of(values, path).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
     return config
 
@@ -51,12 +67,7 @@ def read_vision_config(directory: Path) -> VisionPart:
     """
     path = directory / CONFIG_FILE
     values = read_json(path)
-    # A file without a type is taken for the first encoder's.
-    kind = values.get("model_type", next(iter(VISION_TYPES)))
-    if not isinstance(kind, str) or kind not in VISION_TYPES:
-        known = ", ".join(VISION_TYPES)
-        raise UserError(f"{path}: vision encoder {shown(kind)}; expected {known}")
-    vision = VISION_TYPES[kind].from_hf(Source(path, values))
+    vision = read_vision(Source(path, values))
     _refuse(path, vision.problems("vision"))
     return vision
 
@@ -65,16 +76,8 @@ def read_language_config(directory: Path) -> LanguagePart:
     """Reads config.json of a plain language model. Raises UserError like `read_config`."""
     path = directory / CONFIG_FILE
     values = read_json(path)
-    source = Source(path, values)
-    source.refuse_other_computation()
-    kind = values.get("model_type")
-    if kind is None:
-        raise UserError(f"{path}: no value for 'model_type'")
-    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
-        known = " or ".join(LANGUAGE_MODELS)
-        raise UserError(f"{path}: language model {shown(kind)}; expected {known}")
-    llm = LANGUAGE_MODELS[kind].from_hf(source)
-    _refuse(path, around(llm).problems())
+    llm = read_language(Source(path, values))
+    _refuse(path, OwlConfig(None, None, llm).problems())
     return llm
 
 
@@ -90,8 +93,10 @@ def write_config(
 
     Raises UserError for parts that the family's format does not support.
     """
-    values = MPLUG_OWL.write_config(config, dtype)
-    written = json.dumps(_updated(source or {}, values), indent=2) + "\n"
+    family = family_for(config, source)
+    known = _updated(family.defaults(config), source or {})
+    values = _updated(known, family.write_config(config, dtype))
+    written = json.dumps(values, indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")
 
 

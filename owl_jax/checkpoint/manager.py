@@ -146,6 +146,7 @@ class Checkpoints:
         hints: Mapping[str, str] | None = None,
         skip_damaged: bool = False,
         tell: Callable[[str], None] = print,
+        defaults: Mapping[str, Any] | None = None,
     ) -> tuple[int, Any] | None:
         """Restores the newest checkpoint, if there is one; all processes restore the same one.
 
@@ -163,7 +164,9 @@ class Checkpoints:
         """
         while (step := self.latest()) is not None:
             try:
-                state, _ = self.restore(step, abstract_state, data_iterator, expected_meta, hints)
+                state, _ = self.restore(
+                    step, abstract_state, data_iterator, expected_meta, hints, defaults
+                )
                 return step, state
             except DamagedCheckpoint as damage:
                 earlier = [before for before in self._manager.all_steps() if before < step]
@@ -200,6 +203,7 @@ class Checkpoints:
         data_iterator: Any,
         expected_meta: Mapping[str, Any] | None = None,
         hints: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Restores a checkpoint onto any mesh.
 
@@ -212,6 +216,8 @@ class Checkpoints:
             {"fingerprint": tree_hash(frozen)}. "KEY name" is not compared; it is a readable name
             for the value of KEY.
           hints: {key: advice for an entry that differs}.
+          defaults: {key: the value of an entry that the checkpoint's meta lacks}, for entries that
+            checkpoints of earlier versions do not have.
 
         Returns:
           (state, meta)
@@ -230,12 +236,12 @@ class Checkpoints:
             if meta.pop(_STEP, step) != step:
                 raise Damaged("its meta is of another step")
         recorded, arrays = meta.pop(_STATE, None), meta.pop(_ARRAYS, None)
-        expected = expected_meta or {}
+        expected, known = expected_meta or {}, {**(defaults or {}), **meta}
         for key, value in expected.items():
-            if meta.get(key) != value and not key.endswith(" name"):
+            if known.get(key) != value and not key.endswith(" name"):
                 raise UserError(
                     f"{name} is a checkpoint of another model or run: its {key} is "
-                    f"{_named(meta, key)}, but {_named(expected, key)} is expected; continue with "
+                    f"{_named(known, key)}, but {_named(expected, key)} is expected; continue with "
                     f"the {key} it was made with, or use a new workdir{(hints or {}).get(key, '')}"
                 )
         with _reading(name):

@@ -45,11 +45,12 @@ from owl_jax.checkpoint.orbax_format import open_params, write_params
 from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
-from owl_jax.models.config import PARTS, OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES
+from owl_jax.models.config import OwlConfig, id_problems
+from owl_jax.models.families import FAMILIES, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
@@ -67,11 +68,6 @@ COMPANIONS = (
 
 _FORMAT, _VERSION = "owl_jax", 2
 _PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
-
-_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
-    **dict.fromkeys(huggingface.VISION_TYPES, open_vision),
-    **dict.fromkeys(LANGUAGE_MODELS, open_language),
-}
 
 
 def is_own(directory: Path) -> bool:
@@ -112,7 +108,7 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
 
 
 def open_model(directory: Path) -> Opened:
-    """Opens a complete mPLUG-Owl of either format; reads names and shapes only.
+    """Opens a complete model of any format; reads names and shapes only.
 
     Raises UserError if a file, a subtree or a tensor is missing or does not fit.
     """
@@ -227,10 +223,13 @@ def save_model(
         else:
             dtype = np.dtype(jax.tree.leaves(params["llm"])[0].dtype)
             source = _source_config(companions)
+            family = family_for(config, source)
+            if source and family_of(source) is not family:
+                source = None
             if as_trained:
                 source = {**(source or {}), **trained_keys(config)}
             huggingface.write_config(config, target, dtype.name, source)
-            hashes = write_family(config, params, target, progress)
+            hashes = write_family(family, config, params, target, progress)
         for path in copied:
             with open_regular(path) as old, (target / path.name).open("xb") as new:
                 shutil.copyfileobj(old, new)
@@ -279,7 +278,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _subtrees(config: OwlConfig) -> list[str]:
-    return [*PARTS] + ["lora"] * (config.lora is not None)
+    return [*config.parts] + ["lora"] * (config.lora is not None)
 
 
 def open_any(directory: Path) -> Opened:
@@ -288,8 +287,9 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    opener = _OPENERS.get(kind, open_family) if isinstance(kind, str) else open_family
-    return opener(directory)
+    if kind in list(vision_types()):  # a list: `kind` may not be hashable
+        return open_vision(directory)
+    return open_language(directory) if kind in list(LANGUAGE_MODELS) else open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

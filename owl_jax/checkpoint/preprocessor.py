@@ -1,36 +1,43 @@
 """Reads preprocessor_config.json, which describes a model's image processing.
 
-Channel statistics are adopted. The rest is fixed (media/image.py): a bicubic resize of the whole
-image to a square and division by 255. A file that asks for anything else is refused.
+Channel statistics are adopted. Where the family says so, the way to a square image is adopted too
+(media/resizing.py); otherwise it is the config's own, as mPLUG-Owl's code ignores the file there.
+A file that asks for anything else is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta, Struct
 
 from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
+from owl_jax.media.resizing import Resizing
 from owl_jax.models.bounds import Channels, ChannelScales, Pixels
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.hf_config import Source
 from owl_jax.models.parts import VisionPart
 
 FILE = "preprocessor_config.json"
 
-_BICUBIC = 3  # PIL.Image.Resampling
+_Filter = Literal["bicubic", "bilinear"]
+_FILTERS: Mapping[int, _Filter] = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
 _Sides = Annotated[dict[str, Pixels | None], Meta(max_length=10)]
 
 
 class _Preprocessor(Struct, frozen=True):
-    """Keys of CLIPImageProcessor (transformers), the base class of the original's processor."""
+    """Keys of transformers' image processors for CLIP, SigLIP and LLaVA."""
 
     image_mean: Channels | None = None
     image_std: ChannelScales | None = None
     size: Pixels | _Sides | None = None
     crop_size: Pixels | _Sides | None = None
+    do_center_crop: bool | None = None
+    do_pad: bool | None = None
     do_resize: bool | None = None
     do_rescale: bool | None = None
     do_normalize: bool | None = None
@@ -38,21 +45,43 @@ class _Preprocessor(Struct, frozen=True):
     rescale_factor: float | None = None
 
 
-def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
-    """The encoder with the channel statistics of `directory`, if it has the file.
+def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) -> OwlConfig:
+    """The config with the image processing of `directory`, if it has the file.
+
+    reads_resizing: adopt the way to a square; otherwise it stays the config's, and the file may
+      not ask for another filter than bicubic.
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """
-    path = directory / FILE
+    path, vision = directory / FILE, config.vision
+    processor = None if vision is None else _read(path, vision)
+    if vision is None or processor is None:
+        return config
+    if reads_resizing:
+        resizing = _resizing(path, processor, vision)
+        config = dataclasses.replace(config, resizing=resizing)
+    elif processor.resample not in (None, 3):
+        raise UserError(f"{path}: resample is {processor.resample}; expected 3, bicubic")
+    return dataclasses.replace(config, vision=_with_statistics(vision, processor))
+
+
+def vision_with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
+    """The encoder with the channel statistics of `directory`; errors as `with_preprocessor`.
+
+    The model that the encoder becomes a part of has its own way to a square.
+    """
+    processor = _read(directory / FILE, vision)
+    return vision if processor is None else _with_statistics(vision, processor)
+
+
+def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
+    """The file's values, if it exists, with a size and arithmetic that fit the encoder."""
     if not path.exists():
-        return vision
-    source = Source(path, read_json(path))
-    processor = source.read(_Preprocessor)
+        return None
+    processor = Source(path, read_json(path)).read(_Preprocessor)
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if getattr(processor, name) is False:
             raise UserError(f"{path}: {name} is false; expected true")
-    if processor.resample not in (None, _BICUBIC):
-        raise UserError(f"{path}: resample is {processor.resample}; expected {_BICUBIC}, bicubic")
     # Written so that NaN is refused, too.
     if processor.rescale_factor is not None and not abs(processor.rescale_factor * 255 - 1) <= 1e-4:
         raise UserError(f"{path}: rescale_factor is {processor.rescale_factor}; expected 1 / 255")
@@ -64,6 +93,31 @@ def with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
                 f"{path}: {name} is {shown(value)}, but config.json has image_size "
                 f"{vision.image_size}; expected {others[0]} in both, or {vision.image_size}"
             )
+    return processor
+
+
+def _with_statistics(vision: VisionPart, processor: _Preprocessor) -> VisionPart:
     statistics = {"pixel_mean": processor.image_mean, "pixel_std": processor.image_std}
     found = {name: value for name, value in statistics.items() if value is not None}
     return dataclasses.replace(cast(Any, vision), **found)
+
+
+def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resizing:
+    resample = processor.resample if processor.resample is not None else 3
+    if resample not in _FILTERS:
+        raise UserError(f"{path}: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
+    mean = processor.image_mean or vision.pixel_mean
+    red, green, blue = (int(255 * channel) for channel in mean)
+    fill = tuple(min(max(level, 0), 255) for level in (red, green, blue))
+    kind: Literal["squash", "pad", "crop"] = "squash"
+    if processor.do_pad:
+        kind = "pad"
+    # A number is the short side: CLIP's processor keeps the aspect ratio.
+    elif not isinstance(processor.size, dict) or "shortest_edge" in processor.size:
+        kind = "crop"
+        if processor.do_center_crop is False:
+            raise UserError(
+                f"{path}: size is {shown(processor.size)} and do_center_crop is false, which "
+                "leaves images that are not square; expected true"
+            )
+    return Resizing(kind, _FILTERS[resample], cast(Any, fill))

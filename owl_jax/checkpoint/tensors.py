@@ -232,14 +232,20 @@ class Outgoing:
 def to_source(rows: Sequence[Row], tree: Mapping[str, Any]) -> list[Outgoing]:
     """The tree's arrays under the source's names, transformed back; inverse of `from_source`."""
     flat = flatten_dict(dict(tree), sep="/")
+    targets: dict[str, list[Row]] = {}
+    for row in rows:
+        targets.setdefault(row.target, []).append(row)
     tensors = []
     for row in rows:
-        array = flat[row.target]
-        shape = _row_shape(row, array.shape)
+        array, group = flat[row.target], targets[row.target]
+        shape = _row_shape(row, array.shape, len(group))
         for layer, name in enumerate(_sources(row, array.shape)):
             part = whole(array.shape)
             if row.per_layer:
                 part = (slice(layer, layer + 1), *part[1:])
+            if len(group) > 1:
+                chosen = group.index(row)
+                part = (*part[:-2], slice(chosen, chosen + 1), part[-1])
 
             def read(
                 row: Row = row,

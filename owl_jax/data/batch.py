@@ -43,6 +43,11 @@ class RowShape:
     video_slots: int = 0
     frames: int = 0
 
+    @property
+    def media_tokens(self) -> int:
+        """Tokens of all slots."""
+        return self.image_slots * self.media.image + self.video_slots * self.media.video
+
 
 Array = Any  # NumPy on the host, jax.Array in the step
 

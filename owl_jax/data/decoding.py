@@ -26,6 +26,7 @@ from owl_jax.data.sources.record import Medium, Video
 from owl_jax.errors import BadData
 from owl_jax.media.augment import Augmentation
 from owl_jax.media.image import Unusual, load_image, preprocess_image
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.video import load_frames
 
 
@@ -36,6 +37,7 @@ class Decoding:
     size: S. frames: T of each video. seed: for the augmentation, if there is one.
     unusual: what to do with animated, CMYK and 16-bit images (media/image.py).
     decoder: "fast" decodes at a reduced size where the file format allows it.
+    resizing: the model's (media/resizing.py).
     """
 
     size: int
@@ -44,6 +46,7 @@ class Decoding:
     seed: tuple[int, ...] = (0,)
     unusual: Unusual = "refuse"
     decoder: Literal["exact", "fast"] = "exact"
+    resizing: Resizing = SQUASH
 
 
 class Media(NamedTuple):
@@ -66,6 +69,7 @@ class Pixels(NamedTuple):
 def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
     """Decodes the media of one conversation. The result depends on the arguments alone."""
     size, augmentation = settings.size, settings.augmentation
+    resizing = settings.resizing
     random = np.random.default_rng((*settings.seed, media.number))
     side = None
     if settings.decoder == "fast":
@@ -75,8 +79,8 @@ def decode(settings: Decoding, media: Media) -> Pixels | Dropped:
 
     def finish(frames: Sequence[Image.Image]) -> np.ndarray:
         if augmentation:
-            return augmentation.augment(frames, size, random, keep_places=media.keep_places)
-        return np.stack([preprocess_image(frame, size) for frame in frames])
+            return augmentation.augment(frames, size, random, media.keep_places, resizing)
+        return np.stack([preprocess_image(frame, size, resizing) for frame in frames])
 
     try:
         images = [finish([load(image, media.where)])[0] for image in media.images]

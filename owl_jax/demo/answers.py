@@ -84,7 +84,8 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 
 
 def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
-    tokenizer, size = owl.tokenizer, owl.config.vision.image_size
+    tokenizer, size = owl.tokenizer, owl.config.image_size
+    resizing = owl.config.resizing
     prompts = [
         tokenize_prompt(
             question.prompt_text,
@@ -100,8 +101,10 @@ def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
     mask = np.zeros((len(prompts), length), np.int32)
     for i, prompt in enumerate(prompts):
         ids[i, : len(prompt)], mask[i, : len(prompt)] = prompt, 1
-    images = [preprocess_image(load_image(x), size) for q in questions for x in q.images]
-    videos = [load_video(x, NUM_FRAMES, size) for q in questions for x in q.videos]
+    images = [preprocess_image(load_image(x), size, resizing) for q in questions for x in q.images]
+    videos = [
+        load_video(x, NUM_FRAMES, size, resizing=resizing) for q in questions for x in q.videos
+    ]
     tokens = owl.generate(
         ids,
         images=np.stack(images) if images else None,

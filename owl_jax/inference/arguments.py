@@ -1,4 +1,4 @@
-"""Defaults of what callers and flags give, and checks of their numbers."""
+"""Defaults of arguments and flags, and checks of their values."""
 
 from __future__ import annotations
 

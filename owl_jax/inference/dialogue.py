@@ -1,4 +1,4 @@
-"""What was said and shown in a conversation so far, and what the model is asked next."""
+"""The history of a chat: its messages and media so far, and the media of the next question."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from owl_jax.media.image import IMAGE_FORMATS, load_image
 from owl_jax.media.video import FRAME_SUFFIXES, load_video
 from owl_jax.text.conversation import count_media
 
-# Ends of names that are hardly ever a question.
+# A line that ends like this is hardly ever a question.
 MEDIA_NAMES = (*FRAME_SUFFIXES, ".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 
 class Conversation:
-    """What was said and shown so far, and what will be shown with the next question.
+    """The messages and media so far, and the media that wait for the next question.
 
     sampling: keyword arguments of `Owl.chat`.
     """
@@ -34,8 +34,8 @@ class Conversation:
         self._messages: list[dict[str, Any]] = []
         self._images: list[Any] = []
         self._videos: list[Any] = []
-        # How many images and videos there were before each command that shows some with the next
-        # question, and before those of each question that was answered.
+        # How many images and videos there were before each command that added some for the next
+        # question, and before the media of each answered question.
         self._shown: list[tuple[int, int]] = []
         self._answered: list[tuple[int, int]] = []
 
@@ -50,31 +50,31 @@ class Conversation:
         for path in paths:
             if is_still_picture(path):
                 raise UserError(f"{path} is a picture; /image shows it (--image at the start)")
-            load_video(path, 1, self._owl.config.vision.image_size)
+            load_video(path, 1, self._owl.config.image_size)
         self._show([], paths)
 
     def undo(self) -> str:
-        """Takes back what the last command showed, or else the last question with its media.
+        """Removes the media that the last command added, or else the last question with its media.
 
-        Returns: what was taken back, for people. Raises UserError if there is nothing.
+        Returns a message that says what was removed. Raises UserError if there is nothing.
         """
         if self._shown:
             images, videos = self._cut_media(*self._shown.pop())
             names = [(images, "picture"), (videos, "video")]
             taken = [f"{n} {noun}{'s' * (n > 1)}" for n, noun in names if n]
-            return f"{' and '.join(taken)} taken back"
+            return f"{' and '.join(taken)} removed"
         if not self._answered:
-            raise UserError("there is nothing to take back")
+            raise UserError("there is nothing to undo")
         self._cut_media(*self._answered.pop())
         del self._messages[-2:]
-        return "the last question and its answer are taken back"
+        return "the last question and its answer are removed"
 
     def ask(self, question: str) -> Generator[str]:
-        """The answer as it comes.
+        """Yields the answer piece by piece.
 
-        The question counts as asked when the answer is complete, or is interrupted (or not read to
-        its end) after it has said something: that is the answer then.
-        Raises UserError as `Owl.chat`, before the first piece.
+        The question and its answer join the history when the answer is complete. If the answer is
+        interrupted, or not read to its end, they join it with the text so far, if there is any.
+        Raises UserError as `Owl.chat` does, before the first piece.
         """
         before = self._shown[0] if self._shown else (len(self._images), len(self._videos))
         media: list[dict[str, str]] = []
@@ -105,7 +105,7 @@ class Conversation:
         self._videos += videos
 
     def _pending(self, images: int, videos: int) -> list[dict[str, str]]:
-        """Parts for the media that were shown since there were so many, in their order."""
+        """Message parts for all media after the first `images` and `videos`, in their order."""
         parts = []
         counts = [*self._shown[1:], (len(self._images), len(self._videos))] if self._shown else []
         for more_images, more_videos in counts:
@@ -115,7 +115,7 @@ class Conversation:
         return parts
 
     def _cut_media(self, images: int, videos: int) -> tuple[int, int]:
-        """Forgets all media but the first; returns how many were forgotten."""
+        """Keeps only the first `images` and `videos`; returns how many were removed."""
         taken = len(self._images) - images, len(self._videos) - videos
         del self._images[images:], self._videos[videos:]
         return taken
@@ -128,18 +128,18 @@ def _load_picture(path: str) -> Image.Image:
         if Path(path).is_dir():
             raise UserError(f"{path} is a folder; /video shows a folder of frames") from error
         if error.reason == "not a picture" and path.lower().endswith(MEDIA_NAMES):
-            raise UserError(f"{error}; a video is shown by /video") from error
+            raise UserError(f"{error}; /video shows a video") from error
         raise
 
 
 def is_still_picture(path: str) -> bool:
-    """Whether a file is a picture that does not move; False for what cannot be read."""
+    """Whether a file is a picture without animation; False if it cannot be read."""
     if not Path(path).is_file():
         return False
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            # The further pictures of an MPO are a camera's previews or second eye.
+            # The other pictures in an MPO are previews, or the second view of a stereo camera.
             return image.format == "MPO" or not getattr(image, "is_animated", False)
-    # On damaged files Pillow raises whatever its parsers stumble over; the loader names it.
+    # Pillow's parsers raise any exception on damaged files; the loader reports it later.
     except Exception:
         return False

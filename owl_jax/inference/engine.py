@@ -42,6 +42,7 @@ from owl_jax.models.vlm import Params, forward
 from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
 from owl_jax.text.conversation import (
     check_media,
+    count_media,
     longest_text,
     prompt_from_messages,
     tokenize_prompt,
@@ -65,7 +66,7 @@ class PromptTooLong(UserError):
 class Owl:
     """A model with its weights on the device.
 
-    config: of the model. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    config: the model's. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
     as_trained: whether prompts are tokenised as in training.
     """
 
@@ -102,7 +103,7 @@ class Owl:
     def logits(
         self, input_ids: Any, images: Any = None, videos: Any = None, attention_mask: Any = None
     ) -> jax.Array:
-        """float32[B, L, V]; arguments and errors as `generate`. Undefined on padding."""
+        """float32[B, L, V], undefined on padding; arguments and errors are those of `generate`."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         with uninterrupted(), self._on_mesh(len(prompt.lengths)):
             compute, params = self._form
@@ -149,8 +150,9 @@ class Owl:
             never stops.
 
         Returns: int32[B, max_new_tokens], new tokens only, pad ids after the end.
-        Raises UserError for invalid input and for more tokens than the model's maximum. An
-        interrupt is raised a few tokens later, when the device is idle.
+        Raises UserError for invalid input, for media given to a language model alone, and for more
+        tokens than the model's maximum. An interrupt is raised a few tokens later, when the device
+        is idle.
         """
         sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
@@ -203,8 +205,8 @@ class Owl:
             "video": ...}, {"type": "input_image", ...}.
           images: one for each image mark without an image in its part, in order: a path, a data or
             file URL, bytes of a file, an open binary file, a PIL image, an array
-            uint8[height, width, 3] or grey uint8[height, width] of any library. A single image, an
-            iterable, or uint8[N, height, width, 3].
+            uint8[height, width, 3] or grey uint8[height, width] of any library. Pass a single
+            image, an iterable, or uint8[N, height, width, 3].
           videos: likewise: a file, its bytes, a folder of frames, a list of images, or
             uint8[T, height, width, 3]; several in an iterable, or as uint8[M, T, height, width, 3].
           stream: return an iterator over pieces of the answer.
@@ -228,8 +230,10 @@ class Owl:
         text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
+        if self.config.text_only and (pictures or clips or any(count_media(text))):
+            raise UserError("this language model has no vision encoder: it takes text only")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size = self.config.vision.image_size
+        size, resizing = self.config.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
@@ -241,8 +245,10 @@ class Owl:
         prompt = prompt_arrays(
             self.config,
             ids[None],
-            images=[preprocess_image(open_picture(picture), size) for picture in pictures],
-            videos=[open_clip(clip, num_frames, size) for clip in clips],
+            images=[
+                preprocess_image(open_picture(picture), size, resizing) for picture in pictures
+            ],
+            videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
         max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(prompt, max_new_tokens, sampling, key)
@@ -257,7 +263,7 @@ class Owl:
         format: "huggingface" (the original's names, the adapter merged into the language model),
           "orbax" (our own, the adapter separate) or "peft" (the adapter only).
 
-        Raises UserError for int8 weights, and as checkpoint/model_directory.py, save_model.
+        Raises UserError for int8 weights, and as save_model in checkpoint/model_directory.py does.
         """
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")

@@ -89,8 +89,9 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
 def _view(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
     view = np.asarray(leaf)
     parent, name = (key.key for key in path[-2:])
-    widens = name == "embedding" or (name == "kernel" and parent != "temporal")  # a convolution's
-    return bits_of(view) if widens and view.dtype == jnp.bfloat16 else view
+    # A temporal kernel is a convolution's.
+    is_widened = name == "embedding" or (name == "kernel" and parent != "temporal")
+    return bits_of(view) if is_widened and view.dtype == jnp.bfloat16 else view
 
 
 @partial(jax.jit, static_argnames=("config", "compute", "capacity"))
@@ -107,18 +108,18 @@ def prefill(
     """Reads the prompts and samples the first new token of each; allocates `capacity` slots.
 
     params: in the form that `compute.scan_layers` requires.
-    key: sequence b samples from fold_in(key, b), whatever the others are.
+    key: sequence b samples from fold_in(key, b), regardless of the others.
     end_ids: of `end_ids_array`, or a single one.
     """
     run: Any = partial(VisionLanguageModel(config, compute).apply, variables(params))
     B, L = prompt.input_ids.shape
     positions, key_segments = jnp.asarray(prompt.positions), jnp.asarray(prompt.key_segments)
-    embeddings = run(
-        prompt.input_ids, prompt.images, prompt.videos, prompt.media_index, method="embed"
-    )
+    media = prompt.images, prompt.videos, prompt.media_index
+    embeddings = run(prompt.input_ids, *media, method="embed")
+    modality = run(*media, method="modality")
     mask = self_attention_mask(positions, jnp.ones((B, L), jnp.int32))
     mask = dataclasses.replace(mask, key_segments=key_segments)
-    hidden, cache = run(embeddings, mask, method="hidden_states")
+    hidden, cache = run(embeddings, mask, modality=modality, method="hidden_states")
     last = jnp.take_along_axis(hidden, prompt.last[:, None, None], axis=1)
     logits = run(last, method="head")[:, 0]
 
@@ -176,7 +177,7 @@ def decode(
         logits = run(hidden, method="head")[:, 0]
         state = _append_token(config, state, logits)
         # Masking ended sequences makes the write depend on the logits. Otherwise XLA on a CPU
-        # writes before all layers have read, into a copy of the cache.
+        # writes before all layers have read the cache, and copies the cache for it.
         active = ~state.done[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(active, leaf, 0), new)
         return dataclasses.replace(state, cache=write(state.cache, new, slot))

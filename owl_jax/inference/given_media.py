@@ -1,4 +1,4 @@
-"""Pictures and videos in every form in which callers give them, beside messages or inside of them.
+"""Reads pictures and videos in every form that callers pass, beside messages or inside them.
 
 Letters: N images, M videos, T frames, S side of the square.
 """
@@ -23,13 +23,14 @@ from owl_jax.data.sources.media_values import is_base64_medium
 from owl_jax.errors import UserError, listed, one_line, shown
 from owl_jax.inference.typed_paths import exists, local_path
 from owl_jax.media.image import ImageSource, load_image
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.video import load_video
 from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN, count_media
 
-# Beyond this a video's frames alone are hundreds of megabytes.
+# With more frames, one video would take hundreds of megabytes.
 MOST_FRAMES = 1024
 
-# Types of parts and whether they are a picture or a video: OpenAI's two interfaces, transformers.
+# The kind of medium of each part type, in OpenAI's two interfaces and in transformers.
 _MEDIA_TYPES = {
     "image": "image",
     "image_url": "image",
@@ -40,19 +41,19 @@ _MEDIA_TYPES = {
 }
 _TEXT_TYPES = ("input_text", "output_text")
 
-# Keys under which a part, or a mapping given as a picture, holds a file, its bytes or its place.
+# Keys under which a part, or a mapping given as a picture, holds a file, its bytes or its path.
 _SOURCE_KEYS = (
     *("image", "image_url", "video", "video_url", "url", "uri", "src", "source", "path", "file"),
     *("image_path", "video_path", "file_path", "bytes", "base64", "data", "file_id"),
 )
-_DEEPEST = 8  # mappings in each other
+_DEEPEST = 8  # levels of nested mappings
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def listed_pictures(images: Any) -> list[Any]:
     """`images` as a list: one picture is a list of one, an array [N, H, W, 3] holds N.
 
-    Raises UserError for what is neither a picture nor an ordered collection.
+    Raises UserError for anything that is neither a picture nor an ordered collection.
     """
     if images is None:
         return []
@@ -63,10 +64,12 @@ def listed_pictures(images: Any) -> list[Any]:
 
 
 def listed_clips(videos: Any) -> list[Any]:
-    """`videos` as a list: an array [M, T, H, W, 3] holds M; one of [T, H, W, 3], or a list of PIL
-    images or of arrays [H, W, 3], is one video.
+    """`videos` as a list of videos.
 
-    Raises UserError for what is neither a video nor an ordered collection.
+    An array [M, T, H, W, 3] holds M videos. An array [T, H, W, 3], or a list of PIL images or of
+    arrays [H, W, 3], is one video.
+
+    Raises UserError for anything that is neither a video nor an ordered collection.
     """
     if videos is None:
         return []
@@ -81,12 +84,12 @@ def listed_clips(videos: Any) -> list[Any]:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """The picture upright and in RGB. Raises UserError for what is none, naming it."""
+    """The picture upright and in RGB. Raises UserError, naming the source, if it is not one."""
     return load_image(_openable(source, "a picture"))
 
 
-def open_clip(source: Any, num_frames: int, size: int) -> np.ndarray:
-    """T = num_frames frames uint8[T, S, S, 3]. Raises UserError for what is no video."""
+def open_clip(source: Any, num_frames: int, size: int, resizing: Resizing = SQUASH) -> np.ndarray:
+    """T = num_frames frames uint8[T, S, S, 3]. Raises UserError if `source` is not a video."""
     if _is_array(source):
         array = _as_array(source, "a video")
         if array.ndim != 4:
@@ -97,27 +100,27 @@ def open_clip(source: Any, num_frames: int, size: int) -> np.ndarray:
         source = list(array)
     if _is_one(source):
         opened: Any = _openable(source, "a video")
-        return load_video(_read(opened) if hasattr(opened, "read") else opened, num_frames, size)
-    if isinstance(source, Iterable):
-        frames = [_openable(frame, "a frame") for frame in _in_order(source, "a video")]
-        return load_video(frames, num_frames, size)
-    return load_video(source, num_frames, size)
+        source = _read(opened) if hasattr(opened, "read") else opened
+    elif isinstance(source, Iterable):
+        source = [_openable(frame, "a frame") for frame in _in_order(source, "a video")]
+    return load_video(source, num_frames, size, resizing=resizing)
 
 
 def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], list[Any]]:
-    """Messages whose media parts hold nothing, and the media in the order of their marks.
+    """Moves media out of messages: returns the messages with empty media parts, the images and the
+    videos, in the order of their marks.
 
-    A part that holds its picture or video shows that; the marks that are left take `images` and
-    `videos` in order. Parts of OpenAI's other interface (input_text, input_image) become plain
-    ones. What is wrong with messages otherwise is left to prompt_from_messages.
+    A part that holds a picture or video keeps its own; the other marks take `images` and `videos`
+    in order. Parts of OpenAI's other interface (input_text, input_image) become plain ones. All
+    other checks of messages are left to prompt_from_messages.
 
-    Raises UserError where `images` or `videos` do not match the marks that are left, and for parts
-    that hold what cannot be taken.
+    Raises UserError if `images` or `videos` do not match the other marks, and for a part that holds
+    something unusable.
     """
     given = {"image": listed_pictures(images), "video": listed_clips(videos)}
     if not isinstance(messages, list | tuple):
         return messages, given["image"], given["video"]
-    # In reading order: what a part holds, in a tuple, or None for a mark alone.
+    # An entry per mark, in reading order: (medium,) if its part holds one, or None.
     found: dict[str, list[tuple[Any] | None]] = {"image": [], "video": []}
     plain = []
     for number, message in enumerate(messages, start=1):
@@ -137,10 +140,10 @@ def take_out(messages: Any, images: Any, videos: Any) -> tuple[Any, list[Any], l
 
 
 def _with_own_media(message: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
-    """A message whose media beside its content, {"content": "What?", "image": "a.png"}, are parts.
+    """Turns media beside a message's content, {"content": "What?", "image": "a.png"}, into parts.
 
-    Raises UserError for media under keys that are not read, and beside marks, parts or the words of
-    others than the user.
+    Raises UserError for media under keys that are not read, and for media beside anything but plain
+    text of the user.
     """
     beside = {key: message[key] for key in message if key not in ("role", "content")}
     read: list[dict[str, Any]] = []
@@ -155,13 +158,13 @@ def _with_own_media(message: Mapping[Any, Any], where: str) -> Mapping[Any, Any]
     if message.get("role") != "user" or not isinstance(content, str) or any(count_media(content)):
         raise UserError(
             f"{where} holds {listed(key for key in message if key != 'role')}; expected media "
-            "beside plain words of the user, or parts, or marks and images= or videos="
+            "beside plain text of the user, or inside parts, or in images= and videos= with marks"
         )
     return {"role": "user", "content": [*read, {"type": "text", "text": content}]}
 
 
 def _refuse_others(beside: Mapping[Any, Any], where: str) -> None:
-    """Raises UserError where a key that is not read holds a picture or video."""
+    """Raises UserError if a key that is not read holds a picture or video."""
     for key, value in beside.items():
         if looks_like_media(value, str(key)):
             raise UserError(
@@ -171,7 +174,10 @@ def _refuse_others(beside: Mapping[Any, Any], where: str) -> None:
 
 
 def _plain_part(part: Any, found: dict[str, list[tuple[Any] | None]] | None, where: str) -> Any:
-    """A part without its medium, which goes to `found` (None: not a message of the user)."""
+    """Appends a part's medium to `found`, and returns the part without it.
+
+    found: None for a message that is not the user's.
+    """
     if not isinstance(part, Mapping):
         return part
     kind = part.get("type")
@@ -204,20 +210,22 @@ def _in_place(kind: str, found: list[tuple[Any] | None], given: list[Any]) -> li
     if marks != len(given):
         mark = IMAGE_TOKEN if kind == "image" else VIDEO_TOKEN
         raise UserError(
-            f"the conversation holds {inside} {kind}(s) in its parts, {marks} {mark} or part(s) "
-            f"without one, and {len(given)} came in {kind}s=; expected one in {kind}s= for each of "
-            "those, in the same order, and none for a part that holds its own"
+            f"the conversation has {inside} part(s) with their own {kind}, {marks} {mark} mark(s) "
+            f"or empty part(s), and {len(given)} {kind}(s) in {kind}s=; expected one in {kind}s= "
+            "for each mark or empty part, in the same order, and none for the other parts"
         )
     rest = iter(given)
     return [next(rest) if held is None else held[0] for held in found]
 
 
 def _held(part: Mapping[Any, Any], what: str, depth: int = 0) -> tuple[Any] | None:
-    """What a part, or a mapping given as a medium, holds, in a tuple; None if nothing."""
+    """(medium,) that a part, or a mapping given as a medium, holds; None if it is empty."""
     if depth > _DEEPEST:
-        raise UserError(f"{what} holds mappings in mappings; expected a path, data or a picture")
+        raise UserError(
+            f"{what} holds mappings nested too deeply; expected a path, data or a picture"
+        )
     filled = {key: part[key] for key in _SOURCE_KEYS if part.get(key) is not None}
-    if "bytes" in filled and "path" in filled:  # datasets' form: the path only names it
+    if "bytes" in filled and "path" in filled:  # Hugging Face datasets: the path is only a name
         del filled["path"]
     if not filled:
         return None
@@ -238,7 +246,7 @@ def _held(part: Mapping[Any, Any], what: str, depth: int = 0) -> tuple[Any] | No
 
 
 def _openable(source: Any, what: str) -> ImageSource:
-    """A form that load_image and load_video take."""
+    """Converts a source to a form that load_image and load_video take."""
     if isinstance(source, Mapping):
         held = _held(source, what)
         if held is None:
@@ -260,7 +268,7 @@ def _openable(source: Any, what: str) -> ImageSource:
 
 
 def _of_text(text: str, what: str) -> str | bytes:
-    """A path, or the bytes of base64 or a data URL. Raises UserError for addresses elsewhere."""
+    """A path, or the bytes of base64 or a data URL. Raises UserError for other URLs."""
     if not text.strip():
         raise UserError(f"{what} is an empty text; expected a path")
     if is_base64_medium(text.strip()) and not exists(text):
@@ -277,8 +285,8 @@ def _of_text(text: str, what: str) -> str | bytes:
     found = _URL.match(text)
     if found and found[1].lower() != "file" and not exists(text):
         raise UserError(
-            f"{what} is {shown(text)}: nothing is fetched from elsewhere; download it and give its "
-            "path"
+            f"{what} is {shown(text)}: nothing is fetched from the network; download it and give "
+            "its path"
         )
     return local_path(text)
 
@@ -315,13 +323,13 @@ def _is_array(value: Any, *ndim: int) -> bool:
 def _as_array(value: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(value)
-    # Other libraries' arrays may refuse: those of PyTorch that need a gradient or lie on a GPU.
+    # PyTorch refuses to convert tensors that need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{what} is no array: {one_line(error)}") from error
+        raise UserError(f"{what} is not an array: {one_line(error)}") from error
 
 
 def _is_one(value: Any) -> bool:
-    """Whether `value` is one picture or video, not a collection of them; arrays aside."""
+    """Whether `value`, which is not an array, is one picture or video, not a collection."""
     one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Mapping)
     return isinstance(value, one) or hasattr(value, "read")
 
@@ -336,7 +344,7 @@ def _in_order(value: Any, what: str) -> list[Any]:
 
 
 def _read(file: Any) -> bytes:
-    """All of an open binary file. Raises UserError where it cannot be read."""
+    """Reads an open binary file from its start. Raises UserError if it cannot be read."""
     try:
         if getattr(file, "seekable", lambda: False)():
             file.seek(0)  # as Pillow does

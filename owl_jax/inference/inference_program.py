@@ -35,9 +35,11 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class InferenceProgram:
-    """params: the whole tree as ShapeDtypeStructs, sharded as by inference/load.py.
+    """Prefill and decode of a batch of prompts on a mesh.
 
-    sequence: shape of a sequence, prompt and new tokens together. capacity: C, for new tokens.
+    params: the whole tree as ShapeDtypeStructs, sharded as inference/load.py shards it.
+    sequence: the shape of a sequence, with prompt and new tokens.
+    capacity: C, slots for new tokens.
     """
 
     model: OwlConfig

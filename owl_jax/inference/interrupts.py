@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Programs install handlers that raise for these.
+# Signals for which programs install handlers that raise.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 _WAKE_EVERY = 0.05  # seconds
@@ -24,16 +24,17 @@ _WAKE_EVERY = 0.05  # seconds
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside the block is noted; the block asks between its steps and ends when it likes.
+    """Records Ctrl-C inside the block instead of raising KeyboardInterrupt.
 
-    Yields: whether Ctrl-C has come. Where SIGINT has no handler in Python, is ignored, or the block
-    is not run by the main thread, nothing changes, and the answer is always no.
+    Yields a function that says whether Ctrl-C has come; the block calls it between its steps and
+    ends when it likes. If SIGINT is ignored or has no Python handler, and in threads other than the
+    main thread, nothing changes and the function returns False.
     """
     former = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(former):
         yield lambda: False
         return
-    came: list[int] = []  # not an Event, whose lock a second signal would find taken
+    came: list[int] = []  # not an Event: a second signal would deadlock on its lock
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
         yield lambda: bool(came)
@@ -78,13 +79,13 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def readline_woken() -> Iterator[None]:
-    """Python signal handlers run soon after their signal while input() waits inside the block.
+    """Lets Python signal handlers run soon after a signal, even while input() waits in the block.
 
-    CPython's readline looks for signals, then waits for a key. It misses a signal that arrives in
-    between until the next key (its `select` has no time-out). A thread learns of each signal from
-    CPython's wakeup descriptor and interrupts the wait with SIGURG until the block ends.
+    CPython's readline checks for signals, then waits for a key. It handles a signal that arrives in
+    between only after the next key (its `select` has no time-out). A thread learns of each signal
+    from CPython's wakeup descriptor, and interrupts the wait with SIGURG until the block ends.
 
-    Other threads than the main thread cannot read lines with readline: there the block just runs.
+    Only the main thread can read lines with readline; in other threads the block just runs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.arguments import DTYPES
 from owl_jax.inference.engine import Owl
+from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
 
@@ -29,12 +31,14 @@ def load_owl(
     mesh: Mesh | None,
     any_base: bool = False,
     verify: bool = False,
+    parts: Sequence[str | Path] = (),
 ) -> Owl:
     """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
     name = _name_of(dtype)
+    add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
     for value in [path] if adapter is None else [path, adapter]:
         if not isinstance(value, str | os.PathLike):
-            raise UserError(f"{shown(value)} is no path; expected that of a model directory")
+            raise UserError(f"{shown(value)} is not a path; expected the path of a model directory")
     directory = Path(path)
     if verify:  # in each process: hosts may have separate copies
         for each in (directory, *([Path(adapter)] if adapter is not None else [])):
@@ -53,13 +57,13 @@ def load_owl(
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
     on_device = {}
     for keys, leaf in flat.items():
-        dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised leaves keep theirs
+        dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised: unchanged
         on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
     opened.print_notes(directory)
     return Owl(
         config,
         unflatten_dict(on_device),
-        # A CPU has no narrower arithmetic: it would cast back and forth at every step.
+        # A CPU computes in float32 only; it would cast bfloat16 back and forth at every step.
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,

@@ -59,7 +59,7 @@ def prompt_arrays(
     """Checks a batch and arranges its media by sequence.
 
     Args:
-      input_ids: int[B, L]; -1 for an image, -2 for a video, as many as `Owl.num_tokens`.
+      input_ids: int[B, L]; -1 for an image, -2 for a video, `Owl.num_tokens` of them for each.
       attention_mask: [B, L], 1 on tokens and 0 on padding, on the left or right of a sequence.
         None: no padding.
       images: [N, S, S, 3], in reading order over the batch; uint8, or float normalised.
@@ -71,9 +71,13 @@ def prompt_arrays(
     ids, mask = _checked_ids(config, input_ids, attention_mask)
     images, videos = _array_of(images, "images"), _array_of(videos, "videos")
     lengths = config.media_lengths(videos.shape[1] if videos.ndim == 5 else 1)
-    size = config.vision.image_size
-    image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
-    video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
+    size = config.image_size
+    image_slots = video_slots = None
+    if config.text_only:
+        _refuse_media(ids, images, videos)
+    else:
+        image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
+        video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
 
     L = ids.shape[1]
     padding = ((0, 0), (0, round_up(L) - L))
@@ -100,7 +104,7 @@ def prompt_arrays(
 def _checked_ids(
     config: OwlConfig, input_ids: Any, attention_mask: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(int32[B, L] with 0 on padding, bool[B, L])."""
+    """The ids, int32[B, L] with 0 on padding, and the mask, bool[B, L]."""
     ids = _array(input_ids, "input_ids")
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         found = f"{ids.dtype}{list(ids.shape)}"
@@ -112,7 +116,7 @@ def _checked_ids(
         if not (given.dtype == bool or jax.dtypes.issubdtype(given.dtype, np.number)):
             raise UserError(f"attention_mask holds {given.dtype}; expected numbers, 0 on padding")
         mask = given == 1
-        if not (mask | (given == 0)).all():  # an additive mask, -inf on padding, means the opposite
+        if not (mask | (given == 0)).all():  # as in an additive mask, which is 0 on tokens
             other = given[~mask & (given != 0)].flat[0]
             raise UserError(f"attention_mask holds {other}; expected 1 on tokens and 0 on padding")
     if mask.shape != ids.shape:
@@ -133,6 +137,17 @@ def _checked_ids(
             f"{config.llm.vocab_size}, {IMAGE_ID} for images and {VIDEO_ID} for videos"
         )
     return ids.astype(np.int32), mask
+
+
+def _refuse_media(ids: np.ndarray, images: np.ndarray, videos: np.ndarray) -> None:
+    """Raises UserError for any media of a model that takes text only."""
+    for media_id, pixels, noun in ((IMAGE_ID, images, "image"), (VIDEO_ID, videos, "video")):
+        marks = int((ids == media_id).sum())
+        if marks or pixels.size:
+            found = f"input_ids has {marks} tokens of id {media_id}" if marks else f"{noun}s given"
+            raise UserError(
+                f"{found}, but this language model has no vision encoder: it takes no {noun}s"
+            )
 
 
 def _slots(
@@ -181,12 +196,12 @@ def _array_of(media: Any, name: str) -> np.ndarray:
 
 
 def _array(value: Any, name: str) -> np.ndarray:
-    """`value` as an array. Raises UserError for ragged lists and anything that is no array."""
+    """`value` as an array. Raises UserError for ragged lists and anything else that is not one."""
     try:
         array = np.asarray(value)
-    # PyTorch's tensors refuse if they need a gradient or are on a GPU.
+    # PyTorch refuses to convert tensors that need a gradient or are on a GPU.
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{name} is no array: {one_line(error)}") from error
+        raise UserError(f"{name} is not an array: {one_line(error)}") from error
     if array.dtype == object:
         raise UserError(f"{name} is {shown(value)}; expected an array of numbers")
     return array

@@ -31,7 +31,7 @@ class Sampling:
 
     temperature: divides the logits; None is greedy, whatever else is set.
     top_k: keeps the k likeliest tokens, and ties with the last of them.
-    top_p: then keeps the likeliest tokens that reach this probability (arXiv 1904.09751).
+    top_p: then keeps the likeliest tokens, as few as reach this probability (arXiv 1904.09751).
     """
 
     temperature: float | None = None

@@ -1,4 +1,4 @@
-"""A conversation on a terminal: questions, commands after a slash, answers as they come."""
+"""A conversation on a terminal: reads questions and slash commands, streams the answers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from owl_jax.inference.interrupts import asked_to_stop, readline_woken
 from owl_jax.inference.typed_paths import exists, typed_paths
 
 HELP = """\
-/image FILE  show a picture, or several, with the next question (as pasted or dragged)
+/image FILE  show one or more pictures with the next question (paste or drag the files)
 /video FILE  show a video (file, GIF or folder of frames) with the next question
-/undo        take back what was shown last, or else the last question, its pictures and its answer
+/undo        remove the pictures or videos added last, or else the last question and its answer
 /reset       forget the conversation
 /help        show this
 /quit        leave (or Ctrl-D)
-Ctrl-C       end an answer: what it said so far is kept; leave, if nothing is typed"""
+Ctrl-C       stop an answer, and keep its text so far; at an empty prompt, leave"""
 
-_KEPT = "\n\t"  # of control characters, in an answer
-_FULL = "; /undo takes back the last question or picture, /reset forgets the conversation"
+_KEPT = "\n\t"  # control characters that an answer may have
+_FULL = "; /undo removes the last question or picture, /reset forgets the conversation"
 
 _UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def obey(line: str, conversation: Conversation) -> bool:
-    """Carries out a slash command; False says to leave. Raises UserError for a wrong one."""
+    """Runs a slash command; returns False to leave. Raises UserError for a wrong one."""
     name, _, argument = line.lstrip().partition(" ")
     name = name.rstrip()
     shows = {"/image": conversation.show_images, "/video": conversation.show_videos}
     if name in ("/reset", "/undo", "/help", "/quit") and argument.strip():
-        # It may be the start of a question; forgetting all for it could not be taken back.
-        raise UserError(f"{name} takes nothing after it; write {name} alone")
+        # The line may be a question, and /reset could not be undone.
+        raise UserError(f"{name} takes no argument; write {name} alone")
     if name in shows:
         paths = typed_paths(argument)
         if not paths:
@@ -55,20 +55,20 @@ def obey(line: str, conversation: Conversation) -> bool:
     elif name == "/help":
         print(HELP)
     elif name != "/quit":
-        raise UserError(f"unknown command {name[:60]}; /help lists what there is")
+        raise UserError(f"unknown command {name[:60]}; /help lists the commands")
     return name != "/quit"
 
 
 def converse(conversation: Conversation) -> None:
     """Reads questions and commands until /quit, the end of the input or Ctrl-C at an empty prompt.
 
-    Ctrl-C ends an answer, or what is typed.
+    Ctrl-C during an answer stops it; while a line is being typed, it discards the line.
     """
     typed = _typed_so_far()
     print("Ask a question; /help lists commands.")
     while True:
         try:
-            with readline_woken(), _terminal_kept():
+            with readline_woken(), _terminal_restored():
                 line = input("Human: ")
         except EOFError:
             print()
@@ -93,7 +93,7 @@ def converse(conversation: Conversation) -> None:
 
 
 def _answer(line: str, conversation: Conversation) -> bool:
-    """What follows from one line; False says to leave."""
+    """Answers a question or runs a command; returns False to leave."""
     if command := _for_dropped_file(line.strip()):
         raise UserError(f"to show a file, put {command} before it: {command} {line.strip()}")
     if line.lstrip().startswith("/"):
@@ -104,7 +104,7 @@ def _answer(line: str, conversation: Conversation) -> bool:
 
 
 def _for_dropped_file(line: str) -> str | None:
-    """The command that shows what a line names, if it is nothing but a file, as dragged."""
+    """The command that shows a line's files, if the line is only paths, as of dragged files."""
     is_path = line.startswith(("/", "~/", "'/", '"/', "file://"))
     if not is_path and not line.lower().endswith(MEDIA_NAMES):
         return None
@@ -119,7 +119,10 @@ def _for_dropped_file(line: str) -> str | None:
 
 
 def _typed_so_far() -> Callable[[], str]:
-    """What stands on the line being typed; gives input() a history and arrow keys where it can."""
+    """A function that returns the unfinished line; "" where that is unknown.
+
+    Importing readline also gives input() a history and arrow keys.
+    """
     try:
         import readline
     except ImportError:
@@ -128,10 +131,10 @@ def _typed_so_far() -> Callable[[], str]:
 
 
 @contextmanager
-def _terminal_kept() -> Iterator[None]:
-    """SIGTERM inside the block ends the process with the terminal as it was.
+def _terminal_restored() -> Iterator[None]:
+    """Restores the terminal if SIGTERM ends the process inside the block.
 
-    While a line is typed readline has switched echo off, and would leave it so.
+    Readline switches echo off while a line is typed, and would leave it off.
     """
     if not sys.stdin.isatty() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -152,20 +155,20 @@ def _terminal_kept() -> Iterator[None]:
 
 
 def readable(text: str) -> str:
-    """A question; bytes that are not UTF-8 and control characters become U+FFFD."""
-    with suppress(UnicodeEncodeError):  # halves of characters that no byte stands for
+    """`text` with U+FFFD in place of control characters and bytes that are not UTF-8."""
+    with suppress(UnicodeEncodeError):  # surrogates that do not stand for a byte
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return _UNREADABLE.sub("\ufffd", text)
 
 
 def print_answer(start: str, pieces: Generator[str]) -> None:
-    """Prints a line piece by piece; nothing of it if the first piece fails.
+    """Prints `start` and the pieces as they come; prints nothing if the first piece fails.
 
     Raises KeyboardInterrupt after Ctrl-C, between two pieces.
     """
     with asked_to_stop() as stopped, closing(pieces):
         for piece in pieces:
-            # What a model says may hold anything, terminal escape sequences too.
+            # An answer may contain anything, even terminal escape sequences.
             print(f"{start}{printable(piece, keep=_KEPT)}", end="", flush=True)
             start = ""
             if stopped():

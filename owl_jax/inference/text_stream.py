@@ -8,7 +8,7 @@ from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
 
 def decode_stream(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yields the text that each token adds; it may be empty until the next token."""
+    """Yields the text that each token adds; "" until the tokens of a character are complete."""
     decoder = StreamDecoder(tokenizer)
     for token in tokens:
         yield decoder.push(token)

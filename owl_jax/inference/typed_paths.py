@@ -1,4 +1,4 @@
-"""Paths as people type them and terminals paste them: quoted, escaped, as file URLs, several."""
+"""Reads paths as people type and terminals paste them: quoted, escaped, file URLs, several."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import shlex
 
 from owl_jax import files
 
-# As word processors and chats make them of plain ones.
+# Word processors and chats replace plain quotes by these.
 _CURLY = {"\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 
 
 def typed_paths(text: str) -> list[str]:
-    """The paths in what follows a command, in order; [] if there is none.
+    """The paths in the text after a command, in order; [] if there are none.
 
-    What names a file as it stands is that file, blanks, quotes and backslashes included. Otherwise
-    the text is read as a shell reads it (a backslash before a blank, quotes, several at once), with
-    file URLs and `~`. A text with blanks that names no file in either way stays one path.
+    If the whole text names an existing file, it is one path, with its spaces, quotes and
+    backslashes. Otherwise it is split as a shell would (escaped spaces, quotes, several paths), and
+    file URLs and `~` are expanded. If no file exists in either reading, a text with spaces is one
+    path, unless all its paths are absolute.
 
     Raises UserError for a file URL of another machine, or an unknown user after `~`.
     """
@@ -30,24 +31,24 @@ def typed_paths(text: str) -> list[str]:
         if exists(whole):
             return [whole]
     try:
-        # Backslashes are no escapes in C:\\owls\\a.png.
+        # Backslashes are not escapes in C:\\owls\\a.png.
         words = [bare] if files.is_of_windows(bare) else shlex.split(text)
     except ValueError:  # a quote that is not closed
         words = [text.strip()]
     paths = [local_path(word) for word in words if word]
     if not any(map(exists, paths)) and len(paths) > 1:
         whole = local_path(text.strip().strip("'\""))
-        # Several that all are missing: URLs or whole paths from the root are names of their own.
+        # No file exists. Absolute paths and file URLs stay separate, so that errors name each.
         if exists(whole) or not all(path.startswith("/") for path in paths):
             return [whole]
     return paths
 
 
 def local_path(text: str) -> str:
-    """One path or file URL as the system takes it. Raises UserError as typed_paths."""
+    """The local path of a typed path or file URL. Raises UserError as typed_paths does."""
     return text if exists(text) else files.as_typed(text)
 
 
 def exists(path: str) -> bool:
-    """Whether anything is there; False, not an error, for NULs and names that are too long."""
+    """Whether the path exists; False, not an error, for NULs and names that are too long."""
     return os.path.exists(path)  # noqa: PTH110

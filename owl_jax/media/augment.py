@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from owl_jax.errors import UserError
 from owl_jax.media.image import preprocess_image
+from owl_jax.media.resizing import SQUASH, Resizing
 
 # A crop's width / height, from torchvision's RandomResizedCrop, which the original uses.
 _ASPECTS = (3 / 4, 4 / 3)
@@ -59,21 +60,23 @@ class Draw:
     flip: bool = False
     operations: tuple[tuple[str, float], ...] = ()
 
-    def apply(self, frames: Sequence[Image.Image], size: int) -> np.ndarray:
+    def apply(
+        self, frames: Sequence[Image.Image], size: int, resizing: Resizing = SQUASH
+    ) -> np.ndarray:
         """Upright RGB frames -> uint8[T, S, S, 3], S = size.
 
         The crop is scaled for frames that are not of `image_size`. Raises ValueError for no frames.
         """
-        return np.stack([self._apply_to_one(frame, size) for frame in frames])
+        return np.stack([self._apply_to_one(frame, size, resizing) for frame in frames])
 
-    def _apply_to_one(self, frame: Image.Image, size: int) -> np.ndarray:
+    def _apply_to_one(self, frame: Image.Image, size: int, resizing: Resizing) -> np.ndarray:
         box = self._box_in(frame.size)
         if box != (0, 0, *frame.size):
             # Not resize(box=...): its filter would read pixels outside the box.
             frame = frame.crop(box)
         if not self.flip and not self.operations:
-            return preprocess_image(frame, size)
-        square = Image.fromarray(preprocess_image(frame, size))
+            return preprocess_image(frame, size, resizing)
+        square = Image.fromarray(preprocess_image(frame, size, resizing))
         if self.flip:
             square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for name, magnitude in self.operations:
@@ -116,6 +119,7 @@ class Augmentation:
         size: int,
         rng: np.random.Generator,
         keep_places: bool = False,
+        resizing: Resizing = SQUASH,
     ) -> np.ndarray:
         """Upright RGB frames -> uint8[T, S, S, 3], S = size, with one draw for all.
 
@@ -123,7 +127,7 @@ class Augmentation:
         """
         if not frames:
             raise ValueError("no frames to augment")
-        return self.draw(frames[0].size, rng, keep_places).apply(frames, size)
+        return self.draw(frames[0].size, rng, keep_places).apply(frames, size, resizing)
 
     def draw(
         self, image_size: tuple[int, int], rng: np.random.Generator, keep_places: bool = False

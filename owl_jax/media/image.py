@@ -35,6 +35,7 @@ from PIL import Image, UnidentifiedImageError
 from owl_jax.errors import BadData, one_line
 from owl_jax.files import bad_file, open_regular
 from owl_jax.media.metadata import without_metadata
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
 from owl_jax.media.signatures import HEAD, identify
 
@@ -189,14 +190,11 @@ def not_an_image(head: bytes, tail: bytes = b"") -> BadData:
     return BadData("not a picture", f"not a picture but {found.name}; {advice}")
 
 
-def preprocess_image(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes an image to uint8[S, S, 3], S = size, without a crop, ignoring the aspect ratio.
-
-    Raises BadData like load_image.
-    """
+def preprocess_image(image: Image.Image, size: int, resizing: Resizing = SQUASH) -> np.ndarray:
+    """Resizes an image to uint8[S, S, 3], S = size. Raises BadData like load_image."""
     with describe_failure("the picture"):
         check_size(image)
-        square = to_upright_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+        square = resizing.square(to_upright_rgb(image), size)
     return np.array(square)
 
 

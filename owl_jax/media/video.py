@@ -39,6 +39,7 @@ from owl_jax.media.image import (
     read_part,
     to_rgb,
 )
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.signatures import HEAD, identify, is_avif
 
 FRAME_SUFFIXES = (
@@ -90,10 +91,11 @@ def load_video(
     where: str | None = None,
     *,
     unusual: Unusual = "convert",
+    resizing: Resizing = SQUASH,
 ) -> np.ndarray:
     """Frames of a video, uint8[T, S, S, 3]; arguments and errors as in load_frames."""
     frames = load_frames(source, num_frames, where, unusual=unusual)
-    return np.stack([preprocess_image(frame, size) for frame in frames])
+    return np.stack([preprocess_image(frame, size, resizing) for frame in frames])
 
 
 def load_frames(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.connectors import CONNECTORS
 from owl_jax.models.language import LANGUAGE_MODELS
@@ -25,40 +26,66 @@ from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
-# The built-in parts by subtree, in the order of the data flow.
+# The parts by subtree, in the order of the data flow: the built-in ones, and those that
+# models/own_parts.py adds.
 PARTS: Mapping[str, Mapping[str, type[Part]]] = {
     "vision": VISION_ENCODERS,
     "connector": CONNECTORS,
     "llm": LANGUAGE_MODELS,
 }
 
+_OPTIONAL = ("vision", "connector")  # null in a language model alone
+
 
 @dataclass(frozen=True)
 class OwlConfig:
     """A whole model.
 
+    vision, connector: None for a language model alone, which takes text only.
     lora: None for a model without an adapter.
+    resizing: how images become squares.
     conversation: the name of its conversation format, or a format of its own (text/formats/).
     """
 
-    vision: VisionPart
-    connector: ConnectorPart
+    vision: VisionPart | None
+    connector: ConnectorPart | None
     llm: LanguagePart
     lora: LoraConfig | None = None
+    resizing: Resizing = SQUASH
     conversation: str | Format = OWL.name
 
     def num_tokens(self, medium: str, frames: int = 1) -> int:
         """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
-        Raises UserError for another medium.
+        Raises UserError for another medium, and for a model that takes text only.
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
+        if self.vision is None or self.connector is None:
+            raise UserError(f"this language model has no vision encoder: it takes no {medium}s")
         return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
 
     def media_lengths(self, frames: int = 1) -> MediaLengths:
-        """The tokens of an image and of a video of `frames`."""
+        """The tokens of an image and of a video of `frames`; 0 if the model takes text only."""
+        if self.text_only:
+            return MediaLengths(0, 0)
         return MediaLengths(self.num_tokens("image"), self.num_tokens("video", frames))
+
+    @property
+    def text_only(self) -> bool:
+        """Whether the model is a language model alone."""
+        return self.vision is None
+
+    @property
+    def image_size(self) -> int:
+        """The side of the pictures in pixels; 0 if the model takes text only."""
+        return 0 if self.vision is None else self.vision.image_size
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that the model has, by subtree, in the order of the data flow."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def num_query_tokens(self) -> int:
@@ -67,9 +94,13 @@ class OwlConfig:
 
     def problems(self) -> list[str]:
         """Inconsistent or absurd sizes, one line each; empty for a valid model."""
-        problems = [line for name in PARTS for line in getattr(self, name).problems(name)]
-        problems += self.connector.mismatches(self.vision, self.llm.hidden_size)
-        number = sum(getattr(self, name).num_parameters() for name in PARTS)
+        problems = [line for name, part in self.parts.items() for line in part.problems(name)]
+        if self.vision is not None and self.connector is not None:
+            problems += self.connector.mismatches(self.vision, self.llm.hidden_size)
+        elif self.vision is not None or self.connector is not None:
+            missing = "vision encoder" if self.vision is None else "connector"
+            problems.append(f"it has no {missing}; expected both vision and connector, or neither")
+        number = sum(part.num_parameters() for part in self.parts.values())
         if number > _MAX_PARAMETERS:
             problems.append(
                 f"it would have {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
@@ -89,18 +120,22 @@ class OwlConfig:
         """
         if not isinstance(values, dict):
             raise TypeError(f"the model is {type(values).__name__}; expected a JSON object")
+        absent = {name for name in _OPTIONAL if name in values and values[name] is None}
         for name in PARTS:
-            if not isinstance(values.get(name), dict):
+            if name not in absent and not isinstance(values.get(name), dict):
                 raise TypeError(f"no value for {name!r}; expected {', '.join(PARTS)}")
-        if unknown := sorted(map(str, values.keys() - {*PARTS, "lora", "conversation"})):
+        known = {field.name for field in dataclasses.fields(OwlConfig)}
+        if unknown := sorted(map(str, values.keys() - known)):
             raise TypeError(f"unknown key {listed(map(shown, unknown))}")
         parts: dict[str, Any] = {
-            name: _part(values[name], name, kinds) for name, kinds in PARTS.items()
+            name: None if name in absent else _part(values[name], name, kinds)
+            for name, kinds in PARTS.items()
         }
         lora = values.get("lora")
         return OwlConfig(
             **parts,
             lora=None if lora is None else checked(lora, LoraConfig, "lora"),
+            resizing=checked(values.get("resizing", {}), Resizing, "resizing"),
             conversation=read_conversation(values.get("conversation", OWL.name)),
         )
 
@@ -122,7 +157,8 @@ def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) ->
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(
-            f"{name}.architecture is {shown(architecture)}; expected {' or '.join(kinds)}"
+            f"{name}.architecture is {shown(architecture)}; expected {' or '.join(kinds)}, or a "
+            "part of your own, whose file you name: config.parts, --parts or load(parts=...)"
         )
     return checked(values, kinds[architecture], name)
 

@@ -6,7 +6,7 @@ transformers 4 omits values equal to them. A null is a value, not a missing key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -92,10 +92,13 @@ class Source:
         except TypeError as error:
             raise UserError(f"{self.path}: {error}") from None
 
-    def refuse_other_computation(self) -> None:
-        """Raises UserError for keys that turn on a variant that owl_jax does not compute."""
+    def refuse_other_computation(self, read: Collection[str] = ()) -> None:
+        """Raises UserError for keys that turn on a variant that owl_jax does not compute.
+
+        read: keys that the part reads itself.
+        """
         values = self.values
-        unsupported = [name for name in _OTHER_COMPUTATION if values.get(name)]
+        unsupported = [name for name in _OTHER_COMPUTATION if values.get(name) and name not in read]
         # sliding_window has no effect if use_sliding_window is false.
         if values.get("use_sliding_window") is False:
             unsupported = [name for name in unsupported if name != "sliding_window"]

@@ -96,17 +96,18 @@ class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis (arXiv 1910.07467), in float32, cast back."""
 
     eps: float
+    names: tuple[str | None, ...] = ("embed",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", constant_init(1.0, ("embed",)), x.shape[-1:])
+        scale = self.param("scale", constant_init(1.0, self.names), x.shape[-1:])
         wide = x.astype(jnp.float32)
         y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
         return (y * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 class Embedding(nn.Module):
-    """Token embedding; `attend` is the tied output head (BLOOM)."""
+    """Token embedding; `attend` is the tied output head."""
 
     vocab_size: int
     width: int

@@ -10,11 +10,13 @@ Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import numpy as np
 
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
@@ -27,10 +29,12 @@ Path = tuple[str, ...]
 class Part(ABC):
     """The config of any part.
 
-    INIT_ONLY names the fields that only weight initialisation reads.
+    INIT_ONLY names the fields that only weight initialisation reads. FIXED names the parameters
+    that are never trained, whatever a config's rules say.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
+    FIXED: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
     hidden_size: Any
     num_layers: Any
@@ -39,29 +43,68 @@ class Part(ABC):
     def problems(self, where: str) -> list[str]:
         """Inconsistent sizes, one line each. where: the part's key in messages."""
 
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A stored parameter for another size of pictures; None if it depends on no such size.
+
+        path: below the subtree. shape: that of the same parameter in this model.
+        """
+        return None
+
     @abstractmethod
     def num_parameters(self) -> float:
         """Approximate number of parameters in the large kernels; serves to refuse absurd sizes."""
 
 
 class VisionPart(Part):
-    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D]."""
+    """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D].
+
+    An encoder without directories of its own needs no MODEL_TYPES, `from_hf`, `weight_rows` and
+    `ignores`.
+    """
 
     image_size: Any
     num_heads: Any
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
     pixel_std: Any
-    MODEL_TYPES: ClassVar[tuple[str, ...]]  # model_type in a standalone encoder's config.json
-    OTHER_PARTS: ClassVar[str]  # describes the tensors that `ignores` accepts, for messages
+    # model_type in a standalone encoder's config.json
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    # describes the tensors that `ignores` accepts, for messages
+    OTHER_PARTS: ClassVar[str] = "tensors of other parts"
 
     @abstractmethod
     def build(self, compute: Compute) -> nn.Module: ...
 
     @property
     @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches; the output has them row by row."""
+
+    @property
+    @abstractmethod
+    def num_prefix_tokens(self) -> int:
+        """Output tokens before the patches: 1 for a class token, else 0."""
+
+    @property
     def tokens_per_frame(self) -> int:
         """S."""
+        return self.num_prefix_tokens + math.prod(self.grid)
+
+    def at_layer(self, layer: int, class_token: bool) -> Self:
+        """The encoder that ends at a hidden state, without the norm that follows the last layer.
+
+        layer: transformers' index: -1 is the last layer's output. class_token: whether the output
+        has the encoder's class token, if there is one.
+        Raises ValueError for a state that the encoder does not have.
+        """
+        raise ValueError(f"layer {layer}; {self.architecture} has only its last output")
+
+    def taken_from(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters of this encoder among those of the whole one that it is the start of.
+
+        params, result: subtrees of lazy arrays.
+        """
+        return params
 
     @abstractmethod
     def tokens_through(self, path: Path, frames: int) -> int:
@@ -72,21 +115,25 @@ class VisionPart(Part):
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
 
     @classmethod
-    @abstractmethod
     def from_hf(cls, source: Source) -> Self:
         """Reads the config.json of a standalone encoder. Raises UserError."""
+        raise NotImplementedError(f"{cls.__name__} has MODEL_TYPES but no from_hf")
 
-    @abstractmethod
     def weight_rows(self) -> list[Row]:
         """The tensors of a standalone encoder's directory, targets below `vision/`."""
+        raise NotImplementedError(f"{type(self).__name__} has MODEL_TYPES but no weight_rows")
 
-    @abstractmethod
     def ignores(self, tensor: str) -> bool:
         """Whether a tensor in such a directory belongs to another part."""
+        return False
 
 
 class ConnectorPart(Part):
-    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language]."""
+    """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language].
+
+    A connector that works on the grid of patches refuses an encoder with a class token
+    (`prefix_problems`).
+    """
 
     @abstractmethod
     def build(self, vision: VisionPart, language_width: int, compute: Compute) -> nn.Module: ...
@@ -107,20 +154,29 @@ class ConnectorPart(Part):
     def attention_flops(self, vision: VisionPart, frames: int) -> float:
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
 
+    def weight_rows(self) -> list[Row]:
+        """The tensors of a release, targets below `connector/`; none by default."""
+        return []
+
 
 class LanguagePart(Part):
-    """A causal language model on embeddings (models/language/llama.py shows the module's methods).
+    """A causal language model on embeddings; models/language/decoder.py shows the module's methods.
 
-    HEAD names the modules below `llm/` that the head reads. BASE_PREFIX is the prefix that tensor
-    names lack in a directory saved without the head. TIED is {tensor: the tensor that it may
-    duplicate}. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    HF_CLASS is the class in transformers whose directories `weight_rows` describes. BASE_PREFIX is
+    the prefix that tensor names lack in a directory saved without the head. DEFINING
+    names the fields that cannot be inferred from the weights' shapes. READS names the keys of
+    config.json that `from_hf` reads although other models refuse them (models/hf_config.py).
+    USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
+    EXTENDS: another architecture whose weights `extended` accepts.
     """
 
-    HEAD: ClassVar[tuple[str, ...]]
+    HF_CLASS: ClassVar[str]
     BASE_PREFIX: ClassVar[str]
-    TIED: ClassVar[Mapping[str, str]] = {}
     DEFINING: ClassVar[tuple[str, ...]]
+    READS: ClassVar[tuple[str, ...]] = ()
     PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
+    USES_MODALITY: ClassVar[bool] = False
+    EXTENDS: ClassVar[str | None] = None
     vocab_size: Any
     num_heads: Any
     num_kv_heads: Any
@@ -137,8 +193,29 @@ class LanguagePart(Part):
 
     @property
     @abstractmethod
+    def head_modules(self) -> tuple[str, ...]:
+        """The modules below `llm/` that the head reads."""
+
+    @property
+    def tied_tensors(self) -> Mapping[str, str]:
+        """{tensor: the tensor that it may duplicate}, of a model whose embedding is its head."""
+        return {}
+
+    @property
+    @abstractmethod
     def max_length(self) -> int:
         """The maximum number of tokens in prompt and answer together."""
+
+    def tokens_through(self, path: Path, length: int, media_tokens: int) -> int:
+        """Number of a sequence's tokens that the weight matrix at `path` multiplies.
+
+        media_tokens: those of all its media slots.
+        """
+        return length
+
+    def extended(self, llm: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The subtree `llm` of a model of architecture EXTENDS as a start for this one."""
+        return llm
 
     @abstractmethod
     def attention_flops(self, length: int) -> float:
@@ -165,4 +242,14 @@ def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
         f"{where}.{name} {size} is not a multiple of {where}.{by} {divisor}"
         for name, size, by, divisor in sizes
         if divisor < 1 or size % divisor
+    ]
+
+
+def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
+    """A line if the encoder's output is not a plain grid of patches."""
+    if not vision.num_prefix_tokens:
+        return []
+    return [
+        f"connector {part.architecture} takes a grid of patches, but {vision.architecture} gives a "
+        "class token before them; give vision.class_token_output=False"
     ]

@@ -119,20 +119,25 @@ class PatchConvolution:
 
 @dataclass(frozen=True)
 class DepthwiseConvolution:
-    """[C, 1, 3, 1, 1] (over time) in the source, [3, C] here."""
+    """[C, 1, *kernel] in the source, [*kernel, C] here.
+
+    The source of a convolution over time alone has `trailing` more axes of length 1.
+    """
+
+    trailing: int = 0
 
     def source_shape(self, shape: Shape) -> Shape:
-        return (shape[1], 1, shape[0], 1, 1)
+        return (shape[-1], 1, *shape[:-1]) + (1,) * self.trailing
 
     def source_part(self, shape: Shape, part: Slices) -> tuple[Slices, Slices]:
         source = self.source_shape(shape)
-        return (part[1], *whole(source[1:])), (slice(0, shape[0]), part[1])
+        return (part[-1], *whole(source[1:])), (*whole(shape[:-1]), part[-1])
 
     def read(self, source: np.ndarray, shape: Shape) -> np.ndarray:
-        return source.reshape(shape[::-1]).T
+        return np.moveaxis(source.reshape(shape[-1], *shape[:-1]), 0, -1)
 
     def write(self, ours: np.ndarray) -> np.ndarray:
-        return ours.T.reshape(self.source_shape(ours.shape))
+        return np.moveaxis(ours, -1, 0).reshape(self.source_shape(ours.shape))
 
 
 Transform = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution

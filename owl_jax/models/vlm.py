@@ -26,6 +26,7 @@ from owl_jax.models.cache import Cache
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
+from owl_jax.models.modality import Modality
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -40,9 +41,10 @@ class VisionLanguageModel(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.vision: Any = config.vision.build(self.compute)
-        width = config.llm.hidden_size
-        self.connector: Any = config.connector.build(config.vision, width, self.compute)
+        if config.vision is not None and config.connector is not None:
+            self.vision: Any = config.vision.build(self.compute)
+            width = config.llm.hidden_size
+            self.connector: Any = config.connector.build(config.vision, width, self.compute)
         self.llm: Any = config.llm.build(self.compute, config.lora)
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
@@ -50,6 +52,7 @@ class VisionLanguageModel(nn.Module):
         B, N = pixels.shape[:2]
         if pixels.dtype == jnp.uint8:
             vision = self.config.vision
+            assert vision is not None
             pixels = (pixels / 255.0 - jnp.asarray(vision.pixel_mean)) / jnp.asarray(
                 vision.pixel_std
             )
@@ -86,10 +89,25 @@ class VisionLanguageModel(nn.Module):
         mask: AttentionMask,
         cache: Cache | None = None,
         deterministic: bool = True,
+        modality: Modality | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """The language model without its head; see Llama.__call__."""
+        """The language model without its head; see Decoder.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
-        return self.llm(embeddings, mask, cache, deterministic)
+        options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
+        return self.llm(embeddings, mask, cache, deterministic, **options)
+
+    def modality(
+        self, images: jax.Array | None, videos: jax.Array | None, media_index: jax.Array
+    ) -> Modality | None:
+        """Which tokens are visual; None without media, or if the language model does not ask."""
+        config, vectors = self.config, 0
+        if not config.llm.USES_MODALITY:
+            return None
+        if images is not None:
+            vectors += images.shape[1] * config.num_tokens("image")
+        if videos is not None:
+            vectors += videos.shape[1] * config.num_tokens("video", videos.shape[2])
+        return Modality.of(media_index, vectors) if vectors else None
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -107,7 +125,10 @@ class VisionLanguageModel(nn.Module):
     ) -> jax.Array:
         embeddings = self.embed(input_ids, images, videos, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        hidden, _ = self.hidden_states(embeddings, mask, deterministic=deterministic)
+        modality = self.modality(images, videos, media_index)
+        hidden, _ = self.hidden_states(
+            embeddings, mask, deterministic=deterministic, modality=modality
+        )
         return self.logits(hidden) if logits else hidden
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -130,9 +151,9 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
     `abstract_params` returns shapes and names and allocates nothing; `nn.meta.unbox` removes the
     boxes. Raises UserError for a LoRA target that the language model does not have.
     """
-    size = config.vision.image_size
+    size = config.image_size
     tokens = jnp.zeros((1, 1), jnp.int32)
-    images = jnp.zeros((1, 1, size, size, 3), jnp.float32)
+    images = None if config.text_only else jnp.zeros((1, 1, size, size, 3), jnp.float32)
     initialised = VisionLanguageModel(config, compute).init(
         key, tokens, images, None, tokens - 1, self_attention_mask(tokens, tokens)
     )
@@ -211,7 +232,7 @@ def head(config: OwlConfig, compute: Compute, params: Params, hidden: jax.Array)
 def head_params(config: OwlConfig, params: Params) -> Params:
     """The parameters that `head` reads."""
     return {
-        top: {name: params[top][name] for name in config.llm.HEAD if name in params[top]}
+        top: {name: params[top][name] for name in config.llm.head_modules if name in params[top]}
         for top in ("llm", "lora")
         if top in params
     }

@@ -31,8 +31,8 @@ def index_media(
     """media_index int32[B, L] for ids that are -1 (image) or -2 (video) at media tokens.
 
     A sequence's vectors are numbered: those of its image slots, then those of its video slots. The
-    n-th image takes slot n. Raises ValueError for an incomplete medium or more media than slots;
-    callers check user input first.
+    n-th image takes slot n. Lengths of 0 are those of a model without media. Raises ValueError for
+    an incomplete medium or more media than slots; callers check user input first.
     """
     index = np.full(input_ids.shape, TEXT, np.int32)
     first = 0
@@ -42,7 +42,7 @@ def index_media(
     ):
         for sequence, ids in enumerate(input_ids):
             (found,) = np.nonzero(ids == media_id)
-            if len(found) % length or len(found) > slots * length:
+            if len(found) % max(length, 1) or len(found) > slots * length:
                 raise ValueError(
                     f"sequence {sequence} has {len(found)} tokens of media id {media_id}; expected "
                     f"a multiple of {length}, at most {slots * length}"

@@ -25,6 +25,7 @@ from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.own_parts import add_parts, own_files
 from owl_jax.models.remat import policy
 from owl_jax.text.formats.choose import load_format
 from owl_jax.training.extensions import check_extensions
@@ -48,16 +49,18 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.steps = 1
-    config.epochs = 0.0  # above 0: steps is set to what that many epochs of the data take
-    config.batch_size = 256  # sequences a step, over all processes and micro-batches
-    config.gradient_accumulation_steps = 1  # micro-batches a step; equals one large batch
+    config.epochs = 0.0  # above 0: replaces steps by the number of steps in that many epochs
+    config.batch_size = 256  # sequences per step, over all processes and micro-batches
+    config.gradient_accumulation_steps = 1  # micro-batches per step; same gradient as one batch
     config.clip_norm = 1.0  # global gradient norm over all trainable parameters; 0: no clipping
-    config.max_skipped_steps = 5  # the run stops after so many non-finite steps in a row
+    config.max_skipped_steps = 5  # the run stops after this many non-finite steps in a row
     # model.conversation: a name (text/formats/), or the Python file of a format of your own.
     config.model = ConfigDict(model.to_dict())
+    # Python files with parts of your own (docs/add_a_connector.md); by default those of `model`.
+    config.parts = own_files(model)
 
     # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
-    # (randomly initialised). tokenizer: a directory; "": that of the language model.
+    # (randomly initialised). tokenizer: a directory; "": the language model's.
     config.init = ConfigDict(dict.fromkeys(SUBTREES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
     config.allow_base_mismatch = False  # resume even if the frozen weights have changed
@@ -68,7 +71,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.recipes = ConfigDict()
     # The loss: (model, compute) -> objective (training/objectives/objective.py).
     config.objective = FieldReference(next_token, field_type=object)
-    config.frozen_dtype = "bfloat16"  # float32, bfloat16; "int8": the language model's projections
+    config.frozen_dtype = "bfloat16"  # or float32; int8: only the language model's projections
 
     config.compute = ConfigDict()
     config.compute.dtype = "bfloat16"
@@ -76,7 +79,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.compute.remat = "full"  # or the tensors to save (models/remat.py)
     config.compute.media_remat = "full"  # the same for vision tower and connector
     config.compute.scan_layers = True  # False: unrolled, faster on CPU, slower to compile
-    config.compute.loss_tile = 512  # tokens of a sequence with logits in memory at a time; 0: all
+    config.compute.loss_tile = 512  # tokens of each sequence with logits in memory; 0: all
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
 
     config.data = ConfigDict()
@@ -84,10 +87,10 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.data.image_slots = 1
     config.data.video_slots = 0
     config.data.frames = 4  # of each video
-    config.data.pack = True  # several conversations a sequence; False: one
+    config.data.pack = True  # several conversations per sequence; False: one
     config.data.open_rows = 64  # sequences that packing fills at the same time
     # ((source, weight), (source, weight, media_root), ...): a source is a path, or a CustomSource
-    # (data/sources/custom.py); docs/data.md.
+    # (data/sources/custom.py); see docs/data.md.
     config.data.mixture = ()
     config.data.media_root = ""  # default for sources without one; "": the folder of each file
     config.data.augmentation = "none"  # or a key of AUGMENTATIONS
@@ -102,8 +105,8 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.checkpoint_every = 500
     config.keep_checkpoints = 2
     config.skip_damaged = False  # resume from the last readable checkpoint
-    config.hang_report = 600.0  # print stacks after so many seconds without a finished step
-    config.hang_exit = 0.0  # exit with status 75 after so many seconds; 0: never
+    config.hang_report = 600.0  # print stacks after this many seconds without a finished step
+    config.hang_exit = 0.0  # exit with status 75 after this many seconds without one; 0: never
     config.profile = (0, 0)  # first and last step to trace into WORKDIR/profile; 0: none
     # Lists of objects (docs/training.md): hooks beside those of training/hooks/, and evaluators
     # such as HeldOutLoss(...).
@@ -121,7 +124,7 @@ def small_config(model: OwlConfig) -> ConfigDict:
     config.compute.scan_layers = False
     config.compute.loss_tile = 0
     config.data.threads = 2
-    config.data.pack = False  # the demo's recipes are tuned for one conversation a sequence
+    config.data.pack = False  # the demo's recipes are tuned for one per sequence
     config.checkpoint_every = 250
     return config
 
@@ -131,6 +134,7 @@ def read_model(config: ConfigDict) -> OwlConfig:
 
     A conversation format in a Python file becomes part of the model config.
     """
+    add_parts(_parts_files(config))
     values = config.model.to_dict()
     conversation = values.get("conversation")
     try:
@@ -141,7 +145,21 @@ def read_model(config: ConfigDict) -> OwlConfig:
         raise UserError(f"config.model: {error}") from None
     if problems := model.problems():
         raise UserError(f"config.model: {'; '.join(problems)}")
+    if model.text_only:
+        raise UserError(
+            "config.model has no vision encoder and no connector; a training needs both, and takes "
+            "a language model alone as config.init.llm"
+        )
     return model
+
+
+def _parts_files(config: ConfigDict) -> Sequence[str]:
+    files = config.get("parts", ())
+    if not (isinstance(files, tuple | list) and all(isinstance(file, str) for file in files)):
+        raise UserError(
+            f"config.parts={files!r}: expected paths of Python files, as in ('my_connector.py',)"
+        )
+    return files
 
 
 def read_compute(config: ConfigDict) -> Compute:
@@ -159,8 +177,8 @@ def read_compute(config: ConfigDict) -> Compute:
 
 
 def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
-    """The rules, and the recipes that they use. Raises UserError."""
-    rules = tuple((pattern, name) for pattern, name in config.rules)
+    """The rules, the parts' own first, and the recipes that they use. Raises UserError."""
+    rules = tuple((pattern, name) for pattern, name in (*_fixed(config), *config.rules))
     used = {name for _, name in rules if name != FROZEN}
     known = {field.name for field in dataclasses.fields(Recipe)}
     recipes = {}
@@ -175,11 +193,21 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
     return rules, recipes
 
 
+def _fixed(config: ConfigDict) -> Rules:
+    """The rules for parameters that no part trains."""
+    model = read_model(config)
+    return tuple(
+        (f"{subtree}/(.*/)?({'|'.join(fixed)})", FROZEN)
+        for subtree in PARTS
+        if (fixed := getattr(model, subtree).FIXED)
+    )
+
+
 class MixturePart(NamedTuple):
     """One entry of `config.data.mixture`.
 
     media_root: the base of relative media paths; "": the source's folder, or the working directory
-      for an object.
+      for a CustomSource.
     """
 
     source: str | CustomSource
@@ -257,12 +285,12 @@ def check_values(config: ConfigDict) -> None:
 
 
 def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
-    """The shape of a packed sequence of the config's batches."""
+    """The shape of a packed sequence in the config's batches."""
     data = config.data
     return RowShape(
         data.sequence_length,
         model.media_lengths(data.frames),
-        model.vision.image_size,
+        model.image_size,
         data.image_slots,
         data.video_slots,
         data.frames,
@@ -270,7 +298,7 @@ def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
 
 
 def tokenizer_directory(config: ConfigDict) -> str:
-    """The tokenizer's directory; "" if neither it nor the language model's is given."""
+    """`config.tokenizer`, or else the language model's directory; "" if there is neither."""
     llm: str = config.init.llm
     return config.tokenizer or ("" if llm == FRESH else llm)
 
@@ -297,8 +325,8 @@ def check_directories(config: ConfigDict) -> None:
 
 def _check_no_former_keys(config: ConfigDict) -> None:
     for key in flatten_dict(config.to_dict(), sep="."):
-        if instead := replacement_of(key):
-            raise UserError(f"config.{key} no longer exists: {instead}")
+        if change := replacement_of(key):
+            raise UserError(f"config.{key} {change}")
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

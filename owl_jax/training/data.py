@@ -34,7 +34,7 @@ from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from owl_jax.text.turns import Turn
 from owl_jax.training import config as settings
 
-# Records that estimate how many sequences an epoch packs into, within about 2 %.
+# Records packed to estimate the sequences of an epoch, to within about 2 %.
 _SAMPLE = 2_000
 _RECORDS_PER_OPEN_ROW = 32
 
@@ -60,7 +60,7 @@ class TrainingData:
     """The opened data of a config.
 
     names, sources: the mixture.
-    conversations: all of the mixture, by number, with media not decoded.
+    conversations: every conversation of the mixture by number; media are not decoded.
     batches: this process's shard.
     """
 
@@ -89,7 +89,7 @@ def open_data(
     """Opens the data of a config.
 
     Args:
-      workdir: for the indices of large files, in `index/`, and `skipped.jsonl`.
+      workdir: receives the indices of large files, in `index/`, and `skipped.jsonl`.
       shard_index, num_shards: the shard of each batch that this process reads.
       drops: replaces the DropLog that writes `skipped.jsonl`.
 
@@ -132,6 +132,7 @@ def open_data(
             (config.seed, shard_index),
             data.unusual_images,
             data.decoder,
+            model.resizing,
         ),
         config.batch_size // num_shards,
         config.seed,
@@ -171,7 +172,7 @@ def _made_with(
     num_shards: int,
     format: ConversationFormat,
 ) -> dict[str, Any]:
-    """Everything that determines the batches, by setting; a resume must match it."""
+    """The settings that determine the batches, by name; a resume must have the same ones."""
     keys = ("seed", "batch_size", *(f"data.{key}" for key in _BATCH_KEYS))
     made_with = {f"config.{key}": operator.attrgetter(key)(config) for key in keys}
     made_with["config.model.vision.image_size"] = shape.image_size

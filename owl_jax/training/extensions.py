@@ -1,4 +1,4 @@
-"""The objective, hooks and evaluators of a config, checked before the run starts.
+"""Reads and checks the objective, hooks and evaluators of a config before the run starts.
 
 They are objects in the config, so a config file can define its own.
 """

@@ -5,17 +5,19 @@ Letters: L tokens of a sequence, D width.
 MFU = model FLOPs / (seconds * peak of all chips). The formula is PaLM's (arXiv 2204.02311, appendix
 B), with causal attention halved and frozen weights taken into account:
 
-- A matmul with a weight matrix of n elements costs 2n a token. The backward pass costs another 2n
+- A matmul with a weight matrix of n elements costs 2n per token. The backward pass costs another 2n
   for the input gradient, if anything before it or in its subtree is trained, and 2n for the weight
-  gradient, if the matrix is trained. A language model of N parameters costs 6N a token when it is
+  gradient, if the matrix is trained. A language model of N parameters costs 6N per token when it is
   trained, 4N when it is frozen and something before or beside it (vision, connector, LoRA) is
   trained, and 2N when nothing is.
-- The two matmuls of attention cost 4 L^2 D a layer, half of that if causal, and twice as much again
-  in the backward pass. A packed sequence counts as one sequence of L tokens.
+- The two matmuls of attention cost 4 L^2 D per layer, where D is the width of all heads together,
+  or half of that if causal. The backward pass costs twice as much as the forward pass. A packed
+  sequence counts as one sequence of L tokens.
 - Rematerialisation, norms, softmax, the loss, the optimizer and embedding look-ups do not count.
 - The language model's head counts for every token, even if the loss skips unsupervised ones
   (training/objectives/cross_entropy.py).
-- Vision tower and connector count for every media slot, filled or not, since they run for each.
+- Vision tower and connector count for every media slot, filled or not, since they run for each. If
+  media tokens have weights of their own in the language model, all slots count as filled.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _ORDER = tuple(PARTS)  # subtrees in the order of the forward pass
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Operation:
     """FLOPs of one operation of a sequence's forward pass.
 
     is_weight: a matmul with a weight matrix; otherwise attention.
@@ -64,32 +66,37 @@ def training_flops(
     }
     first = min((_ORDER.index(subtree) for subtree in trained), default=len(_ORDER))
     total = 0.0
-    for work in _works(model, shapes, labels, row):
-        total += work.flops
-        if _ORDER.index(work.subtree) >= first:
-            total += work.flops if work.is_weight else 2 * work.flops
-        if work.is_trained:
-            total += work.flops
+    for operation in _operations(model, shapes, labels, row):
+        total += operation.flops
+        if _ORDER.index(operation.subtree) >= first:
+            total += operation.flops if operation.is_weight else 2 * operation.flops
+        if operation.is_trained:
+            total += operation.flops
     return total
 
 
 def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) -> float:
-    """FLOPs of the prefill of one prompt of `row.length` tokens, with logits of the last only."""
-    whole = sum(work.flops for work in _works(model, shapes, None, row))
+    """FLOPs of prefilling a prompt of `row.length` tokens, with logits of the last token only."""
+    whole = sum(operation.flops for operation in _operations(model, shapes, None, row))
     head = 2.0 * model.llm.vocab_size * model.llm.hidden_size
     return whole - head * (row.length - 1)
 
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
-    """FLOPs of one new token of one sequence that attends to a cache of `slots` tokens."""
-    token = RowShape(1, model.media_lengths(), model.vision.image_size)
-    matmuls = sum(work.flops for work in _works(model, shapes, None, token) if work.is_weight)
-    return matmuls + 4.0 * slots * model.llm.hidden_size * model.llm.num_layers
+    """FLOPs of decoding one token of one sequence, with a cache of `slots` tokens."""
+    token = RowShape(1, model.media_lengths(), model.image_size)
+    matmuls = sum(
+        operation.flops
+        for operation in _operations(model, shapes, None, token)
+        if operation.is_weight
+    )
+    heads = model.llm.num_heads * model.llm.head_dim
+    return matmuls + 4.0 * slots * heads * model.llm.num_layers
 
 
-def _works(
+def _operations(
     model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
-) -> Iterator[_Work]:
+) -> Iterator[_Operation]:
     """Every counted operation of a sequence's forward pass."""
     # (count, frames) of images and of videos.
     media = ((row.image_slots, 1), (row.video_slots, row.frames))
@@ -98,29 +105,33 @@ def _works(
         if not _is_matrix(path, model):
             continue
         subtree = _subtree(path)
-        tokens = row.length
-        if subtree != "llm":
+        if subtree == "llm":
+            tokens = model.llm.tokens_through(path, row.length, row.media_tokens)
+        else:
             tokens = sum(count * _media_tokens(path, model, frames) for count, frames in media)
         is_trained = named is not None and named[path] != FROZEN
-        yield _Work(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
+        yield _Operation(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
 
-    for count, frames in media:
-        yield _Work("vision", count * model.vision.attention_flops(frames))
-        yield _Work("connector", count * model.connector.attention_flops(model.vision, frames))
-    yield _Work("llm", model.llm.attention_flops(row.length))
+    if model.vision is not None and model.connector is not None:
+        for count, frames in media:
+            flops = model.connector.attention_flops(model.vision, frames)
+            yield _Operation("vision", count * model.vision.attention_flops(frames))
+            yield _Operation("connector", count * flops)
+    yield _Operation("llm", model.llm.attention_flops(row.length))
 
 
 def _media_tokens(path: Path, model: OwlConfig, frames: int) -> int:
-    """Tokens of one medium that a matrix of the vision tower or the connector multiplies."""
+    """How many tokens of one medium a matrix of the vision tower or connector multiplies."""
+    assert model.vision is not None and model.connector is not None
     if path[0] == "vision":
         return model.vision.tokens_through(path[1:], frames)
     return model.connector.tokens_through(path[1:], model.vision, frames)
 
 
 def _is_matrix(path: Path, model: OwlConfig) -> bool:
-    """Whether it is used in a matmul; an embedding is only if it is tied to the head."""
+    """Whether a matmul uses the parameter; it uses an embedding only if that is also the head."""
     if path[-1] == "embedding":
-        return path[1] in model.llm.HEAD
+        return path[1] in model.llm.head_modules
     return path[-1] == "kernel" or path[0] == "lora"
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.adapter_base import check_base
+from owl_jax.checkpoint.hf_import import Opened
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import device_put_lazy
+from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
@@ -38,9 +40,13 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
-        stored = opened.params
+        stored = dict(opened.params)
+        if "vision" in names and program.model.vision is not None:
+            stored["vision"] = program.model.vision.taken_from(stored["vision"])
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
+            stored["llm"] = _extended(opened, program.model)
+        stored, notes = _refitted(stored, program, names)
         for name in names:
             _check_shapes(stored[name], program.params[name], f"{directory}: {name}")
         if "llm" in names and config.frozen_dtype == settings.INT8:
@@ -51,7 +57,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
                 program.params[name],
                 stored[name],
             )
-        opened.print_notes(Path(directory))
+        dataclasses.replace(opened, notes=(*opened.notes, *notes)).print_notes(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
@@ -59,13 +65,41 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:
-    """The same tree with an int8 language model read again at full precision.
+    """The same tree, with an int8 language model replaced by its stored weights.
 
-    Adapters belong to these weights, and exports contain them.
+    An adapter belongs to the stored weights, and exports contain them.
     """
     if config.frozen_dtype != settings.INT8:
         return params
-    return params | open_subtrees(Path(config.init.llm), ["llm"]).params
+    opened = open_subtrees(Path(config.init.llm), ["llm"])
+    return params | {"llm": _extended(opened, settings.read_model(config))}
+
+
+def _extended(opened: Opened, model: OwlConfig) -> Tree:
+    """The opened language model, with the weights by which `model` extends it."""
+    llm: Tree = opened.params["llm"]
+    same = opened.config.llm.architecture == model.llm.architecture
+    return llm if same else dict(model.llm.extended(llm))
+
+
+def _refitted(
+    stored: Tree, program: TrainingProgram, names: list[str]
+) -> tuple[Tree, tuple[str, ...]]:
+    """(the subtrees, fitted to the model's size of pictures; a note for each changed parameter)."""
+    result, notes = dict(stored), []
+    for name in names:
+        part = getattr(program.model, name)
+        flat, wanted = flatten_dict(stored[name]), flatten_dict(program.params[name])
+        for path in flat.keys() & wanted.keys():
+            found, shape = flat[path].shape, wanted[path].shape
+            if found == shape or part is None:
+                continue
+            fitted = part.refitted(path, read(flat[path], flat[path].dtype), shape)
+            if fitted is not None:
+                flat[path] = fitted
+                notes.append(f"{name}/{'/'.join(path)}: {found} fitted to {shape}")
+        result[name] = unflatten_dict(flat)
+    return result, tuple(sorted(notes))
 
 
 def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tree:
@@ -104,10 +138,11 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
 
 
 def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """Checks the fields that weights depend on but whose shapes do not show."""
+    """Checks the fields that the weights depend on but that no shape reveals."""
     for field in ("architecture", *expected.llm.DEFINING):
         theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
-        if theirs != ours:
+        extends = field == "architecture" and theirs == expected.llm.EXTENDS
+        if theirs != ours and not extends:
             raise UserError(
                 f"{directory} has {field} {theirs}, but config.model.llm.{field} is {ours}; give "
                 f"--config.model.llm.{field}={theirs}"

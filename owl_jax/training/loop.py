@@ -1,6 +1,8 @@
-"""The training loop: data, program, restore or initialise; then step, evaluators, hooks; export.
+"""The training loop: opens the data, builds the program, restores or initialises the state, takes
+steps and exports the model.
 
-Everything else in a run (metrics, checkpoints, signals, ...) is a hook: hooks/hook.py.
+After each step it runs the evaluators, then the hooks. Everything else in a run (metrics,
+checkpoints, signals, ...) is a hook (hooks/hook.py).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from owl_jax.training.train_program import make_program
 
 
 def train(config: ConfigDict, workdir: Path) -> Path | None:
-    """Trains, or resumes, what `config` describes; returns the exported model's directory.
+    """Starts or resumes the run that `config` describes; returns the exported model's directory.
 
     A finished run is left as it is. Only one run at a time may use the workdir
     (hooks/run_lock.py).

@@ -4,9 +4,9 @@ A recipe is AdamW, or Muon for matrices, with a learning-rate schedule. The opti
 trainable tree: moments and the clipped gradient norm cover trainable leaves only.
 
 Weight decay skips biases, norm scales and every other leaf of rank one, like Hugging Face's Trainer
-in the original's script (pipeline/train.py; transformers.Trainer.get_decay_parameter_names). Layers
-are stacked on axis 0 below a path component "layers", so rank is one less there. A bias may have a
-head axis, float32[H, K], so names are checked as well as ranks.
+in the original's script (pipeline/train.py; transformers.Trainer.get_decay_parameter_names). Below
+a path component "layers", axis 0 stacks the layers and does not count towards the rank. A bias may
+have a head axis, float32[H, K], so names are checked as well as ranks.
 """
 
 from collections.abc import Mapping
@@ -190,7 +190,7 @@ def _is_axes(value: Any) -> bool:
 
 
 def decayed(params: Any) -> Any:
-    """The weight-decay mask, a tree of bools (rule and source above)."""
+    """The weight-decay mask, a tree of bools. Rule and source are at the top of the file."""
 
     def of_leaf(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [key.key for key in path]

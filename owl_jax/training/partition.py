@@ -30,7 +30,7 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
     Args:
       params: a parameter tree; shapes are enough.
       rules: (pattern, recipe name) in order of precedence.
-      recipes: the names a rule may use beside "frozen".
+      recipes: the names that a rule may use besides "frozen".
 
     Returns:
       The same tree with the recipe's name (or "frozen") at each leaf.
@@ -62,8 +62,8 @@ def assign(params: Mapping[str, Any], rules: Rules, recipes: Collection[str]) ->
         if not matched:
             faults.append(f"the rule ({pattern.pattern!r}, {recipe!r}) matches no parameter")
         elif not decided and recipe != FROZEN:
-            # A final catch-all that freezes may be left with nothing; a training rule that trains
-            # nothing is always a mistake.
+            # A final rule that freezes the rest may find nothing left to freeze. A training rule
+            # that trains nothing is always a mistake.
             faults.append(
                 f"the rule ({pattern.pattern!r}, {recipe!r}) trains nothing: earlier rules match "
                 "all of its parameters"

@@ -1,4 +1,4 @@
-"""The report.html of a training: its metrics as curves."""
+"""Writes the report.html of a training run: curves of its metrics, and held-out examples."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from owl_jax.training.optimizer import RATE_PREFIX
 
 
 def write_curves(path: Path, workdir: Path) -> None:
-    """Writes the report.html of a training: loss, learning rates, gradient norm, throughput and
-    evaluations."""
+    """Writes the report.html of a training run to `path`.
+
+    It shows loss, learning rates, gradient norm, throughput, evaluations and held-out examples.
+    """
     rows = _rows(workdir)
     rates = sorted({name for row in rows for name in row if name.startswith(RATE_PREFIX)})
     speeds = ("tokens_per_second", "useful_tokens_per_second")
@@ -54,7 +56,7 @@ def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def loss_chart(title: str, workdir: Path) -> Chart:
-    """The loss of a training by step, on a log axis."""
+    """The training loss by step, on a log axis."""
     return line_chart(title, [_line(_rows(workdir), "loss")], log=True, smooth=True)
 
 

@@ -8,6 +8,8 @@ contain only their hash.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.tree_hash import tree_hash
-from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.config import OwlConfig
 from owl_jax.training.init_params import initialize
 from owl_jax.training.partition import split
 from owl_jax.training.run import Run
@@ -24,7 +26,8 @@ from owl_jax.training.state import TrainState, place_state
 
 Tree = dict[str, Any]
 
-_BASE = "frozen base"  # of a checkpoint's meta
+_CONVERSATION = "config.model.conversation"
+_BASE = "frozen base"  # key in a checkpoint's meta
 
 
 def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree]:
@@ -32,7 +35,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
 
     With `config.data.resume`, the data resume from the checkpoint's position.
 
-    Raises UserError as `initialize` and `Checkpoints.resume`.
+    Raises UserError as `initialize` and `Checkpoints.resume` do.
     """
     config, program = run.config, run.program
     with start_up.phase("weights"):
@@ -50,6 +53,7 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
             {_BASE: ", or allow it with --config.allow_base_mismatch=True"},
             config.skip_damaged,
             say,
+            _field_defaults(program.model),
         )
         if resumed:
             run.start, state = resumed
@@ -60,17 +64,36 @@ def restore_or_initialize(run: Run, start_up: StartUp) -> tuple[TrainState, Tree
     return state, frozen
 
 
+def _field_defaults(model: OwlConfig) -> dict[str, Any]:
+    """The entries of the model's fields at their defaults: checkpoints lack fields added later."""
+
+    def defaults(part: Any) -> dict[str, Any]:
+        found = {field.name: field.default for field in fields(part)}
+        return {name: value for name, value in found.items() if value is not MISSING}
+
+    own = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in defaults(model).items()
+    }
+    parts = {name: defaults(part) for name, part in model.parts.items()}
+    return _flat({**own, **parts})
+
+
+def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields by key of the training config, with lists for tuples, as in a checkpoint."""
+    flat = flatten_dict({"config": {"model": json.loads(json.dumps(model))}}, sep=".")
+    return dict(flat)
+
+
 def _describe(model: OwlConfig, frozen: Tree, config: ConfigDict) -> dict[str, Any]:
-    """Metadata that a checkpoint must match, one entry a field so that errors name the field."""
-    flat = flatten_dict({"config": {"model": model.to_dict()}}, sep=".")
+    """Metadata that a checkpoint must match; an entry per field, so that errors name the field."""
+    described = _flat(model.to_dict())
     # Runs that differ only in how weights are initialised may share checkpoints.
-    for part in PARTS:
-        for name in getattr(model, part).INIT_ONLY:
-            del flat[f"config.model.{part}.{name}"]
-    # Part of the data's position (training/data.py), and not in the checkpoints of older releases.
-    flat = {key: v for key, v in flat.items() if not key.startswith("config.model.conversation")}
-    # Through JSON, so that tuples compare equal to the lists of a checkpoint.
-    described: dict[str, Any] = json.loads(json.dumps(flat))
+    for subtree, part in model.parts.items():
+        for name in part.INIT_ONLY:
+            del described[f"config.model.{subtree}.{name}"]
+    # Part of the data's position (training/data.py).
+    described = {k: v for k, v in described.items() if not k.startswith(_CONVERSATION)}
     directories = ", ".join(sorted({config.init[name] for name in frozen})) or "nothing"
     described |= {
         _BASE: tree_hash(frozen) if frozen else "none",

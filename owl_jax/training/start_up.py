@@ -1,4 +1,4 @@
-"""Start-up of a run: timing of its phases, the compilation cache, the memory report."""
+"""Helps a run start: times the phases, caches compiled programs, reports memory."""
 
 from __future__ import annotations
 

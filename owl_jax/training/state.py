@@ -18,7 +18,7 @@ class TrainState:
 
     step: int32[], steps taken, including skipped ones.
     params: the trainable parameters, in master precision.
-    opt_state: their moments.
+    opt_state: the optimizer's state, with their moments.
     skipped: int32[], steps skipped because the loss or gradient was not finite.
     skipped_in_a_row: int32[], steps skipped since the last good one.
     """

@@ -31,14 +31,13 @@ def make_step(
 ) -> Step:
     """Builds the training step.
 
-    accumulate: micro-batches a step. The gradient equals that of one large batch: the summed
-      objective over the summed weight.
+    accumulate: micro-batches per step. The gradient equals that of one large batch: the summed
+      objective divided by the summed weight.
 
     A step with a non-finite loss or gradient leaves weights and moments unchanged and counts as
     skipped. A batch of weight 0 has loss 0 and gradient 0.
 
-    Tracing the step raises UserError if a metric of the objective has the name of one of the
-    step's.
+    Tracing the step raises UserError if the objective uses the name of one of the step's metrics.
     """
 
     def gradient(trainable: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:

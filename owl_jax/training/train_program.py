@@ -1,7 +1,8 @@
-"""The abstract training program of a config: the step, and the shapes, dtypes and shardings of its
+"""Builds a config's training program: the step, and the shapes, dtypes and shardings of its
 arguments.
 
-Training fills and runs it (training/loop.py); aot/ compiles it for a TPU without the hardware.
+The training loop runs it with real arrays (training/loop.py); aot/ compiles it for a TPU without
+having one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class TrainingProgram:
     params: the whole parameter tree as `jax.ShapeDtypeStruct`s with stored dtype and sharding.
       Layers are always stacked.
     labels: the same tree with each leaf's recipe, or "frozen".
-    row, rows: the shape of a packed sequence, and the sequences of a step over all devices.
+    row: the shape of a packed sequence.
+    rows: the number of sequences in a step, over all devices.
     step: (state, frozen, batch) -> (state, metrics), jitted; donates the state.
     """
 
@@ -85,20 +87,20 @@ class TrainingProgram:
         )
 
     def frozen(self) -> Tree:
-        """The frozen weights as the step takes them, as ShapeDtypeStructs."""
+        """The frozen weights in the form of `arrange`, as ShapeDtypeStructs."""
         return self.arrange(split(self.params, self.labels)[1])
 
     def arrange(self, frozen: Tree) -> Tree:
-        """Frozen weights, a subtree of a tree like `params`, as the step takes them.
+        """Converts the frozen part of a tree like `params` to the form that the step takes.
 
-        A step that unrolls its layers gets each layer's frozen weights as separate arrays, which
-        saves slicing the stack in every step. The stacked arrays are deleted one by one.
+        A step with unrolled layers takes separate arrays for each layer, so that it does not slice
+        the stack every time. Each stacked array is deleted as soon as it is split.
         """
-        return frozen if self.compute.scan_layers else unstack(frozen, _layers_apart)
+        return frozen if self.compute.scan_layers else unstack(frozen, _split_layers)
 
     def stacked(self, frozen: Tree) -> Tree:
-        """The inverse of `arrange`. The layers' arrays are deleted one by one."""
-        return frozen if self.compute.scan_layers else restack(frozen, _stacked)
+        """Inverts `arrange`. Layers' arrays are deleted as soon as they are stacked."""
+        return frozen if self.compute.scan_layers else restack(frozen, _stack_layers)
 
     def batch(self) -> Batch:
         """A batch as ShapeDtypeStructs (data/batch.py)."""
@@ -181,7 +183,7 @@ def abstract_params(model: OwlConfig, mesh: Mesh, logical: LogicalRules) -> Tree
     return params
 
 
-def _layers_apart(stacked: Any) -> list[Any]:
+def _split_layers(stacked: Any) -> list[Any]:
     """Splits a stacked array or ShapeDtypeStruct into one per layer, with the same sharding."""
     sharding = NamedSharding(stacked.sharding.mesh, PartitionSpec(*stacked.sharding.spec[1:]))
     if isinstance(stacked, jax.ShapeDtypeStruct):
@@ -191,7 +193,7 @@ def _layers_apart(stacked: Any) -> list[Any]:
     return layers
 
 
-def _stacked(layers: Sequence[Any]) -> jax.Array:
+def _stack_layers(layers: Sequence[Any]) -> jax.Array:
     """Stacks the layers' arrays, with the same sharding."""
     layer_sharding = layers[0].sharding
     sharding = NamedSharding(layer_sharding.mesh, PartitionSpec(None, *layer_sharding.spec))
@@ -202,17 +204,17 @@ def _stacked(layers: Sequence[Any]) -> jax.Array:
 
 
 def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    parts, steps = num_batch_shards(mesh), config.gradient_accumulation_steps
-    if config.batch_size % (parts * steps):
+    shards, steps = num_batch_shards(mesh), config.gradient_accumulation_steps
+    if config.batch_size % (shards * steps):
         raise UserError(
-            f"config.batch_size={config.batch_size} cannot be divided among {parts} devices (mesh "
+            f"config.batch_size={config.batch_size} cannot be divided among {shards} devices (mesh "
             f"axes {' and '.join(BATCH_AXES)}) times config.gradient_accumulation_steps={steps}; "
-            f"make it a multiple of {parts * steps}"
+            f"make it a multiple of {shards * steps}"
         )
 
 
 def _quantized(model: OwlConfig, params: Tree, labels: Tree) -> tuple[Tree, Tree]:
-    """Quantises the frozen language model to int8. Raises UserError if it is trained."""
+    """(params, labels) with an int8 language model. Raises UserError if it is not frozen."""
     if trained := {label for label in jax.tree.leaves(labels["llm"]) if label != FROZEN}:
         raise UserError(
             f"config.frozen_dtype={settings.INT8} needs a frozen language model, but config.rules "

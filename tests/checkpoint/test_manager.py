@@ -1,10 +1,9 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import grain
 import jax
 import jax.numpy as jnp
@@ -319,11 +318,7 @@ print(checkpoints.latest())
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     # A limit on the size of a file makes the kernel refuse the write, as a full disk does.
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")],
-        capture_output=True,
-        text=True,
-    )
+    result = forked.run("-c", FULL_DISK, str(tmp_path / "checkpoints"))
     lines = result.stdout.splitlines()
     assert result.returncode == 0, result.stderr
     assert lines[0].startswith(
@@ -345,11 +340,7 @@ def again():
         checkpoints.save(2, state(2), None, {})
 """,
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "checkpoints")],
-        capture_output=True,
-        text=True,
-    )
+    result = forked.run("-c", script, str(tmp_path / "checkpoints"))
     assert "File too large" in result.stdout.splitlines()[0], result.stderr
 
 
@@ -393,11 +384,7 @@ gc.collect()
 
 
 def test_nothing_is_printed_of_the_arrays_beside_one_that_fails(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", FAILS_AMONG_MANY, str(tmp_path / "checkpoints")],
-        capture_output=True,
-        text=True,
-    )
+    result = forked.run("-c", FAILS_AMONG_MANY, str(tmp_path / "checkpoints"))
     assert result.stdout.splitlines() == 10 * ["not saved"] + 20 * ["not read"], result.stderr
     assert result.stderr == ""
     assert result.returncode == 0
@@ -418,7 +405,7 @@ checkpoints.wait()
 
 def test_a_half_written_checkpoint_is_ignored(tmp_path):
     directory = tmp_path / "checkpoints"
-    process = subprocess.Popen([sys.executable, "-c", HALF_WRITTEN, str(directory)])
+    process = forked.Forked(["-c", HALF_WRITTEN, str(directory)])
     while not list(directory.glob("2.*tmp*")):
         assert process.poll() is None
         time.sleep(0.001)
@@ -432,3 +419,13 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
     manager.save(2, make_state(2), None, {})
     manager.close()
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+
+
+def test_an_entry_that_an_old_checkpoint_lacks_has_its_default(checkpoints):
+    checkpoints.save(2, make_state(2), None, {"fingerprint": "f"})
+    checkpoints.wait()
+    args = (2, abstract(make_state()), None)
+    defaults = {"kind": "squash"}
+    checkpoints.restore(*args, {"fingerprint": "f", "kind": "squash"}, defaults=defaults)
+    with pytest.raises(UserError, match="its kind is 'squash', but 'pad' is expected"):
+        checkpoints.restore(*args, {"fingerprint": "f", "kind": "pad"}, defaults=defaults)

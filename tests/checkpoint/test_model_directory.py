@@ -1,10 +1,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import directories
+import forked
 import golden
 import jax
 import numpy as np
@@ -267,7 +266,8 @@ def test_full_disk_leaves_nothing_behind(format, directory, tmp_path):
         "except UserError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = forked.run("-c", code)
+    assert done.returncode == 0
     assert "cannot be written: File too large" in done.stdout
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []

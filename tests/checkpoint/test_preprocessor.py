@@ -9,7 +9,9 @@ import pytest
 
 import owl_jax
 from owl_jax.checkpoint.hf_import import open_family, open_vision
+from owl_jax.checkpoint.preprocessor import with_preprocessor
 from owl_jax.errors import UserError
+from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.vision.clip import ClipConfig
 
 # As transformers 4.31 and 5 write it; the second has sides by name.
@@ -24,6 +26,7 @@ OLD = {
     "resample": 3,
     "size": 28,
 }
+PADDED = Resizing("pad", fill=(127, 127, 127))
 NEW = {
     **OLD,
     "crop_size": {"height": 28, "width": 28},
@@ -94,3 +97,35 @@ def test_a_vision_tower_has_its_own(tmp_path):
     (directory / "preprocessor_config.json").write_text("[]")
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
         open_vision(directory)
+
+
+@pytest.mark.parametrize(
+    ("values", "resizing"),
+    [
+        (NEW, Resizing("crop", fill=(122, 116, 104))),
+        (OLD, Resizing("crop", fill=(122, 116, 104))),
+        ({"size": {"height": 28, "width": 28}, "resample": 2}, Resizing("squash", "bilinear")),
+        ({"size": {"height": 28, "width": 28}, "image_mean": [0.5] * 3, "do_pad": True}, PADDED),
+    ],
+    ids=["crop", "short side", "squash", "pad"],
+)
+def test_a_family_reads_the_way_to_a_square(model, values, resizing):
+    config = open_family(model(OLD)).config
+    directory = model(values)
+    assert config.resizing == SQUASH  # mPLUG-Owl's own
+    assert with_preprocessor(config, directory, reads_resizing=True).resizing == resizing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resample": 0}, r"resample is 0; expected 2 \(bilinear\) or 3 \(bicubic\)"),
+        ({"do_center_crop": False}, "do_center_crop is false, which leaves images that are not sq"),
+    ],
+)
+def test_a_way_that_is_not_known_is_refused(model, change, message):
+    directory = model(OLD)
+    config = open_family(directory).config
+    model({**NEW, **change})
+    with pytest.raises(UserError, match=message):
+        with_preprocessor(config, directory, reads_resizing=True)

@@ -22,7 +22,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.errors import UserError
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
-from owl_jax.models.transforms import Linear, Same
+from owl_jax.models.transforms import Flat, Linear, Same
 from owl_jax.models.weight_names import Row
 
 HEAD = "language_model.lm_head.weight"
@@ -206,6 +206,27 @@ def test_tensors_of_one_target_lie_on_its_axis_before_the_last(tmp_path):
     del tensors["1.k"]
     with pytest.raises(UserError, match=r"missing: 1\.k"):
         opened(tensors)
+
+
+def test_stacked_rows_are_written_apart(tmp_path):
+    """q and k of each layer, each with its head axis, as they were read."""
+    rows = [Row(f"{{i}}.{name}.weight", "x", Linear()) for name in "qk"]
+    rows += [Row(f"{{i}}.{name}.bias", "y", Flat()) for name in "qk"]
+    random = np.random.default_rng(0)
+    tensors = {
+        f"{i}.{name}.{kind}": random.normal(size=(6, 5) if kind == "weight" else 6)
+        for i in range(2)
+        for name in "qk"
+        for kind in ("weight", "bias")
+    }
+    save_file(tensors, tmp_path / WEIGHTS)
+    abstract = {"x": np.empty((2, 5, 3, 2, 2)), "y": np.empty((2, 3, 2, 2))}
+    tree = from_source(rows, TensorFiles([tmp_path / WEIGHTS]), abstract, tmp_path)
+    written = to_source(rows, tree)
+    assert {tensor.name for tensor in written} == tensors.keys()
+    for tensor in written:
+        assert tensor.shape == tensors[tensor.name].shape
+        np.testing.assert_array_equal(tensor.read(), tensors[tensor.name])
 
 
 def test_written_tensors_say_what_they_will_be_before_they_are_made():

@@ -3,10 +3,9 @@ else; one writes what both agree on. All tests ask one pair of them."""
 
 import json
 import socket
-import subprocess
-import sys
 
 import directories
+import forked
 import golden
 import pytest
 from directories import LLAMA
@@ -114,12 +113,7 @@ def _run(script, *arguments):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, address, str(number), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        forked.Forked(["-c", script, address, str(number), *map(str, arguments)])
         for number in range(2)
     ]
     try:

@@ -288,7 +288,7 @@ def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
         (lambda owl: owl.chat(None), "NoneType"),
         (lambda owl: owl.generate([[1, 2]], eos_token_id=10**12), "eos_token_id is"),
         (lambda owl: owl.generate([[1, 2]], max_new_tokens=2.5), "max_new_tokens is 2.5"),
-        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is no array"),
+        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is not an array"),
         (lambda owl: owl.save(tiny.__file__), "exists already"),
         (lambda owl: owl.save("x", format="gguf"), "format 'gguf'"),
     ],

@@ -149,7 +149,11 @@ def test_parts_without_their_media_take_those_beside_in_reading_order():
 @pytest.mark.parametrize(
     ("part", "images", "named"),
     [
-        ({"type": "image", "image": "a.png"}, ["b.png"], "1 image.s. in its parts, 0 <image>"),
+        (
+            {"type": "image", "image": "a.png"},
+            ["b.png"],
+            "1 part.s. with their own image, 0 <image>",
+        ),
         (
             {"type": "image", "image": "a.png", "path": "b.png"},
             None,
@@ -197,7 +201,7 @@ def test_media_under_other_keys_are_not_passed_over(message):
 def test_mappings_without_end_are_one_line():
     held = {}
     held["image"] = held
-    with pytest.raises(UserError, match="mappings in mappings"):
+    with pytest.raises(UserError, match="mappings nested too deeply"):
         take_out(user({"type": "image", "image": held}), None, None)
 
 

@@ -74,8 +74,8 @@ def test_weights_that_are_no_numbers_are_warned_of(format, dtype, tmp_path, caps
 
 @pytest.mark.parametrize("path", [None, b"model", 3, ["model"]])
 def test_what_is_no_path_is_one_line(path):
-    with pytest.raises(UserError, match="is no path; expected that of a model directory"):
+    with pytest.raises(UserError, match="is not a path; expected the path of a model directory"):
         owl_jax.load(path)
     if path is not None:
-        with pytest.raises(UserError, match="is no path"):
+        with pytest.raises(UserError, match="is not a path"):
             owl_jax.load(LLAMA, adapter=path)

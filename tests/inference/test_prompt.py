@@ -85,7 +85,7 @@ def test_pixels_stay_bytes_or_become_float32():
     [
         ({"input_ids": [1, 2]}, r"int64\[2\]; expected integers \[batch, length\]"),
         ({"input_ids": [[1.0, 2.0]]}, "float64"),
-        ({"input_ids": [[1, 2], [3]]}, "input_ids is no array"),
+        ({"input_ids": [[1, 2], [3]]}, "input_ids is not an array"),
         ({"input_ids": [["a"]]}, "expected integers"),
         ({"input_ids": None}, "expected an array of numbers"),
         ({"input_ids": [[1]], "attention_mask": [["a"]]}, "expected numbers, 0 on padding"),

@@ -13,7 +13,9 @@ from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.connectors.abstractor import AbstractorBlock, AbstractorConfig
 from owl_jax.models.language.bloom import BloomBlock, BloomConfig
-from owl_jax.models.language.llama import LlamaBlock, LlamaConfig, rotary_tables
+from owl_jax.models.language.decoder import DecoderBlock
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.language.rope import rotary_tables
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.remat import NAMES, TENSORS, named, policy
 from owl_jax.models.vision.clip import ClipBlock, ClipConfig
@@ -29,8 +31,8 @@ VISION = ClipConfig(8, 4, D, 24, 1, 2, temporal=True)
 # The block, what it gets besides x, and the tensors that it does not have.
 BLOCKS = {
     "llama": (
-        LlamaBlock(LLAMA, COMPUTE, LORA(("q_proj",))),
-        (None, ROTATION, PLACEMENT),
+        DecoderBlock(LLAMA, COMPUTE, LORA(("q_proj",))),
+        (None, ROTATION, PLACEMENT, None),
         {"temporal"},
     ),
     "bloom": (

@@ -32,10 +32,16 @@ CASES = {
         [[1], [10], [100], [2], [20], [200], [3], [30], [300], [4], [40], [400]],
     ),
     # Two channels over three frames.
-    "depthwise": (
-        DepthwiseConvolution(),
+    "depthwise over time": (
+        DepthwiseConvolution(trailing=2),
         [[[[[1]], [[2]], [[3]]]], [[[[4]], [[5]], [[6]]]]],
         [[1, 4], [2, 5], [3, 6]],
+    ),
+    # Two channels, two rows of three.
+    "depthwise": (
+        DepthwiseConvolution(),
+        [[[[1, 2, 3], [4, 5, 6]]], [[[10, 20, 30], [40, 50, 60]]]],
+        [[[1, 10], [2, 20], [3, 30]], [[4, 40], [5, 50], [6, 60]]],
     ),
 }
 
@@ -71,7 +77,8 @@ GROUPS = {
     "linear from heads": (Linear(2), 3, [[0, 1], [2]]),
     "heads to heads": (Linear(2, trailing=1), 4, [[0, 1], [2, 3]]),
     "patches": (PatchConvolution(), 2, [[1]]),
-    "depthwise": (DepthwiseConvolution(), 2, [[1]]),
+    "depthwise over time": (DepthwiseConvolution(trailing=2), 2, [[1]]),
+    "depthwise": (DepthwiseConvolution(), 3, [[2]]),
 }
 
 

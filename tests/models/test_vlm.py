@@ -14,7 +14,7 @@ from owl_jax.checkpoint.adapter import WEIGHTS_FILE, write_adapter
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.tensors import to_source
 from owl_jax.models.compute import Compute
-from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.families import family_for
 from owl_jax.models.remat import NAMES
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import (
@@ -24,9 +24,9 @@ from owl_jax.models.vlm import (
     variables,
 )
 
-CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO, golden.LORA)
+CASES = (golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.VIDEO, golden.LORA, golden.OWL2)
 # Recorded, but of generation, or of the original's inputs.
-OTHER = ("greedy", "masked_labels", "video_attention_mask")
+OTHER = ("greedy", "masked_labels", "video_attention_mask", "expanded_")
 FORWARD_ARRAYS = [
     (case, name) for case in CASES for name in golden.outputs(case) if not name.startswith(OTHER)
 ]
@@ -39,9 +39,15 @@ def test_recorded_array_is_reproduced(case, name):
     np.testing.assert_allclose(ours, recorded, rtol=0, atol=2e-5 if "loss" in name else 1e-4)
 
 
-@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.BLOOM_6])
+@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.BLOOM_6, golden.OWL2])
 def test_recorded_gradients_are_reproduced(case):
-    rows = MPLUG_OWL.weight_rows(golden.model(case)[0])
+    config, _ = golden.model(case)
+    fixed = config.connector.FIXED  # buffers in the original
+    rows = [
+        row
+        for row in family_for(config).weight_rows(config)
+        if row.target.rpartition("/")[2] not in fixed
+    ]
     _assert_gradients(
         {
             tensor.name: tensor.read()
@@ -69,7 +75,8 @@ def _assert_gradients(ours, expected, relative=1e-3):
 
 
 @pytest.mark.parametrize(
-    ("case", "prefix"), [(golden.LORA, ""), (golden.BLOOM, ""), (golden.VIDEO, "mixed_")]
+    ("case", "prefix"),
+    [(golden.LORA, ""), (golden.BLOOM, ""), (golden.VIDEO, "mixed_"), (golden.OWL2, "textonly_")],
 )
 def test_unrolled_layers_equal_scanned(case, prefix):
     config, params = golden.model(case)
@@ -88,7 +95,8 @@ def test_remat_policy_changes_no_gradient(policy):
 
 
 @pytest.mark.parametrize(
-    ("case", "prefix"), [(golden.LLAMA, ""), (golden.BLOOM, ""), (golden.VIDEO, "mixed_")]
+    ("case", "prefix"),
+    [(golden.LLAMA, ""), (golden.BLOOM, ""), (golden.VIDEO, "mixed_"), (golden.OWL2, "textonly_")],
 )
 def test_bfloat16_stays_near_float32(case, prefix):
     config, params = golden.model(case)
@@ -261,10 +269,11 @@ def test_padding_on_the_right_changes_nothing(case):
     np.testing.assert_allclose(logits[1, :length], recorded, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM])
+@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.OWL2])
 def test_packed_conversations_do_not_attend_to_each_other(case):
     config, params = golden.model(case)
-    pixels = golden.inputs(case)["pixel_values"][:2]
+    given = golden.inputs(case)
+    pixels = (given["images"] if case == golden.OWL2 else given["pixel_values"])[:2]
     span = np.full(config.num_tokens("image"), -1)
     one = np.array([BOS, *span, *np.arange(10, 20)])
     two = np.array([BOS, *np.arange(30, 38), *span, *np.arange(40, 43)])
@@ -312,7 +321,9 @@ def test_dropout_needs_a_key():
     assert np.abs(run(jax.random.key(1)) - dropped).max() > 0.1
 
 
-@pytest.mark.parametrize("case", [golden.LLAMA, golden.BLOOM, golden.VIDEO, golden.LORA])
+@pytest.mark.parametrize(
+    "case", [golden.LLAMA, golden.BLOOM, golden.VIDEO, golden.LORA, golden.OWL2]
+)
 def test_tree_has_a_subtree_per_partition_and_a_name_per_dimension(case):
     config, params = golden.model(case)
     boxed = jax.eval_shape(lambda key: init_params(config, Compute(), key), jax.random.key(0))

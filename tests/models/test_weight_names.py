@@ -5,18 +5,24 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.models.families.mplug_owl import MPLUG_OWL, VARIANTS
+from owl_jax.models.families import family_for
+from owl_jax.models.families.mplug_owl import VARIANTS
+from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2_7B
 from owl_jax.models.weight_names import BUFFERS
 
 CONFIGS = {
     **VARIANTS,
-    **{case: golden.model(case)[0] for case in (golden.LLAMA, golden.BLOOM, golden.VIDEO)},
+    "owl2": MPLUG_OWL2_7B,
+    **{
+        case: golden.model(case)[0]
+        for case in (golden.LLAMA, golden.BLOOM, golden.VIDEO, golden.OWL2)
+    },
 }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_every_leaf_and_every_name_is_in_one_row(config):
-    rows = MPLUG_OWL.weight_rows(config)
+    rows = family_for(config).weight_rows(config)
     targets = [row.target for row in rows]
     assert sorted(targets) == sorted(flatten_dict(abstract_params(config), sep="/"))
     assert len({row.source for row in rows}) == len(rows)

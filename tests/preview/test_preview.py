@@ -1,10 +1,9 @@
 """The command: from files to a page, and what it says where there is no page to be had."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from html_page import Page
 from PIL import Image
@@ -51,12 +50,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def preview(folder):
     def call(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "owl_jax.data.preview", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
+        return forked.run("-m", "owl_jax.data.preview", *arguments, directory=folder)
 
     return call
 

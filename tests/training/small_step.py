@@ -21,10 +21,13 @@ from owl_jax.data.batch import Batch, Example, RowShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.training.config import read_recipes
 from owl_jax.training.objectives.next_token import next_token
 from owl_jax.training.optimizer import Recipe, make_optimizer
 from owl_jax.training.partition import FROZEN, Rules, assign, split
@@ -45,14 +48,21 @@ MODELS = {
         lora=LoraConfig(2, 4.0, dropout=0.0, targets=("query_key_value",)),
     ),
 }
+OWL2 = dataclasses.replace(
+    LLAMA,
+    connector=Owl2AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
+    llm=Owl2LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
+    lora=None,
+)
 LENGTH = 24
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def stage_rules(name: str) -> Rules:
-    """The rules of a config that ships."""
-    return tuple(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]().rules)
+    """The rules of a config that ships, and those of its parts."""
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    return read_recipes(config)[0]
 
 
 def draw_params(config: OwlConfig) -> Any:

@@ -11,7 +11,7 @@ import small_step
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from small_step import LLAMA
+from small_step import LLAMA, OWL2
 
 from owl_jax.data.batch import Batch
 from owl_jax.models.compute import Compute
@@ -34,6 +34,8 @@ MODELS = {
     ("llama", "stage1"): dataclasses.replace(LLAMA, lora=None),
     ("llama", "stage2"): LLAMA,
     ("bloom", "stage2"): BLOOM,
+    ("owl2", "owl2/stage1"): OWL2,
+    ("owl2", "owl2/stage2"): OWL2,
 }
 STEPS = 2
 
@@ -88,6 +90,8 @@ def eight_devices(name, stage, sizes, accumulate=1):
         ("llama", "stage2", (1, 8, 1)),
         ("llama", "stage2", (2, 2, 2)),
         ("bloom", "stage2", (2, 2, 2)),
+        ("owl2", "owl2/stage1", (2, 2, 2)),
+        ("owl2", "owl2/stage2", (2, 2, 2)),
     ],
 )
 def test_a_mesh_trains_as_one_device_does(name, stage, sizes):

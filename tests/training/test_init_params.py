@@ -1,5 +1,6 @@
 """The weights that a run starts from: in 8 bits, and back in what is exported."""
 
+import dataclasses
 import json
 import runpy
 
@@ -8,11 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 from read_whole import load_model
 from training_runs import CONFIG, metrics_of
 
 import owl_jax
 from owl_jax.checkpoint.adapter_base import base_hash
+from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid_positions
+from owl_jax.models.language.owl2 import Owl2LlamaConfig
+from owl_jax.models.vision.positions import interpolated
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train
@@ -32,6 +38,51 @@ def config(files):
     config = runpy.run_path(str(files / "config.py"))["get_config"]()
     config.steps = 3
     return config
+
+
+def test_stage_1_of_owl2_starts_from_llama_and_a_smaller_clip(files, tmp_path, capsys):
+    base, params = load_model(files / "base", np.float32)
+    vision = {**params["vision"], "layers": dict(params["vision"]["layers"])}
+    del vision["layers"]["temporal"]
+    start = dataclasses.replace(
+        base,
+        vision=dataclasses.replace(base.vision, temporal=False),
+        connector=Owl2AbstractorConfig(4, 16, 32, num_layers=1, num_heads=2),
+    )
+    save_model(
+        tmp_path / "start",
+        start,
+        {"vision": vision, "llm": params["llm"]},
+        "orbax",
+    )
+    config = runpy.run_path("configs/owl2/stage1.py")["get_config"]()
+    config.model = ConfigDict(
+        dataclasses.replace(
+            start,
+            vision=dataclasses.replace(start.vision, image_size=42),
+            llm=Owl2LlamaConfig(
+                340, 16, 32, num_layers=1, num_heads=2, num_kv_heads=2, max_positions=192
+            ),
+        ).to_dict()
+    )
+    config.batch_size, config.gradient_accumulation_steps = 8, 1
+    config.data.sequence_length, config.data.image_slots = 64, 1
+    config.init.vision = config.init.llm = str(tmp_path / "start")
+    config.frozen_dtype = config.compute.dtype = "float32"
+    program = make_program(config, make_mesh(data=2, fsdp=2, tensor=2))
+    found = jax.device_get(initialize(config, program))
+
+    layers = found["llm"]["layers"]
+    for name in ("k_proj", "v_proj", "attention_norm", "mlp_norm"):
+        jax.tree.map(np.testing.assert_array_equal, layers[f"visual_{name}"], layers[name])
+        jax.tree.map(np.testing.assert_array_equal, layers[name], params["llm"]["layers"][name])
+    positions = params["vision"]["positions"]
+    np.testing.assert_array_equal(found["vision"]["positions"], interpolated(positions, 10))
+    assert "vision/positions: (5, 16) fitted to (10, 16)" in capsys.readouterr().err
+    # The fixed positions are initialised, and no rule trains them.
+    table = grid_positions(10, 16)
+    keys = found["connector"]["layers"]["key_positions"]
+    np.testing.assert_allclose(keys[0], table, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

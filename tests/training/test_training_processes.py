@@ -7,12 +7,11 @@ import json
 import runpy
 import shutil
 import socket
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 import tiny
+from forked import Forked
 from training_runs import CONFIG as STAGE2
 from training_runs import finish, metrics_of, start, start_several, state_of, steps_of
 
@@ -121,15 +120,7 @@ def answers(files):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(number), str(files)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    processes = [Forked(["-c", SCRIPT, address, str(n), str(files)]) for n in range(2)]
     results = finish(processes)
     assert [code for code, _, _ in results] == [0, 0], results
     return [json.loads(out.splitlines()[-1]) for _, out, _ in results]

@@ -65,12 +65,12 @@ def start(
     **environment: str,
 ) -> Process:
     """Starts the command on CPU devices; anew, without fork, if it needs another environment."""
-    every = [f"--config={config}", f"--workdir={workdir}", *arguments]
+    every = ["-u", "-m", "owl_jax.train", f"--config={config}", f"--workdir={workdir}", *arguments]
     variables = os.environ | {"XLA_FLAGS": on_devices(devices)} | environment
     if not environment:
-        return Forked(every, variables, start_new_session)
+        return Forked(every, variables, start_new_session, ROOT)
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "owl_jax.train", *every],
+        [sys.executable, *every],
         cwd=ROOT,
         env=variables,
         start_new_session=start_new_session,

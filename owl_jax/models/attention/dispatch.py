@@ -6,6 +6,7 @@ Letters: B batch, L query tokens, S key slots, H heads, G key heads, K head widt
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 
@@ -32,6 +33,7 @@ def attend(
     slopes: jax.Array | None = None,
     implementation: str = "xla",
     past: Mapping[str, jax.Array] | None = None,
+    window: int = 0,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) + bias) v, the softmax in float32.
 
@@ -43,6 +45,8 @@ def attend(
         `choose` describes; "cudnn" never falls back but raises.
       past: {"k", "v"}, each [B, G, S, K]: a cache of the tokens before the queries. k and v are
         then the queries' own, and the mask is over the cache's slots. Always computed by "xla".
+      window: a query attends to this many positions up to its own; 0: to all of its segment.
+        Requires a mask. For sequences longer than the window, "xla" replaces "blockwise".
 
     Returns: [B, L, H, K] in the dtype of q, named `context` (models/remat.py).
     Raises UserError for an unknown implementation, and for ALiBi with cuDNN.
@@ -52,14 +56,18 @@ def attend(
         raise UserError(f"attention {implementation!r}: expected one of {known}")
     if past is not None:
         assert mask is not None
-        return attend_with_cache(past, q, k, v, mask, slopes)
-    chosen = choose(implementation, q, k, mask, slopes)
+        return attend_with_cache(past, q, k, v, mask, slopes, window)
+    if window >= q.shape[1]:
+        window = 0  # no token is that far away
+    chosen = choose(implementation, q, k, mask, slopes, window)
     if chosen in _PACKED_KERNELS:
         assert mask is not None
         segments = mask.query_segments, mask.key_segments
         kernel = _PACKED_KERNELS[chosen]
+        if window:
+            kernel = partial(splash, window=window)
         return run_kernel(kernel, q, k, v, *segments, slopes, mask.key_positions)
-    return named("context", (_cudnn if chosen == "cudnn" else xla)(q, k, v, mask, slopes))
+    return named("context", (_cudnn if chosen == "cudnn" else xla)(q, k, v, mask, slopes, window))
 
 
 def choose(
@@ -68,6 +76,7 @@ def choose(
     k: jax.Array,
     mask: AttentionMask | None,
     slopes: jax.Array | None,
+    window: int = 0,
 ) -> str:
     """Resolves "auto", and replaces splash and blockwise by "xla" for calls they are not made for.
 
@@ -78,14 +87,14 @@ def choose(
                  4 MB per image. Not few queries: the connector's 64, or decoding with a cache.
       cuDNN      16-bit dtypes, head widths that are a multiple of 8 up to 128, no ALiBi; without a
                  mask, or whole sequences of even length (masked, it has no gradient for odd ones).
-      blockwise  causal sequences of at least two blocks.
+      blockwise  causal sequences of at least two blocks, no window.
     """
     whole = mask is not None and mask.is_self_attention()
     _, L, _, K = q.shape
     if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
         return "splash" if whole and L >= _MIN_SPLASH_LENGTH else "xla"
     if implementation == "blockwise" or (implementation == "auto" and platform() == "cpu"):
-        return "blockwise" if whole and L >= 2 * BLOCK else "xla"
+        return "blockwise" if whole and L >= 2 * BLOCK and not window else "xla"
     if implementation == "auto" and platform() in _NVIDIA:
         supported = q.dtype.itemsize == 2 and K % 8 == 0 and K <= 128 and slopes is None
         return "cudnn" if supported and (mask is None or (whole and L % 2 == 0)) else "xla"
@@ -98,6 +107,7 @@ def _cudnn(
     v: jax.Array,
     mask: AttentionMask | None,
     slopes: jax.Array | None,
+    window: int,
 ) -> jax.Array:
     if slopes is not None:
         raise UserError('attention "cudnn" does not support ALiBi: use "auto" or "xla" for BLOOM')
@@ -107,6 +117,6 @@ def _cudnn(
         q,
         k.swapaxes(1, 2),
         v.swapaxes(1, 2),
-        mask=None if mask is None else mask.dense(),
+        mask=None if mask is None else mask.dense(window),
         implementation="cudnn",
     )

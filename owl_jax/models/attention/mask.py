@@ -27,10 +27,13 @@ class AttentionMask:
     key_positions: jax.Array
     key_segments: jax.Array
 
-    def dense(self) -> jax.Array:
-        """bool[B, 1, L, S]."""
+    def dense(self, window: int = 0) -> jax.Array:
+        """bool[B, 1, L, S]; a query attends to `window` positions up to its own, 0: to all."""
         causal = jnp.arange(self.key_segments.shape[1]) <= self.query_slots[:, None]
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
+        if window:
+            distance = self.query_positions[:, :, None] - self.key_positions[:, None, :]
+            same &= distance < window
         return (causal & same)[:, None]
 
     def is_self_attention(self) -> bool:

@@ -25,10 +25,12 @@ def splash(
     v: jax.Array,
     query_segments: jax.Array,
     key_segments: jax.Array,
+    window: int = 0,
 ) -> jax.Array:
     """A kernel for packed sequences (packed_kernels.py). Interpreted, slowly, except on a TPU.
 
     q: [B, H, L, K], scaled. k, v: [B, G, L, K]. Segments: int32[B, L], not negative.
+    window: a query attends to this many keys up to its own; 0: to all.
 
     Returns: [B, H, L, K]. The result and the scores' log-sum-exp, which the backward pass uses, are
     named `context` (models/remat.py).
@@ -47,8 +49,11 @@ def splash(
         pad_to(query_segments, 1, padded, PADDING_SEGMENT),
         pad_to(key_segments, 1, padded, PADDING_SEGMENT),
     )
+    mask: masks.Mask = masks.CausalMask((padded, padded))
+    if window:
+        mask = masks.LocalMask((padded, padded), (window - 1, 0), 0)
     kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((padded, padded))] * H),
+        masks.MultiHeadMask([mask] * H),
         block_sizes=kernels.BlockSizes(
             block_q=block,
             block_kv=block,

@@ -29,11 +29,12 @@ def xla(
     v: jax.Array,
     mask: AttentionMask | None,
     slopes: jax.Array | None,
+    window: int = 0,
 ) -> jax.Array:
     """Attention without a cache; arguments and result as in `attend` (dispatch.py)."""
     if platform() == "cpu":
-        return _divide_last(q, k, v, mask, slopes)
-    return _weighted_values(jax.nn.softmax(_scores(q, k, mask, slopes), axis=-1), v)
+        return _divide_last(q, k, v, mask, slopes, window)
+    return _weighted_values(jax.nn.softmax(_scores(q, k, mask, slopes, window), axis=-1), v)
 
 
 def _divide_last(
@@ -42,6 +43,7 @@ def _divide_last(
     v: jax.Array,
     mask: AttentionMask | None,
     slopes: jax.Array | None,
+    window: int,
 ) -> jax.Array:
     """For CPU: divides the weighted values, not the larger scores, by the softmax's denominator.
 
@@ -52,7 +54,7 @@ def _divide_last(
     G, S = k.shape[1:3]
     queries = q.swapaxes(1, 2).reshape(B, G, -1, K)
     scores = jnp.einsum("bgmk,bgsk->bgms", queries, k, preferred_element_type=jnp.float32)
-    scores = _mask_scores(scores.reshape(B, H, L, S) / math.sqrt(K), mask, slopes)
+    scores = _mask_scores(scores.reshape(B, H, L, S) / math.sqrt(K), mask, slopes, window)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(v.dtype).reshape(B, G, -1, S)
@@ -68,14 +70,17 @@ def attend_with_cache(
     v: jax.Array,
     mask: AttentionMask,
     slopes: jax.Array | None,
+    window: int = 0,
 ) -> jax.Array:
     """One softmax over cached and new keys; concatenating them would copy the cache."""
     start, length = mask.query_slots[0], q.shape[1]
     past_mask = dataclasses.replace(mask, query_slots=jnp.full(length, start - 1))
     new_mask = self_attention_mask(mask.query_positions, mask.query_segments)
     copies = _QUERY_COPIES if length == 1 and platform() == "tpu" else 1
-    old = _scores(jnp.repeat(q, copies, axis=1), past["k"], past_mask, slopes)[:, :, :length]
-    new = _scores(q, k, new_mask, slopes)
+    old = _scores(jnp.repeat(q, copies, axis=1), past["k"], past_mask, slopes, window)[
+        :, :, :length
+    ]
+    new = _scores(q, k, new_mask, slopes, window)
     total = jnp.logaddexp(logsumexp(old, -1, keepdims=True), logsumexp(new, -1, keepdims=True))
     old, new = jnp.exp(old - total), jnp.exp(new - total)
     of_past = _weighted_values(jnp.repeat(old, copies, axis=2), past["v"])[:, :length]
@@ -83,25 +88,29 @@ def attend_with_cache(
 
 
 def _scores(
-    q: jax.Array, k: jax.Array, mask: AttentionMask | None, slopes: jax.Array | None
+    q: jax.Array,
+    k: jax.Array,
+    mask: AttentionMask | None,
+    slopes: jax.Array | None,
+    window: int = 0,
 ) -> jax.Array:
     """float32[B, H, L, S], masked."""
     B, L, H, K = q.shape
     G, S = k.shape[1:3]
     grouped = q.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bgsk->bgrls", grouped, k, preferred_element_type=jnp.float32)
-    return _mask_scores(scores.reshape(B, H, L, S) / math.sqrt(K), mask, slopes)
+    return _mask_scores(scores.reshape(B, H, L, S) / math.sqrt(K), mask, slopes, window)
 
 
 def _mask_scores(
-    scores: jax.Array, mask: AttentionMask | None, slopes: jax.Array | None
+    scores: jax.Array, mask: AttentionMask | None, slopes: jax.Array | None, window: int
 ) -> jax.Array:
     """Scores [B, H, L, S] with ALiBi's bias and the mask applied."""
     if mask is None:
         return scores
     if slopes is not None:
         scores += alibi_bias(slopes, mask)
-    return jnp.where(mask.dense(), scores, MASKED)
+    return jnp.where(mask.dense(window), scores, MASKED)
 
 
 def _weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:

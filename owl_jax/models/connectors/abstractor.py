@@ -35,12 +35,11 @@ ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_l
 
 
 @dataclass(frozen=True)
-class AbstractorConfig(ConnectorPart):
-    """Visual abstractor: learned queries that attend to [queries; image tokens].
+class QueryConnector(ConnectorPart):
+    """Learned queries that attend to [queries; image tokens], layer after layer.
 
-    `mlp_size` is the width of the MLP's weights: `intermediate_size` in the released image models,
-    rounded in the video release. `temporal` adds a second set of queries and their projection for
-    videos of more than one frame. `query_stddev` is init-only; the original's queries start at 0.
+    What the abstractors of the releases share. `mlp_size` is the width of the MLP's weights.
+    `query_stddev` is init-only.
     """
 
     INIT_ONLY: ClassVar = ("query_stddev",)
@@ -51,12 +50,12 @@ class AbstractorConfig(ConnectorPart):
     num_layers: Layers = 6
     num_heads: Heads = 16
     layer_norm_eps: Epsilon = 1e-6
-    temporal: bool = False
     query_stddev: Deviation = 0.0
-    architecture: Literal["abstractor"] = "abstractor"
 
-    def build(self, vision: VisionPart, language_width: int, compute: Compute) -> Abstractor:
-        return Abstractor(self, vision.hidden_size, language_width, compute)
+    @property
+    def has_temporal_queries(self) -> bool:
+        """Whether videos have a second set of queries."""
+        return False
 
     def num_tokens(self, vision: VisionPart, frames: int) -> int:
         """The queries and the end vector, for any number of frames."""
@@ -91,7 +90,47 @@ class AbstractorConfig(ConnectorPart):
         return 4.0 * self.num_layers * self.hidden_size * pairs
 
     def _queries(self, frames: int) -> int:
-        return self.num_query_tokens * (2 if frames > 1 else 1)
+        return self.num_query_tokens * (2 if self.has_temporal_queries and frames > 1 else 1)
+
+    def layer_rows(self, prefix: str) -> list[Row]:
+        """The tensor names that the releases share, below `prefix`."""
+        attention = f"{prefix}encoder.layers.{{i}}.crossattention"
+        mlp, ours = f"{attention}.output.mlp", "connector/layers"
+        return [
+            *layer_norm(f"{attention}.norm1", f"{ours}/query_norm"),
+            *layer_norm(f"{attention}.normk", f"{ours}/image_norm"),
+            *weight_and_bias(f"{attention}.attention.query", f"{ours}/query"),
+            *weight_and_bias(f"{attention}.attention.key", f"{ours}/key"),
+            *weight_and_bias(f"{attention}.attention.value", f"{ours}/value"),
+            *weight_and_bias(f"{attention}.output.out_proj", f"{ours}/out", num_in_axes=2),
+            *layer_norm(f"{attention}.output.norm2", f"{ours}/mlp_norm"),
+            *weight_and_bias(f"{mlp}.w1", f"{ours}/gate"),
+            *weight_and_bias(f"{mlp}.w3", f"{ours}/up"),
+            *layer_norm(f"{mlp}.ffn_ln", f"{ours}/inner_norm"),
+            *weight_and_bias(f"{mlp}.w2", f"{ours}/down"),
+            *weight_and_bias(f"{prefix}visual_fc", "connector/project"),
+            Row(f"{prefix}vit_eos", "connector/end", Same(2)),
+        ]
+
+
+@dataclass(frozen=True)
+class AbstractorConfig(QueryConnector):
+    """The visual abstractor of mPLUG-Owl.
+
+    `mlp_size` is `intermediate_size` in the released image models, rounded in the video release.
+    `temporal` adds a second set of queries and their projection for videos of more than one frame.
+    The original's queries start at 0.
+    """
+
+    temporal: bool = False
+    architecture: Literal["abstractor"] = "abstractor"
+
+    def build(self, vision: VisionPart, language_width: int, compute: Compute) -> Abstractor:
+        return Abstractor(self, vision.hidden_size, language_width, compute)
+
+    @property
+    def has_temporal_queries(self) -> bool:
+        return self.temporal
 
     @classmethod
     def from_hf(
@@ -132,24 +171,7 @@ class AbstractorConfig(ConnectorPart):
 
     def weight_rows(self) -> list[Row]:
         """mPLUG-Owl's tensor names."""
-        attention = "abstractor.encoder.layers.{i}.crossattention"
-        mlp, ours = f"{attention}.output.mlp", "connector/layers"
-        rows = [
-            Row("query_tokens", "connector/queries", Same(1)),
-            *layer_norm(f"{attention}.norm1", f"{ours}/query_norm"),
-            *layer_norm(f"{attention}.normk", f"{ours}/image_norm"),
-            *weight_and_bias(f"{attention}.attention.query", f"{ours}/query"),
-            *weight_and_bias(f"{attention}.attention.key", f"{ours}/key"),
-            *weight_and_bias(f"{attention}.attention.value", f"{ours}/value"),
-            *weight_and_bias(f"{attention}.output.out_proj", f"{ours}/out", num_in_axes=2),
-            *layer_norm(f"{attention}.output.norm2", f"{ours}/mlp_norm"),
-            *weight_and_bias(f"{mlp}.w1", f"{ours}/gate"),
-            *weight_and_bias(f"{mlp}.w3", f"{ours}/up"),
-            *layer_norm(f"{mlp}.ffn_ln", f"{ours}/inner_norm"),
-            *weight_and_bias(f"{mlp}.w2", f"{ours}/down"),
-            *weight_and_bias("abstractor.visual_fc", "connector/project"),
-            Row("abstractor.vit_eos", "connector/end", Same(2)),
-        ]
+        rows = [Row("query_tokens", "connector/queries", Same(1)), *self.layer_rows("abstractor.")]
         if self.temporal:
             rows += [
                 Row("temporal_query_tokens", "connector/temporal_queries", Same(1)),
@@ -190,16 +212,21 @@ def _intermediate_size(config: AbstractorConfig) -> int:
 
 
 class Abstractor(nn.Module):
-    """[N, T, 1 + P, D_vision] encoded frames -> [N, Q + 1, E], tokens of the language model.
+    """[N, T, S, D_vision] encoded frames -> [N, Q + 1, E], tokens of the language model.
 
     For T > 1 a second set of queries attends to the same tokens; each set has its own projection,
     and the results are added. The last of the Q + 1 vectors is a learned end marker.
     """
 
-    config: AbstractorConfig
+    config: QueryConnector
     vision_width: int
     language_width: int
     compute: Compute
+
+    @nn.nowrap
+    def block(self) -> type[AbstractorBlock]:
+        """The class of a layer."""
+        return AbstractorBlock
 
     @nn.compact
     def __call__(self, encoded: jax.Array) -> jax.Array:
@@ -212,7 +239,7 @@ class Abstractor(nn.Module):
         # The input axis has no logical name: "embed" already uses the mesh axis it would map to.
         to_language = partial(Projection, {None: D}, {"embed": self.language_width}, True, dtype)
         project, project_temporal = to_language(name="project"), None
-        if config.temporal:
+        if config.has_temporal_queries:
             temporal_queries = self.param("temporal_queries", query_init, (Q, D))
             project_temporal = to_language(name="project_temporal")
             if T > 1:
@@ -222,7 +249,7 @@ class Abstractor(nn.Module):
             nn.with_logical_constraint(y, ("batch", "length", "act_embed")) for y in (x, image)
         )
         x, _ = apply_layers(
-            partial(AbstractorBlock, config, self.vision_width, self.compute),
+            partial(self.block(), config, self.vision_width, self.compute),
             config.num_layers,
             x,
             None,
@@ -240,7 +267,7 @@ class Abstractor(nn.Module):
 class AbstractorBlock(nn.Module):
     """Queries [N, Q, D] attend to [queries; image tokens [N, S, D_vision]], then a SwiGLU MLP."""
 
-    config: AbstractorConfig
+    config: QueryConnector
     vision_width: int
     compute: Compute
 
@@ -258,8 +285,9 @@ class AbstractorBlock(nn.Module):
         context = norm(ATTENTION_NORM_EPS, name="image_norm")(image)
         context = jnp.concatenate([x, context.astype(x.dtype)], axis=1)
         vision_embed = {"vision_embed": self.vision_width}
-        q = named("query", biased(embed, heads, name="query")(x))
-        k = named("key", biased(vision_embed, heads, name="key")(context))
+        asking, asked = self.with_positions(x, context)
+        q = named("query", biased(embed, heads, name="query")(asking))
+        k = named("key", biased(vision_embed, heads, name="key")(asked))
         v = named("value", biased(vision_embed, heads, name="value")(context))
         y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
         x += named("attention", biased(heads, embed, name="out")(y))
@@ -272,3 +300,8 @@ class AbstractorBlock(nn.Module):
         x += biased(mlp, embed, name="down")(named("mlp", y))
         self.sow("intermediates", "output", x)
         return x, None
+
+    @nn.nowrap
+    def with_positions(self, queries: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The inputs of the query and of the key projection; values have no positions."""
+        return queries, context

@@ -1,8 +1,55 @@
 """Model families, one file each: their parts, config.json and tensor names."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from owl_jax.errors import UserError, shown
+from owl_jax.models.config import OwlConfig
 from owl_jax.models.families.family import Family
+from owl_jax.models.families.llava import LLAVA, LLAVA_ORIGINAL
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
+from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2
+from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
+from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.vision import vision_types
 
-FAMILIES: Mapping[str, Family] = {MPLUG_OWL.model_type: MPLUG_OWL}
+# By model_type in config.json.
+FAMILIES: Mapping[str, Family] = {
+    **{family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2, LLAVA, LLAVA_ORIGINAL)},
+    **dict.fromkeys(LANGUAGE_MODELS, PLAIN_LANGUAGE),
+}
+
+
+def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
+    """The family of a config.json; without a model_type mPLUG-Owl, whose reader may refuse it.
+
+    path: the file, for messages. Raises UserError for a model_type that owl_jax does not know.
+    """
+    kind = values.get("model_type")
+    if kind is None:
+        return MPLUG_OWL
+    if kind == LLAVA.model_type and LLAVA_ORIGINAL.tower in values and "text_config" not in values:
+        return LLAVA_ORIGINAL  # the authors' files have the same model_type
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join({**FAMILIES, **vision_types()})
+        where = f"{path}: " if path else ""
+        raise UserError(f"{where}model_type is {shown(kind)}; expected one of {known}")
+    return FAMILIES[kind]
+
+
+def family_for(config: OwlConfig, source: Mapping[str, Any] | None = None) -> Family:
+    """The family whose format can express a model.
+
+    source: the config.json that the model comes from; its family is preferred.
+    Raises UserError if there is none.
+    """
+    preferred = [] if source is None else [family_of(source)]
+    for family in (*preferred, *FAMILIES.values()):
+        if family.fits(config):
+            return family
+    parts = ", ".join(part.architecture for part in config.parts.values())
+    raise UserError(
+        f"no Hugging Face format for a model of {parts}; save with format=orbax (formats: "
+        f"{', '.join(FAMILIES)})"
+    )

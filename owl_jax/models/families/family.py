@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from owl_jax.models.config import OwlConfig
@@ -15,12 +15,23 @@ from owl_jax.models.weight_names import Row
 class Family:
     """A model family.
 
-    model_type: its value in config.json.
+    model_type: its value in config.json; "" if there are several.
     read_config: (config.json, the directory's tensor names) -> config. Raises UserError for a value
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
     weight_rows: the table of weights, with a row for every parameter of the parts.
     tied: {tensor: the tensor that it may duplicate}.
+    fits: whether the format can express a model's parts.
+    mark: a tensor that only this family's weights have; "" if there is none.
+    language_prefix: before the names of the language model's own tensors.
+    peft_base: what PEFT writes about the base model's class ("auto_mapping").
+    reads_resizing: whether preprocessor_config.json says how images become squares.
+    ignores: (config, tensor) -> whether a tensor is one that owl_jax does not use.
+    defaults: entries of config.json for a model that was not read from one; others win.
+    spellings: {prefix of a tensor's name: what other versions' files have instead}; all are read.
+    tower: the key of config.json that names the directory of the vision tower. Its config.json is
+      read as the section "vision_config", and its weights if the model's files lack them.
+    tower_prefix: before the names of the tower's tensors in the model's own files.
     """
 
     model_type: str
@@ -28,3 +39,13 @@ class Family:
     write_config: Callable[[OwlConfig, str], dict[str, Any]]
     weight_rows: Callable[[OwlConfig], list[Row]]
     tied: Callable[[OwlConfig], Mapping[str, str]]
+    fits: Callable[[OwlConfig], bool]
+    mark: str = ""
+    language_prefix: str = ""
+    peft_base: Mapping[str, str] | None = None
+    reads_resizing: bool = False
+    ignores: Callable[[OwlConfig, str], bool] = lambda config, tensor: False
+    defaults: Callable[[OwlConfig], dict[str, Any]] = lambda config: {}
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tower: str | None = None
+    tower_prefix: str = ""

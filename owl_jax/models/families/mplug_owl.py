@@ -12,17 +12,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from owl_jax.errors import UserError, shown
+from owl_jax.errors import UserError
 from owl_jax.models.bounds import QueryTokens
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.families.family import Family
 from owl_jax.models.hf_config import Source
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import read_language
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
-from owl_jax.models.parts import LanguagePart, VisionPart
+from owl_jax.models.parts import VisionPart
 from owl_jax.models.transforms import DepthwiseConvolution, Flat, Linear, PatchConvolution, Same
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias, with_prefix
@@ -46,7 +46,8 @@ LORA: dict[str, LoraConfig] = {
 # Former names of subtrees in model directories that owl_jax wrote.
 SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
 
-_MODEL_TYPE = "mplug-owl"
+MODEL_TYPE = "mplug-owl"
+VISION_TYPE = "mplug_owl_vision_model"
 _LANGUAGE = "language_model."
 _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
 
@@ -58,11 +59,9 @@ def variant(name: str) -> OwlConfig:
     return VARIANTS[name]
 
 
-def around(part: VisionPart | LanguagePart) -> OwlConfig:
-    """The released model with one part replaced, to describe a standalone part."""
+def around(part: VisionPart) -> OwlConfig:
+    """The released model with another vision encoder, to describe a standalone one."""
     released = VARIANTS["llama"]
-    if isinstance(part, LanguagePart):
-        return dataclasses.replace(released, llm=part)
     # The abstractor's width is its vision encoder's.
     size, heads = part.hidden_size, part.num_heads
     connector = AbstractorConfig(hidden_size=size, num_heads=heads)
@@ -83,7 +82,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             f"{source.path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
     source.expect(
-        "model_type", source.values.get("model_type", _MODEL_TYPE), _MODEL_TYPE, "mPLUG-Owl"
+        "model_type", source.values.get("model_type", MODEL_TYPE), MODEL_TYPE, "mPLUG-Owl"
     )
     whole = source.read(_HfOwl)
     source.expect(
@@ -93,20 +92,13 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
         "owl_jax's mPLUG-Owl",
     )
     sections = {name: source.section(name) for name in _SECTIONS}
-    for part in (source, *sections.values()):
-        part.refuse_other_computation()
+    for name, part in (("", source), *sections.items()):
+        if name != "text_config":  # read_language decides what a language model supports
+            part.refuse_other_computation()
     # The video release's config.json is like the other releases'; only its tensors differ.
     temporal = "temporal_query_tokens" in tensors
     vision = ClipConfig.from_owl(sections["vision_config"], temporal)
-    text = sections["text_config"]
-    kind = text.values.get("model_type")
-    if kind is None:
-        raise UserError(f"{source.path}: no value for {text.key('model_type')!r}")
-    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
-        raise UserError(
-            f"{source.path}: language model {shown(kind)}; expected {' or '.join(LANGUAGE_MODELS)}"
-        )
-    config = OwlConfig(
+    return OwlConfig(
         vision,
         AbstractorConfig.from_hf(
             sections["visual_abstractor_config"],
@@ -114,41 +106,26 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             vision.hidden_size,
             temporal,
         ),
-        LANGUAGE_MODELS[kind].from_hf(text),
+        read_language(sections["text_config"]),
     )
-    if text.values.get("tie_word_embeddings") and not config.llm.TIED:
-        raise UserError(
-            f"{source.path}: text_config.tie_word_embeddings is true; mPLUG-Owl's {kind} has a "
-            "separate head"
-        )
-    return config
+
+
+def _holds(config: OwlConfig) -> bool:
+    return isinstance(config.vision, ClipConfig) and isinstance(config.connector, AbstractorConfig)
 
 
 def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
-    if not isinstance(vision, ClipConfig) or not isinstance(connector, AbstractorConfig):
-        raise UserError(
-            f"mPLUG-Owl's format requires clip and abstractor, found {vision.architecture} and "
-            f"{connector.architecture}; save with format=orbax"
-        )
+    assert isinstance(vision, ClipConfig)
+    assert isinstance(connector, AbstractorConfig)
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
-        "model_type": _MODEL_TYPE,
+        "model_type": MODEL_TYPE,
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**llm.to_hf(), **ids},
-        "vision_config": {
-            "model_type": "mplug_owl_vision_model",
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_hidden_layers": vision.num_layers,
-            "num_attention_heads": vision.num_heads,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "hidden_act": "quick_gelu",
-        },
+        "vision_config": {**vision.to_hf(), "model_type": VISION_TYPE},
         "visual_abstractor_config": connector.to_hf(vision.hidden_size),
     }
 
@@ -157,10 +134,10 @@ def _weight_rows(config: OwlConfig) -> list[Row]:
     assert isinstance(config.vision, ClipConfig)
     assert isinstance(config.connector, AbstractorConfig)
     language = with_prefix(config.llm.weight_rows(), _LANGUAGE)
-    return [*_vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
+    return [*vision_rows(config.vision.temporal), *config.connector.weight_rows(), *language]
 
 
-def _vision_rows(temporal: bool) -> list[Row]:
+def vision_rows(temporal: bool) -> list[Row]:
     """mPLUG-Owl's tensor names of the vision encoder; q, k and v are fused."""
     embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
     ours = "vision/layers"
@@ -183,7 +160,7 @@ def _vision_rows(temporal: bool) -> list[Row]:
             *layer_norm(f"{source}.ln", f"{target}/norm"),
             Row(f"{source}.down_proj.weight", f"{target}/down/kernel", Linear(trailing=3)),
             Row(f"{source}.down_proj.bias", f"{target}/down/bias", Flat()),
-            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution()),
+            Row(f"{source}.conv.weight", f"{target}/kernel", DepthwiseConvolution(trailing=2)),
             Row(f"{source}.conv.bias", f"{target}/bias", Same()),
             Row(f"{source}.up_proj.weight", f"{target}/up/kernel", Linear(trailing=3)),
             Row(f"{source}.up_proj.bias", f"{target}/up/bias", Flat()),
@@ -193,8 +170,30 @@ def _vision_rows(temporal: bool) -> list[Row]:
 
 def _tied(config: OwlConfig) -> Mapping[str, str]:
     return {
-        f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}" for copy, original in config.llm.TIED.items()
+        f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}"
+        for copy, original in config.llm.tied_tensors.items()
     }
 
 
-MPLUG_OWL = Family(_MODEL_TYPE, _read_config, _write_config, _weight_rows, _tied)
+def _fits(config: OwlConfig) -> bool:
+    return (
+        isinstance(config.vision, ClipConfig)
+        and isinstance(config.connector, AbstractorConfig)
+        and not config.llm.USES_MODALITY
+    )
+
+
+MPLUG_OWL = Family(
+    MODEL_TYPE,
+    _read_config,
+    _write_config,
+    _weight_rows,
+    _tied,
+    _fits,
+    mark="query_tokens",
+    language_prefix=_LANGUAGE,
+    peft_base={
+        "base_model_class": "MplugOwlForConditionalGeneration",
+        "parent_library": "mplug_owl.modeling_mplug_owl",
+    },
+)

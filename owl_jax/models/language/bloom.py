@@ -36,9 +36,8 @@ from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
 class BloomConfig(LanguagePart):
     """BLOOM; defaults are bloomz-7b1's."""
 
-    HEAD: ClassVar = ("word_embeddings",)
+    HF_CLASS: ClassVar = "BloomForCausalLM"
     BASE_PREFIX: ClassVar = "transformer."
-    TIED: ClassVar[Mapping[str, str]] = {"lm_head.weight": "transformer.word_embeddings.weight"}
     DEFINING: ClassVar = ("layer_norm_eps",)
     PROJECTIONS: ClassVar = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
@@ -62,6 +61,14 @@ class BloomConfig(LanguagePart):
     @property
     def num_kv_heads(self) -> int:
         return self.num_heads
+
+    @property
+    def head_modules(self) -> tuple[str, ...]:
+        return ("word_embeddings",)
+
+    @property
+    def tied_tensors(self) -> Mapping[str, str]:
+        return {"lm_head.weight": "transformer.word_embeddings.weight"}
 
     @property
     def max_length(self) -> int:
@@ -141,7 +148,7 @@ _HF_NAMES = {
 
 
 class Bloom(nn.Module):
-    """Decoder on embeddings; the same interface as models/language/llama.py."""
+    """Decoder on embeddings; the same interface as models/language/decoder.py."""
 
     config: BloomConfig
     compute: Compute
@@ -169,7 +176,7 @@ class Bloom(nn.Module):
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
-        """Runs the decoder; arguments and result as `Llama.__call__`."""
+        """Runs the decoder; arguments and result as `Decoder.__call__`."""
         x, new = apply_layers(
             partial(BloomBlock, self.config, self.compute, self.lora),
             self.config.num_layers,

@@ -8,6 +8,9 @@ MplugOwlVisionLocalTemporal. Position 0 of the token axis is the class token.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -15,9 +18,9 @@ from typing import Any, ClassVar, Literal, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from msgspec import Struct
 
-from owl_jax.models.attention.dispatch import attend
 from owl_jax.models.bounds import (
     Channels,
     ChannelScales,
@@ -42,8 +45,17 @@ from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
+from owl_jax.models.vision.positions import fits, interpolated
+from owl_jax.models.vision.vit import (
+    attention_and_mlp,
+    first_layers_of,
+    follows_layer,
+    num_layers_at,
+    patches_of,
+)
 from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
 
+POST_NORM = "vision_model.post_layernorm"
 TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default: the original does not pass the config's
 
 
@@ -51,7 +63,9 @@ TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default: the original does not pass the co
 class ClipConfig(VisionPart):
     """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
 
-    Defaults are the released mplug-owl-llama-7b's. `position_stddev` is init-only.
+    `class_token_output`: whether the class token is in the output, before the patches. `post_norm`:
+    whether a norm follows the last layer. LLaVA turns both off and leaves out the last layer
+    (`at_layer`). Defaults are the released mplug-owl-llama-7b's. `position_stddev` is init-only.
     """
 
     INIT_ONLY: ClassVar = ("position_stddev",)
@@ -66,6 +80,8 @@ class ClipConfig(VisionPart):
     num_heads: Heads = 16
     layer_norm_eps: Epsilon = 1e-6
     temporal: bool = False
+    class_token_output: bool = True
+    post_norm: bool = True
     position_stddev: Deviation = 0.02
     # OpenAI CLIP, clip.py.
     pixel_mean: Channels = (0.48145466, 0.4578275, 0.40821073)
@@ -76,15 +92,34 @@ class ClipConfig(VisionPart):
         return Clip(self, compute)
 
     @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
 
     @property
-    def tokens_per_frame(self) -> int:
+    def num_prefix_tokens(self) -> int:
+        return int(self.class_token_output)
+
+    @property
+    def num_patches(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def _width(self) -> int:
+        """Tokens of a frame inside the encoder."""
         return 1 + self.num_patches
 
     def problems(self, where: str) -> list[str]:
         return indivisible(where, self, ("image_size", "patch_size"), ("hidden_size", "num_heads"))
+
+    def at_layer(self, layer: int, class_token: bool) -> Self:
+        length = num_layers_at(self.num_layers, layer)
+        return dataclasses.replace(
+            self, num_layers=length, post_norm=False, class_token_output=class_token
+        )
+
+    def taken_from(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(params) if self.post_norm else first_layers_of(params, self.num_layers)
 
     def num_parameters(self) -> float:
         width = 4 * self.hidden_size + 2 * self.intermediate_size
@@ -94,11 +129,16 @@ class ClipConfig(VisionPart):
     def tokens_through(self, path: Path, frames: int) -> int:
         if "temporal" in path:  # patches of videos only
             return frames * self.num_patches if frames > 1 else 0
-        return frames * (self.num_patches if "patch_embed" in path else self.tokens_per_frame)
+        return frames * (self.num_patches if "patch_embed" in path else self._width)
 
     def attention_flops(self, frames: int) -> float:
-        pairs = frames * self.tokens_per_frame**2
+        pairs = frames * self._width**2
         return 4.0 * self.num_layers * self.hidden_size * pairs
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path != ("positions",) or value.shape[1:] != shape[1:]:
+            return None
+        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
 
     @classmethod
     def from_hf(cls, source: Source) -> Self:
@@ -130,6 +170,20 @@ class ClipConfig(VisionPart):
             temporal=temporal,
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """The inverse of `from_hf`: CLIPVisionConfig. It lacks what follows the last layer here."""
+        return {
+            "model_type": "clip_vision_model",
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "layer_norm_eps": self.layer_norm_eps,
+            "hidden_act": "quick_gelu",
+        }
+
     def weight_rows(self) -> list[Row]:
         """CLIPVisionModel's tensor names (transformers)."""
         embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
@@ -151,13 +205,15 @@ class ClipConfig(VisionPart):
             *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
             *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
             *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
-            *layer_norm("vision_model.post_layernorm", "vision/post_norm"),
+            *(layer_norm(POST_NORM, "vision/post_norm") if self.post_norm else ()),
         ]
 
     def ignores(self, tensor: str) -> bool:
-        """CLIP's text tower, its projections and the logit scale."""
+        """CLIP's text tower, its projections and the logit scale; what follows the last layer."""
         others = ("text_model.", "text_projection", "visual_projection")
-        return tensor.startswith(others) or tensor == "logit_scale"
+        if tensor.startswith(others) or tensor == "logit_scale":
+            return True
+        return not self.post_norm and follows_layer(tensor, self.num_layers, POST_NORM)
 
 
 class _HfClip(Struct, frozen=True):
@@ -186,7 +242,7 @@ class _HfOwlVision(_HfClip, frozen=True):
 
 
 class Clip(nn.Module):
-    """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D].
+    """float[N, T, height, width, 3] normalised pixels -> [N, T, 1 + P, D], or [N, T, P, D].
 
     An image is a video of one frame: T = 1 skips the temporal convolutions.
     """
@@ -199,12 +255,10 @@ class Clip(nn.Module):
         config = self.config
         N, T = pixels.shape[:2]
         D, p = config.hidden_size, config.patch_size
-        side = config.image_size // p
-        patches = pixels.astype(self.compute.dtype).reshape(N * T, side, p, side, p, 3)
-        patches = patches.swapaxes(2, 3).reshape(N * T, side * side, p * p * 3)
+        frames = pixels.astype(self.compute.dtype).reshape(N * T, *pixels.shape[2:])
         x = Projection(
             {"patch": p * p * 3}, {"vision_embed": D}, dtype=self.compute.dtype, name="patch_embed"
-        )(patches)
+        )(patches_of(frames, p))
         init = truncated_init((None, "vision_embed"), config.position_stddev)
         class_token = self.param("class_token", init, (1, D)).astype(x.dtype)
         positions = self.param("positions", init, (1 + config.num_patches, D)).astype(x.dtype)
@@ -222,7 +276,10 @@ class Clip(nn.Module):
             scan=self.compute.scan_layers,
             remat=self.compute.media_remat,
         )
-        return norm(name="post_norm")(x).reshape(N, T, 1 + config.num_patches, D)
+        if config.post_norm:
+            x = norm(name="post_norm")(x)
+        x = x.reshape(N, T, 1 + config.num_patches, D)
+        return x if config.class_token_output else x[:, :, 1:]
 
 
 class ClipBlock(nn.Module):
@@ -234,11 +291,7 @@ class ClipBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None, *, deterministic: bool) -> tuple[jax.Array, None]:
-        config, dtype = self.config, self.compute.dtype
-        D, H = config.hidden_size, config.num_heads
-        embed, heads = {"vision_embed": D}, {"heads": H, "kv": D // H}
-        norm = partial(LayerNorm, config.layer_norm_eps, ("vision_embed",))
-        biased = partial(Projection, use_bias=True, dtype=dtype)
+        config = self.config
         x = named("input", x)
         if config.temporal:
             temporal = TemporalConvolution(config, self.compute, name="temporal")
@@ -247,17 +300,14 @@ class ClipBlock(nn.Module):
                 x += update.reshape(x.shape)
             elif self.is_initializing():
                 temporal(x[:, None])
-        y = norm(name="attention_norm")(x)
-        # The fused projection keeps q, k and v of a head together: [H, 3, K].
-        fused_axes = {"heads": H, None: 3, "kv": D // H}
-        fused = jnp.moveaxis(biased(embed, fused_axes, name="qkv")(y), -2, 0)
-        q, k, v = map(named, ("query", "key", "value"), fused)
-        y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=self.compute.attention)
-        x += named("attention", biased(heads, embed, name="out")(y))
-        y = norm(name="mlp_norm")(x)
-        mlp = {"mlp": config.intermediate_size}
-        up = named("up", biased(embed, mlp, name="up")(y))
-        x += biased(mlp, embed, name="down")(named("mlp", quick_gelu(up)))
+        x = attention_and_mlp(
+            x,
+            config.num_heads,
+            config.intermediate_size,
+            config.layer_norm_eps,
+            quick_gelu,
+            self.compute,
+        )
         self.sow("intermediates", "output", x)
         return x, None
 

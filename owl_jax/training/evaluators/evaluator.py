@@ -1,4 +1,4 @@
-"""The interface of evaluators, which measure the model every so many steps."""
+"""The interface of evaluators, which measure the model at intervals of steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from owl_jax.training.run import Halted, Run, StepEvent
 
 DIRECTORY = "evaluators"  # in the workdir
 
-# From a step to {metric: number}.
+# Takes a step, returns {metric: number}.
 Evaluate = Callable[[StepEvent], Mapping[str, float]]
 
 _NAME = re.compile(r"\w[\w.-]*")
-# Prefixes, before a slash, of the training's own metrics.
+# The training's own metrics have these names before the slash.
 OTHER_PREFIXES = ("learning_rate", "step_seconds")
 
 
@@ -28,7 +28,7 @@ class Evaluator:
     """The base class of the entries of `config.evaluators`.
 
     name: its metrics are called NAME/METRIC.
-    every: it runs every so many steps, and after the last one.
+    every: the interval in steps; the evaluator also runs after the last step.
     """
 
     name: str
@@ -100,7 +100,7 @@ class OpenEvaluators:
 
 @contextmanager
 def open_evaluators(evaluators: Sequence[Evaluator], run: Run) -> Iterator[OpenEvaluators]:
-    """Opens the evaluators, and closes them at the end. Raises UserError with the name of one."""
+    """Opens the evaluators, closes them at the end. Raises UserError, naming the evaluator."""
     with ExitStack() as opened:
         pairs = []
         for evaluator in evaluators:

@@ -78,7 +78,7 @@ def _parts(
     row: dict[str, np.ndarray], tokens: np.ndarray, shape: RowShape, tokenizer: Tokenizer
 ) -> Iterator[dict[str, Any]]:
     media = row["media_index"][tokens]
-    # One entry a token. The last token is only a target; the first is never one.
+    # One entry per token. The last token is only a target; the first is only an input.
     slots = [*media_slots(media, shape.media, shape.image_slots).tolist(), TEXT]
     ids = [*row["input_ids"][tokens].tolist(), int(row["targets"][tokens[-1]])]
     supervised = row["loss_mask"][tokens] > 0

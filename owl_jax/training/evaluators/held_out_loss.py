@@ -34,14 +34,14 @@ from owl_jax.training.start_up import say
 if TYPE_CHECKING:  # circular: it imports configs, which import this
     from owl_jax.training.data import TrainingData
 
-# About the most records in a packed sequence. A source with more than this many records for each
-# requested sequence is certainly large enough.
+# A packed sequence hardly ever holds more records than this, so a source that has as many for each
+# requested sequence is large enough.
 _MOST_RECORDS = 64
 
 
 @dataclass(frozen=True)
 class HeldOutLoss(Evaluator):
-    """Mean cross entropy, in nats a token, of the supervised tokens of held-out sequences.
+    """Mean cross entropy, in nats per token, of the supervised tokens of held-out sequences.
 
     The data are read, tokenised and packed as `config.data` says, without augmentation, and are the
     same each time. The model computes as in training, without dropout. Metrics: `loss`, and
@@ -50,7 +50,7 @@ class HeldOutLoss(Evaluator):
     source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
       ((source, weight), ...).
     sequences: the number of packed sequences.
-    every: it runs every so many steps, and after the last one.
+    every: the interval in steps; it also runs after the last step.
     name: the prefix of the metrics.
     examples: conversations in the run's report, each token coloured by its loss.
     """
@@ -93,7 +93,7 @@ class HeldOutLoss(Evaluator):
             yield evaluation
 
     def _data_config(self, config: ConfigDict) -> ConfigDict:
-        """The training's config with this source as data and a micro-batch as batch."""
+        """The training config, but with this source as data and one micro-batch as its batch."""
         is_mixture = isinstance(self.source, tuple | list) and all(
             isinstance(entry, tuple | list) for entry in self.source
         )

@@ -16,7 +16,7 @@ from owl_jax.errors import UserError
 from owl_jax.files import open_regular
 from owl_jax.training.evaluators.evaluator import DIRECTORY
 
-# Nats from one colour to the next; the last colour is for all higher losses.
+# Nats between two colours; index of the last colour, which stands for all higher losses.
 _STEP, _COLORS = 0.5, 12
 
 

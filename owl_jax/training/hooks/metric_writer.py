@@ -3,8 +3,8 @@
 metrics.jsonl has one object per logged step, also after a resume. The keys are `step`, `loss`,
 `supervised_tokens`, `learning_rate/<recipe>`, `grad_norm`, the rates of throughput.py
 (`tokens_per_second`, `examples_per_second`, `mfu` if the device's peak is known, ...), and
-`<evaluator>/<metric>`; the writer accepts any others. JSON has no non-finite numbers, so they are
-written as null; TensorBoard and the printed line show the value.
+`<evaluator>/<metric>`; the writer accepts any other key. JSON has no non-finite numbers, so they
+are written as null; TensorBoard and the printed line show the value.
 
 Only process 0 writes; on the others every method returns at once.
 """
@@ -37,7 +37,7 @@ FILE_NAME = "metrics.jsonl"
 
 _FLUSH_SECONDS = 30  # between flushes of TensorBoard events; each waits for the disk
 
-# Few, so that the bar fits into 80 columns.
+# Only these, so that the bar fits into 80 columns.
 _BAR = ("loss", "tokens_per_second")
 
 
@@ -103,7 +103,7 @@ class MetricWriter:
 
         Args:
           step: the number of steps taken.
-          metrics: {name: scalar}, Python, NumPy or JAX (which waits for the device).
+          metrics: {name: scalar} from Python, NumPy or JAX; a JAX scalar waits for the device.
           evaluations: {"EVALUATOR/METRIC": number} of the evaluators that ran after the step. They
             go into the same line of the file, and each is printed.
 
@@ -167,7 +167,7 @@ class MetricWriter:
             self.close()
         except OSError:
             if error is None:
-                raise  # otherwise `error` is the first sign of the full disk
+                raise  # otherwise `error` propagates: usually the full disk caused it, too
 
     @contextmanager
     def _naming_the_workdir(self) -> Iterator[None]:
@@ -212,7 +212,7 @@ def keep_until(path: Path, last_step: int) -> None:
 def read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
     """The valid lines of a metrics file with their values, and the number of damaged lines.
 
-    A valid line is a JSON object of numbers and nulls with a step. A last line without a line end,
+    A valid line is a JSON object of numbers and nulls with a step. A last line without a newline,
     as a kill leaves it, does not count as damaged.
 
     Raises UserError if the file cannot be read.
@@ -232,10 +232,10 @@ def _values(line: bytes) -> dict[str, Any] | None:
         if not isinstance(values, dict) or type(values.get("step")) is not int:
             return None
         numbers = [value for value in values.values() if value is not None]
-        sound = all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
+        are_finite = all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
     except (ValueError, RecursionError, OverflowError):
         return None
-    return values if sound else None
+    return values if are_finite else None
 
 
 def summarize(numbers: Mapping[str, float]) -> str:

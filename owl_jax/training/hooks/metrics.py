@@ -35,7 +35,7 @@ class LogMetrics(Hook):
             yield
 
     def step_started(self, event: StepEvent) -> None:
-        """Counts the step and the device's wait for its batch."""
+        """Counts the step, and the time that the device waited for its batch."""
         self._throughput.waited_for_data(event.asked, event.arrived)
         self._throughput.count(event.metrics["loss"], event.batch)
 
@@ -59,7 +59,7 @@ class LogMetrics(Hook):
         _stop_if_diverged(metrics, run.config.max_skipped_steps, event.number)
 
     def pause(self, counted: bool) -> AbstractContextManager[object]:
-        """Excludes the time from the rates, unless it counts."""
+        """Excludes the pause from the rates, unless `counted`."""
         return super().pause(counted) if counted else self._throughput.leaving_out()
 
 

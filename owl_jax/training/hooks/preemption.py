@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the run saves at the end of a step and ends.
+"""On SIGTERM or Ctrl-C, saves the run at the end of a step and ends it.
 
 SIGTERM is a preemption: the run ends with status 75, and launchers restart it. Ctrl-C (SIGINT) also
 saves, but ends with status 130, after which launchers do not restart. A second Ctrl-C ends the
@@ -26,10 +26,10 @@ from owl_jax.errors import Ended
 from owl_jax.training.hooks.hook import Hook
 from owl_jax.training.run import Run, StepEvent
 
-# EX_TEMPFAIL of sysexits.h: the run has saved; restart it (launch/common.sh, AGAIN).
+# EX_TEMPFAIL in sysexits.h: launchers restart a run that exits with it (launch/common.sh, AGAIN).
 EXIT_STATUS = 75
 
-INTERRUPTED_STATUS = 130  # as shells report Ctrl-C: 128 + SIGINT
+INTERRUPTED_STATUS = 130  # 128 + SIGINT, the status that shells report for Ctrl-C
 
 _NOTICE = "interrupted: the run saves at the end of this step; Ctrl-C again ends it at once"
 _SHOW_CURSOR = "\x1b[?25h"  # the progress bar hides it
@@ -51,11 +51,12 @@ class Preemption(Hook):
     """Decides at which step the run saves and ends; a context manager around the run.
 
     A single process checks its own signals. Several processes ask JAX's coordination service, which
-    forwards the signal of any process to all and picks a step that none has passed yet. It handles
-    SIGTERM only, so an interrupted process sends itself a SIGTERM.
+    forwards a signal from any process to all of them and picks a step that none has passed yet. The
+    service handles SIGTERM only, so an interrupted process sends itself a SIGTERM.
 
-    A second SIGTERM, for example from the system after the launcher's, changes nothing. An ignored
-    SIGINT (nohup, a shell's background) stays ignored, and a program's own handler stays in place.
+    A second SIGTERM, for example from the system after the launcher's, changes nothing. If SIGINT
+    was ignored before (nohup, a shell's background job), it stays ignored; if the program has its
+    own handler, that stays in place.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class Preemption(Hook):
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
             if not self._is_interactive:
-                self._listener = _Listener.start(self._heard)
+                self._listener = _Listener.start(self._on_sigint)
         return self
 
     def __exit__(
@@ -113,11 +114,11 @@ class Preemption(Hook):
         event.ends = event.ends or self._ending
 
     def training_begins(self) -> None:
-        """From here on a signal waits for the end of a step; before, it ends the run at once."""
+        """From now on a signal ends the run after a step; an earlier one ends it at once."""
         self._training = True
 
     def training_ends(self, saved: str) -> None:
-        """All steps are taken and saved: from here on Ctrl-C ends the run at once.
+        """All steps are saved: from now on Ctrl-C ends the run at once.
 
         Raises KeyboardInterrupt with `saved` in its message if Ctrl-C came during the last step.
         """
@@ -134,8 +135,9 @@ class Preemption(Hook):
     def end(self, saved: str) -> NoReturn:
         """Ends the run, in the same way on every process.
 
-        Raises Preempted, or Interrupted if any process was interrupted. saved: what is saved where,
-        for the message.
+        Raises Preempted, or Interrupted if any process was interrupted.
+
+        saved: says in the message what is saved and where.
         """
         interrupted = self._interrupted
         if jax.process_count() > 1:
@@ -163,7 +165,7 @@ class Preemption(Hook):
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _heard(self, count: int) -> None:
+    def _on_sigint(self, count: int) -> None:
         if count > 1:
             _end_at_once()
         if self._training:
@@ -173,30 +175,30 @@ class Preemption(Hook):
 class _Listener:
     """Receives SIGINT in a separate thread, even while the main thread waits outside Python.
 
-    Python runs its own handlers between two bytecode instructions of the main thread, so not while
-    that waits for a device, a compiler or another process.
+    Python runs signal handlers between two bytecode instructions of the main thread, so not while
+    that thread waits for a device, a compiler or another process.
     """
 
     @classmethod
-    def start(cls, heard: Callable[[int], None]) -> _Listener | None:
+    def start(cls, on_sigint: Callable[[int], None]) -> _Listener | None:
         """Starts listening, unless the program has its own wakeup descriptor.
 
-        heard: called at each SIGINT with the number of SIGINTs so far.
+        on_sigint: called at each SIGINT with the number of SIGINTs so far.
         """
         read, write = socket.socketpair()
         write.setblocking(False)
         former = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         if former == -1:
-            return cls(heard, read, write)
+            return cls(on_sigint, read, write)
         signal.set_wakeup_fd(former)
         read.close()
         write.close()
         return None
 
     def __init__(
-        self, heard: Callable[[int], None], read: socket.socket, write: socket.socket
+        self, on_sigint: Callable[[int], None], read: socket.socket, write: socket.socket
     ) -> None:
-        self._heard, self._read, self._write = heard, read, write
+        self._on_sigint, self._read, self._write = on_sigint, read, write
         self._thread = threading.Thread(target=self._listen, name="interrupts", daemon=True)
         self._thread.start()
 
@@ -211,11 +213,11 @@ class _Listener:
             while numbers := self._read.recv(64):
                 for _ in range(numbers.count(signal.SIGINT)):
                     count += 1
-                    self._heard(count)
+                    self._on_sigint(count)
 
 
 def _tell(text: str) -> None:
-    # No reader, a closed file, or a print that this handler interrupted.
+    # Raised without a reader, by a closed file, or if the signal interrupted another print.
     with suppress(OSError, ValueError, RuntimeError):
         print(text, flush=True)
 

@@ -15,10 +15,10 @@ DIRECTORY = "profile"  # in the workdir
 
 
 class Profile(Hook):
-    """Traces steps `first` to `last`, both included, as far as the run takes them.
+    """Traces steps `first` to `last`, both included, or until the run ends.
 
     Each process traces its own devices and threads, to WORKDIR/profile, or to
-    WORKDIR/profile/process-N if there are several.
+    WORKDIR/profile/process-N if there are several processes.
     """
 
     def __init__(self, first: int, last: int) -> None:

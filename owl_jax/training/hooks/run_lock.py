@@ -1,12 +1,14 @@
-"""One run at a time in a workdir: WORKDIR/run.lock names the run that trains there, or did last.
+"""Allows one run at a time in a workdir.
 
-Two signs show that a run is alive. The kernel's lock (flock) on the file ends with its process; but
-some file systems do not show it to other machines (gcsfuse, some mounts of NFS and Lustre) or have
-no locks. So the run also rewrites the file every ten seconds, a heartbeat: a start that finds
-another machine's name waits for the next heartbeat before it takes the workdir over. A run that
-finds another name in the file ends before it saves again. That settles two simultaneous starts on
-machines that do not see each other's locks, and ends a run that was suspended while another took
-over.
+WORKDIR/run.lock names the run that trains there or did last. Two signs show that this run is alive:
+a kernel lock (flock) on the file, which ends with the process, and a heartbeat. The lock is not
+enough, because some file systems hide it from other machines (gcsfuse, some mounts of NFS and
+Lustre) or have no locks. So the run also rewrites the file every ten seconds. A new run that finds
+another machine's name in the file waits for a heartbeat, and takes over the workdir if none comes.
+
+A run that finds another name in the file ends before it saves again. This resolves two simultaneous
+starts on machines that do not see each other's locks, and ends a suspended run that wakes up after
+another has taken over.
 
 The file stays when the run ends: removing it would race with the next start.
 """
@@ -39,11 +41,11 @@ from owl_jax.training.start_up import say
 
 FILE_NAME = "run.lock"
 
-# Seconds between two heartbeats; before the first one, which detects a simultaneous start; without
-# a heartbeat before a run on another machine counts as dead.
-_BEAT, _FIRST_BEAT, _SILENCE = 10.0, 1.0, 32.0
+_BEAT = 10.0  # seconds between two heartbeats
+_FIRST_BEAT = 1.0  # seconds before the first heartbeat, which detects a simultaneous start
+_SILENCE = 32.0  # seconds without a heartbeat after which a run on another machine counts as dead
 
-# Bytes of a record, padded with spaces. Constant, so that no half record is ever read.
+# Spaces pad every record to this many bytes, so that nobody reads half a record.
 _SIZE = 1024
 
 # Errors of flock on file systems without locks.
@@ -53,7 +55,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class HoldWorkdir(Hook):
-    """Process 0 holds the workdir for all processes; all end if another run has it."""
+    """Process 0 locks the workdir for all processes; all end if another run holds it."""
 
     @contextmanager
     def holding(self, workdir: Path) -> Iterator[None]:
@@ -79,7 +81,7 @@ class RunLock:
 
     Args:
       workdir: made if missing.
-      tell: receives a line when the lock waits or takes over.
+      tell: called with a line of text when the lock waits, and when it takes over.
       silence: seconds without a heartbeat after which a run on another machine counts as dead.
 
     Raises:
@@ -156,23 +158,24 @@ class RunLock:
                     found = self._read()
                 raise self._in_use(found)
             if found and "ended" not in found:
-                if not (locked and self._is_of_here(found)):
-                    self._watch(found)
+                if not (locked and self._is_this_machine(found)):
+                    self._wait_for_heartbeat(found)
                 self._tell(
-                    f"{self._path} names {_named(found)}, which was killed or lost; taken over"
+                    f"{self._path} names {_named(found)}, which was killed or lost; this run takes "
+                    "over"
                 )
             self._write(self._record)
         except BaseException:
             self._let_go()
             raise
 
-    def _is_of_here(self, found: dict[str, Any]) -> bool:
+    def _is_this_machine(self, found: dict[str, Any]) -> bool:
         return all(found.get(key) == self._record[key] for key in ("host", "boot"))
 
     def _is_gone(self, found: dict[str, Any]) -> bool:
         if "ended" in found:
             return True
-        return self._is_of_here(found) and not Path(f"/proc/{found.get('pid')}").exists()
+        return self._is_this_machine(found) and not Path(f"/proc/{found.get('pid')}").exists()
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -184,7 +187,7 @@ class RunLock:
             raise
 
     def _lock(self) -> bool | None:
-        """Whether the kernel's lock is ours; None if the file system has no locks."""
+        """Takes the kernel's lock. Returns whether it was free; None if there are no locks."""
         assert self._descriptor is not None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,7 +199,7 @@ class RunLock:
             raise
         return True
 
-    def _watch(self, found: dict[str, Any]) -> None:
+    def _wait_for_heartbeat(self, found: dict[str, Any]) -> None:
         """Waits for a heartbeat of the run that was found. Raises UserError if it is alive."""
         self._tell(
             f"{self._path} names {_named(found)}, on another machine or file system: waiting "
@@ -231,7 +234,7 @@ class RunLock:
     def _read(self) -> dict[str, Any] | None:
         """The record in the file; None if there is no valid one.
 
-        Opens the file each time: only then do network file systems show the writes of others.
+        Opens the file each time: otherwise network file systems do not show other machines' writes.
         """
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -253,7 +256,7 @@ class RunLock:
                 os.pwrite(descriptor, data, 0)
                 os.ftruncate(descriptor, _SIZE)
             finally:
-                os.close(descriptor)  # only then do mounted buckets and NFS show it to others
+                os.close(descriptor)  # mounted buckets and NFS show it to others only then
         except OSError:
             # The lock is still held, and the next heartbeat tries again.
             return

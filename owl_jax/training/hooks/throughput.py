@@ -16,21 +16,21 @@ _PERCENTILES = (50, 90, 99)
 
 
 class Throughput:
-    """Counts steps between two reads.
+    """Measures rates over the steps between two reads.
 
     Steps run asynchronously, so a thread waits for the end of each.
 
     Args:
-      num_shards: of the data; this process reads one.
+      num_shards: the number of data shards; this process reads one of them.
       flops: model FLOPs of a step over all devices (training/flops.py).
-      peak: FLOPs a second of all devices, or None if unknown.
+      peak: FLOP/s of all devices together, or None if unknown.
     """
 
     def __init__(self, num_shards: int, flops: float, peak: float | None) -> None:
         self._num_shards, self._flops, self._peak = num_shards, flops, peak
         self._watch = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
         self._end: Future[float] | None = None  # of the previous step
-        self._excluded = 0.0  # seconds since the start
+        self._excluded = 0.0  # seconds, in total
         self._reset(self._now())
 
     def _reset(self, now: float) -> None:
@@ -40,7 +40,7 @@ class Throughput:
         self._start = now
 
     def _now(self) -> float:
-        """Seconds, without excluded time."""
+        """`time.monotonic()` less the excluded time."""
         return time.monotonic() - self._excluded
 
     def waited_for_data(self, asked: float, arrived: float) -> None:
@@ -53,7 +53,7 @@ class Throughput:
 
     @contextmanager
     def leaving_out(self) -> Iterator[None]:
-        """Excludes the block from the rates; first waits for the steps that were started."""
+        """Excludes the block from the rates; first waits for the steps already dispatched."""
         if self._end is not None:
             self._end.result()
         start = time.monotonic()
@@ -61,7 +61,7 @@ class Throughput:
         self._excluded += time.monotonic() - start
 
     def count(self, result: jax.Array, batch: Batch) -> None:
-        """Counts a step. result: any array that it computes. batch: this process's sequences."""
+        """Counts a step. result: any array from the step. batch: this process's sequences."""
         self._end = self._watch.submit(self._wait, result)
         self._ends.append(self._end)
         self._conversations += int(batch.segment_ids.max(axis=1).sum())
@@ -71,10 +71,12 @@ class Throughput:
     def read(self) -> dict[str, float]:
         """The rates since the last read; waits for the device.
 
-        tokens_per_second: with padding; useful_tokens_per_second: without. examples_per_second:
-        conversations. row_fill: the share of tokens that are not padding. data_wait: the share of
-        time that the device was idle because it waited for a batch. step_seconds/pN: percentiles of
-        the time from the end of one step to the end of the next. mfu: if the peak is known.
+        tokens_per_second: with padding; useful_tokens_per_second: without.
+        examples_per_second: conversations per second.
+        row_fill: the share of tokens that are not padding.
+        data_wait: the share of time that the device was idle because it waited for a batch.
+        step_seconds/pN: percentiles of the time from the end of one step to the end of the next.
+        mfu: only if the peak is known.
         memory_peak_bytes: of this process's first device since the start, if the device reports it.
         """
         ends = [end.result() for end in self._ends]

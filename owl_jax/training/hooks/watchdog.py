@@ -1,4 +1,4 @@
-"""Reports a hung run, with the stacks of all threads, on stderr."""
+"""Reports a hung run on stderr, with the stacks of all threads, and may end the process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from owl_jax.training.run import Run, StepEvent
 
 
 class WatchSteps(Hook):
-    """Watches the steps of a run, by `config.hang_report` and `config.hang_exit`."""
+    """Runs a `Watchdog` with `config.hang_report` and `config.hang_exit`."""
 
     def __init__(self, report_after: float, exit_after: float) -> None:
         self._settings = report_after, exit_after
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Steps run asynchronously, so a thread waits for the end of each."""
+        """Starts the watchdog, and a thread that waits for each step: steps run asynchronously."""
         threads = ThreadPoolExecutor(1, thread_name_prefix="watched-step")
         with Watchdog(*self._settings, run.start) as watchdog:
             self._watchdog, self._threads = watchdog, threads
@@ -42,7 +42,7 @@ class WatchSteps(Hook):
         self._threads.submit(self._wait, event.number, event.metrics["loss"])
 
     def pause(self, counted: bool) -> AbstractContextManager[object]:
-        """Does not end the process for slow work between steps."""
+        """Keeps the watchdog from ending the process during slow work between steps."""
         return self._watchdog.patient()
 
     def _wait(self, number: int, result: jax.Array) -> None:
@@ -51,13 +51,14 @@ class WatchSteps(Hook):
 
 
 class Watchdog:
-    """Watches that steps end; a context manager around the loop.
+    """Checks that steps keep finishing; a context manager around the loop.
 
     Args:
-      report_after: seconds without a finished step before a report on stderr, repeated after twice
-        the time, four times, ...; 0: never.
-      exit_after: seconds before the process exits with the status that makes a launcher restart it;
-        0: never. A process that hangs in a collective does not end otherwise.
+      report_after: seconds without a finished step before the first report on stderr; reports
+        follow after twice this time, four times, and so on. 0: never.
+      exit_after: seconds without a finished step before the process exits, with the status that
+        makes a launcher restart it; 0: never. Otherwise a process that hangs in a collective never
+        ends.
       start: the step that the run resumes from.
     """
 
@@ -69,12 +70,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def step_ended(self, step: int) -> None:
-        """May be called from any thread."""
+        """Records that `step` has finished. May be called from any thread."""
         self._step, self._since = step, time.monotonic()
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Wraps work that may be slow, such as saving: it is reported, but does not exit."""
+        """Wraps slow work such as saving: the watchdog reports it, but does not exit."""
         self._patient = True
         yield
         self._patient, self._since = False, time.monotonic()

@@ -2,9 +2,9 @@
 
 Letters: B sequences, L tokens, D width, V vocabulary, T tiles.
 
-With 32,000 words the float32 logits of 8,192 tokens take 1 GB, and their gradient another.
-`tiled_cross_entropy` keeps one tile of either in memory, and skips tiles without supervised tokens:
-about half of the tokens of instruction data.
+With a vocabulary of 32,000, float32 logits of 8,192 tokens take 1 GB, and so does their gradient.
+`tiled_cross_entropy` keeps only one tile of each in memory. It also skips tiles without supervised
+tokens, which hold about half of the tokens of instruction data.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def tiled_cross_entropy(
 
     The forward pass computes the gradient together with the logits, so that logits are computed
     once; the backward pass only scales it. Only differentiated weights get a gradient. Supervised
-    tokens of each sequence are moved to the front, and tiles without any are skipped; non-finite
-    values there do not matter.
+    tokens of each sequence are moved to the front, and tiles without any are skipped, so that
+    non-finite values in them do not matter.
 
     Args:
       gather: applied to the weights once, before the loop.
@@ -120,7 +120,7 @@ def _tiles(x: jax.Array, order: jax.Array, number: int) -> jax.Array:
 
 @jax.custom_vjp
 def _reorder(x: jax.Array, order: jax.Array) -> jax.Array:
-    """[B, L, ...] in the order int32[B, L]. Its gradient is a gather, where JAX would scatter."""
+    """[B, L, ...] in the order int32[B, L]. The gradient gathers, where JAX's would scatter."""
     return jnp.take_along_axis(x, jnp.expand_dims(order, range(2, x.ndim)), axis=1)
 
 
@@ -156,7 +156,7 @@ def _total(
 def _total_and_gradients(
     head: Head, gather: Gather, weights: Weights, hidden: Any, targets: Any, loss_mask: Any
 ) -> tuple[jax.Array, tuple[Weights, jax.Array]]:
-    # With symbolic zeros each leaf knows whether it is differentiated.
+    # With symbolic zeros, `perturbed` of each leaf says whether it is differentiated.
     is_leaf = lambda x: hasattr(x, "perturbed")  # noqa: E731
     leaves, structure = jax.tree.flatten(weights, is_leaf=is_leaf)
     tree = partial(jax.tree.unflatten, structure)

@@ -1,4 +1,4 @@
-"""The signature of objectives: the training step knows nothing else about the loss.
+"""The signature of objectives, which is all that the training step knows about the loss.
 
 `config.objective` is a function that builds one for a model, `(model, compute) -> Objective`,
 called once before the step is traced.

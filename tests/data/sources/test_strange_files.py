@@ -3,10 +3,9 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import source_files
 
@@ -144,13 +143,8 @@ def test_prepare_goes_on_behind_them(folder):
     examples = [{"text": "Human: <image>\nAI: x", "image": name} for name in names]
     examples += [{"text": "Human: <|video|>\nAI: x", "video": name} for name in names[1:]]
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, examples)))
-    command = [sys.executable, "-m", "owl_jax.prepare", f"--source={folder / 'data.jsonl'}"]
-    done = subprocess.run(
-        [*command, f"--target={folder / 'shards'}", "--max_dropped=1"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    places = f"--source={folder / 'data.jsonl'}", f"--target={folder / 'shards'}"
+    done = forked.run("-m", "owl_jax.prepare", *places, "--max_dropped=1")
     assert done.returncode == 0, done.stderr
     skipped = (folder / "shards" / "skipped.jsonl").read_text().splitlines()
     reasons = [json.loads(line)["reason"] for line in skipped]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from owl_jax.models.language.llama import rotary_tables, rotate
+from owl_jax.models.language.rope import rotary_tables, rotate
 
 K, THETA = 8, 10000.0
 

@@ -34,6 +34,14 @@ def make_config(files, *hooks):
     return config
 
 
+@pytest.fixture(scope="module")
+def whole(files):
+    """The workdir of a run that nothing happened to, and the steps that its hook was told of."""
+    numbers = []
+    train(make_config(files, lambda event: numbers.append(event.number)), files / "whole")
+    return files / "whole", numbers
+
+
 class Told(Hook):
     """Writes down what it is told."""
 
@@ -121,13 +129,11 @@ def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path):
     assert by_step[3]["step_seconds/p99"] < 1.5
 
 
-def test_a_function_is_called_after_each_step(files, tmp_path):
-    numbers = []
-    train(make_config(files, lambda event: numbers.append(event.number)), tmp_path)
-    assert numbers == [1, 2, 3, 4]
+def test_a_function_is_called_after_each_step(whole):
+    assert whole[1] == [1, 2, 3, 4]
 
 
-def test_a_hook_ends_the_run_and_nothing_is_lost(files, tmp_path):
+def test_a_hook_ends_the_run_and_nothing_is_lost(files, whole, tmp_path):
     """Such as one that stops when it has seen enough."""
 
     def stop(event):
@@ -136,11 +142,10 @@ def test_a_hook_ends_the_run_and_nothing_is_lost(files, tmp_path):
     train(make_config(files, stop), tmp_path / "stopped")
     assert steps_of(tmp_path / "stopped") == [2, 3]
     train(make_config(files), tmp_path / "stopped")
-    train(make_config(files), tmp_path / "whole")
-    assert state_of(tmp_path / "stopped", 4) == state_of(tmp_path / "whole", 4)
+    assert state_of(tmp_path / "stopped", 4) == state_of(whole[0], 4)
 
 
-def test_data_that_fail_cost_no_step(files, tmp_path):
+def test_data_that_fail_cost_no_step(files, whole, tmp_path):
     """The steps before them are saved, though none is due; mended, the run goes on from there."""
 
     class Broken(Hook):
@@ -168,9 +173,8 @@ def test_data_that_fail_cost_no_step(files, tmp_path):
         train(make_config(files, Broken()), tmp_path / "broken")
     assert steps_of(tmp_path / "broken") == [2, 3]
     train(make_config(files), tmp_path / "broken")
-    train(make_config(files), tmp_path / "whole")
-    assert state_of(tmp_path / "broken", 4) == state_of(tmp_path / "whole", 4)
-    losses = [[line["loss"] for line in metrics_of(tmp_path / run)] for run in ("broken", "whole")]
+    assert state_of(tmp_path / "broken", 4) == state_of(whole[0], 4)
+    losses = [[line["loss"] for line in metrics_of(run)] for run in (tmp_path / "broken", whole[0])]
     assert losses[0] == losses[1]
 
 

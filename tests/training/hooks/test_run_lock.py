@@ -108,7 +108,7 @@ def test_a_killed_run_leaves_nothing_to_wait_for(tmp_path):
     process.communicate()
     (line,) = taken(tmp_path)
     assert f"process {process.pid} on " in line
-    assert line.endswith(", which was killed or lost; taken over")
+    assert line.endswith(", which was killed or lost; this run takes over")
     assert taken(tmp_path) == []
 
 
@@ -128,7 +128,7 @@ def test_a_silent_run_of_another_machine_is_waited_for(tmp_path, changed):
     leave_behind(tmp_path, **changed)
     waiting, over = taken(tmp_path, silence=0.1)
     assert "waiting 0 s for a heartbeat" in waiting
-    assert over.endswith("taken over")
+    assert over.endswith("; this run takes over")
     # One that has ended is not.
     leave_behind(tmp_path, ended="now", **changed)
     assert taken(tmp_path) == []

@@ -1,4 +1,8 @@
-"""A training as a process that is forked off one that has imported everything (fork_server.py)."""
+"""Python as a process that is forked off one that has imported everything (fork_server.py).
+
+For commands and scripts whose start is not what is tested, and in an environment that differs from
+this process's only in what is read after the imports.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,25 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 
 
 class Forked:
-    """What subprocess.Popen is of a training that was started by exec."""
+    """What subprocess.Popen of `python ARGUMENTS` is, with pipes for stdout and stderr."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], start_new_session: bool
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        start_new_session: bool = False,
+        directory: Path | None = None,
     ):
         out, err, self._status = (os.pipe() for _ in range(3))
         order = {
             "arguments": list(arguments),
-            "environment": dict(environment),
+            "directory": str(directory or Path.cwd()),
+            "environment": dict(os.environ if environment is None else environment),
             "start_new_session": start_new_session,
         }
         control = _server().control
@@ -50,7 +60,7 @@ class Forked:
         """The exit status, once it has ended."""
         status = self._wait(timeout)
         if status is None:
-            raise subprocess.TimeoutExpired("owl_jax.train", timeout or 0)
+            raise subprocess.TimeoutExpired("python", timeout or 0)
         return status
 
     def _wait(self, timeout: float | None) -> int | None:
@@ -84,9 +94,25 @@ class Forked:
         for reader in readers:
             reader.join(timeout)
         if len(texts) < 2:
-            raise subprocess.TimeoutExpired("owl_jax.train", timeout or 0)
+            raise subprocess.TimeoutExpired("python", timeout or 0)
         self.wait(timeout)
         return texts["stdout"], texts["stderr"]
+
+
+def run(
+    *arguments: str | bytes,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` to its end."""
+    every = [os.fsdecode(argument) for argument in arguments]
+    process = Forked(every, environment, directory=directory)
+    try:
+        stdout, stderr = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(every, process.returncode, stdout, stderr)
 
 
 class _Server:
@@ -94,14 +120,16 @@ class _Server:
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # What one training has compiled is kept for the others: mostly they are its continuations.
+        # What one process has compiled is kept for the others.
         self.compiled = tempfile.TemporaryDirectory(prefix="owl_jax-compiled-")
         text = Path(__file__).with_name("fork_server.py").read_text()
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", text, str(theirs.fileno())],
+            [sys.executable, "-c", text, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
             cwd=ROOT,
             env=os.environ
             | {
+                "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
                 "JAX_COMPILATION_CACHE_DIR": self.compiled.name,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -1,0 +1,100 @@
+"""LLaVA's connector: an MLP on each token; every token of the encoder is one of the sequence.
+
+Letters: N media, T frames, S tokens of an encoded frame, D encoder width, F MLP width, E language
+width.
+
+Source: LLaVA-1.5 (arXiv 2310.03744), mm_projector_type mlp2x_gelu; transformers,
+LlavaMultiModalProjector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from owl_jax.models.bounds import Layers, Size
+from owl_jax.models.compute import Compute
+from owl_jax.models.layers import Projection
+from owl_jax.models.parts import ConnectorPart, Path, VisionPart
+from owl_jax.models.weight_names import Row, weight_and_bias
+
+
+@dataclass(frozen=True)
+class MlpConfig(ConnectorPart):
+    """`num_layers` linear layers of width `hidden_size`, exact GELU between them.
+
+    LLaVA-1.5 has two, with the language model's width. One is LLaVA 1's linear projection.
+    """
+
+    hidden_size: Size = 4096
+    num_layers: Layers = 2
+    architecture: Literal["mlp"] = "mlp"
+
+    def build(self, vision: VisionPart, language_width: int, compute: Compute) -> Mlp:
+        return Mlp(self, language_width, compute)
+
+    def num_tokens(self, vision: VisionPart, frames: int) -> int:
+        return frames * vision.tokens_per_frame
+
+    def problems(self, where: str) -> list[str]:
+        return []
+
+    def mismatches(self, vision: VisionPart, language_width: int) -> list[str]:
+        return []
+
+    def num_parameters(self) -> float:
+        return float(self.num_layers * self.hidden_size**2)
+
+    def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
+        return frames * vision.tokens_per_frame
+
+    def attention_flops(self, vision: VisionPart, frames: int) -> float:
+        return 0.0
+
+    def weight_rows(self) -> list[Row]:
+        """Transformers' names, as in llava-1.5-7b-hf."""
+        return [
+            row
+            for number in range(1, self.num_layers + 1)
+            for row in weight_and_bias(
+                f"multi_modal_projector.linear_{number}", f"connector/linear_{number}"
+            )
+        ]
+
+    def original_weight_rows(self) -> list[Row]:
+        """The authors' names, as in llava-v1.5-7b: GELUs have the odd numbers."""
+        return [
+            row
+            for number in range(self.num_layers)
+            for row in weight_and_bias(
+                f"model.mm_projector.{2 * number}", f"connector/linear_{number + 1}"
+            )
+        ]
+
+
+class Mlp(nn.Module):
+    """[N, T, S, D] encoded frames -> [N, T * S, E], tokens of the language model."""
+
+    config: MlpConfig
+    language_width: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, encoded: jax.Array) -> jax.Array:
+        config = self.config
+        biased = partial(Projection, use_bias=True, dtype=self.compute.dtype)
+        x = encoded.reshape(encoded.shape[0], -1, encoded.shape[-1])
+        x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
+        # Between the first layer and the last, tensor parallelism gathers: mlp -> mlp would use its
+        # mesh axis twice. The same holds for fsdp and a single layer.
+        into = {"vision_embed" if config.num_layers > 1 else None: x.shape[-1]}
+        for number in range(1, config.num_layers):
+            x = biased(into, {"mlp": config.hidden_size}, name=f"linear_{number}")(x)
+            x = nn.gelu(x, approximate=False)
+            last = number == config.num_layers - 1
+            into = {"mlp" if last else None: config.hidden_size}
+        return biased(into, {"embed": self.language_width}, name=f"linear_{config.num_layers}")(x)

@@ -1,0 +1,199 @@
+"""mPLUG-Owl2's visual abstractor: mPLUG-Owl's, with fixed positions of queries and patches.
+
+Letters: N media, T frames, S tokens of an encoded frame (a grid of patches, after a class token if
+the encoder has one), Q queries, D width, E language width.
+
+Each layer adds sines and cosines to the inputs of its query and key projections, never of the
+values: one dimension for the queries, two for the grid; the class token has none. They are not
+trained, but they are in the released checkpoints (buffers `q_pos_embed` and `k_pos_embed`), so they
+are read from there. A video is its frames, each encoded as a picture.
+
+Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's visual_encoder.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from msgspec import Struct
+
+from owl_jax.models.bounds import Deviation, Epsilon, Heads, Layers, QueryTokens, Size
+from owl_jax.models.compute import Compute
+from owl_jax.models.connectors.abstractor import Abstractor, AbstractorBlock, QueryConnector
+from owl_jax.models.hf_config import Source
+from owl_jax.models.parts import Path, VisionPart
+from owl_jax.models.transforms import Same
+from owl_jax.models.weight_names import Row
+
+_BASE = 10000.0  # of the wavelengths, as in arXiv 1706.03762
+
+
+@dataclass(frozen=True)
+class Owl2AbstractorConfig(QueryConnector):
+    """The visual abstractor of mPLUG-Owl2. The original draws its queries from a normal of 1."""
+
+    FIXED: ClassVar = ("query_positions", "key_positions")
+
+    query_stddev: Deviation = 1.0
+    architecture: Literal["owl2_abstractor"] = "owl2_abstractor"
+
+    def build(self, vision: VisionPart, language_width: int, compute: Compute) -> Owl2Abstractor:
+        return Owl2Abstractor(self, vision.hidden_size, language_width, compute)
+
+    def num_tokens(self, vision: VisionPart, frames: int) -> int:
+        """The queries and the end vector of each frame."""
+        return frames * super().num_tokens(vision, 1)
+
+    def problems(self, where: str) -> list[str]:
+        problems = super().problems(where)
+        if self.hidden_size % 4:
+            problems.append(
+                f"{where}.hidden_size {self.hidden_size} is not a multiple of 4: sines and cosines "
+                "of rows and of columns each take a quarter"
+            )
+        return problems
+
+    def mismatches(self, vision: VisionPart, language_width: int) -> list[str]:
+        problems = super().mismatches(vision, language_width)
+        tokens = vision.tokens_per_frame
+        if tokens - math.isqrt(tokens) ** 2 > 1:
+            problems.append(
+                f"connector {self.architecture} needs a square grid of patches with at most one "
+                f"class token, found {tokens} tokens of vision {vision.architecture}"
+            )
+        return problems
+
+    def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
+        return frames * super().tokens_through(path, vision, 1)
+
+    def attention_flops(self, vision: VisionPart, frames: int) -> float:
+        return frames * super().attention_flops(vision, 1)
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path[-1] != "key_positions" or value.shape[-1] != shape[-1]:
+            return None
+        return np.broadcast_to(grid_positions(*shape[-2:]), shape).astype(value.dtype)
+
+    @classmethod
+    def from_hf(cls, source: Source, vision: VisionPart) -> Self:
+        """Reads visual_config.visual_abstractor of an mPLUG-Owl2. Raises UserError."""
+        found = source.read(_HfAbstractor)
+        owner = "the vision encoder"
+        width = "encoder_hidden_size"
+        source.expect(source.key(width), found.encoder_hidden_size, vision.hidden_size, owner)
+        # A missing side is 32 in the original, whatever the encoder's is.
+        side = math.isqrt(vision.tokens_per_frame)
+        source.expect(source.key("grid_size"), found.grid_size or 32, side, owner)
+        source.expect(source.key("use_cls_token"), found.use_cls_token, True, "mPLUG-Owl2")
+        source.expect(source.key("add_v2t_pos_emb"), found.add_v2t_pos_emb, False, "mPLUG-Owl2")
+        source.refuse_other_computation()
+        return cls(
+            num_query_tokens=found.num_learnable_queries,
+            hidden_size=found.hidden_size,
+            mlp_size=found.intermediate_size,
+            num_layers=found.num_hidden_layers,
+            num_heads=found.num_attention_heads,
+            layer_norm_eps=found.layer_norm_eps,
+        )
+
+    def to_hf(self, vision: VisionPart) -> dict[str, Any]:
+        """The inverse of `from_hf`."""
+        return {
+            "model_type": "mplug_owl_visual_abstract",
+            "num_learnable_queries": self.num_query_tokens,
+            "hidden_size": self.hidden_size,
+            "encoder_hidden_size": vision.hidden_size,
+            "intermediate_size": self.mlp_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "layer_norm_eps": self.layer_norm_eps,
+            "grid_size": math.isqrt(vision.tokens_per_frame),
+            "use_cls_token": True,
+            "add_v2t_pos_emb": False,
+        }
+
+    def weight_rows(self) -> list[Row]:
+        """mPLUG-Owl2's tensor names, without `model.`."""
+        prefix = "visual_abstractor."
+        attention = f"{prefix}encoder.layers.{{i}}.crossattention.attention"
+        ours = "connector/layers"
+        return [
+            Row(f"{prefix}query_embeds", "connector/queries", Same(1)),
+            Row(f"{attention}.q_pos_embed", f"{ours}/query_positions", Same()),
+            Row(f"{attention}.k_pos_embed", f"{ours}/key_positions", Same()),
+            *self.layer_rows(prefix),
+        ]
+
+
+class _HfAbstractor(Struct, frozen=True):
+    """MplugOwlVisualAbstractorConfig (mPLUG-Owl2's configuration_mplug_owl2.py)."""
+
+    num_learnable_queries: QueryTokens = 64
+    hidden_size: Size = 1024
+    intermediate_size: Size = 2816
+    num_hidden_layers: Layers = 6
+    num_attention_heads: Heads = 16
+    layer_norm_eps: Epsilon = 1e-6
+    encoder_hidden_size: Size = 1024
+    grid_size: Size | None = None
+    use_cls_token: bool = True
+    add_v2t_pos_emb: bool = False
+
+
+class Owl2Abstractor(Abstractor):
+    """[N, T, S, D_vision] encoded frames -> [N, T * (Q + 1), E], tokens of the language model."""
+
+    @nn.nowrap
+    def block(self) -> type[AbstractorBlock]:
+        return Owl2AbstractorBlock
+
+    @nn.compact
+    def __call__(self, encoded: jax.Array) -> jax.Array:
+        N, T = encoded.shape[:2]
+        vectors: jax.Array = super().__call__(encoded.reshape(N * T, 1, *encoded.shape[2:]))
+        return vectors.reshape(N, -1, vectors.shape[-1])
+
+
+class Owl2AbstractorBlock(AbstractorBlock):
+    """The abstractor's layer with positions."""
+
+    @nn.nowrap
+    def with_positions(self, queries: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+        Q, D = queries.shape[1:]
+        tables = line_positions(np.arange(Q), D), grid_positions(context.shape[1] - Q, D)
+        query, key = (
+            self.param(f"{name}_positions", _constant(table), table.shape).astype(context.dtype)
+            for name, table in zip(("query", "key"), tables, strict=True)
+        )
+        return queries + query, context + jnp.concatenate([query, key])
+
+
+def _constant(table: np.ndarray) -> Any:
+    return nn.with_logical_partitioning(
+        lambda key, shape: jnp.asarray(table, jnp.float32), (None, "vision_embed")
+    )
+
+
+def line_positions(places: np.ndarray, width: int) -> np.ndarray:
+    """[n, width] of places on a line [n]: sines, then cosines."""
+    frequencies = _BASE ** (-np.arange(width // 2) / (width // 2))
+    angles = places[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def grid_positions(tokens: int, width: int) -> np.ndarray:
+    """[tokens, width] of a square grid, row by row: of the column, then of the row.
+
+    If `tokens` is not a square, the first is a class token, whose position is zero.
+    """
+    side = math.isqrt(tokens)
+    rows, columns = np.divmod(np.arange(side * side), side)
+    halves = [line_positions(places, width // 2) for places in (columns, rows)]
+    patches = np.concatenate(halves, axis=1)
+    return np.concatenate([np.zeros((tokens - len(patches), width)), patches])

@@ -1,0 +1,293 @@
+"""LLaVA-1.5 (arXiv 2310.03744): its config.json and tensor names, transformers' and the authors'.
+
+Both files say model_type "llava". Transformers' directory (llava-hf/llava-1.5-7b-hf) holds the
+whole model; versions 4 and 5 write other names. The authors' (liuhaotian/llava-v1.5-7b) holds the
+language model and the connector, and names the directory of its vision tower.
+
+Source: transformers, configuration_llava.py and modeling_llava.py; haotian-liu/LLaVA,
+llava/model/llava_arch.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from owl_jax.errors import UserError, shown
+from owl_jax.media.resizing import Resizing
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.mlp import MlpConfig
+from owl_jax.models.families.family import Family
+from owl_jax.models.hf_config import Source
+from owl_jax.models.language import read_language
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.parts import VisionPart
+from owl_jax.models.vision import read_vision
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.vision.siglip import SiglipConfig
+from owl_jax.models.weight_names import Row, with_prefix
+from owl_jax.text.formats.vicuna import VICUNA_V1
+
+# llava-1.5-7b: CLIP's features before its last layer, LLaMA 2.
+LLAVA_7B = OwlConfig(
+    ClipConfig(image_size=336, layer_norm_eps=1e-5).at_layer(-2, class_token=False),
+    MlpConfig(),
+    LlamaConfig(rms_norm_eps=1e-5, max_positions=4096),
+    resizing=Resizing("pad"),
+    conversation=VICUNA_V1.name,
+)
+# The published recipe of finetuning with LoRA (haotian-liu/LLaVA, finetune_lora.sh).
+LLAVA_LORA = LoraConfig(rank=128, alpha=256, dropout=0.05, targets=LlamaConfig.PROJECTIONS)
+
+_TOWER, _LANGUAGE, _CONNECTOR = "vision_tower.", "language_model.", "multi_modal_projector."
+_ORIGINAL_TOWER = "model.vision_tower.vision_tower."
+
+_PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
+_OUTPUTS_CLASS_TOKEN = {"default": False, "full": True}
+_OUTPUTS_CLASS_TOKEN_ORIGINAL = {"patch": False, "cls_patch": True}
+
+
+class _HfLlava(Struct, frozen=True):
+    """LlavaConfig without its sections (transformers 4 and 5)."""
+
+    vision_feature_layer: int | list[int] = -2
+    vision_feature_select_strategy: str = "default"
+    projector_hidden_act: str = "gelu"
+    multimodal_projector_bias: bool = True
+
+
+class _Original(Struct, frozen=True):
+    """The keys that the authors add to LlamaConfig."""
+
+    mm_projector_type: str = "linear"
+    mm_vision_select_layer: int = -2
+    mm_vision_select_feature: str = "patch"
+    mm_use_im_start_end: bool = False
+    mm_use_im_patch_token: bool = False
+    image_aspect_ratio: str | None = None
+
+
+def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
+    for name in ("text_config", "vision_config"):
+        if not isinstance(source.values.get(name), dict):
+            raise UserError(f"{source.path}: no {name}; expected the config of a LLaVA model")
+    llava = source.read(_HfLlava)
+    owner = "owl_jax's LLaVA"
+    source.expect("projector_hidden_act", llava.projector_hidden_act, "gelu", owner)
+    source.expect("multimodal_projector_bias", llava.multimodal_projector_bias, True, owner)
+    text = source.section("text_config")
+    llm = read_language(text.with_values({"model_type": "llama", **text.values}))
+    section = source.section("vision_config")
+    vision = read_vision(section.with_values({"model_type": "clip_vision_model", **section.values}))
+    strategy = llava.vision_feature_select_strategy
+    with_class_token = _chosen(
+        source, "vision_feature_select_strategy", strategy, _OUTPUTS_CLASS_TOKEN
+    )
+    vision = _at_layer(
+        source, "vision_feature_layer", vision, llava.vision_feature_layer, with_class_token
+    )
+    if not with_class_token and not _has_class_token(vision):
+        raise UserError(
+            f"{source.path}: vision_feature_select_strategy is {strategy!r}, which drops the first "
+            f"token, but {vision.architecture} has no class token; expected 'full'"
+        )
+    connector = MlpConfig(hidden_size=llm.hidden_size)
+    return OwlConfig(vision, connector, llm, conversation=VICUNA_V1.name)
+
+
+def _read_original(source: Source, tensors: Collection[str]) -> OwlConfig:
+    llava = source.read(_Original)
+    layers = _chosen(source, "mm_projector_type", llava.mm_projector_type, _PROJECTORS)
+    for name in ("mm_use_im_start_end", "mm_use_im_patch_token"):
+        source.expect(name, getattr(llava, name), False, "LLaVA-1.5")
+    llm = read_language(source.with_values({**source.values, "model_type": "llama"}))
+    with_class_token = _chosen(
+        source,
+        "mm_vision_select_feature",
+        llava.mm_vision_select_feature,
+        _OUTPUTS_CLASS_TOKEN_ORIGINAL,
+    )
+    vision = _at_layer(
+        source,
+        "mm_vision_select_layer",
+        read_vision(source.section("vision_config")),
+        llava.mm_vision_select_layer,
+        with_class_token,
+    )
+    # Without "pad", the authors' code leaves the picture to the tower's processor: a crop.
+    kind: Any = "pad" if llava.image_aspect_ratio == "pad" else "crop"
+    connector = MlpConfig(hidden_size=llm.hidden_size, num_layers=layers)
+    resizing = Resizing(kind)
+    return OwlConfig(vision, connector, llm, resizing=resizing, conversation=VICUNA_V1.name)
+
+
+def _chosen(source: Source, name: str, found: str, known: Mapping[str, Any]) -> Any:
+    if found not in known:
+        raise UserError(f"{source.path}: {name} is {shown(found)}; expected {' or '.join(known)}")
+    return known[found]
+
+
+def _at_layer(
+    source: Source, name: str, vision: VisionPart, layer: int | list[int], class_token: bool
+) -> VisionPart:
+    if not isinstance(layer, int):
+        raise UserError(f"{source.path}: {name} is {shown(layer)}; expected one layer")
+    try:
+        return vision.at_layer(layer, class_token)
+    except ValueError as error:
+        raise UserError(f"{source.path}: {name}: {error}") from None
+
+
+def _has_class_token(vision: VisionPart) -> bool:
+    return bool(vision.at_layer(-1, class_token=True).num_prefix_tokens)
+
+
+def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
+    vision, llm = _parts(config)[0], config.llm
+    drops = _has_class_token(vision) and not vision.num_prefix_tokens
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "torch_dtype": dtype,
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        # The layers after the one that is read are not kept.
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default" if drops else "full",
+        "image_seq_length": config.num_tokens("image"),
+        "tie_word_embeddings": False,
+        "text_config": {**llm.to_hf(), **_ids(config)},
+        "vision_config": vision.to_hf(),
+    }
+
+
+def _parts(config: OwlConfig) -> tuple[ClipConfig | SiglipConfig, MlpConfig]:
+    """The encoder and the connector of a model that fits."""
+    vision, connector = config.vision, config.connector
+    assert isinstance(vision, ClipConfig | SiglipConfig) and isinstance(connector, MlpConfig)
+    return vision, connector
+
+
+def _defaults(config: OwlConfig) -> dict[str, Any]:
+    """Of a model that was not read from such a file: the id of "<image>" in Vicuna's vocabulary."""
+    return {"image_token_index": min(32000, config.llm.vocab_size - 1)}
+
+
+def _write_original(config: OwlConfig, dtype: str) -> dict[str, Any]:
+    vision, connector = _parts(config)
+    names = {layers: name for name, layers in _PROJECTORS.items()}
+    return {
+        **config.llm.to_hf(),
+        **_ids(config),
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "torch_dtype": dtype,
+        "mm_projector_type": names[connector.num_layers],
+        "mm_hidden_size": vision.hidden_size,
+        "mm_vision_select_feature": "cls_patch" if vision.num_prefix_tokens else "patch",
+        "image_aspect_ratio": "pad" if config.resizing.kind == "pad" else None,
+        # The vision tower is in the same files.
+        "unfreeze_mm_vision_tower": True,
+    }
+
+
+def _ids(config: OwlConfig) -> dict[str, int]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(config.llm, name) for name in names}
+
+
+def _weight_rows(config: OwlConfig) -> list[Row]:
+    vision, connector = _parts(config)
+    return [
+        *with_prefix(vision.weight_rows(), _TOWER),
+        *connector.weight_rows(),
+        *with_prefix(config.llm.weight_rows(), _LANGUAGE),
+    ]
+
+
+def _original_rows(config: OwlConfig) -> list[Row]:
+    vision, connector = _parts(config)
+    return [
+        *with_prefix(vision.weight_rows(), _ORIGINAL_TOWER),
+        *connector.original_weight_rows(),
+        *config.llm.weight_rows(),
+    ]
+
+
+def _ignores(config: OwlConfig, tensor: str) -> bool:
+    """What follows the layer of the vision tower that is read."""
+    for prefix in (_TOWER, f"model.{_TOWER}"):
+        if tensor.startswith(prefix):
+            return _parts(config)[0].ignores(tensor.removeprefix(prefix))
+    return False
+
+
+def _ignores_original(config: OwlConfig, tensor: str) -> bool:
+    is_tower = tensor.startswith(_ORIGINAL_TOWER)
+    return is_tower and _parts(config)[0].ignores(tensor.removeprefix(_ORIGINAL_TOWER))
+
+
+def _tied(config: OwlConfig) -> Mapping[str, str]:
+    tied = config.llm.tied_tensors
+    return {f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}" for copy, original in tied.items()}
+
+
+def _fits(config: OwlConfig) -> bool:
+    vision, connector = config.vision, config.connector
+    return (
+        isinstance(vision, ClipConfig | SiglipConfig)
+        and not vision.post_norm
+        and isinstance(connector, MlpConfig)
+        and connector.num_layers == 2
+        and connector.hidden_size == config.llm.hidden_size
+    )
+
+
+def _fits_original(config: OwlConfig) -> bool:
+    vision, connector = config.vision, config.connector
+    return (
+        isinstance(vision, ClipConfig)
+        and not vision.post_norm
+        and isinstance(connector, MlpConfig)
+        and connector.num_layers in _PROJECTORS.values()
+        and connector.hidden_size == config.llm.hidden_size
+        and isinstance(config.llm, LlamaConfig)
+    )
+
+
+LLAVA = Family(
+    "llava",
+    _read_config,
+    _write_config,
+    _weight_rows,
+    _tied,
+    _fits,
+    mark=f"{_CONNECTOR}linear_1.weight",
+    language_prefix=_LANGUAGE,
+    reads_resizing=True,
+    ignores=_ignores,
+    defaults=_defaults,
+    # Of transformers 4 until 4.51; then of later versions.
+    spellings={
+        f"{_LANGUAGE}model.": (f"model.{_LANGUAGE}",),
+        f"{_LANGUAGE}lm_head.": ("lm_head.",),
+        f"{_TOWER}vision_model.": (f"model.{_TOWER}vision_model.", _TOWER, f"model.{_TOWER}"),
+        _CONNECTOR: (f"model.{_CONNECTOR}",),
+    },
+)
+
+LLAVA_ORIGINAL = Family(
+    "llava_llama",
+    _read_original,
+    _write_original,
+    _original_rows,
+    lambda config: {},
+    _fits_original,
+    mark="model.mm_projector.0.weight",
+    tower="mm_vision_tower",
+    tower_prefix=_ORIGINAL_TOWER,
+    ignores=_ignores_original,
+)

@@ -1,0 +1,51 @@
+"""Qwen3 (arXiv 2505.09388): Qwen2 without biases, with norms of queries and keys in each head.
+
+The width of its heads is its own: the 4B model has 32 heads of 128 channels at width 2,560.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from owl_jax.models.bounds import Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
+from owl_jax.models.hf_config import Source
+from owl_jax.models.language.decoder import DecoderConfig, HfDecoder, Width
+from owl_jax.models.language.qwen2 import HfQwen
+
+
+class _HfQwen3(HfQwen, frozen=True):
+    """Qwen3Config (transformers 4 and 5)."""
+
+    head_dim: Size | None = 128
+
+
+@dataclass(frozen=True)
+class Qwen3Config(DecoderConfig):
+    """Qwen3; defaults are the 8B model's."""
+
+    HF_CLASS: ClassVar = "Qwen3ForCausalLM"
+    HF: ClassVar[type[HfDecoder]] = _HfQwen3
+    READS: ClassVar = ("sliding_window",)  # without effect unless use_sliding_window is true
+    QK_NORM: ClassVar = True
+
+    vocab_size: Vocabulary = 151936
+    hidden_size: Size = 4096
+    intermediate_size: Size = 12288
+    num_layers: Layers = 36
+    num_heads: Heads = 32
+    num_kv_heads: Heads = 8
+    rope_theta: Theta = 1e6
+    max_positions: Length = 40960
+    bos_token_id: TokenId = 151643
+    eos_token_id: TokenId = 151645
+    pad_token_id: TokenId = 151643
+    head_width: Width = 128
+    architecture: Literal["qwen3"] = "qwen3"
+
+    @classmethod
+    def from_hf(cls, source: Source) -> Self:
+        return super().from_hf(source.with_values({**source.values, "sliding_window": None}))
+
+    def to_hf(self) -> dict[str, Any]:
+        return {**super().to_hf(), "use_sliding_window": False, "attention_bias": False}

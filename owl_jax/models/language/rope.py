@@ -1,0 +1,75 @@
+"""Rotary positions (arXiv 2104.09864), plain or scaled for more positions than in pre-training.
+
+Letters: B batch, L tokens, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RopeType = Literal["default", "linear", "llama3"]
+TYPES: tuple[RopeType, ...] = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the angles are scaled; the fields are those of rope_scaling in config.json.
+
+    linear: all angles are divided by `factor` (arXiv 2306.15595).
+    llama3: angles that turn less than `low_freq_factor` times in the `original_positions` of the
+      pre-training are divided by `factor`, those that turn more than `high_freq_factor` times are
+      kept, and those in between are interpolated (Llama 3.1).
+    """
+
+    type: RopeType = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def scale(self, frequencies: np.ndarray) -> np.ndarray:
+        """Scales float32 angles per position."""
+        if self.type == "default":
+            return frequencies
+        kept = np.zeros_like(frequencies)
+        if self.type == "llama3":
+            turns = self.original_positions * frequencies / np.float32(2 * math.pi)
+            low, high = self.low_freq_factor, self.high_freq_factor
+            kept = np.clip((turns - low) / (high - low), 0, 1)
+        return (kept + (1 - kept) / self.factor).astype(np.float32) * frequencies
+
+
+PLAIN = RopeScaling()
+
+
+def rotary_tables(
+    positions: jax.Array, width: int, theta: float, scaling: RopeScaling = PLAIN
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotary angles, float32[B, L, 1, K] each (arXiv 2104.09864)."""
+    frequencies = scaling.scale(theta ** (-np.arange(0, width, 2, dtype=np.float32) / width))
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    # A matmul duplicates the half width, because XLA materialises a matmul's input. Otherwise XLA
+    # on CPU fuses the cosines into every unrolled layer and recomputes them for every head.
+    duplicate = np.tile(np.eye(width // 2, dtype=np.float32), 2)
+    cos, sin = (jnp.matmul(f(angles), duplicate, precision="highest") for f in (jnp.cos, jnp.sin))
+    return cos, sin
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates [B, L, H, K] in float32; pairs are (i, i + K / 2), as in the released weights.
+
+    A matmul with a constant matrix swaps the halves. On TPU this is faster than slicing and
+    concatenation.
+    """
+    half = x.shape[-1] // 2
+    eye = np.eye(half, dtype=np.float32)
+    swap = np.block([[np.zeros_like(eye), eye], [-eye, np.zeros_like(eye)]])
+    wide = x.astype(jnp.float32)
+    swapped = jnp.matmul(x, swap.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (wide * cos + swapped * sin).astype(x.dtype)

@@ -1,0 +1,133 @@
+"""Parts of users' own: Python files whose parts join the built-in ones.
+
+    # pool.py
+    @dataclass(frozen=True)
+    class PoolConfig(ConnectorPart):
+        side: Size = 2
+        architecture: Literal["pool"] = "pool"
+        ...
+
+A training config of a model with a `PoolConfig` names the file (`own_files`). For a saved model the
+user names it: load(parts=...) or --parts. The directory never does: a file that it named would be
+run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from owl_jax.errors import UserError, listed, shown
+from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
+from owl_jax.python_file import load_module
+
+_KINDS: tuple[tuple[str, type[Part]], ...] = (
+    ("vision", VisionPart),
+    ("connector", ConnectorPart),
+    ("llm", LanguagePart),
+)
+
+
+def add_parts(files: Iterable[str | Path]) -> None:
+    """Adds the parts of each file to PARTS. Raises UserError like `load_parts`."""
+    for file in files:
+        load_parts(file)
+
+
+def load_parts(file: str | Path) -> ModuleType:
+    """Runs a Python file, adds its parts to PARTS (models/config.py), and returns it as a module.
+
+    A file that was loaded before and has not changed is not run again.
+    Raises UserError for a file that cannot be read or fails, that has no part or an unsuitable one,
+    and for an `architecture` that another part has.
+    """
+    path = os.fspath(file)
+    module = load_module(path, "file of parts")
+    parts = [
+        (kind, value)
+        for value in vars(module).values()
+        for kind, base in _KINDS
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and isinstance(vars(value).get("architecture"), str)
+    ]
+    if not parts:
+        raise UserError(
+            f"{path}: no part; expected a class derived from VisionPart, ConnectorPart or "
+            "LanguagePart (owl_jax/models/parts.py) with a default of `architecture`"
+        )
+    for kind, part in parts:
+        _check(path, kind, part)
+    for kind, part in parts:
+        cast(dict[str, Any], PARTS[kind])[_architecture(part)] = part
+    return module
+
+
+def own_files(model: OwlConfig) -> tuple[str, ...]:
+    """The files of a model's parts that are not of this package.
+
+    Raises UserError for a class that is in no file, such as one of a notebook.
+    """
+    classes = [type(part) for kind in PARTS if (part := getattr(model, kind)) is not None]
+    own = [part for part in classes if part.__module__.partition(".")[0] != "owl_jax"]
+    return tuple(dict.fromkeys(map(_file_of, own)))
+
+
+def _file_of(part: type[Part]) -> str:
+    try:
+        return os.path.abspath(inspect.getfile(part))  # noqa: PTH100 - links stay
+    except (TypeError, OSError):
+        raise UserError(
+            f"{part.__name__} is in no file; write it into a Python file, and take it from there "
+            "with owl_jax.models.own_parts.load_parts(FILE)"
+        ) from None
+
+
+def _check(path: str, kind: str, part: type[Part]) -> None:
+    where = f"{path}: {part.__name__}"
+    if missing := sorted(getattr(part, "__abstractmethods__", ())):
+        raise UserError(f"{where} has no {listed(missing)} (owl_jax/models/parts.py)")
+    # Its own parameters, not those that it inherits.
+    parameters = vars(part).get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise UserError(
+            f"{where} is not a frozen dataclass; write @dataclass(frozen=True) above it"
+        )
+    if issubclass(part, VisionPart):
+        _check_directories(where, part)
+    name = _architecture(part)
+    former = PARTS[kind].get(name)
+    if former is not None and former.__module__ != part.__module__:
+        raise UserError(
+            f"{where} has the architecture {shown(name)}, the name of another {kind} part "
+            f"({inspect.getfile(former)}); give it another name"
+        )
+
+
+def _check_directories(where: str, part: type[VisionPart]) -> None:
+    """Checks how an encoder reads the directories that it claims by their model_type."""
+    reads = {"from_hf": part.from_hf.__func__, "weight_rows": part.weight_rows}  # type: ignore
+    base = {"from_hf": VisionPart.from_hf.__func__, "weight_rows": VisionPart.weight_rows}  # type: ignore
+    missing = [name for name in reads if reads[name] is base[name]]
+    if part.MODEL_TYPES and missing:
+        raise UserError(
+            f"{where} has MODEL_TYPES but no {listed(missing)} (owl_jax/models/parts.py)"
+        )
+    for other in PARTS["vision"].values():
+        taken = {*part.MODEL_TYPES} & {*cast(type[VisionPart], other).MODEL_TYPES}
+        if taken and other.__module__ != part.__module__:
+            raise UserError(
+                f"{where} has the model type {shown(min(taken))}, one of {other.__name__}; give it "
+                "another in MODEL_TYPES"
+            )
+
+
+def _architecture(part: type[Part]) -> str:
+    name: str = vars(part)["architecture"]
+    return name

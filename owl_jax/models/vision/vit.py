@@ -1,0 +1,115 @@
+"""What the vision transformers share: patches, and the pre-norm block.
+
+Letters: N media, T frames, P patches, D width, H heads, K head width, F MLP width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.compute import Compute
+from owl_jax.models.layers import LayerNorm, Projection
+from owl_jax.models.remat import named
+from owl_jax.models.transforms import Shape, Slices
+
+
+def patches_of(pixels: jax.Array, patch_size: int) -> jax.Array:
+    """[N, height, width, 3] -> [N, P, p * p * 3], row by row.
+
+    Pixels at the right and at the bottom that fill no patch are dropped, as by a convolution
+    without padding.
+    """
+    p = patch_size
+    N, rows, columns = pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p
+    patches = pixels[:, : rows * p, : columns * p].reshape(N, rows, p, columns, p, 3)
+    return patches.swapaxes(2, 3).reshape(N, rows * columns, p * p * 3)
+
+
+def attention_and_mlp(
+    x: jax.Array,
+    num_heads: int,
+    mlp_size: int,
+    eps: float,
+    activation: Callable[[jax.Array], jax.Array],
+    compute: Compute,
+) -> jax.Array:
+    """A pre-norm transformer block on [N, S, D]; call it in a module's compact method.
+
+    It makes the submodules attention_norm, qkv, out, mlp_norm, up and down.
+    """
+    D, H = x.shape[-1], num_heads
+    embed, heads = {"vision_embed": D}, {"heads": H, "kv": D // H}
+    norm = partial(LayerNorm, eps, ("vision_embed",))
+    biased = partial(Projection, use_bias=True, dtype=compute.dtype)
+    y = norm(name="attention_norm")(x)
+    # The fused projection keeps q, k and v of a head together: [H, 3, K].
+    fused_axes = {"heads": H, None: 3, "kv": D // H}
+    fused = jnp.moveaxis(biased(embed, fused_axes, name="qkv")(y), -2, 0)
+    q, k, v = map(named, ("query", "key", "value"), fused)
+    y = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), implementation=compute.attention)
+    x += named("attention", biased(heads, embed, name="out")(y))
+    y = norm(name="mlp_norm")(x)
+    mlp = {"mlp": mlp_size}
+    up = named("up", biased(embed, mlp, name="up")(y))
+    return x + biased(mlp, embed, name="down")(named("mlp", activation(up)))
+
+
+def num_layers_at(num_layers: int, layer: int) -> int:
+    """The number of layers before the hidden state `layer`, counted as transformers does.
+
+    0 is the input of the first layer, -1 the output of the last. Raises ValueError for a state that
+    does not exist, and for 0.
+    """
+    count = layer if layer >= 0 else num_layers + 1 + layer
+    if not 1 <= count <= num_layers:
+        raise ValueError(f"layer {layer}; expected 1 to {num_layers}, or -{num_layers} to -1")
+    return count
+
+
+def follows_layer(tensor: str, num_layers: int, post_norm: str) -> bool:
+    """Whether a tensor, in transformers' names, comes after the first `num_layers` layers.
+
+    post_norm: the name of the last norm; the prefix of the whole encoder may be missing.
+    """
+    layer = re.match(r"(?:vision_model\.)?encoder\.layers\.(\d+)\.", tensor)
+    if layer:
+        return int(layer[1]) >= num_layers
+    return tensor.removeprefix("vision_model.").startswith(post_norm.removeprefix("vision_model."))
+
+
+def first_layers_of(params: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
+    """The parameters without post norm, and of the first `num_layers` layers.
+
+    The layers' arrays keep being read lazily (checkpoint/lazy_arrays.py).
+    """
+    kept = {name: subtree for name, subtree in params.items() if name != "post_norm"}
+    cut = partial(_FirstLayers, num_layers=num_layers)
+    return {**kept, "layers": jax.tree.map(cut, params["layers"])}
+
+
+@dataclass(frozen=True)
+class _FirstLayers:
+    """The first layers of a stack: a lazy array."""
+
+    array: Any
+    num_layers: int
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    @property
+    def shape(self) -> Shape:
+        shape = self.array.shape
+        return (min(self.num_layers, shape[0]), *shape[1:])
+
+    def __getitem__(self, part: Slices) -> Any:
+        return self.array[part]

@@ -1,0 +1,181 @@
+"""Parts in users' files. That they train, load and chat: tests/training/test_docs_parts.py."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from owl_jax.checkpoint.huggingface import vision_types
+from owl_jax.errors import UserError
+from owl_jax.models.config import PARTS, OwlConfig
+from owl_jax.models.connectors.mlp import MlpConfig
+from owl_jax.models.families.mplug_owl import VARIANTS
+from owl_jax.models.own_parts import add_parts, load_parts, own_files
+from owl_jax.training.config import base_config, read_model
+
+FILE = """
+from dataclasses import dataclass
+from typing import Literal
+
+from owl_jax.models.bounds import Size
+from owl_jax.models.connectors.mlp import MlpConfig
+
+@dataclass(frozen=True)
+class TwiceConfig(MlpConfig):
+    more: Size = 2
+    architecture: Literal["twice"] = "twice"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file with a connector of its own; nothing of it is left after the test."""
+    before = {kind: dict(parts) for kind, parts in PARTS.items()}
+    modules = set(sys.modules)
+    (tmp_path / "twice.py").write_text(FILE)
+    yield tmp_path / "twice.py"
+    for kind, parts in before.items():
+        PARTS[kind].clear()
+        PARTS[kind].update(parts)
+    for name in set(sys.modules) - modules:
+        if name.startswith("owl_jax_file_"):
+            del sys.modules[name]
+
+
+def owl_with(connector):
+    return dataclasses.replace(VARIANTS["llama"], connector=connector)
+
+
+def test_a_config_names_the_files_of_its_parts(file):
+    model = owl_with(load_parts(file).TwiceConfig(more=3))
+    assert own_files(model) == (str(file),)
+    assert own_files(VARIANTS["llama"]) == ()
+    config = base_config(model)
+    assert config.parts == (str(file),)
+    del PARTS["connector"]["twice"]
+    assert read_model(config) == model
+    assert OwlConfig.from_dict(model.to_dict()) == model
+
+
+def test_values_of_an_own_part_are_checked(file):
+    values = owl_with(load_parts(file).TwiceConfig()).to_dict()
+    values["connector"]["more"] = 0
+    with pytest.raises(TypeError, match=r"connector\.more is 0"):
+        OwlConfig.from_dict(values)
+
+
+def test_a_file_is_run_once_and_again_when_it_has_changed(file):
+    first = load_parts(file)
+    assert load_parts(str(file)) is first
+    file.write_text(FILE.replace("= 2", "= 5"))
+    second = load_parts(file)
+    assert second is not first
+    assert PARTS["connector"]["twice"] is second.TwiceConfig
+    assert second.TwiceConfig().more == 5
+    file.write_text("x = (")
+    with pytest.raises(UserError):
+        load_parts(file)
+    assert PARTS["connector"]["twice"] is second.TwiceConfig
+
+
+def test_an_architecture_without_its_file(file):
+    values = owl_with(load_parts(file).TwiceConfig()).to_dict()
+    del PARTS["connector"]["twice"]
+    message = r"connector.architecture is 'twice'; expected abstractor.*, or a part of your own"
+    with pytest.raises(TypeError, match=message):
+        OwlConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "no part; expected a class derived from VisionPart, ConnectorPart or Lang"),
+        (FILE.replace('"twice"', '"mlp"'), r"architecture 'mlp', the name of another connector"),
+        (FILE.replace("(frozen=True)", ""), "TypeError: cannot inherit non-frozen dataclass"),
+        (FILE.replace("@dataclass(frozen=True)\n", ""), "not a frozen dataclass; write @data"),
+        (
+            FILE.replace("connectors.mlp import MlpConfig", "parts import ConnectorPart").replace(
+                "(MlpConfig)", "(ConnectorPart)"
+            ),
+            "TwiceConfig has no attention_flops, build, mismatches",
+        ),
+        ("\nx = 1 / 0", r"^file of parts \S+twice\.py, line 2: ZeroDivisionError"),
+        ("x = (", r"twice\.py, line 1: '\(' was never closed"),
+    ],
+)
+def test_what_a_file_may_not_be(text, message, file):
+    file.write_text(text)
+    before = dict(PARTS["connector"])
+    with pytest.raises(UserError, match=message) as error:
+        add_parts([file])
+    assert "\n" not in str(error.value)
+    assert PARTS["connector"] == before
+
+
+ENCODER = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from owl_jax.models.parts import VisionPart
+from owl_jax.models.vision.siglip import SiglipConfig
+
+@dataclass(frozen=True)
+class MineConfig(SiglipConfig):
+    MODEL_TYPES: ClassVar = ("mine",)
+    architecture: Literal["mine"] = "mine"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            ENCODER.replace('("mine",)', '("mine", "clip")'),
+            "MineConfig has the model type 'clip', one of ClipConfig; give it another",
+        ),
+        (
+            f"{ENCODER}    weight_rows = VisionPart.weight_rows\n",
+            "MineConfig has MODEL_TYPES but no weight_rows",
+        ),
+    ],
+)
+def test_an_encoder_s_directories(text, message, file):
+    file.write_text(ENCODER)
+    part = load_parts(file).MineConfig
+    assert vision_types()["mine"] is part
+    del PARTS["vision"]["mine"]
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_parts(file)
+    assert "mine" not in vision_types()
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"no\.py: No such file or directory; expected a Python"):
+        load_parts(tmp_path / "no.py")
+    (tmp_path / "list.txt").write_text(FILE)
+    with pytest.raises(UserError, match=r"list\.txt: expected a Python file, with a name that"):
+        load_parts(tmp_path / "list.txt")
+
+
+def test_a_class_of_a_notebook_has_no_file():
+    class Cell(MlpConfig):
+        __module__ = "__main__"
+
+    main = sys.modules["__main__"]
+    former = vars(main).pop("__file__", None)
+    try:
+        with pytest.raises(UserError, match="Cell is in no file; write it into a Python file"):
+            own_files(owl_with(Cell()))
+    finally:
+        if former is not None:
+            main.__file__ = former
+
+
+@pytest.mark.parametrize("parts", ["twice.py", (3,)])
+def test_config_parts_is_a_list_of_paths(parts):
+    config = base_config(VARIANTS["llama"])
+    with config.ignore_type():
+        config.parts = parts
+    with pytest.raises(UserError, match=r"config\.parts=.*: expected paths of Python files"):
+        read_model(config)
