@@ -128,6 +128,25 @@ def test_a_start_of_the_answer_is_not_part_of_it(owl, directory, answered):
     assert started.chat(MESSAGES, max_new_tokens=12) == answer[2:]
 
 
+def test_another_format_when_loading(owl, directory, answered, tmp_path):
+    config = dataclasses.replace(owl.config, conversation="owl")
+    given = owl_jax.load(
+        tiny.write_model(tmp_path / "owl", config), "float32", conversation="vicuna_v1"
+    )
+    assert given.config == owl.config
+    assert given.chat(MESSAGES, max_new_tokens=12) == owl.tokenizer.decode(answered[1])
+    (tmp_path / "mine.py").write_text(
+        "from owl_jax.text.formats.format import Format\nMINE = Format('mine', ('Q', ''), 'A')"
+    )
+    mine = owl_jax.load(directory, "float32", conversation=tmp_path / "mine.py")
+    assert mine.format == Format("mine", ("Q", ""), "A")
+    for format in ("huggingface", "orbax"):
+        mine.save(tmp_path / format, format)
+        assert owl_jax.load(tmp_path / format, "float32").config == mine.config
+    with pytest.raises(UserError, match="conversation is 'alpaca'; expected owl, owl2, "):
+        owl_jax.load(directory, conversation="alpaca")
+
+
 def test_a_tokenizer_that_does_not_suit_the_format(owl, directory):
     config = dataclasses.replace(owl.config, conversation="chatml")
     wrong = Owl(config, owl.params, tokenizer_source=directory)
