@@ -21,7 +21,7 @@ from owl_jax.models.attention.mask import self_attention_mask
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import Abstractor
-from owl_jax.models.language.llama import Llama
+from owl_jax.models.language.decoder import Decoder
 from owl_jax.models.lora import merge
 from owl_jax.models.vision.clip import Clip, pooled_class_token
 from owl_jax.models.vlm import VisionLanguageModel, forward, variables
@@ -216,7 +216,7 @@ def _run(config: OwlConfig, params: Any, args: dict[str, Any]) -> tuple[jax.Arra
             args["media_index"],
             mask,
             mutable=["intermediates"],
-            capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor | Llama),
+            capture_intermediates=lambda module, _: isinstance(module, Clip | Abstractor | Decoder),
         )
     state = state["intermediates"]
     if "vision" in state:

@@ -29,6 +29,7 @@ from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, shown
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import FAMILIES, Family
+from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.transforms import Linear, Slices
 from owl_jax.models.weight_names import Row, with_prefix
@@ -146,16 +147,9 @@ def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
 
 def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
     """The projections that PEFT adapts."""
-    projections = projections_of(config.llm.weight_rows())
-    # PEFT may have wrapped the whole model or its language model.
-    modules = {
-        name: [
-            prefix + _module(row, i)
-            for i in range(config.llm.num_layers)
-            for prefix in ("", _LANGUAGE)
-        ]
-        for name, row in projections.items()
-    }
+    projections = _projections(config)
+    layers = range(config.llm.num_layers)
+    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
     targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(
@@ -168,7 +162,7 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
     """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
     rows = []
-    for name, row in projections_of(config.llm.weight_rows()).items():
+    for name, row in _projections(config).items():
         if name in targets:
             module = row.source.removesuffix(".weight").removeprefix(_language(config))
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
@@ -182,7 +176,8 @@ def _projections(config: OwlConfig) -> dict[str, Row]:
 
 
 def _family(config: OwlConfig) -> Family | None:
-    return next((family for family in FAMILIES.values() if family.fits(config)), None)
+    families = (PLAIN_LANGUAGE, *FAMILIES.values())
+    return next((family for family in families if family.fits(config)), None)
 
 
 def _language(config: OwlConfig) -> str:

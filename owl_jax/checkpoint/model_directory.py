@@ -48,7 +48,7 @@ from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import FAMILIES, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import plain_models
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
@@ -269,7 +269,8 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             kind = values.get("model_type")
-            return values if isinstance(kind, str) and kind in FAMILIES else None
+            known = {*FAMILIES, *plain_models()}
+            return values if isinstance(kind, str) and kind in known else None
     return None
 
 
@@ -292,9 +293,11 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    if kind in list(vision_types()):  # a list: `kind` may not be hashable
+    if isinstance(kind, str) and kind in vision_types():
         return open_vision(directory)
-    return open_language(directory) if kind in list(LANGUAGE_MODELS) else open_family(directory)
+    if isinstance(kind, str) and kind in plain_models():
+        return open_language(directory)
+    return open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

@@ -162,10 +162,11 @@ class ConnectorPart(Part):
 class LanguagePart(Part):
     """A causal language model on embeddings; models/language/decoder.py shows the module's methods.
 
-    HF_CLASS is the class in transformers whose directories `weight_rows` describes. BASE_PREFIX is
-    the prefix that tensor names lack in a directory saved without the head. DEFINING
-    names the fields that cannot be inferred from the weights' shapes. READS names the keys of
-    config.json that `from_hf` reads although other models refuse them (models/hf_config.py).
+    HF_CLASS is the class in transformers whose directories `weight_rows` describes; "" for a model
+    that does not exist alone. BASE_PREFIX is the prefix that tensor names lack in a directory saved
+    without the head. DEFINING names the fields that cannot be inferred from the weights' shapes.
+    READS names the keys of config.json that `from_hf` reads although other models refuse them
+    (models/hf_config.py).
     USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
     EXTENDS: another architecture whose weights `extended` accepts.
     """

@@ -242,7 +242,7 @@ def test_part_is_no_whole_model(tmp_path):
     with pytest.raises(UserError, match="no vision; it has llm"):
         read_subtrees(tmp_path / "llama", ["vision"], "float32")
     directories.change_config(tmp_path / "llama", model_type="gpt2")
-    with pytest.raises(UserError, match="model_type is 'gpt2'; expected one of mplug-owl, llama"):
+    with pytest.raises(UserError, match="model_type is 'gpt2'; expected one of mplug-owl, "):
         open_any(tmp_path / "llama")
 
 

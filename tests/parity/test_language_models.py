@@ -213,7 +213,7 @@ def test_our_adapter(name, owl, directory, tmp_path):
         ("llama", {"num_key_value_heads": 4}, "num_heads 6 is not a multiple of llm.num_kv_h"),
         ("llama", {"hidden_size": 47, "head_dim": None}, "hidden_size 47 is not a multiple of"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope of type 'yarn'"),
-        ("llama", {"model_type": "gemma"}, "model_type is 'gemma'; expected one of mplug-owl, l"),
+        ("llama", {"model_type": "gemma"}, "model_type is 'gemma'; expected one of mplug-owl, "),
         ("mistral", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; owl_jax's mistral has silu"),
     ],
 )

@@ -11,13 +11,12 @@ from owl_jax.models.families.llava import LLAVA, LLAVA_ORIGINAL
 from owl_jax.models.families.mplug_owl import MPLUG_OWL
 from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2
 from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
-from owl_jax.models.language import LANGUAGE_MODELS
+from owl_jax.models.language import plain_models
 from owl_jax.models.vision import vision_types
 
 # By model_type in config.json.
 FAMILIES: Mapping[str, Family] = {
-    **{family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2, LLAVA, LLAVA_ORIGINAL)},
-    **dict.fromkeys(LANGUAGE_MODELS, PLAIN_LANGUAGE),
+    family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2, LLAVA, LLAVA_ORIGINAL)
 }
 
 
@@ -31,8 +30,10 @@ def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
         return MPLUG_OWL
     if kind == LLAVA.model_type and LLAVA_ORIGINAL.tower in values and "text_config" not in values:
         return LLAVA_ORIGINAL  # the authors' files have the same model_type
+    if isinstance(kind, str) and kind in plain_models():
+        return PLAIN_LANGUAGE
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join({**FAMILIES, **vision_types()})
+        known = ", ".join((*FAMILIES, *vision_types(), *plain_models()))
         where = f"{path}: " if path else ""
         raise UserError(f"{where}model_type is {shown(kind)}; expected one of {known}")
     return FAMILIES[kind]
@@ -45,7 +46,7 @@ def family_for(config: OwlConfig, source: Mapping[str, Any] | None = None) -> Fa
     Raises UserError if there is none.
     """
     preferred = [] if source is None else [family_of(source)]
-    for family in (*preferred, *FAMILIES.values()):
+    for family in (*preferred, PLAIN_LANGUAGE, *FAMILIES.values()):
         if family.fits(config):
             return family
     parts = ", ".join(part.architecture for part in config.parts.values())

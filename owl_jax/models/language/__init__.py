@@ -1,5 +1,7 @@
 """Language models, one file each. The keys are also `model_type` in their config.json."""
 
+from collections.abc import Mapping
+
 from owl_jax.errors import UserError, shown
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language.bloom import BloomConfig
@@ -10,7 +12,7 @@ from owl_jax.models.language.qwen2 import Qwen2Config
 from owl_jax.models.language.qwen3 import Qwen3Config
 from owl_jax.models.parts import LanguagePart
 
-LANGUAGE_MODELS: dict[str, type[LanguagePart]] = {
+LANGUAGE_MODELS: Mapping[str, type[LanguagePart]] = {
     "llama": LlamaConfig,
     "bloom": BloomConfig,
     "mistral": MistralConfig,
@@ -20,17 +22,23 @@ LANGUAGE_MODELS: dict[str, type[LanguagePart]] = {
 }
 
 
+def plain_models() -> dict[str, type[LanguagePart]]:
+    """The models that exist alone, by model_type in their config.json."""
+    return {name: part for name, part in LANGUAGE_MODELS.items() if part.HF_CLASS}
+
+
 def read_language(source: Source) -> LanguagePart:
     """Reads the config.json of a language model, or the section that describes one.
 
     Raises UserError for a model that owl_jax cannot compute, and as `LanguagePart.from_hf`.
     """
-    kind = source.values.get("model_type")
+    kind, known = source.values.get("model_type"), plain_models()
     if kind is None:
         raise UserError(f"{source.path}: no value for {source.key('model_type')!r}")
-    if not isinstance(kind, str) or kind not in LANGUAGE_MODELS:
-        known = ", ".join(LANGUAGE_MODELS)
-        raise UserError(f"{source.path}: language model {shown(kind)}; expected one of {known}")
-    part = LANGUAGE_MODELS[kind]
+    if not isinstance(kind, str) or kind not in known:
+        raise UserError(
+            f"{source.path}: language model {shown(kind)}; expected one of {', '.join(known)}"
+        )
+    part = known[kind]
     source.refuse_other_computation(part.READS)
     return part.from_hf(source)

@@ -442,16 +442,13 @@ class DecoderBlock(nn.Module):
                 layer(x, deterministic), ("batch", "length", *(f"act_{axis}" for axis in out_axes))
             )
 
-        def normed(name: str, x: jax.Array) -> jax.Array:
-            """Norms the heads of queries or keys, in models that do."""
-            return RMSNorm(config.rms_norm_eps, ("kv",), name=name)(x) if config.QK_NORM else x
-
         x = named("input", x)
         y = self.norm("attention_norm", x, modality)
-        q = normed("q_norm", project("q_proj", embed, heads, y))
+        q = self.head_norm("q_norm", project("q_proj", embed, heads, y))
         q = named("query", rotate(q, *rotation))
         k, v = self.key_value(lambda name, y: project(name, embed, key_heads, y), y, modality)
-        k, v = named("key", rotate(normed("k_norm", k), *rotation)), named("value", v)
+        k, v = self.head_norm("k_norm", k), named("value", v)
+        k = named("key", rotate(k, *rotation))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         y = attend(q, k, v, mask, None, self.compute.attention, past, window=config.sliding_window)
         x += named("attention", project("o_proj", heads, embed, y))
@@ -467,6 +464,13 @@ class DecoderBlock(nn.Module):
     def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:
         """The norm `name` of x [B, L, D]."""
         return RMSNorm(self.config.rms_norm_eps, name=name)(x)
+
+    @nn.nowrap
+    def head_norm(self, name: str, x: jax.Array) -> jax.Array:
+        """Queries or keys [B, L, H, K], normed in each head if the model does that."""
+        if not self.config.QK_NORM:
+            return x
+        return RMSNorm(self.config.rms_norm_eps, ("kv",), name=name)(x)
 
     @nn.nowrap
     def key_value(

@@ -40,6 +40,7 @@ _ADAPTIVE = ("attention_norm", "mlp_norm", "k_proj", "v_proj")  # modules that e
 class Owl2LlamaConfig(LlamaConfig):
     """LLaMA with a second set of norms, keys and values for visual tokens."""
 
+    HF_CLASS: ClassVar = ""
     USES_MODALITY: ClassVar = True
     EXTENDS: ClassVar = "llama"
     PROJECTIONS: ClassVar[tuple[str, ...]] = (
