@@ -287,32 +287,31 @@ def _tokenized(
     pieces: Sequence[Piece], tokenizer: Tokenizer, lengths: MediaLengths
 ) -> Iterator[_Piece]:
     """The pieces of a conversation as ids, in order, not truncated, without BOS."""
-    end = tokenizer.eos_id  # of the next answer
-    ends = [
-        tokenizer.eos_id if not piece.text else tokenizer.token_id(piece.text)
-        for piece in pieces
-        if piece.kind == "end"
-    ]
+    ends = [_end_id(piece, tokenizer) for piece in pieces if piece.kind == "end"]
     new_line = tokenizer.encode(_NEW_LINE)
     follows_text = False
     for piece in pieces:
         if piece.kind == "media":
             yield _Piece("media", [piece.medium] * lengths.of(piece.medium))
+            follows_text = False
         elif piece.kind == "end":
-            end = ends.pop(0) or tokenizer.eos_id
-            yield _Piece("end", [end])
+            yield _Piece("end", [ends.pop(0)])
+            follows_text = False
         else:
-            text = piece.text
-            ids = tokenizer.encode(_NEW_LINE + text if follows_text else text)
+            ids = tokenizer.encode(_NEW_LINE + piece.text if follows_text else piece.text)
             if follows_text:
                 # After a new line, no tokenizer has a dummy prefix or joins the words.
-                begins = ids[: len(new_line)] == new_line
-                ids = ids[len(new_line) :] if begins else tokenizer.encode(text)
-            answer_end = (ends[0] if ends else None) or tokenizer.eos_id
-            yield _Piece(piece.kind, ids, answer_end)
-        # After a special token, a tokenizer begins anew.
-        is_text = piece.kind in ("prompt", "answer")
-        follows_text = is_text and bool(ids) and ids[-1] not in tokenizer.special_tokens
+                is_apart = ids[: len(new_line)] == new_line
+                ids = ids[len(new_line) :] if is_apart else tokenizer.encode(piece.text)
+            yield _Piece(piece.kind, ids, ends[0] if ends else tokenizer.eos_id)
+            # After a special token, a tokenizer begins anew.
+            follows_text = bool(ids) and ids[-1] not in tokenizer.special_tokens
+
+
+def _end_id(piece: Piece, tokenizer: Tokenizer) -> int:
+    """The id of an "end"."""
+    id = tokenizer.token_id(piece.text) if piece.text else None
+    return tokenizer.eos_id if id is None else id
 
 
 def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
