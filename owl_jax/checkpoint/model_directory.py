@@ -38,7 +38,7 @@ from owl_jax.checkpoint.hf_import import (
     open_family,
     open_language,
     open_vision,
-    trained_keys,
+    own_keys,
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
@@ -226,8 +226,8 @@ def save_model(
             family = family_for(config, source)
             if source and family_of(source) is not family:
                 source = None
-            if as_trained:
-                source = {**(source or {}), **trained_keys(config)}
+            own = own_keys(config, family, as_trained, companions)
+            source = {**_without_own_keys(source), **own} if source or own else None
             huggingface.write_config(config, target, dtype.name, source)
             hashes = write_family(family, config, params, target, progress)
         for path in copied:
@@ -271,6 +271,11 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
             kind = values.get("model_type")
             return values if isinstance(kind, str) and kind in families() else None
     return None
+
+
+def _without_own_keys(source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A config.json without what owl_jax wrote about the former model."""
+    return {k: v for k, v in (source or {}).items() if k not in schema.Trained.__struct_fields__}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ LORA: dict[str, LoraConfig] = {
 # Former names of subtrees in model directories that owl_jax wrote.
 SUBTREES_OF_VERSION_1 = {"abstractor": "connector"}
 
-MODEL_TYPE = "mplug-owl"
+_MODEL_TYPE = "mplug-owl"
 VISION_TYPE = "mplug_owl_vision_model"
 _LANGUAGE = "language_model."
 _SECTIONS = ("vision_config", "visual_abstractor_config", "text_config")
@@ -82,7 +82,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             f"{source.path}: no {', '.join(missing)}; expected the config of an mPLUG-Owl model"
         )
     source.expect(
-        "model_type", source.values.get("model_type", MODEL_TYPE), MODEL_TYPE, "mPLUG-Owl"
+        "model_type", source.values.get("model_type", _MODEL_TYPE), _MODEL_TYPE, "mPLUG-Owl"
     )
     whole = source.read(_HfOwl)
     source.expect(
@@ -117,7 +117,7 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
-        "model_type": MODEL_TYPE,
+        "model_type": _MODEL_TYPE,
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
         "text_config": {**llm.to_hf(), **ids},
@@ -180,7 +180,7 @@ def _fits(config: OwlConfig) -> bool:
 
 
 MPLUG_OWL = Family(
-    MODEL_TYPE,
+    _MODEL_TYPE,
     _read_config,
     _write_config,
     _weight_rows,

@@ -35,4 +35,7 @@ def _tied(config: OwlConfig) -> Mapping[str, str]:
     return config.llm.tied_tensors
 
 
-PLAIN_LANGUAGE = Family("", _read_config, _write_config, _weight_rows, _tied, _fits)
+# Each language model has a model_type of its own.
+PLAIN_LANGUAGE = Family(
+    "", _read_config, _write_config, _weight_rows, _tied, _fits, conversation=""
+)
