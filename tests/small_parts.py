@@ -33,9 +33,6 @@ SIZES = {
     "num_kv_heads": 2,
     "head_dim": 8,
     "head_width": 12,  # wider heads than hidden_size / num_heads
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
     "vocab_size": tiny.CONFIG.llm.vocab_size,
     "max_positions": 256,
     "num_query_tokens": 4,
