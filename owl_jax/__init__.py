@@ -28,8 +28,9 @@ def load(
     """Loads a model.
 
     Args:
-      path: a Hugging Face directory of any released mPLUG-Owl (config.json, *.safetensors or
-        pytorch_model*.bin and, for chat, tokenizer files), or a directory that owl_jax wrote.
+      path: a Hugging Face directory of any released mPLUG-Owl, or of a plain language model, which
+        takes text only (config.json, *.safetensors or pytorch_model*.bin and, for chat, tokenizer
+        files), or a directory that owl_jax wrote.
       dtype: of weights and computation, "bfloat16" or "float32". "int8" stores the language
         model's projections in int8, with a scale for each output channel, and uses bfloat16 for
         everything else. A CPU always computes in float32.

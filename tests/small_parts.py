@@ -32,6 +32,7 @@ SIZES = {
     "num_heads": 2,
     "num_kv_heads": 2,
     "head_dim": 8,
+    "head_width": 12,  # wider heads than hidden_size / num_heads
     "vocab_size": tiny.CONFIG.llm.vocab_size,
     "max_positions": 256,
     "num_query_tokens": 4,

@@ -74,6 +74,8 @@ def test_llama(form, tmp_path):
         {"num_key_value_heads": 6},
         {"num_key_value_heads": 1, "hidden_size": 24, "vocab_size": 33},
         {"tie_word_embeddings": True},
+        {"head_dim": 16},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     ],
 )
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -191,11 +193,10 @@ def test_half_precision_is_read_as_it_is(dtype, form, tmp_path):
         (reference.llama, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         (reference.llama, {"attention_bias": True}, "attention_bias = True: not supported"),
         (reference.llama, {"mlp_bias": True}, "mlp_bias = True: not supported"),
-        (reference.llama, {"head_dim": 16}, "head_dim 16 x 6 heads is not hidden_size 48"),
         (
             reference.llama,
-            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-            "rope of type 'linear'",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope of type 'dynamic'; expected default, linear or llama3",
         ),
         (
             reference.bloom,

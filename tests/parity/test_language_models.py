@@ -20,10 +20,14 @@ import transformers
 from safetensors.torch import load_file
 
 import owl_jax
-from owl_jax.checkpoint.model_directory import open_subtrees
+from owl_jax.checkpoint.model_directory import open_subtrees, save_model
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
 from owl_jax.models.lora import LoraConfig
+from owl_jax.parallel.mesh import make_mesh
+from owl_jax.training.config import base_config
+from owl_jax.training.init_params import initialize
+from owl_jax.training.train_program import make_program
 
 SIZES = {
     "vocab_size": 71,
@@ -202,6 +206,28 @@ def test_our_adapter(name, owl, directory, tmp_path):
         tmp_path / "merged", attn_implementation="eager", dtype=torch.float32
     )
     reference.assert_close(ours, reference.logits(read, ids))
+
+
+def test_stage_1_starts_from_it(name, owl, directory, tmp_path):
+    """As config.init.llm; with fields that shapes do not show, such as the angles, compared."""
+    model = owls.small(owl.config.llm)
+    others = {name: value for name, value in owls.draw(model).items() if name != "llm"}
+    save_model(tmp_path / "others", model, others, "orbax")
+    config = base_config(model)
+    config.init = {name: str(tmp_path / "others") for name in others} | {"llm": str(directory)}
+    config.batch_size, config.frozen_dtype = 8, "float32"
+    config.rules = (("connector/.*", "recipe"), (".*", "frozen"))
+    config.recipes.recipe = {"learning_rate": 1e-3}
+    mesh = make_mesh(data=1, fsdp=-1, tensor=2, devices=jax.devices())
+    params = initialize(config, make_program(config, mesh))
+    jax.tree.map(np.testing.assert_array_equal, params["llm"], owl.params["llm"])
+    jax.tree.map(np.testing.assert_array_equal, params["vision"], others["vision"])
+
+    field, value = ("layer_norm_eps", 0.1) if name == "bloom" else ("rope_theta", 7.0)
+    config.model.llm[field] = value
+    program = make_program(config, mesh)
+    with pytest.raises(UserError, match=f"has {field} .*but config.model.llm.{field} is {value}"):
+        initialize(config, program)
 
 
 @pytest.mark.parametrize(

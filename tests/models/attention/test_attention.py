@@ -76,6 +76,54 @@ def test_attend_is_softmax_attention(key_heads):
     np.testing.assert_allclose(attend(q, k, v, mask, slopes), expected, atol=1e-5)
 
 
+def test_a_window_counts_positions_up_to_the_query():
+    mask = self_attention_mask(_int([[0, 1, 2, 3, 0, 1]]), _int([[1, 1, 1, 1, 2, 2]]))
+    np.testing.assert_array_equal(
+        mask.dense(window=2)[0, 0],
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [0, 1, 1, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0],
+            [0, 0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 1, 1],
+        ],
+    )
+    # With padding between the prompt and a new token, its positions decide, not its slot.
+    new = AttentionMask(
+        _int([4]), _int([[3]]), _int([[1]]), _int([[0, 1, 2, 0, 3]]), _int([[1, 1, 1, 0, 1]])
+    )
+    np.testing.assert_array_equal(new.dense(window=3)[0, 0], [[0, 1, 1, 0, 1]])
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_a_window_after_a_cache_equals_whole_sequences(window):
+    B, L, S, start = 2, 5, 7, 3
+    random = np.random.default_rng(0)
+    q = random.normal(size=(B, L, 4, 8)).astype(np.float32)
+    k, v = random.normal(size=(2, B, 2, L, 8)).astype(np.float32)
+    positions, ones = _int([[0, 1, 2, 3, 4]] * B), jnp.ones((B, L), jnp.int32)
+    expected = attend(q, k, v, self_attention_mask(positions, ones), window=window)
+    past = {name: np.full((B, 2, S, 8), 1e4, np.float32) for name in "kv"}
+    past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
+    mask = AttentionMask(
+        jnp.arange(start, L),
+        positions[:, start:],
+        ones[:, start:],
+        jnp.pad(positions, ((0, 0), (0, S - L))),
+        jnp.ones((B, S), jnp.int32),
+    )
+    new = attend(q[:, start:], k[:, :, start:], v[:, :, start:], mask, past=past, window=window)
+    np.testing.assert_allclose(new, expected[:, start:], atol=1e-5)
+
+
+def test_blockwise_leaves_windows_to_xla():
+    q, k = jnp.zeros((1, 512, 2, 8)), jnp.zeros((1, 2, 512, 8))
+    mask = self_attention_mask(_int([[*range(512)]]), jnp.ones((1, 512), jnp.int32))
+    assert choose("blockwise", q, k, mask, None) == "blockwise"
+    assert choose("blockwise", q, k, mask, None, window=100) == "xla"
+
+
 def _after_a_cache(start, key_heads, alibi):
     """(attention after a cache with `start` slots in use, its arguments, the expected result).
 

@@ -38,11 +38,11 @@ def qkv(B, L, H, G, K, dtype=jnp.float32):
     return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-def values_and_gradients(implementation, q, k, v, mask, slopes=None):
+def values_and_gradients(implementation, q, k, v, mask, slopes=None, window=0):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
 
     def total(q, k, v):
-        out = attend(q, k, v, mask, slopes, implementation)
+        out = attend(q, k, v, mask, slopes, implementation, window=window)
         assert out.dtype == q.dtype
         return jnp.sum(out * weights), out
 
@@ -71,6 +71,16 @@ def test_splash_equals_xla(L, H, G, K, alibi):
     given = *qkv(2, L, H, G, K), packed_mask(2, L), jnp.asarray(alibi_slopes(H)) if alibi else None
     expected = values_and_gradients("xla", *given)
     assert_same(values_and_gradients("splash", *given), expected, 1e-5)
+
+
+@pytest.mark.parametrize("window", [2, 40, 300])
+def test_splash_with_a_window_equals_xla(window):
+    """Packed, padded to the kernel's blocks; no token is 300 tokens away."""
+    given = *qkv(2, 200, 4, 2, 64), packed_mask(2, 200), None, window
+    expected = values_and_gradients("xla", *given)
+    assert_same(values_and_gradients("splash", *given), expected, 1e-5)
+    whole = values_and_gradients("xla", *given[:-1])
+    assert (np.abs(np.asarray(expected[0] - whole[0])).max() > 0.1) == (window < 200)
 
 
 @pytest.mark.parametrize("alibi", [False, True])
