@@ -195,11 +195,10 @@ def read_recipes(config: ConfigDict) -> tuple[Rules, dict[str, Recipe]]:
 
 def _fixed(config: ConfigDict) -> Rules:
     """The rules for parameters that no part trains."""
-    model = read_model(config)
     return tuple(
         (f"{subtree}/(.*/)?({'|'.join(fixed)})", FROZEN)
-        for subtree in PARTS
-        if (fixed := getattr(model, subtree).FIXED)
+        for subtree, part in read_model(config).parts.items()
+        if (fixed := part.FIXED)
     )
 
 

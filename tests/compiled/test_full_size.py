@@ -57,6 +57,18 @@ def test_stage_2_on_one_chip_in_8_bits(open_topology):
     assert report.collectives == {}
 
 
+def test_owl2_s_stage_2_on_32_chips(open_topology):
+    """Everything is trained. The visual keys and values cost no exchange of activations."""
+    topology = open_topology("v5e:4x8")
+    report = compiled(topology, "owl2/stage2.py", 2)
+    assert report.memory.peak < 0.6 * topology.chip.hbm_bytes
+    assert 1.0 < report.flops_ratio <= 1.35  # remat=full
+    kinds = report.to_dict()["collectives"]
+    assert kinds["all-gather"]["bytes"] <= 33e9
+    assert kinds["all-to-all"]["bytes"] <= 0.14e9  # the embedding's look-up
+    assert set(kinds) <= {"all-gather", "all-reduce", "all-to-all", "reduce-scatter"}
+
+
 def test_the_whole_language_model_on_256_chips(open_topology):
     topology = open_topology("v5e:16x16")
     report = compiled(topology, "stage2_full.py", 2, compute={"remat": KEPT}, mesh={"data": 4})

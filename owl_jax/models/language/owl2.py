@@ -79,9 +79,9 @@ class Owl2LlamaConfig(LlamaConfig):
             if target is None:
                 rows.append(row)
                 continue
-            module = row.source.removesuffix(".weight")
+            module, _, kind = row.source.rpartition(".")
             for number, name in enumerate((row.target, "/".join(target))):
-                source = f"{module}.multiway.{number}.weight"
+                source = f"{module}.multiway.{number}.{kind}"
                 rows.append(dataclasses.replace(row, source=source, target=name))
         return rows
 
