@@ -23,6 +23,7 @@ def load(
     any_base: bool = False,
     verify: bool = False,
     parts: Sequence[str | Path] = (),
+    conversation: str | Path | None = None,
 ) -> Owl:
     """Loads a model.
 
@@ -40,6 +41,8 @@ def load(
         writes into each directory. This reads everything once more (times in docs/weights.md).
       parts: Python files with parts of your own that the model has (docs/add_a_connector.md). The
         directory does not name them: a file that it named would be run.
+      conversation: the conversation format, instead of the one that the directory names: its name,
+        or a Python file (docs/add_a_conversation_format.md).
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
     Raises owl_jax.errors.UserError for files that are missing, damaged or do not fit.
@@ -47,4 +50,4 @@ def load(
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl
 
-    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts)
+    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts, conversation)

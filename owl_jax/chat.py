@@ -39,6 +39,9 @@ _ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
 _PARTS = cli.define_parts_flag()
+_CONVERSATION = flags.DEFINE_string(
+    "conversation", None, "the conversation format, instead of the model's: a name or a Python file"
+)
 _IMAGE = flags.DEFINE_multi_string("image", [], "a picture; repeatable")
 _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of frames; repeatable")
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and exit")
@@ -99,6 +102,7 @@ def _conversation() -> Conversation:
         any_base=_ANY_BASE.value,
         verify=_VERIFY.value,
         parts=_PARTS.value,
+        conversation=_CONVERSATION.value,
     )
     conversation = Conversation(owl, **sampling)
     for path in _IMAGE.value:

@@ -39,8 +39,8 @@ flags.disclaim_key_flags()
 
 # The flags of all commands whose value is a path, to be expanded.
 PATHS = frozenset(
-    {"adapter", "base", "configs", "demo", "hlo", "image", "json", "media_root", "merge_adapter"}
-    | {"model", "output", "parts", "source", "target", "video", "workdir"}
+    {"adapter", "base", "configs", "conversation", "demo", "hlo", "image", "json", "media_root"}
+    | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
@@ -261,6 +261,7 @@ def _expand_config(config: ConfigDict) -> None:
         (config.get("init"), None),
         (config, ("tokenizer",)),
         (config.get("data"), ("media_root",)),
+        (config.get("model"), ("conversation",)),
     ):
         if isinstance(holder, ConfigDict):
             for name in names or list(holder):

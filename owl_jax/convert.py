@@ -3,11 +3,12 @@
     python -m owl_jax.convert --source=DIR --target=DIR --format=huggingface|orbax|peft
     python -m owl_jax.convert --source=DIR --verify
 
-The source is a released mPLUG-Owl or a part in Hugging Face's format (CLIP's vision tower, a plain
-LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory that owl_jax wrote, or, with --base,
-an adapter. `huggingface` is the released models' format and merges an adapter, `orbax` is
-owl_jax's own, `peft` is the adapter only. --verify compares every file of the source with its
-SHA256SUMS before converting it; without a target, it does nothing else.
+The source is a released mPLUG-Owl or a part in Hugging Face's format (CLIP's or SigLIP's vision
+tower, a plain LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory that owl_jax wrote,
+or, with --base, an adapter. `huggingface` is the released models' format and merges an adapter,
+`orbax` is owl_jax's own, `peft` is the adapter only. --parts names files with parts of your own.
+--verify compares every file of the source with its SHA256SUMS before converting it; without a
+target, it does nothing else.
 """
 
 from __future__ import annotations

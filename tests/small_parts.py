@@ -35,6 +35,10 @@ SIZES = {
     "vocab_size": tiny.CONFIG.llm.vocab_size,
     "max_positions": 256,
     "num_query_tokens": 4,
+    # Of the tokenizer below.
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
 }
 
 
@@ -103,15 +107,21 @@ def make_data(directory: Path) -> Path:
     return directory
 
 
-def train_a_step(model: OwlConfig, data: Path, workdir: Path) -> Path:
-    """Trains every weight of `model` for one step on all devices; returns the saved model."""
+def train_a_step(
+    model: OwlConfig, data: Path, workdir: Path, records: str = "pairs.jsonl", **changes: Any
+) -> Path:
+    """Trains every weight of `model` for one step on all devices; returns the saved model.
+
+    records: the file of the data; changes: to config.data.
+    """
     tokenizer = data / "tokenizer"
     base = tiny.write_model(workdir / "base", model, tokenizer)
     config = small_config(model)
     config.init.vision = config.init.connector = config.init.llm = str(base)
     config.steps, config.batch_size = 1, 8
     config.data.sequence_length = 192
-    config.data.mixture = ((str(data / "pairs.jsonl"), 1.0),)
+    config.data.mixture = ((str(data / records), 1.0),)
+    config.data.update(changes)
     config.mesh.tensor = 2
     config.rules = ((".*", "all"),)
     config.recipes.all = {"learning_rate": 1e-3, "warmup_steps": 0}

@@ -160,4 +160,36 @@ def write_mistral(directory: Path, size: int = 560) -> Path:
     return _write(directory, tokenizer, {"tokenizer_class": "PreTrainedTokenizerFast", **config})
 
 
-WRITERS = {"llama3": write_llama3, "qwen": write_qwen, "mistral": write_mistral}
+def write_tekken(directory: Path, size: int = 420) -> Path:
+    """Mistral Nemo: bytes, special tokens first, case-sensitive words."""
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    start = r"[^\r\n\p{L}\p{N}]?"
+    pattern = (
+        rf"{start}{upper}*{lower}+|{start}{upper}+{lower}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = _byte_level(pattern)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[AddedToken(t, normalized=False) for t in MISTRAL_TOKENS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return _write(directory, tokenizer, {"tokenizer_class": "PreTrainedTokenizerFast", **config})
+
+
+WRITERS = {
+    "llama3": write_llama3,
+    "qwen": write_qwen,
+    "mistral": write_mistral,
+    "tekken": write_tekken,
+}

@@ -15,7 +15,7 @@ from PIL import Image
 import owl_jax
 from owl_jax.inference.dialogue import Conversation
 from owl_jax.inference.terminal import converse
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 
 @pytest.fixture(scope="module")

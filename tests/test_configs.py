@@ -31,6 +31,11 @@ FROZEN = {
     "demo/owleval": set(),
     "owl2/stage1": set(),
     "owl2/stage2": set(),
+    "llava/stage1": {"vision", "llm"},
+    "llava/stage2": {"vision"},
+    "llava/stage2_lora": {"vision", "llm"},
+    "modern:stage1": {"vision", "llm"},
+    "modern:stage2": set(),
 }
 
 # What it freezes of a branch that it trains otherwise: all parameters that match.
@@ -47,6 +52,10 @@ BLOOMZ = 7_069_016_064
 OWL2_VISION = VISION + (1025 - 257) * 1024  # positions of 448 pixels
 OWL2_POSITIONS = 6 * (64 + 1025) * 1024  # of queries and of the grid, in each layer
 OWL2_VISUAL = 32 * (2 * 4096 * 4096 + 2 * 4096)  # keys, values and two norms: 1,074,003,968
+LLAVA_LAYER = 12 * 1024 * 1024 + 13 * 1024  # of CLIP: matrices, biases and norms: 12,596,224
+LLAVA_VISION = VISION + (577 - 257) * 1024 - LLAVA_LAYER - 2 * 1024  # without the last norm
+LLAVA_MLP = (1024 + 1) * 4096 + (4096 + 1) * 4096  # 20,979,712
+LLAVA_LORA = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 11008))  # all projections: 319,815,680
 LORA_LLAMA = 32 * 2 * 8 * (4096 + 4096)  # layers, projections, rank, both factors: 4,194,304
 LORA_BLOOMZ = 30 * 8 * (4096 + 3 * 4096)  # one fused projection a layer: 3,932,160
 
@@ -59,19 +68,25 @@ def load(name, argument=None):
 
 
 def find_configs():
-    """(name, argument) of all that --config takes; arguments are names of released variants."""
+    """(name, argument) of all that --config takes: released variants, or stages."""
     found = []
     for path in sorted((ROOT / "configs").rglob("*.py")):
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
             continue
         name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
-        takes_variant = "name" in inspect.signature(get_config).parameters
-        found += [(name, variant) for variant in (VARIANTS if takes_variant else [None])]
+        arguments = {"name": [*VARIANTS], "stage": ["stage1", "stage2"]}
+        takes = [*inspect.signature(get_config).parameters, ""][0]
+        found += [(name, argument) for argument in arguments.get(takes, [None])]
     return found
 
 
 SHIPPED = find_configs()
+
+
+def key(name, argument):
+    """The entry of FROZEN: stages freeze differently, variants do not."""
+    return f"{name}:{argument}" if str(argument).startswith("stage") else name
 
 
 def resolve(config):
@@ -90,7 +105,7 @@ def sizes(tree):
 
 
 def test_every_config_is_listed_here():
-    assert {name for name, _ in SHIPPED} == FROZEN.keys()
+    assert {key(name, argument) for name, argument in SHIPPED} == FROZEN.keys()
 
 
 @pytest.mark.parametrize(("name", "argument"), SHIPPED)
@@ -101,8 +116,9 @@ def test_a_config_resolves(name, argument):
     shapes, labels, recipes = resolve(config)
     trainable, frozen = split(shapes, labels)
     partly = PARTLY_FROZEN.get(name, {})
-    assert frozen.keys() == FROZEN[name] | partly.keys()
-    assert trainable.keys() == shapes.keys() - FROZEN[name]
+    frozen_whole = FROZEN[key(name, argument)]
+    assert frozen.keys() == frozen_whole | partly.keys()
+    assert trainable.keys() == shapes.keys() - frozen_whole
     for branch, pattern in partly.items():
         for path in flatten_dict(shapes[branch], sep="/"):
             found = path in flatten_dict(frozen[branch], sep="/")
@@ -163,6 +179,24 @@ def test_a_config_resolves(name, argument):
             {"vision": OWL2_VISION, "connector": ABSTRACTOR, "llm": LLAMA + OWL2_VISUAL},
             {"connector": OWL2_POSITIONS},
         ),
+        (
+            "llava/stage1",
+            None,
+            {"connector": LLAVA_MLP},
+            {"vision": LLAVA_VISION, "llm": LLAMA},
+        ),
+        (
+            "llava/stage2",
+            None,
+            {"connector": LLAVA_MLP, "llm": LLAMA},
+            {"vision": LLAVA_VISION},
+        ),
+        (
+            "llava/stage2_lora",
+            None,
+            {"connector": LLAVA_MLP, "lora": LLAVA_LORA},
+            {"vision": LLAVA_VISION, "llm": LLAMA},
+        ),
     ],
 )
 def test_full_size_configs_train_what_the_paper_trains(name, argument, trained, kept):
@@ -209,6 +243,30 @@ def test_the_recipe_of_mplug_owl2():
     assert two.data.pack and (two.epochs, two.batch_size * 4) == (1.0, 256)
     assert two.recipes.all.learning_rate == 2e-5
     assert one.model.vision.image_size == two.model.vision.image_size == 448
+
+
+def test_the_recipes_of_llava():
+    """haotian-liu/LLaVA, scripts/v1_5: pretrain.sh, finetune.sh and finetune_lora.sh."""
+    one, two, lora = (load(f"llava/{name}") for name in ("stage1", "stage2", "stage2_lora"))
+    # Packed: four pairs of a picture and a caption, or two conversations.
+    assert (one.epochs, one.batch_size * 4, two.epochs, two.batch_size * 2) == (1.0, 256, 1.0, 128)
+    assert one.recipes.connector.learning_rate == 1e-3
+    assert two.recipes.trained.learning_rate == 2e-5
+    assert lora.recipes.lora.learning_rate == 2e-4
+    assert lora.recipes.connector.learning_rate == 2e-5
+    assert (lora.model.lora.rank, lora.model.lora.alpha, lora.model.lora.dropout) == (
+        128,
+        256,
+        0.05,
+    )
+    assert one.model.resizing.kind == two.model.resizing.kind == "pad"
+    assert (one.model.conversation, two.model.conversation) == ("plain", "vicuna_v1")
+    for config in (one, two, lora):
+        model = settings.read_model(config)
+        assert model.num_tokens("image") == 576
+        for recipe in config.recipes.values():
+            assert recipe.schedule == "cosine" and "weight_decay" not in recipe
+            assert recipe.warmup_steps == round(0.03 * config.steps)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in SHIPPED if name.startswith("demo/stage")])

@@ -14,8 +14,8 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
-from owl_jax.text.conversation import SYSTEM
 from owl_jax.text.tokenizer import train_sentencepiece
+from owl_jax.text.turns import SYSTEM
 
 NUM_SPECIAL = 259  # unk, bos, eos and a piece for each byte
 

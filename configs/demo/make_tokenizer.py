@@ -13,8 +13,8 @@ from pathlib import Path
 from owl_jax.demo.dialogues import KINDS
 from owl_jax.demo.scenes import COLORS, PLACES, SHAPES
 from owl_jax.demo.synthetic import SyntheticSource, iter_texts
-from owl_jax.text.conversation import SYSTEM
 from owl_jax.text.tokenizer import train_sentencepiece
+from owl_jax.text.turns import SYSTEM
 
 VOCAB_SIZE = 768
 RECORDS = 6000

@@ -234,8 +234,7 @@ def open_language(directory: Path) -> Opened:
         rows = without_prefix(rows, llm.BASE_PREFIX)
     embedding = next(row.source for row in rows if row.target.endswith("/embedding"))
     tied = dict.fromkeys(tied, embedding)
-    conversation = CHAT_TEMPLATE if has_chat_template(directory) else OWL.name
-    config = OwlConfig(None, None, llm, conversation=conversation)
+    config = OwlConfig(None, None, llm, conversation=_conversation_of(directory))
     config, notes = _with_found_ids(config, rows, files, directory)
     params = from_source(rows, files, abstract_params(config), directory, tied)
     values = read_json(directory / CONFIG_FILE)
@@ -244,14 +243,27 @@ def open_language(directory: Path) -> Opened:
     return Opened(config, params, trained.as_trained, notes, files)
 
 
-def trained_keys(config: OwlConfig) -> dict[str, Any]:
-    """The keys of schema.Trained, for config.json of a model that owl_jax trained."""
-    conversation = config.to_dict()["conversation"]
-    return {AS_TRAINED: True} | ({} if conversation == OWL.name else {_CONVERSATION: conversation})
+def own_keys(
+    config: OwlConfig, family: Family, as_trained: bool, companions: Path | None
+) -> dict[str, Any]:
+    """The keys of schema.Trained, for config.json of a model of the family.
+
+    companions: the directory whose tokenizer files the model gets.
+    """
+    keys: dict[str, Any] = {AS_TRAINED: True} if as_trained else {}
+    usual = family.conversation or _conversation_of(companions)
+    if config.conversation != usual:
+        keys[_CONVERSATION] = config.to_dict()["conversation"]
+    return keys
+
+
+def _conversation_of(directory: Path | None) -> str:
+    """The conversation format of a plain language model."""
+    return CHAT_TEMPLATE if directory and has_chat_template(directory) else OWL.name
 
 
 def _with_conversation(config: OwlConfig, trained: schema.Trained, directory: Path) -> OwlConfig:
-    """The config with the conversation format of a model that owl_jax trained."""
+    """The config with the conversation format that owl_jax wrote, if it did."""
     if trained.owl_jax_conversation is None:
         return config
     try:

@@ -96,7 +96,7 @@ def write_config(
     family = family_for(config, source)
     known = _updated(family.defaults(config), source or {})
     values = _updated(known, family.write_config(config, dtype))
-    if "dtype" in values:  # transformers 5 reads this name first
+    if "dtype" in values:  # the name that transformers 5 reads first
         values["dtype"] = dtype
     written = json.dumps(values, indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(written, encoding="utf-8")

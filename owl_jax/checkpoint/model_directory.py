@@ -38,7 +38,7 @@ from owl_jax.checkpoint.hf_import import (
     open_family,
     open_language,
     open_vision,
-    trained_keys,
+    own_keys,
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
@@ -46,7 +46,7 @@ from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
 from owl_jax.models.config import OwlConfig, id_problems
-from owl_jax.models.families import FAMILIES, family_for, family_of
+from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import plain_models
 from owl_jax.models.lora import LoraConfig
@@ -226,8 +226,8 @@ def save_model(
             family = family_for(config, source)
             if source and family_of(source) is not family:
                 source = None
-            if as_trained:
-                source = {**(source or {}), **trained_keys(config)}
+            own = own_keys(config, family, as_trained, companions)
+            source = {**_without_own_keys(source), **own} if source or own else None
             huggingface.write_config(config, target, dtype.name, source)
             hashes = write_family(family, config, params, target, progress)
         for path in copied:
@@ -269,9 +269,13 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             kind = values.get("model_type")
-            known = {*FAMILIES, *plain_models()}
-            return values if isinstance(kind, str) and kind in known else None
+            return values if isinstance(kind, str) and kind in families() else None
     return None
+
+
+def _without_own_keys(source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A config.json without what owl_jax wrote about the former model."""
+    return {k: v for k, v in (source or {}).items() if k not in schema.Trained.__struct_fields__}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -288,11 +292,9 @@ def open_any(directory: Path) -> Opened:
     if values.get("format") == _FORMAT:
         return _open_own(directory)
     kind = values.get("model_type")
-    if isinstance(kind, str) and kind in vision_types():
+    if kind in list(vision_types()):  # a list: `kind` may not be hashable
         return open_vision(directory)
-    if isinstance(kind, str) and kind in plain_models():
-        return open_language(directory)
-    return open_family(directory)
+    return open_language(directory) if kind in list(plain_models()) else open_family(directory)
 
 
 def _open_own(directory: Path) -> Opened:

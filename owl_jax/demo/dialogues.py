@@ -17,7 +17,7 @@ from owl_jax.demo.scenes import (
     sample_scene,
 )
 from owl_jax.errors import UserError
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 KINDS = (
     "caption",

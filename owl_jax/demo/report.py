@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from owl_jax.demo.questions import Question, normalize_answer
 from owl_jax.files import write_whole
 from owl_jax.pages.page import Share, render
-from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.text.turns import IMAGE_TOKEN, VIDEO_TOKEN
 from owl_jax.training.report import loss_chart
 
 if TYPE_CHECKING:

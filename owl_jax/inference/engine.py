@@ -44,12 +44,12 @@ from owl_jax.text.conversation import (
     check_media,
     count_media,
     longest_text,
-    prompt_from_messages,
     tokenize_prompt,
 )
 from owl_jax.text.end_ids import distinct, read_end_ids
 from owl_jax.text.formats.choose import choose_format, end_ids_of
 from owl_jax.text.formats.format import ConversationFormat
+from owl_jax.text.messages import prompt_from_messages
 from owl_jax.text.tokenizer import Tokenizer, check_vocabulary, has_tokenizer, load_tokenizer
 
 _STREAM_CHUNK = 8  # tokens decoded per dispatch while streaming

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from owl_jax.inference.engine import Owl
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
+from owl_jax.text.formats.choose import read_name
 
 
 def load_owl(
@@ -32,6 +34,7 @@ def load_owl(
     any_base: bool = False,
     verify: bool = False,
     parts: Sequence[str | Path] = (),
+    conversation: str | Path | None = None,
 ) -> Owl:
     """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
     name = _name_of(dtype)
@@ -47,6 +50,8 @@ def load_owl(
     if adapter is not None:
         opened = add_adapter(opened, directory, Path(adapter), any_base)
     config, params = opened.config, opened.params
+    if conversation is not None:
+        config = dataclasses.replace(config, conversation=read_name(os.fspath(conversation)))
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
     replicated, shardings = None, {}

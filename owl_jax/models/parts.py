@@ -171,7 +171,7 @@ class LanguagePart(Part):
     EXTENDS: another architecture whose weights `extended` accepts.
     """
 
-    HF_CLASS: ClassVar[str]
+    HF_CLASS: ClassVar[str] = ""
     BASE_PREFIX: ClassVar[str]
     DEFINING: ClassVar[tuple[str, ...]]
     READS: ClassVar[tuple[str, ...]] = ()

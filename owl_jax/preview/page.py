@@ -153,7 +153,7 @@ def _media(sizes: Sizes) -> list[Share]:
 
 def _pieces(words: Words, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """Pieces (text, is_special); each special token is a piece, whose text is the token's name."""
-    names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+    names = {tokenizer.pad_id: "<pad>", **tokenizer.special_tokens}
 
     def name(token: int) -> str:
         return names.get(token, "" if 0 <= token < tokenizer.vocab_size else f"<{token}>")

@@ -16,22 +16,18 @@ prefixes of each other is refused, because it writes a history in another way th
 from __future__ import annotations
 
 import functools
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-
-from owl_jax.errors import UserError, one_line, shown
+from owl_jax.errors import UserError, shown
 from owl_jax.files import read_json
 from owl_jax.text.formats.format import Piece, merged
 from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 from owl_jax.text.special_tokens import CONFIG_FILE
+from owl_jax.text.template_sandbox import END, START, render
 from owl_jax.text.tokenizer import Tokenizer
 from owl_jax.text.tokenizer_files import is_there, read_file
 from owl_jax.text.turns import Turn
@@ -41,21 +37,18 @@ CHAT_TEMPLATE = "chat_template"  # the name of the format
 
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
-# Private characters that no text has: a medium in a message, the ends of a generation block.
+# Private characters that no text has: a medium in a message.
 _PLACES = {IMAGE_ID: "\U000ffff0", VIDEO_ID: "\U000ffff1"}
-_START, _END = "\U000ffff2", "\U000ffff3"
-_NO_PRIVATE = dict.fromkeys(map(ord, (*_PLACES.values(), _START, _END)))
+_NO_PRIVATE = dict.fromkeys(map(ord, (*_PLACES.values(), START, END)))
 
 _KINDS = {IMAGE_ID: "image", VIDEO_ID: "video"}
 _PROBE = "An owl"  # a message that every template writes as it is
-_LONGEST_REPEAT = 100_000  # as the sandbox's limit of range()
-_WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a field of thousands of characters
 # The tag of a medium in what a template writes for it: <|image_pad|> of
 # <|vision_start|><|image_pad|><|vision_end|>.
 _TAG = re.compile(r"<[^<>\s]*(?:image|video)[^<>\s]*>|\[IMG\]", re.IGNORECASE)
 
 # The generation blocks of a rendered text; adjacent ones are one.
-_BLOCK = re.compile(f"{_START}(?:[^{_END}]|{_END}{_START})*{_END}")
+_BLOCK = re.compile(f"{START}(?:[^{END}]|{END}{START})*{END}")
 
 _Media = Mapping[int, str]  # how a template writes a medium, by its input id
 
@@ -83,7 +76,7 @@ class ChatTemplate:
         messages = list(map(style.message, turns))
         whole = self._render(messages)
         answers = [k for k, turn in enumerate(turns) if turn.role == "assistant"]
-        if _START in whole:
+        if START in whole:
             spans = [self._block(whole, *found.span()) for found in _BLOCK.finditer(whole)]
             if len(spans) != len(answers):
                 raise self._refused(
@@ -184,31 +177,21 @@ class ChatTemplate:
             pattern = re.compile("|".join(map(re.escape, self.ends)))
             if found := pattern.search(text, start, end):
                 return text[start : found.start()], found[0], found.end()
-            following = len(text) - len(text[end:].lstrip(f"{_START}{_END} \n"))
+            following = len(text) - len(text[end:].lstrip(f"{START}{END} \n"))
             if found := pattern.match(text, following):
                 return text[start:following], found[0], found.end()
         return text[start:end], "", end
 
     def _render(self, messages: Sequence[Any], add_generation_prompt: bool = False) -> str:
         """Raises UserError, one line, for whatever the template raises."""
-        try:
-            return _compiled(self.source).render(
-                **dict(self.tokens),
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-            )
-        except jinja2.TemplateSyntaxError as error:
-            raise self._refused(f"has an error in line {error.lineno}: {one_line(error)}") from None
-        except jinja2.sandbox.SecurityError as error:
-            raise self._refused(
-                f"does what the sandbox forbids: {one_line(error)}; a template only writes text"
-            ) from None
-        except _RaisedByTemplate as error:
-            raise self._refused(f"refuses the conversation: {one_line(error)}") from None
-        except Exception as error:  # a template may raise anything
-            raise self._refused(f"fails: {type(error).__name__}: {one_line(error)}") from None
+        variables = {
+            **dict(self.tokens),
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+        }
+        return render(self.source, variables, self.path)
 
     def _refused(self, reason: str) -> UserError:
         return UserError(f"{self.path}: the chat template {reason}")
@@ -371,57 +354,3 @@ def _content(token: Any) -> str | None:
     """The content of a token of tokenizer_config.json."""
     content = token.get("content") if isinstance(token, Mapping) else token
     return content if isinstance(content, str) else None
-
-
-class _RaisedByTemplate(Exception):
-    """raise_exception of a template."""
-
-
-def _raise(message: str) -> NoReturn:
-    raise _RaisedByTemplate(message)
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, which also forbids texts and numbers that would take all memory."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        texts = isinstance(left, str | list | tuple), isinstance(right, str | list | tuple)
-        if operator == "*" and any(texts):
-            size, count = (left, right) if texts[0] else (right, left)
-            if isinstance(count, int) and len(size) * count > _LONGEST_REPEAT:
-                raise jinja2.sandbox.SecurityError("a text is repeated too often")
-        elif operator == "**" or (isinstance(left, str) and _WIDE.search(left)):
-            raise jinja2.sandbox.SecurityError(f"the operator {operator} is not allowed here")
-        return super().call_binop(context, operator, left, right)
-
-
-class _Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}: marks what it contains."""
-
-    tags = {"generation"}  # noqa: RUF012  as in Jinja's own extensions
-
-    def parse(self, parser: Any) -> jinja2.nodes.Node:
-        """The node of a block."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_marked", [], [])
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Callable[[], str]) -> str:
-        return f"{_START}{caller()}{_END}"
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(source: str) -> jinja2.Template:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    return environment.from_string(source)

@@ -1,6 +1,6 @@
 """Converts conversations to token ids, for training and for prompts.
 
-A conversation is text in the original's format, or OpenAI-style messages that become such text:
+A conversation is text in the original's format (text/messages.py makes it of messages):
 
     The following is a conversation between a curious human and AI assistant. ...
     Human: <image>
@@ -22,13 +22,13 @@ Letters: n ids.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from owl_jax.errors import UserError, shown
+from owl_jax.errors import UserError
 from owl_jax.text.formats import OWL
 from owl_jax.text.formats.format import ConversationFormat, Piece
 from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID, MediaLengths
@@ -36,7 +36,6 @@ from owl_jax.text.tokenizer import Tokenizer
 from owl_jax.text.turns import (
     IMAGE_TOKEN,
     MEDIA_IDS,
-    SYSTEM,
     VIDEO_TOKEN,
     Turn,
     turns_of,
@@ -50,14 +49,6 @@ _CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most hav
 _ANSWER_MARK = "AI: "
 _MEDIA = re.compile(r"(<image>|<\|video\|>)")
 _MARKS = re.compile(r"(<image>|<\|video\|>|\nHuman: |^AI: )", re.MULTILINE)
-_FORGED_MARK = re.compile(r"\n(?=(?:Human|AI):)")
-_PART_MARKS = {
-    "image": IMAGE_TOKEN,
-    "image_url": IMAGE_TOKEN,
-    "video": VIDEO_TOKEN,
-    "video_url": VIDEO_TOKEN,
-}
-_SPEAKERS = {"user": "Human", "assistant": "AI"}
 
 
 @dataclass(frozen=True)
@@ -186,46 +177,6 @@ def tokenize_prompt(
     return np.array(ids, np.int32)
 
 
-def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
-    """The original's prompt text of OpenAI-style messages, ending with "\\nAI: ".
-
-    messages: a list of {"role": "system" | "user" | "assistant", "content": text or parts}; a part
-    is {"type": "text", "text": ...} or has one of the types "image", "image_url", "video" and
-    "video_url". A medium part becomes a separate line, as in the training data; the user's text may
-    contain the marks `<image>` and `<|video|>`. A system message must be the first; it replaces
-    SYSTEM. A text in the original's format is returned unchanged.
-
-    A message's text cannot open a turn: a later line that starts with "Human:" or "AI:" gets a
-    leading space, and media marks outside the user's messages are broken by a space.
-
-    Raises UserError for an empty conversation, an unknown role or type of part, a system message
-    that is not the first, a message without content, media outside the user's messages, or a last
-    message that is not the user's.
-    """
-    if isinstance(messages, str):
-        if not messages.strip():
-            raise UserError("the conversation is empty; expected at least one question")
-        return messages
-    text, roles = _render(messages)
-    if roles[-1] != "user":
-        raise UserError(f"the last message is the {roles[-1]}'s; expected a question from the user")
-    return f"{text}\n{_ANSWER_MARK}"
-
-
-def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The original's training text of a finished conversation in OpenAI-style messages.
-
-    Messages and text as in `prompt_from_messages`. An unanswered question at the end is kept; it is
-    not trained on.
-
-    Raises UserError as `prompt_from_messages` does, and if no message is the assistant's.
-    """
-    text, roles = _render(messages)
-    if "assistant" not in roles:
-        raise UserError("no message is the assistant's; expected at least one answer")
-    return text
-
-
 def answers(text: str) -> list[str]:
     """The answers of a text in the original's format, one string per turn, without media."""
     found, answer = [], ""
@@ -287,32 +238,31 @@ def _tokenized(
     pieces: Sequence[Piece], tokenizer: Tokenizer, lengths: MediaLengths
 ) -> Iterator[_Piece]:
     """The pieces of a conversation as ids, in order, not truncated, without BOS."""
-    end = tokenizer.eos_id  # of the next answer
-    ends = [
-        tokenizer.eos_id if not piece.text else tokenizer.token_id(piece.text)
-        for piece in pieces
-        if piece.kind == "end"
-    ]
+    ends = [_end_id(piece, tokenizer) for piece in pieces if piece.kind == "end"]
     new_line = tokenizer.encode(_NEW_LINE)
     follows_text = False
     for piece in pieces:
         if piece.kind == "media":
             yield _Piece("media", [piece.medium] * lengths.of(piece.medium))
+            follows_text = False
         elif piece.kind == "end":
-            end = ends.pop(0) or tokenizer.eos_id
-            yield _Piece("end", [end])
+            yield _Piece("end", [ends.pop(0)])
+            follows_text = False
         else:
-            text = piece.text
-            ids = tokenizer.encode(_NEW_LINE + text if follows_text else text)
+            ids = tokenizer.encode(_NEW_LINE + piece.text if follows_text else piece.text)
             if follows_text:
                 # After a new line, no tokenizer has a dummy prefix or joins the words.
-                begins = ids[: len(new_line)] == new_line
-                ids = ids[len(new_line) :] if begins else tokenizer.encode(text)
-            answer_end = (ends[0] if ends else None) or tokenizer.eos_id
-            yield _Piece(piece.kind, ids, answer_end)
-        # After a special token, a tokenizer begins anew.
-        is_text = piece.kind in ("prompt", "answer")
-        follows_text = is_text and bool(ids) and ids[-1] not in tokenizer.special_tokens
+                is_apart = ids[: len(new_line)] == new_line
+                ids = ids[len(new_line) :] if is_apart else tokenizer.encode(piece.text)
+            yield _Piece(piece.kind, ids, ends[0] if ends else tokenizer.eos_id)
+            # After a special token, a tokenizer begins anew.
+            follows_text = bool(ids) and ids[-1] not in tokenizer.special_tokens
+
+
+def _end_id(piece: Piece, tokenizer: Tokenizer) -> int:
+    """The id of an "end"."""
+    id = tokenizer.token_id(piece.text) if piece.text else None
+    return tokenizer.eos_id if id is None else id
 
 
 def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
@@ -331,68 +281,3 @@ def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
             answering = part == _ANSWER_MARK
     if answering:
         yield "end", ""
-
-
-def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """The text of messages, without a final "AI: ", and the role of each."""
-    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
-        raise UserError(
-            f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
-            '{"role": ..., "content": ...}'
-        )
-    if not messages:
-        raise UserError("the conversation is empty; expected at least one message from the user")
-    lines = [SYSTEM]
-    roles = [str(message.get("role")) for message in messages]
-    for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
-        contents = _contents(message, f"message {number} ({role})")
-        if role == "system" and number == 1:
-            # Its first line starts the text, so it could open a turn too.
-            lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
-        elif role == "system":
-            raise UserError(f"message {number} has the role system; only the first message may")
-        elif role in _SPEAKERS:
-            lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
-        else:
-            raise UserError(
-                f"message {number} has the role {shown(role)}; expected system, user or assistant"
-            )
-    return "".join(lines), roles
-
-
-def _contents(message: Mapping[str, Any], where: str) -> list[str]:
-    """The user's texts and marks, one turn for each; for other roles, one text."""
-    content = message.get("content")
-    is_user = message.get("role") == "user"
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
-        raise UserError(
-            f"{where} has the content {shown(content)}; expected a text or a list of parts"
-        )
-    contents = []
-    for part in parts:
-        kind = str(part.get("type"))
-        if kind == "text" and isinstance(part.get("text"), str):
-            contents.append(part["text"].strip())
-        elif kind in _PART_MARKS and is_user:
-            contents.append(_PART_MARKS[kind])
-        elif kind in _PART_MARKS:
-            raise UserError(f"{where} has a part of type {kind}; only the user's messages may")
-        else:
-            raise UserError(
-                f"{where} has a part of type {shown(kind)} that cannot be read; expected "
-                '{"type": "text", "text": "..."} or one of ' + ", ".join(_PART_MARKS)
-            )
-    if is_user:
-        contents = [content for content in contents if content]
-    elif contents:
-        contents = [_MEDIA.sub(_broken, "\n".join(contents))]
-    # An earlier answer may be an empty text, a question may not.
-    if not contents:
-        raise UserError(f"{where} is empty; expected a text, an image or a video")
-    return [_FORGED_MARK.sub("\n ", content) for content in contents]
-
-
-def _broken(mark: re.Match[str]) -> str:
-    """A media mark with a space in it: `< image>`."""
-    return "< " + mark[0][1:]

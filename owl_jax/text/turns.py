@@ -26,7 +26,7 @@ Content: TypeAlias = str | int  # a text, or the input id of a medium
 
 _MARKS = re.compile(r"(<image>|<\|video\|>|^Human: |^AI: |^AI:\Z)", re.MULTILINE)
 _SPEAKERS: dict[str, Role] = {"Human:": "user", "AI:": "assistant"}
-# A message's own line that looks like a mark has a leading space (text/conversation.py).
+# A message's own line that looks like a mark has a leading space (text/messages.py).
 _ESCAPED = re.compile(r"(?<=\n) (?=(?:Human|AI):)")
 
 

@@ -90,7 +90,8 @@ def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> flo
         for operation in _operations(model, shapes, None, token)
         if operation.is_weight
     )
-    return matmuls + 4.0 * slots * model.llm.num_heads * model.llm.head_dim * model.llm.num_layers
+    heads = model.llm.num_heads * model.llm.head_dim
+    return matmuls + 4.0 * slots * heads * model.llm.num_layers
 
 
 def _operations(
@@ -111,11 +112,11 @@ def _operations(
         is_trained = named is not None and named[path] != FROZEN
         yield _Operation(subtree, 2.0 * math.prod(leaf.shape) * tokens, True, is_trained)
 
-    vision, connector = model.vision, model.connector
-    if vision is not None and connector is not None:
+    if model.vision is not None and model.connector is not None:
         for count, frames in media:
-            yield _Operation("vision", count * vision.attention_flops(frames))
-            yield _Operation("connector", count * connector.attention_flops(vision, frames))
+            flops = model.connector.attention_flops(model.vision, frames)
+            yield _Operation("vision", count * model.vision.attention_flops(frames))
+            yield _Operation("connector", count * flops)
     yield _Operation("llm", model.llm.attention_flops(row.length))
 
 

@@ -43,6 +43,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         stored = dict(opened.params)
         if "vision" in names and program.model.vision is not None:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
+            opened = _with_layers_note(opened, program.model)
         if "llm" in names:
             _check_language(opened.config, program.model, directory)
             stored["llm"] = _extended(opened, program.model)
@@ -62,6 +63,17 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         llm = unrounded(config, params)["llm"]
         check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
     return params
+
+
+def _with_layers_note(opened: Opened, model: OwlConfig) -> Opened:
+    """Adds a note if the model's vision encoder is the start of the opened one."""
+    whole, used = opened.config.vision, model.vision
+    if whole is None or used is None or whole.num_layers <= used.num_layers:
+        return opened
+    note = (
+        f"the first {used.num_layers} of {whole.num_layers} layers of the vision encoder are used"
+    )
+    return dataclasses.replace(opened, notes=(*opened.notes, note))
 
 
 def unrounded(config: ConfigDict, params: Tree) -> Tree:

@@ -53,7 +53,7 @@ def test_weights_are_written_as_they_were_read(case, dtype, tmp_path):
     values = directories.config(golden.GOLDENS / case)
     opened = open_family(directories.write(tmp_path / "source", values, original))
     assert opened.config == golden.model(case)[0]
-    write_family(opened.config, opened.params, tmp_path)
+    write_family(MPLUG_OWL, opened.config, opened.params, tmp_path)
     left_out = {name for name in original if BUFFERS.fullmatch(name)} | MPLUG_OWL.tied(
         opened.config
     ).keys()
@@ -65,7 +65,7 @@ def test_weights_are_written_as_they_were_read(case, dtype, tmp_path):
 def test_weights_on_devices_are_written_too(tmp_path):
     config, params = golden.model(golden.LLAMA)
     narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
-    write_family(config, narrow, directories.copy(LLAMA, tmp_path))
+    write_family(MPLUG_OWL, config, narrow, directories.copy(LLAMA, tmp_path))
     assert_same_tree(_read(open_family(tmp_path)), jax.tree.map(np.asarray, narrow))
 
 

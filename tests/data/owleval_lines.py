@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 ANSWERS = "mPLUG_Owl_7b_answer.jsonl"
 

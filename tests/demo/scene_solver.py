@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from owl_jax.demo.scenes import COLORS, PLACES, SHAPES, Thing
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 
 def scene_in_pixels(image):

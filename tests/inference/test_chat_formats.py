@@ -4,13 +4,16 @@ import dataclasses
 import json
 import shutil
 
+import chat_templates
 import numpy as np
 import pytest
 import tiny
+from small_tokenizers import write_qwen
 
 import owl_jax
 from owl_jax.errors import UserError
 from owl_jax.inference.engine import Owl
+from owl_jax.models.config import OwlConfig
 from owl_jax.text.conversation import tokenize_prompt
 from owl_jax.text.formats import FORMATS
 from owl_jax.text.formats.format import Format
@@ -128,6 +131,25 @@ def test_a_start_of_the_answer_is_not_part_of_it(owl, directory, answered):
     assert started.chat(MESSAGES, max_new_tokens=12) == answer[2:]
 
 
+def test_another_format_when_loading(owl, directory, answered, tmp_path):
+    config = dataclasses.replace(owl.config, conversation="owl")
+    given = owl_jax.load(
+        tiny.write_model(tmp_path / "owl", config), "float32", conversation="vicuna_v1"
+    )
+    assert given.config == owl.config
+    assert given.chat(MESSAGES, max_new_tokens=12) == owl.tokenizer.decode(answered[1])
+    (tmp_path / "mine.py").write_text(
+        "from owl_jax.text.formats.format import Format\nMINE = Format('mine', ('Q', ''), 'A')"
+    )
+    mine = owl_jax.load(directory, "float32", conversation=tmp_path / "mine.py")
+    assert mine.format == Format("mine", ("Q", ""), "A")
+    for format in ("huggingface", "orbax"):
+        mine.save(tmp_path / format, format)
+        assert owl_jax.load(tmp_path / format, "float32").config == mine.config
+    with pytest.raises(UserError, match="conversation is 'alpaca'; expected owl, owl2, "):
+        owl_jax.load(directory, conversation="alpaca")
+
+
 def test_a_tokenizer_that_does_not_suit_the_format(owl, directory):
     config = dataclasses.replace(owl.config, conversation="chatml")
     wrong = Owl(config, owl.params, tokenizer_source=directory)
@@ -156,3 +178,30 @@ def test_a_chat_template_goes_with_the_model(owl, directory, tmp_path, answered)
     again = owl_jax.load(tmp_path / "saved", "float32")
     assert again.config.conversation == "chat_template"
     assert again.chat([system, *MESSAGES]) == templated.chat([system, *MESSAGES])
+
+
+def test_a_plain_language_model_uses_its_chat_template(tmp_path):
+    """A directory like Qwen2.5's: text only, a template, no BOS, two ids that end an answer."""
+    tokens = write_qwen(tmp_path / "tokenizer")
+    ends = {"eos_token_id": [422, 420], "_from_model_config": True}
+    (tokens / "generation_config.json").write_text(json.dumps(ends))
+    (tokens / "chat_template.jinja").write_text(chat_templates.CHATML)
+    llm = dataclasses.replace(tiny.CONFIG.llm, vocab_size=500)
+    config = OwlConfig(None, None, llm, conversation="chat_template")
+    made = owl_jax.load(tiny.write_model(tmp_path / "made", config), "float32")
+    owl = Owl(config, made.params, tokenizer_source=tokens)
+    for format in ("huggingface", "orbax", "huggingface"):
+        directory = tmp_path / f"{len(list(tmp_path.iterdir()))}-{format}"
+        owl.save(directory, format)
+        owl = owl_jax.load(directory, "float32")
+        assert owl.config.conversation == "chat_template"
+        assert owl._end_ids == (422, 420) and owl.tokenizer.bos_id is None
+    values = json.loads((directory / "config.json").read_text())
+    assert "owl_jax_conversation" not in values
+    answer = owl.chat(MESSAGES, max_new_tokens=8)
+    chatml = owl_jax.load(directory, "float32", conversation="chatml")
+    assert chatml.chat(MESSAGES, max_new_tokens=8) == answer
+    text = "<|im_start|>user\nWhat do you see?<|im_end|>\n<|im_start|>assistant\n"
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    ids = owl.tokenizer.encode(system + text)
+    assert owl.tokenizer.decode(owl.generate([ids], max_new_tokens=8)[0]) == answer

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from owl_jax.checkpoint.huggingface import vision_types
 from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.mplug_owl import VARIANTS
 from owl_jax.models.own_parts import add_parts, load_parts, own_files
+from owl_jax.models.vision import vision_types
 from owl_jax.training.config import base_config, read_model
 
 FILE = """

@@ -1,15 +1,22 @@
 """Only a part's own file and its families may name it."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
+from flax.traverse_util import flatten_dict
+from small_parts import small
 
 import owl_jax
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS
+from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.connectors.token_merge import TokenMergeConfig
 from owl_jax.models.families.mplug_owl import VARIANTS
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
 
 PACKAGE = Path(owl_jax.__file__).parent
 KINDS = [part for kinds in PARTS.values() for part in kinds.values()]
@@ -61,6 +68,24 @@ def test_the_connector_defines_the_tokens_of_a_medium(config):
     assert config.num_tokens("image") == config.num_query_tokens + 1 == 65
     with pytest.raises(UserError, match="medium 'sound'; expected image or video"):
         config.num_tokens("sound")
+
+
+@pytest.mark.parametrize("kind", ["vision", "connector"])
+def test_weight_rows_name_every_parameter_once(kind):
+    for part in PARTS[kind].values():
+        config = VARIANTS["llama"]
+        if kind == "vision":
+            vision = small(part)
+            config = dataclasses.replace(config, vision=vision, connector=MlpConfig(16))
+        else:
+            vision = dataclasses.replace(small(ClipConfig), class_token_output=False)
+            config = dataclasses.replace(config, vision=vision, connector=small(part))
+        config = dataclasses.replace(config, llm=small(LlamaConfig))
+        rows = getattr(config, kind).weight_rows()
+        shapes = flatten_dict(abstract_params(config)[kind], sep="/")
+        assert {row.target for row in rows} == {f"{kind}/{path}" for path in shapes}
+        names = [row.source for row in rows]
+        assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("part", KINDS, ids=lambda part: part.__name__)

@@ -18,8 +18,8 @@ from quick_compile import on_devices
 from read_whole import load_model, read_subtrees
 
 from owl_jax.errors import UserError
-from owl_jax.text.conversation import SYSTEM
 from owl_jax.text.tokenizer import train_sentencepiece
+from owl_jax.text.turns import SYSTEM
 from owl_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import open_subtrees
-from owl_jax.checkpoint.tensors import TensorFiles, from_source
+from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
@@ -95,17 +95,35 @@ def test_a_siglip_without_its_head_and_with_the_prefix_of_transformers_4(form, t
     reference.assert_close(encode(tmp_path, pictures), output.numpy())
 
 
-def test_what_we_write_of_a_siglip_is_read_by_transformers():
-    vision = SiglipConfig(45, 14, 48, 80, 3, 4)
-    config = transformers.SiglipVisionConfig(**vision.to_hf())
-    model = transformers.SiglipVisionModel(config)
-    names = {f"vision_model.{name}" for name, _ in model.named_parameters()}
-    sources = {
-        row.source.format(i=layer)
-        for row in vision.weight_rows()
-        for layer in (range(3) if row.per_layer else [0])
+@pytest.mark.parametrize(
+    ("vision", "model", "config"),
+    [
+        (
+            ClipConfig(42, 14, 48, 80, 3, 4, layer_norm_eps=1e-4),
+            transformers.CLIPVisionModel,
+            transformers.CLIPVisionConfig,
+        ),
+        (
+            SiglipConfig(45, 14, 48, 80, 3, 4, layer_norm_eps=1e-4),
+            transformers.SiglipVisionModel,
+            transformers.SiglipVisionConfig,
+        ),
+    ],
+    ids=["clip", "siglip"],
+)
+def test_what_we_write_of_an_encoder_is_what_transformers_has(vision, model, config, tmp_path):
+    model = reference.randomized(model(config(**vision.to_hf())))
+    opened = open_subtrees(reference.save(model, tmp_path), ["vision"])
+    assert opened.config.vision == vision and opened.notes == ()
+    written = {
+        tensor.name.removeprefix("vision_model."): tensor.read()
+        for tensor in to_source(vision.weight_rows(), opened.params)
     }
-    assert sources == names
+    theirs = dict(model.named_parameters())
+    assert written.keys() == {name.removeprefix("vision_model.") for name in theirs}
+    for name, value in theirs.items():
+        ours = written[name.removeprefix("vision_model.")]
+        np.testing.assert_array_equal(ours, value.detach().numpy())
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])

@@ -11,19 +11,18 @@ import pytest
 from owl_jax.errors import UserError
 from owl_jax.text.conversation import (
     IMAGE_ID,
-    SYSTEM,
     VIDEO_ID,
     answers,
     check_media,
     count_media,
     longest_text,
-    prompt_from_messages,
-    text_from_messages,
     tokenize_conversation,
     tokenize_prompt,
 )
 from owl_jax.text.media_index import MediaLengths
+from owl_jax.text.messages import prompt_from_messages, text_from_messages
 from owl_jax.text.tokenizer import SentencePieceTokenizer
+from owl_jax.text.turns import SYSTEM
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline"
 RECORD = json.loads((GOLDENS / "texts.json").read_text(encoding="utf-8"))

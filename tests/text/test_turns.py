@@ -2,8 +2,8 @@
 
 import pytest
 
-from owl_jax.text.conversation import prompt_from_messages, text_from_messages
 from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
+from owl_jax.text.messages import prompt_from_messages, text_from_messages
 from owl_jax.text.turns import SYSTEM, Turn, turns_of, with_broken_marks
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import chat_templates
 import numpy as np
 import pytest
 import tiny
@@ -159,6 +160,48 @@ def test_a_changed_source_of_one_s_own_is_no_place_to_resume(config):
         changed.batches.set_state(state)
     same.close()
     changed.close()
+
+
+def test_another_conversation_format_is_no_place_to_resume(config):
+    vicuna, owl2 = (
+        dataclasses.replace(tiny.CONFIG, conversation=name) for name in ("vicuna_v1", "owl2")
+    )
+    first, same, owls = (open_data(config, model) for model in (vicuna, vicuna, tiny.CONFIG))
+    assert (first.format.name, owls.format.name) == ("vicuna_v1", "owl")
+    other = open_data(config, owl2)
+    next(first.batches)
+    state = first.batches.get_state()
+    same.batches.set_state(state)
+    # Releases that knew only the Owl format wrote no such key.
+    assert not any("conversation" in key for key in owls.batches.get_state()["made with"])
+    for data in (other, owls):
+        with pytest.raises(
+            UserError, match=r"config\.model\.conversation = vicuna_v1 .* now it is"
+        ):
+            data.batches.set_state(state)
+    for data in (first, same, other, owls):
+        data.close()
+
+
+def test_a_template_whose_answers_cannot_be_told_is_refused(config, files, tmp_path):
+    shutil.copytree(files / "base", tmp_path / "base")
+    config.tokenizer = str(tmp_path / "base")
+    model = dataclasses.replace(tiny.CONFIG, conversation="chat_template")
+    with pytest.raises(UserError, match="base: no chat template"):
+        open_data(config, model)
+    path = tmp_path / "base" / "chat_template.jinja"
+    path.write_text(chat_templates.THINKING)
+    with pytest.raises(
+        UserError, match=r"chat_template\.jinja: .*: answer 1 is written in another"
+    ):
+        open_data(config, model)
+    path.write_text(chat_templates.GENERATION)
+    data = open_data(config, model)
+    assert data.format.name == "chat_template"
+    data.close()
+    model = dataclasses.replace(tiny.CONFIG, conversation="llama3")
+    with pytest.raises(UserError, match="base: the conversation format llama3 needs the token"):
+        open_data(config, model)
 
 
 def _with_source(config, source):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from read_whole import load_model
 from training_runs import CONFIG, metrics_of
@@ -16,6 +17,7 @@ from training_runs import CONFIG, metrics_of
 import owl_jax
 from owl_jax.checkpoint.adapter_base import base_hash
 from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.errors import UserError
 from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid_positions
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.positions import interpolated
@@ -94,6 +96,27 @@ def test_weights_are_what_the_program_describes(config, dtype):
     for array, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(program.params), strict=True):
         assert (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
         assert array.sharding.is_equivalent_to(leaf.sharding, array.ndim)
+
+
+def test_the_start_of_a_deeper_encoder(files, config, capsys):
+    """As LLaVA takes its encoder from CLIP."""
+    deep = dataclasses.replace(tiny.CONFIG.vision, num_layers=3)
+    directory = tiny.write_model(files / "deep", dataclasses.replace(tiny.CONFIG, vision=deep))
+    config.init.vision = str(directory)
+    config.model.vision.update(num_layers=2, post_norm=False)
+    program = make_program(config, make_mesh())
+    vision = initialize(config, program)["vision"]
+    assert "deep: the first 2 of 3 layers of the vision encoder are used" in capsys.readouterr().err
+    whole = load_model(directory, np.float32)[1]["vision"]
+    assert vision.keys() == whole.keys() - {"post_norm"}
+    for path, value in flatten_dict(vision).items():
+        expected = flatten_dict(whole)[path]
+        expected = expected[:2] if path[0] == "layers" else expected
+        np.testing.assert_array_equal(value, expected.astype(value.dtype))
+
+    config.model.vision.post_norm = True
+    with pytest.raises(UserError, match=r"deep: vision does not fit .*\(3, .* instead of \(2, "):
+        initialize(config, make_program(config, make_mesh()))
 
 
 def test_in_8_bits_weights_are_off_by_half_a_step_at_most(config, files):

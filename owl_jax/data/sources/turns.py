@@ -17,7 +17,7 @@ import numpy as np
 
 from owl_jax.data.sources.media_keys import media_kind
 from owl_jax.errors import UserError, shown
-from owl_jax.text.conversation import IMAGE_TOKEN, VIDEO_TOKEN
+from owl_jax.text.turns import IMAGE_TOKEN, VIDEO_TOKEN
 
 _ROLES = {
     "human": "user",

@@ -34,8 +34,8 @@ from owl_jax.text.conversation import (
     answers,
     check_media,
     count_media,
-    text_from_messages,
 )
+from owl_jax.text.messages import text_from_messages
 
 # Keys of the medium in a content part: OpenAI's, transformers', Anthropic's.
 _PART_KEYS = ("image", "image_url", "video", "video_url", "url", "path", "file", "data", "base64")

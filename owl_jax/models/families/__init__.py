@@ -14,10 +14,15 @@ from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
 from owl_jax.models.language import plain_models
 from owl_jax.models.vision import vision_types
 
-# By model_type in config.json.
+# By model_type in config.json. That of a language model alone is its own (`families`).
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2, LLAVA, LLAVA_ORIGINAL)
 }
+
+
+def families() -> dict[str, Family]:
+    """All families by model_type, of language models alone and of users' own too."""
+    return {**FAMILIES, **dict.fromkeys(plain_models(), PLAIN_LANGUAGE)}
 
 
 def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
@@ -30,13 +35,12 @@ def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
         return MPLUG_OWL
     if kind == LLAVA.model_type and LLAVA_ORIGINAL.tower in values and "text_config" not in values:
         return LLAVA_ORIGINAL  # the authors' files have the same model_type
-    if isinstance(kind, str) and kind in plain_models():
-        return PLAIN_LANGUAGE
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join((*FAMILIES, *vision_types(), *plain_models()))
+    found = families()
+    if not isinstance(kind, str) or kind not in found:
+        known = ", ".join({**found, **vision_types()})
         where = f"{path}: " if path else ""
         raise UserError(f"{where}model_type is {shown(kind)}; expected one of {known}")
-    return FAMILIES[kind]
+    return found[kind]
 
 
 def family_for(config: OwlConfig, source: Mapping[str, Any] | None = None) -> Family:
@@ -46,7 +50,7 @@ def family_for(config: OwlConfig, source: Mapping[str, Any] | None = None) -> Fa
     Raises UserError if there is none.
     """
     preferred = [] if source is None else [family_of(source)]
-    for family in (*preferred, PLAIN_LANGUAGE, *FAMILIES.values()):
+    for family in (*preferred, *FAMILIES.values(), PLAIN_LANGUAGE):
         if family.fits(config):
             return family
     parts = ", ".join(part.architecture for part in config.parts.values())

@@ -9,6 +9,7 @@ from typing import Any
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
+from owl_jax.text.formats import OWL
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Family:
     tower: the key of config.json that names the directory of the vision tower. Its config.json is
       read as the section "vision_config", and its weights if the model's files lack them.
     tower_prefix: before the names of the tower's tensors in the model's own files.
+    conversation: the name of its conversation format; "" if its directories name one.
     """
 
     model_type: str
@@ -49,3 +51,4 @@ class Family:
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tower: str | None = None
     tower_prefix: str = ""
+    conversation: str = OWL.name

@@ -270,6 +270,7 @@ LLAVA = Family(
     reads_resizing=True,
     ignores=_ignores,
     defaults=_defaults,
+    conversation=VICUNA_V1.name,
     # Of transformers 4 until 4.51; then of later versions.
     spellings={
         f"{_LANGUAGE}model.": (f"model.{_LANGUAGE}",),
@@ -290,4 +291,5 @@ LLAVA_ORIGINAL = Family(
     tower="mm_vision_tower",
     tower_prefix=_ORIGINAL_TOWER,
     ignores=_ignores_original,
+    conversation=VICUNA_V1.name,
 )

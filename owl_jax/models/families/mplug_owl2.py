@@ -122,6 +122,7 @@ MPLUG_OWL2 = Family(
     _tied,
     _fits,
     mark=f"{_MODEL}visual_abstractor.query_embeds",
+    conversation=OWL2.name,
     peft_base={
         "base_model_class": "MPLUGOwl2LlamaForCausalLM",
         "parent_library": "mplug_owl2.model.modeling_mplug_owl2",

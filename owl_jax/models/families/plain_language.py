@@ -12,6 +12,10 @@ from owl_jax.models.language import read_language
 from owl_jax.models.weight_names import Row
 
 
+def _fits(config: OwlConfig) -> bool:
+    return config.text_only
+
+
 def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     return OwlConfig(None, None, read_language(source))
 
@@ -31,11 +35,7 @@ def _tied(config: OwlConfig) -> Mapping[str, str]:
     return config.llm.tied_tensors
 
 
-def _fits(config: OwlConfig) -> bool:
-    return config.text_only
-
-
 # Each language model has a model_type of its own.
 PLAIN_LANGUAGE = Family(
-    "", _read_config, _write_config, _weight_rows, _tied, _fits, mark="lm_head.weight"
+    "", _read_config, _write_config, _weight_rows, _tied, _fits, conversation=""
 )

@@ -1,7 +1,5 @@
 """Language models, one file each. The keys are also `model_type` in their config.json."""
 
-from collections.abc import Mapping
-
 from owl_jax.errors import UserError, shown
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language.bloom import BloomConfig
@@ -12,7 +10,7 @@ from owl_jax.models.language.qwen2 import Qwen2Config
 from owl_jax.models.language.qwen3 import Qwen3Config
 from owl_jax.models.parts import LanguagePart
 
-LANGUAGE_MODELS: Mapping[str, type[LanguagePart]] = {
+LANGUAGE_MODELS: dict[str, type[LanguagePart]] = {
     "llama": LlamaConfig,
     "bloom": BloomConfig,
     "mistral": MistralConfig,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
+import numpy as np
 from msgspec import Struct
 
 from owl_jax.models.bounds import (
@@ -36,6 +37,7 @@ from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import PatchConvolution, Same
+from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
     attention_and_mlp,
     first_layers_of,
@@ -112,6 +114,11 @@ class SiglipConfig(VisionPart):
     def attention_flops(self, frames: int) -> float:
         pairs = frames * self.tokens_per_frame**2
         return 4.0 * self.num_layers * self.hidden_size * pairs
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path != ("positions",) or value.shape[1:] != shape[1:]:
+            return None
+        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
 
     @classmethod
     def from_hf(cls, source: Source) -> Self:

@@ -66,6 +66,18 @@ def end_ids_of(conversation: str | Format, tokenizer: Tokenizer) -> tuple[int, .
     return () if format is None else format.end_ids(tokenizer)
 
 
+def read_name(name: str) -> str | Format:
+    """The value of OwlConfig.conversation for a name, or for the Python file of a format.
+
+    Raises UserError for an unknown name and as `load_format`.
+    """
+    if name.endswith(".py"):
+        return load_format(name)
+    if problem := name_problem(name):
+        raise UserError(problem)
+    return name
+
+
 def load_format(path: str) -> Format:
     """The one Format that a Python file defines. Raises UserError for a file without one."""
     objects = objects_in_file(path, Format, "conversation format file")

@@ -87,7 +87,7 @@ def _parts(
         for loss, is_supervised in zip(row["losses"][tokens], supervised, strict=True)
     ]
     decoder = StreamDecoder(tokenizer)
-    names = {tokenizer.pad_id: "<pad>", tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+    names = {tokenizer.pad_id: "<pad>", **tokenizer.special_tokens}
     text, before = "", -1
     for slot, token, loss in zip(slots, ids, [None, *losses], strict=True):
         if slot < 0:

@@ -10,7 +10,7 @@ import source_files
 
 from owl_jax.data.sources.csv_rows import CsvSource, scan_rows
 from owl_jax.errors import BadData, UserError
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 
 @pytest.fixture

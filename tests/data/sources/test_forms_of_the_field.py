@@ -15,7 +15,7 @@ from owl_jax.data.sources.media_keys import looks_like_media
 from owl_jax.data.sources.values import record_from
 from owl_jax.demo.synthetic import SyntheticSource
 from owl_jax.errors import BadData, UserError
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 PICTURE = "\nHuman: <image>\nHuman: What is it?\nAI: An owl."
 VIDEO = PICTURE.replace("<image>", "<|video|>")

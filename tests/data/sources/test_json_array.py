@@ -9,7 +9,7 @@ import pytest
 
 from owl_jax.data.sources.json_array import JsonArraySource, scan_array
 from owl_jax.errors import BadData, UserError
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 EXAMPLES = [
     {

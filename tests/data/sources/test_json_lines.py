@@ -9,7 +9,7 @@ import pytest
 
 from owl_jax.data.sources.json_lines import JsonLinesSource, scan_lines
 from owl_jax.errors import BadData, UserError
-from owl_jax.text.conversation import SYSTEM
+from owl_jax.text.turns import SYSTEM
 
 TEXT = "Be kind.\nHuman: <image>\nHuman: What?\nAI: An owl."
 

@@ -8,7 +8,8 @@ import pytest
 
 from owl_jax.data.sources.values import record_from, record_from_json
 from owl_jax.errors import BadData
-from owl_jax.text.conversation import SYSTEM, prompt_from_messages
+from owl_jax.text.messages import prompt_from_messages
+from owl_jax.text.turns import SYSTEM
 
 ROOT = Path("/media")
 TEXT = "Be kind.\nHuman: <image>\nHuman: What?\nAI: An owl."

@@ -114,3 +114,17 @@ def test_siglip_drops_pixels_that_fill_no_patch():
 )
 def test_problems(vision, problem):
     assert vision.problems("vision") == [problem]
+
+
+@pytest.mark.parametrize("vision", [CLIP, SIGLIP], ids=["clip", "siglip"])
+def test_positions_fit_another_size_of_pictures(vision):
+    """From 2 x 2 patches to 4 x 4; a class token's position stays, and a constant grid too."""
+    positions = np.ones((4 + vision.num_prefix_tokens, 16), np.float32)
+    positions[: vision.num_prefix_tokens] = 7
+    shape = (16 + vision.num_prefix_tokens, 16)
+    got = vision.refitted(("positions",), positions, shape)
+    assert got.shape == shape
+    np.testing.assert_array_equal(got[: vision.num_prefix_tokens], 7)
+    np.testing.assert_allclose(got[vision.num_prefix_tokens :], 1, atol=1e-6)
+    assert vision.refitted(("positions",), positions, (shape[0], 8)) is None
+    assert vision.refitted(("post_norm", "scale"), positions, shape) is None

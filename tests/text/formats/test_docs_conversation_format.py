@@ -72,6 +72,9 @@ def test_a_config_may_name_a_built_in_format():
     assert read_model(config).conversation == "owl"
     config.model.conversation = "vicuna_v1"
     assert read_model(config) == dataclasses.replace(tiny.CONFIG, conversation="vicuna_v1")
+    mine = dataclasses.replace(FORMATS["chatml"], name="mine")
+    own = dataclasses.replace(tiny.CONFIG, conversation=mine)
+    assert read_model(base_config(own)) == own
     config.model.conversation = "alpaca"
     with pytest.raises(UserError, match=r"config\.model: conversation is 'alpaca'; expected owl, "):
         read_model(config)

@@ -1,0 +1,123 @@
+"""OpenAI-style messages as text in mPLUG-Owl's format (text/conversation.py)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from owl_jax.errors import UserError, shown
+from owl_jax.text.turns import IMAGE_TOKEN, SYSTEM, VIDEO_TOKEN
+
+_MEDIA = re.compile(r"(<image>|<\|video\|>)")
+_FORGED_MARK = re.compile(r"\n(?=(?:Human|AI):)")
+_PART_MARKS = {
+    "image": IMAGE_TOKEN,
+    "image_url": IMAGE_TOKEN,
+    "video": VIDEO_TOKEN,
+    "video_url": VIDEO_TOKEN,
+}
+_SPEAKERS = {"user": "Human", "assistant": "AI"}
+
+
+def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
+    """The original's prompt text of OpenAI-style messages, ending with "\\nAI: ".
+
+    messages: a list of {"role": "system" | "user" | "assistant", "content": text or parts}; a part
+    is {"type": "text", "text": ...} or has one of the types "image", "image_url", "video" and
+    "video_url". A medium part becomes a separate line, as in the training data; the user's text may
+    contain the marks `<image>` and `<|video|>`. A system message must be the first; it replaces
+    SYSTEM. A text in the original's format is returned unchanged.
+
+    A message's text cannot open a turn: a later line that starts with "Human:" or "AI:" gets a
+    leading space, and media marks outside the user's messages are broken by a space.
+
+    Raises UserError for an empty conversation, an unknown role or type of part, a system message
+    that is not the first, a message without content, media outside the user's messages, or a last
+    message that is not the user's.
+    """
+    if isinstance(messages, str):
+        if not messages.strip():
+            raise UserError("the conversation is empty; expected at least one question")
+        return messages
+    text, roles = _render(messages)
+    if roles[-1] != "user":
+        raise UserError(f"the last message is the {roles[-1]}'s; expected a question from the user")
+    return f"{text}\nAI: "
+
+
+def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The original's training text of a finished conversation in OpenAI-style messages.
+
+    Messages and text as in `prompt_from_messages`. An unanswered question at the end is kept; it is
+    not trained on.
+
+    Raises UserError as `prompt_from_messages` does, and if no message is the assistant's.
+    """
+    text, roles = _render(messages)
+    if "assistant" not in roles:
+        raise UserError("no message is the assistant's; expected at least one answer")
+    return text
+
+
+def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """The text of messages, without a final "AI: ", and the role of each."""
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
+        raise UserError(
+            f"messages is {type(messages).__name__}; expected a prompt text, or a list of "
+            '{"role": ..., "content": ...}'
+        )
+    if not messages:
+        raise UserError("the conversation is empty; expected at least one message from the user")
+    lines = [SYSTEM]
+    roles = [str(message.get("role")) for message in messages]
+    for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
+        contents = _contents(message, f"message {number} ({role})")
+        if role == "system" and number == 1:
+            # Its first line starts the text, so it could open a turn too.
+            lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
+        elif role == "system":
+            raise UserError(f"message {number} has the role system; only the first message may")
+        elif role in _SPEAKERS:
+            lines += [f"\n{_SPEAKERS[role]}: {content}" for content in contents]
+        else:
+            raise UserError(
+                f"message {number} has the role {shown(role)}; expected system, user or assistant"
+            )
+    return "".join(lines), roles
+
+
+def _contents(message: Mapping[str, Any], where: str) -> list[str]:
+    """The user's texts and marks, one turn for each; for other roles, one text."""
+    content = message.get("content")
+    is_user = message.get("role") == "user"
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+        raise UserError(
+            f"{where} has the content {shown(content)}; expected a text or a list of parts"
+        )
+    contents = []
+    for part in parts:
+        kind = str(part.get("type"))
+        if kind == "text" and isinstance(part.get("text"), str):
+            contents.append(part["text"].strip())
+        elif kind in _PART_MARKS and is_user:
+            contents.append(_PART_MARKS[kind])
+        elif kind in _PART_MARKS:
+            raise UserError(f"{where} has a part of type {kind}; only the user's messages may")
+        else:
+            raise UserError(
+                f"{where} has a part of type {shown(kind)} that cannot be read; expected "
+                '{"type": "text", "text": "..."} or one of ' + ", ".join(_PART_MARKS)
+            )
+    if is_user:
+        contents = [content for content in contents if content]
+    elif contents:
+        contents = [_MEDIA.sub(_broken, "\n".join(contents))]
+    # An earlier answer may be an empty text, a question may not.
+    if not contents:
+        raise UserError(f"{where} is empty; expected a text, an image or a video")
+    return [_FORGED_MARK.sub("\n ", content) for content in contents]
+
+
+def _broken(mark: re.Match[str]) -> str:
+    """A media mark with a space in it: `< image>`."""
+    return "< " + mark[0][1:]
