@@ -8,7 +8,7 @@ width.
 
 Cost: `visual_k_proj` and `visual_v_proj` multiply only the W vectors of the slots, whose number is
 static, and the others all L tokens. With one picture in 2,048 tokens that is 0.5 % more than LLaMA
-computes; both projections for all tokens would be 17 % (docs/benchmarks.md). The norms share their
+computes; both projections for all tokens would be 16 % (docs/benchmarks.md). The norms share their
 statistics, and the compiler chooses between the scales in the same loop.
 
 Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's modeling_llama2.py and multiway.py.

@@ -18,11 +18,12 @@ import owl_jax
 from owl_jax.checkpoint.adapter import WEIGHTS_FILE
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.checkpoint.tensors import to_source
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.connectors.owl2_abstractor import grid_positions, line_positions
-from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2_7B
+from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2, MPLUG_OWL2_7B
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig, merge
 from owl_jax.models.weight_names import BUFFERS
@@ -66,6 +67,18 @@ def test_the_engine_s_logits_are_the_recorded_ones(owl):
     np.testing.assert_allclose(found[mask], recorded["logits"][mask], atol=1e-4)
 
 
+def test_in_8_bits_both_projections_are_quantised(owl):
+    narrow = owl_jax.load(CASE, "int8")
+    layers = narrow.params["llm"]["layers"]
+    for name in ADAPTED:
+        assert layers[name]["kernel"].dtype == jnp.int8 and "scale" in layers[name]
+    given, recorded = golden.inputs(golden.OWL2), golden.outputs(golden.OWL2)
+    images, real = given["images"].transpose(0, 2, 3, 1), given["attention_mask"]
+    found = narrow.logits(given["input_ids"], images, attention_mask=real)[real]
+    expected = recorded["logits"][real]
+    assert np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)
+
+
 def test_text_in_a_mixed_batch_takes_no_picture(owl):
     """The original gives a picture to each text-only row; the rows after it get the wrong ones."""
     given, recorded = golden.inputs(golden.OWL2), golden.outputs(golden.OWL2)
@@ -82,28 +95,52 @@ def test_text_in_a_mixed_batch_takes_no_picture(owl):
         np.testing.assert_allclose(found[row, : text.shape[1]], expected, atol=1e-4)
 
 
-def test_packed_conversations_have_the_recorded_logits(owl):
-    """Both recorded rows and the text between them, packed into one sequence with a free slot."""
-    given, recorded = golden.inputs(golden.OWL2), golden.outputs(golden.OWL2)
-    first, second = (
-        row[kept] for row, kept in zip(given["input_ids"], given["attention_mask"], strict=True)
-    )
-    parts = [first, given["textonly_input_ids"][0], second]
-    expected = np.concatenate(
-        [
-            recorded["logits"][0, : len(first)],
-            recorded["textonly_logits"][0],
-            recorded["logits"][1, : len(second)],
-        ]
-    )
-    args = golden.rows(owl.config, np.concatenate(parts)[None], given["images"])
+def packed(config, parts):
+    """The arguments of `forward` for conversations in one sequence, and a picture of no token."""
+    images = golden.inputs(golden.OWL2)["images"]
+    args = golden.rows(config, np.concatenate(parts)[None], images)
     args["positions"] = np.concatenate([np.arange(len(part)) for part in parts])[None]
     segments = [np.full(len(part), i + 1) for i, part in enumerate(parts)]
     args["segment_ids"] = np.concatenate(segments)[None].astype(np.int32)
-    args["images"] = np.concatenate([args["images"], np.ones_like(args["images"][:, :1])], axis=1)
-    args = {**args, "key_segments": None}
+    free = np.ones_like(args["images"][:, :1])
+    return {**args, "images": np.concatenate([args["images"], free], axis=1), "key_segments": None}
+
+
+def recorded_rows(name):
+    """The tokens, labels or logits of the two recorded rows without padding."""
+    given = {**golden.outputs(golden.OWL2), **golden.inputs(golden.OWL2)}
+    return [row[kept] for row, kept in zip(given[name], given["attention_mask"], strict=True)]
+
+
+def test_packed_conversations_have_the_recorded_logits(owl):
+    """Both recorded rows and the text between them."""
+    text = golden.inputs(golden.OWL2)["textonly_input_ids"][0]
+    text_logits = golden.outputs(golden.OWL2)["textonly_logits"][0]
+    (first, second), (one, two) = recorded_rows("input_ids"), recorded_rows("logits")
+    args = packed(owl.config, [first, text, second])
     found = golden.jitted_forward(owl.config, Compute(), owl.params, **args)
-    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    np.testing.assert_allclose(found[0], np.concatenate([one, text_logits, two]), atol=1e-4)
+
+
+def test_packed_conversations_have_the_recorded_loss_and_gradients(owl):
+    args = packed(owl.config, recorded_rows("input_ids"))
+    labels = np.concatenate(recorded_rows("labels"))[None, 1:]
+
+    def loss(params):
+        logits = golden.forward(owl.config, Compute(), params, **args)
+        return golden.mean_loss(logits, np.maximum(labels, 0), (labels >= 0).astype(np.float32))
+
+    found, gradients = jax.jit(jax.value_and_grad(loss))(owl.params)
+    np.testing.assert_allclose(found, golden.outputs(golden.OWL2)["loss"], atol=2e-5)
+    recorded = load_file(CASE / "grads.safetensors")
+    ours = {
+        tensor.name: tensor.read()
+        for tensor in to_source(MPLUG_OWL2.weight_rows(owl.config), gradients)
+    }
+    assert {name for name in ours if not name.endswith("_pos_embed")} == recorded.keys()
+    for name, value in recorded.items():
+        error = np.linalg.norm(ours[name] - value)
+        assert error <= 1e-3 * np.linalg.norm(value) + 1e-5, name
 
 
 @pytest.mark.parametrize("format", ["huggingface", "orbax"])
