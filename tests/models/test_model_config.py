@@ -42,7 +42,7 @@ def test_a_config_without_a_conversation_format_is_owls():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, llama2, chatml, "),
+        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, plain, llama2, "),
         (3, "conversation is 3; expected a text"),
         (None, "conversation is None; expected a text"),
         ({"name": "mine"}, "no value for 'conversation.user'"),
