@@ -127,3 +127,21 @@ def test_wrong_input(arguments, named):
 def test_a_sequence_may_hold_the_whole_vocabulary():
     config = dataclasses.replace(CONFIG, llm=LlamaConfig(vocab_size=3))
     assert prompt_arrays(config, [[0, 1, 2]]).lengths.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("ids", "media", "message"),
+    [
+        ([[1, -1, -1, -1]], {"images": pictures(1)}, "3 tokens of id -1, but .* takes no images"),
+        ([[1, 2]], {"images": pictures(1)}, "images given, but this language model has no vision"),
+        ([[1, -2]], {}, "1 tokens of id -2, but this .* no vision encoder: it takes no videos"),
+        ([[1, -3]], {}, "input_ids holds -3"),
+    ],
+)
+def test_a_language_model_alone_takes_text_only(ids, media, message):
+    alone = dataclasses.replace(CONFIG, vision=None, connector=None)
+    prompt = prompt_arrays(alone, [[1, 2, 3]])
+    assert prompt.images is prompt.videos is None
+    assert (prompt.media_index == -1).all()
+    with pytest.raises(UserError, match=message):
+        prompt_arrays(alone, ids, **media)

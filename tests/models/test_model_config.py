@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families.mplug_owl import variant
 from owl_jax.models.language.bloom import BloomConfig
@@ -12,12 +13,14 @@ from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.text.formats import FORMATS
+from owl_jax.training.config import base_config, read_model
 
 RELEASED = variant("llama")
 CONFIGS = [
     RELEASED,
     dataclasses.replace(RELEASED, llm=BloomConfig(num_heads=6), vision=ClipConfig(temporal=True)),
     dataclasses.replace(RELEASED, lora=LoraConfig(rank=4, targets=("q_proj", "o_proj"))),
+    dataclasses.replace(RELEASED, vision=None, connector=None),
     dataclasses.replace(RELEASED, conversation="chat_template"),
     dataclasses.replace(RELEASED, conversation=dataclasses.replace(FORMATS["chatml"], name="mine")),
 ]
@@ -39,7 +42,7 @@ def test_a_config_without_a_conversation_format_is_owls():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, llama2, chatml, "),
+        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, plain, llama2, "),
         (3, "conversation is 3; expected a text"),
         (None, "conversation is None; expected a text"),
         ({"name": "mine"}, "no value for 'conversation.user'"),
@@ -122,3 +125,20 @@ def test_problems_of_sizes_and_ids():
     assert id_problems(LlamaConfig(vocab_size=2)) == [
         "eos_token_id is 2; expected an id below 2, the vocabulary size"
     ]
+
+
+def test_a_language_model_alone():
+    alone = dataclasses.replace(RELEASED, vision=None, connector=None)
+    assert alone.text_only and not RELEASED.text_only
+    assert [*alone.parts] == ["llm"] and [*RELEASED.parts] == ["vision", "connector", "llm"]
+    assert (alone.image_size, alone.media_lengths(), alone.problems()) == (0, (0, 0), [])
+    with pytest.raises(UserError, match="has no vision encoder: it takes no images"):
+        alone.num_tokens("image")
+    half = dataclasses.replace(RELEASED, connector=None)
+    assert half.problems() == [
+        "it has no connector; expected both vision and connector, or neither"
+    ]
+    with pytest.raises(
+        UserError, match="no vision encoder and no connector; a training needs both"
+    ):
+        read_model(base_config(alone))

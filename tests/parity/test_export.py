@@ -16,10 +16,14 @@ from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.language.mistral import MistralConfig
+from owl_jax.models.language.qwen2 import Qwen2Config
+from owl_jax.models.language.qwen3 import Qwen3Config
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import Clip
 
-LLAMA = LlamaConfig(71, 48, 88, 3, 6, 2, 1e-5, 5000.0, 64)
+SIZES = 71, 48, 88, 3, 6, 2, 1e-5, 5000.0, 64
+LLAMA = LlamaConfig(*SIZES)
 BLOOM = BloomConfig(67, 48, 3, 6)
 LORA = LoraConfig(4, 8.0, 0.1, ("q_proj", "down_proj"))
 
@@ -53,18 +57,31 @@ def language_model(tensors, values):
     """The model of transformers that config.json's text_config names, with the tensors."""
     values = dict(values["text_config"])
     kind = values.pop("model_type")
-    config = {"llama": transformers.LlamaConfig, "bloom": transformers.BloomConfig}[kind](**values)
+    config = transformers.AutoConfig.for_model(kind, **values)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     state = below("language_model.", tensors)
     if kind == "bloom":
         # Its head is its embedding, which the release's files hold once.
         assert "lm_head.weight" not in state
         state["lm_head.weight"] = state["transformer.word_embeddings.weight"]
+    elif values["tie_word_embeddings"]:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True)
     return model
 
 
-@pytest.mark.parametrize("llm", [LLAMA, BLOOM], ids=["llama", "bloom"])
+@pytest.mark.parametrize(
+    "llm",
+    [
+        LLAMA,
+        dataclasses.replace(LLAMA, tied=True, rope_type="llama3", rope_original_positions=32),
+        MistralConfig(*SIZES, sliding_window=7),
+        Qwen2Config(*SIZES, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+        Qwen3Config(*SIZES, bos_token_id=1, eos_token_id=2, pad_token_id=0, head_width=14),
+        BLOOM,
+    ],
+    ids=["llama", "llama 3", "mistral", "qwen2", "qwen3", "bloom"],
+)
 def test_a_language_model(llm, tmp_path):
     config = owls.small(llm)
     params, tensors, values = exported(config, tmp_path / "owl")
