@@ -22,8 +22,9 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import Abstractor
 from owl_jax.models.language.decoder import Decoder
+from owl_jax.models.layers import LayerNorm
 from owl_jax.models.lora import merge
-from owl_jax.models.vision.clip import Clip, pooled_class_token
+from owl_jax.models.vision.clip import Clip, ClipConfig
 from owl_jax.models.vlm import VisionLanguageModel, forward, variables
 from owl_jax.text.media_index import index_media
 from owl_jax.training.objectives.cross_entropy import cross_entropy
@@ -279,3 +280,10 @@ def gradients(case: str, compute: Compute) -> Any:
         return mean_loss(forward(config, compute, params, **run_rows(case)), targets, mask)
 
     return jax.jit(jax.grad(loss))(params)
+
+
+def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
+    """The original's pooler output [N, D]: post_norm again, on the class token's mean over T."""
+    norm = LayerNorm(config.layer_norm_eps, ("vision_embed",))
+    pooled: Any = norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))
+    return pooled

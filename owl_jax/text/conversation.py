@@ -41,6 +41,7 @@ from owl_jax.text.turns import (
     turns_of,
     with_broken_marks,
 )
+from owl_jax.text.turns import SYSTEM as SYSTEM  # docs/data.md imports it from here
 
 # A tokenizer reads the whole text even if little is kept, and needs 50 bytes per character.
 _LONGEST_TEXT = 1_000_000

@@ -15,7 +15,7 @@ from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
-from owl_jax.models.vision.clip import Clip, ClipConfig, pooled_class_token
+from owl_jax.models.vision.clip import Clip, ClipConfig
 
 
 def our_logits(directory, ids):
@@ -35,7 +35,7 @@ def our_encoding(directory, pictures):
     )
     state = state["intermediates"]
     states = [state["embeddings"][0], *state["layers"]["output"][0]]
-    return states, output[:, 0, 0], output, pooled_class_token(output, params, config)
+    return states, output[:, 0, 0], output, golden.pooled_class_token(output, params, config)
 
 
 def assert_language_model(model, directory):

@@ -340,13 +340,3 @@ class TemporalConvolution(nn.Module):
         y = jnp.concatenate([x[:, :, :1], y], axis=2)
         self.sow("intermediates", "output", y)
         return y
-
-
-def pooled_class_token(encoded: jax.Array, params: Any, config: ClipConfig) -> jax.Array:
-    """The original's pooler output [N, D]: post_norm again, on the class token's mean over T.
-
-    For users who want CLIP-like features; the model does not use it.
-    """
-    norm = LayerNorm(config.layer_norm_eps, ("vision_embed",))
-    pooled: Any = norm.apply({"params": params["post_norm"]}, encoded[:, :, 0].mean(axis=1))
-    return pooled

@@ -34,6 +34,9 @@ WRITTEN = {
         "<s>USER: IWhat do you see? ASSISTANT:[ An owl.</s>]"
         "USER: Is V it, too? ASSISTANT:[ Yes, ]I[ as well.</s>]USER: bye "
     ),
+    ("plain", "sentencepiece"): (
+        "<s>IWhat do you see?[An owl.</s>]Is V it, too?[Yes, ]I[ as well.</s>]bye"
+    ),
     ("llama2", "sentencepiece"): (
         "<s>[INST] I\nWhat do you see? [/INST][ An owl. </s>]"
         "<s>[INST] Is V it, too? [/INST][ Yes, ]I[ as well. </s>]<s>[INST] bye [/INST]"
