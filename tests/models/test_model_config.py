@@ -42,7 +42,10 @@ def test_a_config_without_a_conversation_format_is_owls():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("alpaca", "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, plain, llama2, "),
+        (
+            "alpaca",
+            "conversation is 'alpaca'; expected owl, owl2, vicuna_v1, plain, llama2, chatml, ",
+        ),
         (3, "conversation is 3; expected a text"),
         (None, "conversation is None; expected a text"),
         ({"name": "mine"}, "no value for 'conversation.user'"),
