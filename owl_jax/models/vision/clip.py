@@ -19,7 +19,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from msgspec import Struct
 
 from owl_jax.models.bounds import (
     Channels,
@@ -47,15 +46,18 @@ from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
 from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
+    HfVit,
     attention_and_mlp,
     first_layers_of,
     follows_layer,
+    layer_rows,
     num_layers_at,
     patches_of,
+    sizes_from_hf,
+    sizes_to_hf,
 )
-from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
+from owl_jax.models.weight_names import Row, layer_norm
 
-POST_NORM = "vision_model.post_layernorm"
 TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default: the original does not pass the config's
 
 
@@ -148,7 +150,7 @@ class ClipConfig(VisionPart):
             section = source.section("vision_config")
             source = section.with_values({**section.values, **overrides})
         source.refuse_other_computation()
-        return cls._from_struct(source, source.read(_HfClip))
+        return cls._from_struct(source, source.read(HfVit))
 
     @classmethod
     def from_owl(cls, source: Source, temporal: bool) -> Self:
@@ -156,56 +158,23 @@ class ClipConfig(VisionPart):
         return cls._from_struct(source, source.read(_HfOwlVision), temporal)
 
     @classmethod
-    def _from_struct(cls, source: Source, vision: _HfClip, temporal: bool = False) -> Self:
-        source.expect("hidden_act", vision.hidden_act, "quick_gelu", "the vision encoder")
-        source.expect("num_channels", vision.num_channels, 3, "the vision encoder")
-        return cls(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            hidden_size=vision.hidden_size,
-            intermediate_size=vision.intermediate_size,
-            num_layers=vision.num_hidden_layers,
-            num_heads=vision.num_attention_heads,
-            layer_norm_eps=vision.layer_norm_eps,
-            temporal=temporal,
-        )
+    def _from_struct(cls, source: Source, vision: HfVit, temporal: bool = False) -> Self:
+        return cls(**sizes_from_hf(source, vision, "quick_gelu"), temporal=temporal)
 
     def to_hf(self) -> dict[str, Any]:
         """The inverse of `from_hf`: CLIPVisionConfig. It lacks what follows the last layer here."""
-        return {
-            "model_type": "clip_vision_model",
-            "image_size": self.image_size,
-            "patch_size": self.patch_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "layer_norm_eps": self.layer_norm_eps,
-            "hidden_act": "quick_gelu",
-        }
+        return {"model_type": "clip_vision_model", **sizes_to_hf(self, "quick_gelu")}
 
     def weight_rows(self) -> list[Row]:
         """CLIPVisionModel's tensor names (transformers)."""
-        embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
-        ours = "vision/layers"
-        fused = [
-            row
-            for name in "qkv"
-            for row in weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
-        ]
+        embeddings = "vision_model.embeddings"
         patches, positions = "patch_embedding.weight", "position_embedding.weight"
         return [
             Row(f"{embeddings}.{patches}", "vision/patch_embed/kernel", PatchConvolution()),
             Row(f"{embeddings}.class_embedding", "vision/class_token", Flat()),
             Row(f"{embeddings}.{positions}", "vision/positions", Same()),
             *layer_norm("vision_model.pre_layrnorm", "vision/pre_norm"),  # sic
-            *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
-            *fused,
-            *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
-            *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
-            *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
-            *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
-            *(layer_norm(POST_NORM, "vision/post_norm") if self.post_norm else ()),
+            *layer_rows(self.post_norm),
         ]
 
     def ignores(self, tensor: str) -> bool:
@@ -213,24 +182,10 @@ class ClipConfig(VisionPart):
         others = ("text_model.", "text_projection", "visual_projection")
         if tensor.startswith(others) or tensor == "logit_scale":
             return True
-        return not self.post_norm and follows_layer(tensor, self.num_layers, POST_NORM)
+        return not self.post_norm and follows_layer(tensor, self.num_layers)
 
 
-class _HfClip(Struct, frozen=True):
-    """CLIPVisionConfig (transformers 4 and 5)."""
-
-    image_size: Pixels = 224
-    patch_size: Pixels = 32
-    hidden_size: Size = 768
-    intermediate_size: Size = 3072
-    num_hidden_layers: Layers = 12
-    num_attention_heads: Heads = 12
-    layer_norm_eps: Epsilon = 1e-5
-    hidden_act: str = "quick_gelu"
-    num_channels: int = 3
-
-
-class _HfOwlVision(_HfClip, frozen=True):
+class _HfOwlVision(HfVit, frozen=True):
     """MplugOwlVisionConfig (X-PLUG/mPLUG-Owl, configuration_mplug_owl.py)."""
 
     patch_size: Pixels = 14

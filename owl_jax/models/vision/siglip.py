@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, Self
 import flax.linen as nn
 import jax
 import numpy as np
-from msgspec import Struct
 
 from owl_jax.models.bounds import (
     Channels,
@@ -39,15 +38,19 @@ from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import PatchConvolution, Same
 from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
+    HfVit,
     attention_and_mlp,
     first_layers_of,
     follows_layer,
+    layer_rows,
     num_layers_at,
     patches_of,
+    sizes_from_hf,
+    sizes_to_hf,
 )
-from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
+from owl_jax.models.weight_names import Row
 
-POST_NORM = "vision_model.post_layernorm"
+_ACTIVATION = "gelu_pytorch_tanh"
 
 
 @dataclass(frozen=True)
@@ -125,55 +128,22 @@ class SiglipConfig(VisionPart):
         if "vision_config" in source.values or source.values.get("model_type") == "siglip":
             source = source.section("vision_config")
         source.refuse_other_computation()
-        vision = source.read(_HfSiglip)
-        source.expect("hidden_act", vision.hidden_act, "gelu_pytorch_tanh", "the vision encoder")
-        source.expect("num_channels", vision.num_channels, 3, "the vision encoder")
-        return cls(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            hidden_size=vision.hidden_size,
-            intermediate_size=vision.intermediate_size,
-            num_layers=vision.num_hidden_layers,
-            num_heads=vision.num_attention_heads,
-            layer_norm_eps=vision.layer_norm_eps,
-        )
+        return cls(**sizes_from_hf(source, source.read(_HfSiglip), _ACTIVATION))
 
     def to_hf(self) -> dict[str, Any]:
         """The inverse of `from_hf`: SiglipVisionConfig of the model without its pooling head."""
-        return {
-            "model_type": "siglip_vision_model",
-            "image_size": self.image_size,
-            "patch_size": self.patch_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "layer_norm_eps": self.layer_norm_eps,
-            "hidden_act": "gelu_pytorch_tanh",
-            "vision_use_head": False,
-        }
+        values = sizes_to_hf(self, _ACTIVATION)
+        return {"model_type": "siglip_vision_model", **values, "vision_use_head": False}
 
     def weight_rows(self) -> list[Row]:
         """SiglipVisionModel's tensor names (transformers)."""
-        embeddings, layer = "vision_model.embeddings", "vision_model.encoder.layers.{i}"
-        ours = "vision/layers"
-        fused = [
-            row
-            for name in "qkv"
-            for row in weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
-        ]
+        embeddings = "vision_model.embeddings"
         patches, positions = f"{embeddings}.patch_embedding", "position_embedding.weight"
         return [
             Row(f"{patches}.weight", "vision/patch_embed/kernel", PatchConvolution()),
             Row(f"{patches}.bias", "vision/patch_embed/bias", Same()),
             Row(f"{embeddings}.{positions}", "vision/positions", Same()),
-            *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
-            *fused,
-            *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
-            *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
-            *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
-            *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
-            *(layer_norm(POST_NORM, "vision/post_norm") if self.post_norm else ()),
+            *layer_rows(self.post_norm),
         ]
 
     def ignores(self, tensor: str) -> bool:
@@ -181,21 +151,15 @@ class SiglipConfig(VisionPart):
         others = ("text_model.", "vision_model.head.", "head.")
         if tensor.startswith(others) or tensor in ("logit_scale", "logit_bias"):
             return True
-        return not self.post_norm and follows_layer(tensor, self.num_layers, POST_NORM)
+        return not self.post_norm and follows_layer(tensor, self.num_layers)
 
 
-class _HfSiglip(Struct, frozen=True):
+class _HfSiglip(HfVit, frozen=True):
     """SiglipVisionConfig (transformers 4 and 5)."""
 
-    image_size: Pixels = 224
     patch_size: Pixels = 16
-    hidden_size: Size = 768
-    intermediate_size: Size = 3072
-    num_hidden_layers: Layers = 12
-    num_attention_heads: Heads = 12
     layer_norm_eps: Epsilon = 1e-6
-    hidden_act: str = "gelu_pytorch_tanh"
-    num_channels: int = 3
+    hidden_act: str = _ACTIVATION
 
 
 class Siglip(nn.Module):

@@ -13,12 +13,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from msgspec import Struct
 
 from owl_jax.models.attention.dispatch import attend
+from owl_jax.models.bounds import Epsilon, Heads, Layers, Pixels, Size
 from owl_jax.models.compute import Compute
+from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import LayerNorm, Projection
 from owl_jax.models.remat import named
 from owl_jax.models.transforms import Shape, Slices
+from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
+
+_POST_NORM = "vision_model.post_layernorm"
+
+# Fields of an encoder's config, and their keys in config.json.
+_HF_NAMES = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "layer_norm_eps": "layer_norm_eps",
+}
 
 
 def patches_of(pixels: jax.Array, patch_size: int) -> jax.Array:
@@ -62,6 +79,57 @@ def attention_and_mlp(
     return x + biased(mlp, embed, name="down")(named("mlp", activation(up)))
 
 
+class HfVit(Struct, frozen=True):
+    """Keys of CLIPVisionConfig and SiglipVisionConfig (transformers 4 and 5); CLIP's defaults."""
+
+    image_size: Pixels = 224
+    patch_size: Pixels = 32
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    layer_norm_eps: Epsilon = 1e-5
+    hidden_act: str = "quick_gelu"
+    num_channels: int = 3
+
+
+def sizes_from_hf(source: Source, values: HfVit, activation: str) -> dict[str, Any]:
+    """The fields of an encoder's config that config.json has. Raises UserError for others' values.
+
+    activation: the only `hidden_act` that the encoder computes.
+    """
+    source.expect("hidden_act", values.hidden_act, activation, "the vision encoder")
+    source.expect("num_channels", values.num_channels, 3, "the vision encoder")
+    return {name: getattr(values, key) for name, key in _HF_NAMES.items()}
+
+
+def sizes_to_hf(config: Any, activation: str) -> dict[str, Any]:
+    """The inverse of `sizes_from_hf`."""
+    return {
+        **{key: getattr(config, name) for name, key in _HF_NAMES.items()},
+        "hidden_act": activation,
+    }
+
+
+def layer_rows(post_norm: bool) -> list[Row]:
+    """The tensors of all layers, and of the norm after the last one if there is one."""
+    layer, ours = "vision_model.encoder.layers.{i}", "vision/layers"
+    fused = [
+        row
+        for name in "qkv"
+        for row in weight_and_bias(f"{layer}.self_attn.{name}_proj", f"{ours}/qkv")
+    ]
+    return [
+        *layer_norm(f"{layer}.layer_norm1", f"{ours}/attention_norm"),
+        *fused,
+        *weight_and_bias(f"{layer}.self_attn.out_proj", f"{ours}/out", num_in_axes=2),
+        *layer_norm(f"{layer}.layer_norm2", f"{ours}/mlp_norm"),
+        *weight_and_bias(f"{layer}.mlp.fc1", f"{ours}/up"),
+        *weight_and_bias(f"{layer}.mlp.fc2", f"{ours}/down"),
+        *(layer_norm(_POST_NORM, "vision/post_norm") if post_norm else ()),
+    ]
+
+
 def num_layers_at(num_layers: int, layer: int) -> int:
     """The number of layers before the hidden state `layer`, counted as transformers does.
 
@@ -74,15 +142,15 @@ def num_layers_at(num_layers: int, layer: int) -> int:
     return count
 
 
-def follows_layer(tensor: str, num_layers: int, post_norm: str) -> bool:
+def follows_layer(tensor: str, num_layers: int) -> bool:
     """Whether a tensor, in transformers' names, comes after the first `num_layers` layers.
 
-    post_norm: the name of the last norm; the prefix of the whole encoder may be missing.
+    The prefix "vision_model." may be missing.
     """
     layer = re.match(r"(?:vision_model\.)?encoder\.layers\.(\d+)\.", tensor)
     if layer:
         return int(layer[1]) >= num_layers
-    return tensor.removeprefix("vision_model.").startswith(post_norm.removeprefix("vision_model."))
+    return tensor.removeprefix("vision_model.").startswith(_POST_NORM.removeprefix("vision_model."))
 
 
 def first_layers_of(params: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
