@@ -26,9 +26,11 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
 from owl_jax.models.language.rope import (
     PLAIN,
-    TYPES,
+    Factor,
+    HfRope,
     RopeScaling,
     RopeType,
+    read_rope,
     rotary_tables,
     rotate,
 )
@@ -41,24 +43,10 @@ from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, Linear, Same
 from owl_jax.models.weight_names import Row
 
-Factor = Annotated[float, Meta(gt=0, le=1e6)]  # of rotary positions
 Width = Annotated[int, Meta(ge=0, le=1 << 20)]  # 0: the usual one
 Window = Annotated[int, Meta(ge=0, le=1 << 24)]  # in tokens; 0: none
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-class HfRope(Struct, frozen=True):
-    """rope_parameters (transformers 5) and rope_scaling (4)."""
-
-    rope_type: str | UnsetType = UNSET
-    type: str | UnsetType = UNSET
-    rope_theta: Theta | UnsetType = UNSET
-    partial_rotary_factor: float = 1.0
-    factor: Factor | UnsetType = UNSET
-    low_freq_factor: Factor | UnsetType = UNSET
-    high_freq_factor: Factor | UnsetType = UNSET
-    original_max_position_embeddings: Length | UnsetType = UNSET
 
 
 class HfDecoder(Struct, frozen=True):
@@ -199,7 +187,7 @@ class DecoderConfig(LanguagePart):
                 f"{source.path}: layer_types has {shown(min(others))}; {owner} has full_attention "
                 "in all layers"
             )
-        theta, scaling = _rope(hf, source, owner)
+        theta, scaling = read_rope(hf, source, owner)
         heads, width = hf.num_attention_heads, hf.head_dim or 0
         values: dict[str, Any] = {
             "vocab_size": hf.vocab_size,
@@ -289,52 +277,6 @@ def _ids_in_vocabulary(
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     small = {name: 0 for name in names if getattr(kind, name) >= vocab_size}
     return {**small, **found}
-
-
-def _rope(hf: HfDecoder, source: Source, owner: str) -> tuple[float, RopeScaling]:
-    """The base and the scaling of rotary positions.
-
-    Raises UserError for partial ones, other types, and values that disagree.
-    """
-    thetas, scalings = [hf.rope_theta], set()
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = getattr(hf, name)
-        if rope is None:
-            continue
-        source.expect("partial_rotary_factor", rope.partial_rotary_factor, 1.0, owner)
-        thetas.append(rope.rope_theta)
-        scalings.add(_scaling(rope, source, name))
-    source.expect("partial_rotary_factor", hf.partial_rotary_factor, 1.0, owner)
-    found = {theta for theta in thetas if not isinstance(theta, UnsetType)}
-    if len(found) > 1:
-        raise UserError(f"{source.path}: two values of rope_theta, {sorted(found)}; expected one")
-    if len(scalings) > 1:
-        raise UserError(f"{source.path}: rope_parameters and rope_scaling differ; expected one")
-    return found.pop() if found else 10000.0, scalings.pop() if scalings else PLAIN
-
-
-def _scaling(rope: HfRope, source: Source, section: str) -> RopeScaling:
-    kind = next((name for name in (rope.rope_type, rope.type) if name is not UNSET), "default")
-    if kind not in TYPES:
-        raise UserError(
-            f"{source.path}: rope of type {shown(kind)}; expected {', '.join(TYPES[:-1])} or "
-            f"{TYPES[-1]}"
-        )
-    names = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": (
-            *("factor", "low_freq_factor", "high_freq_factor"),
-            "original_max_position_embeddings",
-        ),
-    }[kind]
-    values = [getattr(rope, name) for name in names]
-    if missing := [name for name, value in zip(names, values, strict=True) if value is UNSET]:
-        raise UserError(
-            f"{source.path}: no value for {source.key(section)}.{missing[0]}, which rope of type "
-            f"{shown(kind)} needs"
-        )
-    return RopeScaling(kind, *values)
 
 
 class Decoder(nn.Module):

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from owl_jax.errors import UserError, shown
+from owl_jax.models.bounds import Length, Theta
+from owl_jax.models.hf_config import Source
 
 RopeType = Literal["default", "linear", "llama3"]
 TYPES: tuple[RopeType, ...] = ("default", "linear", "llama3")
+
+
+Factor = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,68 @@ class RopeScaling:
 
 
 PLAIN = RopeScaling()
+
+
+class HfRope(Struct, frozen=True):
+    """rope_parameters (transformers 5) and rope_scaling (4)."""
+
+    rope_type: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    rope_theta: Theta | UnsetType = UNSET
+    partial_rotary_factor: float = 1.0
+    factor: Factor | UnsetType = UNSET
+    low_freq_factor: Factor | UnsetType = UNSET
+    high_freq_factor: Factor | UnsetType = UNSET
+    original_max_position_embeddings: Length | UnsetType = UNSET
+
+
+def read_rope(hf: Any, source: Source, owner: str) -> tuple[float, RopeScaling]:
+    """The base and the scaling of rotary positions.
+
+    hf: the values of a config.json, with rope_theta, partial_rotary_factor, rope_parameters and
+      rope_scaling. owner: the model, for messages.
+
+    Raises UserError for partial ones, other types, and values that disagree.
+    """
+    thetas, scalings = [hf.rope_theta], set()
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(hf, name)
+        if rope is None:
+            continue
+        source.expect("partial_rotary_factor", rope.partial_rotary_factor, 1.0, owner)
+        thetas.append(rope.rope_theta)
+        scalings.add(_scaling(rope, source, name))
+    source.expect("partial_rotary_factor", hf.partial_rotary_factor, 1.0, owner)
+    found = {theta for theta in thetas if not isinstance(theta, UnsetType)}
+    if len(found) > 1:
+        raise UserError(f"{source.path}: two values of rope_theta, {sorted(found)}; expected one")
+    if len(scalings) > 1:
+        raise UserError(f"{source.path}: rope_parameters and rope_scaling differ; expected one")
+    return found.pop() if found else 10000.0, scalings.pop() if scalings else PLAIN
+
+
+def _scaling(rope: HfRope, source: Source, section: str) -> RopeScaling:
+    kind = next((name for name in (rope.rope_type, rope.type) if name is not UNSET), "default")
+    if kind not in TYPES:
+        raise UserError(
+            f"{source.path}: rope of type {shown(kind)}; expected {', '.join(TYPES[:-1])} or "
+            f"{TYPES[-1]}"
+        )
+    names = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": (
+            *("factor", "low_freq_factor", "high_freq_factor"),
+            "original_max_position_embeddings",
+        ),
+    }[kind]
+    values = [getattr(rope, name) for name in names]
+    if missing := [name for name, value in zip(names, values, strict=True) if value is UNSET]:
+        raise UserError(
+            f"{source.path}: no value for {source.key(section)}.{missing[0]}, which rope of type "
+            f"{shown(kind)} needs"
+        )
+    return RopeScaling(kind, *values)
 
 
 def rotary_tables(
