@@ -2,9 +2,9 @@
 
     python -m owl_jax.train --config=configs/stage2_full.py --workdir=DIR
 
-Vision tower and abstractor are frozen, as in the original. Float32 masters, gradients and two
-moments of the 6.7 B parameters take 108 GB, sharded over all devices. Needs the weights of
-configs/stage2.py, and conversations in data/instructions.jsonl, in any form of docs/data.md.
+Freezes the vision tower and abstractor, like the original. Float32 masters, gradients and two
+moments of 6.7 B parameters take 108 GB, sharded over all devices. Needs the same weights as
+configs/stage2.py, and conversations in any form of docs/data.md in data/instructions.jsonl.
 """
 
 from ml_collections import ConfigDict

@@ -28,9 +28,9 @@ def load(
     """Loads a model.
 
     Args:
-      path: a Hugging Face directory of any released mPLUG-Owl, or of a plain language model, which
-        takes text only (config.json, *.safetensors or pytorch_model*.bin and, for chat, tokenizer
-        files), or a directory that owl_jax wrote.
+      path: a directory that owl_jax wrote, or a Hugging Face directory of mPLUG-Owl, mPLUG-Owl2,
+        LLaVA-1.5 or a plain language model (text only): config.json, *.safetensors or
+        pytorch_model*.bin and, for chat, tokenizer files.
       dtype: of weights and computation, "bfloat16" or "float32". "int8" stores the language
         model's projections in int8, with a scale for each output channel, and uses bfloat16 for
         everything else. A CPU always computes in float32.
@@ -40,13 +40,13 @@ def load(
       any_base: accept an adapter that was trained on another base.
       verify: first compare every file, including the adapter's, with the SHA256SUMS that owl_jax
         writes into each directory. This reads everything once more (times in docs/weights.md).
-      parts: Python files with parts of your own that the model has (docs/add_a_connector.md). The
-        directory does not name them: a file that it named would be run.
-      conversation: the conversation format, instead of the one that the directory names: its name,
+      parts: your own Python files that define parts of the model (docs/add_a_connector.md). The
+        directory does not name them: loading it must not run its code.
+      conversation: replaces the conversation format that the directory names; a format's name,
         or a Python file (docs/add_a_conversation_format.md).
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
-    Raises owl_jax.errors.UserError for files that are missing, damaged or do not fit.
+    Raises owl_jax.errors.UserError for files that are missing, damaged or mismatched.
     """
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl

@@ -98,7 +98,7 @@ def make_executor(threads: int, workers: int) -> Executor:
 
     Threads are enough on most machines, since decoders release the GIL. Processes help on hosts
     with so many cores that the Python code around the decoders becomes the bottleneck. A script
-    that uses processes must run its code below `if __name__ == "__main__":`, because each worker
+    that uses processes must run its code under `if __name__ == "__main__":`, because each worker
     imports the script.
     """
     if workers:

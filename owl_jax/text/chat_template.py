@@ -4,13 +4,13 @@
     chat_template.json       {"chat_template": ...}
     tokenizer_config.json    chat_template: a text, or [{"name": "default", "template": ...}, ...]
 
-The first of these files that has one is read. A template sees what transformers gives it: messages,
-add_generation_prompt, the special tokens, raise_exception; but not the date (strftime_now), which
-would make data depend on the day they are read.
+The first of these files that has one is read. A template sees what transformers gives it (messages,
+add_generation_prompt, the special tokens, raise_exception), but not the date (strftime_now), which
+would make data depend on the day.
 
-What is trained on comes from {% generation %} blocks, or else from prefixes: the answer is what
-messages[:k + 1] add to messages[:k] with the generation prompt. A template whose renderings are not
-prefixes of each other is refused, because it writes a history in another way than an answer.
+{% generation %} blocks mark what is trained on. Without them, an answer is what messages[:k + 1]
+adds to messages[:k] with the generation prompt. A template whose renderings are not prefixes of
+each other is refused, because it writes earlier answers differently from the last one.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ CHAT_TEMPLATE = "chat_template"  # the name of the format
 
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
-# Private characters that no text has: a medium in a message.
+# Media in a message, as private characters that no text has.
 _PLACES = {IMAGE_ID: "\U000ffff0", VIDEO_ID: "\U000ffff1"}
 _NO_PRIVATE = dict.fromkeys(map(ord, (*_PLACES.values(), START, END)))
 
 _KINDS = {IMAGE_ID: "image", VIDEO_ID: "video"}
-_PROBE = "An owl"  # a message that every template writes as it is
-# The tag of a medium in what a template writes for it: <|image_pad|> of
+_PROBE = "An owl"  # a message that templates write unchanged
+# A medium's tag within what a template writes for it: <|image_pad|> in
 # <|vision_start|><|image_pad|><|vision_end|>.
 _TAG = re.compile(r"<[^<>\s]*(?:image|video)[^<>\s]*>|\[IMG\]", re.IGNORECASE)
 
-# The generation blocks of a rendered text; adjacent ones are one.
+# A generation block of a rendered text; adjacent ones are merged.
 _BLOCK = re.compile(f"{START}(?:[^{END}]|{END}{START})*{END}")
 
 _Media = Mapping[int, str]  # how a template writes a medium, by its input id
@@ -71,7 +71,7 @@ class ChatTemplate:
     answer_start: str = ""
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """See ConversationFormat. Raises UserError if what is trained on cannot be told."""
+        """See ConversationFormat. Raises UserError if the text to train on is unclear."""
         style = self._style
         messages = list(map(style.message, turns))
         whole = self._render(messages)
@@ -109,14 +109,14 @@ class ChatTemplate:
         turns = [Turn(role, (_PROBE,)) for role in ("user", "assistant", "user", "assistant")]
         found = [piece.text for piece in self.pieces(turns) if piece.kind == "answer"]
         if len(found) != 2 or not all(_PROBE in text for text in found):
-            raise self._refused("does not write two answers as they are")
+            raise self._refused("does not write two answers unchanged")
 
     @property
     def _style(self) -> _Style:
         return _style_of(self)
 
     def _block(self, whole: str, start: int, end: int) -> tuple[int, int]:
-        """Where the answer of a generation block is.
+        """The answer's span in a generation block.
 
         A space before the block belongs to the answer's first word, unless prompts end with it.
         """
@@ -127,7 +127,7 @@ class ChatTemplate:
     def _answer(
         self, turns: Sequence[Turn], messages: Sequence[Any], whole: str, k: int
     ) -> tuple[int, int]:
-        """Where the answer of turn `k` is in the whole conversation."""
+        """The span of turn `k`'s answer in the whole conversation."""
         asked = self._render(messages[:k], add_generation_prompt=True)
         answered = self._render(messages[: k + 1])
         before = self._render(messages[:k]) if k else ""
@@ -137,19 +137,17 @@ class ChatTemplate:
         elif not answered.startswith(asked):
             wrong = f"{where} does not begin after the generation prompt"
         elif not whole.startswith(answered):
-            wrong = f"{where} is written in another way when more messages follow"
+            wrong = f"{where} is written differently when more messages follow"
         else:
             return len(asked), len(answered)
-        raise self._refused(
-            f"cannot be used for training: {wrong}, so that what to train on is unknown"
-        )
+        raise self._refused(f"cannot be used for training: {wrong}, so what to train on is unclear")
 
     def _cut(
         self, text: str, spans: Sequence[tuple[int, int]], turns: Sequence[Turn]
     ) -> list[Piece]:
-        """The pieces of a rendered text. spans: of the answers, with what ends them.
+        """The pieces of a rendered text. spans: of the answers (see _ended).
 
-        Raises UserError if the template has left out a medium.
+        Raises UserError if it has too few or too many media.
         """
         media = self._style.media
         pieces: list[Piece] = []
@@ -168,10 +166,10 @@ class ChatTemplate:
         return merged(piece._replace(text=piece.text.translate(_NO_PRIVATE)) for piece in pieces)
 
     def _ended(self, text: str, start: int, end: int) -> tuple[str, str, int]:
-        """An answer, the token that ends it, and where what follows begins.
+        """An answer, the token that ends it, and where the rest begins.
 
-        The token may come directly after the answer's span. If there is none, it is EOS: a model
-        that never sees an end would not stop.
+        The token may come directly after the answer's span. Without one, EOS is used: a model that
+        never sees an end would not stop.
         """
         if self.ends:
             pattern = re.compile("|".join(map(re.escape, self.ends)))
@@ -183,7 +181,7 @@ class ChatTemplate:
         return text[start:end], "", end
 
     def _render(self, messages: Sequence[Any], add_generation_prompt: bool = False) -> str:
-        """Raises UserError, one line, for whatever the template raises."""
+        """Raises a one-line UserError for whatever the template raises."""
         variables = {
             **dict(self.tokens),
             "messages": messages,
@@ -198,7 +196,7 @@ class ChatTemplate:
 
 
 class _Style(NamedTuple):
-    """How a template takes messages: with content as parts or as text; how it writes media."""
+    """How a template takes content (as parts or as text) and how it writes media."""
 
     as_parts: bool
     media: _Media
@@ -221,7 +219,7 @@ class _Style(NamedTuple):
                     {"type": "text", "text": tag} if is_text else {"type": _KINDS[content]}
                 )
             else:
-                # The template separates a medium from the text itself.
+                # The template itself separates a medium from the text.
                 text = content.removeprefix("\n") if isinstance(before, int) else content
                 parts.append({"type": "text", "text": text})
         return {"role": turn.role, "content": parts or [{"type": "text", "text": ""}]}
@@ -231,12 +229,12 @@ class _Style(NamedTuple):
 def _style_of(template: ChatTemplate) -> _Style:
     """Whether a template reads parts, as those of multimodal models do, and how it writes media.
 
-    Raises UserError as rendering does, if it takes a message in neither form.
+    Raises UserError, as rendering does, if it takes neither form of message.
     """
     text = {"type": "text", "text": _PROBE}
 
     def shown_as(medium: int) -> str:
-        """How the template writes a medium; its private character if it ignores the part."""
+        """The template's tag for a medium; the private character if it ignores the part."""
         try:
             without = template._render([{"role": "user", "content": [text]}])
             part = {"type": _KINDS[medium]}
@@ -255,7 +253,7 @@ def _style_of(template: ChatTemplate) -> _Style:
         written = template._render([{"role": "user", "content": [text]}])
     except UserError:
         written = ""
-    # A template for texts may write the list itself.
+    # A text-only template may print the list as is.
     if _PROBE in written and "'type'" not in written and '"type"' not in written:
         image, video = map(shown_as, (IMAGE_ID, VIDEO_ID))
         # One tag for both would not say which medium it is.
@@ -301,7 +299,7 @@ def read_chat_template(directory: Path, tokenizer: Tokenizer, ends: Sequence[int
     found = _find(directory)
     if found is None:
         raise UserError(
-            f"{directory}: no chat template, neither {TEMPLATE_FILE} nor in {CONFIG_FILE}; copy it "
+            f"{directory}: no chat template: no {TEMPLATE_FILE}, none in {CONFIG_FILE}; copy one "
             "there, or name a conversation format (config.model.conversation)"
         )
     path, source = found
@@ -344,13 +342,13 @@ def _find(directory: Path) -> tuple[Path, str] | None:
             return path, found
         if found is not None:
             raise UserError(
-                f"{path}: {CHAT_TEMPLATE} is {shown(found)}; expected a text, or a list with one "
-                'named "default"'
+                f"{path}: {CHAT_TEMPLATE} is {shown(found)}; expected text, or a list with a "
+                '"default" template'
             )
     return None
 
 
 def _content(token: Any) -> str | None:
-    """The content of a token of tokenizer_config.json."""
+    """A token's content in tokenizer_config.json."""
     content = token.get("content") if isinstance(token, Mapping) else token
     return content if isinstance(content, str) else None

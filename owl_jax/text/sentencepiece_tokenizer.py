@@ -35,16 +35,16 @@ _KIND = "SentencePiece model"
 class SentencePieceTokenizer:
     """LLaMA's tokenizer.model, with the ids of the original's MplugOwlTokenizer (pad is unk).
 
-    The files beside it may add tokens and name other BOS and EOS tokens (text/special_tokens.py).
-    A text is split at these tokens. The parts between them are encoded separately, each with a
+    The files beside it may add tokens and name another BOS, EOS or pad (text/special_tokens.py).
+    A text is split at all these tokens. The parts between are encoded separately, each with a
     dummy prefix, as in transformers' slow tokenizer of 2023.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Reads the model file and those beside it.
 
-        Raises UserError if one of them cannot be read or contradicts the others: ids that collide
-        or leave a gap, an EOS token without an id.
+        Raises UserError if one cannot be read or they do not fit together: ids collide or leave a
+        gap, or EOS has no id.
         """
         path = Path(path)
         processor = _sentencepiece(path)
@@ -95,7 +95,7 @@ class SentencePieceTokenizer:
         self._tokens = Splitter(tokens)
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer. The text between two special strings is encoded separately."""
+        """See Tokenizer. Each text between special strings is encoded separately."""
         ids: list[int] = []
         for part in self._tokens.split(text):
             if isinstance(part, AddedToken):
@@ -120,8 +120,8 @@ class SentencePieceTokenizer:
     def token_id(self, text: str) -> int | None:
         """See Tokenizer."""
         ids = self.encode(text)
+        # A dummy prefix precedes the model's own symbols.
         id = ids[-1] if ids else self._processor.unk_id()
-        # One of the model's own symbols is encoded after a dummy prefix.
         is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
         added = self._tokens.token(text)
         return added.id if added else id if is_piece and id != self._processor.unk_id() else None

@@ -3,8 +3,8 @@
 import re
 from string import ascii_lowercase
 
-# Single English words, in lower case. "right" also means "correct", and 左右 "about": in doubt an
-# image is not mirrored.
+# Single English words, in lower case. "right" also means "correct", and 左右 "about": if in doubt,
+# do not mirror.
 _SIDES = tuple(
     place + side + ending
     for place in ("", "top", "bottom", "upper", "lower")
@@ -19,7 +19,7 @@ _MORE_SIDES = (
     *("starboard", "larboard", "portside"),
     *("clockwise", "counterclockwise", "anticlockwise"),
 )
-# A mirror image does not change north and south.
+# Mirroring does not swap north and south.
 _COMPASS = tuple(
     half + point + ending
     for half in ("", "north", "south")
@@ -29,7 +29,7 @@ _COMPASS = tuple(
         *("ward", "wards", "bound", "side"),
     )
 )
-# Without "word", "letter", "read" and "say", which are frequent in prompts ("answer in one word");
+# Without "word", "letter", "read" and "say", which are common in prompts ("answer in one word");
 # see _PHRASES.
 _WRITTEN = (
     *("text", "texts", "textual", "ocr", "written", "writing", "handwriting", "handwritten"),
@@ -95,7 +95,7 @@ _CHINESE = re.compile(
 
 
 def mentions_place(text: str) -> bool:
-    """Whether a text may be false for its image's mirror image or a crop.
+    """Whether a text may be false once its image is mirrored or cropped.
 
     Detected in English and Chinese: left and right, senses of rotation, port and starboard, east
     and west; words about text in the image, and quotations, because mirrored letters cannot be
@@ -103,7 +103,7 @@ def mentions_place(text: str) -> bool:
     points, in brackets or after a mark like <box>. Not detected: letters in the image that the text
     does not mention.
 
-    Callers pass keep_places=True to the augmentation of such an image. False positives are
+    For such a text, pass keep_places=True to the image's augmentation. False positives are
     accepted: "all right", "he left", "he says" and the citation [1, 2].
     """
     lower = text.lower()

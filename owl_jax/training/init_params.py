@@ -29,7 +29,7 @@ Tree = dict[str, Any]
 def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
     """The whole parameter tree, with the shapes, dtypes and shardings of `program.params`.
 
-    Raises UserError for a directory whose weights do not fit the model, and for an adapter of
+    Raises UserError for a directory whose weights do not fit the model, and an adapter for
     another base.
     """
     random = [name for name, value in config.init.items() if value == settings.FRESH]
@@ -66,7 +66,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
 
 
 def _with_layers_note(opened: Opened, model: OwlConfig) -> Opened:
-    """Adds a note if the model's vision encoder is the start of the opened one."""
+    """Adds a note if the model uses only the opened encoder's first layers."""
     whole, used = opened.config.vision, model.vision
     if whole is None or used is None or whole.num_layers <= used.num_layers:
         return opened
@@ -88,7 +88,7 @@ def unrounded(config: ConfigDict, params: Tree) -> Tree:
 
 
 def _extended(opened: Opened, model: OwlConfig) -> Tree:
-    """The opened language model, with the weights by which `model` extends it."""
+    """The opened language model, with the weights that `model` adds to it."""
     llm: Tree = opened.params["llm"]
     same = opened.config.llm.architecture == model.llm.architecture
     return llm if same else dict(model.llm.extended(llm))
@@ -97,7 +97,7 @@ def _extended(opened: Opened, model: OwlConfig) -> Tree:
 def _refitted(
     stored: Tree, program: TrainingProgram, names: list[str]
 ) -> tuple[Tree, tuple[str, ...]]:
-    """(the subtrees, fitted to the model's size of pictures; a note for each changed parameter)."""
+    """(the subtrees, fitted to the model's picture size; a note for each changed parameter)."""
     result, notes = dict(stored), []
     for name in names:
         part = getattr(program.model, name)
@@ -123,7 +123,7 @@ def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tre
         params = {name: params[name] for name in names}
         return jax.tree.map(lambda leaf, array: array.astype(leaf.dtype), wanted, params)
 
-    # This runs once; on CPU, optimizing it takes far longer than running it.
+    # This runs once; on CPU, optimising it takes far longer than running it.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     init = jax.jit(make, out_shardings=shardings, compiler_options=fast)

@@ -28,7 +28,7 @@ class Run:
 
     shard_index, num_shards: the shard of each batch that this process reads.
     start: the step that the run resumes from. meta: metadata that its checkpoints must match. Both
-      are set when the weights are loaded: after evaluators are opened, before hooks run.
+      are set when the weights are loaded: after evaluators open, before `Hook.training`.
     """
 
     config: ConfigDict
@@ -65,7 +65,7 @@ class StepEvent:
     metrics: on the device; reading a number waits for the step.
     asked, arrived: `time.monotonic()` when the loop requested and received the batch.
     is_last: whether this is step `config.steps`.
-    ends: whether the run ends after this step. A hook may set it: the run saves and ends.
+    ends: whether the run ends after this step. A hook may set it to save and end the run.
     evaluations: {"EVALUATOR/METRIC": number} of the evaluators that ran after this step.
     """
 

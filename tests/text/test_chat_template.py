@@ -163,7 +163,7 @@ def test_files_of_a_template(file, made, tmp_path):
 def test_no_template(tmp_path):
     WRITERS["qwen"](tmp_path)
     assert not has_chat_template(tmp_path)
-    with pytest.raises(UserError, match=r"no chat template, neither chat_template\.jinja nor in"):
+    with pytest.raises(UserError, match=r"no chat template: no chat_template\.jinja, none in"):
         choose_format("chat_template", tmp_path, load_tokenizer(tmp_path))
     with pytest.raises(UserError, match="has no tokenizer"):
         choose_format("chat_template", None, load_tokenizer(tmp_path))
@@ -197,7 +197,7 @@ def test_templates_that_cannot_be_rendered(source, words, made, tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (templates.THINKING, "answer 1 is written in another way when more messages follow"),
+        (templates.THINKING, "answer 1 is written differently when more messages follow"),
         (
             templates.CHATML.replace("<|im_start|>assistant", "<|im_start|>AI"),
             "answer 1 does not begin after the generation prompt",

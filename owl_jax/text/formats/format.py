@@ -17,10 +17,10 @@ _Texts = Annotated[tuple[_Text, ...], Meta(max_length=1000)]
 
 
 class Piece(NamedTuple):
-    """A piece of a conversation that is tokenised at once.
+    """A piece of a conversation, tokenised as a unit.
 
     kind: "answer" and "end" are trained on, "prompt" and "media" are not.
-    text: of an "end", the token that ends the answer; "" is the tokenizer's EOS.
+    text: for "end", the token that ends the answer; "": the tokenizer's EOS.
     medium: the input id of a medium.
     """
 
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 
 
 class ConversationFormat(Protocol):
-    """What training and chat need of a format: `Format`, or a model's own ChatTemplate."""
+    """What `Format` and a model's own ChatTemplate provide for training and chat."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class ConversationFormat(Protocol):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts at which an answer ends in a chat, if the model goes on."""
+        """Texts at which chat cuts off an answer that runs on."""
         ...
 
     @property
@@ -52,7 +52,7 @@ class ConversationFormat(Protocol):
         ...
 
     def prompt(self, turns: Sequence[Turn]) -> list[Piece]:
-        """A conversation up to the answer, or up to the end of an unfinished one.
+        """A conversation up to the next answer, or to the end of a begun one.
 
         Raises UserError if the format cannot express it.
         """
@@ -69,22 +69,22 @@ class ConversationFormat(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A conversation format. Pairs are the texts before and after.
+    """A conversation format. A pair is (text before, text after).
 
-    name: unlike the built-in ones; letters, digits and _.
+    name: not a built-in one; letters, digits and _.
     user: around each of the user's messages.
     answer_mark: before each answer, not trained on; a prompt ends with it.
-    answer: around the text of an answer that is not empty, trained on with it.
+    answer: around each nonempty answer, trained on with it.
     end: the token that ends an answer, trained on; "": the tokenizer's EOS.
     after_end: after that token, not trained on.
-    system: around the system message. default_system: the message if a conversation has none; "":
-      none. system_in_user: it is inside the first message of the user.
-    between: before each message of the user but the first.
-    after_media: between a medium and a new line of the message.
-    tokens: texts that must be one token each in the tokenizer; `end` is one, too.
-    reserved: more texts that a message must not contain; there, a space breaks them.
-    stops: texts at which an answer ends in a chat, if the model goes on.
-    always_bos: BOS comes first if the tokenizer has one, even if its files say that it adds none.
+    system: around the system message. default_system: for conversations without one; "": none.
+    system_in_user: puts the system message inside the user's first message.
+    between: before each of the user's messages but the first.
+    after_media: replaces a newline right after a medium.
+    tokens: texts that must each be one token of the tokenizer, as must `end`.
+    reserved: more texts that a message must not contain; a space breaks them up.
+    stops: texts at which chat cuts off an answer that runs on.
+    always_bos: begin with BOS if the tokenizer has one, even if its files say not to add it.
     """
 
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9_]{1,100}$")]
@@ -117,7 +117,7 @@ class Format:
         return merged(self._pieces(turns, is_prompt=True))
 
     def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The id of `end`, if it is not EOS."""
+        """The id of `end`, if there is one."""
         id = tokenizer.token_id(self.end) if self.end else None
         return () if id is None else (id,)
 
@@ -131,12 +131,12 @@ class Format:
         return marks - {""}
 
     def check(self, tokenizer: Tokenizer, source: str) -> None:
-        """Raises UserError if the tokenizer lacks a token of the format. source: its origin."""
+        """Raises UserError if the tokenizer, from `source`, lacks a token of the format."""
         for token in filter(None, (*self.tokens, self.end)):
             if tokenizer.token_id(token) is None:
                 raise UserError(
                     f"{source}: the conversation format {self.name} needs the token "
-                    f"{shown(token)}, which the tokenizer does not have; give the format that the "
+                    f"{shown(token)}, which the tokenizer does not have; name the format that the "
                     "model was trained with (config.model.conversation), or add the token to the "
                     "tokenizer's files"
                 )
@@ -187,7 +187,7 @@ class Format:
 
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
-    """The pieces with neighbouring texts of a kind joined, and without empty texts."""
+    """The pieces without empty texts, neighbouring texts of the same kind joined."""
     found: list[Piece] = []
     for piece in pieces:
         is_text = piece.kind in ("prompt", "answer")

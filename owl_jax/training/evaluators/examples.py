@@ -5,7 +5,9 @@ reading order; a loss that is not finite is null. A part is one of
 
     {"text": "..."}                     not supervised
     {"token": "...", "loss": nats}      a supervised token
-    {"picture": URL}, {"video": [URL]}  thumbnails, as data: URLs; a video's frames
+    {"picture": URL}, {"video": [URL]}  thumbnails as data: URLs; one per frame
+
+Letters: B sequences, L tokens.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def examples_of(
 
 
 def finite(number: Any) -> float | None:
-    """A number for JSON, rounded to four digits; None if it is not finite."""
+    """A number for JSON, rounded to 4 decimals; None if it is not finite."""
     return round(float(number), 4) if math.isfinite(number) else None
 
 

@@ -1,7 +1,4 @@
-"""The loss on held-out data.
-
-Letters: B sequences, L tokens.
-"""
+"""The loss on held-out data."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from owl_jax.training.start_up import say
 if TYPE_CHECKING:  # circular: it imports configs, which import this
     from owl_jax.training.data import TrainingData
 
-# A packed sequence hardly ever holds more records than this, so a source that has as many for each
+# A packed sequence hardly ever holds more records than this, so a source with this many for each
 # requested sequence is large enough.
 _MOST_RECORDS = 64
 
@@ -44,15 +41,15 @@ class HeldOutLoss(Evaluator):
     """Mean cross entropy, in nats per token, of the supervised tokens of held-out sequences.
 
     The data are read, tokenised and packed as `config.data` says, without augmentation, and are the
-    same each time. The model computes as in training, without dropout. Metrics: `loss`, and
+    same each time. The model runs as in training, but without dropout. Metrics: `loss`, and
     `supervised_tokens`, their number. WORKDIR/evaluators/NAME.json has examples.
 
     source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
       ((source, weight), ...).
     sequences: the number of packed sequences.
-    every: the interval in steps; it also runs after the last step.
+    every: the interval in steps; the last step is always included.
     name: the prefix of the metrics.
-    examples: conversations in the run's report, each token coloured by its loss.
+    examples: the number of conversations in the report, tokens coloured by loss.
     """
 
     source: Any
@@ -66,12 +63,12 @@ class HeldOutLoss(Evaluator):
         for key, least in (("sequences", 1), ("examples", 0)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
-                raise UserError(f"{key}={shown(value)}: expected a number of at least {least}")
+                raise UserError(f"{key}={shown(value)}: expected a whole number >= {least}")
         from owl_jax.training.config import read_mixture
 
         try:
             if not read_mixture(self._data_config(config)):
-                raise UserError("source is empty; name a source, as config.data.mixture does")
+                raise UserError("source is empty; name a source, such as a path")
         except UserError as error:
             raise UserError(str(error).replace("config.data.mixture", "source")) from None
 
@@ -164,7 +161,7 @@ class _Evaluation:
             )
 
     def __call__(self, event: StepEvent) -> Mapping[str, float]:
-        """The metrics after a step. Raises UserError, on all processes, if the data fail."""
+        """The metrics after a step. Raises UserError, on all processes, if reading fails."""
         settings = self._settings
         total, tokens = 0.0, 0
         examples: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from owl_jax.training.hooks.watchdog import WatchSteps
 def make_hooks(config: ConfigDict) -> list[Hook]:
     """The hooks, in the order of their calls. Raises UserError for an invalid one."""
     return [
-        # First, so that the other hooks know in the same step that the run ends. Its context exits
+        # First, so that other hooks learn in the same step that the run ends. Its context exits
         # last, when the final save has finished.
         Preemption(),
         LogMetrics(),

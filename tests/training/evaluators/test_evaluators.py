@@ -222,9 +222,9 @@ def test_a_damaged_file_of_an_evaluator_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sequences": 0}, r"config.evaluators\[0\] \(pairs\): sequences=0: expected a number"),
-        ({"sequences": 2.5}, "sequences=2.5: expected a number of at least 1"),
-        ({"examples": -1}, "examples=-1: expected a number of at least 0"),
+        ({"sequences": 0}, r"config.evaluators\[0\] \(pairs\): sequences=0: expected a whole"),
+        ({"sequences": 2.5}, "sequences=2.5: expected a whole number >= 1"),
+        ({"examples": -1}, "examples=-1: expected a whole number >= 0"),
         ({"every": 0}, r"config.evaluators\[0\] \(pairs\): every=0: expected a number of steps"),
         ({"every": "2"}, "every='2': expected a number of steps"),
         ({"name": "a/b"}, "name='a/b': expected letters, digits"),
@@ -232,7 +232,7 @@ def test_a_damaged_file_of_an_evaluator_is_one_line(tmp_path):
         ({"name": 3}, "name=3: expected letters"),
         ({"sequences": 21}, "pairs: sequences=21, but the 20 records of the source fill"),
         ({"source": "none.jsonl"}, "evaluator pairs: .*none.jsonl"),
-        ({"source": ()}, "source is empty; name a source"),
+        ({"source": ()}, "source is empty; name a source, such as a path"),
         (
             {"source": (("a.jsonl",),)},
             r"source\[0\] is \('a.jsonl',\); expected \(source, weight\)",
