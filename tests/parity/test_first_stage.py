@@ -129,7 +129,7 @@ def test_two_steps(files, tmp_path):
             {"model.vision.hidden_size": 64, "model.connector.hidden_size": 64},
             ("clip: vision", "48", "64"),
         ),
-        ({"model.vision.image_size": 28}, ("clip: vision", "(10, 48)", "(5, 48)")),
+        ({"model.vision.patch_size": 7}, ("clip: vision", "588, 48", "147, 48")),
         ({"model.llm.num_kv_heads": 6}, ("llama: llm", "2, 8", "6, 8")),
         ({"model.llm.hidden_size": 96}, ("llama: llm", "48", "96")),
         ({"model.llm.vocab_size": 400}, ("llama: llm", "340", "400")),
