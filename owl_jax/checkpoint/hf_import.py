@@ -24,6 +24,7 @@ from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
+from owl_jax.media.resizing import SQUASH
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems, read_conversation
 from owl_jax.models.families import FAMILIES, Family, family_of
@@ -33,7 +34,7 @@ from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
 
 AS_TRAINED = "as_trained"  # in config.json of either format
-_CONVERSATION = "owl_jax_conversation"  # in config.json of a family
+_CONVERSATION, _RESIZING = "owl_jax_conversation", "owl_jax_resizing"  # in that of a family
 
 # Files of a complete model, in order of preference.
 _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
@@ -53,6 +54,7 @@ class Opened:
     notes: lines for the user.
     files: the source, if it is in the original's format.
     nans: {parameter: count of NaNs} read so far from a directory of ours.
+    tower: the vision tower, if it was read from another directory.
     """
 
     config: OwlConfig
@@ -61,11 +63,14 @@ class Opened:
     notes: tuple[str, ...] = ()
     files: TensorFiles | None = field(default=None, compare=False)
     nans: Mapping[str, int] = field(default_factory=dict, compare=False)
+    tower: Opened | None = field(default=None, compare=False)
 
     def print_notes(self, directory: Path) -> None:
         """Prints notes and warnings on stderr; call it after the weights are read."""
         if jax.process_index() > 0:
             return
+        if self.tower:
+            self.tower.print_notes(directory)
         for note in self.notes:
             print(printable(f"note: {directory}: {note}"), file=sys.stderr, flush=True)
         nans = {**self.nans, **(self.files.nans if self.files else {})}
@@ -157,16 +162,18 @@ def open_family(directory: Path) -> Opened:
     ]
     tied = {rename(copy): rename(original) for copy, original in family.tied(config).items()}
     config, notes = _with_found_ids(config, rows, files, directory)
-    abstract, encoder = abstract_params(config), {}
+    abstract, apart = abstract_params(config), None
     is_apart = not any(name.startswith(family.tower_prefix) for name in files.names())
     if tower and config.vision and is_apart:
         rows = [row for row in rows if not row.target.startswith("vision/")]
-        encoder = {"vision": config.vision.taken_from(open_vision(tower).params["vision"])}
+        apart = open_vision(tower)
     ignored = partial(family.ignores, config)
-    params = {**from_source(rows, files, abstract, directory, tied, ignored), **encoder}
+    params = from_source(rows, files, abstract, directory, tied, ignored)
+    if config.vision and apart:
+        params["vision"] = config.vision.taken_from(apart.params["vision"])
     trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
-    config = _with_conversation(config, trained, directory)
-    return Opened(config, params, trained.as_trained, notes, files)
+    config = _with_own_keys(config, trained, directory)
+    return Opened(config, params, trained.as_trained, notes, files, tower=apart)
 
 
 def _renaming(family: Family, files: TensorFiles) -> Callable[[str], str]:
@@ -239,7 +246,7 @@ def open_language(directory: Path) -> Opened:
     params = from_source(rows, files, abstract_params(config), directory, tied)
     values = read_json(directory / CONFIG_FILE)
     trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
-    config = _with_conversation(config, trained, directory)
+    config = _with_own_keys(config, trained, directory)
     return Opened(config, params, trained.as_trained, notes, files)
 
 
@@ -254,6 +261,8 @@ def own_keys(
     usual = family.conversation or _conversation_of(companions)
     if config.conversation != usual:
         keys[_CONVERSATION] = config.to_dict()["conversation"]
+    if family.reads_resizing or family.tower or config.resizing != SQUASH:
+        keys[_RESIZING] = dataclasses.asdict(config.resizing)
     return keys
 
 
@@ -262,8 +271,12 @@ def _conversation_of(directory: Path | None) -> str:
     return CHAT_TEMPLATE if directory and has_chat_template(directory) else OWL.name
 
 
-def _with_conversation(config: OwlConfig, trained: schema.Trained, directory: Path) -> OwlConfig:
-    """The config with the conversation format that owl_jax wrote, if it did."""
+def _with_own_keys(config: OwlConfig, trained: schema.Trained, directory: Path) -> OwlConfig:
+    """The config with the conversation format and the resizing that owl_jax wrote, if it did."""
+    if not config.conversation:
+        config = dataclasses.replace(config, conversation=_conversation_of(directory))
+    if trained.owl_jax_resizing is not None:
+        config = dataclasses.replace(config, resizing=trained.owl_jax_resizing)
     if trained.owl_jax_conversation is None:
         return config
     try:

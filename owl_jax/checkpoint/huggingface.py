@@ -9,9 +9,10 @@ from typing import Any
 
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
-from owl_jax.files import read_json
+from owl_jax.files import is_directory, read_json
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import family_for, family_of
+from owl_jax.models.families.family import TOWER_CONFIG
 from owl_jax.models.hf_config import Source
 from owl_jax.models.language import read_language
 from owl_jax.models.parts import LanguagePart, VisionPart
@@ -25,8 +26,8 @@ def tower_directory(directory: Path) -> Path | None:
     its last name beside the model's. Raises UserError if there is none.
     """
     values = read_json(directory / CONFIG_FILE)
-    key = family_of(values).tower
-    if key is None:
+    key = family_of(values, directory / CONFIG_FILE).tower
+    if key is None or isinstance(values.get("vision_config"), dict):
         return None
     named = values.get(key)
     if not isinstance(named, str) or not named:
@@ -36,7 +37,7 @@ def tower_directory(directory: Path) -> Path | None:
         )
     beside = directory.absolute().parent / Path(named).name
     for candidate in (directory / named, beside):
-        if (candidate / CONFIG_FILE).exists():
+        if is_directory(candidate):
             return candidate
     raise UserError(
         f"{directory / CONFIG_FILE}: {key} is {shown(named)}; no such directory, and there is no "
@@ -54,7 +55,7 @@ def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:
     path = directory / CONFIG_FILE
     values = read_json(path)
     if (tower := tower_directory(directory)) is not None:
-        values = {**values, "vision_config": read_json(tower / CONFIG_FILE)}
+        values = {**values, TOWER_CONFIG: read_json(tower / CONFIG_FILE)}
     config = family_of(values, path).read_config(Source(path, values), tensors)
     _refuse(path, config.problems())
     return config

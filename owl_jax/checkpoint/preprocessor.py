@@ -23,6 +23,7 @@ from owl_jax.models.hf_config import Source
 from owl_jax.models.parts import VisionPart
 
 FILE = "preprocessor_config.json"
+_PROCESSOR_FILE = "processor_config.json"  # transformers 5 has the same keys in one of its sections
 
 _Filter = Literal["bicubic", "bilinear"]
 _FILTERS: Mapping[int, _Filter] = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
@@ -76,9 +77,14 @@ def vision_with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
 
 def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
     """The file's values, if it exists, with a size and arithmetic that fit the encoder."""
-    if not path.exists():
+    if path.exists():
+        source = Source(path, read_json(path))
+    elif path.with_name(_PROCESSOR_FILE).exists():
+        path = path.with_name(_PROCESSOR_FILE)
+        source = Source(path, read_json(path)).section("image_processor")
+    else:
         return None
-    processor = Source(path, read_json(path)).read(_Preprocessor)
+    processor = source.read(_Preprocessor)
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if getattr(processor, name) is False:
             raise UserError(f"{path}: {name} is false; expected true")

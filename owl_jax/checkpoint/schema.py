@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from owl_jax.errors import UserError
 from owl_jax.files import read_json
+from owl_jax.media.resizing import Resizing
 from owl_jax.models.bounds import (
     Alpha,
     Dropout,
@@ -35,6 +36,7 @@ class Trained(Struct, frozen=True):
 
     as_trained: bool = False
     owl_jax_conversation: str | dict[str, Any] | None = None
+    owl_jax_resizing: Resizing | None = None
 
 
 class Adapter(Struct, frozen=True):

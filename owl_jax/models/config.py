@@ -15,6 +15,7 @@ from owl_jax.errors import UserError, listed, shown
 from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.connectors import CONNECTORS
+from owl_jax.models.hf_config import special_ids_of
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
@@ -167,6 +168,6 @@ def id_problems(llm: LanguagePart) -> list[str]:
     """Special ids outside the vocabulary, one line each."""
     return [
         f"{name} is {value}; expected an id below {llm.vocab_size}, the vocabulary size"
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if not 0 <= (value := getattr(llm, name)) < llm.vocab_size
+        for name, value in special_ids_of(llm).items()
+        if not 0 <= value < llm.vocab_size
     ]

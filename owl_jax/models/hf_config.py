@@ -112,10 +112,18 @@ class Source:
             raise UserError(f"{self.path}: {name} is {shown(found)}; {owner} has {expected}")
 
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def special_ids_of(llm: Any) -> dict[str, int]:
+    """The special ids of a language model's config, by their keys in config.json."""
+    return {name: getattr(llm, name) for name in SPECIAL_IDS}
+
+
 def token_ids(text: Any) -> dict[str, Any]:
     """The special ids in a language model's Struct, without null and -1."""
     ids: dict[str, Any] = {}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in SPECIAL_IDS:
         value = getattr(text, name)
         if isinstance(value, list):  # each of them ends a text; the first is the usual one
             value = value[0]

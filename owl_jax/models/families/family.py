@@ -11,6 +11,8 @@ from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
 from owl_jax.text.formats import OWL
 
+TOWER_CONFIG = "vision_tower_config"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -21,7 +23,6 @@ class Family:
       of the wrong type or out of range, and for a model that owl_jax cannot compute.
     write_config: (config, the dtype's name) -> config.json, the inverse of `read_config`.
     weight_rows: the table of weights, with a row for every parameter of the parts.
-    tied: {tensor: the tensor that it may duplicate}.
     fits: whether the format can express a model's parts.
     mark: a tensor that only this family's weights have; "" if there is none.
     language_prefix: before the names of the language model's own tensors.
@@ -31,7 +32,8 @@ class Family:
     defaults: entries of config.json for a model that was not read from one; others win.
     spellings: {prefix of a tensor's name: what other versions' files have instead}; all are read.
     tower: the key of config.json that names the directory of the vision tower. Its config.json is
-      read as the section "vision_config", and its weights if the model's files lack them.
+      read as the section TOWER_CONFIG, and its weights if the model's files lack them. A file with
+      a section "vision_config" needs no such directory.
     tower_prefix: before the names of the tower's tensors in the model's own files.
     conversation: the name of its conversation format; "" if its directories name one.
     """
@@ -40,7 +42,6 @@ class Family:
     read_config: Callable[[Source, Collection[str]], OwlConfig]
     write_config: Callable[[OwlConfig, str], dict[str, Any]]
     weight_rows: Callable[[OwlConfig], list[Row]]
-    tied: Callable[[OwlConfig], Mapping[str, str]]
     fits: Callable[[OwlConfig], bool]
     mark: str = ""
     language_prefix: str = ""
@@ -52,3 +53,8 @@ class Family:
     tower: str | None = None
     tower_prefix: str = ""
     conversation: str = OWL.name
+
+    def tied(self, config: OwlConfig) -> dict[str, str]:
+        """{tensor: the tensor that it may duplicate}."""
+        prefix = self.language_prefix
+        return {prefix + copy: prefix + tensor for copy, tensor in config.llm.tied_tensors.items()}

@@ -19,8 +19,8 @@ from owl_jax.errors import UserError, shown
 from owl_jax.media.resizing import Resizing
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
-from owl_jax.models.families.family import Family
-from owl_jax.models.hf_config import Source
+from owl_jax.models.families.family import TOWER_CONFIG, Family
+from owl_jax.models.hf_config import Source, special_ids_of
 from owl_jax.models.language import read_language
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
@@ -44,6 +44,10 @@ LLAVA_LORA = LoraConfig(rank=128, alpha=256, dropout=0.05, targets=LlamaConfig.P
 
 _TOWER, _LANGUAGE, _CONNECTOR = "vision_tower.", "language_model.", "multi_modal_projector."
 _ORIGINAL_TOWER = "model.vision_tower.vision_tower."
+
+# Vicuna's vocabulary has 32,000 words, 32,064 with the tokens that transformers adds; Llama 3's
+# 128,256.
+_MOST_WORDS_OF_VICUNA = 33_000
 
 _PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
 _OUTPUTS_CLASS_TOKEN = {"default": False, "full": True}
@@ -95,7 +99,9 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
             f"token, but {vision.architecture} has no class token; expected 'full'"
         )
     connector = MlpConfig(hidden_size=llm.hidden_size)
-    return OwlConfig(vision, connector, llm, conversation=VICUNA_V1.name)
+    is_vicuna = isinstance(llm, LlamaConfig) and llm.vocab_size < _MOST_WORDS_OF_VICUNA
+    conversation = VICUNA_V1.name if is_vicuna else ""  # the directory's
+    return OwlConfig(vision, connector, llm, conversation=conversation)
 
 
 def _read_original(source: Source, tensors: Collection[str]) -> OwlConfig:
@@ -104,6 +110,10 @@ def _read_original(source: Source, tensors: Collection[str]) -> OwlConfig:
     for name in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         source.expect(name, getattr(llava, name), False, "LLaVA-1.5")
     llm = read_language(source.with_values({**source.values, "model_type": "llama"}))
+    # In a file of ours the tower has only the layers that are used.
+    is_ours = "vision_config" in source.values
+    layer = -1 if is_ours else llava.mm_vision_select_layer
+    section = source.section("vision_config" if is_ours else TOWER_CONFIG)
     with_class_token = _chosen(
         source,
         "mm_vision_select_feature",
@@ -111,11 +121,7 @@ def _read_original(source: Source, tensors: Collection[str]) -> OwlConfig:
         _OUTPUTS_CLASS_TOKEN_ORIGINAL,
     )
     vision = _at_layer(
-        source,
-        "mm_vision_select_layer",
-        read_vision(source.section("vision_config")),
-        llava.mm_vision_select_layer,
-        with_class_token,
+        source, "mm_vision_select_layer", read_vision(section), layer, with_class_token
     )
     # Without "pad", the authors' code leaves the picture to the tower's processor: a crop.
     kind: Any = "pad" if llava.image_aspect_ratio == "pad" else "crop"
@@ -159,7 +165,7 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "vision_feature_select_strategy": "default" if drops else "full",
         "image_seq_length": config.num_tokens("image"),
         "tie_word_embeddings": False,
-        "text_config": {**llm.to_hf(), **_ids(config)},
+        "text_config": {**llm.to_hf(), **special_ids_of(config.llm)},
         "vision_config": vision.to_hf(),
     }
 
@@ -172,7 +178,10 @@ def _parts(config: OwlConfig) -> tuple[ClipConfig | SiglipConfig, MlpConfig]:
 
 
 def _defaults(config: OwlConfig) -> dict[str, Any]:
-    """Of a model that was not read from such a file: the id of "<image>" in Vicuna's vocabulary."""
+    """Of a model that was not read from such a file: an id that stands for pictures.
+
+    transformers requires one inside the vocabulary, and text must not contain it (docs/weights.md).
+    """
     return {"image_token_index": min(32000, config.llm.vocab_size - 1)}
 
 
@@ -181,7 +190,7 @@ def _write_original(config: OwlConfig, dtype: str) -> dict[str, Any]:
     names = {layers: name for name, layers in _PROJECTORS.items()}
     return {
         **config.llm.to_hf(),
-        **_ids(config),
+        **special_ids_of(config.llm),
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
         "torch_dtype": dtype,
@@ -189,14 +198,15 @@ def _write_original(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "mm_hidden_size": vision.hidden_size,
         "mm_vision_select_feature": "cls_patch" if vision.num_prefix_tokens else "patch",
         "image_aspect_ratio": "pad" if config.resizing.kind == "pad" else None,
-        # The vision tower is in the same files.
+        # The vision tower is in the same files; its description is ours, not the authors'.
         "unfreeze_mm_vision_tower": True,
+        "vision_config": vision.to_hf(),
     }
 
 
-def _ids(config: OwlConfig) -> dict[str, int]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: getattr(config.llm, name) for name in names}
+def _defaults_original(config: OwlConfig) -> dict[str, Any]:
+    """For the authors' code, which builds the tower from its own directory."""
+    return {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_layer": -2}
 
 
 def _weight_rows(config: OwlConfig) -> list[Row]:
@@ -230,11 +240,6 @@ def _ignores_original(config: OwlConfig, tensor: str) -> bool:
     return is_tower and _parts(config)[0].ignores(tensor.removeprefix(_ORIGINAL_TOWER))
 
 
-def _tied(config: OwlConfig) -> Mapping[str, str]:
-    tied = config.llm.tied_tensors
-    return {f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}" for copy, original in tied.items()}
-
-
 def _fits(config: OwlConfig) -> bool:
     vision, connector = config.vision, config.connector
     return (
@@ -243,6 +248,8 @@ def _fits(config: OwlConfig) -> bool:
         and isinstance(connector, MlpConfig)
         and connector.num_layers == 2
         and connector.hidden_size == config.llm.hidden_size
+        and bool(config.llm.HF_CLASS)
+        and not (isinstance(vision, ClipConfig) and vision.temporal)
     )
 
 
@@ -255,6 +262,8 @@ def _fits_original(config: OwlConfig) -> bool:
         and connector.num_layers in _PROJECTORS.values()
         and connector.hidden_size == config.llm.hidden_size
         and isinstance(config.llm, LlamaConfig)
+        and bool(config.llm.HF_CLASS)
+        and not vision.temporal
     )
 
 
@@ -263,7 +272,6 @@ LLAVA = Family(
     _read_config,
     _write_config,
     _weight_rows,
-    _tied,
     _fits,
     mark=f"{_CONNECTOR}linear_1.weight",
     language_prefix=_LANGUAGE,
@@ -285,11 +293,11 @@ LLAVA_ORIGINAL = Family(
     _read_original,
     _write_original,
     _original_rows,
-    lambda config: {},
     _fits_original,
     mark="model.mm_projector.0.weight",
     tower="mm_vision_tower",
     tower_prefix=_ORIGINAL_TOWER,
+    defaults=_defaults_original,
     ignores=_ignores_original,
     conversation=VICUNA_V1.name,
 )

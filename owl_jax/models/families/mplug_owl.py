@@ -7,7 +7,7 @@ release's copies of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from owl_jax.models.bounds import QueryTokens
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.families.family import Family
-from owl_jax.models.hf_config import Source
+from owl_jax.models.hf_config import Source, special_ids_of
 from owl_jax.models.language import read_language
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
@@ -114,13 +114,12 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
     assert isinstance(vision, ClipConfig)
     assert isinstance(connector, AbstractorConfig)
-    ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
         "model_type": _MODEL_TYPE,
         "num_query_tokens": connector.num_query_tokens,
         "torch_dtype": dtype,
-        "text_config": {**llm.to_hf(), **ids},
+        "text_config": {**llm.to_hf(), **special_ids_of(llm)},
         "vision_config": {**vision.to_hf(), "model_type": VISION_TYPE},
         "visual_abstractor_config": connector.to_hf(vision.hidden_size),
     }
@@ -164,16 +163,10 @@ def vision_rows(temporal: bool) -> list[Row]:
     return rows
 
 
-def _tied(config: OwlConfig) -> Mapping[str, str]:
-    return {
-        f"{_LANGUAGE}{copy}": f"{_LANGUAGE}{original}"
-        for copy, original in config.llm.tied_tensors.items()
-    }
-
-
 def _fits(config: OwlConfig) -> bool:
     return (
         isinstance(config.vision, ClipConfig)
+        and config.vision.is_whole
         and isinstance(config.connector, AbstractorConfig)
         and bool(config.llm.HF_CLASS)
     )
@@ -184,7 +177,6 @@ MPLUG_OWL = Family(
     _read_config,
     _write_config,
     _weight_rows,
-    _tied,
     _fits,
     mark="query_tokens",
     language_prefix=_LANGUAGE,

@@ -5,7 +5,7 @@ Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's configuration_mplug_owl2.py and modeling_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig
 from owl_jax.models.families.family import Family
 from owl_jax.models.families.mplug_owl import VISION_TYPE, vision_rows
-from owl_jax.models.hf_config import Source
+from owl_jax.models.hf_config import Source, special_ids_of
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.weight_names import Row, with_prefix
@@ -76,10 +76,9 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
     vision, connector, llm = config.vision, config.connector, config.llm
     assert isinstance(vision, ClipConfig)
     assert isinstance(connector, Owl2AbstractorConfig)
-    ids = {name: getattr(llm, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         **llm.to_hf(),
-        **ids,
+        **special_ids_of(llm),
         "architectures": ["MPLUGOwl2LlamaForCausalLM"],
         "model_type": _MODEL_TYPE,
         "torch_dtype": dtype,
@@ -101,16 +100,14 @@ def _weight_rows(config: OwlConfig) -> list[Row]:
     return [*with_prefix(visual, _MODEL), *config.llm.weight_rows()]
 
 
-def _tied(config: OwlConfig) -> Mapping[str, str]:
-    return {}
-
-
 def _fits(config: OwlConfig) -> bool:
     return (
         isinstance(config.vision, ClipConfig)
+        and config.vision.is_whole
         and not config.vision.temporal
         and isinstance(config.connector, Owl2AbstractorConfig)
         and isinstance(config.llm, Owl2LlamaConfig)
+        and not config.llm.tied
     )
 
 
@@ -119,7 +116,6 @@ MPLUG_OWL2 = Family(
     _read_config,
     _write_config,
     _weight_rows,
-    _tied,
     _fits,
     mark=f"{_MODEL}visual_abstractor.query_embeds",
     conversation=OWL2.name,

@@ -23,7 +23,7 @@ from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.bounds import Epsilon, Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
 from owl_jax.models.cache import Cache, LayerCache
 from owl_jax.models.compute import Compute
-from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
+from owl_jax.models.hf_config import SPECIAL_IDS, Ids, Padding, Source, token_ids
 from owl_jax.models.language.rope import (
     PLAIN,
     Factor,
@@ -274,8 +274,7 @@ def _ids_in_vocabulary(
 ) -> dict[str, int]:
     """The special ids of a file. Ids that it does not name are the model's, or 0 if its vocabulary
     is too small for them."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    small = {name: 0 for name in names if getattr(kind, name) >= vocab_size}
+    small = {name: 0 for name in SPECIAL_IDS if getattr(kind, name) >= vocab_size}
     return {**small, **found}
 
 

@@ -103,6 +103,11 @@ class ClipConfig(VisionPart):
         return int(self.class_token_output)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all layers, the last norm and the class token are there, as in mPLUG-Owl."""
+        return self.post_norm and self.class_token_output
+
+    @property
     def num_patches(self) -> int:
         return math.prod(self.grid)
 

@@ -1,6 +1,7 @@
 """LLaVA-1.5 as transformers and its authors write it, and as we do: the same numbers everywhere."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,18 @@ def test_every_form_gives_the_same_numbers(model, form, tmp_path):
     assert_same(owl, model)
 
 
+def test_a_processor_of_transformers_5_says_how_pictures_become_squares(tmp_path):
+    directory = write(clip(), tmp_path / "model", "5")
+    size = {"height": 42, "width": 42}
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 42}, crop_size=size)
+    section = {"image_processor": processor.to_dict(), "patch_size": 14}
+    (directory / "processor_config.json").write_text(json.dumps(section))
+    owl = owl_jax.load(directory)
+    assert owl.config.resizing.kind == "crop"
+    owl.save(tmp_path / "saved")
+    assert owl_jax.load(tmp_path / "saved").config == owl.config
+
+
 def test_our_export_is_read_by_transformers(model, tmp_path):
     owl = owl_jax.load(write(model, tmp_path / "model", "5"), "float32")
     owl.save(tmp_path / "saved")
@@ -167,7 +180,7 @@ def test_our_export_in_the_authors_form(tmp_path):
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     for name, tensor in load_file(directory / "model.safetensors").items():
         assert torch.equal(saved[name], tensor), name
-    (tmp_path / "tower" / "model.safetensors").unlink()  # the saved one has its own
+    shutil.rmtree(tmp_path / "tower")  # the saved model has its own
     assert_same(owl_jax.load(tmp_path / "saved", "float32"), model)
 
 
