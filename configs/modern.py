@@ -1,12 +1,12 @@
-"""A model of today's parts: SigLIP, LLaVA's MLP and Qwen2.5-7B, in two stages.
+"""A model made of current parts: SigLIP, LLaVA's MLP and Qwen2.5-7B, in two stages.
 
     python -m owl_jax.train --config=configs/modern.py:stage1 --workdir=DIR
     python -m owl_jax.train --config=configs/modern.py:stage2 --workdir=DIR
 
-A start for a model of your own, not a published recipe: the stages and learning rates are
-LLaVA-1.5's (configs/llava), but stage 2 also trains the vision encoder, at a tenth of the rate. A
-picture of 384 pixels takes 729 tokens; its features are those before SigLIP's last layer. The
-conversation format is Qwen's. Other parts go in by exchanging a line: Llama 3.2 is
+A starting point for your own model, not a published recipe. The stages and learning rates are
+LLaVA-1.5's (configs/llava), but stage 2 also trains the vision encoder, at a tenth of the rate. An
+image of 384 x 384 pixels takes 729 tokens; its features are those before SigLIP's last layer. The
+conversation format is Qwen's. To use another part, replace its line. Llama 3.2, for example, is
 
     LlamaConfig(vocab_size=128_256, hidden_size=3072, intermediate_size=8192, num_layers=28, ...)
 

@@ -2,14 +2,15 @@
 
     python -m owl_jax.train --config=configs/llava/stage1.py --workdir=DIR
 
-The published recipe (arXiv 2310.03744; haotian-liu/LLaVA, scripts/v1_5/pretrain.sh): 558k pairs
-once, batch 256, AdamW without weight decay, peak 1e-3 after 3 % of the steps, cosine. A picture
-takes 576 tokens, so a packed sequence has up to four pairs. The conversation format "plain" has
-captions without roles. Needs CLIP and Vicuna (docs/weights.md), and the pairs with their pictures:
+The published recipe (arXiv 2310.03744; haotian-liu/LLaVA, scripts/v1_5/pretrain.sh): one epoch over
+558k pairs, batch 256, AdamW without weight decay, a cosine schedule that peaks at 1e-3 after 3 % of
+the steps. An image takes 576 tokens, so a packed sequence has up to four pairs. The conversation
+format "plain" has captions without roles. Needs CLIP and Vicuna (docs/weights.md), and the pairs
+with their images:
 
     weights/clip-vit-large-patch14-336, weights/vicuna-7b-v1.5
-    data/llava_pretrain.jsonl   {"image": "00453/004539375.jpg", "caption": "..."} a line
-                                (liuhaotian/LLaVA-Pretrain), pictures in data/llava_pretrain
+    data/llava_pretrain.jsonl   {"image": "00453/004539375.jpg", "caption": "..."} per line
+                                (liuhaotian/LLaVA-Pretrain), images in data/llava_pretrain
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ def get_config() -> ConfigDict:
     config = base_config(dataclasses.replace(LLAVA_7B, conversation="plain"))
     config.epochs = 1.0
     config.steps = 2_180  # only for owl_jax.compile, which reads no data
-    config.batch_size = 64  # packed sequences of about four pairs: the recipe's 256
+    config.batch_size = 64  # about four pairs per packed sequence: the recipe's 256
     config.init.vision = "weights/clip-vit-large-patch14-336"
     config.init.llm = config.tokenizer = "weights/vicuna-7b-v1.5"
     config.rules = (

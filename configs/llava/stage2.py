@@ -2,14 +2,14 @@
 
     python -m owl_jax.train --config=configs/llava/stage2.py --workdir=DIR
 
-The published recipe (arXiv 2310.03744; haotian-liu/LLaVA, scripts/v1_5/finetune.sh): 665k
-conversations once, batch 128, AdamW without weight decay, peak 2e-5 after 3 % of the steps, cosine,
-in Vicuna's format. Pictures are padded to a square. Float32 masters, gradients and two moments of
-the language model take 108 GB, sharded over all devices. Needs the weights of stage 1 (its
-WORKDIR/model has the connector), and the conversations with their pictures:
+The published recipe (arXiv 2310.03744; haotian-liu/LLaVA, scripts/v1_5/finetune.sh): one epoch over
+665k conversations in Vicuna's format, batch 128, AdamW without weight decay, a cosine schedule that
+peaks at 2e-5 after 3 % of the steps. Images are padded to a square. Float32 masters, gradients and
+two moments of the language model take 108 GB, sharded over all devices. Needs the weights of stage
+1 (its WORKDIR/model has the connector), and the conversations with their images:
 
     weights/clip-vit-large-patch14-336, weights/vicuna-7b-v1.5, runs/llava/stage1/model
-    data/llava_v1_5_mix665k.json   (liuhaotian/LLaVA-Instruct-150K), pictures in data/llava_mix
+    data/llava_v1_5_mix665k.json   (liuhaotian/LLaVA-Instruct-150K), images in data/llava_mix
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = base_config(LLAVA_7B)
     config.epochs = 1.0
     config.steps = 5_197  # only for owl_jax.compile, which reads no data
-    config.batch_size = 64  # packed sequences of about two conversations: the recipe's 128
+    config.batch_size = 64  # about two conversations per packed sequence: the recipe's 128
     config.init.vision = "weights/clip-vit-large-patch14-336"
     config.init.connector = "runs/llava/stage1/model"
     config.init.llm = config.tokenizer = "weights/vicuna-7b-v1.5"

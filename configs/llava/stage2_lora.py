@@ -3,8 +3,9 @@
     python -m owl_jax.train --config=configs/llava/stage2_lora.py --workdir=DIR
 
 The published recipe (haotian-liu/LLaVA, scripts/v1_5/finetune_lora.sh): as configs/llava/stage2.py,
-but LoRA of rank 128 and alpha 256 on all projections of the language model at 2e-4, and the
-connector at 2e-5. In bfloat16 the frozen 7B takes 14 GB, sharded over all devices.
+but with LoRA of rank 128 and alpha 256 on all projections of the language model. Learning rates are
+2e-4 for LoRA and 2e-5 for the connector. In bfloat16 the frozen 7B model takes 14 GB, sharded over
+all devices.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ def get_config() -> ConfigDict:
     config = base_config(dataclasses.replace(LLAVA_7B, lora=LLAVA_LORA))
     config.epochs = 1.0
     config.steps = 5_197  # only for owl_jax.compile, which reads no data
-    config.batch_size = 64  # packed sequences of about two conversations: the recipe's 128
+    config.batch_size = 64  # about two conversations per packed sequence: the recipe's 128
     config.init.vision = "weights/clip-vit-large-patch14-336"
     config.init.connector = "runs/llava/stage1/model"
     config.init.llm = config.tokenizer = "weights/vicuna-7b-v1.5"

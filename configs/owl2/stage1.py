@@ -2,17 +2,17 @@
 
     python -m owl_jax.train --config=configs/owl2/stage1.py --workdir=DIR
 
-The recipe of the paper (arXiv 2311.04257): image-text pairs; of the language model only the second
-set of norms, key and value projections is trained, which starts as a copy of the first. Pictures
-have 448 pixels as in stage 2; with config.model.vision.image_size=224 a step is cheaper, and stage
-2 interpolates the positions. Schedule and optimizer are those of configs/stage1.py. This size needs
-a TPU pod. Needs a vision encoder and LLaMA 2 (docs/weights.md) with its tokenizer, and pairs, in
-any form of docs/data.md:
+The paper's recipe (arXiv 2311.04257): image-text pairs. In the language model, only the second set
+of norms and key and value projections is trained; it starts as a copy of the first. Images have 448
+x 448 pixels as in stage 2; with config.model.vision.image_size=224 a step is cheaper, and stage 2
+interpolates the positions. Schedule and optimizer are those of configs/stage1.py. This size needs a
+TPU pod. Needs a vision encoder and LLaMA 2 (docs/weights.md) with its tokenizer, and image-text
+pairs in any form of docs/data.md:
 
     weights/clip-vit-large-patch14, weights/llama-2-7b
     data/laion400m, data/coyo700m   folders of WebDataset tars as img2dataset writes them
 
-A packed sequence has up to seventeen pairs with 65 tokens for each image.
+A packed sequence has up to seventeen pairs, with 65 tokens per image.
 """
 
 from ml_collections import ConfigDict

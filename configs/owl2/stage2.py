@@ -1,11 +1,11 @@
-"""mPLUG-Owl2, stage 2: trains everything on instructions, with pictures of 448 pixels.
+"""mPLUG-Owl2, stage 2: trains everything on instructions, with images of 448 x 448 pixels.
 
     python -m owl_jax.train --config=configs/owl2/stage2.py --workdir=DIR
 
-The recipe of the paper (arXiv 2311.04257): batch 256, 2e-5, one epoch, text-only and multimodal
-instructions together; optimizer as in stage 1. Float32 masters, gradients and two moments of the
-8.2 B parameters take 131 GB, sharded over all devices. Needs a stage 1 model directory, its
-tokenizer and the data, in any form of docs/data.md:
+The paper's recipe (arXiv 2311.04257): batch 256, peak learning rate 2e-5, one epoch, text-only and
+multimodal instructions together; optimizer as in stage 1. Float32 masters, gradients and two
+moments of the 8.2 B parameters take 131 GB, sharded over all devices. Needs a stage 1 model
+directory, its tokenizer and the data, in any form of docs/data.md:
 
     data/llava.json     150k (liuhaotian/LLaVA-Instruct-150K, llava_instruct_150k.json), with the
                         COCO images in data/train2017
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = base_config(MPLUG_OWL2_7B)
     config.epochs = 1.0
     config.steps = 10_000  # only for owl_jax.compile, which reads no data
-    config.batch_size = 64  # packed sequences of about four conversations: the recipe's 256
+    config.batch_size = 64  # about four conversations per packed sequence: the recipe's 256
     config.init.vision = config.init.connector = config.init.llm = "weights/mplug-owl2-stage1"
     config.tokenizer = "weights/mplug-owl2-stage1"
     config.rules = ((".*", "all"),)

@@ -38,7 +38,7 @@ from owl_jax.models.weight_names import projections as projections_of
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TORCH_FILE = "adapter_model.bin"
 
-_LANGUAGE = "language_model."  # before the language model's names, in a model of no family
+_LANGUAGE = "language_model."  # prefix of the language model's names in a model of no family
 _PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
 
 
@@ -46,8 +46,8 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
     """Opens an adapter for the model `config`.
 
     Returns: (its config, the subtree "lora" of `LazyArray`s).
-    Raises UserError for a missing or unsuitable file, and for tensors that do not fit: the error
-    lists them all. They belong to another base model, or their rank differs from the config's.
+    Raises UserError for a missing or unsuitable file, and for tensors of another base model or of
+    a rank other than the config's; the error lists all tensors that do not fit.
     """
     lora = _read_config(directory, config)
     if (directory / WEIGHTS_FILE).exists():
@@ -83,7 +83,7 @@ def _add_update(
     a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, part: Slices
 ) -> Any:
     """kernel[layers, *in, *out] + scale a[layers, *in, R] b[layers, R, *out]."""
-    depth = a.ndim - 2  # axes contracted
+    depth = a.ndim - 2  # number of contracted axes
     layers, inputs, outputs = part[0], part[1 : 1 + depth], part[1 + depth :]
     update = [
         np.tensordot(one, other, axes=1)
@@ -106,7 +106,7 @@ def write_adapter(
         raise ValueError("config.lora is None: the model has no adapter")
     family = _family(config)
     language = _language(config)
-    # The vision encoder has projections of the same names (BLOOM's query_key_value).
+    # The vision encoder has projections with the same names (BLOOM's query_key_value).
     inside = rf".*{re.escape(language.rstrip('.'))}.*" if language else ".*"
     projections = _projections(config)
     names = "|".join(re.escape(_suffix(projections[name])) for name in config.lora.targets)
@@ -160,7 +160,7 @@ def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> 
 
 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
-    """The weight table of an adapter; A's contracted axes are transformed like its kernel's."""
+    """The weight table of an adapter; A's contracted axes are transformed like the kernel's."""
     rows = []
     for name, row in _projections(config).items():
         if name in targets:
@@ -181,13 +181,13 @@ def _family(config: OwlConfig) -> Family | None:
 
 
 def _language(config: OwlConfig) -> str:
-    """What precedes the names of the language model in the whole model."""
+    """The prefix of the language model's tensor names in the whole model."""
     family = _family(config)
     return _LANGUAGE if family is None else family.language_prefix
 
 
 def _suffix(row: Row) -> str:
-    """A module's name in its half of a layer: "q_proj" of "model.layers.{i}.self_attn.q_proj"."""
+    """A module's name without its block's: "q_proj" for "model.layers.{i}.self_attn.q_proj"."""
     return row.source.removesuffix(".weight").partition("{i}.")[2].partition(".")[2]
 
 

@@ -33,8 +33,8 @@ from owl_jax.models.weight_names import Row, without_prefix
 from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
 
-AS_TRAINED = "as_trained"  # in config.json of either format
-_CONVERSATION, _RESIZING = "owl_jax_conversation", "owl_jax_resizing"  # in that of a family
+AS_TRAINED = "as_trained"  # key in config.json of either format
+_CONVERSATION, _RESIZING = "owl_jax_conversation", "owl_jax_resizing"  # keys in a family's
 
 # Files of a complete model, in order of preference.
 _KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
@@ -52,8 +52,8 @@ class Opened:
     as_trained: whether prompts are tokenised as in training (text/conversation.py): true for models
       that owl_jax trained, in either format, and false for the released models.
     notes: lines for the user.
-    files: the source, if it is in the original's format.
-    nans: {parameter: count of NaNs} read so far from a directory of ours.
+    files: the source, if it is a Hugging Face directory.
+    nans: {parameter: count of NaNs} read so far, if the source is in our own format.
     tower: the vision tower, if it was read from another directory.
     """
 
@@ -146,7 +146,7 @@ def _is_path(name: str) -> bool:
 
 
 def open_family(directory: Path) -> Opened:
-    """Opens a complete model. Raises UserError that lists every tensor that does not fit."""
+    """Opens a complete model. Raises UserError, which lists every tensor that does not fit."""
     # Before the weights: if the directory is not a model, config.json gives the better error.
     huggingface.read_config(directory)
     files = open_files(directory)
@@ -177,7 +177,7 @@ def open_family(directory: Path) -> Opened:
 
 
 def _renaming(family: Family, files: TensorFiles) -> Callable[[str], str]:
-    """The family's name of a tensor -> its name in these files, which another version may write."""
+    """Maps the family's tensor names to these files', which another version may have written."""
     found = {
         prefix: next(
             (
@@ -253,9 +253,9 @@ def open_language(directory: Path) -> Opened:
 def own_keys(
     config: OwlConfig, family: Family, as_trained: bool, companions: Path | None
 ) -> dict[str, Any]:
-    """The keys of schema.Trained, for config.json of a model of the family.
+    """The keys of schema.Trained for the config.json of a model of the family.
 
-    companions: the directory whose tokenizer files the model gets.
+    companions: the directory whose tokenizer files are copied to the model.
     """
     keys: dict[str, Any] = {AS_TRAINED: True} if as_trained else {}
     usual = family.conversation or _conversation_of(companions)
@@ -272,7 +272,7 @@ def _conversation_of(directory: Path | None) -> str:
 
 
 def _with_own_keys(config: OwlConfig, trained: schema.Trained, directory: Path) -> OwlConfig:
-    """The config with the conversation format and the resizing that owl_jax wrote, if it did."""
+    """The config with the conversation format and the resizing that owl_jax recorded, if any."""
     if not config.conversation:
         config = dataclasses.replace(config, conversation=_conversation_of(directory))
     if trained.owl_jax_resizing is not None:
@@ -293,7 +293,7 @@ def write_family(
     directory: Path,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, str]:
-    """Writes safetensors files with the family's names. Merge an adapter first.
+    """Writes safetensors files with the family's names. Any adapter must be merged first.
 
     Returns: {name of a file: its SHA-256}.
     """

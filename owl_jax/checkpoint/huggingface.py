@@ -1,4 +1,4 @@
-"""Hugging Face's config.json: reads and writes a family's, and reads a single part's."""
+"""Hugging Face's config.json: reads and writes that of a family, reads that of a single part."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from owl_jax.models.vision import read_vision
 def tower_directory(directory: Path) -> Path | None:
     """The directory of a model's vision tower, if config.json names one; else None.
 
-    It is the path that config.json gives, absolute or from the model's directory; or a directory of
-    its last name beside the model's. Raises UserError if there is none.
+    It is at the path in config.json, absolute or relative to the model's directory; otherwise it is
+    beside the model's directory, named like the last component of that path. Raises UserError if it
+    is in neither place.
     """
     values = read_json(directory / CONFIG_FILE)
     key = family_of(values, directory / CONFIG_FILE).tower
@@ -104,7 +105,7 @@ def write_config(
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` updated recursively by `new`; a list of EOS ids stays if it has the new one."""
+    """`old` updated recursively by `new`; a list of EOS ids is kept if it has the new one."""
     result = dict(old)
     for key, value in new.items():
         before = old.get(key)

@@ -3,7 +3,7 @@
 Ours has
   config.json         {"format": "owl_jax", "version": 2, "as_trained": prompt tokenisation,
                       "model": OwlConfig.to_dict()}
-  params/             subtrees of the parameter tree, all or some, written by Orbax
+  params/             all or some subtrees of the parameter tree, written by Orbax
   owl_jax_base.json   the base of an adapter (checkpoint/adapter_base.py)
   source_config.json  config.json of the Hugging Face directory that it was converted from
   tokenizer and preprocessor files, unchanged
@@ -85,7 +85,7 @@ def read_config(directory: Path) -> OwlConfig:
 
 
 def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
-    """The config in one of our config.json files. Raises UserError for an unknown description."""
+    """The config in one of our config.json files. Raises UserError for unknown values."""
     if values.version not in (1, _VERSION):
         raise UserError(
             f"{path}: version {values.version}; this owl_jax reads versions 1 and {_VERSION}"
@@ -129,10 +129,10 @@ def open_subtrees(directory: Path, names: Sequence[str]) -> Opened:
 
 
 def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) -> Opened:
-    """Adds an adapter, PEFT's or ours, to a model of `directory`, as the subtree "lora".
+    """Adds an adapter in PEFT's format or ours to the model of `directory`, as the subtree "lora".
 
-    Raises UserError if the model has an adapter or no language model, or if the adapter belongs to
-    another model; with `any_base` its recorded base may differ.
+    Raises UserError if the model already has an adapter or has no language model, or if the adapter
+    belongs to another model; with `any_base`, its recorded base may differ.
     """
     if "llm" not in opened.params:
         raise UserError(f"{directory} has no language model to merge {adapter} into")
@@ -153,7 +153,7 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
 
 
 def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
-    """Opens the adapter of a PEFT directory, or of one of ours, for the model `config`.
+    """Opens the adapter in a directory of PEFT's format or ours, for the model `config`.
 
     Returns: (its config, the subtree "lora" of `LazyArray`s).
     Raises UserError for an adapter of another model.
@@ -185,7 +185,7 @@ def save_model(
       params: arrays in memory, on devices or lazy. "orbax" takes all subtrees or some;
         "huggingface" takes all and merges the adapter; "peft" needs at least the adapter.
       format: "huggingface", "orbax" (our own) or "peft" (the adapter only).
-      companions: a directory; its tokenizer and preprocessor files are copied if there are any.
+      companions: a directory whose tokenizer and preprocessor files, if any, are copied.
       base: the base of the adapter; by default the language model in `params`.
       as_trained: prompt tokenisation (hf_import.py, Opened).
       progress: called with the bytes of each tensor after it is written.
@@ -238,7 +238,7 @@ def save_model(
 
 
 def _companions(directory: Path) -> list[Path]:
-    """The files to copy. Raises UserError for one that exists and cannot be read."""
+    """The files to copy. Raises UserError for one that exists but cannot be read."""
     found = [directory / name for name in COMPANIONS if os.path.lexists(directory / name)]
     for path in found:
         try:
@@ -275,7 +275,7 @@ def _source_config(companions: Path | None) -> dict[str, Any] | None:
 
 
 def _without_own_keys(source: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A config.json without what owl_jax wrote about the former model."""
+    """A config.json without the keys that owl_jax wrote about the former model."""
     return {k: v for k, v in (source or {}).items() if k not in schema.Trained.__struct_fields__}
 
 
@@ -288,7 +288,7 @@ def _subtrees(config: OwlConfig) -> list[str]:
 
 
 def open_any(directory: Path) -> Opened:
-    """Opens all parts of a model that the directory has. Raises UserError like `open_model`."""
+    """Opens all the parts that the directory has. Raises UserError like `open_model`."""
     values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)

@@ -1,8 +1,8 @@
 """Reads preprocessor_config.json, which describes a model's image processing.
 
-Channel statistics are adopted. Where the family says so, the way to a square image is adopted too
-(media/resizing.py); otherwise it is the config's own, as mPLUG-Owl's code ignores the file there.
-A file that asks for anything else is refused.
+Channel statistics are taken from the file. If the family says so, resizing (media/resizing.py) is
+too; otherwise the model config's resizing is kept, as mPLUG-Owl's code ignores the file's. A file
+that asks for anything else is refused.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class _Preprocessor(Struct, frozen=True):
 def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) -> OwlConfig:
     """The config with the image processing of `directory`, if it has the file.
 
-    reads_resizing: adopt the way to a square; otherwise it stays the config's, and the file may
-      not ask for another filter than bicubic.
+    reads_resizing: take the resizing from the file; otherwise the config's is kept, and the file
+      must not ask for a filter other than bicubic.
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """
@@ -67,16 +67,16 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
 
 
 def vision_with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
-    """The encoder with the channel statistics of `directory`; errors as `with_preprocessor`.
+    """The encoder with the channel statistics of `directory`; errors like `with_preprocessor`.
 
-    The model that the encoder becomes a part of has its own way to a square.
+    Resizing is not read: the model that the encoder becomes a part of has its own.
     """
     processor = _read(directory / FILE, vision)
     return vision if processor is None else _with_statistics(vision, processor)
 
 
 def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
-    """The file's values, if it exists, with a size and arithmetic that fit the encoder."""
+    """The file's values, checked against the encoder; None if there is no file."""
     if path.exists():
         source = Source(path, read_json(path))
     elif path.with_name(_PROCESSOR_FILE).exists():

@@ -1,4 +1,4 @@
-"""How an image becomes a square: data of a model, as its preprocessor_config.json describes it.
+"""How a model's images become squares, as its preprocessor_config.json describes it.
 
 Letters: S side of the square.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 Level = Annotated[int, Meta(ge=0, le=255)]
 
 # Above these an image is cut or shrunk first, so that no intermediate image is huge.
-_MOST_ASPECT = 20  # of the long side to the short side, before a crop
+_MOST_ASPECT = 20  # ratio of the long side to the short side, before a crop
 _MOST_PIXELS = 1 << 26  # of a padded image
 
 _FILTERS = {
@@ -66,7 +66,7 @@ class Resizing:
 
 
 def _not_too_thin(image: Image.Image) -> Image.Image:
-    """The centre of an image of more than _MOST_ASPECT: resized whole, it could be huge."""
+    """An image, cut to its centre if it exceeds _MOST_ASPECT: resized whole, it could be huge."""
     width, height = image.size
     most = _MOST_ASPECT * min(width, height)
     if max(width, height) <= most:

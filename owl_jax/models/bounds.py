@@ -1,6 +1,6 @@
 """Number types with ranges, and `checked`, which validates values from files.
 
-The ranges are far beyond any existing model. They refuse absurd values in one line, before anything
+The ranges go far beyond any existing model. An absurd value gets a one-line error before anything
 is computed or allocated.
 """
 
@@ -41,12 +41,13 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
 def checked(values: Any, kind: type[_T], where: str = "") -> _T:
-    """JSON `values` as a `kind`: a dataclass or a msgspec Struct of the types above.
+    """Converts JSON `values` to `kind`, a dataclass or a msgspec Struct of the types above.
 
     where: the key of `values`, for messages ("vision").
 
-    The only conversion is from integer to float. A dataclass refuses unknown keys; a Struct does so
-    if it sets `forbid_unknown_fields`. Raises TypeError, one line: key, found and expected.
+    The only type converted is integer, to float. A dataclass refuses unknown keys; a Struct does so
+    if it sets `forbid_unknown_fields`. Raises TypeError with one line: the key, what was found and
+    what was expected.
     """
     if dataclasses.is_dataclass(kind) and isinstance(values, dict):
         known = {field.name for field in dataclasses.fields(kind)}
@@ -75,7 +76,7 @@ def _explained(message: str, values: Any, where: str) -> str:
         return f"unknown key {shown(_joined(key, unknown[1]))}"
     expected = message.partition(", got ")[0].replace("`", "")
     expected = expected.replace("Expected", "expected").replace("Number out", "number out")
-    for name, word in (("object", "a JSON object"), ("array", "a list"), ("str", "a text")):
+    for name, word in (("object", "a JSON object"), ("array", "a list"), ("str", "a string")):
         expected = re.sub(rf"\b{name}\b", word, expected)
     return f"{key or 'it'} is {shown(found)}; {expected}"
 

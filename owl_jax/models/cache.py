@@ -33,7 +33,7 @@ def with_room(cache: Cache, capacity: int) -> Cache:
 
 
 def write(cache: Cache, new: Cache, start: Any) -> Cache:
-    """The cache with `new`, the keys and values of L tokens, written from slot `start` on."""
+    """The cache with the keys and values of L tokens, `new`, written from slot `start` on."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, _SLOTS)

@@ -1,6 +1,6 @@
 """OwlConfig: the frozen config of a whole model, one config per part.
 
-Every field is hashable, so a config can be a static argument of `jax.jit`. The types of the fields
+Every field is hashable, so a config can be a static argument of `jax.jit`. The fields' types
 include the allowed ranges (models/bounds.py); `OwlConfig.from_dict` checks values from a file.
 """
 
@@ -27,7 +27,7 @@ from owl_jax.text.media_index import MediaLengths
 
 _MAX_PARAMETERS = 2e12  # twice the largest published models
 
-# The parts by subtree, in the order of the data flow: the built-in ones, and those that
+# Part classes by subtree, in the order of the data flow: the built-in ones and those that
 # models/own_parts.py adds.
 PARTS: Mapping[str, Mapping[str, type[Part]]] = {
     "vision": VISION_ENCODERS,
@@ -35,14 +35,14 @@ PARTS: Mapping[str, Mapping[str, type[Part]]] = {
     "llm": LANGUAGE_MODELS,
 }
 
-_OPTIONAL = ("vision", "connector")  # null in a language model alone
+_OPTIONAL = ("vision", "connector")  # null in a plain language model
 
 
 @dataclass(frozen=True)
 class OwlConfig:
     """A whole model.
 
-    vision, connector: None for a language model alone, which takes text only.
+    vision, connector: None for a plain language model, which takes text only.
     lora: None for a model without an adapter.
     resizing: how images become squares.
     conversation: the name of its conversation format, or a format of its own (text/formats/).
@@ -58,7 +58,7 @@ class OwlConfig:
     def num_tokens(self, medium: str, frames: int = 1) -> int:
         """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
-        Raises UserError for another medium, and for a model that takes text only.
+        Raises UserError for any other medium, and for a model that takes text only.
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
@@ -67,14 +67,14 @@ class OwlConfig:
         return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
 
     def media_lengths(self, frames: int = 1) -> MediaLengths:
-        """The tokens of an image and of a video of `frames`; 0 if the model takes text only."""
+        """Tokens per image and per video of `frames` frames; 0 if the model takes text only."""
         if self.text_only:
             return MediaLengths(0, 0)
         return MediaLengths(self.num_tokens("image"), self.num_tokens("video", frames))
 
     @property
     def text_only(self) -> bool:
-        """Whether the model is a language model alone."""
+        """Whether the model is a plain language model."""
         return self.vision is None
 
     @property
@@ -154,12 +154,12 @@ def read_conversation(value: Any) -> str | Format:
 
 
 def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) -> Part:
-    # The first release wrote no such key: it had only the first part of each kind.
+    # The first release did not write this key: it had only one part of each kind, now the first.
     architecture = values.get("architecture", next(iter(kinds)))
     if not isinstance(architecture, str) or architecture not in kinds:
         raise TypeError(
             f"{name}.architecture is {shown(architecture)}; expected {' or '.join(kinds)}, or a "
-            "part of your own, whose file you name: config.parts, --parts or load(parts=...)"
+            "part of your own, from a file named in config.parts, --parts or load(parts=...)"
         )
     return checked(values, kinds[architecture], name)
 

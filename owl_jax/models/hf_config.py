@@ -1,7 +1,7 @@
 """Reads sections of Hugging Face's config.json: types, ranges, aliases, unsupported keys.
 
-A Struct lists the keys that a part reads. Its defaults are those of transformers' config classes:
-transformers 4 omits values equal to them. A null is a value, not a missing key.
+A Struct lists the keys that a part reads. Its defaults are those of transformers' config classes,
+because transformers 4 omits values equal to them. A null is a value, not a missing key.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Source:
     where: str = ""
 
     def key(self, name: str) -> str:
-        """The full key of one of its values."""
+        """The full key of one of the values, including the section."""
         return f"{self.where}.{name}" if self.where else name
 
     def section(self, name: str) -> Source:
-        """The object under a key; empty if the key is missing. Raises UserError for other types."""
+        """The object under a key; empty if it is missing. Raises UserError for another type."""
         found = self.values.get(name)
         if found is None:
             found = {}
@@ -81,7 +81,7 @@ class Source:
             elif result[name] != value:
                 raise UserError(
                     f"{self.path}: {name} is {shown(result[name])} and {alias} is {shown(value)}; "
-                    "they are two names of one size and must agree"
+                    "both name the same size and must agree"
                 )
         return self.with_values(result)
 
@@ -107,7 +107,7 @@ class Source:
             raise UserError(f"{self.path}: {found}: not supported; expected false or null")
 
     def expect(self, name: str, found: Any, expected: Any, owner: str) -> None:
-        """Raises UserError unless a value is the only one that `owner` supports."""
+        """Raises UserError unless `found` is the only value that `owner` supports."""
         if found != expected:
             raise UserError(f"{self.path}: {name} is {shown(found)}; {owner} has {expected}")
 
@@ -125,7 +125,7 @@ def token_ids(text: Any) -> dict[str, Any]:
     ids: dict[str, Any] = {}
     for name in SPECIAL_IDS:
         value = getattr(text, name)
-        if isinstance(value, list):  # each of them ends a text; the first is the usual one
+        if isinstance(value, list):  # each of them ends a text; keep the first
             value = value[0]
         if value is not None and value >= 0:
             ids[name] = value

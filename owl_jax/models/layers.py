@@ -2,8 +2,8 @@
 
 Letters: B batch, L tokens, D model width, H heads, K head width, F MLP width, R LoRA rank.
 
-Kernels have a head axis ([D, H, K], not [D, H * K]): an einsum straight to heads avoids a reshape,
-which on a TPU changes the layout, and a mesh axis can shard heads by name.
+Kernels have a head axis ([D, H, K], not [D, H * K]). An einsum straight to heads avoids a reshape,
+which would change the layout on a TPU, and a mesh axis can shard heads by name.
 """
 
 from __future__ import annotations

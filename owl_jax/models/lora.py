@@ -28,7 +28,7 @@ COLLECTION = "lora"  # the Linen variable collection of the `lora` subtree
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
-_DRAWS = 2**16  # values that half a random word can have
+_DRAWS = 2**16  # number of values that half a random word can take
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def low_rank_update(
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Zeroes each element of x [..., D] with probability `rate` and divides the others by 1 - rate.
 
-    The rate is rounded to a multiple of 1 / 65536 in both places. The mask depends on key and
+    For both, the rate is rounded to the same multiple of 1 / 65536. The mask depends on key and
     shape, not on the sharding of x.
     """
     kept = round((1.0 - rate) * _DRAWS)

@@ -2,7 +2,8 @@
 
 An accelerator widens such a weight on its way into the matmul. XLA on CPU materialises the wide
 weight and hoists it out of the loop over layers, so that a bfloat16 model takes three times its
-size. On CPU the matmul is therefore blockwise and widens one block of the weight at a time.
+size in memory. On CPU the matmul is therefore blockwise: it widens one block of the weight at a
+time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which tokens of a batch are visual, for language models that compute them with other weights.
+"""Which tokens of a batch are visual, for language models with separate weights for them.
 
 Letters: B sequences, L tokens, W vectors of a sequence's media slots.
 
-W is static, as the slots are. So a language model computes the visual weights for W tokens of each
-sequence instead of all L.
+W is static because the number of slots is. A language model can therefore apply its visual weights
+to W tokens of each sequence instead of all L.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Modality:
     """The visual tokens: those of pictures and videos. Text and padding are not visual.
 
     visual: bool[B, L].
-    tokens: int32[B, W], the token that takes each vector; for a vector that no token takes an index
-      of L or more, different for each.
+    tokens: int32[B, W], the index of the token that takes each vector. A vector that no token takes
+      has an index of L or more, unique to it.
     """
 
     visual: jax.Array
@@ -29,16 +29,16 @@ class Modality:
 
     @staticmethod
     def of(media_index: jax.Array, num_vectors: int) -> Modality:
-        """The inverse of media_index int32[B, L] (models/splice.py) for W = num_vectors."""
+        """Inverts media_index, int32[B, L] (models/splice.py); W = num_vectors."""
         L = media_index.shape[1]
         vectors = jnp.arange(num_vectors, dtype=jnp.int32)[:, None]
-        # A reduction, not a scatter: a TPU does a scatter's updates one after the other.
+        # A reduction, not a scatter: a TPU applies a scatter's updates one at a time.
         takes = media_index[:, None, :] == vectors
         tokens = jnp.where(takes, jnp.arange(L, dtype=jnp.int32), L + vectors).min(axis=2)
         return Modality(media_index != TEXT, tokens)
 
     def select(self, visual: jax.Array, text: jax.Array) -> jax.Array:
-        """`visual` at visual tokens, else `text`: both [B, L, ...]."""
+        """`visual` at visual tokens, `text` at the others; both are [B, L, ...]."""
         where = self.visual.reshape(*self.visual.shape, *[1] * (text.ndim - 2))
         return jnp.where(where, visual, text)
 

@@ -1,4 +1,4 @@
-"""Parts of users' own: Python files whose parts join the built-in ones.
+"""Users' own parts: Python files whose parts are used like the built-in ones.
 
     # pool.py
     @dataclass(frozen=True)
@@ -7,9 +7,9 @@
         architecture: Literal["pool"] = "pool"
         ...
 
-A training config of a model with a `PoolConfig` names the file (`own_files`). For a saved model the
-user names it: load(parts=...) or --parts. The directory never does: a file that it named would be
-run.
+A training config whose model has a `PoolConfig` names the file (`own_files`). For a saved model,
+the user names it: load(parts=...) or --parts. A model directory never names such a file, because
+loading the model would then run it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def load_parts(file: str | Path) -> ModuleType:
     """Runs a Python file, adds its parts to PARTS (models/config.py), and returns it as a module.
 
     A file that was loaded before and has not changed is not run again.
-    Raises UserError for a file that cannot be read or fails, that has no part or an unsuitable one,
-    and for an `architecture` that another part has.
+    Raises UserError for a file that cannot be read, fails, or has no part or an unsuitable one, and
+    for an `architecture` that another part already has.
     """
     path = os.fspath(file)
     module = load_module(path, "file of parts")
@@ -60,7 +60,7 @@ def load_parts(file: str | Path) -> ModuleType:
     if not parts:
         raise UserError(
             f"{path}: no part; expected a class derived from VisionPart, ConnectorPart or "
-            "LanguagePart (owl_jax/models/parts.py) with a default of `architecture`"
+            "LanguagePart (owl_jax/models/parts.py) with a default for `architecture`"
         )
     for kind, part in parts:
         _check(path, kind, part)
@@ -70,9 +70,9 @@ def load_parts(file: str | Path) -> ModuleType:
 
 
 def own_files(model: OwlConfig) -> tuple[str, ...]:
-    """The files of a model's parts that are not of this package.
+    """The files that define those of a model's parts that are not in this package.
 
-    Raises UserError for a class that is in no file, such as one of a notebook.
+    Raises UserError for a class that is not defined in a file, such as one in a notebook.
     """
     classes = [type(part) for kind in PARTS if (part := getattr(model, kind)) is not None]
     own = [part for part in classes if part.__module__.partition(".")[0] != "owl_jax"]
@@ -81,10 +81,10 @@ def own_files(model: OwlConfig) -> tuple[str, ...]:
 
 def _file_of(part: type[Part]) -> str:
     try:
-        return os.path.abspath(inspect.getfile(part))  # noqa: PTH100 - links stay
+        return os.path.abspath(inspect.getfile(part))  # noqa: PTH100 - keeps links
     except (TypeError, OSError):
         raise UserError(
-            f"{part.__name__} is in no file; write it into a Python file, and take it from there "
+            f"{part.__name__} is not defined in a file; write it into a Python file and load that "
             "with owl_jax.models.own_parts.load_parts(FILE)"
         ) from None
 
@@ -93,7 +93,7 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
     where = f"{path}: {part.__name__}"
     if missing := sorted(getattr(part, "__abstractmethods__", ())):
         raise UserError(f"{where} has no {listed(missing)} (owl_jax/models/parts.py)")
-    # Its own parameters, not those that it inherits.
+    # The class's own parameters, not inherited ones.
     parameters = vars(part).get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
         raise UserError(
@@ -123,8 +123,8 @@ def _check_directories(where: str, part: type[VisionPart]) -> None:
         taken = {*part.MODEL_TYPES} & {*cast(type[VisionPart], other).MODEL_TYPES}
         if taken and other.__module__ != part.__module__:
             raise UserError(
-                f"{where} has the model type {shown(min(taken))}, one of {other.__name__}; give it "
-                "another in MODEL_TYPES"
+                f"{where} has the model type {shown(min(taken))}, which "
+                f"{other.__name__} already has; give another in MODEL_TYPES"
             )
 
 

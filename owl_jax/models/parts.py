@@ -1,6 +1,6 @@
 """The interfaces of a model's three parts: vision encoder, connector, language model.
 
-A part is one file: its config (a frozen dataclass derived from one of these classes), its Flax
+A part is one file with its config (a frozen dataclass derived from one of these classes), its Flax
 module, the names of its released weights and its FLOPs. `models/vision`, `models/connectors` and
 `models/language` each hold a dict of the built-in parts. The rest of owl_jax uses parts only
 through these methods.
@@ -44,21 +44,21 @@ class Part(ABC):
         """Inconsistent sizes, one line each. where: the part's key in messages."""
 
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-        """A stored parameter for another size of pictures; None if it depends on no such size.
+        """A stored parameter, resized for this image size; None if it does not depend on that size.
 
-        path: below the subtree. shape: that of the same parameter in this model.
+        path: relative to the subtree. shape: the parameter's shape in this model.
         """
         return None
 
     @abstractmethod
     def num_parameters(self) -> float:
-        """Approximate number of parameters in the large kernels; serves to refuse absurd sizes."""
+        """Approximate number of parameters in the large kernels, for refusing absurd sizes."""
 
 
 class VisionPart(Part):
     """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D].
 
-    An encoder without directories of its own needs no MODEL_TYPES, `from_hf`, `weight_rows` and
+    An encoder that has no standalone directories needs no MODEL_TYPES, `from_hf`, `weight_rows` or
     `ignores`.
     """
 
@@ -91,18 +91,18 @@ class VisionPart(Part):
         return self.num_prefix_tokens + math.prod(self.grid)
 
     def at_layer(self, layer: int, class_token: bool) -> Self:
-        """The encoder that ends at a hidden state, without the norm that follows the last layer.
+        """The encoder cut off after a layer, without the norm that follows the last layer.
 
-        layer: transformers' index: -1 is the last layer's output. class_token: whether the output
-        has the encoder's class token, if there is one.
-        Raises ValueError for a state that the encoder does not have.
+        layer: transformers' index of the hidden state to return; -1 is the last layer's output.
+        class_token: whether the output keeps the encoder's class token, if there is one.
+        Raises ValueError for a hidden state that the encoder does not have.
         """
-        raise ValueError(f"layer {layer}; {self.architecture} has only its last output")
+        raise ValueError(f"layer {layer}; {self.architecture} only gives its last output")
 
     def taken_from(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters of this encoder among those of the whole one that it is the start of.
+        """This encoder's parameters, selected from those of the whole encoder (see `at_layer`).
 
-        params, result: subtrees of lazy arrays.
+        params and the result are subtrees of lazy arrays.
         """
         return params
 
@@ -120,18 +120,18 @@ class VisionPart(Part):
         raise NotImplementedError(f"{cls.__name__} has MODEL_TYPES but no from_hf")
 
     def weight_rows(self) -> list[Row]:
-        """The tensors of a standalone encoder's directory, targets below `vision/`."""
+        """The tensors of a standalone encoder's directory, with targets below `vision/`."""
         raise NotImplementedError(f"{type(self).__name__} has MODEL_TYPES but no weight_rows")
 
     def ignores(self, tensor: str) -> bool:
-        """Whether a tensor in such a directory belongs to another part."""
+        """Whether a tensor in a standalone encoder's directory belongs to another part."""
         return False
 
 
 class ConnectorPart(Part):
     """A connector: [N, T, S, D_vision] -> [N, num_tokens, D_language].
 
-    A connector that works on the grid of patches refuses an encoder with a class token
+    A connector that needs a plain grid of patches refuses an encoder with a class token
     (`prefix_problems`).
     """
 
@@ -140,7 +140,7 @@ class ConnectorPart(Part):
 
     @abstractmethod
     def num_tokens(self, vision: VisionPart, frames: int) -> int:
-        """Tokens that an image (one frame) or a video takes in a sequence."""
+        """How many tokens an image (one frame) or a video takes in a sequence."""
 
     @abstractmethod
     def mismatches(self, vision: VisionPart, language_width: int) -> list[str]:
@@ -155,18 +155,18 @@ class ConnectorPart(Part):
         """Forward FLOPs of attention's two matmuls, all layers, one medium."""
 
     def weight_rows(self) -> list[Row]:
-        """The tensors of a release, targets below `connector/`; none by default."""
+        """The tensors of a release, with targets below `connector/`; none by default."""
         return []
 
 
 class LanguagePart(Part):
     """A causal language model on embeddings; models/language/decoder.py shows the module's methods.
 
-    HF_CLASS is the class in transformers whose directories `weight_rows` describes; "" for a model
-    that does not exist alone. BASE_PREFIX is the prefix that tensor names lack in a directory saved
-    without the head. DEFINING names the fields that cannot be inferred from the weights' shapes.
-    READS names the keys of config.json that `from_hf` reads although other models refuse them
-    (models/hf_config.py).
+    HF_CLASS: the transformers class whose directories `weight_rows` describes; "" for a model that
+      has no standalone directories.
+    BASE_PREFIX: the prefix that tensor names lack in a directory saved without the head.
+    DEFINING: the fields that cannot be inferred from the weights' shapes.
+    READS: keys of config.json that `from_hf` reads and other models refuse (models/hf_config.py).
     USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
     EXTENDS: another architecture whose weights `extended` accepts.
     """
@@ -199,7 +199,7 @@ class LanguagePart(Part):
 
     @property
     def tied_tensors(self) -> Mapping[str, str]:
-        """{tensor: the tensor that it may duplicate}, of a model whose embedding is its head."""
+        """{tensor: the tensor that it may duplicate} if the embedding is also the output head."""
         return {}
 
     @property
@@ -210,12 +210,12 @@ class LanguagePart(Part):
     def tokens_through(self, path: Path, length: int, media_tokens: int) -> int:
         """Number of a sequence's tokens that the weight matrix at `path` multiplies.
 
-        media_tokens: those of all its media slots.
+        media_tokens: the number of tokens in all of the sequence's media slots.
         """
         return length
 
     def extended(self, llm: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The subtree `llm` of a model of architecture EXTENDS as a start for this one."""
+        """Initial weights for this model, from the subtree `llm` of a model of type EXTENDS."""
         return llm
 
     @abstractmethod
@@ -233,11 +233,11 @@ class LanguagePart(Part):
 
     @abstractmethod
     def weight_rows(self) -> list[Row]:
-        """The tensors of a standalone model's directory, targets below `llm/`."""
+        """The tensors of a standalone model's directory, with targets below `llm/`."""
 
 
 def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
-    """A line for each pair of fields whose first is not a multiple of the second."""
+    """One line for each pair whose first field is not a multiple of the second."""
     sizes = [(name, getattr(part, name), by, getattr(part, by)) for name, by in pairs]
     return [
         f"{where}.{name} {size} is not a multiple of {where}.{by} {divisor}"
@@ -251,6 +251,6 @@ def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
     if not vision.num_prefix_tokens:
         return []
     return [
-        f"connector {part.architecture} takes a grid of patches, but {vision.architecture} gives a "
-        "class token before them; give vision.class_token_output=False"
+        f"connector {part.architecture} needs a grid of patches, but {vision.architecture} puts a "
+        "class token before it; set vision.class_token_output=False"
     ]

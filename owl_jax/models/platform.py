@@ -1,4 +1,4 @@
-"""The platform that a program is traced for; some code has a different form on each."""
+"""The platform that a program is traced for: some code depends on it."""
 
 import jax
 

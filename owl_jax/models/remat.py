@@ -7,7 +7,7 @@ A policy is a name:
     minimal  saves the results of attention and of matmuls with weights; recomputes cheap operations
     full     saves only the layer's input
 
-or a list of tensors to save, for filling the memory that is left; all others are recomputed:
+or a list of tensors to save, to use the memory that is left; all others are recomputed:
 
     save:query,key,value,context            saved on the device
     save:context;offload:input,gate,up      saved on the device; offloaded to host memory
@@ -27,8 +27,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from owl_jax.errors import UserError
 
-# Each with its width. For LLaMA-7B in bfloat16, D, H * K and G * K are 8 KB per token and layer, F
-# is 22 KB, and `minimal` 84 KB in all. Saving a KB avoids about the same work for each tensor.
+# What each tensor is, and its width. For LLaMA-7B in bfloat16, D, H * K and G * K are 8 KB per
+# token and layer, F is 22 KB, and `minimal` saves 84 KB in all. Per KB saved, every tensor avoids
+# about the same work.
 TENSORS: Mapping[str, str] = {
     "input": "the layer's input, D",
     "query": "H * K, rotated",
@@ -48,7 +49,7 @@ Policy = Callable[..., Any]
 _POLICIES = jax.checkpoint_policies
 _NAMED: Mapping[str, Policy] = {
     "none": _POLICIES.everything_saveable,
-    # Attention kernels are not dots to JAX, but cost as much.
+    # JAX does not count attention kernels as dots, but they cost as much.
     "dots": _POLICIES.save_from_both_policies(
         _POLICIES.dots_saveable, _POLICIES.save_only_these_names("context")
     ),

@@ -3,7 +3,7 @@
 Letters: B sequences, L tokens, N slots, D language width, W vectors of a sequence's slots.
 
 A sequence has a fixed length and a fixed number of media slots, so sequences with text, images and
-videos run the same program. `media_index` holds the vector of each media token.
+videos run the same program. `media_index` holds the index of each media token's vector.
 """
 
 from __future__ import annotations

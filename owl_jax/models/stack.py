@@ -1,8 +1,8 @@
 """A stack of identical layers, scanned or unrolled, with rematerialisation.
 
-Scanned, the weights of all layers are one array with a leading axis "layers", and XLA compiles one
-layer: compile time does not grow with depth. On CPU the scan copies each layer's slice at every
-step, which makes a decoded token up to 1.5 times slower; `unstack` returns the unrolled weights.
+When scanned, the weights of all layers are one array with a leading axis "layers", and XLA compiles
+one layer, so compile time does not grow with depth. On CPU the scan copies each layer's slice at
+every step, which makes decoding up to 1.5 times slower; `unstack` returns the unrolled weights.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def apply_layers(
 def unstack(tree: Mapping[str, Any], cut: Callable[[Any], Sequence[Any]] = list) -> dict[str, Any]:
     """Splits each "layers" subtree of a scanned tree into subtrees "layer_0", "layer_1", ...
 
-    A tree may have only some of its weights stacked. cut: a stacked leaf -> its layers.
+    Weights that are not stacked stay as they are. cut: a stacked leaf -> its layers.
     """
     result: dict[tuple[str, ...], Any] = {}
     for path, leaf in flatten_dict(dict(tree)).items():

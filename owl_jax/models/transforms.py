@@ -2,7 +2,7 @@
 
 PyTorch stores a linear weight as [out, in] with heads flattened; ours are [*in, *out] with a head
 axis (models/layers.py). Every transform computes the source's shape from ours, converts both ways,
-and computes the source's slices for given slices of ours.
+and finds the source's slices that contain given slices of ours.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
 """One slice per axis, with explicit start and stop."""
 
-# Rows transposed at a time: the associativity of an L1 cache, because rows whose length is a power
-# of two all map to one set.
+# Rows transposed at a time. It is the associativity of an L1 cache: rows whose length is a power of
+# two all map to the same set.
 _TRANSPOSE_ROWS = 12
 
 
@@ -146,7 +146,7 @@ Transform = Same | Flat | Linear | PatchConvolution | DepthwiseConvolution
 def read_part(
     transform: Transform, read: Callable[[Slices], np.ndarray], shape: Shape, part: Slices
 ) -> np.ndarray:
-    """A part of our array of `shape`, from the smallest contiguous range of its source.
+    """Reads `part` of our array of shape `shape` from the smallest contiguous range of its source.
 
     read: returns a part of the source.
     """
@@ -157,7 +157,7 @@ def read_part(
 
 
 def _flattened(shape: Shape, part: Slices) -> tuple[slice, Slices]:
-    """A part of axes that the source flattens: (range in the source, the part of ours in it)."""
+    """For axes that the source flattens: (source range with `part`, our slices it covers)."""
     inner = math.prod(shape[1:])
     covered = (part[0], *whole(shape[1:]))
     return slice(part[0].start * inner, part[0].stop * inner), covered

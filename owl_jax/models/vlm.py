@@ -1,4 +1,4 @@
-"""The vision-language model: vision encoder, connector and language model on one parameter tree.
+"""The vision-language model: vision encoder, connector and language model in one parameter tree.
 
 Letters: B sequences, L tokens, N images, M videos, T frames, S image side, D language width,
 V vocabulary.
@@ -99,7 +99,7 @@ class VisionLanguageModel(nn.Module):
     def modality(
         self, images: jax.Array | None, videos: jax.Array | None, media_index: jax.Array
     ) -> Modality | None:
-        """Which tokens are visual; None without media, or if the language model does not ask."""
+        """Which tokens are visual; None without media, or if the language model does not use it."""
         config, vectors = self.config, 0
         if not config.llm.USES_MODALITY:
             return None
@@ -138,7 +138,7 @@ class VisionLanguageModel(nn.Module):
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """The tree as Linen collections, LoRA weights in their own (models/lora.py)."""
+    """The tree as Linen collections, with LoRA weights in their own (models/lora.py)."""
     tree = {name: subtree for name, subtree in params.items() if name != "lora"}
     return {"params": tree, COLLECTION: {"llm": params.get("lora", {})}}
 

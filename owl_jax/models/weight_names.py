@@ -17,7 +17,7 @@ from owl_jax.models.transforms import Flat, Linear, Same, Transform
 class Row:
     """One kind of tensor. `source` contains `{i}` if each layer has one.
 
-    Rows with the same target are stacked, in order, on its second to last axis.
+    Rows that share a target are stacked, in order, along its second-to-last axis.
     """
 
     source: str
@@ -29,7 +29,7 @@ class Row:
         return "{i}" in self.source
 
 
-# Buffers, not parameters, that old transformers wrote into checkpoints.
+# Buffers, not parameters, that old versions of transformers wrote into checkpoints.
 BUFFERS = re.compile(r".*(rotary_emb\.inv_freq|position_ids)")
 
 
@@ -50,17 +50,17 @@ def layer_norm(source: str, target: str) -> list[Row]:
 
 
 def with_prefix(rows: Iterable[Row], prefix: str) -> list[Row]:
-    """The rows with `prefix` before the source names."""
+    """The rows with `prefix` added to the source names."""
     return [dataclasses.replace(row, source=prefix + row.source) for row in rows]
 
 
 def without_prefix(rows: Iterable[Row], prefix: str) -> list[Row]:
-    """The rows without `prefix` before the source names."""
+    """The rows with `prefix` removed from the source names."""
     return [dataclasses.replace(row, source=row.source.removeprefix(prefix)) for row in rows]
 
 
 def projections(rows: Iterable[Row]) -> dict[str, Row]:
-    """The rows of kernels in layers, which LoRA can adapt, by projection name."""
+    """The rows of the kernels that LoRA can adapt, those in layers, by projection name."""
     return {
         row.target.split("/")[-2]: row
         for row in rows

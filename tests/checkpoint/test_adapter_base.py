@@ -75,10 +75,10 @@ def test_adapter_without_a_record_is_taken(adapter, other, tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"name": 3, "fingerprint": "0" * 64}, "name is 3; expected a text"),
-        ({"name": "x", "fingerprint": "short"}, "fingerprint is 'short'; expected a text"),
-        ({"name": "x", "fingerprint": None}, "fingerprint is None; expected a text"),
-        ({"name": "x", "fingerprint": ["0"]}, "fingerprint is .*; expected a text"),
+        ({"name": 3, "fingerprint": "0" * 64}, "name is 3; expected a string"),
+        ({"name": "x", "fingerprint": "short"}, "fingerprint is 'short'; expected a string"),
+        ({"name": "x", "fingerprint": None}, "fingerprint is None; expected a string"),
+        ({"name": "x", "fingerprint": ["0"]}, "fingerprint is .*; expected a string"),
     ],
 )
 def test_record_that_makes_no_sense(record, message, tmp_path):

@@ -280,7 +280,7 @@ def test_index_names_files_beside_it(name, tmp_path):
 def test_index_with_values_that_are_no_names(value, tmp_path):
     directories.copy(LLAMA, tmp_path)
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": value}}))
-    with pytest.raises(UserError, match=r"index\.json: weight_map.* is .*; expected a text"):
+    with pytest.raises(UserError, match=r"index\.json: weight_map.* is .*; expected a string"):
         load_model(tmp_path, "float32")
 
 

@@ -131,7 +131,7 @@ class MineConfig(SiglipConfig):
     [
         (
             ENCODER.replace('("mine",)', '("mine", "clip")'),
-            "MineConfig has the model type 'clip', one of ClipConfig; give it another",
+            "MineConfig has the model type 'clip', which ClipConfig already has; give another",
         ),
         (
             f"{ENCODER}    weight_rows = VisionPart.weight_rows\n",
@@ -165,7 +165,7 @@ def test_a_class_of_a_notebook_has_no_file():
     main = sys.modules["__main__"]
     former = vars(main).pop("__file__", None)
     try:
-        with pytest.raises(UserError, match="Cell is in no file; write it into a Python file"):
+        with pytest.raises(UserError, match="Cell is not defined in a file; write it into a"):
             own_files(owl_with(Cell()))
     finally:
         if former is not None:

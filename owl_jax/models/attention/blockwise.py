@@ -3,7 +3,7 @@
 Letters: B batch, L tokens, H heads, G key heads, R heads per key head, K and V widths of keys and
 values, T blocks of a sequence; in a block: Q queries, S keys.
 
-Each block of queries uses a range of key blocks, from the first it attends to up to its own: in a
+Each block of queries uses the key blocks from the first that it attends to up to its own. In a
 packed sequence this skips other conversations. The backward pass recomputes the scores, which is
 faster on a CPU than storing them.
 """
@@ -37,7 +37,7 @@ def blockwise(
     q: [B, H, L, K], scaled. k: [B, G, L, K]. v: [B, G, L, V]. Segments: int32[B, L], not negative.
 
     Returns: [B, H, L, V]. The result and the scores' log-sum-exp, which the backward pass uses, are
-    named `context` (models/remat.py). A query without keys has no gradient.
+    named `context` (models/remat.py). A query without keys gets no gradient.
     """
     B, H, L, K = q.shape
     G = k.shape[1]
@@ -53,8 +53,8 @@ class _Block:
     """A block of queries of one sequence, and the range of key blocks that it uses.
 
     sequence: int32[], the index in the batch. index: int32[], of the query block.
-    num_key_blocks: the length of the range. It ends with the query block, or begins with block 0 if
-      too few blocks precede the query block.
+    num_key_blocks: the length of the range. The range ends with the query block; if too few blocks
+      precede that block, the range starts at block 0 instead.
     """
 
     sequence: jax.Array
@@ -62,15 +62,15 @@ class _Block:
     num_key_blocks: int
 
     def queries(self, x: jax.Array, axis: int) -> jax.Array:
-        """The slice of [B, ...] with this block's queries, tokens on `axis`."""
+        """This block's queries, sliced from x [B, ...] along the token axis `axis`."""
         return self._slice(x, axis, self.index * BLOCK, BLOCK)
 
     def keys(self, x: jax.Array, axis: int) -> jax.Array:
-        """The slice of [B, ...] with this block's keys, tokens on `axis`."""
+        """This block's keys, sliced from x [B, ...] along the token axis `axis`."""
         return self._slice(x, axis, self._start(), self.num_key_blocks * BLOCK)
 
     def add_to_keys(self, sums: jax.Array, update: jax.Array) -> jax.Array:
-        """[B, G, L, K] with [G, S, K] added at this block's keys."""
+        """`sums` [B, G, L, K] with `update` [G, S, K] added at this block's keys."""
         update = self.keys(sums, 2) + update
         start = self.sequence, 0, self._start(), 0
         return jax.lax.dynamic_update_slice(sums, update[None], start)
@@ -183,7 +183,7 @@ def _scan(
 
 
 def _key_blocks_needed(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
-    """int32[B, T]: how many key blocks, ending with its own, each query block uses.
+    """int32[B, T]: how many key blocks each query block uses, its own being the last.
 
     A query block uses a key block if their ranges of segment ids overlap. An exact answer would
     take [L, L] comparisons; this one includes more blocks than needed if segments are unordered.
@@ -203,7 +203,7 @@ def _key_blocks_needed(query_segments: jax.Array, key_segments: jax.Array) -> ja
 
 
 def _branch_sizes(most: int) -> np.ndarray:
-    """The numbers of key blocks that get a branch: 1, 2, 3, 4, 6, 8, 12, ..., `most`."""
+    """The numbers of key blocks that have their own branch: 1, 2, 3, 4, 6, 8, 12, ..., `most`."""
     steps = [2**i * n // 2 for i in range(most.bit_length()) for n in (2, 3)]
     return np.array(sorted({n for n in steps if n < most} | {most}))
 

@@ -43,9 +43,10 @@ def attend(
       slopes: float32[H], for ALiBi; requires a mask.
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
         `choose` describes; "cudnn" never falls back but raises.
-      past: {"k", "v"}, each [B, G, S, K]: a cache of the tokens before the queries. k and v are
-        then the queries' own, and the mask is over the cache's slots. Always computed by "xla".
-      window: a query attends to this many positions up to its own; 0: to all of its segment.
+      past: {"k", "v"}, each [B, G, S, K]: a cache of the tokens before the queries. Then k and v
+        belong to the queries' own tokens, and the mask covers the cache's slots. Always computed
+        by "xla".
+      window: a query attends to this many positions, its own included; 0: to its whole segment.
         Requires a mask. For sequences longer than the window, "xla" replaces "blockwise".
 
     Returns: [B, L, H, K] in the dtype of q, named `context` (models/remat.py).
@@ -78,15 +79,17 @@ def choose(
     slopes: jax.Array | None,
     window: int = 0,
 ) -> str:
-    """Resolves "auto", and replaces splash and blockwise by "xla" for calls they are not made for.
+    """Resolves "auto", and replaces splash and blockwise by "xla" for calls that do not suit them.
 
-    "auto" is splash on TPU, cuDNN on GPU and blockwise on CPU. Each computes the calls it is fast
-    at; XLA computes the others:
+    "auto" is splash on TPU, cuDNN on GPU and blockwise on CPU. Each computes the calls that it is
+    fast at; XLA computes the others:
       splash     causal sequences of at least 128 tokens. Not the vision tower: padding its 257
-                 tokens of width 64 to 384 of width 128 takes 4.5 times the work, to save scores of
-                 4 MB per image. Not few queries: the connector's 64, or decoding with a cache.
-      cuDNN      16-bit dtypes, head widths that are a multiple of 8 up to 128, no ALiBi; without a
-                 mask, or whole sequences of even length (masked, it has no gradient for odd ones).
+                 tokens of width 64 to 384 of width 128 takes 4.5 times the work and saves only 4 MB
+                 of scores per image. Not a few queries, such as the connector's 64 or decoding with
+                 a cache.
+      cuDNN      16-bit dtypes, head widths that are a multiple of 8 up to 128, no ALiBi; either no
+                 mask, or whole sequences of even length (with a mask it has no gradient for odd
+                 lengths).
       blockwise  causal sequences of at least two blocks, no window.
     """
     whole = mask is not None and mask.is_self_attention()

@@ -18,7 +18,7 @@ class AttentionMask:
     query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation starts at 0.
     query_segments:  int32[B, L], an id per conversation of a packed sequence.
     key_positions:   int32[B, S]; key s is in slot s.
-    key_segments:    int32[B, S]; an id that no query has masks the key.
+    key_segments:    int32[B, S]; a key whose id no query has is masked.
     """
 
     query_slots: jax.Array
@@ -28,7 +28,7 @@ class AttentionMask:
     key_segments: jax.Array
 
     def dense(self, window: int = 0) -> jax.Array:
-        """bool[B, 1, L, S]; a query attends to `window` positions up to its own, 0: to all."""
+        """bool[B, 1, L, S]; a query attends to `window` positions, its own included; 0: to all."""
         causal = jnp.arange(self.key_segments.shape[1]) <= self.query_slots[:, None]
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]
         if window:
@@ -37,7 +37,7 @@ class AttentionMask:
         return (causal & same)[:, None]
 
     def is_self_attention(self) -> bool:
-        """Whether the queries cover all slots in order: without a cache, or filling a whole one."""
+        """Whether the queries cover all slots in order: no cache, or they fill the whole cache."""
         return self.query_segments.shape == self.key_segments.shape
 
 

@@ -34,17 +34,17 @@ def run_kernel(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) + bias) v over whole sequences.
 
-    XLA cannot partition a kernel, so on a mesh it runs under `jax.shard_map`, sharded by sequence
-    and head.
+    XLA cannot partition a kernel, so on a mesh the kernel runs under `jax.shard_map`, sharded by
+    sequence and head.
 
     Args:
       q: [B, L, H, K]. k, v: [B, G, L, K], H a multiple of G.
       query_segments, key_segments: int32[B, L], not negative.
       slopes: float32[H], positions: int32[B, L] of the keys, below 2**16. Both add ALiBi.
 
-    Returns: [B, L, H, K] in the dtype of q; finite also for queries without keys.
+    Returns: [B, L, H, K] in the dtype of q; finite even for queries without keys.
     """
-    # XLA fuses this rounding with the one of the rotary embedding.
+    # XLA fuses this rounding with the rotary embedding's.
     q = (q.astype(jnp.float32) / math.sqrt(q.shape[-1])).astype(q.dtype).swapaxes(1, 2)
     if slopes is not None and positions is not None:
         q, k = with_alibi(q, k, slopes, positions)

@@ -27,10 +27,10 @@ def splash(
     key_segments: jax.Array,
     window: int = 0,
 ) -> jax.Array:
-    """A kernel for packed sequences (packed_kernels.py). Interpreted, slowly, except on a TPU.
+    """A kernel for packed sequences (packed_kernels.py). Interpreted, hence slow, except on a TPU.
 
     q: [B, H, L, K], scaled. k, v: [B, G, L, K]. Segments: int32[B, L], not negative.
-    window: a query attends to this many keys up to its own; 0: to all.
+    window: a query attends to this many keys, its own included; 0: to all.
 
     Returns: [B, H, L, K]. The result and the scores' log-sum-exp, which the backward pass uses, are
     named `context` (models/remat.py).
@@ -41,7 +41,7 @@ def splash(
     # of 512; 61,700 if dq has its own kernel, which recomputes the scores. Larger blocks
     # exceed a kernel's limit of 16 MB, as do blocks of 1,024 on a v4 if ALiBi widens the heads.
     max_block = 1024 if K * q.dtype.itemsize <= 256 else 512
-    # The fewest blocks of equal size, to pad least.
+    # The fewest blocks of equal size, for the least padding.
     num_blocks = math.ceil(L / max_block)
     block = _LANES * math.ceil(L / num_blocks / _LANES)
     padded = num_blocks * block

@@ -19,7 +19,7 @@ from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
 # XLA on TPU computes the matmul of a single query elementwise. With eight copies of the query, the
-# matrix unit's minimum, it uses that unit: two fifths of the time by the compiler's estimate.
+# matrix unit's minimum, it uses that unit and takes two fifths of the time, the compiler estimates.
 _QUERY_COPIES = 8
 
 
@@ -58,7 +58,7 @@ def _divide_last(
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(v.dtype).reshape(B, G, -1, S)
-    # Named, so that the gradient of the division does not recompute it.
+    # Named so that the gradient of the division does not recompute it.
     context = named("context", jnp.einsum("bgms,bgsk->bgmk", weights, v))
     return (context.reshape(B, H, L, K) / total).astype(v.dtype).swapaxes(1, 2)
 

@@ -38,7 +38,7 @@ ATTENTION_NORM_EPS = 1e-5  # PyTorch's default for norm1, normk and norm2; ffn_l
 class QueryConnector(ConnectorPart):
     """Learned queries that attend to [queries; image tokens], layer after layer.
 
-    What the abstractors of the releases share. `mlp_size` is the width of the MLP's weights.
+    The released abstractors share this base. `mlp_size` is the width of the MLP's weights.
     `query_stddev` is init-only.
     """
 
@@ -68,8 +68,8 @@ class QueryConnector(ConnectorPart):
         if self.hidden_size == vision.hidden_size:
             return []
         return [
-            f"connector.hidden_size {self.hidden_size} is not vision.hidden_size "
-            f"{vision.hidden_size}: its queries attend to themselves and to the image's tokens"
+            f"connector.hidden_size {self.hidden_size} does not equal vision.hidden_size "
+            f"{vision.hidden_size}: the queries attend to themselves and to the image's tokens"
         ]
 
     def num_parameters(self) -> float:
@@ -117,9 +117,9 @@ class QueryConnector(ConnectorPart):
 class AbstractorConfig(QueryConnector):
     """The visual abstractor of mPLUG-Owl.
 
-    `mlp_size` is `intermediate_size` in the released image models, rounded in the video release.
+    `mlp_size` is the released image models' `intermediate_size`; the video release rounds it.
     `temporal` adds a second set of queries and their projection for videos of more than one frame.
-    The original's queries start at 0.
+    As in the original, queries start at 0.
     """
 
     temporal: bool = False
@@ -136,7 +136,7 @@ class AbstractorConfig(QueryConnector):
     def from_hf(
         cls, source: Source, num_query_tokens: int, vision_width: int, temporal: bool
     ) -> Self:
-        """Reads visual_abstractor_config of an mPLUG-Owl. Raises UserError."""
+        """Reads visual_abstractor_config of an mPLUG-Owl model. Raises UserError."""
         # encoder_hidden_size defaults to the vision encoder's width.
         values = {"encoder_hidden_size": vision_width, **source.values}
         found = source.with_values(values).read(_HfAbstractor)
@@ -303,5 +303,5 @@ class AbstractorBlock(nn.Module):
 
     @nn.nowrap
     def with_positions(self, queries: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The inputs of the query and of the key projection; values have no positions."""
+        """The inputs of the query and key projections; values have no positions."""
         return queries, context

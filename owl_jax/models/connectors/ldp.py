@@ -23,15 +23,15 @@ from owl_jax.models.parts import ConnectorPart, Path, VisionPart, prefix_problem
 from owl_jax.models.transforms import DepthwiseConvolution, Same
 from owl_jax.models.weight_names import Row, weight_and_bias
 
-_POOLED = 2  # patches of a pooled token, along each side
+_POOLED = 2  # patches along each side of a pooled token
 _KERNEL = 3  # side of the convolution's kernel
 
 
 @dataclass(frozen=True)
 class LdpConfig(ConnectorPart):
-    """LDPv2. The point-wise layers have the width `hidden_size` between them.
+    """LDPv2. `hidden_size` is the width between the two point-wise layers.
 
-    MobileVLM V2 has the language model's width there.
+    In MobileVLM V2 it is the language model's width.
     """
 
     hidden_size: Size = 2048
@@ -52,7 +52,7 @@ class LdpConfig(ConnectorPart):
         if rows % _POOLED or columns % _POOLED:
             problems.append(
                 f"connector ldp pools {_POOLED} x {_POOLED} patches, but the encoder gives {rows} "
-                f"x {columns}; give another vision.image_size"
+                f"x {columns}; choose another vision.image_size"
             )
         return problems
 
@@ -68,7 +68,7 @@ class LdpConfig(ConnectorPart):
         return 0.0
 
     def weight_rows(self) -> list[Row]:
-        """The authors' names."""
+        """The authors' tensor names."""
         projector, position = "model.mm_projector", "connector/position"
         return [
             *weight_and_bias(f"{projector}.mlp.mlp.0", "connector/up"),

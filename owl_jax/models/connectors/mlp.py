@@ -1,4 +1,4 @@
-"""LLaVA's connector: an MLP on each token; every token of the encoder is one of the sequence.
+"""LLaVA's connector: an MLP on each token; each encoder token becomes one sequence token.
 
 Letters: N media, T frames, S tokens of an encoded frame, D encoder width, F MLP width, E language
 width.
@@ -25,9 +25,9 @@ from owl_jax.models.weight_names import Row, weight_and_bias
 
 @dataclass(frozen=True)
 class MlpConfig(ConnectorPart):
-    """`num_layers` linear layers of width `hidden_size`, exact GELU between them.
+    """`num_layers` linear layers of width `hidden_size`, with exact GELU between them.
 
-    LLaVA-1.5 has two, with the language model's width. One is LLaVA 1's linear projection.
+    LLaVA-1.5 has two, of the language model's width. LLaVA 1 has one, a linear projection.
     """
 
     hidden_size: Size = 4096
@@ -56,7 +56,7 @@ class MlpConfig(ConnectorPart):
         return 0.0
 
     def weight_rows(self) -> list[Row]:
-        """Transformers' names, as in llava-1.5-7b-hf."""
+        """Transformers' tensor names, as in llava-1.5-7b-hf."""
         return [
             row
             for number in range(1, self.num_layers + 1)
@@ -66,7 +66,7 @@ class MlpConfig(ConnectorPart):
         ]
 
     def original_weight_rows(self) -> list[Row]:
-        """The authors' names, as in llava-v1.5-7b: GELUs have the odd numbers."""
+        """The authors' tensor names, as in llava-v1.5-7b, where odd numbers are GELUs."""
         return [
             row
             for number in range(self.num_layers)
@@ -89,8 +89,8 @@ class Mlp(nn.Module):
         biased = partial(Projection, use_bias=True, dtype=self.compute.dtype)
         x = encoded.reshape(encoded.shape[0], -1, encoded.shape[-1])
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
-        # Between the first layer and the last, tensor parallelism gathers: mlp -> mlp would use its
-        # mesh axis twice. The same holds for fsdp and a single layer.
+        # Inputs of middle layers have no logical name, so tensor parallelism gathers them: mlp ->
+        # mlp would use its mesh axis twice. The same holds for fsdp and a single layer's input.
         into = {"vision_embed" if config.num_layers > 1 else None: x.shape[-1]}
         for number in range(1, config.num_layers):
             x = biased(into, {"mlp": config.hidden_size}, name=f"linear_{number}")(x)

@@ -1,12 +1,12 @@
-"""mPLUG-Owl2's visual abstractor: mPLUG-Owl's, with fixed positions of queries and patches.
+"""mPLUG-Owl2's visual abstractor: mPLUG-Owl's, with fixed positions for queries and patches.
 
 Letters: N media, T frames, S tokens of an encoded frame (a grid of patches, after a class token if
 the encoder has one), Q queries, D width, E language width.
 
-Each layer adds sines and cosines to the inputs of its query and key projections, never of the
-values: one dimension for the queries, two for the grid; the class token has none. They are not
-trained, but they are in the released checkpoints (buffers `q_pos_embed` and `k_pos_embed`), so they
-are read from there. A video is its frames, each encoded as a picture.
+Each layer adds sines and cosines to the inputs of its query and key projections, but not of its
+value projection: one-dimensional for the queries, two-dimensional for the grid, none for the class
+token. They are not trained, but the released checkpoints contain them (buffers `q_pos_embed` and
+`k_pos_embed`), so they are read from there. Each frame of a video is encoded as an image.
 
 Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's visual_encoder.py.
 """
@@ -36,7 +36,7 @@ _BASE = 10000.0  # of the wavelengths, as in arXiv 1706.03762
 
 @dataclass(frozen=True)
 class Owl2AbstractorConfig(QueryConnector):
-    """The visual abstractor of mPLUG-Owl2. The original draws its queries from a normal of 1."""
+    """The visual abstractor of mPLUG-Owl2. As in the original, queries start as N(0, 1)."""
 
     FIXED: ClassVar = ("query_positions", "key_positions")
 
@@ -65,7 +65,7 @@ class Owl2AbstractorConfig(QueryConnector):
         if tokens - math.isqrt(tokens) ** 2 > 1:
             problems.append(
                 f"connector {self.architecture} needs a square grid of patches with at most one "
-                f"class token, found {tokens} tokens of vision {vision.architecture}"
+                f"class token, but {vision.architecture} gives {tokens} tokens"
             )
         return problems
 
@@ -82,12 +82,12 @@ class Owl2AbstractorConfig(QueryConnector):
 
     @classmethod
     def from_hf(cls, source: Source, vision: VisionPart) -> Self:
-        """Reads visual_config.visual_abstractor of an mPLUG-Owl2. Raises UserError."""
+        """Reads visual_config.visual_abstractor of an mPLUG-Owl2 model. Raises UserError."""
         found = source.read(_HfAbstractor)
         owner = "the vision encoder"
         width = "encoder_hidden_size"
         source.expect(source.key(width), found.encoder_hidden_size, vision.hidden_size, owner)
-        # A missing side is 32 in the original, whatever the encoder's is.
+        # The original takes a missing side to be 32, whatever the encoder's is.
         side = math.isqrt(vision.tokens_per_frame)
         source.expect(source.key("grid_size"), found.grid_size or 32, side, owner)
         source.expect(source.key("use_cls_token"), found.use_cls_token, True, "mPLUG-Owl2")
@@ -181,16 +181,16 @@ def _constant(table: np.ndarray) -> Any:
 
 
 def line_positions(places: np.ndarray, width: int) -> np.ndarray:
-    """[n, width] of places on a line [n]: sines, then cosines."""
+    """Places on a line [n] -> [n, width]: sines, then cosines."""
     frequencies = _BASE ** (-np.arange(width // 2) / (width // 2))
     angles = places[:, None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def grid_positions(tokens: int, width: int) -> np.ndarray:
-    """[tokens, width] of a square grid, row by row: of the column, then of the row.
+    """[tokens, width] for a square grid, row by row: half for the column, then half for the row.
 
-    If `tokens` is not a square, the first is a class token, whose position is zero.
+    If `tokens` is not a square number, the first token is a class token and gets zeros.
     """
     side = math.isqrt(tokens)
     rows, columns = np.divmod(np.arange(side * side), side)

@@ -1,8 +1,8 @@
-"""MiniGPT-v2's connector: neighbouring tokens joined in width, then one linear layer.
+"""MiniGPT-v2's connector: neighbouring tokens are concatenated in width, then one linear layer.
 
-Letters: N media, T frames, P patches, D encoder width, E language width, M tokens that are joined.
+Letters: N media, T frames, P patches, D encoder width, E language width, M tokens that become one.
 
-Source: MiniGPT-v2 (arXiv 2310.09478, section 2.1): each M tokens in reading order become one.
+Source: MiniGPT-v2 (arXiv 2310.09478, section 2.1): every M tokens in reading order become one.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class TokenMergeConfig(ConnectorPart):
         if columns % self.merged:
             problems.append(
                 f"connector.merged {self.merged} does not divide the {columns} columns of the "
-                f"encoder's {rows} x {columns} patches; give another vision.image_size or "
+                f"encoder's {rows} x {columns} patches; choose another vision.image_size or "
                 "connector.merged"
             )
         return problems
 
     def num_parameters(self) -> float:
-        return 0.0  # one matrix, of sizes that other parts have
+        return 0.0  # one matrix, whose sizes other parts limit
 
     def tokens_through(self, path: Path, vision: VisionPart, frames: int) -> int:
         return self.num_tokens(vision, frames)

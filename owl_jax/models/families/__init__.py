@@ -14,19 +14,19 @@ from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
 from owl_jax.models.language import plain_models
 from owl_jax.models.vision import vision_types
 
-# By model_type in config.json. That of a language model alone is its own (`families`).
+# By model_type in config.json. `families` adds plain language models.
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family for family in (MPLUG_OWL, MPLUG_OWL2, LLAVA, LLAVA_ORIGINAL)
 }
 
 
 def families() -> dict[str, Family]:
-    """All families by model_type, of language models alone and of users' own too."""
+    """All families by model_type, including plain language models, also those of users' own."""
     return {**FAMILIES, **dict.fromkeys(plain_models(), PLAIN_LANGUAGE)}
 
 
 def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
-    """The family of a config.json; without a model_type mPLUG-Owl, whose reader may refuse it.
+    """The family of a config.json: mPLUG-Owl if it has no model_type; the reader may refuse it.
 
     path: the file, for messages. Raises UserError for a model_type that owl_jax does not know.
     """

@@ -25,17 +25,18 @@ class Family:
     weight_rows: the table of weights, with a row for every parameter of the parts.
     fits: whether the format can express a model's parts.
     mark: a tensor that only this family's weights have; "" if there is none.
-    language_prefix: before the names of the language model's own tensors.
+    language_prefix: the prefix of the language model's tensor names.
     peft_base: what PEFT writes about the base model's class ("auto_mapping").
-    reads_resizing: whether preprocessor_config.json says how images become squares.
-    ignores: (config, tensor) -> whether a tensor is one that owl_jax does not use.
-    defaults: entries of config.json for a model that was not read from one; others win.
-    spellings: {prefix of a tensor's name: what other versions' files have instead}; all are read.
+    reads_resizing: whether preprocessor_config.json determines how images become squares.
+    ignores: (config, tensor) -> whether owl_jax leaves the tensor unused.
+    defaults: entries of config.json that apply unless the source config.json or `write_config` has
+      them.
+    spellings: {prefix of tensor names: its spellings in other versions' files}; all can be read.
     tower: the key of config.json that names the directory of the vision tower. Its config.json is
       read as the section TOWER_CONFIG, and its weights if the model's files lack them. A file with
       a section "vision_config" needs no such directory.
-    tower_prefix: before the names of the tower's tensors in the model's own files.
-    conversation: the name of its conversation format; "" if its directories name one.
+    tower_prefix: the prefix of the tower's tensor names in the model's own files.
+    conversation: the name of its conversation format; "" if it depends on the directory.
     """
 
     model_type: str

@@ -1,8 +1,8 @@
-"""LLaVA-1.5 (arXiv 2310.03744): its config.json and tensor names, transformers' and the authors'.
+"""LLaVA-1.5 (arXiv 2310.03744): config.json and tensor names of transformers and of the authors.
 
 Both files say model_type "llava". Transformers' directory (llava-hf/llava-1.5-7b-hf) holds the
-whole model; versions 4 and 5 write other names. The authors' (liuhaotian/llava-v1.5-7b) holds the
-language model and the connector, and names the directory of its vision tower.
+whole model; versions 4 and 5 write different names. The authors' (liuhaotian/llava-v1.5-7b) holds
+the language model and the connector, and names the directory of its vision tower.
 
 Source: transformers, configuration_llava.py and modeling_llava.py; haotian-liu/LLaVA,
 llava/model/llava_arch.py.
@@ -39,7 +39,7 @@ LLAVA_7B = OwlConfig(
     resizing=Resizing("pad"),
     conversation=VICUNA_V1.name,
 )
-# The published recipe of finetuning with LoRA (haotian-liu/LLaVA, finetune_lora.sh).
+# The published recipe for finetuning with LoRA (haotian-liu/LLaVA, finetune_lora.sh).
 LLAVA_LORA = LoraConfig(rank=128, alpha=256, dropout=0.05, targets=LlamaConfig.PROJECTIONS)
 
 _TOWER, _LANGUAGE, _CONNECTOR = "vision_tower.", "language_model.", "multi_modal_projector."
@@ -123,7 +123,7 @@ def _read_original(source: Source, tensors: Collection[str]) -> OwlConfig:
     vision = _at_layer(
         source, "mm_vision_select_layer", read_vision(section), layer, with_class_token
     )
-    # Without "pad", the authors' code leaves the picture to the tower's processor: a crop.
+    # Without "pad", the authors' code uses the tower's image processor, which crops.
     kind: Any = "pad" if llava.image_aspect_ratio == "pad" else "crop"
     connector = MlpConfig(hidden_size=llm.hidden_size, num_layers=layers)
     resizing = Resizing(kind)
@@ -160,7 +160,7 @@ def _write_config(config: OwlConfig, dtype: str) -> dict[str, Any]:
         "torch_dtype": dtype,
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
-        # The layers after the one that is read are not kept.
+        # The last layer, because layers after the one that is read are not kept.
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default" if drops else "full",
         "image_seq_length": config.num_tokens("image"),
@@ -178,7 +178,7 @@ def _parts(config: OwlConfig) -> tuple[ClipConfig | SiglipConfig, MlpConfig]:
 
 
 def _defaults(config: OwlConfig) -> dict[str, Any]:
-    """Of a model that was not read from such a file: an id that stands for pictures.
+    """For a model not read from such a file: an id that stands for pictures.
 
     transformers requires one inside the vocabulary, and text must not contain it (docs/weights.md).
     """
@@ -228,7 +228,7 @@ def _original_rows(config: OwlConfig) -> list[Row]:
 
 
 def _ignores(config: OwlConfig, tensor: str) -> bool:
-    """What follows the layer of the vision tower that is read."""
+    """True for unused tensors of the vision tower, such as layers after the one that is read."""
     for prefix in (_TOWER, f"model.{_TOWER}"):
         if tensor.startswith(prefix):
             return _parts(config)[0].ignores(tensor.removeprefix(prefix))
@@ -279,7 +279,7 @@ LLAVA = Family(
     ignores=_ignores,
     defaults=_defaults,
     conversation=VICUNA_V1.name,
-    # Of transformers 4 until 4.51; then of later versions.
+    # Keys: transformers 4 up to 4.51. Values: later versions.
     spellings={
         f"{_LANGUAGE}model.": (f"model.{_LANGUAGE}",),
         f"{_LANGUAGE}lm_head.": ("lm_head.",),

@@ -60,7 +60,7 @@ def variant(name: str) -> OwlConfig:
 
 
 def around(part: VisionPart) -> OwlConfig:
-    """The released model with another vision encoder, to describe a standalone one."""
+    """The released model with the vision encoder `part`, to describe a standalone encoder."""
     released = VARIANTS["llama"]
     # The abstractor's width is its vision encoder's.
     size, heads = part.hidden_size, part.num_heads

@@ -21,7 +21,7 @@ from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.weight_names import Row, with_prefix
 from owl_jax.text.formats import OWL2
 
-# MAGAer13/mplug-owl2-llama2-7b: pictures of 448 pixels, LLaMA 2.
+# MAGAer13/mplug-owl2-llama2-7b: images of 448 x 448 pixels, LLaMA 2.
 MPLUG_OWL2_7B = OwlConfig(
     ClipConfig(image_size=448),
     Owl2AbstractorConfig(),
@@ -30,12 +30,12 @@ MPLUG_OWL2_7B = OwlConfig(
 )
 
 _MODEL_TYPE = "mplug_owl2"
-_MODEL = "model."  # before every tensor's name but the head's
+_MODEL = "model."  # prefix of every tensor name except the head's
 _VISUAL = "visual_config"
 
 
 class _HfVision(Struct, frozen=True):
-    """The keys of visual_config.visual_model that the CLIP encoder does not know."""
+    """Keys of visual_config.visual_model that mPLUG-Owl lacks or that have another default."""
 
     image_size: int = 448
     use_post_layernorm: bool = True
@@ -51,7 +51,7 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     found = vision.read(_HfVision)
     for name in ("use_post_layernorm", "use_cls_token"):
         vision.expect(vision.key(name), getattr(found, name), True, owner)
-    # The first release's default is half of the second's.
+    # mPLUG-Owl's default is half of mPLUG-Owl2's.
     values = {"image_size": found.image_size, **vision.values}
     encoder = ClipConfig.from_owl(vision.with_values(values), temporal=False)
     tied = source.values.get("tie_word_embeddings", False)

@@ -1,4 +1,4 @@
-"""Language models without media, in the directories that transformers writes for them."""
+"""Plain language models, without media, in directories as transformers writes them."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ LANGUAGE_MODELS: dict[str, type[LanguagePart]] = {
 
 
 def plain_models() -> dict[str, type[LanguagePart]]:
-    """The models that exist alone, by model_type in their config.json."""
+    """The models that have directories of their own, by model_type in their config.json."""
     return {name: part for name, part in LANGUAGE_MODELS.items() if part.HF_CLASS}
 
 
 def read_language(source: Source) -> LanguagePart:
     """Reads the config.json of a language model, or the section that describes one.
 
-    Raises UserError for a model that owl_jax cannot compute, and as `LanguagePart.from_hf`.
+    Raises UserError for a model that owl_jax cannot compute, and like `LanguagePart.from_hf`.
     """
     kind, known = source.values.get("model_type"), plain_models()
     if kind is None:

@@ -1,4 +1,4 @@
-"""BLOOM (arXiv 2211.05100): LayerNorm with biases, ALiBi instead of positions, tied output head.
+"""BLOOM (arXiv 2211.05100): LayerNorm with biases, ALiBi instead of rotary positions, tied head.
 
 Letters: B batch, L tokens, D width, H heads, K head width, V vocabulary.
 """
@@ -161,7 +161,7 @@ class Bloom(nn.Module):
         self.norm = LayerNorm(config.layer_norm_eps)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """int[B, L] -> [B, L, D], normed. Media vectors are not: splice them in after this."""
+        """int[B, L] -> [B, L, D], normalised. Media vectors are not: splice them in afterwards."""
         return self.embedding_norm(self.word_embeddings(ids))
 
     def head(self, hidden: jax.Array) -> jax.Array:
@@ -176,7 +176,7 @@ class Bloom(nn.Module):
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
-        """Runs the decoder; arguments and result as `Decoder.__call__`."""
+        """Runs the decoder; arguments and result as in `Decoder.__call__`."""
         x, new = apply_layers(
             partial(BloomBlock, self.config, self.compute, self.lora),
             self.config.num_layers,

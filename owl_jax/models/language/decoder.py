@@ -1,7 +1,7 @@
 """The decoder that LLaMA, Mistral and Qwen share: RMSNorm, rotary positions, SwiGLU.
 
-`DecoderConfig` has everything that these models have in common; the file of each model says what
-differs. Letters: B batch, L tokens, D width, H heads, G key heads, K head width, F MLP width,
+`DecoderConfig` has everything that these models have in common; each model's file has what differs.
+Letters: B batch, L tokens, D width, H heads, G key heads, K head width, F MLP width,
 V vocabulary.
 """
 
@@ -43,7 +43,7 @@ from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, Linear, Same
 from owl_jax.models.weight_names import Row
 
-Width = Annotated[int, Meta(ge=0, le=1 << 20)]  # 0: the usual one
+Width = Annotated[int, Meta(ge=0, le=1 << 20)]  # 0: hidden_size / num_heads
 Window = Annotated[int, Meta(ge=0, le=1 << 24)]  # in tokens; 0: none
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -76,13 +76,14 @@ class HfDecoder(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class DecoderConfig(LanguagePart):
-    """The fields of every such model; a model's own class adds `architecture` and its defaults.
+    """The fields that these models share; each model's class adds `architecture` and its defaults.
 
-    HF lists the keys of its config.json. BIASES names its projections with a bias. QK_NORM: queries
-    and keys are normed in each head.
+    HF lists the keys of its config.json. BIASES names the projections that have a bias. QK_NORM:
+    whether queries and keys are normalised in each head.
 
-    head_width: 0 for hidden_size / num_heads. sliding_window: a token attends to this many tokens,
-      itself included; 0 for all before it. tied: the embedding is also the output head.
+    head_width: 0 means hidden_size / num_heads. sliding_window: a token attends to this many
+      tokens, itself included; 0 means all before it too. tied: the embedding is also the output
+      head.
     """
 
     HF: ClassVar[type[HfDecoder]] = HfDecoder
@@ -272,8 +273,8 @@ class DecoderConfig(LanguagePart):
 def _ids_in_vocabulary(
     kind: type[DecoderConfig], found: Mapping[str, int], vocab_size: int
 ) -> dict[str, int]:
-    """The special ids of a file. Ids that it does not name are the model's, or 0 if its vocabulary
-    is too small for them."""
+    """The special ids of a file. Missing ids get the model's defaults, or 0 where the vocabulary is
+    too small for those."""
     small = {name: 0 for name in SPECIAL_IDS if getattr(kind, name) >= vocab_size}
     return {**small, **found}
 
@@ -320,7 +321,7 @@ class Decoder(nn.Module):
           embeddings: [B, L, D], text and media.
           mask: of the sequences, or of these L queries over the cache's slots.
           cache: keys and values of the preceding tokens; only read.
-          modality: which tokens are visual, for blocks that ask; None: none of them.
+          modality: which tokens are visual, for blocks that use it; None: no token is.
 
         Returns: (hidden states after the last norm [B, L, D], keys and values of these L tokens,
         structured like the cache). In training nothing uses the latter and XLA removes them.
@@ -408,7 +409,7 @@ class DecoderBlock(nn.Module):
 
     @nn.nowrap
     def head_norm(self, name: str, x: jax.Array) -> jax.Array:
-        """Queries or keys [B, L, H, K], normed in each head if the model does that."""
+        """Queries or keys [B, L, H, K], normalised in each head if the model has QK_NORM."""
         if not self.config.QK_NORM:
             return x
         return RMSNorm(self.config.rms_norm_eps, ("kv",), name=name)(x)
@@ -420,5 +421,5 @@ class DecoderBlock(nn.Module):
         y: jax.Array,
         modality: Modality | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Keys, not yet rotated, and values of y [B, L, D]; project: (name, y) -> [B, L, G, K]."""
+        """Keys (not yet rotated) and values of y [B, L, D]; project: (name, y) -> [B, L, G, K]."""
         return project("k_proj", y), project("v_proj", y)

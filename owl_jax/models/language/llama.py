@@ -1,8 +1,8 @@
 """LLaMA 1, 2 and 3 (arXiv 2302.13971, 2307.09288, 2407.21783).
 
 LLaMA 2 doubles the positions and gives its largest model fewer key heads. Llama 3 has fewer key
-heads in every model, a larger rotary base, from 3.1 on scaled rotary positions, and in small models
-a tied head.
+heads in every model, a larger rotary base, scaled rotary positions (from 3.1 on) and, in small
+models, a tied head.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mistral 7B (arXiv 2310.06825): LLaMA with fewer key heads.
 
-In version 0.1 a token attends to the 4,096 tokens up to itself; later versions have no window.
+In version 0.1 a token attends to 4,096 tokens, itself included; later versions have no window.
 """
 
 from __future__ import annotations

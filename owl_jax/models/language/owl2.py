@@ -1,15 +1,15 @@
 """mPLUG-Owl2's modality-adaptive LLaMA (arXiv 2311.04257, section 3.2).
 
-Each layer has a second set of norms, key and value projections for visual tokens; queries, the
-output projection, the MLP, the final norm and the head are shared.
+Each layer has a second set of norms and of key and value projections for visual tokens. Queries,
+the output projection, the MLP, the final norm and the head are shared.
 
 Letters: B batch, L tokens, W vectors of a sequence's media slots, D width, G key heads, K head
 width.
 
-Cost: `visual_k_proj` and `visual_v_proj` multiply only the W vectors of the slots, whose number is
-static, and the others all L tokens. With one picture in 2,048 tokens that is 0.5 % more than LLaMA
-computes; both projections for all tokens would be 16 % (docs/benchmarks.md). The norms share their
-statistics, and the compiler chooses between the scales in the same loop.
+Cost: `visual_k_proj` and `visual_v_proj` multiply only the W vectors of the slots, a static number;
+the other projections multiply all L tokens. With one image in 2,048 tokens this is 0.5 % more work
+than LLaMA; both sets of projections for all tokens would be 16 % more (docs/benchmarks.md). The two
+norms share their statistics, and the compiler selects the scale in the same loop.
 
 Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's modeling_llama2.py and multiway.py.
 """
@@ -32,7 +32,7 @@ from owl_jax.models.modality import Modality
 from owl_jax.models.parts import Path
 from owl_jax.models.weight_names import Row
 
-_VISUAL = "visual_"  # before the name of a module for visual tokens
+_VISUAL = "visual_"  # prefix of the modules for visual tokens
 _ADAPTIVE = ("attention_norm", "mlp_norm", "k_proj", "v_proj")  # modules that exist twice
 
 
@@ -99,7 +99,7 @@ def _is_visual(path: Path) -> bool:
 
 
 class Owl2Llama(Decoder):
-    """LLaMA whose blocks ask which tokens are visual."""
+    """LLaMA with separate weights for visual tokens."""
 
     @nn.nowrap
     def block(self) -> type[DecoderBlock]:
@@ -107,7 +107,7 @@ class Owl2Llama(Decoder):
 
 
 class Owl2LlamaBlock(DecoderBlock):
-    """LLaMA's decoder layer with the visual tokens' own norms, keys and values."""
+    """LLaMA's decoder layer with separate norms, keys and values for visual tokens."""
 
     @nn.nowrap
     def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:

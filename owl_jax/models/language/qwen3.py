@@ -1,6 +1,7 @@
-"""Qwen3 (arXiv 2505.09388): Qwen2 without biases, with norms of queries and keys in each head.
+"""Qwen3 (arXiv 2505.09388): Qwen2 without biases, with queries and keys normalised in each head.
 
-The width of its heads is its own: the 4B model has 32 heads of 128 channels at width 2,560.
+The head width is independent of the model width: the 4B model has 32 heads of 128 channels at
+width 2,560.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class RopeScaling:
     """How the angles are scaled; the fields are those of rope_scaling in config.json.
 
     linear: all angles are divided by `factor` (arXiv 2306.15595).
-    llama3: angles that turn less than `low_freq_factor` times in the `original_positions` of the
+    llama3: angles that turn fewer than `low_freq_factor` times over the `original_positions` of
       pre-training are divided by `factor`, those that turn more than `high_freq_factor` times are
       kept, and those in between are interpolated (Llama 3.1).
     """
@@ -75,7 +75,7 @@ def read_rope(hf: Any, source: Source, owner: str) -> tuple[float, RopeScaling]:
     hf: the values of a config.json, with rope_theta, partial_rotary_factor, rope_parameters and
       rope_scaling. owner: the model, for messages.
 
-    Raises UserError for partial ones, other types, and values that disagree.
+    Raises UserError for partial rotary positions, other types, and values that disagree.
     """
     thetas, scalings = [hf.rope_theta], set()
     for name in ("rope_parameters", "rope_scaling"):

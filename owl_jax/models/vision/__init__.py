@@ -12,17 +12,17 @@ VISION_ENCODERS: Mapping[str, type[VisionPart]] = {"clip": ClipConfig, "siglip":
 
 
 def vision_types() -> Mapping[str, type[VisionPart]]:
-    """Encoders by model_type of a config.json, of the encoder or of a model that includes it."""
+    """Encoders by model_type in config.json, their own or that of a model that includes one."""
     return {name: part for part in VISION_ENCODERS.values() for name in part.MODEL_TYPES}
 
 
 def read_vision(source: Source) -> VisionPart:
     """Reads the config.json of a vision encoder, or the section that describes one.
 
-    Raises UserError for an encoder that owl_jax cannot compute, and as `VisionPart.from_hf`.
+    Raises UserError for an encoder that owl_jax cannot compute, and like `VisionPart.from_hf`.
     """
     types = vision_types()
-    # A file without a type is taken for the first encoder's.
+    # A file without a model_type is assumed to be the first encoder's.
     kind = source.values.get("model_type", next(iter(types)))
     if not isinstance(kind, str) or kind not in types:
         known = ", ".join(types)

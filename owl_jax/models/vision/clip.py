@@ -3,7 +3,7 @@
 Letters: N media, T frames, P patches, D width, H heads, K head width, F MLP width.
 
 Source: X-PLUG/mPLUG-Owl, modeling_mplug_owl.py (MplugOwlVisionModel) and the video release's
-MplugOwlVisionLocalTemporal. Position 0 of the token axis is the class token.
+MplugOwlVisionLocalTemporal. The first token is the class token.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class ClipConfig(VisionPart):
     @classmethod
     def from_hf(cls, source: Source) -> Self:
         if "vision_config" in source.values or source.values.get("model_type") == "clip":
-            # In files of transformers 4.20 and before, vision_config_dict overrides vision_config.
+            # In files of transformers 4.20 and earlier, vision_config_dict overrides vision_config.
             overrides = source.section("vision_config_dict").values
             section = source.section("vision_config")
             source = section.with_values({**section.values, **overrides})
@@ -167,7 +167,7 @@ class ClipConfig(VisionPart):
         return cls(**sizes_from_hf(source, vision, "quick_gelu"), temporal=temporal)
 
     def to_hf(self) -> dict[str, Any]:
-        """The inverse of `from_hf`: CLIPVisionConfig. It lacks what follows the last layer here."""
+        """The inverse of `from_hf`: a CLIPVisionConfig that ends at this encoder's last layer."""
         return {"model_type": "clip_vision_model", **sizes_to_hf(self, "quick_gelu")}
 
     def weight_rows(self) -> list[Row]:
@@ -183,7 +183,7 @@ class ClipConfig(VisionPart):
         ]
 
     def ignores(self, tensor: str) -> bool:
-        """CLIP's text tower, its projections and the logit scale; what follows the last layer."""
+        """CLIP's text tower, projections and logit scale, and all that follows the last layer."""
         others = ("text_model.", "text_projection", "visual_projection")
         if tensor.startswith(others) or tensor == "logit_scale":
             return True

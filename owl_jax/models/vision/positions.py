@@ -1,4 +1,4 @@
-"""Learned positions of a square grid of patches, for another number of patches.
+"""Resizes learned positions of a square grid of patches to another number of patches.
 
 Letters: P patches, D width.
 """
@@ -13,7 +13,7 @@ _SHARPNESS = -0.75  # of the cubic (Keys 1981), as in PyTorch; -0.5 in other lib
 
 
 def interpolated(positions: np.ndarray, tokens: int) -> np.ndarray:
-    """float[.. + P, D] -> [.. + P', D], `tokens` in all: bicubic, as PyTorch's `interpolate`.
+    """float[.. + P, D] -> [tokens, D], resized bicubically like PyTorch's `interpolate`.
 
     A class token's position, if there is one before the grid's, stays as it is. Computes in float32
     and casts back. Raises ValueError if either grid is not a square or only one has a class token.
@@ -29,7 +29,7 @@ def interpolated(positions: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def fits(found: int, tokens: int) -> bool:
-    """Whether both are square grids, with a class token or without."""
+    """Whether both are square grids, either both with a class token or both without."""
     prefix = _grid(found)[1]
     return prefix == _grid(tokens)[1] and prefix <= 1
 

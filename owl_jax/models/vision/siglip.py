@@ -1,4 +1,4 @@
-"""Vision encoder: SigLIP's ViT, and SigLIP 2's of a fixed resolution, which is the same.
+"""Vision encoder: the ViT of SigLIP and of fixed-resolution SigLIP 2, which are the same.
 
 Letters: N media, T frames, P patches, D width.
 
@@ -58,8 +58,8 @@ class SiglipConfig(VisionPart):
     """SigLIP (arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786).
 
     `post_norm`: whether a norm follows the last layer. Defaults are those of
-    google/siglip-so400m-patch14-384, whose patches leave out 6 of 384 pixels. `position_stddev` is
-    init-only.
+    google/siglip-so400m-patch14-384, whose patches leave out the last 6 of 384 rows and columns of
+    pixels. `position_stddev` is init-only.
     """
 
     INIT_ONLY: ClassVar = ("position_stddev",)
@@ -147,7 +147,7 @@ class SiglipConfig(VisionPart):
         ]
 
     def ignores(self, tensor: str) -> bool:
-        """SigLIP's text tower, head, logit scale and bias; what follows the last layer."""
+        """SigLIP's text tower, head, logit scale and bias, and all that follows the last layer."""
         others = ("text_model.", "vision_model.head.", "head.")
         if tensor.startswith(others) or tensor in ("logit_scale", "logit_bias"):
             return True

@@ -1,4 +1,4 @@
-"""What the vision transformers share: patches, and the pre-norm block.
+"""Code that the vision transformers share: patches, the pre-norm block, config.json, tensors.
 
 Letters: N media, T frames, P patches, D width, H heads, K head width, F MLP width.
 """
@@ -41,7 +41,7 @@ _HF_NAMES = {
 def patches_of(pixels: jax.Array, patch_size: int) -> jax.Array:
     """[N, height, width, 3] -> [N, P, p * p * 3], row by row.
 
-    Pixels at the right and at the bottom that fill no patch are dropped, as by a convolution
+    Pixels at the right and bottom edges that do not fill a patch are dropped, as in a convolution
     without padding.
     """
     p = patch_size
@@ -60,7 +60,7 @@ def attention_and_mlp(
 ) -> jax.Array:
     """A pre-norm transformer block on [N, S, D]; call it in a module's compact method.
 
-    It makes the submodules attention_norm, qkv, out, mlp_norm, up and down.
+    It creates the submodules attention_norm, qkv, out, mlp_norm, up and down.
     """
     D, H = x.shape[-1], num_heads
     embed, heads = {"vision_embed": D}, {"heads": H, "kv": D // H}
@@ -94,7 +94,7 @@ class HfVit(Struct, frozen=True):
 
 
 def sizes_from_hf(source: Source, values: HfVit, activation: str) -> dict[str, Any]:
-    """The fields of an encoder's config that config.json has. Raises UserError for others' values.
+    """An encoder's config fields, read from config.json. Raises UserError for unsupported values.
 
     activation: the only `hidden_act` that the encoder computes.
     """
@@ -131,10 +131,10 @@ def layer_rows(post_norm: bool) -> list[Row]:
 
 
 def num_layers_at(num_layers: int, layer: int) -> int:
-    """The number of layers before the hidden state `layer`, counted as transformers does.
+    """How many layers produce the hidden state `layer`, in transformers' numbering.
 
-    0 is the input of the first layer, -1 the output of the last. Raises ValueError for a state that
-    does not exist, and for 0.
+    State 0 is the input of the first layer, -1 the output of the last. Raises ValueError for 0 and
+    for a state that does not exist.
     """
     count = layer if layer >= 0 else num_layers + 1 + layer
     if not 1 <= count <= num_layers:
@@ -154,9 +154,9 @@ def follows_layer(tensor: str, num_layers: int) -> bool:
 
 
 def first_layers_of(params: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
-    """The parameters without post norm, and of the first `num_layers` layers.
+    """The parameters with only the first `num_layers` layers and without the post norm.
 
-    The layers' arrays keep being read lazily (checkpoint/lazy_arrays.py).
+    The layers' arrays stay lazy (checkpoint/lazy_arrays.py).
     """
     kept = {name: subtree for name, subtree in params.items() if name != "post_norm"}
     cut = partial(_FirstLayers, num_layers=num_layers)

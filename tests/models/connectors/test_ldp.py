@@ -47,9 +47,9 @@ def test_names():
 def test_what_does_not_fit():
     assert CONNECTOR.mismatches(GRID, E) == []
     (problem,) = CONNECTOR.mismatches(CLASS_TOKEN, E)
-    assert "connector ldp takes a grid of patches, but clip gives a class token" in problem
+    assert "connector ldp needs a grid of patches, but clip puts a class token" in problem
     (problem,) = CONNECTOR.mismatches(dataclasses.replace(GRID, image_size=20), E)
     assert problem == (
-        "connector ldp pools 2 x 2 patches, but the encoder gives 5 x 5; give another "
+        "connector ldp pools 2 x 2 patches, but the encoder gives 5 x 5; choose another "
         "vision.image_size"
     )

@@ -38,8 +38,8 @@ def test_what_does_not_fit():
     assert connector.mismatches(dataclasses.replace(CLASS_TOKEN, class_token_output=False), E) == []
     (problem,) = connector.mismatches(CLASS_TOKEN, E)
     assert problem == (
-        "connector token_merge takes a grid of patches, but clip gives a class token before them; "
-        "give vision.class_token_output=False"
+        "connector token_merge needs a grid of patches, but clip puts a class token before it; "
+        "set vision.class_token_output=False"
     )
     (problem,) = connector.mismatches(dataclasses.replace(GRID, image_size=24), E)
     assert "merged 4 does not divide the 6 columns of the encoder's 6 x 6 patches" in problem
