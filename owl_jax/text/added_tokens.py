@@ -1,4 +1,4 @@
-"""Added tokens: strings that are always one token, found before the text is tokenised."""
+"""Added tokens: strings that are always one token; text is split at them before tokenising."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SPACES = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A string that is one token.
+    """A string that is always one token.
 
-    special: decoding omits it. lstrip, rstrip: it absorbs the white space before or after it.
-    single_word, normalized: as in the tokenizers library. source: the file that names it.
+    special: decoding omits it. lstrip, rstrip: it absorbs white space before or after it.
+    single_word, normalized: as in the tokenizers library. source: the file that adds it.
     """
 
     content: str
@@ -29,10 +29,10 @@ class AddedToken:
 
 
 class Splitter:
-    """Finds added tokens in a text: from the left, the longest match at each place.
+    """Splits a text at added tokens: left to right, the longest match at each position.
 
-    It looks up substrings in a dict. A regular expression would try its alternatives one by one,
-    and some models add thousands.
+    It looks up substrings in a dict, because a regular expression would try its alternatives one
+    by one and some models add thousands.
     """
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
@@ -45,7 +45,7 @@ class Splitter:
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def token(self, content: str) -> AddedToken | None:
-        """The token with this content."""
+        """The token with this content, or None."""
         return self._tokens.get(content)
 
     def split(self, text: str) -> Iterator[str | AddedToken]:

@@ -2,9 +2,9 @@
 
     chat_template.jinja      the template
     chat_template.json       {"chat_template": ...}
-    tokenizer_config.json    chat_template: a text, or [{"name": "default", "template": ...}, ...]
+    tokenizer_config.json    chat_template: a string, or [{"name": "default", "template": ...}, ...]
 
-The first of these files that has one is read. A template sees what transformers gives it (messages,
+The first file that has a template is used. A template sees what transformers gives it (messages,
 add_generation_prompt, the special tokens, raise_exception), but not the date (strftime_now), which
 would make data depend on the day.
 
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = "chat_template"  # the name of the format
 
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
-# Media in a message, as private characters that no text has.
+# Stand-ins for media in a message: private characters that no text contains.
 _PLACES = {IMAGE_ID: "\U000ffff0", VIDEO_ID: "\U000ffff1"}
 _NO_PRIVATE = dict.fromkeys(map(ord, (*_PLACES.values(), START, END)))
 
@@ -47,7 +47,7 @@ _PROBE = "An owl"  # a message that templates write unchanged
 # <|vision_start|><|image_pad|><|vision_end|>.
 _TAG = re.compile(r"<[^<>\s]*(?:image|video)[^<>\s]*>|\[IMG\]", re.IGNORECASE)
 
-# A generation block of a rendered text; adjacent ones are merged.
+# A generation block in rendered text; adjacent ones are merged.
 _BLOCK = re.compile(f"{START}(?:[^{END}]|{END}{START})*{END}")
 
 _Media = Mapping[int, str]  # how a template writes a medium, by its input id
@@ -57,7 +57,7 @@ _Media = Mapping[int, str]  # how a template writes a medium, by its input id
 class ChatTemplate:
     """A template as a conversation format.
 
-    source: the template. path: its file, for messages. tokens: its variables, such as bos_token.
+    source: the template. path: its file, for errors. tokens: its variables such as bos_token.
     ends: the tokens that end an answer. marks: special tokens, which a message must not contain.
     """
 
@@ -105,7 +105,7 @@ class ChatTemplate:
         return {*self.marks, *self._style.media.values()}
 
     def check_masks(self) -> None:
-        """Raises UserError, with the reason, if a conversation of two rounds cannot be masked."""
+        """Raises UserError, with the reason, if a two-round conversation has no clear mask."""
         turns = [Turn(role, (_PROBE,)) for role in ("user", "assistant", "user", "assistant")]
         found = [piece.text for piece in self.pieces(turns) if piece.kind == "answer"]
         if len(found) != 2 or not all(_PROBE in text for text in found):
@@ -162,7 +162,7 @@ class ChatTemplate:
             given = sum(turn.contents.count(medium) for turn in turns)
             written = sum(piece.medium == medium for piece in pieces)
             if written != given:
-                raise self._refused(f"writes {written} of the conversation's {given} {kind}s")
+                raise self._refused(f"writes {written} {kind}(s); the conversation has {given}")
         return merged(piece._replace(text=piece.text.translate(_NO_PRIVATE)) for piece in pieces)
 
     def _ended(self, text: str, start: int, end: int) -> tuple[str, str, int]:
@@ -227,9 +227,9 @@ class _Style(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _style_of(template: ChatTemplate) -> _Style:
-    """Whether a template reads parts, as those of multimodal models do, and how it writes media.
+    """Whether a template takes content as parts (multimodal models' do), and how it writes media.
 
-    Raises UserError, as rendering does, if it takes neither form of message.
+    Raises UserError if it takes content neither as parts nor as text.
     """
     text = {"type": "text", "text": _PROBE}
 
@@ -256,7 +256,7 @@ def _style_of(template: ChatTemplate) -> _Style:
     # A text-only template may print the list as is.
     if _PROBE in written and "'type'" not in written and '"type"' not in written:
         image, video = map(shown_as, (IMAGE_ID, VIDEO_ID))
-        # One tag for both would not say which medium it is.
+        # A shared tag would not say which medium it stands for.
         media = {IMAGE_ID: image, VIDEO_ID: _PLACES[VIDEO_ID] if video == image else video}
         return style(True, media, [text])
     written = template._render([{"role": "user", "content": _PROBE}])
@@ -266,7 +266,7 @@ def _style_of(template: ChatTemplate) -> _Style:
 
 
 def _difference(short: str, long: str) -> str:
-    """What `long` has between a beginning and an end that it shares with `short`."""
+    """The part of `long` between the prefix and the suffix that it shares with `short`."""
     end = 0
     while end < min(len(short), len(long)) and short[-1 - end] == long[-1 - end]:
         end += 1
@@ -277,7 +277,7 @@ def _difference(short: str, long: str) -> str:
 
 
 def _with_media(text: str, kind: Literal["prompt", "answer"], media: _Media) -> Iterator[Piece]:
-    """The pieces of a text in which media are written as `media` says."""
+    """The pieces of a text that writes media as `media` says."""
     by_tag = {tag: medium for medium, tag in media.items()} | {
         place: medium for medium, place in _PLACES.items()
     }
@@ -294,19 +294,19 @@ def has_chat_template(directory: Path) -> bool:
 def read_chat_template(directory: Path, tokenizer: Tokenizer, ends: Sequence[int]) -> ChatTemplate:
     """The chat template of a model's directory.
 
-    ends: the ids that end an answer. Raises UserError if there is no template, or it is damaged.
+    ends: the ids that end an answer. Raises UserError if the template is missing or damaged.
     """
     found = _find(directory)
     if found is None:
         raise UserError(
-            f"{directory}: no chat template: no {TEMPLATE_FILE}, none in {CONFIG_FILE}; copy one "
-            "there, or name a conversation format (config.model.conversation)"
+            f"{directory}: no chat template, neither in {TEMPLATE_FILE} nor in {CONFIG_FILE}; copy "
+            "one there, or name a conversation format (config.model.conversation)"
         )
     path, source = found
     values = read_json(directory / CONFIG_FILE) if is_there(directory / CONFIG_FILE) else {}
     tokens = {name: _content(values.get(name)) for name in _ROLES}
     special = tokenizer.special_tokens
-    # The files may leave these to the tokenizer.
+    # If the files do not name these, the tokenizer does.
     if tokens["bos_token"] is None and "bos_token" not in values and tokenizer.bos_id is not None:
         tokens["bos_token"] = special.get(tokenizer.bos_id)
     if tokens["eos_token"] is None:
@@ -318,7 +318,7 @@ def read_chat_template(directory: Path, tokenizer: Tokenizer, ends: Sequence[int
         tuple(special[id] for id in ends if id in special),
         tuple(sorted(special.values())),
     )
-    template._style  # noqa: B018  reports a template that cannot be rendered
+    template._style  # noqa: B018  raises if the template cannot be rendered
     return template
 
 

@@ -1,22 +1,23 @@
 """Converts conversations to token ids, for training and for prompts.
 
-A conversation is text in the original's format (text/messages.py makes it of messages):
+A conversation is text in mPLUG-Owl's format (text/messages.py makes it from messages):
 
     The following is a conversation between a curious human and AI assistant. ...
     Human: <image>
     Human: What is it?
     AI: An owl.
 
-Marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line. A
-medium takes consecutive ids of -1 (image) or -2 (video), one per token of the connector
+Its marks are `<image>` and `<|video|>` anywhere, "\\nHuman: ", and "AI: " at the start of a line.
+A medium becomes a run of the id -1 (image) or -2 (video), one per connector token
 (OwlConfig.media_lengths). Training text is split at all marks and each piece is tokenised
-separately; prompts are split at media only (original: pipeline/data_utils,
+separately; prompts are split only at media. The original does the same (pipeline/data_utils,
 processing_mplug_owl.py).
 
-For a model of another conversation format (text/formats/), this text is read as turns
-(text/turns.py), which the format writes in its own way. Its pieces are split at media and at the
-beginning and end of answers; a prompt is the beginning of the training text. Between media, the
-ids are those of the whole text: a piece after text is its continuation, without a dummy prefix.
+For a model with another conversation format (text/formats/), this text is parsed into turns
+(text/turns.py), which the format writes in its own way. The result is split at media and at the
+start and end of each answer; a prompt is a prefix of the training text. A piece that follows text
+is tokenised as its continuation, without a dummy prefix: between media, the ids are those of the
+whole text.
 
 Letters: n ids.
 """
@@ -43,9 +44,9 @@ from owl_jax.text.turns import (
 )
 from owl_jax.text.turns import SYSTEM as SYSTEM  # docs/data.md imports it from here
 
-# A tokenizer reads the whole text even if little is kept, and needs 50 bytes per character.
+# However little is kept, the whole text is tokenised, which takes 50 bytes per character.
 _LONGEST_TEXT = 1_000_000
-_CHARACTERS_PER_TOKEN = 64  # the longest pieces of usual vocabularies; most have fewer than 16
+_CHARACTERS_PER_TOKEN = 64  # the longest pieces of common vocabularies; most are under 16
 
 _ANSWER_MARK = "AI: "
 _MEDIA = re.compile(r"(<image>|<\|video\|>)")
@@ -56,9 +57,9 @@ _MARKS = re.compile(r"(<image>|<\|video\|>|\nHuman: |^AI: )", re.MULTILINE)
 class TokenizedConversation:
     """The ids of one conversation and its loss mask."""
 
-    input_ids: np.ndarray  # int32[n], BOS first if the tokenizer has one, media negative
+    input_ids: np.ndarray  # int32[n], BOS first if the format has one, media negative
     loss_mask: np.ndarray  # bool[n], True on answer tokens and the token that ends each answer
-    num_images: int  # images whose ids are all kept: the first in reading order
+    num_images: int  # images kept in full: always the first ones
     num_videos: int
 
 
@@ -67,7 +68,7 @@ _NEW_LINE = "\n"
 
 
 class _Piece(NamedTuple):
-    """A piece as ids. end: of an answer, the id that ends it if it is truncated."""
+    """A piece as ids. end: the id that ends an answer if it is truncated."""
 
     kind: _Kind
     ids: list[int]
@@ -92,13 +93,14 @@ def tokenize_conversation(
 ) -> TokenizedConversation:
     """Ids and loss mask of a training example, n <= max_length + 1 (inputs and shifted targets).
 
-    text: in the original's format, whatever the format of the model is.
+    text: in mPLUG-Owl's format, whatever the model's format.
 
-    Longer text is truncated as in the original: a truncated answer still ends with EOS, or what
-    ends an answer in `format`. A medium is never truncated: the example ends before the first that
+    Longer text is truncated as in the original: a truncated answer still ends with EOS, or with the
+    end token of `format`. Media are never truncated: the example ends before the first one that
     does not fit. Media at the end are dropped, because the last id is only a target. If not even
-    one token of an answer fits, the answer, its EOS and all that follows are dropped, so a mask may
-    be False everywhere.
+    one token of an answer fits, the answer, its EOS and everything after it are dropped, so the
+    mask may be all False.
+
     Raises UserError for max_length < 1, and if the format cannot express the conversation.
     """
     if max_length < 1:
@@ -111,7 +113,7 @@ def tokenize_conversation(
     ids = _first_ids(tokenizer, format)
     mask = [False] * len(ids)
     for piece in pieces:
-        # Reserve the last place for the answer's EOS.
+        # Reserve the last position for the answer's EOS.
         room = limit - len(ids) - (piece.kind == "answer")
         if room < 0 or (piece.kind == "media" and len(piece.ids) > room):
             break
@@ -144,18 +146,18 @@ def tokenize_prompt(
     max_length: int = 0,
     format: ConversationFormat = OWL,
 ) -> np.ndarray:
-    """Ids of a prompt, int32[n]: BOS, then the text, each medium as its length of negative ids.
+    """Ids of a prompt, int32[n]: BOS, then the text, with a run of negative ids for each medium.
 
-    text: in the original's format, whatever the format of the model is. In another format, the
-    prompt is written as in training, up to the answer; a text that ends within an answer is
-    continued.
+    text: in mPLUG-Owl's format, whatever the model's format. In other formats, the prompt is
+    written as in training, up to the answer; if `text` ends within an answer, the model continues
+    that answer.
 
     The original splits a prompt only at media, so its ids differ from those in training ("\\nAI: "
     is tokenised together with the question). `as_trained` splits as in training and adds EOS after
     earlier answers: if the prompt ends with "\\nAI: ", `tokenize_conversation` of prompt plus
-    answer begins with the same ids. A model trained from scratch has seen only such ids.
+    answer begins with the same ids. A model trained from scratch has only seen such ids.
 
-    max_length: the model's longest sequence, if known; longer prompts are not truncated.
+    max_length: the model's maximum sequence length, if known; longer prompts are not truncated.
 
     Raises UserError for a text above `longest_text(max_length)`, before it is tokenised, and if
     the format cannot express the conversation.
@@ -179,7 +181,7 @@ def tokenize_prompt(
 
 
 def answers(text: str) -> list[str]:
-    """The answers of a text in the original's format, one string per turn, without media."""
+    """The answers of a text in mPLUG-Owl's format, one string per turn, without media."""
     found, answer = [], ""
     for kind, part in _parts(text, _MARKS):
         if kind == "answer":
@@ -196,7 +198,7 @@ def count_media(text: str) -> tuple[int, int]:
 
 
 def check_media(text: str, num_images: int, num_videos: int, where: str) -> None:
-    """Raises UserError, naming `where`, unless the text has one mark for every medium."""
+    """Raises UserError, naming `where`, unless the text has exactly one mark per medium."""
     marked = count_media(text)
     given = (num_images, num_videos)
     for mark, noun, found, expected in zip(
@@ -204,7 +206,7 @@ def check_media(text: str, num_images: int, num_videos: int, where: str) -> None
     ):
         if found != expected:
             raise UserError(
-                f"{where}: the text has {found} {mark} and {expected} {noun}(s) came with it; "
+                f"{where}: the text has {found} {mark}, but {expected} {noun}(s) were given; "
                 f"expected one {mark} for each {noun}, in the same order"
             )
 
@@ -214,8 +216,8 @@ def _split(
 ) -> Iterator[_Piece]:
     """The separately tokenised pieces of a conversation, in order, not truncated, without BOS.
 
-    An answer runs from "AI: " to the next turn or the end of the text. It ends with EOS even if it
-    is empty. Media inside it are not trained on; the text around them is.
+    An answer runs from "AI: " to the next turn or the end of the text. It ends with EOS even if
+    empty. Media inside it are not trained on; the text around them is.
     """
     for kind, part in _parts(text, marks):
         if kind == "media":
@@ -252,16 +254,16 @@ def _tokenized(
         else:
             ids = tokenizer.encode(_NEW_LINE + piece.text if follows_text else piece.text)
             if follows_text:
-                # After a new line, no tokenizer has a dummy prefix or joins the words.
+                # After a newline, no tokenizer adds a dummy prefix or merges the two texts.
                 is_apart = ids[: len(new_line)] == new_line
                 ids = ids[len(new_line) :] if is_apart else tokenizer.encode(piece.text)
             yield _Piece(piece.kind, ids, ends[0] if ends else tokenizer.eos_id)
-            # After a special token, a tokenizer begins anew.
+            # After a special token, a tokenizer starts afresh.
             follows_text = bool(ids) and ids[-1] not in tokenizer.special_tokens
 
 
 def _end_id(piece: Piece, tokenizer: Tokenizer) -> int:
-    """The id of an "end"."""
+    """The id of an "end" piece."""
     id = tokenizer.token_id(piece.text) if piece.text else None
     return tokenizer.eos_id if id is None else id
 

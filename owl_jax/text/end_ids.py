@@ -1,7 +1,7 @@
-"""The ids that end an answer, as the files of a model's directory name them.
+"""The ids that end an answer, according to the files in a model's directory.
 
-Language models of today have several: Llama 3 ends a text, a turn and a call of a tool with a token
-of its own each.
+Recent language models have several: Llama 3 has one each for the end of a text, of a turn and of a
+tool call.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from owl_jax.files import read_json
 from owl_jax.text.tokenizer_files import is_there
 
 GENERATION_FILE = "generation_config.json"
-# config.json of a Hugging Face directory; of one that was converted from it.
+# A Hugging Face directory's config.json, and its copy in a directory converted from one.
 _CONFIG_FILES = ("config.json", "source_config.json")
 
 
 def read_end_ids(directory: Path, vocab_size: int) -> tuple[int, ...]:
     """eos_token_id of generation_config.json, and those of config.json if it lists several.
 
-    A single id in config.json does not count: first-generation LLaMA and fine-tuned models have a
-    wrong one there, and the tokenizer's files name the right one. Nor does one that
-    generation_config.json took from there.
+    A single id in config.json is ignored: first-generation LLaMA and fine-tuned models have a wrong
+    one there, and the tokenizer's files name the right one. So is a single id that
+    generation_config.json took from config.json. Ids outside the vocabulary are left out.
 
-    Raises UserError for a file that is no JSON object; ids outside the vocabulary are left out.
+    Raises UserError for a file that is not a JSON object.
     """
     found: list[int] = []
     if is_there(directory / GENERATION_FILE):
@@ -43,7 +43,7 @@ def read_end_ids(directory: Path, vocab_size: int) -> tuple[int, ...]:
 
 
 def distinct(ids: Iterable[int]) -> tuple[int, ...]:
-    """The ids without repetition, in order."""
+    """The ids in order, without duplicates."""
     return tuple(dict.fromkeys(ids))
 
 

@@ -1,4 +1,4 @@
-"""JsonTokenizer: a tokenizer.json (BLOOM) in the tokenizers library, with the files beside it."""
+"""JsonTokenizer: tokenizer.json (BLOOM) in the tokenizers library, and the files beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KIND = "tokenizers file"
 
 
 class JsonTokenizer:
-    """BLOOM's tokenizer.json, and those of other language models.
+    """The tokenizer.json of BLOOM and other language models.
 
     BOS, EOS and padding are read from the files beside it; the defaults are <s>, </s> and <pad>.
     """
@@ -42,7 +42,7 @@ class JsonTokenizer:
         check_settings(path, beside.unusual & {ADDS_EOS, SPLITS_SPECIAL})
         with understood(path, _KIND):
             tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path, _KIND))
-            # A file may contain the padding and truncation settings of its author.
+            # A file may contain its author's padding and truncation settings.
             tokenizer.no_padding()
             tokenizer.no_truncation()
             # BPE dropout would split words at random.
@@ -54,8 +54,8 @@ class JsonTokenizer:
             if (found := tokenizer.token_to_id(token.content)) != token.id:
                 raise UserError(
                     f"{path.parent}: {shown(token.content)} has the id {token.id} in "
-                    f"{token.source}, and {found} in the vocabulary, whose ids are consecutive; "
-                    "copy all tokenizer files from one model"
+                    f"{token.source}, but {found} in the vocabulary, whose ids are consecutive; "
+                    "copy all tokenizer files from the same model"
                 )
         check_needed(path, beside, tokenizer.token_to_id)
         eos_id = tokenizer.token_to_id(beside.eos or "</s>")
@@ -94,14 +94,14 @@ class JsonTokenizer:
 
 
 def _adds_bos(tokenizer: tokenizers.Tokenizer, bos_id: int | None, setting: bool | None) -> bool:
-    """Whether BOS begins a text. setting: add_bos_token, which wins over the post-processor."""
+    """Whether texts begin with BOS. setting: add_bos_token, which overrides the post-processor."""
     if bos_id is None or setting is not None:
         return bool(setting) and bos_id is not None
     return tokenizer.encode("", add_special_tokens=True).ids[:1] == [bos_id]
 
 
 def _add(tokenizer: tokenizers.Tokenizer, beside: SpecialTokens) -> None:
-    """Adds the tokens that other files name, and marks those that decoding omits."""
+    """Adds the tokens of the files beside it and marks as special those that decoding omits."""
     missing = [t for t in beside.added.values() if tokenizer.token_to_id(t.content) is None]
     tokenizer.add_tokens(list(map(_in_library, missing)))
     known = tokenizer.get_added_tokens_decoder()

@@ -1,4 +1,4 @@
-"""Media in token ids: their ids, how many tokens each takes, and which vector each token gets.
+"""Media in a sequence: their ids, how many tokens each takes, and which vector a token gets.
 
 Letters: B sequences, L tokens.
 """
@@ -28,11 +28,11 @@ class MediaLengths(NamedTuple):
 def index_media(
     input_ids: np.ndarray, lengths: MediaLengths, image_slots: int, video_slots: int
 ) -> np.ndarray:
-    """media_index int32[B, L] for ids that are -1 (image) or -2 (video) at media tokens.
+    """media_index int32[B, L] for input_ids, which are -1 at image tokens, -2 at video tokens.
 
-    A sequence's vectors are numbered: those of its image slots, then those of its video slots. The
-    n-th image takes slot n. Lengths of 0 are those of a model without media. Raises ValueError for
-    an incomplete medium or more media than slots; callers check user input first.
+    A sequence's vectors are numbered through its image slots, then through its video slots. The
+    n-th image takes slot n. A model without media has lengths of 0. Raises ValueError for an
+    incomplete medium or more media than slots; callers check user input first.
     """
     index = np.full(input_ids.shape, TEXT, np.int32)
     first = 0

@@ -1,4 +1,4 @@
-"""OpenAI-style messages as text in mPLUG-Owl's format (text/conversation.py)."""
+"""Writes OpenAI-style messages as text in mPLUG-Owl's format (text/conversation.py)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ _SPEAKERS = {"user": "Human", "assistant": "AI"}
 
 
 def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
-    """The original's prompt text of OpenAI-style messages, ending with "\\nAI: ".
+    """The prompt for OpenAI-style messages in mPLUG-Owl's format, ending with "\\nAI: ".
 
     messages: a list of {"role": "system" | "user" | "assistant", "content": text or parts}; a part
     is {"type": "text", "text": ...} or has one of the types "image", "image_url", "video" and
-    "video_url". A medium part becomes a separate line, as in the training data; the user's text may
-    contain the marks `<image>` and `<|video|>`. A system message must be the first; it replaces
-    SYSTEM. A text in the original's format is returned unchanged.
+    "video_url". A medium gets a line of its own, as in the training data; the user's text may also
+    contain the marks `<image>` and `<|video|>`. A system message must come first; it replaces
+    SYSTEM. A string must be text in mPLUG-Owl's format and is returned unchanged.
 
-    A message's text cannot open a turn: a later line that starts with "Human:" or "AI:" gets a
-    leading space, and media marks outside the user's messages are broken by a space.
+    A message's text cannot open a turn: any line after its first that starts with "Human:" or
+    "AI:" gets a leading space, and a space breaks up media marks outside the user's messages.
 
     Raises UserError for an empty conversation, an unknown role or type of part, a system message
     that is not the first, a message without content, media outside the user's messages, or a last
@@ -45,10 +45,10 @@ def prompt_from_messages(messages: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_from_messages(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The original's training text of a finished conversation in OpenAI-style messages.
+    """The training text of a finished conversation, given as OpenAI-style messages.
 
-    Messages and text as in `prompt_from_messages`. An unanswered question at the end is kept; it is
-    not trained on.
+    Messages and text are as in `prompt_from_messages`. An unanswered question at the end is kept,
+    but not trained on.
 
     Raises UserError as `prompt_from_messages` does, and if no message is the assistant's.
     """
@@ -72,7 +72,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     for number, (role, message) in enumerate(zip(roles, messages, strict=True), start=1):
         contents = _contents(message, f"message {number} ({role})")
         if role == "system" and number == 1:
-            # Its first line starts the text, so it could open a turn too.
+            # Its first line begins the whole text, so it could open a turn too.
             lines = [_FORGED_MARK.sub("\n ", f"\n{contents[0]}")[1:]]
         elif role == "system":
             raise UserError(f"message {number} has the role system; only the first message may")
@@ -86,7 +86,7 @@ def _render(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def _contents(message: Mapping[str, Any], where: str) -> list[str]:
-    """The user's texts and marks, one turn for each; for other roles, one text."""
+    """A user's texts and marks, each to become a turn; for other roles, one text."""
     content = message.get("content")
     is_user = message.get("role") == "user"
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -112,7 +112,7 @@ def _contents(message: Mapping[str, Any], where: str) -> list[str]:
         contents = [content for content in contents if content]
     elif contents:
         contents = [_MEDIA.sub(_broken, "\n".join(contents))]
-    # An earlier answer may be an empty text, a question may not.
+    # An earlier answer may be an empty text; a question may not.
     if not contents:
         raise UserError(f"{where} is empty; expected a text, an image or a video")
     return [_FORGED_MARK.sub("\n ", content) for content in contents]

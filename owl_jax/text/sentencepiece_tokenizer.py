@@ -1,4 +1,4 @@
-"""SentencePieceTokenizer: LLaMA's tokenizer.model, with the tokens that files beside it add."""
+"""SentencePieceTokenizer: LLaMA's tokenizer.model, plus the tokens that files beside it add."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KIND = "SentencePiece model"
 
 
 class SentencePieceTokenizer:
-    """LLaMA's tokenizer.model, with the ids of the original's MplugOwlTokenizer (pad is unk).
+    """LLaMA's tokenizer.model, with the same ids as the original's MplugOwlTokenizer (pad is unk).
 
     The files beside it may add tokens and name another BOS, EOS or pad (text/special_tokens.py).
     A text is split at all these tokens. The parts between are encoded separately, each with a
@@ -43,8 +43,8 @@ class SentencePieceTokenizer:
     def __init__(self, path: str | Path) -> None:
         """Reads the model file and those beside it.
 
-        Raises UserError if one cannot be read or they do not fit together: ids collide or leave a
-        gap, or EOS has no id.
+        Raises UserError if a file cannot be read or the files do not fit together: ids collide or
+        leave a gap, or EOS has no id.
         """
         path = Path(path)
         processor = _sentencepiece(path)
@@ -120,7 +120,7 @@ class SentencePieceTokenizer:
     def token_id(self, text: str) -> int | None:
         """See Tokenizer."""
         ids = self.encode(text)
-        # A dummy prefix precedes the model's own symbols.
+        # For one of the model's own pieces, a dummy prefix may come first.
         id = ids[-1] if ids else self._processor.unk_id()
         is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
         added = self._tokens.token(text)
@@ -146,7 +146,7 @@ def _own_roles(
 
 
 def _json_tokens(path: Path, num_pieces: int) -> Sequence[AddedToken]:
-    """The added tokens of a tokenizer.json beside a tokenizer.model, if both have the same size."""
+    """The added tokens of a tokenizer.json beside tokenizer.model, if both are of the same size."""
     beside = path.with_name(JSON_FILE)
     if not is_there(beside):
         return ()
@@ -156,7 +156,7 @@ def _json_tokens(path: Path, num_pieces: int) -> Sequence[AddedToken]:
     if size == num_pieces:
         return vocabulary.added
     logging.warning(
-        "%s: %s (%d pieces) is used, %s (%d) beside it is not",
+        "%s: using %s (%d pieces), ignoring %s (%d) beside it",
         path.parent,
         path.name,
         num_pieces,

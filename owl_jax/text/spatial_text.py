@@ -29,7 +29,7 @@ _COMPASS = tuple(
         *("ward", "wards", "bound", "side"),
     )
 )
-# Without "word", "letter", "read" and "say", which are common in prompts ("answer in one word");
+# Omits "word", "letter", "read" and "say", which are common in prompts ("answer in one word");
 # see _PHRASES.
 _WRITTEN = (
     *("text", "texts", "textual", "ocr", "written", "writing", "handwriting", "handwritten"),
@@ -43,9 +43,9 @@ _PLACED = ("bbox", "bboxes", "bounding", "coordinate", "coordinates")
 _WORDS = frozenset(word.encode() for word in _SIDES + _MORE_SIDES + _COMPASS + _WRITTEN + _PLACED)
 _NO_LETTERS_TO_BLANKS = bytes(i if chr(i) in ascii_lowercase else ord(" ") for i in range(256))
 
-# Each alternative begins with a literal, not a class or a group: re then skips to places where a
-# match can begin, which is ten times faster. None begins with "the", which is too frequent. The
-# same holds for _CHINESE.
+# Each alternative begins with a literal, not a class or a group: re can then skip to where a match
+# may begin, which is ten times faster. None begins with "the", which is too frequent. The same
+# holds for _CHINESE.
 _PHRASES = re.compile(
     "|".join(
         (
@@ -61,7 +61,7 @@ _PHRASES = re.compile(
         )
     )
 )
-# Numbers of boxes and points, as in (12, 30), [[0.1, 0.2, 0.5, 1]] or {<12><30><50><60>}.
+# Coordinates of boxes and points, as in (12, 30), [[0.1, 0.2, 0.5, 1]] or {<12><30><50><60>}.
 # A run of numbers without a closing bracket is skipped as a whole: retrying at each of its "<"
 # would take quadratic time.
 _NUMBER = r"-?+\d++(?:\.\d++)?+%?+"

@@ -1,11 +1,11 @@
-"""Reads the files beside a tokenizer: added tokens, the roles of tokens, settings.
+"""Reads added tokens, token roles and settings from the files beside a tokenizer.
 
     tokenizer_config.json    added_tokens_decoder; bos_token, eos_token, ...; settings
     added_tokens.json        {"<|im_end|>": 32000}
-    special_tokens_map.json  bos_token, eos_token, ..., each a text or an object with "content"
+    special_tokens_map.json  bos_token, eos_token, ..., each a string or an object with "content"
     tokenizer.json           added_tokens
 
-The formats are transformers', from 2023 until today. Files that disagree about the id of a token,
+The formats are those of transformers from 2023 until today. Files that disagree about a token's id,
 or about which token is BOS or EOS, are refused.
 """
 
@@ -27,7 +27,7 @@ CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 MAP_FILE = "special_tokens_map.json"
 
-# Settings that change a text's ids, as `SpecialTokens.unusual` names them.
+# Settings that change a text's ids, as written in `SpecialTokens.unusual`.
 ADDS_EOS = "add_eos_token=true"
 ADDS_NO_SPACE = "add_prefix_space=false"
 SPLITS_SPECIAL = "split_special_tokens=true"
@@ -39,9 +39,9 @@ _Struct = TypeVar("_Struct")
 class SpecialTokens:
     """The contents of the files beside a tokenizer.
 
-    added: by content, in the order of ids. bos, eos, pad: contents; None if no file names one.
-    special: contents of all tokens with a role. needed: those that must have an id.
-    no_bos: no text begins with BOS. adds_bos: add_bos_token, None if no file has it.
+    added: tokens by content, in order of id. bos, eos, pad: contents; None if no file names one.
+    special: contents of all tokens with a role. needed: contents of those that must have an id.
+    no_bos: the model has no BOS. adds_bos: add_bos_token, or None if no file sets it.
     unusual: settings of tokenizer_config.json that would change ids.
     """
 
@@ -81,7 +81,7 @@ class _Config(_Roles, kw_only=True):
 def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -> SpecialTokens:
     """Reads the files in `directory`; each is optional.
 
-    from_json: tokens that a tokenizer.json names; the other files take precedence.
+    from_json: the added tokens of a tokenizer.json; the other files take precedence.
 
     Raises UserError for a file that cannot be read or has values of the wrong type, and for files
     that contradict each other.
@@ -108,10 +108,10 @@ def read_special_tokens(directory: Path, from_json: Iterable[AddedToken] = ()) -
         # Padding is never trained on or generated, so files may disagree about it.
         pad=_text(config.pad_token) or _text(roles.pad_token),
         special=special,
-        # Not pad: users' directories name one without an id; transformers gives it the next one.
+        # Not pad: some directories name one that has no id; transformers gives it the next id.
         needed=frozenset(filter(None, (bos, eos, *_more(config), *_more(roles)))),
         no_bos=config.bos_token is None and bos is None,
-        # It says whether the tokenizer or its caller adds BOS; for the Owl format, the caller does.
+        # Says whether the tokenizer or its caller adds BOS; in the Owl format, the caller does.
         adds_bos=config.add_bos_token,
         unusual=frozenset(_unusual(config)),
     )
@@ -137,7 +137,7 @@ def check_needed(path: Path, beside: SpecialTokens, id_of: Callable[[str], int |
 
 
 def _read(path: Path, form: type[_Struct]) -> _Struct | None:
-    """A JSON file as a `form`; None if the file is missing."""
+    """A JSON file, converted to `form`; None if the file is missing."""
     if not is_there(path):
         return None
     values = read_json(path)
@@ -146,19 +146,19 @@ def _read(path: Path, form: type[_Struct]) -> _Struct | None:
     # A lone surrogate raises ValueError, not ValidationError.
     except ValueError as error:
         raise UserError(
-            f"{path}: {one_line(error)}; mend the value or copy the file again"
+            f"{path}: {one_line(error)}; fix the value or copy the file again"
         ) from None
 
 
 def _merged(directory: Path, tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
-    """Tokens by content, in the order of ids; an earlier file takes precedence."""
+    """Tokens by content, in order of id; earlier files take precedence."""
     by_content: dict[str, AddedToken] = {}
     by_id: dict[int, AddedToken] = {}
     for token in tokens:
         if not token.content or not _is_unicode(token.content):
             raise UserError(
                 f"{directory / token.source}: the added token with id {token.id} is "
-                f"{shown(token.content)}; expected a text"
+                f"{shown(token.content)}; expected nonempty, valid Unicode text"
             )
         known = by_content.setdefault(token.content, token)
         if known.id != token.id:
@@ -170,7 +170,7 @@ def _merged(directory: Path, tokens: Iterable[AddedToken]) -> dict[str, AddedTok
         if other.content != token.content:
             raise UserError(
                 f"{directory}: the id {token.id} is {shown(other.content)} in {other.source} and "
-                f"{shown(token.content)} in {token.source}; each token needs an id of its own"
+                f"{shown(token.content)} in {token.source}; each token needs its own id"
             )
     return {by_id[id].content: by_content[by_id[id].content] for id in sorted(by_id)}
 
@@ -187,7 +187,7 @@ def _role(directory: Path, config: _Config, roles: _Roles, name: str) -> str | N
 
 
 def _text(name: Any) -> str | None:
-    """A token's content; old files write "" for a missing token."""
+    """A token's content, or None; old files write "" for a missing token."""
     content = name.content if isinstance(name, TokenFields) else name
     return content if isinstance(content, str) and content else None
 

@@ -1,4 +1,4 @@
-"""Renders a chat template in Jinja's sandbox: it can only write text, of a bounded size."""
+"""Renders chat templates in Jinja's sandbox, where they can only write text of limited size."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import jinja2.sandbox
 
 from owl_jax.errors import UserError, one_line
 
-# Around a generation block in what a template writes: private characters that no text has.
+# Enclose a generation block in rendered text: private characters that no text contains.
 START, END = "\U000ffff2", "\U000ffff3"
 
-_LONGEST_REPEAT = 100_000  # as the sandbox's limit of range()
-_WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a field of thousands of characters
+_LONGEST_REPEAT = 100_000  # the same as the sandbox's limit for range()
+_WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a width of four digits or a variable
 
 
 def render(source: str, variables: Mapping[str, Any], path: str) -> str:
-    """What a template writes. path: its file, for messages.
+    """The text that a template writes. path: its file, for error messages.
 
-    Raises UserError, one line, for whatever the template raises.
+    Raises a one-line UserError for whatever the template raises.
     """
     try:
         return _compiled(source).render(variables)
     except jinja2.TemplateSyntaxError as error:
         wrong = f"has an error in line {error.lineno}: {one_line(error)}"
     except jinja2.sandbox.SecurityError as error:
-        wrong = f"does what the sandbox forbids: {one_line(error)}; a template only writes text"
+        wrong = f"does what the sandbox forbids: {one_line(error)}; a template may only write text"
     except _RaisedByTemplate as error:
         wrong = f"refuses the conversation: {one_line(error)}"
     except Exception as error:  # a template may raise anything
@@ -40,7 +40,7 @@ def render(source: str, variables: Mapping[str, Any], path: str) -> str:
 
 
 class _RaisedByTemplate(Exception):
-    """raise_exception of a template."""
+    """Raised by a template's call of raise_exception."""
 
 
 def _raise(message: str) -> NoReturn:
@@ -52,7 +52,7 @@ def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, which also forbids texts and numbers that would take all memory."""
+    """Jinja's sandbox; it also forbids texts and numbers that would exhaust memory."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -68,12 +68,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}: marks what it contains."""
+    """{% generation %} ... {% endgeneration %}: marks its contents."""
 
     tags = {"generation"}  # noqa: RUF012  as in Jinja's own extensions
 
     def parse(self, parser: Any) -> jinja2.nodes.Node:
-        """The node of a block."""
+        """The syntax node of a block."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("_marked", [], [])

@@ -1,8 +1,8 @@
 """Tokenizers: SentencePiece (LLaMA) and tokenizer.json (BLOOM); loading, streaming, training.
 
 SentencePiece is called directly: the released models were trained with the "slow" tokenizer of
-2023, and newer ones split leading spaces and special strings differently. Every call of `encode`
-adds a dummy prefix, so the ids of two parts differ from those of the whole text;
+2023, and newer ones split leading spaces and special strings differently. Every call of its
+`encode` adds a dummy prefix, so a text encoded in two parts has different ids than the whole text;
 text/conversation.py relies on that.
 """
 
@@ -24,7 +24,7 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 
 
 class Tokenizer(Protocol):
-    """The interface of a tokenizer. Implementations can be pickled, for data workers.
+    """The interface of a tokenizer. Implementations are picklable, for data workers.
 
     adds_bos: whether its files say that a text begins with BOS.
     special_tokens: the tokens that `decode` ignores, by id.
@@ -51,7 +51,7 @@ class Tokenizer(Protocol):
 
 
 class StreamDecoder:
-    """Streams an answer's text: the results of push and finish, joined, equal `decode`."""
+    """Streams an answer's text: what push and finish return adds up to the result of `decode`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Starts an answer."""
@@ -62,8 +62,8 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """The text that `token_id` adds; "" while a character is incomplete."""
         self._ids.append(int(token_id))
-        # Decode all ids again: only the first space of the whole is dropped. Even for thousands of
-        # tokens this is cheap compared with one step of the model.
+        # Decode all ids again: alone, each token would lose its leading space. Even for thousands
+        # of tokens this is cheap compared with one step of the model.
         return self._send(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
 
     def finish(self) -> str:
@@ -93,7 +93,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         return JsonTokenizer(directory / JSON_FILE)
     raise UserError(
         f"{directory}: found neither {SENTENCEPIECE_FILE} (LLaMA) nor {JSON_FILE} (BLOOM); "
-        "copy the tokenizer file of the language model there"
+        "copy the language model's tokenizer file there"
     )
 
 
@@ -105,7 +105,7 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, source: str | Path) -> Non
     if tokenizer.vocab_size > size:
         raise UserError(
             f"{source}: the tokenizer has {tokenizer.vocab_size} pieces, the model {size}; replace "
-            "it by the tokenizer that the model was trained with"
+            "it with the tokenizer that the model was trained with"
         )
 
 
@@ -114,7 +114,7 @@ def train_sentencepiece(
 ) -> None:
     """Trains a small LLaMA-like tokenizer on `texts` and writes it to the file `target`.
 
-    whole: strings of any length that become one piece each.
+    whole: strings, however long, that become one piece each.
 
     BPE with byte fallback, single digits, identity normalisation and dummy prefix; unk 0, bos 1,
     eos 2, no pad. Deterministic. Raises UserError if `vocab_size` does not suit the texts: it must
@@ -146,11 +146,13 @@ def train_sentencepiece(
     except RuntimeError as error:
         # The reason follows a source location and the failed condition.
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
-        raise UserError(f"no tokenizer of {vocab_size} pieces for these texts: {reason}") from error
+        raise UserError(
+            f"cannot train a tokenizer of {vocab_size} pieces on these texts: {reason}"
+        ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(model.getvalue())
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of texts: no piece may contain a newline, which is <0x0A> as in LLaMA."""
+    """The nonempty lines of texts: as in LLaMA, a newline is <0x0A>, never part of a piece."""
     return (line for text in texts for line in text.split("\n") if line)

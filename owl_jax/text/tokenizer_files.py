@@ -18,7 +18,7 @@ from owl_jax.text.added_tokens import AddedToken
 
 JSON_FILE = "tokenizer.json"
 
-# A text to test a tokenizer: letters, digits, spaces, and characters in no vocabulary.
+# Tests a tokenizer: letters, digits, spaces, and characters that no vocabulary has.
 PROBE = "An owl,  12\n\U00012000\U000f0000"
 
 _MAX_FILE_BYTES = 1 << 28  # the largest released files are below 40 MiB
@@ -38,7 +38,7 @@ class TokenFields(msgspec.Struct):
     normalized: bool = True
 
     def added(self, id: int, source: str) -> AddedToken:
-        """The AddedToken. source: the file that names it."""
+        """The token as an AddedToken. source: the file that adds it."""
         return AddedToken(
             self.content,
             id,
@@ -66,7 +66,7 @@ class _JsonFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class JsonVocabulary:
-    """The vocabulary of a tokenizer.json, read without the library. pieces: of its model."""
+    """The vocabulary of a tokenizer.json, read without the library. pieces: its model's."""
 
     pieces: Set[str]
     added: Sequence[AddedToken]
@@ -74,7 +74,7 @@ class JsonVocabulary:
 
 
 def read_json_vocabulary(path: Path) -> JsonVocabulary:
-    """The ids of a tokenizer.json. Raises UserError for a damaged file."""
+    """The vocabulary of a tokenizer.json. Raises UserError for a damaged file."""
     file = _decoded(path)
     pieces = file.model.vocab
     check_count(path, len(file.added_tokens))
@@ -126,7 +126,7 @@ def unreadable(path: Path, kind: str) -> UserError:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path exists, also as a broken link; False in a directory without permission."""
+    """Whether a path exists, even as a broken link; False if permission is denied."""
     return os.path.lexists(path)
 
 
@@ -137,7 +137,7 @@ def understood(path: Path, kind: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    # A panic in tokenizers is not an Exception; SentencePiece's message may not be UTF-8.
+    # A Rust panic in tokenizers is not an Exception; SentencePiece's message may not be UTF-8.
     except BaseException as error:
         raise unreadable(path, kind) from error
 

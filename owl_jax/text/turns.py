@@ -1,6 +1,6 @@
-"""A conversation as a neutral list of turns: who said what, with media in their places.
+"""A conversation as a list of turns, in no particular format: who said what, with media in place.
 
-Records and prompts are text in mPLUG-Owl's format (text/conversation.py). `turns_of` reads such a
+Records and prompts are text in mPLUG-Owl's format (text/conversation.py). `turns_of` parses such
 text, and a conversation format (text/formats/) writes the turns as its model expects them.
 """
 
@@ -26,7 +26,7 @@ Content: TypeAlias = str | int  # a text, or the input id of a medium
 
 _MARKS = re.compile(r"(<image>|<\|video\|>|^Human: |^AI: |^AI:\Z)", re.MULTILINE)
 _SPEAKERS: dict[str, Role] = {"Human:": "user", "AI:": "assistant"}
-# A message's own line that looks like a mark has a leading space (text/messages.py).
+# The space that text/messages.py puts before a message's own line that looks like a mark.
 _ESCAPED = re.compile(r"(?<=\n) (?=(?:Human|AI):)")
 
 
@@ -40,9 +40,9 @@ class Turn(NamedTuple):
 def turns_of(text: str) -> list[Turn]:
     """The turns of a text in mPLUG-Owl's format; no two consecutive ones have the same role.
 
-    What precedes the first "Human: " is the system message; SYSTEM itself and an empty one are left
-    out, so that a format uses its own. Without such a mark, or with media, it is the user's. An
-    unfinished or empty answer at the end is a turn.
+    The text before the first "Human: " is the system message. SYSTEM or an empty one is left out,
+    so that a format uses its own. The text is the user's instead if it contains media or is
+    not followed by "Human: ". An unfinished or empty answer at the end is a turn.
     """
     found: list[tuple[Role, list[Content]]] = [("system", [])]
     # One group: split returns text at even indices, marks at odd ones.
@@ -67,7 +67,7 @@ def turns_of(text: str) -> list[Turn]:
 
 
 def with_broken_marks(turns: Sequence[Turn], marks: Iterable[str]) -> list[Turn]:
-    """The turns with a space inside each of `marks`, so that no text can open or end a turn."""
+    """The turns with a space inside each of `marks`, so that no message can open or end a turn."""
     pattern = _pattern(frozenset(mark for mark in marks if len(mark) > 1))
     return [
         Turn(
@@ -92,7 +92,7 @@ def _broken(mark: re.Match[str]) -> str:
 
 
 def _trimmed(contents: Sequence[Content]) -> tuple[Content, ...]:
-    """Contents without escapes, empty texts, and white space at the ends."""
+    """Contents without escapes, empty texts, or white space at either end."""
     trimmed: list[Content] = []
     for content in contents:
         if isinstance(content, str) and trimmed and isinstance(trimmed[-1], str):

@@ -75,11 +75,11 @@ def test_what_was_dropped_before_stays_dropped(tokenize):
 @pytest.mark.parametrize(
     ("text", "images", "videos", "reason", "words"),
     [
-        ("Human: <image>\nAI: 1", 0, 0, "media marks", "1 <image> and 0 image"),
-        ("Human: What?\nAI: 1", 1, 0, "media marks", "0 <image> and 1 image"),
-        ("Human: <image><image>\nAI: 1", 1, 0, "media marks", "2 <image> and 1 image"),
-        ("Human: <|video|>\nAI: 1", 0, 0, "media marks", "1 <|video|> and 0 video"),
-        ("Human: What?\nAI: 1", 0, 1, "media marks", "0 <|video|> and 1 video"),
+        ("Human: <image>\nAI: 1", 0, 0, "media marks", "1 <image>, but 0 image"),
+        ("Human: What?\nAI: 1", 1, 0, "media marks", "0 <image>, but 1 image"),
+        ("Human: <image><image>\nAI: 1", 1, 0, "media marks", "2 <image>, but 1 image"),
+        ("Human: <|video|>\nAI: 1", 0, 0, "media marks", "1 <|video|>, but 0 video"),
+        ("Human: What?\nAI: 1", 0, 1, "media marks", "0 <|video|>, but 1 video"),
         ("Human: What?", 0, 0, "no answer", "within 48 tokens"),
         ("", 0, 0, "no answer", "within 48 tokens"),
         ("Human: " + 99 * "abc " + "\nAI: 1", 0, 0, "no answer", "within 48 tokens"),

@@ -267,8 +267,8 @@ def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
     [
         (lambda owl: owl.chat([]), "conversation is empty"),
         (lambda owl: owl.chat([{"role": "judge", "content": "?"}]), "judge"),
-        (lambda owl: owl.chat(ABOUT_IMAGE), r"1 <image> and 0 image\(s\)"),
-        (lambda owl: owl.chat(QUESTION, ["owl.png"]), r"0 <image> and 1 image\(s\)"),
+        (lambda owl: owl.chat(ABOUT_IMAGE), r"1 <image>, but 0 image\(s\)"),
+        (lambda owl: owl.chat(QUESTION, ["owl.png"]), r"0 <image>, but 1 image\(s\)"),
         (lambda owl: owl.chat(ABOUT_IMAGE, ["owl.png"], stream=True), "owl.png: no such file"),
         (lambda owl: owl.chat(ABOUT_IMAGE, [np.zeros((3, 8, 8))]), r"float64\[3, 8, 8\]"),
         (lambda owl: owl.chat("x" * 400), "leaves no room .* 192"),

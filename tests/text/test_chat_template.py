@@ -163,7 +163,9 @@ def test_files_of_a_template(file, made, tmp_path):
 def test_no_template(tmp_path):
     WRITERS["qwen"](tmp_path)
     assert not has_chat_template(tmp_path)
-    with pytest.raises(UserError, match=r"no chat template: no chat_template\.jinja, none in"):
+    with pytest.raises(
+        UserError, match=r"no chat template, neither in chat_template\.jinja nor in"
+    ):
         choose_format("chat_template", tmp_path, load_tokenizer(tmp_path))
     with pytest.raises(UserError, match="has no tokenizer"):
         choose_format("chat_template", None, load_tokenizer(tmp_path))
@@ -243,7 +245,7 @@ def test_media_that_the_template_leaves_out(made):
     source = source.replace(" or 'image' in part", "")
     template, _ = made(source)
     template.pieces(turns_of("Human: <image>\nHuman: x\nAI: y"))
-    with pytest.raises(UserError, match="writes 1 of the conversation's 2 images"):
+    with pytest.raises(UserError, match=r"writes 1 image\(s\); the conversation has 2"):
         template.pieces(turns_of("Human: <image><image>\nHuman: x\nAI: y"))
 
 

@@ -419,11 +419,11 @@ def test_media_marks_are_counted_and_checked():
     assert count_media(text) == (2, 1)
     check_media(text, 2, 1, "data.jsonl:3")
     check_media("no marks", 0, 0, "data.jsonl:3")
-    with pytest.raises(UserError, match=r"data\.jsonl:3: the text has 1 <image> and 0 image"):
+    with pytest.raises(UserError, match=r"data\.jsonl:3: the text has 1 <image>, but 0 image"):
         check_media("<image>", 0, 0, "data.jsonl:3")
-    with pytest.raises(UserError, match=r"the prompt: the text has 0 <image> and 1 image"):
+    with pytest.raises(UserError, match=r"the prompt: the text has 0 <image>, but 1 image"):
         check_media("what is it?", 1, 0, "the prompt")
-    with pytest.raises(UserError, match=r"0 <\|video\|> and 1 video"):
+    with pytest.raises(UserError, match=r"0 <\|video\|>, but 1 video"):
         check_media("<image>", 1, 1, "the prompt")
 
 

@@ -256,7 +256,7 @@ def test_a_tokenizer_json_of_another_size_is_logged(llama, caplog):
     tokenizer = load_tokenizer(llama(tokenizer=file))
     assert tokenizer.vocab_size == NUM_PIECES
     (told,) = caplog.messages
-    assert "tokenizer.model (460 pieces) is used, tokenizer.json (1) beside it is not" in told
+    assert "using tokenizer.model (460 pieces), ignoring tokenizer.json (1) beside it" in told
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_tokenizer_json_with_tokens_from_other_files(bloom, files, ids, size):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"added_tokens": {END: 260}}, "has the id 260 in added_tokens.json, and 259"),
-        ({"added_tokens": {END: 5}}, "has the id 5 in added_tokens.json, and 259"),
+        ({"added_tokens": {END: 260}}, "has the id 260 in added_tokens.json, but 259"),
+        ({"added_tokens": {END: 5}}, "has the id 5 in added_tokens.json, but 259"),
         ({"added_tokens": {"<x>": 259}}, "'<x>' has the id 259 .* and 258 in tokenizer.json"),
         ({"special_tokens_map": {"eos_token": END}}, "has no id"),
         ({"tokenizer_config": {"add_eos_token": True}}, "add_eos_token=true"),

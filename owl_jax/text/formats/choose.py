@@ -1,4 +1,4 @@
-"""The conversation format of a model: a built-in one, one of its own, or its chat template."""
+"""Chooses a model's conversation format: a built-in one, the user's own, or its chat template."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAMES = (*FORMATS, CHAT_TEMPLATE)
 
 
 def name_problem(conversation: str | Format) -> str | None:
-    """What is wrong with OwlConfig.conversation; None if it names a format or is one."""
+    """What is wrong with OwlConfig.conversation; None if it is a format's name or a format."""
     if isinstance(conversation, str):
         if conversation not in NAMES:
             return (
                 f"conversation is {shown(conversation)}; expected {listed(NAMES)}, or the Python "
-                "file of a format of your own (docs/add_a_conversation_format.md)"
+                "file of your own format (docs/add_a_conversation_format.md)"
             )
     elif conversation.name in NAMES and FORMATS.get(conversation.name) != conversation:
         return (
@@ -40,10 +40,10 @@ def choose_format(
 ) -> ConversationFormat:
     """The format of OwlConfig.conversation.
 
-    directory: of the tokenizer's files, which have the chat template. end_ids: the ids that end an
-    answer by the model's files.
+    directory: the tokenizer's, which also has the chat template. end_ids: the ids that end an
+    answer according to the model's files.
 
-    Raises UserError for an unknown name, a tokenizer without a token that the format needs, and a
+    Raises UserError for an unknown name, a tokenizer without a token that the format needs, or a
     missing or unusable chat template.
     """
     if problem := name_problem(conversation):
@@ -58,18 +58,18 @@ def choose_format(
 
 
 def end_ids_of(conversation: str | Format, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that end an answer in the format, besides EOS; needs no usable format.
+    """The ids besides EOS that end an answer in the format, which need not be usable.
 
-    A chat template has no end of its own: it writes what the model's files name.
+    A chat template has none: it ends answers with the tokens that the model's files name.
     """
     format = FORMATS.get(conversation) if isinstance(conversation, str) else conversation
     return () if format is None else format.end_ids(tokenizer)
 
 
 def read_name(name: str) -> str | Format:
-    """The value of OwlConfig.conversation for a name, or for the Python file of a format.
+    """The value of OwlConfig.conversation for a format's name or Python file.
 
-    Raises UserError for an unknown name and as `load_format`.
+    Raises UserError for an unknown name, and as `load_format` does.
     """
     if name.endswith(".py"):
         return load_format(name)
@@ -79,13 +79,13 @@ def read_name(name: str) -> str | Format:
 
 
 def load_format(path: str) -> Format:
-    """The one Format that a Python file defines. Raises UserError for a file without one."""
+    """The one Format that a Python file defines. Raises UserError unless it defines one."""
     objects = objects_in_file(path, Format, "conversation format file")
-    found = [format for format in objects if format not in FORMATS.values()]  # what it imports
+    found = [format for format in objects if format not in FORMATS.values()]  # imported ones
     if len(found) != 1:
         names = listed(format.name for format in found) or "none"
         raise UserError(
-            f"conversation format file {path} defines {names}; expected one "
+            f"conversation format file {path} defines {names}; expected exactly one "
             "owl_jax.text.formats.format.Format"
         )
     format = found[0]

@@ -1,4 +1,4 @@
-"""Format: how a conversation is written for a model, as data; and the interface of all formats."""
+"""Format: data that says how to write a conversation. ConversationFormat: the interface."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Piece(NamedTuple):
     """A piece of a conversation, tokenised as a unit.
 
     kind: "answer" and "end" are trained on, "prompt" and "media" are not.
-    text: for "end", the token that ends the answer; "": the tokenizer's EOS.
+    text: for "end", the token that ends the answer, or "" for the tokenizer's EOS.
     medium: the input id of a medium.
     """
 
@@ -52,7 +52,7 @@ class ConversationFormat(Protocol):
         ...
 
     def prompt(self, turns: Sequence[Turn]) -> list[Piece]:
-        """A conversation up to the next answer, or to the end of a begun one.
+        """A conversation up to its next answer, or to the end of its unfinished one.
 
         Raises UserError if the format cannot express it.
         """
@@ -75,13 +75,13 @@ class Format:
     user: around each of the user's messages.
     answer_mark: before each answer, not trained on; a prompt ends with it.
     answer: around each nonempty answer, trained on with it.
-    end: the token that ends an answer, trained on; "": the tokenizer's EOS.
+    end: the token that ends an answer, trained on; "" for the tokenizer's EOS.
     after_end: after that token, not trained on.
-    system: around the system message. default_system: for conversations without one; "": none.
+    system: around the system message. default_system: for conversations without one; "" for none.
     system_in_user: puts the system message inside the user's first message.
     between: before each of the user's messages but the first.
     after_media: replaces a newline right after a medium.
-    tokens: texts that must each be one token of the tokenizer, as must `end`.
+    tokens: texts that, like `end`, must each be one token of the tokenizer.
     reserved: more texts that a message must not contain; a space breaks them up.
     stops: texts at which chat cuts off an answer that runs on.
     always_bos: begin with BOS if the tokenizer has one, even if its files say not to add it.
@@ -187,7 +187,7 @@ class Format:
 
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
-    """The pieces without empty texts, neighbouring texts of the same kind joined."""
+    """The pieces without empty texts, with adjacent texts of the same kind joined."""
     found: list[Piece] = []
     for piece in pieces:
         is_text = piece.kind in ("prompt", "answer")

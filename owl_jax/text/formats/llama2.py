@@ -1,4 +1,4 @@
-"""LLaMA-2 chat: [INST] around questions, a BOS before each (llama/generation.py)."""
+"""LLaMA-2 chat: [INST] around questions, and a BOS before each (llama/generation.py)."""
 
 from owl_jax.text.formats.format import Format
 

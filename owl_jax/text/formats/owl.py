@@ -1,6 +1,7 @@
-"""mPLUG-Owl's format, in which records and prompts are stored.
+"""mPLUG-Owl's format.
 
-Their text needs no conversion: text/conversation.py tokenises it as the original does.
+Records and prompts are already in this format: text/conversation.py tokenises their text as the
+original does.
 """
 
 from owl_jax.text.formats.format import Format
@@ -13,6 +14,6 @@ OWL = Format(
     default_system=SYSTEM,
     after_media="\nHuman: ",
     stops=("\nHuman:",),
-    # In the original, the caller of the tokenizer adds it.
+    # In the original, the tokenizer's caller adds BOS.
     always_bos=True,
 )

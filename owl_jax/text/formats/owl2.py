@@ -1,4 +1,4 @@
-"""mPLUG-Owl2's format: Vicuna's without a system message, media before the text."""
+"""mPLUG-Owl2's format: Vicuna's without a system message; media directly before the text."""
 
 from owl_jax.text.formats.format import Format
 

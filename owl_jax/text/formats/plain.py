@@ -1,6 +1,6 @@
-"""Plain: media and text, no roles. LLaVA-1.5's first stage reads captions so.
+"""Plain: media and text without roles, for captions in LLaVA-1.5's first stage.
 
-The authors end a caption with a new line instead of EOS (LLaVA, conversation.py, conv_llava_plain).
+Captions end with EOS here, but with a newline in LLaVA (conversation.py, conv_llava_plain).
 """
 
 from owl_jax.text.formats.format import Format

@@ -264,7 +264,7 @@ def test_a_format_of_a_file(tmp_path):
     path.write_text(f"{head}MINE = AGAIN = dataclasses.replace(CHATML, name='mine')\n")
     assert load_format(str(path)) == dataclasses.replace(FORMATS["chatml"], name="mine")
     for code, words in (
-        ("", "defines none; expected one"),
+        ("", "defines none; expected exactly one"),
         (
             "A, B = (dataclasses.replace(CHATML, name=name) for name in 'ab')",
             "defines a, b; expected",
