@@ -44,6 +44,7 @@ class Part(ABC):
         """Inconsistent sizes, one line each. where: the part's key in messages."""
 
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        Only encoders and connectors are asked.
         """A stored parameter for another size of pictures; None if it depends on no such size.
 
         path: below the subtree. shape: that of the same parameter in this model.
