@@ -42,9 +42,9 @@ class Part(ABC):
         """Inconsistent sizes, one line each. where: the part's key in messages."""
 
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-        Only encoders and connectors are asked.
         """A stored parameter for another size of pictures; None if it depends on no such size.
 
+        Only encoders and connectors are asked.
         path: below the subtree. shape: that of the same parameter in this model.
         """
         return None
@@ -253,7 +253,9 @@ def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
     """A line if the encoder's output is not a plain grid of patches."""
     if not vision.num_prefix_tokens:
         return []
+    is_optional = hasattr(vision, "class_token_output")
+    advice = "vision.class_token_output=False" if is_optional else "an encoder without one"
     return [
         f"connector {part.architecture} takes a grid of patches, but {vision.architecture} gives a "
-        "class token before them; give vision.class_token_output=False"
+        f"class token before them; give {advice}"
     ]
