@@ -36,8 +36,6 @@ class Part(ABC):
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
     FIXED: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
-    hidden_size: Any
-    num_layers: Any
 
     @abstractmethod
     def problems(self, where: str) -> list[str]:
@@ -46,6 +44,7 @@ class Part(ABC):
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """A stored parameter, resized for this image size; None if it does not depend on that size.
 
+        Only encoders and connectors are asked.
         path: relative to the subtree. shape: the parameter's shape in this model.
         """
         return None
@@ -63,6 +62,8 @@ class VisionPart(Part):
     """
 
     image_size: Any
+    hidden_size: Any
+    num_layers: Any
     num_heads: Any
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
@@ -172,13 +173,15 @@ class LanguagePart(Part):
     """
 
     HF_CLASS: ClassVar[str] = ""
-    BASE_PREFIX: ClassVar[str]
-    DEFINING: ClassVar[tuple[str, ...]]
+    BASE_PREFIX: ClassVar[str] = ""
+    DEFINING: ClassVar[tuple[str, ...]] = ()
     READS: ClassVar[tuple[str, ...]] = ()
-    PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
+    PROJECTIONS: ClassVar[Sequence[str]] = ()  # LoRA can adapt these
     USES_MODALITY: ClassVar[bool] = False
     EXTENDS: ClassVar[str | None] = None
     vocab_size: Any
+    hidden_size: Any
+    num_layers: Any
     num_heads: Any
     num_kv_heads: Any
     bos_token_id: Any
@@ -250,7 +253,9 @@ def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
     """A line if the encoder's output is not a plain grid of patches."""
     if not vision.num_prefix_tokens:
         return []
+    is_optional = hasattr(vision, "class_token_output")
+    advice = "set vision.class_token_output=False" if is_optional else "use an encoder without one"
     return [
         f"connector {part.architecture} needs a grid of patches, but {vision.architecture} puts a "
-        "class token before it; set vision.class_token_output=False"
+        f"class token before it; {advice}"
     ]
