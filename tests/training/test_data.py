@@ -192,7 +192,7 @@ def test_a_template_whose_answers_cannot_be_told_is_refused(config, files, tmp_p
     path = tmp_path / "base" / "chat_template.jinja"
     path.write_text(chat_templates.THINKING)
     with pytest.raises(
-        UserError, match=r"chat_template\.jinja: .*: answer 1 is written in another"
+        UserError, match=r"chat_template\.jinja: .*: answer 1 is written differently"
     ):
         open_data(config, model)
     path.write_text(chat_templates.GENERATION)
