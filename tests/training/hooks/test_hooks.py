@@ -3,6 +3,7 @@
 import runpy
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ import tiny
 from training_runs import CONFIG, metrics_of, state_of, steps_of
 
 from owl_jax.errors import UserError
+from owl_jax.training import loop
 from owl_jax.training.evaluators.evaluator import Evaluator
+from owl_jax.training.hooks import throughput
 from owl_jax.training.hooks.default import make_hooks
 from owl_jax.training.hooks.hook import Hook
 from owl_jax.training.loop import train
@@ -100,9 +103,12 @@ def test_every_method_is_called_in_its_turn(files, tmp_path):
     assert hook.calls == ["hold run", "let go"]
 
 
-def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path):
+def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path, monkeypatch):
     """So the watchdog is patient, and no rate has their time."""
-    hook = Told()
+    hook, hours = Told(), [0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3_600 * hours[0])
+    for module in (loop, throughput):
+        monkeypatch.setattr(module, "time", clock)
 
     class Slow(Evaluator):
         name, every = "slow", 2
@@ -111,8 +117,8 @@ def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path):
         def open(self, run):
             def evaluate(event):
                 hook.calls.append("evaluation")
-                time.sleep(1.5)
-                return {"seconds": 1.5}
+                hours[0] += 1
+                return {"seconds": 3_600}
 
             yield evaluate
 
@@ -124,9 +130,8 @@ def test_evaluators_run_in_a_pause_that_does_not_count(files, tmp_path):
     assert hook.calls[start : start + len(turn)] == turn
     assert hook.calls.count("evaluation") == 2
     by_step = {line["step"]: line for line in metrics_of(tmp_path)}
-    assert by_step[2]["slow/seconds"] == by_step[4]["slow/seconds"] == 1.5
-    # With the evaluation in it, the next step would take longer than this.
-    assert by_step[3]["step_seconds/p99"] < 1.5
+    assert by_step[2]["slow/seconds"] == by_step[4]["slow/seconds"] == 3_600
+    assert by_step[3]["step_seconds/p99"] < 3_600  # the evaluation is not in it
 
 
 def test_a_function_is_called_after_each_step(whole):
