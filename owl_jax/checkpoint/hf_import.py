@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -151,7 +151,7 @@ def open_family(directory: Path) -> Opened:
     _check_family(family, files, directory)
     tower = huggingface.tower_directory(directory)
     config = with_preprocessor(config, tower or directory, family.reads_resizing)
-    rename = _renaming(family, files)
+    rename = renaming(family, files.names())
     rows = [
         dataclasses.replace(row, source=rename(row.source)) for row in family.weight_rows(config)
     ]
@@ -169,14 +169,17 @@ def open_family(directory: Path) -> Opened:
     return Opened(config, params, trained.as_trained, notes, files)
 
 
-def _renaming(family: Family, files: TensorFiles) -> Callable[[str], str]:
-    """The family's name of a tensor -> its name in these files, which another version may write."""
+def renaming(family: Family, names: Collection[str]) -> Callable[[str], str]:
+    """The family's name of a tensor -> its name in files, which another version may write.
+
+    names: of the files' tensors.
+    """
     found = {
         prefix: next(
             (
                 spelling
                 for spelling in (prefix, *others)
-                if any(name.startswith(spelling) for name in files.names())
+                if any(name.startswith(spelling) for name in names)
             ),
             prefix,
         )
