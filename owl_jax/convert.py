@@ -13,6 +13,7 @@ target, it does nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import resource
 import sys
@@ -153,6 +154,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
         assert opened.config.lora is not None
         llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)
         params = {**params, "llm": llm}
+        config = dataclasses.replace(opened.config, lora=None)
     return config, params, read_base(source), opened
 
 

@@ -18,7 +18,7 @@ from owl_jax.checkpoint.adapter import WEIGHTS_FILE
 from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, base_hash, read_base
 from owl_jax.checkpoint.checksums import SUMS_FILE
 from owl_jax.checkpoint.checksums import verify as verify_directory
-from owl_jax.checkpoint.model_directory import open_any_adapter
+from owl_jax.checkpoint.model_directory import open_any_adapter, read_config, save_model
 from owl_jax.checkpoint.schema import ADAPTER_FILE
 from owl_jax.models.lora import merge
 
@@ -114,12 +114,21 @@ def test_adapter_is_merged_from_either_form(own, tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_merged_model_has_the_conversation_of_its_adapter(tmp_path):
+    config, params = golden.model(golden.LORA)
+    config = dataclasses.replace(config, conversation="chatml")
+    save_model(tmp_path / "adapter", config, params, "peft")
+    for format in ("orbax", "huggingface"):
+        _done(LLAMA, tmp_path / format, format, f"--merge_adapter={tmp_path / 'adapter'}")
+        assert read_config(tmp_path / format) == dataclasses.replace(config, lora=None)
+
+
 def test_adapter_alone_from_form_to_form(own, tmp_path):
     config, params = golden.model(golden.LORA)
     base = Base(str(LLAMA), base_hash(params["llm"]))
     assert read_base(own) == base
-    lora, _ = open_any_adapter(own, golden.model(golden.LLAMA)[0])
-    assert lora == config.lora
+    adapted, _ = open_any_adapter(own, golden.model(golden.LLAMA)[0])
+    assert adapted == config
     _assert_same(read_subtrees(own, ["lora"], "float32"), {"lora": params["lora"]})
     size, _, _ = _done(own, tmp_path / "peft", "peft")
     assert size == _size(params["lora"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from owl_jax.checkpoint.hf_import import abstract_params
+from owl_jax.checkpoint.hf_import import abstract_params, renaming
 from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
 from owl_jax.checkpoint.safetensors_writer import write_file
@@ -49,18 +49,34 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
     Raises UserError for a missing or unsuitable file, and for tensors of another base model or of
     a rank other than the config's; the error lists all tensors that do not fit.
     """
-    lora = _read_config(directory, config)
+    peft = read_peft_config(directory / ADAPTER_FILE)
     if (directory / WEIGHTS_FILE).exists():
         files = TensorFiles([directory / WEIGHTS_FILE])
     elif (directory / _TORCH_FILE).exists():
         files = TorchFiles([directory / _TORCH_FILE])
     else:
         raise UserError(f"{directory}: no {WEIGHTS_FILE} and no {_TORCH_FILE}; is it an adapter?")
-    # The prefix depends on what PEFT wrapped: the whole model or its language model.
-    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in files.names()) else _BARE_PREFIX
+    rename = _renaming(config, files.names())
+    targets = _targets(peft.target_modules or [], config, rename, directory / ADAPTER_FILE)
+    lora = LoraConfig(peft.r, peft.lora_alpha, peft.lora_dropout, targets)
+    # The names depend on what PEFT wrapped: the whole model or its language model.
+    rows = [
+        dataclasses.replace(row, source=f"{_BARE_PREFIX}{rename(row.source)}")
+        for row in _rows(config, targets, _LANGUAGE)
+    ]
+    starts = (_PREFIX, rows[0].source.partition("{i}")[0])
+    if not any(name.startswith(starts) for name in files.names()):
+        rows = _rows(config, targets, _BARE_PREFIX)
     abstract = abstract_params(dataclasses.replace(config, lora=lora))
-    rows = _rows(config, lora.targets, prefix)
     return lora, from_source(rows, files, abstract, directory)["lora"]
+
+
+def _renaming(config: OwlConfig, names: Collection[str]) -> Callable[[str], str]:
+    """A module's name in the whole model -> its name in an adapter's files."""
+    family = _family(config)
+    if family is None:
+        return lambda name: name
+    return renaming(family, [name.removeprefix(_BARE_PREFIX) for name in names])
 
 
 def merge_lazy(
@@ -134,22 +150,13 @@ def write_adapter(
     return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
 
-def _read_config(directory: Path, config: OwlConfig) -> LoraConfig:
-    path = directory / ADAPTER_FILE
-    peft = read_peft_config(path)
-    return LoraConfig(
-        rank=peft.r,
-        alpha=peft.lora_alpha,
-        dropout=peft.lora_dropout,
-        targets=_targets(peft.target_modules or [], config, path),
-    )
-
-
-def _targets(target_modules: str | list[str], config: OwlConfig, path: Path) -> tuple[str, ...]:
+def _targets(
+    target_modules: str | list[str], config: OwlConfig, rename: Callable[[str], str], path: Path
+) -> tuple[str, ...]:
     """The projections that PEFT adapts."""
     projections = _projections(config)
     layers = range(config.llm.num_layers)
-    modules = {name: [_module(row, i) for i in layers] for name, row in projections.items()}
+    modules = {name: [rename(_module(row, i)) for i in layers] for name, row in projections.items()}
     targets = named_targets(target_modules, modules, path)
     if not targets:
         raise UserError(

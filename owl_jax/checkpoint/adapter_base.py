@@ -7,6 +7,7 @@ It detects mistakes, not tampering.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,8 +25,14 @@ from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.lazy_arrays import LazyArray
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import read_json
+from owl_jax.media.resizing import Resizing
+from owl_jax.models.bounds import checked
+from owl_jax.models.config import OwlConfig, read_conversation
 
 BASE_FILE = "owl_jax_base.json"
+
+# The fields of OwlConfig that do not change weights. Earlier versions did not record them.
+_TRAINED_WITH = ("conversation", "resizing")
 
 # Elements along each axis except layers; any training changes them.
 _CORNER = 16
@@ -71,24 +78,48 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -
         )
 
 
-def write_base(directory: Path, base: Base) -> None:
-    """Records the base beside an adapter."""
-    text = json.dumps(asdict(base), indent=2) + "\n"
+def write_base(directory: Path, base: Base, config: OwlConfig) -> None:
+    """Records beside an adapter its base, and what else it was trained with."""
+    values = config.to_dict()
+    trained_with = {name: values[name] for name in _TRAINED_WITH}
+    text = json.dumps({**asdict(base), **trained_with}, indent=2) + "\n"
     (directory / BASE_FILE).write_text(text, encoding="utf-8")
 
 
 def read_base(directory: Path) -> Base | None:
     """The base recorded in a directory, or None. Raises UserError for a damaged record."""
-    path = directory / BASE_FILE
+    record = _read(directory / BASE_FILE)
+    return None if record is None else Base(record.name, record.fingerprint)
+
+
+def with_recorded(config: OwlConfig, adapter: Path) -> OwlConfig:
+    """The config with the conversation format and the resizing that an adapter records.
+
+    Raises UserError for a damaged record.
+    """
+    record = _read(adapter / BASE_FILE)
+    if record is None:
+        return config
+    changes: dict[str, Any] = {}
+    try:
+        if record.conversation is not None:
+            changes["conversation"] = read_conversation(record.conversation)
+        if record.resizing is not None:
+            changes["resizing"] = checked(record.resizing, Resizing, "resizing")
+    except TypeError as error:
+        raise UserError(f"{adapter / BASE_FILE}: {error}") from None
+    return dataclasses.replace(config, **changes)
+
+
+def _read(path: Path) -> schema.BaseRecord | None:
     if not path.exists():
         return None
     values = read_json(path)
-    if values.keys() != {"name", "fingerprint"}:
+    if values.keys() - set(_TRAINED_WITH) != {"name", "fingerprint"}:
         raise UserError(
             f"{path}: expected name and fingerprint, found {listed(map(shown, sorted(values)))}"
         )
-    record = schema.convert(path, values, schema.BaseRecord)
-    return Base(record.name, record.fingerprint)
+    return schema.convert(path, values, schema.BaseRecord)
 
 
 def _corner(leaf: LazyArray) -> np.ndarray:

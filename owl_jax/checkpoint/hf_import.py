@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -156,7 +156,7 @@ def open_family(directory: Path) -> Opened:
     _check_family(family, files, directory)
     tower = huggingface.tower_directory(directory)
     config = with_preprocessor(config, tower or directory, family.reads_resizing)
-    rename = _renaming(family, files)
+    rename = renaming(family, files.names())
     rows = [
         dataclasses.replace(row, source=rename(row.source)) for row in family.weight_rows(config)
     ]
@@ -176,14 +176,17 @@ def open_family(directory: Path) -> Opened:
     return Opened(config, params, trained.as_trained, notes, files, tower=apart)
 
 
-def _renaming(family: Family, files: TensorFiles) -> Callable[[str], str]:
-    """Maps the family's tensor names to these files', which another version may have written."""
+def renaming(family: Family, names: Collection[str]) -> Callable[[str], str]:
+    """Maps the family's tensor names to those of files that another version may have written.
+
+    names: of the files' tensors.
+    """
     found = {
         prefix: next(
             (
                 spelling
                 for spelling in (prefix, *others)
-                if any(name.startswith(spelling) for name in files.names())
+                if any(name.startswith(spelling) for name in names)
             ),
             prefix,
         )

@@ -28,7 +28,13 @@ from flax.traverse_util import flatten_dict
 
 from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.adapter import merge_lazy, open_adapter, write_adapter
-from owl_jax.checkpoint.adapter_base import Base, check_base, read_base, write_base
+from owl_jax.checkpoint.adapter_base import (
+    Base,
+    check_base,
+    read_base,
+    with_recorded,
+    write_base,
+)
 from owl_jax.checkpoint.atomic_directory import check_free, whole_directory
 from owl_jax.checkpoint.checksums import write_checksums
 from owl_jax.checkpoint.hf_import import (
@@ -49,7 +55,6 @@ from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import plain_models
-from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
@@ -131,6 +136,9 @@ def open_subtrees(directory: Path, names: Sequence[str]) -> Opened:
 def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) -> Opened:
     """Adds an adapter in PEFT's format or ours to the model of `directory`, as the subtree "lora".
 
+    The model gets the conversation format and the resizing that the adapter was trained with, if
+    it records them.
+
     Raises UserError if the model already has an adapter or has no language model, or if the adapter
     belongs to another model; with `any_base`, its recorded base may differ.
     """
@@ -142,30 +150,35 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
             "merges it, before you load another"
         )
     check_base(adapter, opened.params["llm"], str(directory), any_base)
-    lora, factors = open_any_adapter(adapter, opened.config)
+    config, factors = open_any_adapter(adapter, opened.config)
     return dataclasses.replace(
         opened,
-        config=dataclasses.replace(opened.config, lora=lora),
+        config=config,
         params={**opened.params, "lora": factors},
         # Only adapters that owl_jax trained have a record of their base.
         as_trained=opened.as_trained or read_base(adapter) is not None,
     )
 
 
-def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
+def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dict[str, Any]]:
     """Opens the adapter in a directory of PEFT's format or ours, for the model `config`.
 
-    Returns: (its config, the subtree "lora" of `LazyArray`s).
+    Returns: (the model's config with the adapter, the subtree "lora" of `LazyArray`s).
     Raises UserError for an adapter of another model.
     """
     if (directory / ADAPTER_FILE).exists() or not (directory / CONFIG_FILE).exists():
-        return open_adapter(directory, config)
+        lora, factors = open_adapter(directory, config)
+        return dataclasses.replace(with_recorded(config, directory), lora=lora), factors
     opened = open_any(directory)
-    if dataclasses.replace(opened.config, lora=None) != config:
+    found = opened.config
+    # The same weights may be trained with other prompts and pictures.
+    config = dataclasses.replace(
+        config, conversation=found.conversation, resizing=found.resizing, lora=found.lora
+    )
+    if found != config:
         raise UserError(f"{directory}: adapter of another model; its config.json differs")
     _check_subtrees(directory, ["lora"], opened.params)
-    assert opened.config.lora is not None
-    return opened.config.lora, opened.params["lora"]
+    return config, opened.params["lora"]
 
 
 def save_model(
@@ -215,7 +228,7 @@ def save_model(
         if jax.process_index() > 0:
             return
         if base is not None:
-            write_base(target, base)
+            write_base(target, base, config)
         hashes: dict[str, str] = {}
         if format == "peft":
             hashes = write_adapter(config, params["lora"], target, base.name if base else "")

@@ -62,6 +62,8 @@ class BaseRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(max_length=10_000)]
     fingerprint: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    conversation: str | dict[str, Any] | None = None
+    resizing: dict[str, Any] | None = None
 
 
 class ShardIndex(Struct, frozen=True):

@@ -287,8 +287,11 @@ def _with_media(text: str, kind: Literal["prompt", "answer"], media: _Media) -> 
 
 
 def has_chat_template(directory: Path) -> bool:
-    """Whether a model's directory has a chat template."""
-    return _find(directory) is not None
+    """Whether a model's directory has a chat template; `read_chat_template` checks it."""
+    files = [path for name in (JSON_FILE, CONFIG_FILE) if is_there(path := directory / name)]
+    return is_there(directory / TEMPLATE_FILE) or any(
+        read_json(path).get(CHAT_TEMPLATE) is not None for path in files
+    )
 
 
 def read_chat_template(directory: Path, tokenizer: Tokenizer, ends: Sequence[int]) -> ChatTemplate:
@@ -336,8 +339,8 @@ def _find(directory: Path) -> tuple[Path, str] | None:
         found = read_json(path).get(CHAT_TEMPLATE)
         if isinstance(found, list):
             named = [item for item in found if isinstance(item, dict)]
-            by_name = {item.get("name"): item.get("template") for item in named}
-            found = by_name.get("default", found)
+            defaults = [item.get("template") for item in named if item.get("name") == "default"]
+            found = defaults[-1] if defaults else found
         if isinstance(found, str):
             return path, found
         if found is not None:

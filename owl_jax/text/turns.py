@@ -7,6 +7,8 @@ text, and a conversation format (text/formats/) writes the turns as its model ex
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -62,8 +64,12 @@ def turns_of(text: str) -> list[Turn]:
         found[0] = ("user", first)
     elif any(isinstance(content, int) for content in first):
         found[:2] = [("user", [*first, *found[1][1]])]
-    turns = [Turn(role, _trimmed(contents)) for role, contents in found]
-    return [turn for turn in turns if turn.contents or turn.role == "assistant"]
+    kept = [said for said in found if said[0] == "assistant" or _trimmed(said[1])]
+    # Without an empty turn, its neighbours are one.
+    return [
+        Turn(role, _trimmed([content for _, contents in same for content in contents]))
+        for role, same in itertools.groupby(kept, key=operator.itemgetter(0))
+    ]
 
 
 def with_broken_marks(turns: Sequence[Turn], marks: Iterable[str]) -> list[Turn]:

@@ -1,5 +1,6 @@
 """What an adapter was trained on: recorded with it, compared when it is loaded."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,11 +15,19 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import owl_jax
-from owl_jax.checkpoint.adapter_base import BASE_FILE, Base, base_hash, check_base, read_base
+from owl_jax.checkpoint.adapter_base import (
+    BASE_FILE,
+    Base,
+    base_hash,
+    check_base,
+    read_base,
+    with_recorded,
+)
 from owl_jax.checkpoint.hf_import import open_family
 from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
+from owl_jax.media.resizing import Resizing
 from owl_jax.parallel.mesh import make_mesh
 
 LLM = golden.model(golden.LLAMA)[1]["llm"]
@@ -70,6 +79,39 @@ def test_adapter_without_a_record_is_taken(adapter, other, tmp_path):
         (copied / BASE_FILE).write_text(damaged)
         with pytest.raises(UserError, match=r"owl_jax_base\.json: expected name and fingerprint"):
             owl_jax.load(other, adapter=copied)
+
+
+@pytest.mark.parametrize("format", ["peft", "orbax"])
+def test_adapter_brings_the_prompts_and_pictures_of_its_training(format, tmp_path):
+    owl = owl_jax.load(LLAMA, adapter=directories.ADAPTER, conversation="chatml")
+    trained = dataclasses.replace(owl.config, resizing=Resizing("pad"))
+    save_model(tmp_path / "adapter", trained, owl.params, format)
+    assert owl_jax.load(LLAMA, adapter=tmp_path / "adapter").config == trained
+    chosen = owl_jax.load(LLAMA, adapter=tmp_path / "adapter", conversation="owl").config
+    assert chosen == dataclasses.replace(trained, conversation="owl")
+
+
+def test_record_of_an_earlier_version(tmp_path):
+    config = golden.model(golden.LLAMA)[0]
+    assert with_recorded(config, tmp_path) == config
+    base = Base("x", "0" * 64)
+    (tmp_path / BASE_FILE).write_text(json.dumps(dataclasses.asdict(base)))
+    assert read_base(tmp_path) == base
+    assert with_recorded(config, tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conversation": "nobody's"}, r"owl_jax_base\.json: .*nobody"),
+        ({"resizing": {"kind": "stretch"}}, r"owl_jax_base\.json: resizing\.kind is 'stretch'"),
+    ],
+)
+def test_recorded_training_that_makes_no_sense(changes, message, tmp_path):
+    record = {"name": "x", "fingerprint": "0" * 64, **changes}
+    (tmp_path / BASE_FILE).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        with_recorded(golden.model(golden.LLAMA)[0], tmp_path)
 
 
 @pytest.mark.parametrize(

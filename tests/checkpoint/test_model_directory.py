@@ -106,8 +106,8 @@ def test_adapter_is_kept_apart_merged_or_alone(tmp_path):
         np.testing.assert_allclose(merged[name]["kernel"], expected, rtol=1e-5, atol=1e-6)
     assert_same_tree(read_adapter(tmp_path / "peft", plain, np.float32)[1], params["lora"])
     # An adapter is taken from a directory of ours too, but only for its own model.
-    lora, factors = open_any_adapter(tmp_path / "orbax", plain)
-    assert lora == config.lora
+    adapted, factors = open_any_adapter(tmp_path / "orbax", plain)
+    assert adapted == config
     assert_same_tree(jax.tree.map(read, factors), params["lora"])
     with pytest.raises(UserError, match=r"adapter of another model; its config\.json differs"):
         open_any_adapter(tmp_path / "orbax", golden.model(golden.BLOOM)[0])

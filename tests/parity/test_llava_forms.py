@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import peft
 import pytest
 import reference
 import torch
@@ -182,6 +183,21 @@ def test_our_export_in_the_authors_form(tmp_path):
         assert torch.equal(saved[name], tensor), name
     shutil.rmtree(tmp_path / "tower")  # the saved model has its own
     assert_same(owl_jax.load(tmp_path / "saved", "float32"), model)
+
+
+@pytest.mark.parametrize(
+    "targets", [r".*language_model.*\.(q|down)_proj", r"model\.language_model\.layers\..*\.v_proj"]
+)
+def test_peft_s_adapter_is_read(targets, tmp_path):
+    model = clip()
+    directory = write(model, tmp_path / "model", "4")
+    options = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(model, options).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
+    assert_same(owl_jax.load(directory, "float32", tmp_path / "adapter"), adapted)
 
 
 @pytest.mark.parametrize(

@@ -154,14 +154,17 @@ def test_files_of_a_template(file, made, tmp_path):
     (tmp_path / file).write_text(json.dumps({"chat_template": named}))
     assert has_chat_template(tmp_path)
     assert read_chat_template(tmp_path, tokenizer, ()).source == "{{ messages }}"
-    for value in ([], 3, [{"name": "rag", "template": "x"}]):
+    for value in ([], 3, [{"name": "rag", "template": "x"}], [{"name": [], "template": "x"}]):
         (tmp_path / file).write_text(json.dumps({"chat_template": value}))
+        assert has_chat_template(tmp_path)
         with pytest.raises(UserError, match=f"{file}: chat_template is "):
             read_chat_template(tmp_path, tokenizer, ())
 
 
 def test_no_template(tmp_path):
     WRITERS["qwen"](tmp_path)
+    assert not has_chat_template(tmp_path)
+    (tmp_path / "chat_template.json").write_text('{"chat_template": null}')
     assert not has_chat_template(tmp_path)
     with pytest.raises(
         UserError, match=r"no chat template, neither in chat_template\.jinja nor in"

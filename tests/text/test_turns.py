@@ -33,6 +33,8 @@ def assistant(*contents):
         ),
         ("Human: a\nHuman: b\nAI: c\nAI: d", [user("a\nb"), assistant("c\nd")]),
         ("Human: a\nAI: \nHuman: b\nAI: ", [user("a"), assistant(), user("b"), assistant()]),
+        ("Human: a\nAI: b\nHuman: \nAI: c", [user("a"), assistant("b\nc")]),
+        ("Human: a\nAI: <image>\nHuman:  \nAI:", [user("a"), assistant(IMAGE_ID)]),
         ("Human: hi\nAI:", [user("hi"), assistant()]),
         ("AI: hello\nHuman: hi", [assistant("hello"), user("hi")]),
         ("What is it?", [user("What is it?")]),
