@@ -46,6 +46,7 @@ class Part(ABC):
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """A stored parameter, resized for this image size; None if it does not depend on that size.
 
+        Only encoders and connectors are asked.
         path: relative to the subtree. shape: the parameter's shape in this model.
         """
         return None

@@ -19,6 +19,7 @@ from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
+from owl_jax.models.parts import ConnectorPart, VisionPart
 from owl_jax.models.vlm import init_params
 from owl_jax.training import config as settings
 from owl_jax.training.train_program import TrainingProgram
@@ -101,10 +102,13 @@ def _refitted(
     result, notes = dict(stored), []
     for name in names:
         part = getattr(program.model, name)
+        # Reading a language model only to learn that nothing in it can be fitted takes minutes.
+        if not isinstance(part, VisionPart | ConnectorPart):
+            continue
         flat, wanted = flatten_dict(stored[name]), flatten_dict(program.params[name])
         for path in flat.keys() & wanted.keys():
             found, shape = flat[path].shape, wanted[path].shape
-            if found == shape or part is None:
+            if found == shape:
                 continue
             fitted = part.refitted(path, read(flat[path], flat[path].dtype), shape)
             if fitted is not None:

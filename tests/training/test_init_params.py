@@ -15,11 +15,13 @@ from read_whole import load_model
 from training_runs import CONFIG, metrics_of
 
 import owl_jax
-from owl_jax.checkpoint.adapter_base import base_hash
+from owl_jax.checkpoint.adapter_base import Base, base_hash
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
 from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid_positions
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.positions import interpolated
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
@@ -116,6 +118,35 @@ def test_the_start_of_a_deeper_encoder(files, config, capsys):
 
     config.model.vision.post_norm = True
     with pytest.raises(UserError, match=r"deep: vision does not fit .*\(3, .* instead of \(2, "):
+        initialize(config, make_program(config, make_mesh()))
+
+
+def test_an_adapter_of_another_rank_is_refused_by_name_and_shape(config, files):
+    base, params = load_model(files / "base", np.float32)
+    lora = LoraConfig(rank=3, alpha=4.0)
+    start = dataclasses.replace(base, lora=lora)
+    random = np.random.default_rng(0)
+    adapter = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape).astype(np.float32),
+        abstract_params(start)["lora"],
+    )
+    save_model(
+        files / "rank 3", start, {"lora": adapter}, "orbax", base=Base.of("base", params["llm"])
+    )
+    config.init.lora = str(files / "rank 3")
+    message = r"rank 3: lora does not fit .*/a: \(1, 16, 3\) instead of \(1, 16, 2\)"
+    with pytest.raises(UserError, match=message):
+        initialize(config, make_program(config, make_mesh()))
+
+
+def test_a_language_model_of_another_size_is_refused_unread(config, files, monkeypatch):
+    def unread(*_):
+        pytest.fail("a tensor was read")
+
+    monkeypatch.setattr("owl_jax.training.init_params.read", unread)
+    config.model.llm.intermediate_size = 48
+    message = r"base: llm does not fit .*: \(1, 32, 16\) instead of \(1, 48, 16\)"
+    with pytest.raises(UserError, match=message):
         initialize(config, make_program(config, make_mesh()))
 
 
