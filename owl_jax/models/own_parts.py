@@ -62,8 +62,15 @@ def load_parts(file: str | Path) -> ModuleType:
             f"{path}: no part; expected a class derived from VisionPart, ConnectorPart or "
             "LanguagePart (owl_jax/models/parts.py) with a default for `architecture`"
         )
+    taken: dict[tuple[str, str], type[Part]] = {}
     for kind, part in parts:
         _check(path, kind, part)
+        name = _architecture(part)
+        if (other := taken.setdefault((kind, name), part)) is not part:
+            raise UserError(
+                f"{path}: {other.__name__} and {part.__name__} have the same architecture "
+                f"{shown(name)}; give one of them another name"
+            )
     for kind, part in parts:
         cast(dict[str, Any], PARTS[kind])[_architecture(part)] = part
     return module
@@ -112,9 +119,11 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
 
 def _check_directories(where: str, part: type[VisionPart]) -> None:
     """Checks how an encoder reads the directories that it claims by their model_type."""
-    reads = {"from_hf": part.from_hf.__func__, "weight_rows": part.weight_rows}  # type: ignore
-    base = {"from_hf": VisionPart.from_hf.__func__, "weight_rows": VisionPart.weight_rows}  # type: ignore
-    missing = [name for name in reads if reads[name] is base[name]]
+    missing = [
+        name
+        for name in ("from_hf", "weight_rows")
+        if inspect.getattr_static(part, name) is vars(VisionPart)[name]
+    ]
     if part.MODEL_TYPES and missing:
         raise UserError(
             f"{where} has MODEL_TYPES but no {listed(missing)} (owl_jax/models/parts.py)"

@@ -173,10 +173,10 @@ class LanguagePart(Part):
     """
 
     HF_CLASS: ClassVar[str] = ""
-    BASE_PREFIX: ClassVar[str]
-    DEFINING: ClassVar[tuple[str, ...]]
+    BASE_PREFIX: ClassVar[str] = ""
+    DEFINING: ClassVar[tuple[str, ...]] = ()
     READS: ClassVar[tuple[str, ...]] = ()
-    PROJECTIONS: ClassVar[Sequence[str]]  # LoRA can adapt these
+    PROJECTIONS: ClassVar[Sequence[str]] = ()  # LoRA can adapt these
     USES_MODALITY: ClassVar[bool] = False
     EXTENDS: ClassVar[str | None] = None
     vocab_size: Any

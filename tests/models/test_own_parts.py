@@ -10,6 +10,7 @@ from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.mplug_owl import VARIANTS
 from owl_jax.models.own_parts import add_parts, load_parts, own_files
+from owl_jax.models.parts import LanguagePart
 from owl_jax.models.vision import vision_types
 from owl_jax.training.config import base_config, read_model
 
@@ -99,6 +100,11 @@ def test_an_architecture_without_its_file(file):
             ),
             "TwiceConfig has no attention_flops, build, mismatches",
         ),
+        (
+            f"{FILE}\n@dataclass(frozen=True)\nclass OtherConfig(TwiceConfig):\n"
+            '    architecture: Literal["twice"] = "twice"\n',
+            "TwiceConfig and OtherConfig have the same architecture 'twice'; give one of them",
+        ),
         ("\nx = 1 / 0", r"^file of parts \S+twice\.py, line 2: ZeroDivisionError"),
         ("x = (", r"twice\.py, line 1: '\(' was never closed"),
     ],
@@ -110,6 +116,17 @@ def test_what_a_file_may_not_be(text, message, file):
         add_parts([file])
     assert "\n" not in str(error.value)
     assert PARTS["connector"] == before
+
+
+def test_two_names_of_one_class(file):
+    file.write_text(f"{FILE}\nSame = TwiceConfig\n")
+    assert PARTS["connector"].get("twice") is None
+    assert load_parts(file).Same is PARTS["connector"]["twice"]
+
+
+def test_what_a_language_model_need_not_say():
+    optional = LanguagePart.BASE_PREFIX, LanguagePart.DEFINING, LanguagePart.PROJECTIONS
+    assert optional == ("", (), ())
 
 
 ENCODER = """
@@ -148,6 +165,14 @@ def test_an_encoder_s_directories(text, message, file):
     with pytest.raises(UserError, match=message):
         load_parts(file)
     assert "mine" not in vision_types()
+
+
+def test_from_hf_may_be_a_static_method(file):
+    file.write_text(
+        f"{ENCODER}\n    @staticmethod\n    def from_hf(source):\n        return MineConfig()\n"
+    )
+    assert vision_types().keys() & {"mine"} == set()
+    assert load_parts(file).MineConfig is vision_types()["mine"]
 
 
 def test_no_file(tmp_path):
