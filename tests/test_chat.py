@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import pty
@@ -147,6 +148,18 @@ def test_the_wrong_command_names_the_right_one(talk, picture):
     _, lines = talk(f"/image {picture.parent}", f"/video {picture}")
     assert "/video shows a folder" in lines[1]
     assert "/image shows it" in lines[2]
+
+
+def test_a_language_model_alone_is_shown_nothing(monkeypatch, capsys, picture):
+    class Reader:
+        config = dataclasses.replace(tiny.CONFIG, vision=None, connector=None)
+
+    commands = f"/image {picture}", f"/video {picture.parent}", "/video missing.mp4", "/undo"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(commands)))
+    converse(Conversation(Reader()))
+    lines = capsys.readouterr().out.replace("Human: ", "").splitlines()
+    refused = "error: this language model has no vision encoder: it takes text only"
+    assert lines[1:5] == [refused] * 3 + ["error: there is nothing to undo"]
 
 
 def test_strange_questions_are_answered(talk, owl):

@@ -40,13 +40,19 @@ class Conversation:
         self._answered: list[tuple[int, int]] = []
 
     def show_images(self, paths: Iterable[str]) -> None:
-        """Adds pictures to the next question, all or none. Raises UserError for one that cannot be
-        read."""
+        """Adds pictures to the next question, all or none.
+
+        Raises UserError for one that cannot be read, and for a model that takes text only.
+        """
+        self._check_vision()
         self._show([_load_picture(path) for path in paths], [])
 
     def show_videos(self, paths: Sequence[str]) -> None:
-        """Adds videos to the next question, all or none. Raises UserError for one that cannot be
-        read."""
+        """Adds videos to the next question, all or none.
+
+        Raises UserError for one that cannot be read, and for a model that takes text only.
+        """
+        self._check_vision()
         for path in paths:
             if is_still_picture(path):
                 raise UserError(f"{path} is a picture; /image shows it (--image at the start)")
@@ -98,6 +104,10 @@ class Conversation:
         self._messages = [*messages, {"role": "assistant", "content": answer}]
         self._answered.append(before)
         self._shown = []
+
+    def _check_vision(self) -> None:
+        if self._owl.config.text_only:
+            raise UserError("this language model has no vision encoder: it takes text only")
 
     def _show(self, images: Iterable[Any], videos: Iterable[Any]) -> None:
         self._shown.append((len(self._images), len(self._videos)))
