@@ -132,8 +132,8 @@ def tokenize_conversation(
     return TokenizedConversation(
         input_ids=np.array(ids, np.int32),
         loss_mask=np.array(mask, bool),
-        num_images=ids.count(IMAGE_ID) // lengths.image,
-        num_videos=ids.count(VIDEO_ID) // lengths.video,
+        num_images=ids.count(IMAGE_ID) // max(lengths.image, 1),
+        num_videos=ids.count(VIDEO_ID) // max(lengths.video, 1),
     )
 
 

@@ -53,10 +53,13 @@ def index_media(
 
 
 def media_slots(media_index: np.ndarray, lengths: MediaLengths, image_slots: int) -> np.ndarray:
-    """The slot of each token, images first, then videos; TEXT for text. Same shape as the index."""
+    """The slot of each token, images first, then videos; TEXT for text. Same shape as the index.
+
+    Lengths of 0 are those of a model without media.
+    """
     first_video = image_slots * lengths.image
     return np.where(
         media_index < first_video,
-        np.where(media_index < 0, TEXT, media_index // lengths.image),
-        image_slots + (media_index - first_video) // lengths.video,
+        np.where(media_index < 0, TEXT, media_index // max(lengths.image, 1)),
+        image_slots + (media_index - first_video) // max(lengths.video, 1),
     )

@@ -239,6 +239,14 @@ def test_tokenizer_without_bos(llama):
     assert tokenize_prompt("", NoBos(), LENGTHS).shape == (0,)
 
 
+def test_a_model_without_media(llama):
+    text = "Human: What?\nAI: Owl."
+    got = tokenize_conversation(text, llama, MediaLengths(0, 0), 64)
+    expected = tokenize_conversation(text, llama, LENGTHS, 64)
+    np.testing.assert_array_equal(got.input_ids, expected.input_ids)
+    assert (got.num_images, got.num_videos) == (0, 0)
+
+
 def test_max_length_must_be_positive(tokenize):
     with pytest.raises(UserError, match="max_length is 0"):
         tokenize("\nHuman: hi\nAI: hello", 0)

@@ -20,6 +20,13 @@ def test_each_token_has_its_slot():
     np.testing.assert_array_equal(media_slots(np.array(INDEX), LENGTHS, 2), SLOTS)
 
 
+def test_a_model_without_media():
+    ids, without = np.array([[5, 6, 7]]), MediaLengths(0, 0)
+    index = index_media(ids, without, 0, 0)
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(media_slots(index, without, 0), [[-1, -1, -1]])
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
