@@ -36,8 +36,6 @@ class Part(ABC):
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
     FIXED: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
-    hidden_size: Any
-    num_layers: Any
 
     @abstractmethod
     def problems(self, where: str) -> list[str]:
@@ -64,6 +62,8 @@ class VisionPart(Part):
     """
 
     image_size: Any
+    hidden_size: Any
+    num_layers: Any
     num_heads: Any
     # Channel statistics that normalise uint8 pixels.
     pixel_mean: Any
@@ -180,6 +180,8 @@ class LanguagePart(Part):
     USES_MODALITY: ClassVar[bool] = False
     EXTENDS: ClassVar[str | None] = None
     vocab_size: Any
+    hidden_size: Any
+    num_layers: Any
     num_heads: Any
     num_kv_heads: Any
     bos_token_id: Any

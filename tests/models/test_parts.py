@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.connectors.token_merge import TokenMergeConfig
 from owl_jax.models.families.mplug_owl import VARIANTS
 from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.parts import Part
 from owl_jax.models.vision.clip import ClipConfig
 
 PACKAGE = Path(owl_jax.__file__).parent
@@ -60,6 +62,19 @@ def test_no_part_is_named_outside_its_file_and_its_families():
             if name in named - {"clip", "mlp"}
         ]
     assert found == []
+
+
+def test_every_part_has_the_fields_that_its_interface_promises():
+    missing = [
+        f"{part.__name__}.{name}"
+        for kinds in PARTS.values()
+        for part in kinds.values()
+        for base in part.__mro__
+        if base.__module__ == Part.__module__
+        for name, kind in inspect.get_annotations(base).items()
+        if not kind.startswith("ClassVar") and not hasattr(part, name)
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
