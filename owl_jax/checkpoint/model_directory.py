@@ -77,9 +77,9 @@ def is_own(directory: Path) -> bool:
 
 
 def read_config(directory: Path) -> OwlConfig:
-    """Reads a model's config. Raises UserError for a missing, damaged or unknown config.json."""
+    """Reads the config of a directory of any kind. Raises UserError like `open_any`."""
     if not is_own(directory):
-        return open_family(directory).config
+        return open_any(directory).config
     path = directory / CONFIG_FILE
     return _described(path, schema.read_as(path, schema.OwnConfig))
 

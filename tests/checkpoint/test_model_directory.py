@@ -16,6 +16,7 @@ from owl_jax.checkpoint.checksums import SUMS_FILE, verify
 from owl_jax.checkpoint.lazy_arrays import read
 from owl_jax.checkpoint.model_directory import (
     COMPANIONS,
+    open_any,
     open_any_adapter,
     open_model,
     read_config,
@@ -191,6 +192,17 @@ def test_existing_directories_are_not_touched(directory, tmp_path):
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "empty", config, params, "orbax")
     assert read_config(tmp_path / "empty") == config
+
+
+@pytest.mark.parametrize("kind", ["language", "clip"])
+def test_config_of_a_directory_of_one_part(kind, tmp_path):
+    if kind == "language":
+        directories.write_language(golden.GOLDENS / golden.LLAMA, tmp_path / kind)
+    else:
+        directories.write_clip(tmp_path / kind)
+    config = read_config(tmp_path / kind)
+    assert config == open_any(tmp_path / kind).config
+    assert config.text_only == (kind == "language")
 
 
 def change_config(directory, **changes):
