@@ -13,22 +13,12 @@ from msgspec import Meta, Struct
 from owl_jax.errors import UserError
 from owl_jax.files import read_json
 from owl_jax.media.resizing import Resizing
-from owl_jax.models.bounds import (
-    Alpha,
-    Dropout,
-    Name,
-    Rank,
-    TokenId,
-    checked,
-)
+from owl_jax.models.bounds import Alpha, Dropout, Name, Rank, checked
 
 # The files that identify a model directory and a PEFT adapter.
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 
 _T = TypeVar("_T")
-
-Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=100)]
-Padding = Annotated[int, Meta(ge=-1, lt=1 << 24)]  # -1: none
 
 
 class Trained(Struct, frozen=True):

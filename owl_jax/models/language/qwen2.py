@@ -23,12 +23,25 @@ class HfQwen(HfDecoder, frozen=True):
 
 
 @dataclass(frozen=True)
-class Qwen2Config(DecoderConfig):
+class QwenConfig(DecoderConfig):
+    """What Qwen2 and Qwen3 share: config.json has a window that they do not use."""
+
+    HF: ClassVar[type[HfDecoder]] = HfQwen
+    READS: ClassVar = ("sliding_window",)  # without effect unless use_sliding_window is true
+
+    @classmethod
+    def from_hf(cls, source: Source) -> Self:
+        return super().from_hf(source.with_values({**source.values, "sliding_window": None}))
+
+    def to_hf(self) -> dict[str, Any]:
+        return {**super().to_hf(), "use_sliding_window": False}
+
+
+@dataclass(frozen=True)
+class Qwen2Config(QwenConfig):
     """Qwen2; defaults are Qwen2.5-7B-Instruct's."""
 
     HF_CLASS: ClassVar = "Qwen2ForCausalLM"
-    HF: ClassVar[type[HfDecoder]] = HfQwen
-    READS: ClassVar = ("sliding_window",)  # without effect unless use_sliding_window is true
     BIASES: ClassVar = ("q_proj", "k_proj", "v_proj")
 
     vocab_size: Vocabulary = 152064
@@ -43,10 +56,3 @@ class Qwen2Config(DecoderConfig):
     eos_token_id: TokenId = 151645
     pad_token_id: TokenId = 151643
     architecture: Literal["qwen2"] = "qwen2"
-
-    @classmethod
-    def from_hf(cls, source: Source) -> Self:
-        return super().from_hf(source.with_values({**source.values, "sliding_window": None}))
-
-    def to_hf(self) -> dict[str, Any]:
-        return {**super().to_hf(), "use_sliding_window": False}

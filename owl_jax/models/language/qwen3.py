@@ -7,12 +7,11 @@ width 2,560.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from owl_jax.models.bounds import Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
-from owl_jax.models.hf_config import Source
-from owl_jax.models.language.decoder import DecoderConfig, HfDecoder, Width
-from owl_jax.models.language.qwen2 import HfQwen
+from owl_jax.models.language.decoder import HfDecoder, Width
+from owl_jax.models.language.qwen2 import HfQwen, QwenConfig
 
 
 class _HfQwen3(HfQwen, frozen=True):
@@ -22,12 +21,11 @@ class _HfQwen3(HfQwen, frozen=True):
 
 
 @dataclass(frozen=True)
-class Qwen3Config(DecoderConfig):
+class Qwen3Config(QwenConfig):
     """Qwen3; defaults are the 8B model's."""
 
     HF_CLASS: ClassVar = "Qwen3ForCausalLM"
     HF: ClassVar[type[HfDecoder]] = _HfQwen3
-    READS: ClassVar = ("sliding_window",)  # without effect unless use_sliding_window is true
     QK_NORM: ClassVar = True
 
     vocab_size: Vocabulary = 151936
@@ -44,9 +42,5 @@ class Qwen3Config(DecoderConfig):
     head_width: Width = 128
     architecture: Literal["qwen3"] = "qwen3"
 
-    @classmethod
-    def from_hf(cls, source: Source) -> Self:
-        return super().from_hf(source.with_values({**source.values, "sliding_window": None}))
-
     def to_hf(self) -> dict[str, Any]:
-        return {**super().to_hf(), "use_sliding_window": False, "attention_bias": False}
+        return {**super().to_hf(), "attention_bias": False}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -18,7 +17,6 @@ from typing import Any, ClassVar, Literal, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from owl_jax.models.bounds import (
     Channels,
@@ -40,15 +38,14 @@ from owl_jax.models.layers import (
     quick_gelu,
     truncated_init,
 )
-from owl_jax.models.parts import Path, VisionPart, indivisible
+from owl_jax.models.parts import Path, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
-from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
     HfVit,
+    VitConfig,
     attention_and_mlp,
-    first_layers_of,
     follows_layer,
     layer_rows,
     num_layers_at,
@@ -62,7 +59,7 @@ TEMPORAL_NORM_EPS = 1e-5  # PyTorch's default: the original does not pass the co
 
 
 @dataclass(frozen=True)
-class ClipConfig(VisionPart):
+class ClipConfig(VitConfig):
     """CLIP ViT (arXiv 2103.00020); `temporal` adds the video release's temporal convolutions.
 
     `class_token_output`: whether the class token is in the output, before the patches. `post_norm`:
@@ -94,11 +91,6 @@ class ClipConfig(VisionPart):
         return Clip(self, compute)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
     def num_prefix_tokens(self) -> int:
         return int(self.class_token_output)
 
@@ -125,14 +117,6 @@ class ClipConfig(VisionPart):
             self, num_layers=length, post_norm=False, class_token_output=class_token
         )
 
-    def taken_from(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(params) if self.post_norm else first_layers_of(params, self.num_layers)
-
-    def num_parameters(self) -> float:
-        width = 4 * self.hidden_size + 2 * self.intermediate_size
-        patches = self.num_patches if self.patch_size > 0 else 0
-        return self.hidden_size * (self.num_layers * width + patches)
-
     def tokens_through(self, path: Path, frames: int) -> int:
         if "temporal" in path:  # patches of videos only
             return frames * self.num_patches if frames > 1 else 0
@@ -141,11 +125,6 @@ class ClipConfig(VisionPart):
     def attention_flops(self, frames: int) -> float:
         pairs = frames * self._width**2
         return 4.0 * self.num_layers * self.hidden_size * pairs
-
-    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-        if path != ("positions",) or value.shape[1:] != shape[1:]:
-            return None
-        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
 
     @classmethod
     def from_hf(cls, source: Source) -> Self:

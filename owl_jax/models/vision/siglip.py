@@ -9,15 +9,12 @@ attention-pooling head is not used.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from owl_jax.models.bounds import (
     Channels,
@@ -32,15 +29,14 @@ from owl_jax.models.bounds import (
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import LayerNorm, Projection, truncated_init
-from owl_jax.models.parts import Path, VisionPart, indivisible
+from owl_jax.models.parts import Path, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import PatchConvolution, Same
-from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.vision.vit import (
     HfVit,
+    VitConfig,
     attention_and_mlp,
-    first_layers_of,
     follows_layer,
     layer_rows,
     num_layers_at,
@@ -54,7 +50,7 @@ _ACTIVATION = "gelu_pytorch_tanh"
 
 
 @dataclass(frozen=True)
-class SiglipConfig(VisionPart):
+class SiglipConfig(VitConfig):
     """SigLIP (arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786).
 
     `post_norm`: whether a norm follows the last layer. Defaults are those of
@@ -83,11 +79,6 @@ class SiglipConfig(VisionPart):
         return Siglip(self, compute)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
     def num_prefix_tokens(self) -> int:
         return 0
 
@@ -104,24 +95,12 @@ class SiglipConfig(VisionPart):
         length = num_layers_at(self.num_layers, layer)
         return dataclasses.replace(self, num_layers=length, post_norm=False)
 
-    def taken_from(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(params) if self.post_norm else first_layers_of(params, self.num_layers)
-
-    def num_parameters(self) -> float:
-        width = 4 * self.hidden_size + 2 * self.intermediate_size
-        return self.hidden_size * (self.num_layers * width + math.prod(self.grid))
-
     def tokens_through(self, path: Path, frames: int) -> int:
         return frames * self.tokens_per_frame
 
     def attention_flops(self, frames: int) -> float:
         pairs = frames * self.tokens_per_frame**2
         return 4.0 * self.num_layers * self.hidden_size * pairs
-
-    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-        if path != ("positions",) or value.shape[1:] != shape[1:]:
-            return None
-        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
 
     @classmethod
     def from_hf(cls, source: Source) -> Self:

@@ -5,6 +5,7 @@ Letters: N media, T frames, P patches, D width, H heads, K head width, F MLP wid
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from msgspec import Struct
 
 from owl_jax.models.attention.dispatch import attend
@@ -20,8 +22,10 @@ from owl_jax.models.bounds import Epsilon, Heads, Layers, Pixels, Size
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import LayerNorm, Projection
+from owl_jax.models.parts import Path, VisionPart
 from owl_jax.models.remat import named
 from owl_jax.models.transforms import Shape, Slices
+from owl_jax.models.vision.positions import fits, interpolated
 from owl_jax.models.weight_names import Row, layer_norm, weight_and_bias
 
 _POST_NORM = "vision_model.post_layernorm"
@@ -77,6 +81,31 @@ def attention_and_mlp(
     mlp = {"mlp": mlp_size}
     up = named("up", biased(embed, mlp, name="up")(y))
     return x + biased(mlp, embed, name="down")(named("mlp", activation(up)))
+
+
+class VitConfig(VisionPart):
+    """What the encoders share, whose layers all have `attention_and_mlp`."""
+
+    patch_size: Any
+    intermediate_size: Any
+    post_norm: Any
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+    def taken_from(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(params) if self.post_norm else first_layers_of(params, self.num_layers)
+
+    def num_parameters(self) -> float:
+        width = 4 * self.hidden_size + 2 * self.intermediate_size
+        return self.hidden_size * (self.num_layers * width + math.prod(self.grid))
+
+    def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        if path != ("positions",) or value.shape[1:] != shape[1:]:
+            return None
+        return interpolated(value, shape[0]) if fits(len(value), shape[0]) else None
 
 
 class HfVit(Struct, frozen=True):
