@@ -90,8 +90,17 @@ class OwlConfig:
 
     @property
     def num_query_tokens(self) -> int:
-        """Tokens of an image without the end vector, as released configs count them."""
-        return self.num_tokens("image") - 1
+        """The learned queries of an abstractor: an image's tokens without the end vector.
+
+        Raises UserError for a model without such a connector.
+        """
+        number: int | None = getattr(self.connector, "num_query_tokens", None)
+        if number is None:
+            raise UserError(
+                "this model has no num_query_tokens: only an abstractor has learned queries; "
+                'num_tokens("image") gives the tokens of an image'
+            )
+        return number
 
     def problems(self) -> list[str]:
         """Inconsistent or absurd sizes, one line each; empty for a valid model."""

@@ -7,6 +7,7 @@ import pytest
 
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig, id_problems
+from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.mplug_owl import variant
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
@@ -128,6 +129,14 @@ def test_problems_of_sizes_and_ids():
     assert id_problems(LlamaConfig(vocab_size=2)) == [
         "eos_token_id is 2; expected an id below 2, the vocabulary size"
     ]
+
+
+@pytest.mark.parametrize("parts", [{"connector": MlpConfig()}, {"vision": None, "connector": None}])
+def test_only_an_abstractor_has_query_tokens(parts):
+    assert RELEASED.num_query_tokens == 64
+    message = r'no num_query_tokens: only an abstractor .*; num_tokens\("image"\) gives'
+    with pytest.raises(UserError, match=message):
+        _ = dataclasses.replace(RELEASED, **parts).num_query_tokens
 
 
 def test_a_language_model_alone():
