@@ -253,7 +253,9 @@ def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
     """A line if the encoder's output is not a plain grid of patches."""
     if not vision.num_prefix_tokens:
         return []
+    is_optional = hasattr(vision, "class_token_output")
+    advice = "set vision.class_token_output=False" if is_optional else "use an encoder without it"
     return [
         f"connector {part.architecture} needs a grid of patches, but {vision.architecture} puts a "
-        "class token before it; set vision.class_token_output=False"
+        f"class token before it; {advice}"
     ]

@@ -1,6 +1,7 @@
 """MiniGPT-v2's connector: four neighbours in a row become one token."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,5 +42,8 @@ def test_what_does_not_fit():
         "connector token_merge needs a grid of patches, but clip puts a class token before it; "
         "set vision.class_token_output=False"
     )
+    other = SimpleNamespace(architecture="mine", num_prefix_tokens=1, grid=(4, 4))
+    (problem,) = connector.mismatches(other, E)
+    assert problem.endswith("mine puts a class token before it; use an encoder without it")
     (problem,) = connector.mismatches(dataclasses.replace(GRID, image_size=24), E)
     assert "merged 4 does not divide the 6 columns of the encoder's 6 x 6 patches" in problem
