@@ -30,7 +30,8 @@ def load(
     Args:
       path: a directory that owl_jax wrote, or a Hugging Face directory of mPLUG-Owl, mPLUG-Owl2,
         LLaVA-1.5 or a plain language model (text only): config.json, *.safetensors or
-        pytorch_model*.bin and, for chat, tokenizer files.
+        pytorch_model*.bin and, for chat, tokenizer files. LLaVA-1.5 is read in transformers' form
+        and in the authors', which needs the directory of the vision tower beside it.
       dtype: of weights and computation, "bfloat16" or "float32". "int8" stores the language
         model's projections in int8, with a scale for each output channel, and uses bfloat16 for
         everything else. A CPU always computes in float32.

@@ -66,7 +66,9 @@ class PromptTooLong(UserError):
 class Owl:
     """A model with its weights on the device.
 
-    config: the model's. params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays; read only.
+    config: the model's.
+    params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays, read only; without the first two
+      if the model takes text only.
     as_trained: whether prompts are tokenised as in training.
     """
 

@@ -1,4 +1,6 @@
-"""Tokenizers: SentencePiece (LLaMA) and tokenizer.json (BLOOM); loading, streaming, training.
+"""Tokenizers: SentencePiece (LLaMA, Mistral) and tokenizer.json (BLOOM, Qwen, LLaMA 3).
+
+This file loads them, streams answers and trains small ones.
 
 SentencePiece is called directly: the released models were trained with the "slow" tokenizer of
 2023, and newer ones split leading spaces and special strings differently. Every call of its
@@ -92,8 +94,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     if is_there(directory / JSON_FILE):
         return JsonTokenizer(directory / JSON_FILE)
     raise UserError(
-        f"{directory}: found neither {SENTENCEPIECE_FILE} (LLaMA) nor {JSON_FILE} (BLOOM); "
-        "copy the language model's tokenizer file there"
+        f"{directory}: found neither {SENTENCEPIECE_FILE} nor {JSON_FILE}; copy the language "
+        "model's tokenizer files there"
     )
 
 

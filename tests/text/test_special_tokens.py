@@ -324,5 +324,7 @@ def test_a_directory_with_a_tokenizer_is_known(llama, tmp_path):
     assert not has_tokenizer(tmp_path)
     assert has_tokenizer(llama())
     for nowhere in ("x" * 300, "a\0b"):
-        with pytest.raises(UserError, match="found neither"):
+        with pytest.raises(
+            UserError, match=r"found neither tokenizer\.model nor tokenizer\.json; copy"
+        ):
             load_tokenizer(tmp_path / nowhere)

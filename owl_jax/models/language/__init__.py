@@ -1,4 +1,7 @@
-"""Language models, one file each. The keys are also `model_type` in their config.json."""
+"""Language models, one file each.
+
+The key of a model that exists alone is also `model_type` in its config.json.
+"""
 
 from owl_jax.errors import UserError, shown
 from owl_jax.models.hf_config import Source
