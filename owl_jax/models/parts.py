@@ -254,7 +254,7 @@ def prefix_problems(part: ConnectorPart, vision: VisionPart) -> list[str]:
     if not vision.num_prefix_tokens:
         return []
     is_optional = hasattr(vision, "class_token_output")
-    advice = "set vision.class_token_output=False" if is_optional else "use an encoder without one"
+    advice = "set vision.class_token_output=False" if is_optional else "use an encoder without it"
     return [
         f"connector {part.architecture} needs a grid of patches, but {vision.architecture} puts a "
         f"class token before it; {advice}"

@@ -94,8 +94,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     if is_there(directory / JSON_FILE):
         return JsonTokenizer(directory / JSON_FILE)
     raise UserError(
-        f"{directory}: found neither {SENTENCEPIECE_FILE} nor {JSON_FILE}; copy the tokenizer "
-        "files of the language model there"
+        f"{directory}: found neither {SENTENCEPIECE_FILE} nor {JSON_FILE}; copy the language "
+        "model's tokenizer files there"
     )
 
 

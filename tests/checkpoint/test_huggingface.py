@@ -233,7 +233,9 @@ def test_first_generation_llama(tmp_path):
 
 def test_names_of_one_size_that_disagree_are_an_error(tmp_path):
     values = {"model_type": "bloom", "n_embed": 128, "hidden_size": 256}
-    with pytest.raises(UserError, match="hidden_size is 256 and n_embed is 128; both name the same"):
+    with pytest.raises(
+        UserError, match="hidden_size is 256 and n_embed is 128; both name the same"
+    ):
         _read(read_language_config, tmp_path, values)
 
 

@@ -44,6 +44,6 @@ def test_what_does_not_fit():
     )
     other = SimpleNamespace(architecture="mine", num_prefix_tokens=1, grid=(4, 4))
     (problem,) = connector.mismatches(other, E)
-    assert problem.endswith("mine puts a class token before it; use an encoder without one")
+    assert problem.endswith("mine puts a class token before it; use an encoder without it")
     (problem,) = connector.mismatches(dataclasses.replace(GRID, image_size=24), E)
     assert "merged 4 does not divide the 6 columns of the encoder's 6 x 6 patches" in problem
