@@ -43,6 +43,7 @@ class _Preprocessor(Struct, frozen=True):
     do_rescale: bool | None = None
     do_normalize: bool | None = None
     resample: int | None = None
+    image_grid_pinpoints: list[Any] | None = None
     rescale_factor: float | None = None
 
 
@@ -63,6 +64,11 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
         config = dataclasses.replace(config, resizing=resizing)
     elif processor.resample not in (None, 3):
         raise UserError(f"{path}: resample is {processor.resample}; expected 3, bicubic")
+    elif config.resizing.kind == "pad" and processor.image_mean is not None:
+        fill = _fill(processor.image_mean)
+        config = dataclasses.replace(
+            config, resizing=dataclasses.replace(config.resizing, fill=fill)
+        )
     return dataclasses.replace(config, vision=_with_statistics(vision, processor))
 
 
@@ -88,6 +94,8 @@ def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if getattr(processor, name) is False:
             raise UserError(f"{path}: {name} is false; expected true")
+    if processor.image_grid_pinpoints:
+        raise UserError(f"{path}: image_grid_pinpoints cuts images into tiles; not supported")
     # Written so that NaN is refused, too.
     if processor.rescale_factor is not None and not abs(processor.rescale_factor * 255 - 1) <= 1e-4:
         raise UserError(f"{path}: rescale_factor is {processor.rescale_factor}; expected 1 / 255")
@@ -108,16 +116,24 @@ def _with_statistics(vision: VisionPart, processor: _Preprocessor) -> VisionPart
     return dataclasses.replace(cast(Any, vision), **found)
 
 
+def _fill(mean: Channels) -> tuple[int, int, int]:
+    """The mean colour, as LLaVA's code rounds it."""
+    red, green, blue = (min(max(int(255 * channel), 0), 255) for channel in mean)
+    return red, green, blue
+
+
 def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resizing:
     resample = processor.resample if processor.resample is not None else 3
     if resample not in _FILTERS:
         raise UserError(f"{path}: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
-    mean = processor.image_mean or vision.pixel_mean
-    red, green, blue = (int(255 * channel) for channel in mean)
-    fill = tuple(min(max(level, 0), 255) for level in (red, green, blue))
+    fill = _fill(processor.image_mean or vision.pixel_mean)
     kind: Literal["squash", "pad", "crop"] = "squash"
     if processor.do_pad:
         kind = "pad"
+    elif isinstance(processor.size, dict) and processor.size.get("longest_edge"):
+        raise UserError(
+            f"{path}: size is {shown(processor.size)}; expected height and width, or shortest_edge"
+        )
     # A number is the short side: CLIP's processor keeps the aspect ratio.
     elif not isinstance(processor.size, dict) or "shortest_edge" in processor.size:
         kind = "crop"
@@ -126,4 +142,4 @@ def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resiz
                 f"{path}: size is {shown(processor.size)} and do_center_crop is false, which "
                 "leaves images that are not square; expected true"
             )
-    return Resizing(kind, _FILTERS[resample], cast(Any, fill))
+    return Resizing(kind, _FILTERS[resample], fill)

@@ -57,7 +57,19 @@ class VisionLanguageModel(nn.Module):
                 vision.pixel_std
             )
         vectors = self.connector(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
+        self._check_length(vectors.shape[-2], pixels.shape[2])
         return vectors.reshape(B, N, *vectors.shape[1:])
+
+    def _check_length(self, found: int, frames: int) -> None:
+        """Raises UserError if a connector does not give as many tokens as it says."""
+        config = self.config
+        assert config.connector is not None and config.vision is not None
+        said = config.connector.num_tokens(config.vision, frames)
+        if found != said:
+            raise UserError(
+                f"connector {config.connector.architecture}: num_tokens of {frames} frame(s) is "
+                f"{said}, but its module returns {found} tokens; make them agree"
+            )
 
     def embed(
         self,

@@ -85,7 +85,7 @@ def test_video_width_that_the_format_cannot_say_is_an_error(tmp_path):
         (None, r"no config\.json"),
         ("not JSON", "not JSON"),
         ("[1, 2]", "expected a JSON object, found list"),
-        ("{}", "no vision_config, visual_abstractor_config, text_config; expected the config of"),
+        ("{}", "no model_type; expected one of mplug-owl, mplug_owl2, llava"),
         ('{"vision_config": {}, "visual_abstractor_config": {}, "text_config": null}',
          "no text_config; expected"),
     ],

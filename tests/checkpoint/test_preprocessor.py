@@ -1,5 +1,6 @@
 """preprocessor_config.json: statistics are taken over, what is computed otherwise is refused."""
 
+import dataclasses
 import json
 
 import directories
@@ -121,6 +122,11 @@ def test_a_family_reads_the_way_to_a_square(model, values, resizing):
     [
         ({"resample": 0}, r"resample is 0; expected 2 \(bilinear\) or 3 \(bicubic\)"),
         ({"do_center_crop": False}, "do_center_crop is false, which leaves images that are not sq"),
+        ({"size": {"longest_edge": 28}}, "size is .*longest_edge.*; expected height and w"),
+        (
+            {"image_grid_pinpoints": [[28, 56]]},
+            "image_grid_pinpoints cuts images into tiles; not",
+        ),
     ],
 )
 def test_a_way_that_is_not_known_is_refused(model, change, message):
@@ -129,3 +135,10 @@ def test_a_way_that_is_not_known_is_refused(model, change, message):
     model({**NEW, **change})
     with pytest.raises(UserError, match=message):
         with_preprocessor(config, directory, reads_resizing=True)
+
+
+def test_a_padded_picture_gets_the_mean_colour_of_the_file(model):
+    config = open_family(model(OLD)).config
+    padded = dataclasses.replace(config, resizing=Resizing("pad"))
+    directory = model({**OLD, "image_mean": [0.5] * 3})
+    assert with_preprocessor(padded, directory, reads_resizing=False).resizing == PADDED

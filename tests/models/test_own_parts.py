@@ -9,9 +9,12 @@ from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.mplug_owl import VARIANTS
+from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.own_parts import add_parts, load_parts, own_files
 from owl_jax.models.parts import LanguagePart
 from owl_jax.models.vision import vision_types
+from owl_jax.models.vision.siglip import SiglipConfig
+from owl_jax.models.vlm import abstract_params
 from owl_jax.training.config import base_config, read_model
 
 FILE = """
@@ -204,3 +207,15 @@ def test_config_parts_is_a_list_of_paths(parts):
         config.parts = parts
     with pytest.raises(UserError, match=r"config\.parts=.*: expected paths of Python files"):
         read_model(config)
+
+
+def test_a_connector_that_miscounts_its_tokens_is_one_line(file):
+    """Otherwise vectors would go to other tokens, or to none."""
+    says = "\n    def num_tokens(self, vision, frames):\n        return 7\n"
+    file.write_text(FILE + says)
+    vision = SiglipConfig(28, 14, 16, 24, num_layers=1, num_heads=2)
+    llm = LlamaConfig(340, 16, 24, 1, 2, 2)
+    model = OwlConfig(vision, load_parts(file).TwiceConfig(hidden_size=16), llm)
+    message = r"connector twice: num_tokens of 1 frame\(s\) is 7, but its module returns 4 tokens"
+    with pytest.raises(UserError, match=message):
+        abstract_params(model)

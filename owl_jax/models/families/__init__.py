@@ -25,13 +25,16 @@ def families() -> dict[str, Family]:
     return {**FAMILIES, **dict.fromkeys(plain_models(), PLAIN_LANGUAGE)}
 
 
-def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
-    """The family of a config.json: mPLUG-Owl if it has no model_type; the reader may refuse it.
+_MPLUG_OWLS = "visual_abstractor_config"  # in files of mPLUG-Owl, with or without a model_type
 
-    path: the file, for messages. Raises UserError for a model_type that owl_jax does not know.
+
+def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
+    """The family of a config.json.
+
+    path: the file, for messages. Raises UserError if it names no family that owl_jax knows.
     """
     kind = values.get("model_type")
-    if kind is None:
+    if kind is None and _MPLUG_OWLS in values:
         return MPLUG_OWL
     if kind == LLAVA.model_type and LLAVA_ORIGINAL.tower in values and "text_config" not in values:
         return LLAVA_ORIGINAL  # the authors' files have the same model_type
@@ -39,7 +42,8 @@ def family_of(values: Mapping[str, Any], path: Path | None = None) -> Family:
     if not isinstance(kind, str) or kind not in found:
         known = ", ".join({**found, **vision_types()})
         where = f"{path}: " if path else ""
-        raise UserError(f"{where}model_type is {shown(kind)}; expected one of {known}")
+        said = "no model_type" if kind is None else f"model_type is {shown(kind)}"
+        raise UserError(f"{where}{said}; expected one of {known}")
     return found[kind]
 
 
@@ -49,7 +53,7 @@ def family_for(config: OwlConfig, source: Mapping[str, Any] | None = None) -> Fa
     source: the config.json that the model comes from; its family is preferred.
     Raises UserError if there is none.
     """
-    preferred = [] if source is None else [family_of(source)]
+    preferred = [family_of(source)] if source and "model_type" in source else []
     for family in (*preferred, *FAMILIES.values(), PLAIN_LANGUAGE):
         if family.fits(config):
             return family

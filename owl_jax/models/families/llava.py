@@ -22,6 +22,7 @@ from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.family import TOWER_CONFIG, Family
 from owl_jax.models.hf_config import Source, special_ids_of
 from owl_jax.models.language import read_language
+from owl_jax.models.language.decoder import DecoderConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import VisionPart
@@ -83,7 +84,10 @@ def _read_config(source: Source, tensors: Collection[str]) -> OwlConfig:
     source.expect("projector_hidden_act", llava.projector_hidden_act, "gelu", owner)
     source.expect("multimodal_projector_bias", llava.multimodal_projector_bias, True, owner)
     text = source.section("text_config")
-    llm = read_language(text.with_values({"model_type": "llama", **text.values}))
+    values = {"model_type": "llama", **text.values}
+    if source.values.get("tie_word_embeddings") is True:  # of the whole model, or of its text
+        values["tie_word_embeddings"] = True
+    llm = read_language(text.with_values(values))
     section = source.section("vision_config")
     vision = read_vision(section.with_values({"model_type": "clip_vision_model", **section.values}))
     strategy = llava.vision_feature_select_strategy
@@ -248,6 +252,8 @@ def _fits(config: OwlConfig) -> bool:
         and isinstance(connector, MlpConfig)
         and connector.num_layers == 2
         and connector.hidden_size == config.llm.hidden_size
+        # transformers' LLaVA cannot hold BLOOM, whose embedding has another name.
+        and isinstance(config.llm, DecoderConfig)
         and bool(config.llm.HF_CLASS)
         and not (isinstance(vision, ClipConfig) and vision.temporal)
     )

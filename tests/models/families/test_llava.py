@@ -16,6 +16,7 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.connectors.mlp import MlpConfig
 from owl_jax.models.families.llava import LLAVA_7B
+from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.language.qwen2 import Qwen2Config
@@ -84,8 +85,9 @@ def test_what_is_written_is_read_again(name, tmp_path):
         OwlConfig(ClipConfig(**SIZES, num_heads=2), MLP, LLAMA),
         OwlConfig(CLIP, MLP, Owl2LlamaConfig(**TEXT)),
         OwlConfig(None, None, Owl2LlamaConfig(**TEXT)),
+        OwlConfig(CLIP, MLP, BloomConfig(340, 16, 2, 2)),
     ],
-    ids=["cut", "no class token", "temporal", "last norm", "owl2", "owl2 alone"],
+    ids=["cut", "no class token", "temporal", "last norm", "owl2", "owl2 alone", "bloom"],
 )
 def test_what_no_format_can_express_is_one_line(config, tmp_path):
     with pytest.raises(UserError, match=r"no Hugging Face format for a model of .*format=orbax"):
@@ -108,3 +110,14 @@ def test_another_language_model_has_its_own_conversation(tmp_path):
 def test_the_released_model_fits():
     assert LLAVA_7B.problems() == []
     assert LLAVA_7B.num_tokens("image") == 576
+
+
+def test_a_tie_of_the_whole_model_is_one_of_its_text(tmp_path):
+    config = MODELS["tied"]
+    save_model(tmp_path / "saved", config, draw(config), "huggingface")
+    path = tmp_path / "saved" / "config.json"
+    values = json.loads(path.read_text())
+    values["tie_word_embeddings"] = True
+    values["text_config"]["tie_word_embeddings"] = False
+    path.write_text(json.dumps(values))
+    assert owl_jax.load(tmp_path / "saved").config == config
