@@ -12,7 +12,7 @@ from small_tokenizers import write_qwen
 
 import owl_jax
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference.api import Owl
 from owl_jax.models.config import OwlConfig
 from owl_jax.text.conversation import tokenize_prompt
 from owl_jax.text.formats import FORMATS

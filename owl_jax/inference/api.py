@@ -5,15 +5,12 @@ Letters: B sequences, L tokens, N images, M videos, T frames, S image side, V vo
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,24 +19,19 @@ from jax.sharding import Mesh
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
-from owl_jax.inference.generate import (
-    decode,
-    end_ids_array,
-    generate,
-    prefill,
-    quickest_form,
-)
+from owl_jax.inference.core import quickest_form
+from owl_jax.inference.generate import Request, generate, new_tokens
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
-from owl_jax.inference.prompt import Prompt, prompt_arrays, round_up
-from owl_jax.inference.sampling import Sampling, random_key
+from owl_jax.inference.prompt import Prompt, prompt_arrays
+from owl_jax.inference.sampling import Sampling, check_seed
 from owl_jax.inference.text_stream import decode_stream, up_to, without_start
 from owl_jax.media.image import ImageSource, preprocess_image
 from owl_jax.media.video import VideoSource
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import Params, forward
-from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
+from owl_jax.parallel.sharding import on_mesh
 from owl_jax.text.conversation import (
     check_media,
     count_media,
@@ -107,20 +99,26 @@ class Owl:
     ) -> jax.Array:
         """float32[B, L, V], undefined on padding; arguments and errors are those of `generate`."""
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
-        with uninterrupted(), self._on_mesh(len(prompt.lengths)):
+        positions = np.broadcast_to(np.arange(prompt.input_ids.shape[1]), prompt.input_ids.shape)
+        segments = (positions < prompt.lengths[:, None]).astype(np.int32)
+        with uninterrupted(), on_mesh(self._mesh, len(prompt.lengths)):
             compute, params = self._form
             logits = _forward(
                 self.config,
                 compute,
                 params,
                 prompt.input_ids,
-                prompt.positions,
-                np.ones_like(prompt.key_segments),
+                positions,
+                np.ones_like(segments),
                 prompt.media_index,
                 prompt.images,
                 prompt.videos,
-                key_segments=prompt.key_segments,
+                key_segments=segments,
             )
+            if attention_mask is not None:  # padding goes back to where the caller has it
+                first = np.argmax(np.asarray(attention_mask) == 1, axis=1)
+                shifted = (positions - first[:, None]) % positions.shape[1]
+                logits = jnp.take_along_axis(logits, shifted[:, :, None], axis=1)
             jax.block_until_ready(logits)
         return logits[:, : np.shape(input_ids)[1]]
 
@@ -156,7 +154,7 @@ class Owl:
         tokens than the model's maximum. An interrupt is raised a few tokens later, when the device
         is idle.
         """
-        sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
+        sampling, seed = Sampling.of(temperature, top_k, top_p), check_seed(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
         if eos_token_id is None:
             end_ids = self._end_ids
@@ -170,18 +168,10 @@ class Owl:
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
                 f"prompt the model has room for {room}; lower it or shorten the prompt"
             )
-        with self._on_mesh(len(prompt.lengths)):
-            compute, params = self._form
-            return generate(
-                self.config,
-                compute,
-                params,
-                prompt,
-                max_new_tokens,
-                sampling,
-                key,
-                end_ids_array(end_ids),
-            )
+        compute, params = self._form
+        request = Request(prompt, max_new_tokens, sampling, seed, end_ids)
+        on_device = partial(on_mesh, self._mesh, len(prompt.lengths))
+        return generate(self.config, compute, params, request, on_device)
 
     def chat(
         self,
@@ -224,7 +214,7 @@ class Owl:
         idle; an iterator may be dropped at any time.
         """
         stream = boolean(stream, "stream")
-        sampling, key = Sampling.of(temperature, top_k, top_p), random_key(seed)
+        sampling, seed = Sampling.of(temperature, top_k, top_p), check_seed(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
         num_frames = whole_number(num_frames, "num_frames", 1, MOST_FRAMES)
         messages, pictures, clips = take_out(messages, images, videos)
@@ -253,7 +243,7 @@ class Owl:
             videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
         max_new_tokens = self._room(prompt, max_new_tokens)
-        tokens = self._stream(prompt, max_new_tokens, sampling, key)
+        tokens = self._stream(Request(prompt, max_new_tokens, sampling, seed, self._end_ids))
         # A model that does not stop after its answer writes the human's next question.
         pieces = up_to(self.format.stops, decode_stream(tokens, self.tokenizer))
         pieces = without_start(self.format.answer_start, pieces)
@@ -332,41 +322,15 @@ class Owl:
             raise self._too_long(f"{length} tokens")
         return min(wanted, self._max_length - length)
 
-    def _stream(
-        self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, key: jax.Array
-    ) -> Iterator[int]:
+    def _stream(self, request: Request) -> Iterator[int]:
         """Yields the new tokens of a single sequence, without the one that ends it.
 
         The device is idle at each yield, so the iterator may be dropped.
         """
-        end_ids, capacity = self._end_ids, round_up(max_new_tokens)
-        ends = end_ids_array(end_ids)
-        with uninterrupted(), self._on_mesh(1):
-            compute, params = self._form
-            state = prefill(self.config, compute, params, prompt, sampling, key, ends, capacity)
-            jax.block_until_ready(state)
-        sent = 0
-        while True:
-            tokens, count = np.array(state.tokens)[0], int(state.count)
-            for token in tokens[sent:count]:
-                if token in end_ids:
-                    return
-                yield int(token)
-            sent = count
-            if count >= max_new_tokens:
+        compute, params = self._form
+        on_device = partial(on_mesh, self._mesh, 1)
+        steps = new_tokens(self.config, compute, params, request, on_device, _STREAM_CHUNK)
+        for tokens in steps:
+            if tokens[0] in request.end_ids:
                 return
-            until = min(count + _STREAM_CHUNK, max_new_tokens)
-            with uninterrupted(), self._on_mesh(1):
-                state = decode(self.config, compute, params, state, until)
-                jax.block_until_ready(state)
-
-    @contextmanager
-    def _on_mesh(self, batch_size: int) -> Iterator[None]:
-        if self._mesh is None:
-            yield
-            return
-        rules = LogicalRules()
-        if batch_size % num_batch_shards(self._mesh):
-            rules = dataclasses.replace(rules, batch=None)
-        with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules.flax_rules()):
-            yield
+            yield int(tokens[0])

@@ -16,7 +16,7 @@ from PIL import Image
 
 import owl_jax
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference.api import Owl
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.text.conversation import tokenize_prompt
 
