@@ -30,11 +30,13 @@ class Part(ABC):
     """The config of any part.
 
     INIT_ONLY names the fields that only weight initialisation reads. FIXED names the parameters
-    that are never trained, whatever a config's rules say.
+    that are never trained, whatever a config's rules say. DEFINING names the fields that the
+    weights depend on but that their shapes do not show: weights of another value are refused.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
     FIXED: ClassVar[tuple[str, ...]] = ()
+    DEFINING: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
 
     @abstractmethod
@@ -70,6 +72,7 @@ class VisionPart(Part):
     pixel_std: Any
     # model_type in a standalone encoder's config.json
     MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    DEFINING: ClassVar[tuple[str, ...]] = ("pixel_mean", "pixel_std")
     # describes the tensors that `ignores` accepts, for messages
     OTHER_PARTS: ClassVar[str] = "tensors of other parts"
 
@@ -166,7 +169,6 @@ class LanguagePart(Part):
     HF_CLASS: the transformers class whose directories `weight_rows` describes; "" for a model that
       has no standalone directories.
     BASE_PREFIX: the prefix that tensor names lack in a directory saved without the head.
-    DEFINING: the fields that cannot be inferred from the weights' shapes.
     READS: keys of config.json that `from_hf` reads and other models refuse (models/hf_config.py).
     USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
     EXTENDS: another architecture whose weights `extended` accepts.
@@ -174,7 +176,6 @@ class LanguagePart(Part):
 
     HF_CLASS: ClassVar[str] = ""
     BASE_PREFIX: ClassVar[str] = ""
-    DEFINING: ClassVar[tuple[str, ...]] = ()
     READS: ClassVar[tuple[str, ...]] = ()
     PROJECTIONS: ClassVar[Sequence[str]] = ()  # LoRA can adapt these
     USES_MODALITY: ClassVar[bool] = False

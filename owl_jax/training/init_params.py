@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.parts import ConnectorPart, VisionPart
+from owl_jax.models.parts import ConnectorPart, LanguagePart, VisionPart
 from owl_jax.models.vlm import init_params
 from owl_jax.training import config as settings
 from owl_jax.training.train_program import TrainingProgram
@@ -42,11 +43,11 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
     for directory, names in directories.items():
         opened = open_subtrees(Path(directory), names)
         stored = dict(opened.params)
+        _check_fields(names, opened.config, program.model, directory)
         if "vision" in names and program.model.vision is not None:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
             opened = _with_layers_note(opened, program.model)
         if "llm" in names:
-            _check_language(opened.config, program.model, directory)
             stored["llm"] = _extended(opened, program.model)
         stored, notes = _refitted(stored, program, names)
         for name in names:
@@ -153,13 +154,20 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
         raise UserError(f"{where} does not fit config.model: {'; '.join(differences[:5])}")
 
 
-def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """Checks the fields that the weights depend on but that no shape reveals."""
-    for field in ("architecture", *expected.llm.DEFINING):
-        theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
-        extends = field == "architecture" and theirs == expected.llm.EXTENDS
-        if theirs != ours and not extends:
-            raise UserError(
-                f"{directory} has {field} {theirs}, but config.model.llm.{field} is {ours}; give "
-                f"--config.model.llm.{field}={theirs}"
-            )
+def _check_fields(names: list[str], found: OwlConfig, expected: OwlConfig, directory: str) -> None:
+    """Checks the fields that the subtrees' weights depend on but that no shape reveals."""
+    for name, part in expected.parts.items():
+        if name not in names:
+            continue
+        stored = found.parts[name]
+        fields = list(part.DEFINING)
+        if isinstance(part, LanguagePart) and stored.architecture != part.EXTENDS:
+            fields = ["architecture", *fields]
+        for field in fields:
+            theirs, ours = getattr(stored, field, None), getattr(part, field)
+            if theirs != ours and hasattr(stored, field):
+                key = f"config.model.{name}.{field}"
+                raise UserError(
+                    f"{directory} has {field} {theirs}, but {key} is {ours}; give "
+                    f"--{key}={shlex.quote(str(theirs))}"
+                )

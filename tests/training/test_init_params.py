@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 
 import jax
@@ -119,6 +120,25 @@ def test_the_start_of_a_deeper_encoder(files, config, capsys):
     config.model.vision.post_norm = True
     with pytest.raises(UserError, match=r"deep: vision does not fit .*\(3, .* instead of \(2, "):
         initialize(config, make_program(config, make_mesh()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "given"),
+    [
+        ("layer_norm_eps", 1e-3, "1e-06"),
+        ("pixel_mean", (0.5, 0.5, 0.5), "'(0.48145466, 0.4578275, 0.40821073)'"),
+        ("pixel_std", (0.5, 0.5, 0.5), "'(0.26862954, 0.26130258, 0.27577711)'"),
+    ],
+)
+def test_what_an_encoder_was_trained_with_must_agree(field, value, given, files, config):
+    config.init.vision = str(files / "base")
+    config.model.vision[field] = value
+    program = make_program(config, make_mesh())
+    key = f"config.model.vision.{field}"
+    message = f"base has {field} .*, but {key} is {re.escape(str(value))}; give --{key}="
+    with pytest.raises(UserError, match=message + re.escape(given)) as error:
+        initialize(config, program)
+    assert "\n" not in str(error.value)
 
 
 def test_an_adapter_of_another_rank_is_refused_by_name_and_shape(config, files):
