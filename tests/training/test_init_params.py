@@ -24,6 +24,7 @@ from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.positions import interpolated
+from owl_jax.models.vision.siglip import SiglipConfig
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train
@@ -139,6 +140,13 @@ def test_what_an_encoder_was_trained_with_must_agree(field, value, given, files,
     with pytest.raises(UserError, match=message + re.escape(given)) as error:
         initialize(config, program)
     assert "\n" not in str(error.value)
+
+
+def test_an_encoder_of_another_architecture_is_named(files, config):
+    config.init.vision = str(files / "base")
+    config.model.vision = dataclasses.asdict(SiglipConfig(14, 7, 16, 32, 1, 2))
+    with pytest.raises(UserError, match=r"base: vision is clip, but config.model has siglip; give"):
+        initialize(config, make_program(config, make_mesh()))
 
 
 def test_an_adapter_of_another_rank_is_refused_by_name_and_shape(config, files):
