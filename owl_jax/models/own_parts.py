@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.models.config import PARTS, OwlConfig
-from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
+from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart, is_own
 from owl_jax.python_file import load_module
 
 _KINDS: tuple[tuple[str, type[Part]], ...] = (
@@ -82,8 +82,7 @@ def own_files(model: OwlConfig) -> tuple[str, ...]:
     Raises UserError for a class that is not defined in a file, such as one in a notebook.
     """
     classes = [type(part) for kind in PARTS if (part := getattr(model, kind)) is not None]
-    own = [part for part in classes if part.__module__.partition(".")[0] != "owl_jax"]
-    return tuple(dict.fromkeys(map(_file_of, own)))
+    return tuple(dict.fromkeys(map(_file_of, filter(is_own, classes))))
 
 
 def _file_of(part: type[Part]) -> str:

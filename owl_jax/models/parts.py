@@ -10,9 +10,11 @@ Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -21,6 +23,7 @@ import numpy as np
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
+from owl_jax.python_file import explained
 
 # A parameter's path below its subtree: ("layers", "q_proj", "kernel").
 Path = tuple[str, ...]
@@ -54,6 +57,29 @@ class Part(ABC):
     @abstractmethod
     def num_parameters(self) -> float:
         """Approximate number of parameters in the large kernels, for refusing absurd sizes."""
+
+
+def is_own(part: type[Part]) -> bool:
+    """Whether a part is a user's own, not one of this package."""
+    return part.__module__.partition(".")[0] != "owl_jax"
+
+
+@contextmanager
+def faults_told(*parts: Part) -> Iterator[None]:
+    """Turns exceptions into a UserError with file and line, if one of the parts is a user's own.
+
+    Otherwise an exception is a bug of this package and stays one.
+    """
+    files = []
+    for part in parts:
+        if is_own(type(part)):
+            with suppress(TypeError, OSError):  # a class of a notebook has no file
+                files.append(inspect.getfile(type(part)))
+    if not files:
+        yield
+        return
+    with explained("part of your own,", *files):
+        yield
 
 
 class VisionPart(Part):

@@ -27,6 +27,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
 from owl_jax.models.modality import Modality
+from owl_jax.models.parts import faults_told
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -183,9 +184,13 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
 
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
-    """Like `init_params`, with `jax.ShapeDtypeStruct`s instead of arrays; computes nothing."""
+    """Like `init_params`, with `jax.ShapeDtypeStruct`s instead of arrays; computes nothing.
+
+    Raises UserError for a user's own part whose module fails.
+    """
     key = jax.eval_shape(jax.random.key, 0)
-    shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
+    with faults_told(*config.parts.values()):
+        shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
     return shapes
 
 
