@@ -88,7 +88,8 @@ def _content_of(path: str, what: str) -> bytes:
 def explained(what: str, *paths: str) -> Iterator[None]:
     """Turns any exception of code in these files, and its sys.exit, into a UserError with its line.
 
-    what: as in `call_in_file`.
+    So are exceptions elsewhere, unless the system raised them, as for a full disk: what the files
+    returned may have caused them. what: as in `call_in_file`.
     """
     try:
         yield
@@ -103,5 +104,7 @@ def explained(what: str, *paths: str) -> Iterator[None]:
             for frame in traceback.extract_tb(error.__traceback__)
             if (path := os.path.abspath(frame.filename)) in names  # noqa: PTH100
         ]
+        if not inside and isinstance(error, OSError | MemoryError):
+            raise
         where = inside[-1] if inside else paths[0]
         raise UserError(f"{what} {where}: {type(error).__name__}: {error}") from error

@@ -30,6 +30,7 @@ from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems, read_conversation
 from owl_jax.models.families import Family, family_of
 from owl_jax.models.families.mplug_owl import around
+from owl_jax.models.parts import LanguagePart, VisionPart, faults_told
 from owl_jax.models.weight_names import Row, without_prefix
 from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
@@ -205,6 +206,11 @@ def open_vision(directory: Path) -> Opened:
     """
     vision = huggingface.read_vision_config(directory)
     vision = vision_with_preprocessor(vision, directory)
+    with faults_told(vision):
+        return _open_vision(vision, directory)
+
+
+def _open_vision(vision: VisionPart, directory: Path) -> Opened:
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()
@@ -224,6 +230,11 @@ def open_language(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
+    with faults_told(llm):
+        return _open_language(llm, directory)
+
+
+def _open_language(llm: LanguagePart, directory: Path) -> Opened:
     files = open_files(directory)
     rows, tied = llm.weight_rows(), llm.tied_tensors
     # A model saved without its head has no prefix.

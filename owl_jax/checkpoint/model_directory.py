@@ -55,6 +55,7 @@ from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import plain_models
+from owl_jax.models.parts import faults_told
 from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
@@ -101,7 +102,8 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
         raise UserError(f"{path}: not a model that this owl_jax knows ({error})") from None
     problems = config.problems() + id_problems(config.llm)
     if config.lora is not None:
-        names = projections(config.llm.weight_rows())
+        with faults_told(config.llm):
+            names = projections(config.llm.weight_rows())
         unknown = [name for name in config.lora.targets if name not in names]
         if unknown or not config.lora.targets:
             problems.append(
@@ -167,7 +169,8 @@ def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dic
     Raises UserError for an adapter of another model.
     """
     if (directory / ADAPTER_FILE).exists() or not (directory / CONFIG_FILE).exists():
-        lora, factors = open_adapter(directory, config)
+        with faults_told(*config.parts.values()):
+            lora, factors = open_adapter(directory, config)
         return dataclasses.replace(with_recorded(config, directory), lora=lora), factors
     opened = open_any(directory)
     found = opened.config
@@ -226,7 +229,7 @@ def save_model(
             f"{', '.join(sorted(params))}; format=peft writes an adapter only: use huggingface "
             "or orbax"
         )
-    with whole_directory(directory) as target:
+    with faults_told(*config.parts.values()), whole_directory(directory) as target:
         if format == "orbax":
             write_params(target / _PARAMS, params, progress)
         if jax.process_index() > 0:
@@ -306,6 +309,11 @@ def _subtrees(config: OwlConfig) -> list[str]:
 
 def open_any(directory: Path) -> Opened:
     """Opens all the parts that the directory has. Raises UserError like `open_model`."""
+    if (directory / ADAPTER_FILE).exists() and not (directory / CONFIG_FILE).exists():
+        raise UserError(
+            f"{directory} is an adapter; name its model as the model, and this as the adapter "
+            "(--adapter, config.init.lora)"
+        )
     values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)

@@ -15,15 +15,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import flax.linen as nn
 import numpy as np
 
+from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
 from owl_jax.python_file import explained
+
+_T = TypeVar("_T", bound="VisionPart | LanguagePart")
 
 # A parameter's path below its subtree: ("layers", "q_proj", "kernel").
 Path = tuple[str, ...]
@@ -65,16 +68,17 @@ def is_own(part: type[Part]) -> bool:
 
 
 @contextmanager
-def faults_told(*parts: Part) -> Iterator[None]:
+def faults_told(*parts: Part | type[Part]) -> Iterator[None]:
     """Turns exceptions into a UserError with file and line, if one of the parts is a user's own.
 
     Otherwise an exception is a bug of this package and stays one.
     """
     files = []
     for part in parts:
-        if is_own(type(part)):
+        kind = part if isinstance(part, type) else type(part)
+        if is_own(kind):
             with suppress(TypeError, OSError):  # a class of a notebook has no file
-                files.append(inspect.getfile(type(part)))
+                files.append(inspect.getfile(kind))
     if not files:
         yield
         return
@@ -264,6 +268,18 @@ class LanguagePart(Part):
     @abstractmethod
     def weight_rows(self) -> list[Row]:
         """The tensors of a standalone model's directory, with targets below `llm/`."""
+
+
+def from_hf(kind: type[_T], source: Source) -> _T:
+    """`kind.from_hf`. Raises UserError also for a user's own that fails or returns nothing."""
+    with faults_told(kind):
+        part = kind.from_hf(source)
+    if not isinstance(part, kind):
+        raise UserError(
+            f"{source.path}: from_hf of {kind.__name__} returned {type(part).__name__}; expected "
+            f"{kind.__name__}"
+        )
+    return part
 
 
 def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:
