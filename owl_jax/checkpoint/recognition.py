@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from owl_jax.errors import UserError
@@ -32,14 +32,34 @@ def kinds_of(names: Collection[str]) -> list[str]:
 def refuse_other_kind(expected: str, names: Collection[str], where: Path) -> None:
     """Raises UserError if the tensors in a directory belong to a model of another kind.
 
+    And if all of them have a prefix that the expected model's lack.
+
     expected: model_type in config.json.
     """
     found = kinds_of(names)
-    if found and expected not in found:
+    if expected in found:
+        return
+    for wrapper in _prefixes(names):
+        if expected in kinds_of({name.removeprefix(wrapper) for name in names}):
+            raise UserError(
+                f"{where}: all names of tensors begin with '{wrapper}', which a wrapper such as "
+                "DistributedDataParallel or torch.compile added; save the inner model"
+            )
+    if found:
         raise UserError(
             f"{where}: config.json has model_type {expected!r}, but the weights are those of "
             f"{' or '.join(map(repr, found))}; copy both from the same model"
         )
+
+
+def _prefixes(names: Collection[str]) -> Iterator[str]:
+    """What all names begin with, up to each of their dots."""
+    prefix = ""
+    for part in min(names, default="").split("."):
+        prefix += f"{part}."
+        if not all(name.startswith(prefix) for name in names):
+            return
+        yield prefix
 
 
 def _held(part: VisionPart | LanguagePart, names: Collection[str]) -> int:

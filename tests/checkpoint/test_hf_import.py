@@ -290,6 +290,23 @@ def test_weights_of_another_kind_are_named_not_listed(config, weights, kinds, tm
     )
 
 
+@pytest.mark.parametrize("kind", ["llama", "clip", "mplug-owl"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "a.b."])
+def test_names_with_a_wrapper_s_prefix(kind, wrapper, tmp_path):
+    write = {
+        "llama": lambda path: directories.write_language(LLAMA, path),
+        "clip": directories.write_clip,
+        "mplug-owl": lambda path: directories.copy(LLAMA, path),
+    }[kind]
+    directory = write(tmp_path)
+    tensors = {wrapper + name: value for name, value in directories.tensors(directory).items()}
+    directories.write(directory, directories.config(directory), tensors)
+    with pytest.raises(
+        UserError, match=rf"all names of tensors begin with '{wrapper}', which a wr"
+    ):
+        open_any(directory)
+
+
 def test_video_release_is_told_by_its_tensors(tmp_path):
     directories.copy(VIDEO, tmp_path)
     assert open_family(tmp_path).config.vision.temporal
