@@ -43,6 +43,10 @@ class NotAFile(OSError):
     """The path is not a regular file, but a folder, FIFO, socket, device or Git LFS pointer."""
 
 
+class GitPointer(NotAFile):
+    """Git LFS's pointer in the place of a file."""
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading. Raises OSError; NotAFile if it is not a regular file."""
     # Without O_NONBLOCK, opening a FIFO would wait for a writer. Regular files ignore it.
@@ -75,7 +79,7 @@ def check_regular(file: int | str | Path, name: str | Path | None = None) -> Non
     if stat.S_ISREG(mode):
         if len(_POINTER) <= status.st_size <= _LONGEST_POINTER and _is_pointer(file):
             what = "is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
-            raise NotAFile(errno.ENODATA, what, str(file if name is None else name))
+            raise GitPointer(errno.ENODATA, what, str(file if name is None else name))
         return
     kinds = {
         stat.S_IFDIR: (errno.EISDIR, "is a directory"),

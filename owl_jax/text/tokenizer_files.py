@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from owl_jax.errors import UserError, listed, shown
-from owl_jax.files import open_regular
+from owl_jax.files import GitPointer, open_regular
 from owl_jax.text.added_tokens import AddedToken
 
 JSON_FILE = "tokenizer.json"
@@ -139,6 +139,8 @@ def read_file(path: Path, kind: str) -> bytes:
     try:
         with open_regular(path) as file:
             data = file.read(_MAX_FILE_BYTES + 1)
+    except GitPointer as error:
+        raise UserError(f"{path}: not a readable {kind}: it {error.strerror}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > _MAX_FILE_BYTES:
@@ -148,10 +150,7 @@ def read_file(path: Path, kind: str) -> bytes:
 
 def unreadable(path: Path, kind: str) -> UserError:
     """The error for a tokenizer file that a library cannot parse."""
-    return UserError(
-        f"{path}: not a readable {kind}; an interrupted download or a Git LFS pointer? "
-        "Copy the file again"
-    )
+    return UserError(f"{path}: not a readable {kind}; an interrupted download? Copy the file again")
 
 
 def is_there(path: Path) -> bool:
