@@ -26,7 +26,7 @@ from owl_jax.models.lora import side_by_side
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
-from owl_jax.text.formats.choose import read_name
+from owl_jax.text.formats.choose import parse_conversation
 
 
 def load_owl(
@@ -60,7 +60,8 @@ def load_owl(
         opened = add_adapter(opened, directory, Path(adapter), any_base)
     config, params = opened.config, opened.params
     if conversation is not None:
-        config = dataclasses.replace(config, conversation=read_name(os.fspath(conversation)))
+        chosen = parse_conversation(os.fspath(conversation))
+        config = dataclasses.replace(config, conversation=chosen)
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
     replicated, shardings = None, {}
