@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from owl_jax.aot.build_program import Program
 from owl_jax.aot.compiler import Memory, versions
-from owl_jax.aot.open_program import Program
 from owl_jax.aot.topology import Topology
 from owl_jax.aot.work import Kernel
 
@@ -112,7 +112,7 @@ class Report:
             "compiler_options": self.options,
             "hbm_bytes_per_device": {
                 "arguments": memory.arguments,
-                "argument_groups": program.arguments,
+                "argument_groups": program.argument_bytes,
                 "outputs": memory.outputs,
                 "temporaries": memory.temporaries,
                 "aliased": memory.aliased,
@@ -191,7 +191,7 @@ class Report:
     def _memory(self) -> str:
         memory, limit = self.memory, self.topology.chip.hbm_bytes
         groups = ", ".join(
-            f"{name} {nbytes / _GB:.2f}" for name, nbytes in self.program.arguments.items()
+            f"{name} {nbytes / _GB:.2f}" for name, nbytes in self.program.argument_bytes.items()
         )
         verdict = "FITS" if self.fits else "DOES NOT FIT"
         lines = [

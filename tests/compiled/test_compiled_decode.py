@@ -3,7 +3,7 @@
 import pytest
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.open_program import open_program
+from owl_jax.aot.build_program import build_program
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig
@@ -30,6 +30,6 @@ def test_a_token_reads_weights_and_cache_once(open_topology, llm, dtype):
     config.batch_size, config.data.sequence_length = 128, 2048
     config.mesh.update(fsdp=1, tensor=4)
     topology = open_topology("v5e:2x2")
-    report = analyse(open_program(config, topology, "decode", dtype=dtype), topology)
+    report = analyse(build_program(config, topology, "decode", dtype=dtype), topology)
     assert 0.95 < report.bytes_read / report.program.read_once <= 1.1
-    assert report.memory.temporaries < 0.01 * report.program.arguments["cache"]
+    assert report.memory.temporaries < 0.01 * report.program.argument_bytes["cache"]
