@@ -339,7 +339,9 @@ def decode_steps(
     ) -> tuple[jax.Array, Cache, Rows, NewTokens]:
         step, cache, rows, found = carry
         slots = rows.lengths
-        mask = self_attention_mask(slots[:, None], ones, PastTokens(slots, which))
+        # Nothing of a row that has ended needs to be read.
+        held = jnp.where(rows.done, 0, slots)
+        mask = self_attention_mask(slots[:, None], ones, PastTokens(held, which))
         embeddings = run(rows.newest[:, None], None, no_media, method="embed")
         hidden, new = run(embeddings, mask, cache, method="hidden_states")
         logits = run(hidden, method="head")[:, 0]

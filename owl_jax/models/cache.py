@@ -67,7 +67,7 @@ def write_tokens(cache: Cache, new: Cache, rows: jax.Array, slots: jax.Array) ->
     """
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        at = rows[:, None], jnp.arange(old.shape[-3]), slots[:, None]
+        at: tuple[jax.Array, ...] = rows[:, None], jnp.arange(old.shape[-3]), slots[:, None]
         if old.ndim > 4:
             # An update window over layers would make XLA on a TPU copy the cache to a layout in
             # which a window is contiguous.
