@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
@@ -20,6 +20,7 @@ from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import DTYPES
+from owl_jax.inference.layouts import formats
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
@@ -54,16 +55,20 @@ def load_owl(
         config = dataclasses.replace(config, conversation=read_name(os.fspath(conversation)))
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
-    replicated, shardings = None, {}
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    default: Sharding = SingleDeviceSharding(device)
     if mesh is not None:
-        replicated = NamedSharding(mesh, PartitionSpec())
+        default = NamedSharding(mesh, PartitionSpec())
+    shardings = dict.fromkeys(flat, default)
+    if mesh is not None:
         boxed = abstract_params(config)
-        shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
+        shardings |= flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
+    on_devices = formats(config, flat, shardings, device.platform)
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
     on_device = {}
     for keys, leaf in flat.items():
         dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised: unchanged
-        on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
+        on_device[keys] = device_put_lazy(leaf, dtype, on_devices[keys])
     opened.print_notes(directory)
     return Owl(
         config,
