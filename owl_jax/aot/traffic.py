@@ -52,9 +52,10 @@ def of_step(module: Module, computation: Computation, step: Instruction) -> int:
     total, operands = 0, computation.operands(step)
     for number, operand in enumerate(operands):
         if any(array.space == 0 for array in operand.arrays):
-            if work.is_ragged_decode(step):
+            needed = None
+            if work.is_kernel(step):
                 needed = work.elements_read(step, [each.arrays[0] for each in operands], number)
-            else:
+            if needed is None:
                 needed = _of_operand(module, step, number, operand, _count(step), True)
             total += round(operand.nbytes * needed / _count(operand))
     return total

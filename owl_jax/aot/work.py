@@ -17,6 +17,7 @@ from functools import cache
 
 from owl_jax.aot.hlo import Array, Computation, Instruction
 from owl_jax.aot.runs import Runs
+from owl_jax.models import write_columns
 from owl_jax.models.attention import ragged_decode
 
 FILL = 0.5  # share of the cache's slots that hold a token, on average, in decoding
@@ -80,16 +81,19 @@ def kernel_name(instruction: Instruction) -> str:
 
 
 def kernel_flops(computation: Computation, instruction: Instruction) -> float | None:
-    """FLOPs of one run of an attention kernel; None for any other kernel.
+    """FLOPs of one run of a kernel; None for an unknown one.
 
-    The ragged decode kernel computes scores and values of the slots that hold a token.
+    The ragged decode kernel computes scores and values of the slots that hold a token; what writes
+    to the cache computes nothing.
 
     Splash attention computes the score matrix in blocks; under a causal mask, only the blocks that
     touch the lower triangle. Its first operand is a table of the blocks. If the mask is causal, it
     has an int32 operand with the query positions; segment ids are two more int32 operands.
     """
     operands = [operand.arrays[0] for operand in computation.operands(instruction)]
-    if is_ragged_decode(instruction):
+    if kernel_name(instruction) == write_columns.NAME:
+        return 0.0
+    if kernel_name(instruction) == ragged_decode.NAME:
         (result,) = instruction.arrays
         return FILL * 4.0 * result.elements * _num_slots(operands, result)
     kind = next((kind for kind in _MATMULS if kind in kernel_name(instruction)), None)
@@ -106,20 +110,20 @@ def kernel_flops(computation: Computation, instruction: Instruction) -> float | 
     return 2.0 * matmuls * math.prod(queries) * keys[-2] * share
 
 
-def is_ragged_decode(instruction: Instruction) -> bool:
-    """Whether it calls the ragged decode kernel (models/attention/ragged_decode.py)."""
-    return is_kernel(instruction) and kernel_name(instruction) == ragged_decode.NAME
+def elements_read(instruction: Instruction, operands: list[Array], number: int) -> int | None:
+    """How many elements of operand `number` one run of a kernel reads; None without a formula.
 
-
-def elements_read(instruction: Instruction, operands: list[Array], number: int) -> int:
-    """How many elements of operand `number` one run of the ragged decode kernel reads.
-
-    Of the cache, these are one layer's slots that hold a token, in whole chunks: half a chunk more.
+    Of a cache, the ragged decode kernel reads one layer's slots that hold a token, in whole chunks:
+    half a chunk more. What writes to it reads the columns around one slot.
     """
-    operand, (queries,) = operands[number], instruction.arrays
-    if not _is_cache(operand):
-        return operand.elements
-    num_slots = _num_slots(operands, queries)
+    name, operand = kernel_name(instruction), operands[number]
+    if name == write_columns.NAME:
+        is_written = any(operand.shape == array.shape for array in instruction.arrays)
+        share = min(write_columns.LANES / operand.shape[-1], 1.0) if is_written else 1.0
+        return round(share * operand.elements)
+    if name != ragged_decode.NAME or not _is_cache(operand):
+        return None
+    num_slots = _num_slots(operands, instruction.arrays[0])
     held = min(FILL * num_slots + ragged_decode.CHUNK / 2, num_slots)
     return round(operand.elements / operand.shape[0] * held / num_slots)
 

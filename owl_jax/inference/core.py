@@ -359,7 +359,7 @@ def decode_steps(
         # cache, and copies the cache for it. No token is negative.
         written = (rows.newest >= 0)[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(written, leaf, 0), new)
-        cache = write_tokens(cache, new, jnp.arange(W) if which is None else which, slots)
+        cache = write_tokens(cache, new, which, slots)
         put = jax.lax.dynamic_update_slice_in_dim
         found = jax.tree.map(lambda old, new: put(old, new, step, 0), found, tokens)
         return step + 1, cache, rows, found

@@ -111,6 +111,23 @@ def test_the_ragged_kernel_reads_half_of_a_layer_s_slots_and_half_a_chunk():
     assert bytes_read(count_runs(parse(by_column))) == bytes_read(runs)
 
 
+WRITTEN = """\
+ENTRY %main (l: s32[2], n: f32[9,2,4,1,64], c: f32[9,2,4,64,1024]) -> f32[9,2,4,64,1024] {
+  %l = s32[2]{0} parameter(0)
+  %n = f32[9,2,4,1,64]{4,3,2,1,0} parameter(1)
+  %c = f32[9,2,4,64,1024]{4,3,2,1,0} parameter(2)
+  ROOT %y = f32[9,2,4,64,1024]{4,3,2,1,0} custom-call(%l, %n, %c), \
+custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/write_columns/pallas_call"}
+}
+"""
+
+
+def test_writing_a_column_reads_its_tiles():
+    runs = count_runs(parse(WRITTEN))
+    assert bytes_read(runs) == 4 * (2 + 9 * 2 * 4 * 64 + 9 * 2 * 4 * 64 * 128)
+    assert work.kernels(runs) == [work.Kernel("write_columns", 1, 0.0)]
+
+
 USED_ON_THE_WAY = """\
 %product (a: f32[8,128], b: f32[1,128], n: s32[], x: f32[128,16]) -> f32[8,16] {
   %a = f32[8,128]{1,0} parameter(0)

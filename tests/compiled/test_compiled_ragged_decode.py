@@ -48,17 +48,17 @@ def test_decoding_copies_no_cache(open_topology, H, G, K, dtype, window, alibi):
         x, new = jax.lax.scan(layer, q, jnp.arange(LAYERS))
         written = (x[:, 0, 0, 0] > -1e9)[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(written, leaf, 0), new)
-        return write_tokens(cache, new, jnp.arange(B), lengths), x
+        return write_tokens(cache, new, None, lengths), x
 
     cache = {name: shaped(LAYERS, B, G, S, K) for name in "kv"}
     given = shaped(B, dtype=jnp.int32), shaped(B, 1, H, K), shaped(B, G, 1, K), shaped(B, G, 1, K)
     with on_mesh(mesh, B):
         compiled = jax.jit(decode, donate_argnums=0).lower(cache, *given).compile()
     text = compiled.as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 1
-    assert "ragged_decode" in text
+    names = ["ragged_decode"] if K == 128 else ["ragged_decode", "write_columns"]
+    assert text.count('custom_call_target="tpu_custom_call"') == len(names)
+    assert all(f"{name}/pallas_call" in text for name in names)
     memory = compiled.memory_analysis()
     size = 2 * LAYERS * B * G * S * K * jnp.dtype(dtype).itemsize
-    print(H, G, K, dtype, memory.temp_size_in_bytes / size, memory.argument_size_in_bytes / size)
     assert memory.temp_size_in_bytes < 0.01 * size
     assert size <= memory.alias_size_in_bytes < 1.01 * size
