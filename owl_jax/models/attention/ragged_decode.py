@@ -37,9 +37,9 @@ _CHUNKS = (CHUNK, 64, 32, 16)
 _LANES = 128  # columns of a tile
 _ROWS = 16  # of a tile of bfloat16
 _MAX_CHUNK_BYTES = 2 << 20  # two buffers each for keys and values leave half of a kernel's 16 MB
-# Of keys in a block. In the compiler's schedule for v5e, a block of 256 slots of four heads of width
-# 128 in bfloat16 takes 380 cycles, 170 of them to start the copies of the next; its own copies take
-# 960 at full bandwidth.
+# Of keys in a block. In the compiler's schedule for v5e, a block of 256 slots of four heads of
+# width 128 in bfloat16 takes 380 cycles, 170 of them to start the copies of the next; its own
+# copies take 960 at full bandwidth.
 _BLOCK_BYTES = 256 << 10
 
 
