@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
+from owl_jax.aot.work import FILL
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference import core
@@ -47,8 +48,10 @@ class Program:
     tokens: tokens per run; in decode, one per sequence.
     model_flops: FLOPs per run, summed over all devices (training/flops.py).
     argument_bytes: bytes of each group of arguments on one device, without padding.
-    read_once: for decode, the bytes that one device must read per token: the language model's
-      weights and the cache.
+    read_once: for decode, the bytes of the language model's weights and the whole cache on one
+      device.
+    needed: for decode, the bytes of them that one device must read per token, if `FILL` of the
+      cache's slots hold a token.
     compute: dtypes, attention kernel and remat, as text for the report.
     """
 
@@ -62,6 +65,7 @@ class Program:
     argument_bytes: dict[str, int]
     compute: str
     read_once: int | None = None
+    needed: int | None = None
 
     @property
     def devices(self) -> np.ndarray:
@@ -184,15 +188,17 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
             model_flops=0.0,
             argument_bytes=state_bytes | {"prompt": bytes_on_a_device(prefilled)},
         )
+    read = _decoder_bytes(weights)
     return program(
         core.decode_steps,
         *(model, compute, weights, state, scalar),
         batch_size=batch_size,
         sequence=sequence,
         tokens=batch_size,
-        model_flops=batch_size * decode_flops(model, shapes, sequence.length),
+        model_flops=batch_size * decode_flops(model, shapes, round(FILL * sequence.length)),
         argument_bytes=weight_bytes | state_bytes,
-        read_once=_decoder_bytes(weights) + cache,
+        read_once=read + cache,
+        needed=read + round(FILL * cache),
     )
 
 
