@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices; the variables must be set before jax is imported."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,13 @@ def pytest_collection_modifyitems(items):
         return LONG.index(room) if room in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """Garbage is collected less often: each trace of a program makes many objects, few in cycles."""
+    gc.collect()
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,12 @@ import pytest
 from owl_jax.checkpoint.event_loop import patient_event_loops
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect():
+    """What other tests have left is no concern of the collector, which looks through it for a second."""
+    gc.freeze()
+
+
 @pytest.fixture
 def policy():
     """The one of Python, and none that another test has set."""

@@ -4,6 +4,19 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from owl_jax.training import config as settings
+from owl_jax.training import loop, train_program
+
+# The keys that make_program reads itself.
+TOLD = (
+    "frozen_dtype",
+    "steps",
+    "clip_norm",
+    "seed",
+    "gradient_accumulation_steps",
+    "batch_size",
+)
+
 
 @pytest.fixture(scope="session")
 def _programs(tmp_path_factory):
@@ -22,6 +35,31 @@ def _programs_are_compiled_once(_programs):
     _set(options)
     yield
     _set(former)
+
+
+@pytest.fixture(scope="module")
+def _made():
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_traced_once(_made, monkeypatch):
+    """Trainings of a file whose program is the same share it: JAX keeps what it has traced of it."""
+
+    def make(config, mesh):
+        model = settings.read_model(config)
+        facts = [
+            settings.read_compute(config),
+            settings.read_recipes(config),
+            settings.row_shape(config, model),
+            *(config[name] for name in TOLD),
+        ]
+        key = model, mesh, config.objective, train_program.make_step, repr(facts)
+        if key not in _made:
+            _made[key] = train_program.make_program(config, mesh)
+        return _made[key]
+
+    monkeypatch.setattr(loop, "make_program", make)
 
 
 def _set(options):
