@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py [--width=512] [--layers=8] [--prompt=64] [--tokens=32] [--rounds=7]
 
-Owl.generate unrolls on a CPU and scans elsewhere (inference/generate.py); this is the measurement
+Owl.generate unrolls on a CPU and scans elsewhere (inference/core.py); this is the measurement
 behind that choice. Greedy, float32, after prefill.
 """
 
@@ -19,9 +19,9 @@ from _timing import describe_device, print_table, small_model, take_turns
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.inference.generate import decode, prefill
+from owl_jax.inference.core import MAX_STEPS, decode_steps, make_rows, prefill, start_batch
 from owl_jax.inference.prompt import prompt_arrays, round_up
-from owl_jax.inference.sampling import Sampling
+from owl_jax.inference.sampling import Sampling, row_keys
 from owl_jax.models.compute import Compute
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import init_params
@@ -52,12 +52,22 @@ def main(argv: list[str]) -> None:
         prompt = prompt_arrays(config, ids)
 
         def ready(scan: bool, params: Any, prompt: Any = prompt) -> Callable[[], Any]:
-            compute, capacity = Compute(scan_layers=scan), round_up(until)
-            state = prefill(
-                config, compute, params, prompt, Sampling(), jax.random.key(0), -1, capacity
-            )
+            compute = Compute(scan_layers=scan)
+            B = len(prompt.lengths)
+            settings = [Sampling()] * B, row_keys(0, B), [[-1]] * B, [until] * B
+            prefilled = prefill(config, compute, params, prompt)
+            slots = round_up(prompt.input_ids.shape[1] + until)
+            state, _ = start_batch(prefilled, prompt.lengths, make_rows(config, *settings), slots)
             jax.block_until_ready(state)
-            return lambda: decode(config, compute, params, state, until)
+
+            def run() -> Any:
+                after = state
+                for done in range(0, _TOKENS.value, MAX_STEPS):
+                    steps = min(MAX_STEPS, _TOKENS.value - done)
+                    after, found = decode_steps(config, compute, params, after, steps)
+                return found
+
+            return run
 
         contestants = {name: partial(ready, *form) for name, form in forms.items()}
         title = f"Batch of {rows}, {_TOKENS.value} tokens after {_PROMPT.value}"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from jax.sharding import Mesh
 
-    from owl_jax.inference.engine import Owl
+    from owl_jax.inference.api import Owl
 
 __version__ = "0.1.0"
 

@@ -35,7 +35,9 @@ TOPOLOGY = flags.DEFINE_string(
 SLICES = flags.DEFINE_integer(
     "slices", 1, "number of slices, connected by the data-centre network", lower_bound=1
 )
-PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], "what to compile")
+PROGRAM = flags.DEFINE_enum(
+    "program", "train", ["train", "prefill", "insert", "decode"], "what to compile"
+)
 BATCH_PER_DEVICE = flags.DEFINE_integer(
     "batch_per_device",
     0,

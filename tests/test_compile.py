@@ -24,7 +24,7 @@ runpy.run_module("owl_jax.compile", run_name="__main__")
         ([], 2, "--topology"),
         (["--topology=v9:2x2"], 1, "topology 'v9:2x2': expected one of v4, v5e, v5p, v6e"),
         (["--topology=v5e:64x64"], 1, "topology 'v5e:64x64': v5e is sold as 1x1, 2x2"),
-        ([SLICE, "--program=eat"], 2, "should be one of <train|prefill|decode>"),
+        ([SLICE, "--program=eat"], 2, "should be one of <train|prefill|insert|decode>"),
         ([SLICE, "--config.batch=3"], 2, "batch"),
         ([SLICE, "--xla_option=half"], 1, "--xla_option=half: expected NAME=VALUE"),
         (

@@ -6,30 +6,41 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
 from owl_jax.data.batch import RowShape
-from owl_jax.inference.inference_program import make_inference_program
+from owl_jax.errors import UserError
+from owl_jax.inference import core
+from owl_jax.inference.abstract import (
+    abstract_prefilled,
+    abstract_prompt,
+    abstract_state,
+    abstract_weights,
+)
+from owl_jax.inference.prompt import BUCKET, round_up
+from owl_jax.models.compute import Compute
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.parallel.sharding import LogicalRules, num_batch_shards
+from owl_jax.parallel.sharding import LogicalRules, num_batch_shards, on_mesh
 from owl_jax.training import config as settings
 from owl_jax.training.flops import decode_flops, prefill_flops
 from owl_jax.training.partition import split
 from owl_jax.training.train_program import abstract_params, make_program
 
-NAMES = ("train", "prefill", "decode")
+NAMES = ("train", "prefill", "insert", "decode")
 
 
 @dataclass(frozen=True)
 class Program:
     """A program to compile, from `open_program`. One run is one training,
-    prefill or decode step on all devices.
+    prefill, insert or decode step on all devices.
 
     trace: returns the traced program, ready to lower.
     batch_size, sequence: sequences per run, and the shape of each.
@@ -60,7 +71,7 @@ class Program:
     @property
     def batch_per_device(self) -> int:
         """Sequences on each device. If data * fsdp does not divide the batch, every device has all
-        of it (inference/inference_program.py); training refuses such a batch."""
+        of it (`on_mesh` in parallel/sharding.py); training refuses such a batch."""
         shards = num_batch_shards(self.mesh)
         return self.batch_size if self.batch_size % shards else self.batch_size // shards
 
@@ -118,47 +129,69 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int) -> Program:
+    """`prefill` of a batch of prompts, `insert` of one prompt into a row, or a decoded token."""
     model, compute = settings.read_model(config), settings.read_compute(config)
-    shapes = abstract_params(model, mesh, LogicalRules())
-    program = make_inference_program(
-        model,
-        shapes,
-        mesh,
-        dtype,
-        settings.row_shape(config, model),
-        config.batch_size,
-        new_tokens,
-        compute.attention,
-    )
-    batch_size, sequence = program.batch_size, program.sequence
-    weights = {"weights": bytes_on_a_device(program.params)}
-    description = f"weights {dtype}, attention {compute.attention}"
-    if name == "prefill":
-        prompt = dataclasses.replace(sequence, length=sequence.length - program.capacity)
-        return Program(
-            name=name,
-            mesh=mesh,
-            trace=program.trace_prefill,
-            batch_size=batch_size,
-            sequence=prompt,
-            tokens=batch_size * prompt.length,
-            model_flops=batch_size * prefill_flops(model, shapes, prompt),
-            arguments=weights | {"prompt": bytes_on_a_device(program.prompt())},
-            compute=description,
+    sequence, batch_size = settings.row_shape(config, model), config.batch_size
+    capacity = round_up(new_tokens)
+    if sequence.length <= capacity:
+        raise UserError(
+            f"--new_tokens={new_tokens}: rounded up to a multiple of {BUCKET}, {capacity} new "
+            f"tokens leave no room for a prompt in a sequence of {sequence.length} tokens; give "
+            "fewer, or increase config.data.sequence_length"
         )
-    state = program.state()
+    prompts = dataclasses.replace(sequence, length=sequence.length - capacity)
+    shapes = abstract_params(model, mesh, LogicalRules())
+    weights = abstract_weights(model, shapes, mesh, dtype)
+    stored_as = "bfloat16" if dtype == "int8" else dtype
+    compute = Compute(dtype=jnp.dtype(stored_as), attention=compute.attention)
+    small = partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec()))
+    number = small((), jnp.int32)
+    weight_bytes = {"weights": bytes_on_a_device(weights)}
+
+    def program(function: Any, *given: Any, rows: int = batch_size, **values: Any) -> Program:
+        def trace() -> jax.stages.Traced:
+            with on_mesh(mesh, rows):
+                traced: jax.stages.Traced = function.trace(*given)
+            return traced
+
+        description = f"weights {dtype}, attention {compute.attention}"
+        return Program(name=name, mesh=mesh, trace=trace, compute=description, **values)
+
+    if name == "prefill":
+        prompt = abstract_prompt(mesh, batch_size, prompts)
+        return program(
+            core.prefill,
+            *(model, compute, weights, prompt),
+            batch_size=batch_size,
+            sequence=prompts,
+            tokens=batch_size * prompts.length,
+            model_flops=batch_size * prefill_flops(model, shapes, prompts),
+            arguments=weight_bytes | {"prompt": bytes_on_a_device(prompt)},
+        )
+    state = abstract_state(model, compute, mesh, weights, batch_size, sequence.length)
     cache = bytes_on_a_device(state.cache)
-    return Program(
-        name=name,
-        mesh=mesh,
-        trace=program.trace_decode,
+    held = {"cache": cache, "state": bytes_on_a_device(state) - cache}
+    if name == "insert":
+        prompt = abstract_prompt(mesh, 1, prompts)
+        prefilled = abstract_prefilled(model, compute, mesh, weights, prompt)
+        return program(
+            core.insert,
+            *(state, prefilled, number, number),
+            batch_size=1,
+            sequence=prompts,
+            tokens=prompts.length,
+            model_flops=0.0,
+            arguments=held | {"prompt": bytes_on_a_device(prefilled)},
+        )
+    return program(
+        core.decode_steps,
+        *(model, compute, weights, state, number),
         batch_size=batch_size,
         sequence=sequence,
         tokens=batch_size,
         model_flops=batch_size * decode_flops(model, shapes, sequence.length),
-        arguments=weights | {"cache": cache, "state": bytes_on_a_device(state) - cache},
-        compute=description,
-        read_once=_decoder_bytes(program.params) + cache,
+        arguments=weight_bytes | held,
+        read_once=_decoder_bytes(weights) + cache,
     )
 
 

@@ -86,8 +86,8 @@ class Report:
 
     @property
     def flops_ratio(self) -> float | None:
-        """FLOPs of the program over FLOPs of the model."""
-        if self.hardware_flops is None:
+        """FLOPs of the program over FLOPs of the model; None for a program without matmuls."""
+        if self.hardware_flops is None or not self.program.model_flops:
             return None
         return self.hardware_flops * self.program.mesh.size / self.program.model_flops
 
@@ -217,10 +217,10 @@ class Report:
     def _work(self) -> str:
         assert self.hardware_flops is not None and self.bytes_read is not None
         per_device = self.program.model_flops / self.program.mesh.size
-        lines = [
-            f"work: {self.hardware_flops / _T:.2f} TFLOP per device, {self.flops_ratio:.2f} x the "
-            f"model's {per_device / _T:.2f}"
-        ]
+        work = f"work: {self.hardware_flops / _T:.2f} TFLOP per device"
+        if self.flops_ratio is not None:
+            work += f", {self.flops_ratio:.2f} x the model's {per_device / _T:.2f}"
+        lines = [work]
         if self.program.read_once is not None:
             seconds = self.bytes_read / self.topology.chip.hbm_bandwidth
             lines.append(

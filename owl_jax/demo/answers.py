@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from owl_jax.demo.questions import Question, normalize_answer
+from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import NUM_FRAMES
-from owl_jax.inference.engine import Owl
 from owl_jax.media.image import load_image, preprocess_image
 from owl_jax.media.video import load_video
 from owl_jax.text.conversation import tokenize_prompt

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from owl_jax.errors import BadData, UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference.api import Owl
 from owl_jax.media.image import IMAGE_FORMATS, load_image
 from owl_jax.media.video import FRAME_SUFFIXES, load_video
 from owl_jax.text.conversation import count_media

@@ -18,8 +18,8 @@ from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.lazy_arrays import device_put_lazy
 from owl_jax.checkpoint.model_directory import add_adapter, open_model
 from owl_jax.errors import UserError, shown
+from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import DTYPES
-from owl_jax.inference.engine import Owl
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings

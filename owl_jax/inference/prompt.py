@@ -22,26 +22,22 @@ BUCKET = 64
 
 @struct.dataclass
 class Prompt:
-    """A batch of prompts. L is a multiple of BUCKET; padding may be on either side.
+    """A batch of prompts, padded on the right. L is a multiple of BUCKET.
 
-    input_ids:    int32[B, L]; 0 on padding.
-    positions:    int32[B, L], 0 at the first token of a sequence.
-    key_segments: int32[B, L], 1 on tokens, 0 on padding (models/attention/mask.py).
-    media_index:  int32[B, L] (models/splice.py).
-    lengths:      int32[B], tokens of each sequence.
-    last:         int32[B], slot of the last token of each sequence.
-    images:       [B, N, S, S, 3] or None; uint8, or float32 normalised. Unused slots are zeros.
-    videos:       [B, M, T, S, S, 3] or None.
+    input_ids:   int32[B, L]; 0 on padding.
+    media_index: int32[B, L] (models/splice.py).
+    lengths:     int32[B], tokens of each sequence.
+    images:      [B, N, S, S, 3] or None; uint8, or float32 normalised. Unused slots are zeros.
+    videos:      [B, M, T, S, S, 3] or None.
+    media:       [B, W, D], the vectors of the media if they have been encoded before; or None.
     """
 
     input_ids: np.ndarray
-    positions: np.ndarray
-    key_segments: np.ndarray
     media_index: np.ndarray
     lengths: np.ndarray
-    last: np.ndarray
-    images: np.ndarray | None
-    videos: np.ndarray | None
+    images: np.ndarray | None = None
+    videos: np.ndarray | None = None
+    media: jax.Array | None = None
 
 
 def round_up(length: int) -> int:
@@ -79,23 +75,19 @@ def prompt_arrays(
         image_slots = _slots(ids, images, size, IMAGE_ID, lengths.image, "image", "[N, S, S, 3]")
         video_slots = _slots(ids, videos, size, VIDEO_ID, lengths.video, "video", "[M, T, S, S, 3]")
 
-    L = ids.shape[1]
-    padding = ((0, 0), (0, round_up(L) - L))
-    ids, mask = np.pad(ids, padding), np.pad(mask, padding)
-    first, tokens = mask.argmax(axis=1), mask.sum(axis=1)
-    positions = np.maximum(np.arange(ids.shape[1]) - first[:, None], 0)
+    # The padding's ids are 0, so nothing but padding moves from the left to the right.
+    shifts = (np.arange(ids.shape[1]) + mask.argmax(axis=1)[:, None]) % ids.shape[1]
+    ids = np.take_along_axis(ids, shifts, axis=1)
+    ids = np.pad(ids, ((0, 0), (0, round_up(ids.shape[1]) - ids.shape[1])))
     return Prompt(
         input_ids=np.maximum(ids, 0),
-        positions=positions.astype(np.int32),
-        key_segments=mask.astype(np.int32),
         media_index=index_media(
             ids,
             lengths,
             0 if image_slots is None else image_slots.shape[1],
             0 if video_slots is None else video_slots.shape[1],
         ),
-        lengths=tokens.astype(np.int32),
-        last=(first + tokens - 1).astype(np.int32),
+        lengths=mask.sum(axis=1).astype(np.int32),
         images=image_slots,
         videos=video_slots,
     )

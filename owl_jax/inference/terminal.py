@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
 from owl_jax.errors import UserError, printable
+from owl_jax.inference.api import PromptTooLong
 from owl_jax.inference.dialogue import MEDIA_NAMES, Conversation, is_still_picture
-from owl_jax.inference.engine import PromptTooLong
 from owl_jax.inference.interrupts import asked_to_stop, readline_woken
 from owl_jax.inference.typed_paths import exists, typed_paths
 

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from owl_jax.models.cache import Cache, Past, past_of
 from owl_jax.models.remat import policy
 
 Carry = Any
@@ -25,7 +26,7 @@ def apply_layers(
     make_block: Callable[..., nn.Module],
     length: int,
     carry: Carry,
-    per_layer: Any,
+    cache: Cache | None,
     *shared: Any,
     scan: bool,
     remat: str,
@@ -35,34 +36,39 @@ def apply_layers(
 
     Args:
       make_block: (name=...) -> module with
-        __call__(carry, layer_input, *shared, deterministic) -> (carry, output).
-      per_layer: one input per layer (the cache), stacked on axis 0 if `scan`, else a tuple of
-        `length`; or None.
+        __call__(carry, past, *shared, deterministic) -> (carry, output), where `past` is the
+        layer's part of the cache (models/cache.py).
+      cache: stacked if `scan`, else a tuple of `length`; or None.
       shared: inputs of every layer.
       remat: a policy (models/remat.py).
 
-    Returns: (carry, outputs), the outputs stacked or a tuple like `per_layer`.
+    Returns: (carry, outputs), the outputs stacked or a tuple like the cache.
     Raises UserError for an unknown remat policy.
     """
 
-    def body(block: Any, carry: Carry, layer: Any, *shared: Any) -> tuple[Carry, Any]:
-        return block(carry, layer, *shared, deterministic=deterministic)
+    def body(block: Any, carry: Carry, past: Past | None, *shared: Any) -> tuple[Carry, Any]:
+        return block(carry, past, *shared, deterministic=deterministic)
 
     if remat != "none":
         body = nn.remat(body, prevent_cse=not scan, policy=policy(remat))
     if scan:
+
+        def layer(block: Any, carry: Carry, index: Any, *shared: Any) -> tuple[Carry, Any]:
+            return body(block, carry, past_of(cache, index), *shared)
+
         scanned = nn.scan(
-            body,
+            layer,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *[nn.broadcast] * len(shared)),
             length=length,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(make_block(name="layers"), carry, per_layer, *shared)
+        indices = None if cache is None else jnp.arange(length)
+        return scanned(make_block(name="layers"), carry, indices, *shared)
     outputs = []
-    for i, layer in enumerate(per_layer or [None] * length):
-        carry, output = body(make_block(name=f"layer_{i}"), carry, layer, *shared)
+    for i in range(length):
+        carry, output = body(make_block(name=f"layer_{i}"), carry, past_of(cache, i), *shared)
         outputs.append(output)
     return carry, tuple(outputs)
 

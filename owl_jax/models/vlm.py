@@ -71,29 +71,28 @@ class VisionLanguageModel(nn.Module):
                 f"{said}, but its module returns {found} tokens; make them agree"
             )
 
-    def embed(
-        self,
-        input_ids: jax.Array,
-        images: jax.Array | None,
-        videos: jax.Array | None,
-        media_index: jax.Array,
-    ) -> jax.Array:
-        """Token embeddings with the media vectors spliced in, [B, L, D]."""
-        text = nn.with_logical_constraint(
-            self.llm.embed(jnp.maximum(input_ids, 0)), ("batch", "length", "act_embed")
-        )
+    def media_table(self, images: jax.Array | None, videos: jax.Array | None) -> jax.Array | None:
+        """The vectors of each sequence's media slots, [B, W, D]; None if there are no slots."""
         media = []
         if images is not None and images.shape[1]:
             media.append(self.encode_media(images[:, :, None]))
         if videos is not None and videos.shape[1]:
             media.append(self.encode_media(videos))
         if not media:
-            return text
+            return None
         names = ("batch", "slots", None, "act_embed")
         vectors = [nn.with_logical_constraint(vectors, names) for vectors in media]
         B, _, _, D = vectors[0].shape
-        table = jnp.concatenate([x.reshape(B, -1, D) for x in vectors], axis=1)
-        return splice(text, table, media_index)
+        return jnp.concatenate([x.reshape(B, -1, D) for x in vectors], axis=1)
+
+    def embed(
+        self, input_ids: jax.Array, media: jax.Array | None, media_index: jax.Array
+    ) -> jax.Array:
+        """Token embeddings with the vectors of `media_table` spliced in, [B, L, D]."""
+        text = nn.with_logical_constraint(
+            self.llm.embed(jnp.maximum(input_ids, 0)), ("batch", "length", "act_embed")
+        )
+        return text if media is None else splice(text, media, media_index)
 
     def hidden_states(
         self,
@@ -108,18 +107,11 @@ class VisionLanguageModel(nn.Module):
         options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
         return self.llm(embeddings, mask, cache, deterministic, **options)
 
-    def modality(
-        self, images: jax.Array | None, videos: jax.Array | None, media_index: jax.Array
-    ) -> Modality | None:
+    def modality(self, media: jax.Array | None, media_index: jax.Array) -> Modality | None:
         """Which tokens are visual; None without media, or if the language model does not use it."""
-        config, vectors = self.config, 0
-        if not config.llm.USES_MODALITY:
+        if media is None or not self.config.llm.USES_MODALITY:
             return None
-        if images is not None:
-            vectors += images.shape[1] * config.num_tokens("image")
-        if videos is not None:
-            vectors += videos.shape[1] * config.num_tokens("video", videos.shape[2])
-        return Modality.of(media_index, vectors) if vectors else None
+        return Modality.of(media_index, media.shape[1])
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -135,9 +127,10 @@ class VisionLanguageModel(nn.Module):
         deterministic: bool = True,
         logits: bool = True,
     ) -> jax.Array:
-        embeddings = self.embed(input_ids, images, videos, media_index)
+        media = self.media_table(images, videos)
+        embeddings = self.embed(input_ids, media, media_index)
         self.sow("intermediates", "embeddings", embeddings)
-        modality = self.modality(images, videos, media_index)
+        modality = self.modality(media, media_index)
         hidden, _ = self.hidden_states(
             embeddings, mask, deterministic=deterministic, modality=modality
         )

@@ -4,7 +4,9 @@ Modules name the dimensions of their parameters and activations; `LogicalRules` 
 axes of the mesh (owl_jax/parallel/mesh.py). No module names a mesh axis.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -115,6 +117,22 @@ def param_shardings(params: Any, mesh: Mesh, rules: LogicalRules, names: Any = N
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Sequences over data and fsdp; other dimensions replicated."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+@contextmanager
+def on_mesh(mesh: Mesh | None, batch_size: int) -> Iterator[None]:
+    """Programs in this block are sharded by LogicalRules; None: they run on one device.
+
+    A batch that its mesh axes do not divide is replicated.
+    """
+    if mesh is None:
+        yield
+        return
+    rules = LogicalRules()
+    if batch_size % num_batch_shards(mesh):
+        rules = dataclasses.replace(rules, batch=None)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules.flax_rules()):
+        yield
 
 
 def num_batch_shards(mesh: Mesh) -> int:

@@ -32,7 +32,7 @@ def opened(name, new_tokens=64, mesh=(), **values):
     return open_program(config, topology, name, new_tokens=new_tokens)
 
 
-@pytest.mark.parametrize("name", ["train", "prefill", "decode"])
+@pytest.mark.parametrize("name", ["train", "prefill", "insert", "decode"])
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -1,311 +1,392 @@
-import dataclasses
-import io
-import json
-import shutil
-import subprocess
-import sys
+"""Continuous batching: every request gets the answer that it gets alone."""
 
-import golden
+import dataclasses
+import threading
+import time
+
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
-import tiny
-from PIL import Image
 
-import owl_jax
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference import engine as engine_module
+from owl_jax.inference.api import Owl, PromptTooLong
+from owl_jax.inference.engine import Engine
+from owl_jax.inference.generate import Batch, generate
+from owl_jax.inference.prompt import Prompt
+from owl_jax.inference.requests import ChatPrompt, Finished, QueueFull, Request, Tokens
+from owl_jax.inference.sampling import Sampling
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.language.owl2 import Owl2LlamaConfig
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.mesh import make_mesh
-from owl_jax.text.conversation import tokenize_prompt
+from owl_jax.parallel.sharding import LogicalRules, on_mesh, param_shardings
+from owl_jax.text.media_index import index_media
 
-QUESTION = "Say it.\nHuman: What do you see?\nAI: "
-ABOUT_IMAGE = [
-    {"role": "system", "content": "Say it."},
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
-]
+FRAMES = 2
+LANGUAGE = {
+    "llama": LlamaConfig(97, 32, 64, 2, num_heads=4, num_kv_heads=2, max_positions=512),
+    "bloom": BloomConfig(97, 32, num_layers=2, num_heads=4),
+    "owl2": Owl2LlamaConfig(97, 32, 64, 2, num_heads=4, num_kv_heads=2, max_positions=512),
+}
+
+
+def make_owl(llm="llama", mesh=None):
+    config = OwlConfig(
+        vision=ClipConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
+        connector=AbstractorConfig(6, 16, 32, num_layers=1, num_heads=2, temporal=True),
+        llm=LANGUAGE[llm],
+    )
+    random = np.random.default_rng(0)
+    boxed = abstract_params(config)
+    shardings = None if mesh is None else param_shardings(boxed, mesh, LogicalRules())
+
+    def draw(leaf):
+        return random.normal(0, 1.5 * leaf.shape[-1] ** -0.5, leaf.shape).astype(np.float32)
+
+    params = jax.tree.map(draw, nn.meta.unbox(boxed))
+    params = jax.device_put(params, shardings)
+    return Owl(config, params, mesh=mesh)
+
+
+class Answer:
+    """A listener that collects its events."""
+
+    def __init__(self):
+        self.tokens, self.end, self.done = [], None, threading.Event()
+
+    def __call__(self, event):
+        if isinstance(event, Tokens):
+            self.tokens += event.tokens
+        else:
+            assert isinstance(event, Finished) and self.end is None
+            self.end = event
+            self.done.set()
+
+    @property
+    def ids(self):
+        return [token.id for token in self.tokens]
+
+    def wait(self, seconds=60):
+        assert self.done.wait(seconds)
+        return self
+
+
+def random_request(owl, random, shared=()):
+    """A prompt with or without media, which may begin as an earlier one does."""
+    pixels = lambda *shape: random.integers(0, 256, (*shape, 28, 28, 3), np.uint8)  # noqa: E731
+    ids, images, videos = [], [], []
+    if shared and random.random() < 0.4:
+        earlier = shared[random.integers(len(shared))]
+        ids, images, videos = (list(x) for x in earlier)
+    for _ in range(random.integers(1, 4)):
+        ids += random.integers(3, 97, random.integers(1, 40)).tolist()
+        kind = random.random()
+        if kind < 0.3:
+            ids += [-1] * owl.num_tokens("image")
+            images.append(pixels())
+        elif kind < 0.45:
+            ids += [-2] * owl.num_tokens("video", FRAMES)
+            videos.append(pixels(FRAMES))
+    ids += random.integers(3, 97, 2).tolist()
+    ids = ids[-200:] if not images and not videos else ids
+    is_greedy = random.random() < 0.5
+    return Request(
+        ChatPrompt(np.asarray(ids, np.int32), images, videos),
+        max_new_tokens=int(random.integers(1, 30)),
+        sampling=Sampling()
+        if is_greedy
+        else Sampling.of(
+            random.uniform(0.5, 2),
+            [None, 5, 40][random.integers(3)],
+            [None, 0.5, 0.9][random.integers(3)],
+            [1.0, 1.3][random.integers(2)],
+            random.uniform(0, 1),
+        ),
+        seed=int(random.integers(0, 1000)),
+        end_ids=(int(random.integers(97)), 96) if random.random() < 0.7 else (),
+    )
+
+
+def alone(owl, request):
+    """The tokens that `request` gets without other requests, by `Owl.generate`'s way: one prefill.
+
+    All prompts have the same shape, so that one program serves them.
+    """
+    prompt, image_slots, video_slots = request.prompt, 8, 4
+    ids = np.zeros((1, 256), np.int32)
+    ids[0, : len(prompt.input_ids)] = prompt.input_ids
+    images = np.zeros((1, image_slots, 28, 28, 3), np.uint8)
+    videos = np.zeros((1, video_slots, FRAMES, 28, 28, 3), np.uint8)
+    for slots, pixels in ((images, prompt.images), (videos, prompt.videos)):
+        for slot, each in enumerate(pixels):
+            slots[0, slot] = each
+    index = index_media(ids, owl.config.media_lengths(FRAMES), image_slots, video_slots)
+    lengths = np.asarray([len(prompt.input_ids)], np.int32)
+    arrays = Prompt(np.maximum(ids, 0), index, lengths, images, videos)
+    most = 30
+    batch = Batch(arrays, most, request.sampling, request.seed, request.end_ids)
+    tokens = generate(owl.config, *owl.compiled_form, batch, lambda: on_mesh(owl.mesh, 1))[0]
+    tokens = tokens[: request.max_new_tokens].tolist()
+    ends = [i for i, token in enumerate(tokens) if token in request.end_ids]
+    return tokens[: ends[0] + 1] if ends else tokens
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny")
+def owl():
+    return make_owl()
 
 
 @pytest.fixture(scope="module")
-def owl(directory):
-    return owl_jax.load(directory, "float32")
+def engine(owl):
+    with Engine(owl, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        yield engine
 
 
-def load_golden(case, **arguments):
-    return owl_jax.load(golden.GOLDENS / case, "float32", **arguments)
+@pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
+def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
+    """Requests with pictures, videos, text, shared beginnings, cancellations and deadlines."""
+    monkeypatch.setattr(engine_module, "_PIECES", (64,))
+    owl, random = make_owl(llm), np.random.default_rng(1)
+    shared, requests = [], []
+    for _ in range(200 if llm == "llama" else 40):
+        request = random_request(owl, random, shared[-4:])
+        if len(request.prompt.input_ids) > 220:
+            continue
+        prompt = request.prompt
+        shared.append((prompt.input_ids.tolist(), prompt.images, prompt.videos))
+        requests.append(request)
+    with Engine(owl, num_rows=5, row_length=256, frames=(FRAMES,), max_waiting=500) as engine:
+        answers, cancelled, late = [], set(), set()
+        for i, request in enumerate(requests):
+            if random.random() < 0.05:
+                late.add(i)
+                request = dataclasses.replace(request, deadline=time.monotonic())
+            answers.append(Answer())
+            ticket = engine.submit(request, answers[-1])
+            if random.random() < 0.1:
+                cancelled.add(i)
+                threading.Timer(random.uniform(0, 0.5), ticket.cancel).start()
+            if random.random() < 0.3:
+                time.sleep(random.uniform(0, 0.03))
+        for answer in answers:
+            answer.wait(120)
+        stats = engine.stats()
+    assert stats.compilations == 0
+    assert stats.running == stats.waiting == 0 and stats.finished > 0
+    assert stats.cached_prompt_tokens > 0 and stats.cached_media > 0
+    for i, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        if answer.end.reason in ("cancelled", "deadline"):
+            assert i in cancelled | late
+            expected = alone(owl, request)
+            assert answer.ids == expected[: len(answer.ids)]
+            continue
+        assert answer.end.reason in ("stop", "length"), answer.end.error
+        assert answer.ids == alone(owl, request), i
+        ends = answer.ids[-1] in request.end_ids
+        assert answer.end.reason == ("stop" if ends else "length")
+    assert any(answer.end.reason == "deadline" for answer in answers)
 
 
-@pytest.fixture(scope="module")
-def adapted():
-    return load_golden(golden.LLAMA, adapter=golden.GOLDENS / golden.LORA)
+def test_a_mesh_gives_the_same_answers(owl, monkeypatch):
+    monkeypatch.setattr(engine_module, "_PIECES", (64, 128))
+    random = np.random.default_rng(2)
+    requests = [random_request(owl, random) for _ in range(12)]
+    on_mesh = make_owl(mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    with Engine(on_mesh, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        answers = [Answer() for _ in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            engine.submit(request, answer)
+        found = [answer.wait(120).ids for answer in answers]
+        assert engine.stats().compilations == 0
+    assert found == [alone(owl, request) for request in requests]
 
 
-def channels_last(pixels):
-    return np.moveaxis(pixels, 1, -1)
+def conversation(owl, *turns, seed=0):
+    """A picture, then the turns' text."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 256, (28, 28, 3), np.uint8)
+    ids = [5, *[-1] * owl.num_tokens("image")]
+    for turn in turns:
+        ids += turn
+    return Request(ChatPrompt(np.asarray(ids, np.int32), [picture]), 6)
 
 
-def lora_logits(owl):
-    given = golden.inputs(golden.LORA)
-    return owl.logits(given["input_ids"], channels_last(given["pixel_values"]))
+def test_the_next_turn_computes_only_what_is_new(owl, engine):
+    first = [*range(3, 90)]
+    before = engine.stats()
+    answer = Answer()
+    engine.submit(conversation(owl, first), answer)
+    answer.wait()
+    assert answer.end.cached_tokens == 0
+    second, request = Answer(), conversation(owl, first, answer.ids, [*range(10, 40)])
+    engine.submit(request, second)
+    second.wait()
+    assert second.end.cached_tokens == 64
+    assert second.ids == alone(owl, request)
+    after = engine.stats()
+    assert after.encoded_media - before.encoded_media == 1
+    # The same tokens with another picture share only what precedes it.
+    third, request = Answer(), conversation(owl, first, answer.ids, [*range(10, 40)], seed=1)
+    engine.submit(request, third)
+    third.wait()
+    assert third.end.cached_tokens == 0
+    assert third.ids == alone(owl, request) != second.ids
 
 
-def assert_same_tree(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
+def test_several_answers_to_one_prompt_share_its_prefill(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 97, dtype=np.int32))
+    answers = [Answer() for _ in range(3)]
+    for seed, answer in enumerate(answers):
+        engine.submit(Request(prompt, 8, Sampling.of(1.5), seed), answer)
+    assert [answer.wait().end.cached_tokens for answer in answers][1:] == [64, 64]
+    assert len({tuple(answer.ids) for answer in answers}) == 3
 
 
-def test_import_is_light():
-    code = "import sys, owl_jax; sys.exit('jax' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_logprobs_are_those_of_the_logits(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    answer = Answer()
+    engine.submit(Request(prompt, 5, num_logprobs=3), answer)
+    answer.wait()
+    ids = np.concatenate([prompt.input_ids, answer.ids])
+    expected = np.asarray(jax.nn.log_softmax(owl.logits(ids[None])[0]))
+    for i, token in enumerate(answer.tokens):
+        row = expected[len(prompt.input_ids) - 1 + i]
+        np.testing.assert_allclose(token.logprob, row[token.id], atol=1e-4)
+        assert [id for id, _ in token.top] == np.argsort(-row)[:3].tolist()
+        np.testing.assert_allclose([p for _, p in token.top], np.sort(row)[::-1][:3], atol=1e-4)
 
 
-def test_logits_with_and_without_mask():
-    owl = load_golden(golden.LLAMA)
-    given, expected = golden.inputs(golden.LLAMA), golden.outputs(golden.LLAMA)
-    images = channels_last(given["pixel_values"])
-    logits = owl.logits(given["input_ids"], images)
-    assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
-    np.testing.assert_allclose(
-        owl.logits(given["input_ids"], images, attention_mask=given["attention_mask"]),
-        expected["logits_with_attention_mask"],
-        atol=1e-4,
+def test_no_end_before_the_least_number_of_tokens(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    free = Answer()
+    engine.submit(Request(prompt, 9), free)
+    ends = tuple(set(free.wait().ids))[:8]
+    stopped, longer = Answer(), Answer()
+    engine.submit(Request(prompt, 9, end_ids=ends), stopped)
+    engine.submit(Request(prompt, 9, end_ids=ends, min_new_tokens=4), longer)
+    assert len(stopped.wait().ids) == 1 and stopped.end.reason == "stop"
+    assert len(longer.wait().ids) >= 5 and not set(longer.ids[:4]) & set(ends)
+
+
+class Countdown:
+    """Allows one token at a time: 20, 19, 18, ..."""
+
+    def __init__(self, first=20):
+        self.next = first
+
+    def allowed(self):
+        mask = np.zeros(-(-97 // 32), np.uint32)
+        mask[self.next // 32] = 1 << (self.next % 32)
+        return mask
+
+    def accept(self, token):
+        assert token == self.next
+        self.next -= 1
+        if self.next == 15:
+            raise ValueError("no more")
+
+
+def test_a_constraint_decides_what_may_come(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    held, free, broken = Answer(), Answer(), Answer()
+    engine.submit(Request(prompt, 5, constraint=Countdown()), held)
+    engine.submit(Request(prompt, 9), free)
+    engine.submit(Request(prompt, 9, constraint=Countdown(17)), broken)
+    assert held.wait().ids == [20, 19, 18, 17, 16]
+    assert free.wait().ids == alone(owl, Request(prompt, 9))
+    assert broken.wait().ids == [17, 16] and broken.end.reason == "error"
+    assert str(broken.end.error) == "no more"
+
+
+def test_what_cannot_be_answered_is_refused(owl, engine):
+    fits = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    video = ChatPrompt(
+        np.asarray([-2] * owl.num_tokens("video", 3)), [], [np.zeros((3, 28, 28, 3), np.uint8)]
     )
+    with pytest.raises(PromptTooLong, match=r"has 256 tokens .* a row takes 256 tokens"):
+        engine.submit(Request(ChatPrompt(np.full(256, 5)), 1), Answer())
+    with pytest.raises(UserError, match="a video of 3 frames; expected one of 2"):
+        engine.submit(Request(video, 1), Answer())
+    with pytest.raises(UserError, match="the tokens of id -1 in input_ids do not match the image"):
+        engine.submit(Request(ChatPrompt(np.asarray([5, -1, 5])), 1), Answer())
+    with pytest.raises(UserError, match="9 end ids; expected at most 8"):
+        engine.submit(Request(fits, 1, end_ids=tuple(range(9))), Answer())
+    with pytest.raises(UserError, match="no adapter is called 'x'"):
+        engine.submit(Request(fits, 1, adapter="x"), Answer())
+    with pytest.raises(UserError, match="num_logprobs is 21; expected 0 to 20"):
+        engine.submit(Request(fits, 1, num_logprobs=21), Answer())
 
 
-def test_logits_of_a_picture_and_a_video():
-    given = golden.inputs(golden.VIDEO)
-    logits = load_golden(golden.VIDEO).logits(
-        given["mixed_input_ids"],
-        channels_last(given["mixed_pixel_values"]),
-        channels_last(given["mixed_video_pixel_values"]),
-    )
-    np.testing.assert_allclose(logits, golden.outputs(golden.VIDEO)["mixed_logits"], atol=1e-4)
+def test_a_row_ends_where_it_is_full(owl, engine):
+    prompt = ChatPrompt(np.resize(np.arange(3, 97, dtype=np.int32), 250))
+    answer = Answer()
+    engine.submit(Request(prompt, 100), answer)
+    assert len(answer.wait().ids) == 6 and answer.end.reason == "length"
+    assert answer.ids == alone(owl, Request(prompt, 6))
 
 
-def test_bfloat16_is_near_float32():
-    owl = owl_jax.load(golden.GOLDENS / golden.LLAMA)
-    assert {leaf.dtype for leaf in jax.tree.leaves(owl.params)} == {jnp.dtype("bfloat16")}
-    given = golden.inputs(golden.LLAMA)
-    logits = owl.logits(given["input_ids"], channels_last(given["pixel_values"]))
-    expected = golden.outputs(golden.LLAMA)["logits"]
-    assert np.linalg.norm(logits - expected) < 0.02 * np.linalg.norm(expected)
+def test_a_full_queue_refuses_and_a_drained_engine_ends(owl):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, max_waiting=2, frames=(FRAMES,))
+    answers = [Answer(), Answer()]
+    for answer in answers:
+        engine.submit(Request(prompt, 3), answer)
+    with pytest.raises(QueueFull, match="2 requests are waiting"):
+        engine.submit(Request(prompt, 3), Answer())
+    engine.start()
+    assert engine.drain(60)
+    assert [len(answer.ids) for answer in answers] == [3, 3]
+    with pytest.raises(QueueFull, match="shutting down"):
+        engine.submit(Request(prompt, 3), Answer())
+    engine.close()
 
 
-def test_adapter_is_read_and_merged_when_saved(adapted, tmp_path):
-    expected = golden.outputs(golden.LORA)["logits_adapter"]
-    np.testing.assert_allclose(lora_logits(adapted), expected, atol=1e-4)
-    adapted.save(tmp_path / "merged")
-    merged = owl_jax.load(tmp_path / "merged", "float32")
-    assert "lora" not in merged.params
-    assert merged.config == dataclasses.replace(adapted.config, lora=None)
-    np.testing.assert_allclose(lora_logits(merged), expected, atol=1e-4)
+def test_closing_cancels(owl):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
+    answers = [Answer() for _ in range(3)]
+    for answer in answers:
+        engine.submit(Request(prompt, 90), answer)
+    engine.start()
+    engine.close()
+    assert {answer.wait(1).end.reason for answer in answers} <= {"cancelled", "length"}
+    assert answers[-1].end.reason == "cancelled"
 
 
-def test_own_format_keeps_adapter_and_bits(adapted, tmp_path):
-    adapted.save(str(tmp_path / "own"), format="orbax")
-    loaded = owl_jax.load(tmp_path / "own", "float32")
-    assert loaded.config == adapted.config
-    assert_same_tree(loaded.params, adapted.params)
-    # The same directory as an adapter for the base alone.
-    again = load_golden(golden.LLAMA, adapter=tmp_path / "own")
-    assert again.config == adapted.config
-    assert_same_tree(again.params, adapted.params)
-    with pytest.raises(UserError, match="holds an adapter already"):
-        owl_jax.load(tmp_path / "own", "float32", golden.GOLDENS / golden.LORA)
+def test_a_failing_device_ends_its_requests_and_goes_on(owl, monkeypatch):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    real, calls = Engine._decode, []
+
+    def fails_once(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Engine, "_decode", fails_once)
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    first, second = Answer(), Answer()
+    engine.submit(Request(prompt, 5), first)
+    engine.start()
+    assert first.wait().end.reason == "error" and "out of memory" in str(first.end.error)
+    engine.submit(Request(prompt, 5), second)
+    assert second.wait().ids == alone(owl, Request(prompt, 5))
+    engine.close()
 
 
-def test_mesh_gives_the_same():
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    alone, spread = load_golden(golden.LLAMA), load_golden(golden.LLAMA, mesh=mesh)
-    kernel = spread.params["llm"]["layers"]["gate_proj"]["kernel"]
-    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-    ids = np.arange(40).reshape(4, 10)
-    np.testing.assert_allclose(spread.logits(ids), alone.logits(ids), atol=1e-4)
-    # Three rows cannot be divided among devices.
-    np.testing.assert_array_equal(
-        spread.generate(ids[:3], max_new_tokens=6, eos_token_id=-1),
-        alone.generate(ids[:3], max_new_tokens=6, eos_token_id=-1),
-    )
+def test_a_listener_that_raises_ends_only_its_request(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
 
+    def broken(event):
+        raise RuntimeError("gone")
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5, "top_k": 50, "seed": 4}])
-def test_chat_is_generate_in_words(owl, sampling):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
-    tokens = owl.generate(ids[None], max_new_tokens=20, **sampling)[0]
-    expected = owl.tokenizer.decode(tokens)
-    assert len(expected) > 20
-    assert owl.chat(QUESTION, max_new_tokens=20, **sampling) == expected
-    pieces = list(owl.chat(QUESTION, stream=True, max_new_tokens=20, **sampling))
-    assert len(pieces) > 10
-    assert "".join(pieces) == expected
-
-
-def test_chat_stops_at_the_end_mark(owl, directory):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
-    tokens = owl.generate(ids[None], max_new_tokens=20)[0]
-    # Wherever the sixth token was the likeliest, the end mark is now.
-    kernel = owl.params["llm"]["lm_head"]["kernel"]
-    kernel = kernel.at[:, owl.tokenizer.eos_id].set(1.01 * kernel[:, tokens[5]])
-    llm = {**owl.params["llm"], "lm_head": {"kernel": kernel}}
-    brief = Owl(owl.config, {**owl.params, "llm": llm}, tokenizer_source=directory)
-    end = tokens.tolist().index(tokens[5])
-    assert end > 0
-    assert brief.chat(QUESTION, max_new_tokens=20) == owl.tokenizer.decode(tokens[:end])
-
-
-def test_the_tokenizers_end_mark_wins_over_the_configs(owl, directory, tmp_path):
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths(), as_trained=True)
-    tokens = owl.generate(ids[None], max_new_tokens=20, eos_token_id=-1)[0]
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
-    shutil.copy(directory / "tokenizer.model", tmp_path)
-    names = {"eos_token": pieces.id_to_piece(int(tokens[5]))}
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
-    renamed = Owl(owl.config, owl.params, tokenizer_source=tmp_path)
-    assert renamed.tokenizer.eos_id == tokens[5] != owl.config.llm.eos_token_id
-    end = tokens.tolist().index(tokens[5])
-    assert renamed.chat(QUESTION, max_new_tokens=20) == owl.tokenizer.decode(tokens[:end])
-    written = renamed.generate(ids[None], max_new_tokens=20)[0]
-    assert (written[end + 1 :] == owl.config.llm.pad_token_id).all()
-    without = Owl(owl.config, owl.params, tokenizer_source=tmp_path / "none")
-    assert without.generate(ids[None], max_new_tokens=20).tolist() == [tokens.tolist()]
-
-
-def test_a_question_that_cannot_fit_is_not_tokenised(owl):
-    with pytest.raises(UserError, match=r"5,000,\d+ characters and leaves no room"):
-        owl.chat([{"role": "user", "content": "what " * 1_000_000}])
-
-
-def test_released_models_get_the_originals_prompts(owl, tmp_path):
-    owl.save(tmp_path / "released")
-    ours = owl_jax.load(tmp_path / "released", "float32")
-    assert ours.chat(QUESTION, max_new_tokens=9) == owl.chat(QUESTION, max_new_tokens=9)
-    values = json.loads((tmp_path / "released" / "config.json").read_text())
-    assert values.pop("as_trained") is True
-    (tmp_path / "released" / "config.json").write_text(json.dumps(values))
-    released = owl_jax.load(tmp_path / "released", "float32")
-    ids = tokenize_prompt(QUESTION, owl.tokenizer, owl.config.media_lengths())
-    tokens = released.generate(ids[None], max_new_tokens=9, eos_token_id=-1)[0]
-    answer = released.chat(QUESTION, max_new_tokens=9)
-    assert owl.tokenizer.decode(tokens).startswith(answer)
-    assert answer != owl.chat(QUESTION, max_new_tokens=9)
-
-
-def test_pictures_in_every_form(owl, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    picture = Image.fromarray(noise)
-    picture.save(tmp_path / "noise.png")
-
-    def answer(images):
-        return owl.chat(ABOUT_IMAGE, images, max_new_tokens=20)
-
-    expected = answer([picture])
-    assert answer([str(tmp_path / "noise.png")]) == expected
-    assert answer(noise[None]) == expected
-    assert answer(picture) == expected
-    assert answer(noise) == answer(jnp.asarray(noise)) == expected
-    assert answer(io.BytesIO((tmp_path / "noise.png").read_bytes())) == expected
-    inside = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
-    messages = [ABOUT_IMAGE[0], {"role": "user", "content": inside}]
-    assert owl.chat(messages, max_new_tokens=20) == expected
-    assert answer(Image.new("RGB", (40, 30), "red")) != expected
-
-
-def test_videos(owl, tmp_path):
-    for n, colour in enumerate(("red", "blue")):
-        Image.new("RGB", (30, 30), colour).save(tmp_path / f"{n}.png")
-    text = "<|video|> What?\nAI: "
-    there = owl.chat(text, videos=[tmp_path], max_new_tokens=20)
-    back = owl.chat(text, videos=[[tmp_path / "1.png", tmp_path / "0.png"]], max_new_tokens=20)
-    assert there != back
-
-
-def test_answer_ends_with_the_last_position(owl):
-    longest = owl.chat(QUESTION, max_new_tokens=10_000)
-    assert longest.startswith(owl.chat(QUESTION, max_new_tokens=20).rstrip("\ufffd"))
-
-
-def test_bloom_has_a_bound_too():
-    bloom = load_golden(golden.BLOOM)
-    with pytest.raises(UserError, match=r"max_new_tokens is 1000000000000, .* room for 16382"):
-        bloom.generate([[1, 2]], max_new_tokens=10**12)
-
-
-def test_generate_in_chunks_is_generate_at_once(owl):
-    whole = owl.generate([[1, 2, 3]], max_new_tokens=50, eos_token_id=-1)
-    for length in (1, 16, 17, 18):
-        part = owl.generate([[1, 2, 3]], max_new_tokens=length, eos_token_id=-1)
-        np.testing.assert_array_equal(part, whole[:, :length])
-
-
-def test_halves_of_characters_are_replaced(owl):
-    assert owl.chat("A\ud800?\nAI: ", max_new_tokens=5) == owl.chat(
-        "A\ufffd?\nAI: ", max_new_tokens=5
-    )
-
-
-def test_chat_needs_a_fitting_tokenizer(directory, tmp_path):
-    owl = load_golden(golden.LLAMA)
-    with pytest.raises(UserError, match="found neither tokenizer"):
-        owl.chat(QUESTION)
-    with pytest.raises(UserError, match="no tokenizer"):
-        Owl(owl.config, owl.params).chat(QUESTION)
-    with pytest.raises(UserError, match="340 pieces, the model 128"):
-        Owl(owl.config, owl.params, tokenizer_source=directory).chat(QUESTION)
-
-
-@pytest.mark.parametrize(
-    ("call", "named"),
-    [
-        (lambda owl: owl.chat([]), "conversation is empty"),
-        (lambda owl: owl.chat([{"role": "judge", "content": "?"}]), "judge"),
-        (lambda owl: owl.chat(ABOUT_IMAGE), r"1 <image>, but 0 image\(s\)"),
-        (lambda owl: owl.chat(QUESTION, ["owl.png"]), r"0 <image>, but 1 image\(s\)"),
-        (lambda owl: owl.chat(ABOUT_IMAGE, ["owl.png"], stream=True), "owl.png: no such file"),
-        (lambda owl: owl.chat(ABOUT_IMAGE, [np.zeros((3, 8, 8))]), r"float64\[3, 8, 8\]"),
-        (lambda owl: owl.chat("x" * 400), "leaves no room .* 192"),
-        (lambda owl: owl.chat(QUESTION, max_new_tokens=0), "max_new_tokens is 0"),
-        (lambda owl: owl.chat(QUESTION, temperature=-1), "temperature"),
-        (lambda owl: owl.generate([[1, 2]], max_new_tokens=191), "room for 190"),
-        (lambda owl: owl.generate(np.ones((1, 192), int)), "leaves no room"),
-        (lambda owl: owl.chat("x" * 2_000_000), "2,000,000 characters .* leaves no room"),
-        (lambda owl: owl.chat(QUESTION, stream="yes"), "stream is 'yes'"),
-        (lambda owl: owl.chat(QUESTION, max_new_tokens="5"), "max_new_tokens is '5'"),
-        (lambda owl: owl.chat(QUESTION, max_new_tokens=True), "max_new_tokens is True"),
-        (lambda owl: owl.chat(QUESTION, seed=10**30), "seed is"),
-        (lambda owl: owl.chat(QUESTION, num_frames=10**9), "num_frames is 1000000000"),
-        (lambda owl: owl.chat([{"role": "tool", "content": "?"}]), "tool"),
-        (lambda owl: owl.chat([{"role": "user", "content": None}]), "None"),
-        (lambda owl: owl.chat([{"role": "user", "content": []}]), "empty"),
-        (lambda owl: owl.chat(None), "NoneType"),
-        (lambda owl: owl.generate([[1, 2]], eos_token_id=10**12), "eos_token_id is"),
-        (lambda owl: owl.generate([[1, 2]], max_new_tokens=2.5), "max_new_tokens is 2.5"),
-        (lambda owl: owl.generate([[1, 2], [3]]), "input_ids is not an array"),
-        (lambda owl: owl.save(tiny.__file__), "exists already"),
-        (lambda owl: owl.save("x", format="gguf"), "format 'gguf'"),
-    ],
-)
-def test_wrong_use(owl, call, named):
-    with pytest.raises(UserError, match=named):
-        call(owl)
-
-
-def test_wrong_loading(directory, tmp_path):
-    with pytest.raises(UserError, match="float16"):
-        owl_jax.load(directory, "float16")
-    with pytest.raises(UserError, match=r"no config\.json"):
-        owl_jax.load(tmp_path)
-    with pytest.raises(UserError, match=r"no adapter_config\.json"):
-        owl_jax.load(directory, adapter=tmp_path)
-    with pytest.raises(UserError, match="has no lora"):
-        owl_jax.load(directory, adapter=directory)
-    with pytest.raises(UserError, match="adapter of another model"):
-        owl_jax.load(directory, adapter=golden.GOLDENS / golden.LLAMA)
+    answer = Answer()
+    engine.submit(Request(prompt, 50), broken)
+    engine.submit(Request(prompt, 5), answer)
+    assert answer.wait().ids == alone(owl, Request(prompt, 5))

@@ -109,14 +109,14 @@ if case == "abandoned":
     pieces = owl.chat("Human: What?\\nAI: ", stream=True, max_new_tokens=150)
     next(pieces)
     sys.exit(3)
-decode = generate.decode
+decode = generate.decode_steps
 calls = []
 def interrupted(*arguments):
     calls.append(arguments)
     state = decode(*arguments)
     os.kill(os.getpid(), signal.SIGINT)  # as the device works
     return state
-generate.decode = interrupted
+generate.decode_steps = interrupted
 try:
     owl.generate([[1, 2, 3]], max_new_tokens=150, eos_token_id=-1)
 except KeyboardInterrupt:

@@ -40,15 +40,18 @@ def test_padding_on_either_side():
     mask = np.array([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], np.float32)
     prompt = prompt_arrays(CONFIG, ids, mask)
     assert prompt.input_ids[:, :6].tolist() == [
-        [0, 0, 3, 4, 5, 0],
+        [3, 4, 5, 0, 0, 0],
         [1, 2, 0, 0, 0, 0],
         [1, 2, 3, 4, 5, 0],
     ]
-    np.testing.assert_array_equal(prompt.key_segments[:, :5], mask)
-    assert not prompt.key_segments[:, 5:].any()
-    assert prompt.positions[:, :5].tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
     assert prompt.lengths.tolist() == [3, 2, 5]
-    assert prompt.last.tolist() == [4, 1, 4]
+
+
+def test_media_move_with_the_tokens():
+    ids, mask = np.array([[7, *IMAGE, 5], [*IMAGE, 5, 6]]), np.array([[0, 1, 1, 1, 1], [1] * 5])
+    prompt = prompt_arrays(CONFIG, ids, mask, pictures(1, 2))
+    assert prompt.media_index[:, :5].tolist() == [[0, 1, 2, -1, -1], [0, 1, 2, -1, -1]]
+    assert prompt.input_ids[:, :5].tolist() == [[0, 0, 0, 5, 0], [0, 0, 0, 5, 6]]
 
 
 def test_media_go_to_their_rows_in_reading_order():

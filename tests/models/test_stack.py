@@ -18,8 +18,9 @@ class Block(nn.Module):
     """tanh(x W + offset + shared); also returns x as its output."""
 
     @nn.compact
-    def __call__(self, x, offset, shared, *, deterministic):
+    def __call__(self, x, past, shared, *, deterministic):
         assert deterministic
+        offset = past.read()["k"]
         kernel = self.param("kernel", nn.initializers.normal(1.0), (WIDTH, WIDTH))
         return jnp.tanh(named("up", x @ kernel) + offset + shared), x
 
@@ -29,17 +30,18 @@ class Stack(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x, offsets, shared):
-        return apply_layers(Block, LENGTH, x, offsets, shared, scan=self.scan, remat=self.remat)
+    def __call__(self, x, cache, shared):
+        return apply_layers(Block, LENGTH, x, cache, shared, scan=self.scan, remat=self.remat)
 
 
 OFFSETS = jnp.arange(LENGTH, dtype=jnp.float32)
-SCANNED = Stack().init(jax.random.key(0), X, OFFSETS, 0.5)["params"]
+CACHE, UNROLLED_CACHE = {"k": OFFSETS}, tuple({"k": offset} for offset in OFFSETS)
+SCANNED = Stack().init(jax.random.key(0), X, CACHE, 0.5)["params"]
 
 
 def _loss(params, scan, remat):
-    offsets = OFFSETS if scan else tuple(OFFSETS)
-    y, _ = Stack(scan, remat).apply({"params": params}, X, offsets, 0.5)
+    cache = CACHE if scan else UNROLLED_CACHE
+    y, _ = Stack(scan, remat).apply({"params": params}, X, cache, 0.5)
     return jnp.sum(y * y)
 
 
@@ -49,11 +51,11 @@ def test_layers_are_applied_in_order():
     for kernel, offset in zip(SCANNED["layers"]["kernel"], OFFSETS, strict=True):
         inputs.append(expected)
         expected = jnp.tanh(expected @ kernel + offset + 0.5)
-    y, outputs = Stack().apply({"params": SCANNED}, X, OFFSETS, 0.5)
+    y, outputs = Stack().apply({"params": SCANNED}, X, CACHE, 0.5)
     np.testing.assert_allclose(y, expected, atol=1e-6)
     np.testing.assert_allclose(outputs, inputs, atol=1e-6)
     unrolled = {"params": unstack(SCANNED)}
-    y, outputs = Stack(scan=False).apply(unrolled, X, tuple(OFFSETS), 0.5)
+    y, outputs = Stack(scan=False).apply(unrolled, X, UNROLLED_CACHE, 0.5)
     np.testing.assert_allclose(y, expected, atol=1e-6)
     np.testing.assert_allclose(outputs, inputs, atol=1e-6)
 
@@ -88,7 +90,7 @@ def test_unknown_policy_is_named():
     with pytest.raises(
         UserError, match="'some' is not a remat policy: expected one of none, dots, minimal, full"
     ):
-        Stack(remat="some").init(jax.random.key(0), X, OFFSETS, 0.5)
+        Stack(remat="some").init(jax.random.key(0), X, CACHE, 0.5)
 
 
 def test_unstack_splits_each_stack():

@@ -158,11 +158,9 @@ def _clips(count, frames=4, seed=0):
 @jax.jit
 def _embed(params, args):
     config, _ = golden.model(golden.VIDEO)
-    media = (args["images"], args["videos"], args["media_index"])
-    model = VisionLanguageModel(config, Compute())
-    return model.apply(
-        variables(params), args["input_ids"], *media, method=VisionLanguageModel.embed
-    )
+    model = VisionLanguageModel(config, Compute()).bind(variables(params))
+    table = model.media_table(args["images"], args["videos"])
+    return model.embed(args["input_ids"], table, args["media_index"])
 
 
 def _embedded(ids, pixels=None, clips=None):

@@ -17,7 +17,7 @@ from torch import nn
 import owl_jax
 from owl_jax.checkpoint.adapter_base import BASE_FILE
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference.api import Owl
 from owl_jax.models.lora import LoraConfig
 
 MAKERS = {"llama": reference.llama, "bloom": reference.bloom}

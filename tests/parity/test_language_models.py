@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import owl_jax
 from owl_jax.checkpoint.model_directory import open_subtrees, save_model
 from owl_jax.errors import UserError
-from owl_jax.inference.engine import Owl
+from owl_jax.inference.api import Owl
 from owl_jax.models.lora import LoraConfig
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.config import base_config

@@ -5,7 +5,6 @@ Letters: B batch, L query tokens, S key slots, H heads, G key heads, K head widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -16,6 +15,7 @@ from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.attention.packed_kernels import run_kernel
 from owl_jax.models.attention.splash import splash
 from owl_jax.models.attention.xla import attend_with_cache, xla
+from owl_jax.models.cache import Past
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
@@ -32,7 +32,7 @@ def attend(
     mask: AttentionMask | None = None,
     slopes: jax.Array | None = None,
     implementation: str = "xla",
-    past: Mapping[str, jax.Array] | None = None,
+    past: Past | None = None,
     window: int = 0,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) + bias) v, the softmax in float32.
@@ -43,9 +43,8 @@ def attend(
       slopes: float32[H], for ALiBi; requires a mask.
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
         `choose` describes; "cudnn" never falls back but raises.
-      past: {"k", "v"}, each [B, G, S, K]: a cache of the tokens before the queries. Then k and v
-        belong to the queries' own tokens, and the mask covers the cache's slots. Always computed
-        by "xla".
+      past: a layer of the cache, with the tokens before the queries; mask.past says which. Then k
+        and v belong to the queries' own tokens. Always computed by "xla".
       window: a query attends to this many positions, its own included; 0: to its whole segment.
         Requires a mask. For sequences longer than the window, "xla" replaces "blockwise".
 
@@ -56,7 +55,7 @@ def attend(
         known = ", ".join(IMPLEMENTATIONS)
         raise UserError(f"attention {implementation!r}: expected one of {known}")
     if past is not None:
-        assert mask is not None
+        assert mask is not None and mask.past is not None
         return attend_with_cache(past, q, k, v, mask, slopes, window)
     if window >= q.shape[1]:
         window = 0  # no token is that far away
@@ -92,7 +91,7 @@ def choose(
                  lengths).
       blockwise  causal sequences of at least two blocks, no window.
     """
-    whole = mask is not None and mask.is_self_attention()
+    whole = mask is not None
     _, L, _, K = q.shape
     if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
         return "splash" if whole and L >= _MIN_SPLASH_LENGTH else "xla"

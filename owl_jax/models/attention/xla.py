@@ -5,16 +5,15 @@ Letters: B batch, L query tokens, S key slots, H heads, G key heads, K head widt
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from owl_jax.models.attention.mask import AttentionMask, alibi_bias, self_attention_mask
+from owl_jax.models.attention.mask import AttentionMask, alibi_bias
 from owl_jax.models.attention.packed_kernels import MASKED
+from owl_jax.models.cache import Past
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
@@ -64,7 +63,7 @@ def _divide_last(
 
 
 def attend_with_cache(
-    past: Mapping[str, jax.Array],
+    past: Past,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -73,17 +72,20 @@ def attend_with_cache(
     window: int = 0,
 ) -> jax.Array:
     """One softmax over cached and new keys; concatenating them would copy the cache."""
-    start, length = mask.query_slots[0], q.shape[1]
-    past_mask = dataclasses.replace(mask, query_slots=jnp.full(length, start - 1))
-    new_mask = self_attention_mask(mask.query_positions, mask.query_segments)
+    assert mask.past is not None
+    length, cached = q.shape[1], past.read()
+    if mask.past.rows is not None:
+        cached = {name: x[mask.past.rows] for name, x in cached.items()}
     copies = _QUERY_COPIES if length == 1 and platform() == "tpu" else 1
-    old = _scores(jnp.repeat(q, copies, axis=1), past["k"], past_mask, slopes, window)[
-        :, :, :length
-    ]
-    new = _scores(q, k, new_mask, slopes, window)
+    old = _products(jnp.repeat(q, copies, axis=1), cached["k"])[:, :, :length]
+    slots = jnp.arange(old.shape[-1])
+    if slopes is not None:
+        old += alibi_bias(slopes, mask.query_positions, slots)
+    old = jnp.where(mask.dense_past(len(slots), window), old, MASKED)
+    new = _scores(q, k, mask, slopes, window)
     total = jnp.logaddexp(logsumexp(old, -1, keepdims=True), logsumexp(new, -1, keepdims=True))
     old, new = jnp.exp(old - total), jnp.exp(new - total)
-    of_past = _weighted_values(jnp.repeat(old, copies, axis=2), past["v"])[:, :length]
+    of_past = _weighted_values(jnp.repeat(old, copies, axis=2), cached["v"])[:, :length]
     return named("context", of_past + _weighted_values(new, v))
 
 
@@ -94,22 +96,27 @@ def _scores(
     slopes: jax.Array | None,
     window: int = 0,
 ) -> jax.Array:
-    """float32[B, H, L, S], masked."""
+    """float32[B, H, L, L], masked."""
+    return _mask_scores(_products(q, k), mask, slopes, window)
+
+
+def _products(q: jax.Array, k: jax.Array) -> jax.Array:
+    """float32[B, H, L, S]: q k^T / sqrt(K)."""
     B, L, H, K = q.shape
     G, S = k.shape[1:3]
     grouped = q.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("blgrk,bgsk->bgrls", grouped, k, preferred_element_type=jnp.float32)
-    return _mask_scores(scores.reshape(B, H, L, S) / math.sqrt(K), mask, slopes, window)
+    return scores.reshape(B, H, L, S) / math.sqrt(K)
 
 
 def _mask_scores(
     scores: jax.Array, mask: AttentionMask | None, slopes: jax.Array | None, window: int
 ) -> jax.Array:
-    """Scores [B, H, L, S] with ALiBi's bias and the mask applied."""
+    """Scores [B, H, L, L] with ALiBi's bias and the mask applied."""
     if mask is None:
         return scores
     if slopes is not None:
-        scores += alibi_bias(slopes, mask)
+        scores += alibi_bias(slopes, mask.query_positions, mask.key_positions)
     return jnp.where(mask.dense(window), scores, MASKED)
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from owl_jax.models.attention.dispatch import attend
 from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.bounds import Epsilon, Heads, Layers, Size, TokenId, Vocabulary
-from owl_jax.models.cache import Cache, LayerCache
+from owl_jax.models.cache import Cache, LayerCache, Past
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
 from owl_jax.models.layers import Embedding, LayerNorm, Projection, bloom_gelu
@@ -201,7 +201,7 @@ class BloomBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        past: LayerCache | None,
+        past: Past | None,
         mask: AttentionMask,
         *,
         deterministic: bool,

@@ -21,7 +21,7 @@ from owl_jax.errors import UserError, shown
 from owl_jax.models.attention.dispatch import attend
 from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.bounds import Epsilon, Heads, Layers, Length, Size, Theta, TokenId, Vocabulary
-from owl_jax.models.cache import Cache, LayerCache
+from owl_jax.models.cache import Cache, LayerCache, Past
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import SPECIAL_IDS, Ids, Padding, Source, token_ids
 from owl_jax.models.language.rope import (
@@ -319,7 +319,7 @@ class Decoder(nn.Module):
 
         Args:
           embeddings: [B, L, D], text and media.
-          mask: of the sequences, or of these L queries over the cache's slots.
+          mask: of these tokens, and of the cache if there is one.
           cache: keys and values of the preceding tokens; only read.
           modality: which tokens are visual, for blocks that use it; None: no token is.
 
@@ -364,7 +364,7 @@ class DecoderBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        past: LayerCache | None,
+        past: Past | None,
         rotation: tuple[jax.Array, jax.Array],
         mask: AttentionMask,
         modality: Modality | None,

@@ -1,7 +1,5 @@
 """Attention: masks, and values against a NumPy computation in float64."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,13 @@ import pytest
 from owl_jax.errors import UserError
 from owl_jax.models.attention import xla
 from owl_jax.models.attention.dispatch import attend, choose
-from owl_jax.models.attention.mask import AttentionMask, alibi_bias, self_attention_mask
+from owl_jax.models.attention.mask import (
+    AttentionMask,
+    PastTokens,
+    alibi_bias,
+    self_attention_mask,
+)
+from owl_jax.models.cache import Past
 
 
 def _int(values):
@@ -45,16 +49,13 @@ def test_mask_keeps_packed_conversations_and_padding_apart():
     )
 
 
-def test_mask_of_a_query_among_the_slots_of_a_cache():
-    """Two sequences at slot 2 of 4: one with padding in its first slot, one without."""
-    mask = AttentionMask(
-        query_slots=_int([2]),
-        query_positions=_int([[1], [2]]),
-        query_segments=_int([[1], [1]]),
-        key_positions=_int([[0, 0, 1, 2], [0, 1, 2, 3]]),
-        key_segments=_int([[0, 1, 1, 1], [1, 1, 1, 1]]),
-    )
-    np.testing.assert_array_equal(mask.dense()[:, 0], [[[0, 1, 1, 0]], [[1, 1, 1, 0]]])
+def test_mask_of_a_query_after_a_cache():
+    """Rows with one and with three tokens in a cache of four slots."""
+    past = PastTokens(_int([1, 3]))
+    mask = self_attention_mask(_int([[1], [3]]), _int([[1], [1]]), past)
+    np.testing.assert_array_equal(mask.dense_past(4)[:, 0], [[[1, 0, 0, 0]], [[1, 1, 1, 0]]])
+    np.testing.assert_array_equal(mask.dense_past(4, 3)[:, 0], [[[1, 0, 0, 0]], [[0, 1, 1, 0]]])
+    np.testing.assert_array_equal(mask.dense()[:, 0], [[[1]], [[1]]])
 
 
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
@@ -89,11 +90,6 @@ def test_a_window_counts_positions_up_to_the_query():
             [0, 0, 0, 0, 1, 1],
         ],
     )
-    # With padding between the prompt and a new token, its positions decide, not its slot.
-    new = AttentionMask(
-        _int([4]), _int([[3]]), _int([[1]]), _int([[0, 1, 2, 0, 3]]), _int([[1, 1, 1, 0, 1]])
-    )
-    np.testing.assert_array_equal(new.dense(window=3)[0, 0], [[0, 1, 1, 0, 1]])
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
@@ -106,14 +102,11 @@ def test_a_window_after_a_cache_equals_whole_sequences(window):
     expected = attend(q, k, v, self_attention_mask(positions, ones), window=window)
     past = {name: np.full((B, 2, S, 8), 1e4, np.float32) for name in "kv"}
     past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
-    mask = AttentionMask(
-        jnp.arange(start, L),
-        positions[:, start:],
-        ones[:, start:],
-        jnp.pad(positions, ((0, 0), (0, S - L))),
-        jnp.ones((B, S), jnp.int32),
+    lengths = PastTokens(_int([start] * B))
+    mask = self_attention_mask(positions[:, start:], ones[:, start:], lengths)
+    new = attend(
+        q[:, start:], k[:, :, start:], v[:, :, start:], mask, past=Past(past, None), window=window
     )
-    new = attend(q[:, start:], k[:, :, start:], v[:, :, start:], mask, past=past, window=window)
     np.testing.assert_allclose(new, expected[:, start:], atol=1e-5)
 
 
@@ -124,50 +117,60 @@ def test_blockwise_leaves_windows_to_xla():
     assert choose("blockwise", q, k, mask, None, window=100) == "xla"
 
 
-def _after_a_cache(start, key_heads, alibi):
-    """(attention after a cache with `start` slots in use, its arguments, the expected result).
+def _after_a_cache(lengths, key_heads, alibi, rows=None, stacked=False):
+    """(attention after a cache, its arguments, the expected result).
 
-    Two sequences of 5 tokens in a cache of 7 slots; the second starts with two tokens of padding.
-    The cache's slots from `start` on must be masked.
+    Sequences of 5 tokens, of which the first lengths[b] are in a cache of 7 slots. All other slots
+    must be masked.
     """
-    B, L, S, H, K = 2, 5, 7, 4, 8
+    B, L, S, H, K = len(lengths), 5, 7, 4, 8
     random = np.random.default_rng(0)
     q = random.normal(size=(B, L, H, K)).astype(np.float32)
     k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
     slopes = random.random(H).astype(np.float32) if alibi else None
-    positions, segments = _int([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2]]), _int([[1] * 5, [0, 0, 1, 1, 1]])
-    whole = self_attention_mask(positions, jnp.ones_like(segments))
-    whole = dataclasses.replace(whole, key_segments=segments)
-    expected = attend(q, k, v, whole, slopes)[:, start:]
+    positions = _int([[*range(L)]] * B)
+    whole = attend(q, k, v, self_attention_mask(positions, jnp.ones_like(positions)), slopes)
 
-    past = {"k": np.full((B, key_heads, S, K), 1e4, np.float32)}
-    past["v"] = past["k"].copy()
-    past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
-    mask = AttentionMask(
-        jnp.arange(start, L),
-        positions[:, start:],
-        jnp.ones((B, L - start), jnp.int32),
-        jnp.pad(positions, ((0, 0), (0, S - L))),
-        jnp.pad(segments, ((0, 0), (0, S - L)), constant_values=1),
-    )
+    new = L - max(lengths)  # queries of each sequence
+    at = np.asarray(lengths)[:, None] + np.arange(new)
+    each = np.arange(B)[:, None]
+    num_rows = B if rows is None else max(rows) + 1
+    cache = {name: np.full((num_rows, key_heads, S, K), 1e4, np.float32) for name in "kv"}
+    for row, length in enumerate(lengths):
+        for name, x in (("k", k), ("v", v)):
+            cache[name][row if rows is None else rows[row], :, :length] = x[row, :, :length]
+    layer = None
+    if stacked:
+        cache = {name: np.stack([np.full_like(x, 1e4), x]) for name, x in cache.items()}
+        layer = jnp.asarray(1)
+    past = PastTokens(_int(lengths), None if rows is None else _int(rows))
+    mask = self_attention_mask(_int(at), jnp.ones((B, new), jnp.int32), past)
 
-    def run(q, k, v, past):
-        return attend(q, k, v, mask, slopes, past=past)
+    def run(q, k, v, cache):
+        return attend(q, k, v, mask, slopes, past=Past(cache, layer))
 
-    return run, (q[:, start:], k[:, :, start:], v[:, :, start:], past), expected
+    given = q[each, at], k.swapaxes(1, 2)[each, at], v.swapaxes(1, 2)[each, at]
+    q, k, v = given[0], given[1].swapaxes(1, 2), given[2].swapaxes(1, 2)
+    return run, (q, k, v, cache), whole[each, at]
 
 
 @pytest.mark.parametrize("alibi", [False, True])
 @pytest.mark.parametrize("key_heads", [4, 2])
-@pytest.mark.parametrize("start", [4, 2])
-def test_cached_attention_equals_whole_sequences(start, key_heads, alibi):
-    run, arguments, expected = _after_a_cache(start, key_heads, alibi)
+@pytest.mark.parametrize("lengths", [[4, 4], [2, 2], [3, 1], [0, 4]])
+def test_cached_attention_equals_whole_sequences(lengths, key_heads, alibi):
+    run, arguments, expected = _after_a_cache(lengths, key_heads, alibi)
+    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_sequences_may_be_in_any_rows_of_the_cache(stacked):
+    run, arguments, expected = _after_a_cache([3, 1], 2, True, rows=[4, 1], stacked=stacked)
     np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
 
 
 def test_cached_attention_in_the_form_for_a_tpu(monkeypatch):
     """The TPU's form, which copies a single query, computed on this platform."""
-    run, arguments, expected = _after_a_cache(4, 2, alibi=True)
+    run, arguments, expected = _after_a_cache([4, 2], 2, alibi=True)
     here = str(jax.make_jaxpr(run)(*arguments))
     monkeypatch.setattr(xla, "platform", lambda: "tpu")
     there = str(jax.make_jaxpr(lambda *x: run(*x))(*arguments))
@@ -182,16 +185,16 @@ def test_without_a_mask_every_query_attends_to_every_key():
 
 
 def test_a_query_without_keys_is_finite():
-    q, k, v = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 2, 4)), jnp.ones((1, 1, 2, 4))
-    mask = AttentionMask(_int([0]), _int([[0]]), _int([[5]]), _int([[0, 1]]), _int([[1, 1]]))
+    q, k, v = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 1, 4))
+    mask = AttentionMask(_int([[0]]), _int([[5]]), _int([[0]]), _int([[1]]))
     loss = lambda q: attend(q, k, v, mask).sum()  # noqa: E731
     assert np.isfinite(loss(q))
     assert np.isfinite(jax.grad(loss)(q)).all()
 
 
 def test_alibi_counts_positions_of_the_conversation_not_slots():
-    mask = self_attention_mask(_int([[0, 1, 0, 1]]), _int([[1, 1, 2, 2]]))
-    bias = alibi_bias(jnp.asarray([0.5, 0.25]), mask)
+    positions = _int([[0, 1, 0, 1]])
+    bias = alibi_bias(jnp.asarray([0.5, 0.25]), positions, positions)
     assert bias.shape == (1, 2, 4, 4)
     assert bias.dtype == jnp.float32
     np.testing.assert_allclose(bias[0, 0, 1], [-0.5, 0, -0.5, 0])

@@ -32,7 +32,8 @@ def test_each_token_gets_its_own_vector(name):
 
     @jax.jit
     def run(params):
-        embedded = model.apply(variables(params), ids, images, videos, index, method="embed")
+        table = model.apply(variables(params), images, videos, method="media_table")
+        embedded = model.apply(variables(params), ids, table, index, method="embed")
         media = (
             model.apply(variables(params), pixels, method="encode_media")
             for pixels in (images[:, :, None], videos)
