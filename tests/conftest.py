@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Garbage is collected less often: each trace of a program makes many objects, few in cycles."""
+    """Collects garbage less often: a trace of a program makes many objects, few of them garbage."""
     gc.collect()
     gc.freeze()  # what is imported stays
     gc.set_threshold(50_000, 20, 50)

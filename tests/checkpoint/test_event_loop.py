@@ -8,7 +8,7 @@ from owl_jax.checkpoint.event_loop import patient_event_loops
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_collect():
-    """What other tests have left is no concern of the collector, which looks through it for a second."""
+    """The collector would look for a second through what other tests have left."""
     gc.freeze()
 
 

@@ -44,7 +44,7 @@ def _made():
 
 @pytest.fixture(autouse=True)
 def _programs_are_traced_once(_made, monkeypatch):
-    """Trainings of a file whose program is the same share it: JAX keeps what it has traced of it."""
+    """Trainings of a file share a program that is the same: JAX keeps what it has traced of it."""
 
     def make(config, mesh):
         model = settings.read_model(config)
