@@ -37,14 +37,10 @@ def _programs_are_compiled_once(_programs):
     _set(former)
 
 
-@pytest.fixture(scope="module")
-def _made():
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def _programs_are_traced_once(_made, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_traced_once():
     """Trainings of a file share a program that is the same: JAX keeps what it has traced of it."""
+    made = {}
 
     def make(config, mesh):
         model = settings.read_model(config)
@@ -54,12 +50,15 @@ def _programs_are_traced_once(_made, monkeypatch):
             settings.row_shape(config, model),
             *(config[name] for name in TOLD),
         ]
-        key = model, mesh, config.objective, train_program.make_step, repr(facts)
-        if key not in _made:
-            _made[key] = train_program.make_program(config, mesh)
-        return _made[key]
+        objective = config.objective
+        key = model, mesh, id(objective), train_program.make_step, repr(facts)
+        if key not in made:  # the objective is kept, so that no other has its id
+            made[key] = objective, train_program.make_program(config, mesh)
+        return made[key][1]
 
-    monkeypatch.setattr(loop, "make_program", make)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_program", make)
+        yield
 
 
 def _set(options):
