@@ -19,7 +19,8 @@ import sentencepiece
 
 from owl_jax.errors import UserError
 from owl_jax.text.json_tokenizer import JsonTokenizer
-from owl_jax.text.sentencepiece_tokenizer import SPACE, SentencePieceTokenizer
+from owl_jax.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from owl_jax.text.token_bytes import SPACE
 from owl_jax.text.tokenizer_files import JSON_FILE, is_there
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -49,6 +50,10 @@ class Tokenizer(Protocol):
 
     def token_id(self, text: str) -> int | None:
         """The id of a text that is always one token; None for any other text."""
+        ...
+
+    def token_bytes(self, id: int) -> bytes:
+        """What a token adds within a text; empty for special ids and ids without a piece."""
         ...
 
 
