@@ -87,7 +87,7 @@ class Owl:
         self.params = params
         self._compute = Compute(dtype=jnp.dtype(dtype))
         self._tokenizer_source = tokenizer_source
-        self._mesh = mesh
+        self.mesh = mesh
         self.as_trained = as_trained
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
@@ -102,8 +102,8 @@ class Owl:
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         positions = np.broadcast_to(np.arange(prompt.input_ids.shape[1]), prompt.input_ids.shape)
         segments = (positions < prompt.lengths[:, None]).astype(np.int32)
-        with uninterrupted(), on_mesh(self._mesh, len(prompt.lengths)):
-            compute, params = self._form
+        with uninterrupted(), on_mesh(self.mesh, len(prompt.lengths)):
+            compute, params = self.compiled_form
             logits = _forward(
                 self.config,
                 compute,
@@ -169,9 +169,9 @@ class Owl:
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
                 f"prompt the model has room for {room}; lower it or shorten the prompt"
             )
-        compute, params = self._form
+        compute, params = self.compiled_form
         batch = Batch(prompt, max_new_tokens, sampling, seed, end_ids)
-        on_device = partial(on_mesh, self._mesh, len(prompt.lengths))
+        on_device = partial(on_mesh, self.mesh, len(prompt.lengths))
         return generate(self.config, compute, params, batch, on_device)
 
     def chat(
@@ -317,7 +317,7 @@ class Owl:
         return () if source is None else read_end_ids(source, self.config.llm.vocab_size)
 
     @cached_property
-    def _form(self) -> tuple[Compute, Params]:
+    def compiled_form(self) -> tuple[Compute, Params]:
         return quickest_form(self._compute, self.params)
 
     @property
@@ -342,8 +342,8 @@ class Owl:
 
         The device is idle at each yield, so the iterator may be dropped.
         """
-        compute, params = self._form
-        on_device = partial(on_mesh, self._mesh, 1)
+        compute, params = self.compiled_form
+        on_device = partial(on_mesh, self.mesh, 1)
         steps = new_tokens(self.config, compute, params, batch, on_device, _STREAM_CHUNK)
         for tokens in steps:
             if tokens[0] in batch.end_ids:

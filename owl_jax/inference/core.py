@@ -252,46 +252,54 @@ def empty_state(
 
 @partial(jax.jit, donate_argnames=("state",))
 def insert(
-    state: DecodeState, prefilled: Prefilled, row: jax.Array, start: jax.Array
+    state: DecodeState, prefilled: Prefilled, row: Array, start: Array, length: Array
 ) -> DecodeState:
     """Writes the keys and values of one prompt, or a piece of one, into row `row` from slot `start`
-    on. The row must be free and start + L at most S."""
-    return dataclasses.replace(state, cache=write_row(state.cache, prefilled.new, row, start))
+    on. The row must be free and start + L at most S.
+
+    length: tokens in the row afterwards; decoding of other rows may overwrite the slot after them.
+    """
+    cache = write_row(state.cache, prefilled.new, row, start)
+    return DecodeState(cache, _with_length(state.rows, row, length))
 
 
-@partial(jax.jit, donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("num_logprobs",), donate_argnames=("state",))
 def begin(
-    state: DecodeState, row: jax.Array, length: jax.Array, logits: jax.Array, settings: Rows
+    state: DecodeState,
+    row: Array,
+    length: Array,
+    logits: jax.Array,
+    settings: Rows,
+    num_logprobs: int | None = None,
 ) -> tuple[DecodeState, NewTokens]:
     """Begins a row whose prompt of `length` tokens has been inserted: samples its first token.
 
     logits: float32[1, V], of the prompt's last token. settings: one row of `make_rows`.
     """
     settings = dataclasses.replace(settings, lengths=jnp.reshape(length, 1))
-    begun, tokens = _advance(settings, logits)
+    begun, tokens = _advance(settings, logits, num_logprobs)
     rows = jax.tree.map(lambda old, new: old.at[row].set(new[0]), state.rows, begun)
     return dataclasses.replace(state, rows=rows), tokens
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def release(state: DecodeState, row: jax.Array, length: jax.Array) -> DecodeState:
-    """Frees a row. Its keys and values stay, for prompts that begin with the same tokens.
-
-    length: tokens in the row's cache that must not be overwritten.
-    """
-    rows = state.rows
-    done, lengths = rows.done.at[row].set(True), rows.lengths.at[row].set(length)
-    return dataclasses.replace(state, rows=dataclasses.replace(rows, done=done, lengths=lengths))
+def release(state: DecodeState, row: Array, length: Array) -> DecodeState:
+    """Frees a row. The keys and values of its first `length` tokens stay, for prompts that begin
+    with the same tokens."""
+    rows = dataclasses.replace(state.rows, done=state.rows.done.at[row].set(True))
+    return dataclasses.replace(state, rows=_with_length(rows, row, length))
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def copy(state: DecodeState, source: jax.Array, target: jax.Array) -> DecodeState:
-    """Copies the keys and values of row `source` to the free row `target`."""
-    return dataclasses.replace(state, cache=copy_row(state.cache, source, target))
+def copy(state: DecodeState, source: Array, target: Array, length: Array) -> DecodeState:
+    """Copies the keys and values of row `source` to the free row `target`, which then has `length`
+    tokens."""
+    cache = copy_row(state.cache, source, target)
+    return DecodeState(cache, _with_length(state.rows, target, length))
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def allow(state: DecodeState, row: jax.Array, allowed: jax.Array) -> DecodeState:
+def allow(state: DecodeState, row: Array, allowed: Array) -> DecodeState:
     """Sets the tokens that may come next in a row: uint32[V / 32], a bit each."""
     rows = dataclasses.replace(state.rows, allowed=state.rows.allowed.at[row].set(allowed))
     return dataclasses.replace(state, rows=rows)
@@ -378,6 +386,10 @@ def logical_axes(state: DecodeState) -> DecodeState:
 def constrain(state: DecodeState) -> DecodeState:
     """The state with its sharding, inside a compiled program."""
     return jax.tree.map(nn.with_logical_constraint, state, logical_axes(state))
+
+
+def _with_length(rows: Rows, row: Array, length: Array) -> Rows:
+    return dataclasses.replace(rows, lengths=rows.lengths.at[row].set(length))
 
 
 def _apply(config: OwlConfig, compute: Compute, params: Params) -> Any:

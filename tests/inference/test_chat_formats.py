@@ -195,7 +195,7 @@ def test_a_plain_language_model_uses_its_chat_template(tmp_path):
         owl.save(directory, format)
         owl = owl_jax.load(directory, "float32")
         assert owl.config.conversation == "chat_template"
-        assert owl._end_ids == (422, 420) and owl.tokenizer.bos_id is None
+        assert owl.end_ids == (422, 420) and owl.tokenizer.bos_id is None
     values = json.loads((directory / "config.json").read_text())
     assert "owl_jax_conversation" not in values
     answer = owl.chat(MESSAGES, max_new_tokens=8)
