@@ -23,7 +23,7 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.files import as_typed
-from owl_jax.inference.arguments import DTYPES, whole_number
+from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
     from owl_jax.serving.model import Model
@@ -62,6 +62,11 @@ _ROWS = flags.DEFINE_integer(
 _LENGTH = flags.DEFINE_integer(
     "row_length", None, "tokens of prompt and answer together; by default the model's maximum"
 )
+_NUM_FRAMES = flags.DEFINE_multi_integer(
+    "num_frames",
+    [NUM_FRAMES],
+    "that the model sees of a video: the first, or what a request chooses of several; repeatable",
+)
 _WAITING = flags.DEFINE_integer("max_waiting", 256, "requests in the queue; more get 503")
 
 _KEYS = flags.DEFINE_string(
@@ -79,7 +84,7 @@ _BODY_SECONDS = flags.DEFINE_float("body_seconds", 30.0, "until a body is comple
 _SECONDS = flags.DEFINE_float("request_seconds", None, "of one answer; then 504. No limit if unset")
 _IMAGES = flags.DEFINE_integer("max_images", 16, "pictures in a request")
 _VIDEOS = flags.DEFINE_integer("max_videos", 4, "videos in a request")
-_FRAMES = flags.DEFINE_integer("max_frames", 64, "frames of a video that the model sees")
+_FRAMES = flags.DEFINE_integer("max_frames", 256, "pictures of a video that is sent as a list")
 _FILE_FRAMES = flags.DEFINE_integer("max_video_frames", 36_000, "frames in a video file")
 _MEGAPIXELS = flags.DEFINE_float("max_megapixels", 50.0, "of a picture or a frame, at most 100")
 _CHOICES = flags.DEFINE_integer("max_choices", 8, "answers to one request (n)")
@@ -89,7 +94,7 @@ _THREADS = flags.DEFINE_integer("threads", 4, "that decode media and tokenize")
 GROUPS = {
     "model": (_MODEL, _NAME, _ADAPTER, _DTYPE, _CONVERSATION, _PARTS, _VERIFY, _TEMPERATURE),
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
-    "engine": (_ROWS, _LENGTH, _WAITING),
+    "engine": (_ROWS, _LENGTH, _NUM_FRAMES, _WAITING),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
         *(_BODY, _BODIES, _BODY_SECONDS, _SECONDS, _IMAGES, _VIDEOS, _FRAMES, _FILE_FRAMES),
@@ -151,6 +156,7 @@ def _load(name: str, adapters: dict[str, Path]) -> Model:
         num_rows=_ROWS.value,
         row_length=_LENGTH.value,
         max_waiting=_WAITING.value,
+        frames=_NUM_FRAMES.value,
         adapters=adapters,
     )
     model = Model(name, owl, engine)
@@ -167,6 +173,8 @@ def _settings() -> Settings:
     from owl_jax.serving.settings import Limits, Settings
 
     Sampling.of(_TEMPERATURE.value)
+    for number in _NUM_FRAMES.value:
+        whole_number(number, "--num_frames", 1, MOST_FRAMES)
     for flag in (_ROWS, _LENGTH, _TOKENS):
         if flag.value is not None:
             _whole(flag)
@@ -177,7 +185,7 @@ def _settings() -> Settings:
         images=_whole(_IMAGES, 0),
         videos=_whole(_VIDEOS, 0),
         pixels=int(_positive(_MEGAPIXELS) * 1e6),
-        frames=whole_number(_FRAMES.value, "--max_frames", 1, MOST_FRAMES),
+        frames=_whole(_FRAMES),
         video_frames=_whole(_FILE_FRAMES),
         choices=_whole(_CHOICES),
         new_tokens=_TOKENS.value,

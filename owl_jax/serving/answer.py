@@ -17,10 +17,11 @@ from owl_jax.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Delta:
     """What some tokens add to an answer. Text may follow its tokens later: a stop text or a
-    character may be incomplete."""
+    character may be incomplete. reason: of the answer's end, if it ends here."""
 
     text: str = ""
     tokens: Sequence[Token] = ()
+    reason: str | None = None
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Answer:
                 self.reason = "stop"
                 text += self._stream.finish()
                 break
-        return self._kept(Delta(text, kept))
+        return self._kept(Delta(text, kept, self.reason))
 
     def finish(self, event: Finished, request_id: str) -> Delta:
         """Takes the engine's last event. Raises ApiError if the answer cannot be completed."""
@@ -81,7 +82,7 @@ class Answer:
                     "request %s failed", request_id, exc_info=event.error
                 )
                 raise internal_error(request_id)
-        return self._kept(Delta(self._stream.finish()))
+        return self._kept(Delta(self._stream.finish(), (), self.reason))
 
     def _kept(self, delta: Delta) -> Delta:
         self.text += delta.text

@@ -12,7 +12,7 @@ from owl_jax.errors import UserError
 from owl_jax.text.tokenizer import Tokenizer
 
 # Between two tokens of JSON. Without a bound a model may write spaces until its answer is full.
-_SPACES = r"[ \t\r\n]{0,20}"
+_OPTIONS: Any = {"whitespace_pattern": r"[ \t\r\n]{0,20}"}
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -43,9 +43,8 @@ class Grammars:
         Raises UserError for a schema that is invalid or says what llguidance cannot check.
         """
         matcher = self._library.LLMatcher
-        options = self._library.JsonCompileOptions(whitespace_pattern=_SPACES)
         try:
-            grammar = matcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+            grammar = matcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
         except ValueError as error:
             raise UserError(f"the schema cannot be used: {error}") from None
         made = matcher(self._tokenizer, grammar, log_level=0)

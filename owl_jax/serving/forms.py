@@ -105,7 +105,7 @@ class ChatForm(_Envelope):
         """See Form."""
         added = {"content": delta.text} if delta.text or delta.tokens else {}
         logprobs = self._logprobs(delta.tokens) if delta.tokens else None
-        return self._delta(answer.index, added, logprobs, answer.reason, usage)
+        return self._delta(answer.index, added, logprobs, delta.reason, usage)
 
     def _delta(
         self,
@@ -151,7 +151,7 @@ class CompletionForm(_Envelope):
     def whole(self, answers: Sequence[Answer], usage: Json) -> Json:
         """See Form."""
         choices = [
-            self._choice(answer, Delta(answer.text, answer.tokens), answer.reason)
+            self._choice(answer.index, Delta(answer.text, answer.tokens, answer.reason))
             for answer in answers
         ]
         return self._body(choices, usage)
@@ -162,15 +162,15 @@ class CompletionForm(_Envelope):
 
     def chunk(self, answer: Answer, delta: Delta, usage: Json | None) -> Json:
         """See Form."""
-        return self._chunk([self._choice(answer, delta, answer.reason)], usage)
+        return self._chunk([self._choice(answer.index, delta)], usage)
 
-    def _choice(self, answer: Answer, delta: Delta, reason: str | None) -> Json:
-        logprobs = self._logprobs(answer.index, delta.tokens) if self._with_logprobs else None
+    def _choice(self, index: int, delta: Delta) -> Json:
+        logprobs = self._logprobs(index, delta.tokens) if self._with_logprobs else None
         return {
-            "index": answer.index,
+            "index": index,
             "text": delta.text,
             "logprobs": logprobs,
-            "finish_reason": reason,
+            "finish_reason": delta.reason,
         }
 
     def _logprobs(self, index: int, tokens: Sequence[Token]) -> Json:

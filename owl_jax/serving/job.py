@@ -11,7 +11,6 @@ import numpy as np
 
 from owl_jax.errors import UserError
 from owl_jax.inference.api import PromptTooLong
-from owl_jax.inference.arguments import NUM_FRAMES
 from owl_jax.inference.requests import ChatPrompt, Constraint, Request
 from owl_jax.inference.sampling import Sampling
 from owl_jax.serving.constraint import ANY_OBJECT
@@ -98,11 +97,12 @@ class Planner:
 
     def _num_frames(self, asked: ChatBody) -> int:
         options = asked.media_io_kwargs and asked.media_io_kwargs.video
-        wanted = (options and options.num_frames) or NUM_FRAMES
-        if wanted > (most := self.settings.limits.frames):
+        known = self.model.engine.frames  # each has programs of its own
+        wanted = (options and options.num_frames) or known[0]
+        if wanted not in known:
             param = "media_io_kwargs.video.num_frames"
             raise ApiError(
-                400, f"{param} is {wanted}; expected at most {most}", param=param, code="too_many"
+                400, f"{param} is {wanted}; expected {' or '.join(map(str, known))}", param=param
             )
         return wanted
 

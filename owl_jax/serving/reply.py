@@ -98,10 +98,9 @@ class Reply:
     def _event(self, answer: Answer, delta: Delta) -> bytes:
         """The chunk of some tokens; b"" if there is nothing to tell."""
         has_logprobs = self._job.requests[0].num_logprobs is not None and delta.tokens
-        if not (delta.text or has_logprobs or answer.reason):
+        if not (delta.text or has_logprobs or delta.reason):
             return b""
-        # Only counts so far: the chunks of all choices add up to the last one's.
-        usage = usage_of(self._job, [answer]) if self._job.continuous_usage else None
+        usage = usage_of(self._job, self._answers) if self._job.continuous_usage else None
         return events.event(self._form.chunk(answer, delta, usage))
 
 

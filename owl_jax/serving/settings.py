@@ -12,8 +12,8 @@ class Limits:
 
     body_bytes: of one body. bodies_bytes: of all bodies that are being read or prepared.
     body_seconds: until a body is complete.
-    pixels: of a picture, or of a frame of a video. frames: that the model sees of a video, and of
-      a video sent as a list. video_frames: in a video file.
+    pixels: of a picture, or of a frame of a video. frames: in a video that is sent as a list of
+      pictures. video_frames: in a video file.
     choices: `n` times the number of prompts. new_tokens: of an answer; None: what fits.
     waiting: requests that are being prepared; the engine bounds its own queue.
     request_seconds: until the answer is complete; None: no limit.
@@ -25,7 +25,7 @@ class Limits:
     images: int = 16
     videos: int = 4
     pixels: int = 50_000_000
-    frames: int = 64
+    frames: int = 256
     video_frames: int = 36_000
     choices: int = 8
     new_tokens: int | None = None
