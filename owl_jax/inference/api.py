@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
-from owl_jax.inference.core import quickest_form
+from owl_jax.inference.core import quickest_form, without_adapters
 from owl_jax.inference.generate import Batch, generate, new_tokens
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
@@ -73,6 +73,7 @@ class Owl:
         tokenizer_source: Path | None = None,
         mesh: Mesh | None = None,
         as_trained: bool = True,
+        adapters: tuple[str, ...] = (),
     ):
         """Wraps weights that are in memory; inference/load.py reads them from a directory.
 
@@ -82,6 +83,8 @@ class Owl:
           tokenizer_source: the tokenizer's directory; only `chat` needs one.
           as_trained: tokenise prompts as in training; otherwise as the original's processor does
             (text/conversation.py, tokenize_prompt).
+          adapters: names of the adapters that `params` has side by side (models/lora.py); the
+            engine's requests choose among them, `generate` and `chat` use none.
         """
         self.config = config
         self.params = params
@@ -89,6 +92,7 @@ class Owl:
         self._tokenizer_source = tokenizer_source
         self.mesh = mesh
         self.as_trained = as_trained
+        self.adapters = adapters
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
         """Tokens that an "image", or a "video" of `frames` frames, takes in a sequence: the number
@@ -104,8 +108,9 @@ class Owl:
         segments = (positions < prompt.lengths[:, None]).astype(np.int32)
         with uninterrupted(), on_mesh(self.mesh, len(prompt.lengths)):
             compute, params = self.compiled_form
+            config, params = without_adapters(self.config, params)
             logits = _forward(
-                self.config,
+                config,
                 compute,
                 params,
                 prompt.input_ids,
@@ -272,6 +277,8 @@ class Owl:
 
         Raises UserError for int8 weights, and as save_model in checkpoint/model_directory.py does.
         """
+        if self.adapters:
+            raise UserError("a model with several adapters is not saved; load it with one")
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")
         model_directory.save_model(

@@ -14,22 +14,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.api import Owl, PromptTooLong
 from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.inference.device_rows import PIECES, DeviceRows
 from owl_jax.inference.media_cache import MediaCache
 from owl_jax.inference.prefix import Span, TokenRun
-from owl_jax.inference.prompt import BUCKET, Prompt, round_up
+from owl_jax.inference.prompt import BUCKET
 from owl_jax.inference.requests import (
     MAX_LOGPROBS,
     ChatPrompt,
@@ -43,20 +42,14 @@ from owl_jax.inference.requests import (
     Token,
     Tokens,
 )
-from owl_jax.inference.sampling import END_IDS, row_keys
-from owl_jax.models.attention.mask import PastTokens
-from owl_jax.parallel.sharding import on_mesh
+from owl_jax.inference.sampling import END_IDS
 
-_PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
 _STEPS = 8  # tokens of a row between two returns to the host
 _STEPS_WHILE_WAITING = 4  # so that a prompt is prefilled sooner
-_ROW_LENGTH = 2048
-_ROWS_ON_CPU = 8
-_MEMORY_SHARE = 0.9  # of what the weights leave, for the cache
 _MEDIA_BYTES = 2**30
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """A row of the cache: its index, the tokens in it, and when it was last used."""
 
@@ -66,7 +59,7 @@ class _Row:
     job: _Job | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A request in progress. filled: tokens of its prompt in the row."""
 
@@ -90,7 +83,7 @@ class _Job:
         ]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Chunk:
     """Tokens that are being computed; column i is of jobs[i]."""
 
@@ -102,7 +95,7 @@ class Engine:
     """Answers requests from any thread.
 
     num_rows: requests that are answered at the same time. row_length: tokens of a prompt and its
-      answer, at most. adapters: names that requests may give.
+      answer, at most. adapters: the names that requests may give.
     """
 
     def __init__(
@@ -125,20 +118,14 @@ class Engine:
           frames: the numbers of frames that a video may have; each is compiled.
           media_cache_bytes: of the vectors of media that are kept on the device.
         """
-        self._owl, self._config = owl, owl.config
-        self._compute, self._params = owl.compiled_form
-        longest = self._config.llm.max_length
-        self.row_length = round_up(min(row_length or _ROW_LENGTH, longest))
-        self.num_rows = num_rows or self._rows_in_memory()
-        self.frames = tuple(frames)
-        self.adapters: tuple[str, ...] = ()
-        self._longest = min(self.row_length, longest)
-        self._most_logprobs = min(MAX_LOGPROBS, self._config.llm.vocab_size)
+        self._config = owl.config
+        self._device = DeviceRows(owl, num_rows, row_length)
+        self.num_rows, self.row_length = self._device.count, self._device.length
+        self.frames, self.adapters = tuple(frames), owl.adapters
+        self._longest = min(self.row_length, owl.config.llm.max_length)
         self._max_waiting = max_waiting
-        self._media = MediaCache(media_cache_bytes, self._encode)
+        self._media = MediaCache(media_cache_bytes, self._device.encode)
         self._rows = [_Row(index) for index in range(self.num_rows)]
-        self._empty_canvases: dict[int, jax.Array] = {}
-        self._state = self._empty_state()
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Ticket, TokenRun]] = deque()
         self._prefilling: deque[_Job] = deque()
@@ -147,7 +134,6 @@ class Engine:
         self._is_closing = self._is_draining = False
         self._turn = 0
         self._counts = dict.fromkeys(("prompt", "cached", "new", "finished"), 0)
-        self._compiled_in_warm_up = 0
 
     # What callers use, from any thread.
 
@@ -198,7 +184,7 @@ class Engine:
                 finished=self._counts["finished"],
                 encoded_media=self._media.num_encoded,
                 cached_media=self._media.num_found,
-                compilations=_compilations.count - self._compiled_in_warm_up,
+                compilations=self._device.compilations,
             )
 
     def start(self) -> None:
@@ -231,36 +217,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compiles every program that requests can need. Call it before `start`."""
-        _compilations.listen()
-        kinds: list[np.ndarray] = []
-        if not self._config.text_only:
-            size = self._config.image_size
-            kinds.append(np.zeros((size, size, 3), np.uint8))
-            kinds += [np.zeros((frames, size, size, 3), np.uint8) for frames in self.frames]
-        vectors = [self._encode(pixels) for pixels in kinds]
-        ticket = Ticket(Request(ChatPrompt(np.zeros(1, np.int32)), 1), lambda event: None)
-        job = _Job(ticket, TokenRun(np.zeros(1, np.int32)), self._rows[0])
-        for length in _PIECES:
-            if length > self.row_length:
-                continue
-            ids = np.zeros(length, np.int32)
-            for media in self._canvases(length, vectors):
-                for start in (0, BUCKET):
-                    if start + length > self.row_length and start:
-                        continue
-                    prefilled = self._prefill(ids, media, 0, start)
-                    self._insert(prefilled, 0, start, length)
-        self._begin(job, prefilled.logits, length=1)
-        self._on_rows(core.copy, *_numbers(0, self.num_rows - 1, 0), keeps_state=True)
-        self._release(self._rows[0], 0)
-        self._allow(0, np.full(-(-self._config.llm.vocab_size // 32), 2**32 - 1, np.uint32))
-        for width in self._widths():
-            which = None if width is None else np.arange(width, dtype=np.int32)
-            self._decode(1, which, None)
-        self._decode(1, None, self._most_logprobs)
-        jax.block_until_ready(self._state)
-        self._state = self._empty_state()
-        self._compiled_in_warm_up = _compilations.count
+        self._device.warm_up(() if self._config.text_only else self.frames)
 
     # The engine's thread.
 
@@ -355,62 +312,40 @@ class Engine:
         # Another conversation may go on from tokens that a row would lose.
         if best.job is None and (best is oldest or 2 * cached >= len(best.run.ids)):
             return best, cached
-        self._on_rows(core.copy, *_numbers(best.index, oldest.index, cached), keeps_state=True)
+        self._device.copy(best.index, oldest.index, cached)
         return oldest, cached
 
     def _advance(self, job: _Job) -> None:
-        """Encodes the next medium of a prompt, or prefills its next piece."""
+        """Prefills the next piece of a prompt, after its media have been encoded."""
         ids, start = job.run.ids, job.filled
         remaining = len(ids) - start
-        fitting = [length for length in _PIECES if start + length <= self.row_length]
+        fitting = [length for length in PIECES if start + length <= self.row_length]
         length = next((n for n in fitting if n >= remaining), fitting[-1])
         count = min(length, remaining)
-        media = self._canvas(job, start, length, count)
         piece = np.zeros(length, np.int32)
         piece[:count] = ids[start : start + count]
-        prefilled = self._prefill(piece, media, job.row.index, start, count)
-        self._insert(prefilled, job.row.index, start, count)
+        media = [
+            (self._media.vectors(span.key, span.pixels), span.start - start)
+            for span in job.spans(start, start + count)
+        ]
+        canvas = self._device.canvas(length, media)
+        row, adapter = job.row.index, self._adapter(job)
+        prefilled = self._device.prefill(row, piece, count, start, canvas, adapter)
+        self._device.insert(row, prefilled, start, count)
         job.filled += count
         job.row.run = replace(job.run, ids=ids[: job.filled])
         if job.filled == len(ids):
             self._prefilling.popleft()
-            self._begin(job, prefilled.logits)
-
-    def _canvas(self, job: _Job, start: int, length: int, count: int) -> jax.Array | None:
-        """[1, L, D]: the vectors of a piece's media tokens in their places."""
-        if self._config.text_only:
-            return None
-        spans = job.spans(start, start + count)
-        if not spans and self._config.llm.USES_MODALITY:
-            return None
-        canvas = self._empty_canvas(length)
-        for span in spans:
-            vectors = self._media.vectors(span.key, span.pixels)
-            canvas = _put_on(canvas, vectors, *_numbers(span.start - start))
-        return canvas
-
-    def _canvases(self, length: int, vectors: Sequence[jax.Array]) -> list[jax.Array | None]:
-        """The forms of `_canvas`, for the warm-up."""
-        if self._config.text_only:
-            return [None]
-        canvas = self._empty_canvas(length)
-        for each in vectors:
-            canvas = _put_on(canvas, each, *_numbers(0))
-        return [canvas, None] if self._config.llm.USES_MODALITY else [canvas]
+            job.is_active = True
+            limit = self._limit(job)
+            found = self._device.begin(row, ids, job.request, limit, adapter, prefilled)
+            self._unfetched.append(_Chunk(found, [job]))
 
     def _dispatch(self, active: Sequence[_Job], steps: int) -> None:
         """Starts the next chunk of tokens."""
-        jobs: list[_Job | None] = [row.job for row in self._rows]
-        which = None
         wants = any(job.request.num_logprobs is not None for job in active)
-        width = next((w for w in self._widths() if w is None or w >= len(active)), None)
-        if width is not None and not wants:
-            others = [row for row in self._rows if row.job is None or not row.job.is_active]
-            rows = [job.row for job in active] + others[: width - len(active)]
-            which = np.asarray([row.index for row in rows], np.int32)
-            jobs = [row.job for row in rows]
-        found = self._decode(steps, which, self._most_logprobs if wants else None)
-        self._unfetched.append(_Chunk(found, jobs))
+        found, rows = self._device.decode([job.row.index for job in active], steps, wants)
+        self._unfetched.append(_Chunk(found, [self._rows[row].job for row in rows]))
 
     def _deliver_all_but(self, newest: int) -> None:
         while len(self._unfetched) > newest:
@@ -438,7 +373,7 @@ class Engine:
             elif request.constraint is not None:
                 try:
                     request.constraint.accept(job.tokens[-1])
-                    self._allow(job.row.index, request.constraint.allowed())
+                    self._device.allow(job.row.index, request.constraint.allowed())
                 except Exception as error:
                     self._end(job, "error", error)
 
@@ -460,7 +395,7 @@ class Engine:
             self._prefilling.remove(job)
         row = job.row
         self._finish(job, reason, error)
-        self._release(row, len(row.run.ids))
+        self._device.release(row.index, len(row.run.ids))
 
     def _finish(self, job: _Job, reason: FinishReason, error: Exception | None = None) -> None:
         """Frees the row and tells the request. The newest token is not in the cache."""
@@ -480,7 +415,7 @@ class Engine:
             if row.job is not None:
                 self._finish(row.job, "error", error)
             row.run = TokenRun(np.zeros(0, np.int32))
-        self._state = self._empty_state()
+        self._device.reset()
 
     def _tell(self, ticket: Ticket, event: Tokens | Finished) -> None:
         try:
@@ -488,118 +423,6 @@ class Engine:
         except Exception:
             # A listener whose loop has closed ends its own request only.
             ticket.cancel()
-
-    # Work on the device.
-
-    def _on_rows(self, function: Callable[..., Any], *given: Any, keeps_state: bool = False) -> Any:
-        """Runs a program that donates the state."""
-        with on_mesh(self._owl.mesh, self.num_rows):
-            result = function(self._state, *given)
-        if keeps_state:
-            self._state = result
-            return None
-        self._state, found = result
-        return found
-
-    def _empty_state(self) -> core.DecodeState:
-        with on_mesh(self._owl.mesh, self.num_rows):
-            return core.empty_state(
-                self._config, self._compute, self._params, self.num_rows, self.row_length
-            )
-
-    def _encode(self, pixels: np.ndarray) -> jax.Array:
-        """uint8[S, S, 3] or uint8[T, S, S, 3] -> [n, D]."""
-        media = pixels[None, None]
-        with on_mesh(self._owl.mesh, 1):
-            is_video = pixels.ndim == 4
-            pair = (None, media) if is_video else (media, None)
-            return core.encode(self._config, self._compute, self._params, *pair)[0]
-
-    def _prefill(
-        self,
-        ids: np.ndarray,
-        media: jax.Array | None,
-        row: int,
-        start: int,
-        count: int | None = None,
-    ) -> core.Prefilled:
-        """Reads a piece of `count` tokens of a row that holds `start` tokens before them."""
-        slots = np.arange(len(ids), dtype=np.int32)
-        prompt = Prompt(
-            input_ids=np.maximum(ids, 0)[None],
-            media_index=np.where(ids < 0, slots, -1).astype(np.int32)[None],
-            lengths=np.asarray([len(ids) if count is None else count], np.int32),
-            media=media,
-        )
-        past = cache = None
-        if start:
-            past = PastTokens(*(number[None] for number in _numbers(start, row)))
-            cache = self._state.cache
-        with on_mesh(self._owl.mesh, 1):
-            return core.prefill(self._config, self._compute, self._params, prompt, cache, past)
-
-    def _insert(self, prefilled: core.Prefilled, row: int, start: int, count: int) -> None:
-        given = _numbers(row, start, start + count)
-        self._on_rows(core.insert, prefilled, *given, keeps_state=True)
-
-    def _begin(self, job: _Job, logits: jax.Array, length: int | None = None) -> None:
-        request = job.request
-        settings = core.make_rows(
-            self._config,
-            [request.sampling],
-            row_keys(request.seed, 1),
-            [request.end_ids],
-            [self._limit(job)],
-            [request.min_new_tokens],
-            [job.run.ids],
-            has_allowed=True,
-        )
-        if request.constraint is not None:
-            settings = replace(settings, allowed=request.constraint.allowed()[None])
-        row, filled = _numbers(job.row.index, length or len(job.run.ids))
-        found = self._on_rows(core.begin, row, filled, logits, settings, self._most_logprobs)
-        job.is_active = True
-        self._unfetched.append(_Chunk(found, [job]))
-
-    def _release(self, row: _Row, length: int) -> None:
-        self._on_rows(core.release, *_numbers(row.index, length), keeps_state=True)
-
-    def _allow(self, row: int, allowed: np.ndarray) -> None:
-        self._on_rows(core.allow, *_numbers(row), allowed, keeps_state=True)
-
-    def _decode(
-        self, steps: int, which: np.ndarray | None, num_logprobs: int | None
-    ) -> core.NewTokens:
-        with on_mesh(self._owl.mesh, self.num_rows):
-            self._state, found = core.decode_steps(
-                self._config,
-                self._compute,
-                self._params,
-                self._state,
-                *_numbers(steps),
-                which,
-                num_logprobs,
-            )
-        return found
-
-    def _empty_canvas(self, length: int) -> jax.Array:
-        """[1, L, D], on the device: one that the compiler placed would need another program."""
-        if length not in self._empty_canvases:
-            zeros = np.zeros((1, length, self._config.llm.hidden_size), self._compute.dtype)
-            device = next(iter(jax.tree.leaves(self._params)[0].devices()))
-            mesh = self._owl.mesh
-            whole = device if mesh is None else NamedSharding(mesh, PartitionSpec())
-            self._empty_canvases[length] = jax.device_put(zeros, whole)
-        return self._empty_canvases[length]
-
-    def _widths(self) -> list[int | None]:
-        """The numbers of rows that are decoded together: fewer are faster on a CPU only."""
-        if jax.default_backend() != "cpu" or self._owl.mesh is not None:
-            return [None]
-        widths = [2**n for n in range(self.num_rows.bit_length()) if 2**n < self.num_rows]
-        return [*widths, None]
-
-    # Checks and sizes.
 
     def _checked(self, request: Request) -> TokenRun:
         """Raises UserError for a request that cannot be answered."""
@@ -615,17 +438,10 @@ class Engine:
                 raise UserError(f"a video of {len(clip)} frames; expected one of {known}")
         return TokenRun.of(request.prompt, self._config.num_tokens, request.adapter)
 
-    def _rows_in_memory(self) -> int:
-        """Rows for which the devices have memory."""
-        devices = {d for leaf in jax.tree.leaves(self._params) for d in leaf.devices()}
-        stats = [device.memory_stats() for device in devices]
-        if not all(stats):
-            return _ROWS_ON_CPU
-        free = sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
-        llm = self._config.llm
-        token = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim
-        row = token * self.row_length * jnp.dtype(self._compute.dtype).itemsize
-        return max(1, int(_MEMORY_SHARE * free / row))
+    def _adapter(self, job: _Job) -> int:
+        """The number of a request's adapter, from 1 on; 0: the base model."""
+        name = job.request.adapter
+        return 0 if name is None else 1 + self.adapters.index(name)
 
 
 def _usable(run: TokenRun, held: TokenRun) -> int:
@@ -634,37 +450,3 @@ def _usable(run: TokenRun, held: TokenRun) -> int:
     At least the last token is computed, as its logits are needed.
     """
     return min(run.shared(held), len(run.ids) - 1) // BUCKET * BUCKET
-
-
-@jax.jit
-def _put_on(canvas: jax.Array, vectors: jax.Array, at: jax.Array) -> jax.Array:
-    """Puts vectors [n, D] on a canvas [1, L, D] from token `at` on, -n <= at <= L: those outside of
-    it are left out."""
-    n, L = len(vectors), canvas.shape[1]
-    wide = jnp.pad(canvas[0], ((n, n), (0, 0)))
-    wide = jax.lax.dynamic_update_slice(wide, vectors.astype(wide.dtype), (at + n, 0))
-    return wide[None, n : n + L]
-
-
-def _numbers(*values: int) -> list[np.ndarray]:
-    """int32 scalars: Python's numbers would be other types to a compiled program."""
-    return [np.asarray(value, np.int32) for value in values]
-
-
-class _Compilations:
-    """Counts the programs that this process compiles."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._is_listening = False
-
-    def listen(self) -> None:
-        if not self._is_listening:
-            jax.monitoring.register_event_duration_secs_listener(self._heard)
-            self._is_listening = True
-
-    def _heard(self, event: str, duration_secs: float, **_: str | int) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-_compilations = _Compilations()

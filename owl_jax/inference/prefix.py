@@ -27,7 +27,7 @@ class Span(NamedTuple):
     pixels: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenRun:
     """Tokens with their media and the adapter that computed them.
 

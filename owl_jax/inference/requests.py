@@ -32,7 +32,7 @@ class Constraint(Protocol):
         """Advances by the token that was sampled."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value
 class ChatPrompt:
     """A tokenized conversation with its media, from `Owl.tokenize`.
 
@@ -45,7 +45,7 @@ class ChatPrompt:
     videos: Sequence[np.ndarray] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """A prompt and what is wanted.
 
@@ -108,7 +108,7 @@ Event = Tokens | Finished
 Listener = Callable[[Event], None]  # called by the engine's thread; must not block
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
     """A request that has been submitted."""
 

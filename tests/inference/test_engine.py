@@ -9,7 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+import owl_jax
+from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
+from owl_jax.inference import device_rows
 from owl_jax.inference import engine as engine_module
 from owl_jax.inference.api import Owl, PromptTooLong
 from owl_jax.inference.engine import Engine
@@ -22,6 +25,7 @@ from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
+from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.mesh import make_mesh
@@ -52,6 +56,12 @@ def make_owl(llm="llama", mesh=None):
     params = jax.tree.map(draw, nn.meta.unbox(boxed))
     params = jax.device_put(params, shardings)
     return Owl(config, params, mesh=mesh)
+
+
+def use_pieces(monkeypatch, *lengths):
+    """Prompts of tests are longer than these pieces."""
+    for module in (device_rows, engine_module):
+        monkeypatch.setattr(module, "PIECES", lengths)
 
 
 class Answer:
@@ -151,7 +161,7 @@ def engine(owl):
 @pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
 def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
     """Requests with pictures, videos, text, shared beginnings, cancellations and deadlines."""
-    monkeypatch.setattr(engine_module, "_PIECES", (64,))
+    use_pieces(monkeypatch, 64)
     owl, random = make_owl(llm), np.random.default_rng(1)
     shared, requests = [], []
     for _ in range(200 if llm == "llama" else 40):
@@ -186,7 +196,9 @@ def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
             expected = alone(owl, request)
             assert answer.ids == expected[: len(answer.ids)]
             continue
-        assert answer.end.reason in ("stop", "length"), answer.end.error
+        assert answer.end.reason in ("stop", "length"), __import__("traceback").format_exception(
+            answer.end.error
+        )
         assert answer.ids == alone(owl, request), i
         ends = answer.ids[-1] in request.end_ids
         assert answer.end.reason == ("stop" if ends else "length")
@@ -194,7 +206,7 @@ def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
 
 
 def test_a_mesh_gives_the_same_answers(owl, monkeypatch):
-    monkeypatch.setattr(engine_module, "_PIECES", (64, 128))
+    use_pieces(monkeypatch, 64, 128)
     random = np.random.default_rng(2)
     requests = [random_request(owl, random) for _ in range(12)]
     on_mesh = make_owl(mesh=make_mesh(data=2, fsdp=2, tensor=2))
@@ -272,6 +284,62 @@ def test_no_end_before_the_least_number_of_tokens(owl, engine):
     engine.submit(Request(prompt, 9, end_ids=ends, min_new_tokens=4), longer)
     assert len(stopped.wait().ids) == 1 and stopped.end.reason == "stop"
     assert len(longer.wait().ids) >= 5 and not set(longer.ids[:4]) & set(ends)
+
+
+def with_adapters(tmp_path, llm="llama"):
+    """A model directory, and two adapters of it with different ranks, targets and scales."""
+    config = dataclasses.replace(make_owl(llm).config, lora=None)
+    base = tmp_path / "base"
+    params = make_owl(llm).params
+    save_model(base, config, params, "orbax")
+    random = np.random.default_rng(3)
+    adapters = {}
+    for name, rank, alpha, targets in (("one", 4, 8.0, LORA[llm]), ("two", 2, 6.0, LORA[llm][:1])):
+        lora = LoraConfig(rank, alpha, 0.0, targets)
+        adapted = dataclasses.replace(config, lora=lora)
+        shapes = nn.meta.unbox(abstract_params(adapted))["lora"]
+        factors = jax.tree.map(
+            lambda leaf: random.normal(0, 0.7, leaf.shape).astype(np.float32), shapes
+        )
+        adapters[name] = tmp_path / name
+        save_model(adapters[name], adapted, {**params, "lora": factors}, "peft")
+    return base, adapters
+
+
+LORA = {
+    "llama": ("q_proj", "v_proj", "down_proj"),
+    "bloom": ("query_key_value", "dense"),
+    "owl2": ("q_proj", "visual_k_proj"),
+}
+
+
+@pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
+def test_rows_with_different_adapters_share_a_batch(llm, tmp_path):
+    base, adapters = with_adapters(tmp_path, llm)
+    shared = owl_jax.load(base, "float32", adapters=adapters)
+    random = np.random.default_rng(4)
+    requests = [random_request(shared, random) for _ in range(4)]
+    # The same prompts for each: a row's tokens must not be taken for another adapter's.
+    answers = {(name, i): Answer() for name in (None, "one", "two") for i in range(4)}
+    with Engine(shared, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        assert engine.adapters == ("one", "two")
+        for (name, i), answer in answers.items():
+            engine.submit(dataclasses.replace(requests[i], adapter=name), answer)
+        for answer in answers.values():
+            answer.wait()
+        assert engine.stats().compilations == 0
+    for name in (None, "one", "two"):
+        adapter = None if name is None else adapters[name]
+        apart = owl_jax.load(base, "float32", adapter)
+        for i, request in enumerate(requests):
+            assert answers[name, i].ids == alone(apart, request), (name, i)
+    different = [{tuple(answers[name, i].ids) for name in (None, "one", "two")} for i in range(4)]
+    assert max(map(len, different)) == 3
+    # Without a request to choose, the base answers.
+    plain = owl_jax.load(base, "float32")
+    ids = requests[0].prompt.input_ids[None] * (requests[0].prompt.input_ids > 0)
+    np.testing.assert_allclose(shared.logits(ids), plain.logits(ids), atol=1e-5)
+    np.testing.assert_array_equal(shared.generate(ids), plain.generate(ids))
 
 
 class Countdown:
@@ -361,7 +429,7 @@ def test_closing_cancels(owl):
 
 def test_a_failing_device_ends_its_requests_and_goes_on(owl, monkeypatch):
     prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
-    real, calls = Engine._decode, []
+    real, calls = device_rows.DeviceRows.decode, []
 
     def fails_once(self, *arguments):
         calls.append(arguments)
@@ -369,7 +437,7 @@ def test_a_failing_device_ends_its_requests_and_goes_on(owl, monkeypatch):
             raise RuntimeError("out of memory")
         return real(self, *arguments)
 
-    monkeypatch.setattr(Engine, "_decode", fails_once)
+    monkeypatch.setattr(device_rows.DeviceRows, "decode", fails_once)
     engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
     first, second = Answer(), Answer()
     engine.submit(Request(prompt, 5), first)
