@@ -67,6 +67,9 @@ _NUM_FRAMES = flags.DEFINE_multi_integer(
     [NUM_FRAMES],
     "that the model sees of a video: the first, or what a request chooses of several; repeatable",
 )
+_MEDIA_CACHE = flags.DEFINE_integer(
+    "media_cache_mb", 1024, "of encoded pictures and videos that are kept on the device"
+)
 _WAITING = flags.DEFINE_integer("max_waiting", 256, "requests in the queue; more get 503")
 
 _KEYS = flags.DEFINE_string(
@@ -94,7 +97,7 @@ _THREADS = flags.DEFINE_integer("threads", 4, "that decode media and tokenize")
 GROUPS = {
     "model": (_MODEL, _NAME, _ADAPTER, _DTYPE, _CONVERSATION, _PARTS, _VERIFY, _TEMPERATURE),
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
-    "engine": (_ROWS, _LENGTH, _NUM_FRAMES, _WAITING),
+    "engine": (_ROWS, _LENGTH, _NUM_FRAMES, _MEDIA_CACHE, _WAITING),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
         *(_BODY, _BODIES, _BODY_SECONDS, _SECONDS, _IMAGES, _VIDEOS, _FRAMES, _FILE_FRAMES),
@@ -150,6 +153,7 @@ def _load(name: str, adapters: dict[str, Path]) -> Model:
         verify=_VERIFY.value,
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
+        adapters=adapters,
     )
     engine = Engine(
         owl,
@@ -157,7 +161,7 @@ def _load(name: str, adapters: dict[str, Path]) -> Model:
         row_length=_LENGTH.value,
         max_waiting=_WAITING.value,
         frames=_NUM_FRAMES.value,
-        adapters=adapters,
+        media_cache_bytes=_MEDIA_CACHE.value << 20,
     )
     model = Model(name, owl, engine)
     model.warm_up()
@@ -173,6 +177,7 @@ def _settings() -> Settings:
     from owl_jax.serving.settings import Limits, Settings
 
     Sampling.of(_TEMPERATURE.value)
+    _whole(_MEDIA_CACHE, 0)
     for number in _NUM_FRAMES.value:
         whole_number(number, "--num_frames", 1, MOST_FRAMES)
     for flag in (_ROWS, _LENGTH, _TOKENS):

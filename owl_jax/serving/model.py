@@ -83,7 +83,7 @@ class Model:
     def listed(self) -> list[dict[str, Any]]:
         """The entries of /v1/models: the base, then its adapters."""
         entry = {"object": "model", "created": self.created, "owned_by": "owl_jax"}
-        length = self.engine.row_length
+        length = min(self.engine.row_length, self.owl.config.llm.max_length)
         base = {"id": self.name, **entry, "parent": None, "max_model_len": length}
         return [
             base,

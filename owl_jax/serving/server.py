@@ -48,15 +48,15 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
     server = _Server(config, service)
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    cli.say(f"listening on http://{name}:{port}; the model is loading")
 
     def end() -> None:
         server.should_exit = True
 
     former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    service.load(load, when_failed=end)
     interrupt: BaseException | None = None
     try:
+        cli.say(f"listening on http://{name}:{port}; the model is loading")
+        service.load(load, when_failed=end)
         server.run(sockets=[listener])
     except (SystemExit, KeyboardInterrupt) as signalled:  # uvicorn raises its signals again
         interrupt = signalled

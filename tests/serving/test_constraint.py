@@ -86,7 +86,7 @@ def test_a_request_brings_its_constraint(serve):
         assert served.ask(response_format=format, n=2).status_code == 200
         first, second = served.engine.requests[-2:]
         assert first.constraint is not None and first.constraint is not second.constraint
-        start = served.owl.tokenizer.token_id("{")
+        start = served.owl.tokenizer.encode("{")[-1]
         words = first.constraint.allowed()
         assert words[start // 32] >> (start % 32) & 1
     assert served.ask("/v1/completions", prompt="a", response_format=named).status_code == 200
