@@ -25,7 +25,7 @@ _LONGEST_PATH = 200
 _GONE = 499  # nginx's status for a client that did not wait
 
 # Where handlers find and leave things, in the ASGI scope.
-ID, NOTES = "owl_jax.request_id", "owl_jax.notes"
+ID, NOTES = "owl_request_id", "owl_notes"
 
 
 def request_id(scope: Scope) -> str:

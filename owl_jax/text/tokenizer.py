@@ -57,6 +57,10 @@ class Tokenizer(Protocol):
         ...
 
 
+# Tokens of an answer that StreamDecoder decodes again with a new one.
+_MOST_CONTEXT, _LEAST_CONTEXT = 48, 16
+
+
 class StreamDecoder:
     """Streams an answer's text: what push and finish return adds up to the result of `decode`."""
 
@@ -69,13 +73,24 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """The text that `token_id` adds; "" while a character is incomplete."""
         self._ids.append(int(token_id))
-        # Decode all ids again: alone, each token would lose its leading space. Even for thousands
-        # of tokens this is cheap compared with one step of the model.
-        return self._send(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
+        # Decode earlier ids again: alone, each token would lose its leading space.
+        text = self._tokenizer.decode(self._ids)
+        new = self._send(text.rstrip("\ufffd"))
+        if len(self._ids) > _MOST_CONTEXT:
+            self._forget(text)
+        return new
 
     def finish(self) -> str:
         """The remaining text; an incomplete character becomes U+FFFD."""
         return self._send(self._tokenizer.decode(self._ids))
+
+    def _forget(self, text: str) -> None:
+        """Drops ids that no longer change what follows: a server streams many long answers."""
+        last = self._ids[-_LEAST_CONTEXT:]
+        kept = self._tokenizer.decode(last)
+        # Not in the middle of a character, nor right after a space.
+        if kept and "\ufffd" not in kept and text.endswith(kept) and self._sent == len(text):
+            self._ids, self._sent = last, len(kept)
 
     def _send(self, text: str) -> str:
         new = text[self._sent :]

@@ -1,8 +1,20 @@
+import numpy as np
+import pytest
 import small_tokenizers
 import tiny
 
 from owl_jax.inference.text_stream import AnswerText, UpTo, WithoutStart, answer_pieces
-from owl_jax.text.tokenizer import load_tokenizer
+from owl_jax.text.tokenizer import StreamDecoder, load_tokenizer
+
+WRITERS = (
+    tiny.write_tokenizer,
+    small_tokenizers.write_llama3,
+    small_tokenizers.write_qwen,
+    small_tokenizers.write_mistral,
+    small_tokenizers.write_tekken,
+)
+
+REPLACE = {"encoding": "utf-8", "errors": "replace"}
 
 
 def pushed(stream, pieces):
@@ -94,3 +106,24 @@ def test_bytes_of_tokens_make_the_text(tmp_path):
         assert data.decode().removeprefix(" ") == text, name
         assert all(tokenizer.token_bytes(id) == b"" for id in tokenizer.special_tokens)
         assert tokenizer.token_bytes(tokenizer.vocab_size) == tokenizer.token_bytes(-1) == b""
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_long_streams_join_to_the_decoded_text(tmp_path, write):
+    """A stream forgets old tokens, whatever they are: words, bytes of characters, added tokens."""
+    tokenizer = load_tokenizer(write(tmp_path))
+    words = tokenizer.encode("What do you see? \u732b\U0001f989 owl.\n\n  It's 12. ")
+    random, every = np.random.default_rng(0), range(tokenizer.vocab_size)
+    if write is small_tokenizers.write_mistral:
+        # The library decodes the neighbours of a broken byte anew.
+        every = [id for id in every if "\ufffd" not in tokenizer.token_bytes(id).decode(**REPLACE)]
+    for seed in range(20):
+        if seed % 2:
+            ids = random.choice(every, 400).tolist()
+        else:
+            ids = [id for _ in range(30) for id in words[random.integers(len(words)) :]]
+        stream = StreamDecoder(tokenizer)
+        pushed = [stream.push(id) for id in ids]
+        assert "".join(pushed) + stream.finish() == tokenizer.decode(ids)
+        if not seed % 2:
+            assert len(stream._ids) < 100 < len(ids)
