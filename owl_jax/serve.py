@@ -112,6 +112,7 @@ def main(argv: list[str]) -> None:
     with cli.interrupts_end_at_once():
         try:
             from owl_jax.serving.app import make_app
+            from owl_jax.serving.hosts import LOOPBACK
             from owl_jax.serving.keys import read_keys
             from owl_jax.serving.server import run
             from owl_jax.serving.service import Service
@@ -129,13 +130,15 @@ def main(argv: list[str]) -> None:
         keys = read_keys(_KEYS.value) if _KEYS.value else ()
         service = Service(settings, name)
         listener = _listen(_HOST.value, _PORT.value)
-    if not keys and _HOST.value not in ("127.0.0.1", "localhost", "::1"):
+    is_local = _HOST.value in LOOPBACK
+    if not keys and not is_local:
         print(
             f"warning: --host={_HOST.value} without --api_key_file: anybody who reaches this "
             "address may use the model",
             file=sys.stderr,
         )
-    run(make_app(service, keys), service, listener, lambda: _load(name, adapters))
+    app = make_app(service, keys, is_local=is_local)
+    run(app, service, listener, lambda: _load(name, adapters))
 
 
 def _load(name: str, adapters: dict[str, Path]) -> Model:

@@ -77,6 +77,9 @@ def test_from_start_to_end(model, tmp_path):
         ):
             status, body = get(f"{url}/v1/chat/completions", {**QUESTION, **fields})
             assert status == 200, body
+        other = urllib.request.Request(f"{url}/health", headers={"Host": "owls.example"})
+        with pytest.raises(urllib.error.HTTPError, match="421"):
+            urllib.request.urlopen(other)
         with urllib.request.urlopen(f"{url}/metrics") as response:
             assert 'owl:compilations_total{model_name="owlet"} 0.0' in response.read().decode()
         process.send_signal(signal.SIGTERM)
@@ -85,7 +88,7 @@ def test_from_start_to_end(model, tmp_path):
         process.kill()
     assert process.returncode == 0, stderr
     lines = [json.loads(line) for line in stderr.splitlines()]
-    assert [line["status"] for line in lines] == [503] + [200] * 9
+    assert [line["status"] for line in lines] == [503] + [200] * 8 + [421, 200]
     assert stdout == ""
 
 

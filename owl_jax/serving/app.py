@@ -21,13 +21,24 @@ from owl_jax.serving.access_log import AccessLog, request_id
 from owl_jax.serving.endpoint import Endpoint
 from owl_jax.serving.errors import ApiError, api_error, internal_error
 from owl_jax.serving.forms import ChatForm, CompletionForm
+from owl_jax.serving.hosts import LocalHosts
 from owl_jax.serving.job import Planner
 from owl_jax.serving.keys import Keys
 from owl_jax.serving.service import Service
 
 
-def make_app(service: Service, keys: tuple[str, ...] = (), log: TextIO | None = None) -> ASGIApp:
-    """The ASGI application. keys: none if anybody may ask. log: of requests; stderr by default."""
+def make_app(
+    service: Service,
+    keys: tuple[str, ...] = (),
+    log: TextIO | None = None,
+    *,
+    is_local: bool = False,
+) -> ASGIApp:
+    """The ASGI application.
+
+    keys: none if anybody may ask. log: of requests; stderr by default. is_local: whether it listens
+    on this machine's loopback only.
+    """
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok" if service.model else ""})
@@ -68,7 +79,8 @@ def make_app(service: Service, keys: tuple[str, ...] = (), log: TextIO | None = 
         Exception: _fault,  # answers, then raises it again for the log
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    return AccessLog(Keys(app, keys), service.metrics.responded, log)
+    guarded = LocalHosts(app) if is_local and not keys else Keys(app, keys)
+    return AccessLog(guarded, service.metrics.responded, log)
 
 
 def _json(body: object) -> Response:

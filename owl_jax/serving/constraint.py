@@ -45,7 +45,7 @@ class Grammars:
         matcher = self._library.LLMatcher
         try:
             grammar = matcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the schema cannot be used: {error}") from None
         made = matcher(self._tokenizer, grammar, log_level=0)
         if made.is_error():

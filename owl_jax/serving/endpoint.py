@@ -57,10 +57,15 @@ class Endpoint:
         body: Body,
         clock: Clock,
     ) -> None:
+        generation = Generation(planner.model.engine)
+        prepare = partial(self._prepare, planner, generation)
         with self._service.preparing():
-            job = await self._service.in_pool(partial(self._plan, planner, bytes(body.data)))
-            body.release()
-            generation = Generation(planner.model.engine, job.requests)
+            try:
+                job = await self._service.in_pool(partial(prepare, bytes(body.data)))
+            except BaseException:
+                generation.cancel()
+                raise
+        body.release()
         tokenizer = planner.model.owl.tokenizer
         reply = Reply(
             job,
@@ -71,6 +76,12 @@ class Endpoint:
             self._service.settings.ping_seconds,
         )
         await reply(scope, receive, send)
+
+    def _prepare(self, planner: Planner, generation: Generation, body: bytes) -> Job:
+        """In the pool: everything up to the engine's queue."""
+        job = self._plan(planner, body)
+        generation.submit(job.requests)
+        return job
 
 
 def _check_type(request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,20 +15,31 @@ from owl_jax.serving.model import Engine
 
 
 class Generation:
-    """Requests of one HTTP request, in the engine. Used by the event loop only."""
+    """Requests of one HTTP request, in the engine. Made by the event loop, which takes events and
+    cancels; `submit` runs in a thread of the pool, since the engine hashes pixels there."""
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._lock = threading.Lock()
+        self._tickets: list[Ticket] = []
+        self._running: set[int] = set()
+        self._is_cancelled = False
+
+    def submit(self, requests: Sequence[Request]) -> None:
         """Submits all, or none.
 
         Raises ApiError for a full queue and for a request that cannot fit.
         """
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self._tickets: list[Ticket] = []
         self._running = set(range(len(requests)))
         try:
             for index, request in enumerate(requests):
-                self._tickets.append(engine.submit(request, partial(self._listen, index)))
+                ticket = self._engine.submit(request, partial(self._listen, index))
+                with self._lock:
+                    self._tickets.append(ticket)
+                    if self._is_cancelled:  # the client has gone meanwhile
+                        ticket.cancel()
         except UserError as error:
             self.cancel()
             raise api_error(error) from error
@@ -49,11 +61,16 @@ class Generation:
         self._running -= {index for index, event in found if isinstance(event, Finished)}
         return found
 
-    def cancel(self, index: int | None = None) -> None:
-        """Ends one request, or all that run, within one chunk of tokens."""
-        for number, ticket in enumerate(self._tickets):
-            if index in (None, number) and number in self._running:
+    def cancel(self) -> None:
+        """Ends all requests within one chunk of tokens, also those that are being submitted."""
+        with self._lock:
+            self._is_cancelled = True
+            for ticket in self._tickets:
                 ticket.cancel()
+
+    def cancel_one(self, index: int) -> None:
+        """Ends one request, whose answer is complete."""
+        self._tickets[index].cancel()
 
     def _listen(self, index: int, event: Event) -> None:
         """Called by the engine's thread."""

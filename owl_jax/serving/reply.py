@@ -90,7 +90,7 @@ class Reply:
                 delta = answer.finish(event, request_id)
             if answer.reason is not None and not was_complete:
                 clock.ended(answer.reason, answer.num_tokens)
-                self._generation.cancel(index)
+                self._generation.cancel_one(index)
             if not was_complete:
                 added.append((answer, delta))
         return added

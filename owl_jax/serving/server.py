@@ -17,6 +17,8 @@ from owl_jax import cli
 from owl_jax.serving.model import Model
 from owl_jax.serving.service import Service
 
+_KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections
+
 
 class _Server(uvicorn.Server):
     """Tells the service when a signal asks for the end: /health is 503 from then on."""
@@ -43,6 +45,7 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         access_log=False,
         server_header=False,
         ws="none",
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(service.settings.drain_seconds),
     )
     server = _Server(config, service)

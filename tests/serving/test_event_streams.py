@@ -148,6 +148,7 @@ def test_a_fault_within_a_stream(serve):
     chunks = served.chunks()
     error = chunks[-1]["error"]
     assert error["code"] == "internal_error" and "secret" not in str(chunks)
+    until(lambda: served.log.getvalue())
     assert served.lines()[-1]["ended"] == "internal_error"
     assert served.ask().status_code == 500
 

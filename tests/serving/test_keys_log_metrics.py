@@ -1,16 +1,20 @@
 """Who may ask, and what operators see."""
 
+import io
 import re
 import statistics
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import ASK, messages
+from served import ASK, messages, until
+from starlette.testclient import TestClient
 
 from owl_jax.errors import UserError
 from owl_jax.serving import keys as keys_module
+from owl_jax.serving.app import make_app
 from owl_jax.serving.keys import read_keys
+from owl_jax.serving.service import Service
 from owl_jax.serving.settings import Settings
 
 KEYS = ("a-first-key-1234", "a-second-key-5678")
@@ -68,12 +72,38 @@ def test_a_file_of_keys(tmp_path):
         read_keys(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:5", 200),
+        ("[::1]:8000", 200),
+        ("owls.example", 421),
+        ("127.0.0.1.owls.example:8000", 421),
+        ("", 421),
+    ],
+)
+def test_names_of_this_machine(host, status):
+    """A page of owls.example may point its name to 127.0.0.1."""
+    service = Service(Settings(), "tiny")
+    client = TestClient(make_app(service, is_local=True, log=io.StringIO()))
+    assert client.get("/metrics", headers={"Host": host}).status_code == status
+    client = TestClient(make_app(service, KEYS, is_local=True, log=io.StringIO()))
+    assert client.get("/metrics", headers={"Host": host}).status_code == 200
+
+
 def test_a_line_for_each_request(serve):
     served = serve()
     secret = "the secret question"
-    served.ask(messages=messages(secret), user=secret)
-    served.client.get("/health")
-    served.ask(model=secret)
+    asks = (
+        lambda: served.ask(messages=messages(secret), user=secret),
+        lambda: served.client.get("/health"),
+        lambda: served.ask(model=secret),
+    )
+    for number, ask in enumerate(asks, start=1):
+        ask()
+        until(lambda number=number: len(served.lines()) == number)
     first, second, third = served.lines()
     assert (first["method"], first["path"]) == ("POST", "/v1/chat/completions")
     assert first["status"] == 200 and first["model"] == "tiny"
@@ -109,6 +139,7 @@ def test_metrics(serve, prefix):
     served.ask()
     served.ask(max_tokens=2)
     served.ask(model="unknown")
+    until(lambda: len(served.lines()) == 3)
     response = served.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(response.text)}
