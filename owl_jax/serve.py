@@ -36,6 +36,7 @@ _NAME = flags.DEFINE_string(
 _ADAPTER = flags.DEFINE_multi_string(
     "adapter", [], "NAME=DIR, a LoRA adapter that clients choose as `model`; repeatable"
 )
+_ANY_BASE = flags.DEFINE_bool("any_base", False, "accept adapters of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
 _PARTS = cli.define_parts_flag()
 _CONVERSATION = flags.DEFINE_string(
@@ -56,6 +57,9 @@ _PREFIX = flags.DEFINE_enum(
     "metrics_prefix", "owl", ("owl", "vllm"), "of the names in /metrics; vllm suits its dashboards"
 )
 
+_DATA = flags.DEFINE_integer("mesh_data", 1, "devices among which rows are divided")
+_FSDP = flags.DEFINE_integer("mesh_fsdp", 1, "devices among which weights are divided; -1: the rest")
+_TENSOR = flags.DEFINE_integer("mesh_tensor", 1, "devices among which heads are divided")
 _ROWS = flags.DEFINE_integer(
     "num_rows", None, "answers at once; by default as many as fit into memory"
 )
@@ -95,9 +99,12 @@ _TOKENS = flags.DEFINE_integer("max_new_tokens", None, "of an answer; by default
 _THREADS = flags.DEFINE_integer("threads", 4, "that decode media and tokenize")
 
 GROUPS = {
-    "model": (_MODEL, _NAME, _ADAPTER, _DTYPE, _CONVERSATION, _PARTS, _VERIFY, _TEMPERATURE),
+    "model": (
+        *(_MODEL, _NAME, _ADAPTER, _ANY_BASE, _DTYPE, _CONVERSATION, _PARTS, _VERIFY),
+        _TEMPERATURE,
+    ),
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
-    "engine": (_ROWS, _LENGTH, _NUM_FRAMES, _MEDIA_CACHE, _WAITING),
+    "engine": (_DATA, _FSDP, _TENSOR, _ROWS, _LENGTH, _NUM_FRAMES, _MEDIA_CACHE, _WAITING),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
         *(_BODY, _BODIES, _BODY_SECONDS, _SECONDS, _IMAGES, _VIDEOS, _FRAMES, _FILE_FRAMES),
@@ -146,13 +153,17 @@ def _load(name: str, adapters: dict[str, Path]) -> Model:
     import jax
 
     from owl_jax.inference.engine import Engine
+    from owl_jax.parallel.mesh import make_mesh
     from owl_jax.serving.model import Model
 
+    sizes = (_DATA.value, _FSDP.value, _TENSOR.value)
     start = time.monotonic()
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(
         _MODEL.value,
         dtype,
+        mesh=None if sizes == (1, 1, 1) else make_mesh(*sizes),
+        any_base=_ANY_BASE.value,
         verify=_VERIFY.value,
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,

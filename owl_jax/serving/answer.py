@@ -82,7 +82,10 @@ class Answer:
                     "request %s failed", request_id, exc_info=event.error
                 )
                 raise internal_error(request_id)
-        return self._kept(Delta(self._stream.finish(), (), self.reason))
+        text = self._stream.finish()
+        if self._stream.is_stopped:  # by a character that is complete only now
+            self.reason = "stop"
+        return self._kept(Delta(text, (), self.reason))
 
     def _kept(self, delta: Delta) -> Delta:
         self.text += delta.text

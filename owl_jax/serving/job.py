@@ -69,6 +69,7 @@ class Planner:
         adapter = self.model.adapter(asked.model)
         if asked.top_logprobs is not None and not asked.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        self._check_choices(1, asked.n or 1, "n")
         num_frames = self._num_frames(asked)
         media = Media(self.settings.limits, self.downloads)
         messages = owl_messages(asked.messages, media)
@@ -91,9 +92,21 @@ class Planner:
             raise ApiError(
                 400, "best_of is not supported; expected the value of n", param="best_of"
             )
-        prompts = [self._completion_prompt(each) for each in _prompts(asked.prompt)]
+        given = _prompts(asked.prompt)
+        self._check_choices(len(given), asked.n or 1, "prompt")
+        prompts = [self._completion_prompt(each) for each in given]
         wanted = asked.max_tokens or _DEFAULT_COMPLETION
         return self._job(asked, prompts, adapter, wanted, asked.logprobs, "prompt")
+
+    def _check_choices(self, num_prompts: int, n: int, param: str) -> None:
+        """Raises ApiError if a request asks for too many answers."""
+        if n * num_prompts > (most := self.settings.limits.choices):
+            raise ApiError(
+                400,
+                f"{n * num_prompts} answers are asked for; expected at most {most}",
+                param="n" if n > 1 else param,
+                code="too_many",
+            )
 
     def _num_frames(self, asked: ChatBody) -> int:
         options = asked.media_io_kwargs and asked.media_io_kwargs.video
@@ -108,24 +121,21 @@ class Planner:
 
     def _completion_prompt(self, prompt: str | list[int]) -> ChatPrompt:
         owl = self.model.owl
+        most = owl.config.llm.max_length
+        is_text = isinstance(prompt, str)
+        if len(prompt) >= (longest_text(most) if is_text else most):  # before it takes time
+            what = "characters" if is_text else "tokens"
+            found = f"the prompt has {len(prompt):,} {what}; the model's maximum is {most:,} tokens"
+            raise api_error(PromptTooLong(found), "prompt")
         if isinstance(prompt, str):
-            if len(prompt) > longest_text(owl.config.llm.max_length):
-                raise api_error(
-                    PromptTooLong(
-                        f"the prompt has {len(prompt):,} characters; the model's maximum is "
-                        f"{owl.config.llm.max_length:,} tokens"
-                    ),
-                    "prompt",
-                )
+            ids = owl.tokenizer.encode(prompt.encode("utf-8", errors="replace").decode("utf-8"))
             bos = owl.tokenizer.bos_id
-            text = prompt.encode("utf-8", errors="replace").decode("utf-8")
-            ids = owl.tokenizer.encode(text)
             if bos is not None and owl.format.begins_with_bos(owl.tokenizer):
                 ids = [bos, *ids]
         else:
-            ids, most = list(prompt), owl.config.llm.vocab_size
-            if not all(0 <= id < most for id in ids):
-                raise ApiError(400, f"prompt has ids outside 0 to {most - 1}", param="prompt")
+            ids, size = prompt, owl.config.llm.vocab_size
+            if not all(0 <= id < size for id in ids):
+                raise ApiError(400, f"prompt has ids outside 0 to {size - 1}", param="prompt")
         if not ids:
             raise ApiError(400, "the prompt is empty; expected at least one token", param="prompt")
         return ChatPrompt(np.asarray(ids, np.int32))
@@ -140,13 +150,6 @@ class Planner:
         param: str,
     ) -> Job:
         limits, count = self.settings.limits, asked.n or 1
-        if count * len(prompts) > limits.choices:
-            raise ApiError(
-                400,
-                f"{count * len(prompts)} answers are asked for; expected at most {limits.choices}",
-                param="n" if count > 1 else param,
-                code="too_many",
-            )
         sampling = self._sampling(asked)
         constraints = self._constraints(asked, count * len(prompts))
         seed = secrets.randbelow(_SEEDS) if asked.seed is None else asked.seed % _SEEDS
@@ -160,29 +163,29 @@ class Planner:
                 requests.append(
                     Request(
                         prompt,
-                        most,
-                        sampling,
-                        (seed + index) % _SEEDS,
-                        min(asked.min_tokens or 0, most),
-                        () if asked.ignore_eos else self.model.owl.end_ids,
-                        num_logprobs,
-                        constraints[len(requests)],
-                        adapter,
-                        end,
+                        max_new_tokens=most,
+                        sampling=sampling,
+                        seed=(seed + index) % _SEEDS,
+                        min_new_tokens=min(asked.min_tokens or 0, most),
+                        end_ids=() if asked.ignore_eos else self.model.owl.end_ids,
+                        num_logprobs=num_logprobs,
+                        constraint=constraints[len(requests)],
+                        adapter=adapter,
+                        deadline=end,
                     )
                 )
         stops = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
         options = asked.stream_options
         return Job(
-            adapter or self.model.name,
-            requests,
-            sum(len(prompt.input_ids) for prompt in prompts),
-            stops,
-            "",
-            asked.min_tokens or 0,
-            bool(asked.stream),
-            bool(options and options.include_usage),
-            bool(options and options.continuous_usage_stats),
+            model=adapter or self.model.name,
+            requests=requests,
+            prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts),
+            stops=stops,
+            start="",
+            min_tokens=asked.min_tokens or 0,
+            stream=bool(asked.stream),
+            include_usage=bool(options and options.include_usage),
+            continuous_usage=bool(options and options.continuous_usage_stats),
         )
 
     def _room(self, prompt: ChatPrompt, param: str) -> int:
