@@ -248,7 +248,7 @@ class Owl:
         num_frames = whole_number(num_frames, "num_frames", 1, MOST_FRAMES)
         messages, pictures, clips = take_out(messages, images, videos)
         # Bytes that are not UTF-8 become surrogates, which no tokenizer accepts.
-        text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
+        text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages, margins=True))
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
         if self.config.text_only and (pictures or clips or any(count_media(text))):

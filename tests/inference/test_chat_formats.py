@@ -178,6 +178,13 @@ def test_a_chat_template_goes_with_the_model(owl, directory, tmp_path, answered)
     again = owl_jax.load(tmp_path / "saved", "float32")
     assert again.config.conversation == "chat_template"
     assert again.chat([system, *MESSAGES]) == templated.chat([system, *MESSAGES])
+    # White space around a message is the template's business, and the other formats trim it.
+    spaced = [{"role": "user", "content": "\n What?\n\n"}]
+    ids = owl.tokenizer.encode("USER: \n What?\n\n ASSISTANT:")
+    expected = templated.generate([[1, *ids]], max_new_tokens=8)[0]
+    assert templated.chat(spaced, max_new_tokens=8) == owl.tokenizer.decode(expected)
+    plain = [{"role": "user", "content": "What?"}]
+    assert owl.chat(spaced, max_new_tokens=8) == owl.chat(plain, max_new_tokens=8)
 
 
 def test_a_plain_language_model_uses_its_chat_template(tmp_path):
