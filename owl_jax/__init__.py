@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from jax.sharding import Mesh
@@ -24,6 +24,7 @@ def load(
     verify: bool = False,
     parts: Sequence[str | Path] = (),
     conversation: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Owl:
     """Loads a model.
 
@@ -45,6 +46,8 @@ def load(
         directory does not name them: loading it must not run its code.
       conversation: replaces the conversation format that the directory names; a format's name,
         or a Python file (docs/add_a_conversation_format.md).
+      adapters: {name: directory} of several adapters at once; the requests of an engine
+        (owl_jax.inference.engine) choose among them, and share batches.
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
     Raises owl_jax.errors.UserError for files that are missing, damaged or mismatched.
@@ -52,4 +55,4 @@ def load(
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl
 
-    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts, conversation)
+    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts, conversation, adapters)

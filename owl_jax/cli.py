@@ -10,6 +10,7 @@ has saved ends with 75. Every other exception is a bug in owl_jax and keeps its 
 import difflib
 import errno
 import logging
+import operator
 import os
 import re
 import signal
@@ -44,6 +45,8 @@ PATHS = frozenset(
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
+# The keys that choose a variant of their section.
+_CHOOSING = ("kind", "architecture")
 # Flags of output paths: operating-system errors about them are user errors.
 _WRITTEN = ("workdir", "target", "output", "json", "hlo")
 
@@ -301,17 +304,18 @@ def _check_config(arguments: list[str]) -> list[str]:
         elif match := re.match(r"--?config=(.*)", argument, re.DOTALL):
             source = match[1]
             arguments[i] = f"--config={_config_file(source)}"
-        elif match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
-            overrides.append(match[1])
+        elif match := re.match(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL):
+            following = "".join(arguments[i + 1 : i + 2])
+            overrides.append((match[1], following if match[2] is None else match[2]))
     if source is None:
         if overrides:
             raise flags.Error(
-                f"--config.{overrides[0]} overrides nothing; give --config=FILE first"
+                f"--config.{overrides[0][0]} overrides nothing; give --config=FILE first"
             )
         return arguments
     path, _, parameter = _config_file(source).partition(":")
     config = _load_config(path, parameter)
-    for key in overrides:
+    for key, value in overrides:
         name, bracket, _ = key.partition("[")
         try:
             config_path.get_type(name, config)
@@ -321,6 +325,9 @@ def _check_config(arguments: list[str]) -> list[str]:
             raise flags.Error(
                 f"--config.{key}: overrides replace whole values; write --config.{name}=VALUE"
             )
+        section = operator.attrgetter(name)(config)
+        if isinstance(section, ConfigDict) and not value.lstrip().startswith("{"):
+            raise flags.Error(_is_a_section(name, value, list(section)))
     return arguments
 
 
@@ -342,6 +349,13 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
             f"config file {path} must define get_config() that returns an ml_collections.ConfigDict"
         )
     return config
+
+
+def _is_a_section(name: str, value: str, keys: list[str]) -> str:
+    """The message for a value that is given to a section of the config."""
+    chosen = next((key for key in _CHOOSING if key in keys), None)
+    hint = f"use --config.{name}.{chosen}={value}" if chosen else "override one of them"
+    return f"--config.{name}={value}: a section, with the keys {', '.join(keys)}; {hint}"
 
 
 def _unknown_key(key: str, path: str, config: ConfigDict) -> str:

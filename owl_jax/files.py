@@ -34,8 +34,17 @@ _WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)|\\\\.*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})(?:/|$)|%[A-Za-z_]\w*%")
 
 
+# What Git leaves in place of a large file that it has not fetched: a text of about 130 bytes.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER = 1024
+
+
 class NotAFile(OSError):
-    """The path is not a regular file, but a folder, FIFO, socket or device."""
+    """The path is not a regular file, but a folder, FIFO, socket, device or Git LFS pointer."""
+
+
+class GitPointer(NotAFile):
+    """Git LFS's pointer in the place of a file."""
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -62,10 +71,15 @@ def open_regular(path: Path) -> BinaryIO:
 def check_regular(file: int | str | Path, name: str | Path | None = None) -> None:
     """Raises OSError if `file`, a path or a descriptor, is missing or not a regular file.
 
-    For libraries that open a path themselves. name: the file's name in the error.
+    So does a Git LFS pointer. For libraries that open a path themselves. name: the file's name in
+    the error.
     """
-    mode = os.stat(file).st_mode  # noqa: PTH116 - also takes descriptors
+    status = os.stat(file)  # noqa: PTH116 - also takes descriptors
+    mode = status.st_mode
     if stat.S_ISREG(mode):
+        if len(_POINTER) <= status.st_size <= _LONGEST_POINTER and _is_pointer(file):
+            what = "is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
+            raise GitPointer(errno.ENODATA, what, str(file if name is None else name))
         return
     kinds = {
         stat.S_IFDIR: (errno.EISDIR, "is a directory"),
@@ -74,6 +88,16 @@ def check_regular(file: int | str | Path, name: str | Path | None = None) -> Non
     }
     number, what = kinds.get(stat.S_IFMT(mode), (errno.EINVAL, "is a device, not a regular file"))
     raise NotAFile(number, what, str(file if name is None else name))
+
+
+def _is_pointer(file: int | str | Path) -> bool:
+    try:
+        if isinstance(file, int):
+            return os.pread(file, len(_POINTER), 0) == _POINTER
+        with open(file, "rb") as opened:  # noqa: PTH123 - `file` may be a text
+            return opened.read(len(_POINTER)) == _POINTER
+    except OSError:  # whoever reads it reports that
+        return False
 
 
 def is_directory(path: str | Path) -> bool:

@@ -10,10 +10,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from owl_jax.errors import UserError
+from owl_jax.files import open_regular
 
 _T = TypeVar("_T")
 
@@ -28,7 +30,7 @@ def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
 
     Raises UserError, with the line of the file, for any exception of the file or the function.
     """
-    with _explained(path, what):
+    with explained(what, path):
         found = runpy.run_path(path).get(function)
         return found(*([argument] if argument else [])) if found else None
 
@@ -39,11 +41,7 @@ def load_module(path: str, what: str) -> ModuleType:
     Its classes are found by name in sys.modules, as dataclasses need. what: as in `call_in_file`.
     Raises UserError for a file that cannot be read, and like `call_in_file`.
     """
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - links stay
-            content = hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{what} {path}: {error.strerror}; expected a Python file") from None
+    content = hashlib.sha256(_content_of(path, what)).hexdigest()
     where = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     name = f"owl_jax_file_{where[:16]}"
     known = sys.modules.get(name)
@@ -56,7 +54,7 @@ def load_module(path: str, what: str) -> ModuleType:
     vars(module)[_CONTENT] = content
     sys.modules[name] = module
     try:
-        with _explained(path, what):
+        with explained(what, path):
             spec.loader.exec_module(module)
     except BaseException:
         if known is None:
@@ -70,27 +68,43 @@ def load_module(path: str, what: str) -> ModuleType:
 def objects_in_file(path: str, kind: type[_T], what: str) -> list[_T]:
     """Runs the file `path` and returns the objects of a class that it names, each once.
 
-    Raises UserError as `call_in_file`, and for a missing file.
+    Raises UserError for a file that cannot be read, and like `call_in_file`.
     """
-    with _explained(path, what):
+    _content_of(path, what)
+    with explained(what, path):
         found = [value for value in runpy.run_path(path).values() if isinstance(value, kind)]
         return list({id(value): value for value in found}.values())
 
 
+def _content_of(path: str, what: str) -> bytes:
+    try:
+        with open_regular(Path(path)) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror}; expected a Python file") from None
+
+
 @contextmanager
-def _explained(path: str, what: str) -> Iterator[None]:
-    """Turns any exception of a file into a UserError with its line."""
+def explained(what: str, *paths: str) -> Iterator[None]:
+    """Turns any exception of code in these files, and its sys.exit, into a UserError with its line.
+
+    So are exceptions elsewhere, unless the system raised them, as for a full disk: what the files
+    returned may have caused them. what: as in `call_in_file`.
+    """
     try:
         yield
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        names = {os.path.abspath(path): path for path in paths}  # noqa: PTH100 - links stay
         inside = [
-            frame.lineno
+            f"{names[path]}, line {frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename in (path, os.path.abspath(path))  # noqa: PTH100 - links stay
+            if (path := os.path.abspath(frame.filename)) in names  # noqa: PTH100
         ]
-        where = f", line {inside[-1]}" if inside else ""
-        raise UserError(f"{what} {path}{where}: {type(error).__name__}: {error}") from error
+        if not inside and isinstance(error, OSError | MemoryError):
+            raise
+        where = inside[-1] if inside else paths[0]
+        raise UserError(f"{what} {where}: {type(error).__name__}: {error}") from error

@@ -138,6 +138,20 @@ def test_wrong_flags(command, arguments, words):
     assert_one_line(result, 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("model.resizing=pad", "keys fill, filter, kind; use --config.model.resizing.kind=pad"),
+        ("mesh=4", "a section, with the keys data, fsdp, tensor; override one of them"),
+        ("model.llm=", "--config.model.llm=: a section"),
+    ],
+)
+def test_a_value_for_a_section(argument, words, tmp_path):
+    config = ("--config=configs/demo/stage0.py", f"--workdir={tmp_path}")
+    result = forked.run("-m", "owl_jax.train", *config, f"--config.{argument}")
+    assert_one_line(result, 2, f"--config.{argument}", words)
+
+
 def test_missing_flags(command):
     assert_one_line(command("--config=config.py"), 2, "--workdir")
     assert_one_line(command("--workdir=x"), 2, "--config")

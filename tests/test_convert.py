@@ -214,6 +214,13 @@ def damaged(own, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged")
     shutil.copytree(LLAMA, path / "torn")
     (path / "torn" / WEIGHTS).write_bytes((LLAMA / WEIGHTS).read_bytes()[:-100])
+    model, params = golden.model(golden.LLAMA)
+    save_model(path / "clip", model, {"vision": params["vision"]}, "orbax")
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 812\n"
+    shutil.copytree(LLAMA, path / "lfs")
+    (path / "lfs" / "config.json").write_text(pointer)
+    shutil.copytree(LLAMA, path / "big")
+    (path / "big" / WEIGHTS).write_text(pointer)
     (path / "gpt").mkdir()
     (path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
     shutil.copytree(own, path / "cut")
@@ -233,6 +240,13 @@ def damaged(own, tmp_path_factory):
         ("is an adapter: name its model with --base=DIR", ADAPTER, "peft", ""),
         ("no vision and no connector and no llm; it has lora", "own", "huggingface", ""),
         ("the model has no lora; it has", LLAMA, "peft", ""),
+        (f"{LLAMA}: the model has no lora", LLAMA, "peft", ""),
+        ("format=peft writes an adapter only: use huggingface or orbax", LLAMA, "peft", ""),
+        ("clip: the model has no connector and no llm; it has vi", "clip", "huggingface", ""),
+        ("use it as config.init.vision of a training", "clip", "huggingface", ""),
+        ("config.json: is a Git LFS pointer, not the file itself: run `git", "lfs", "orbax", ""),
+        ("model.safetensors: not a readable safetensors file (is a Git LFS", "big", "orbax", ""),
+        ("own: the model has no vision and no connector and no llm", "own", "huggingface", ""),
         ("no adapter_config.json", LLAMA, "orbax", "--merge_adapter=/nowhere"),
         ("names no projection of this", BLOOM, "orbax", f"--merge_adapter={ADAPTER}"),
         ("no language model to merge", "own", "orbax", f"--merge_adapter={ADAPTER}"),

@@ -59,6 +59,19 @@ def test_what_is_no_regular_file_is_refused_at_once(no_file):
     assert no_file.name in str(told.value)
 
 
+def test_a_pointer_of_git_lfs_is_no_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    for look in (check_regular, open_regular):
+        with pytest.raises(NotAFile, match="is a Git LFS pointer, not the file itself"):
+            look(path)
+    with pytest.raises(UserError, match=r"config\.json: is a Git LFS pointer.*pull` in its folder"):
+        read_json(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n" * 99)  # a text about them
+    check_regular(path)
+    open_regular(path).close()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

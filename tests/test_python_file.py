@@ -3,7 +3,7 @@
 import pytest
 
 from owl_jax.errors import UserError
-from owl_jax.python_file import call_in_file
+from owl_jax.python_file import call_in_file, objects_in_file
 
 FILE = """
 from dataclasses import dataclass
@@ -44,9 +44,18 @@ def test_with_an_argument_and_without(call):
         ("refuse", "", FILE, "^not today$"),
         ("refuse", "x", FILE, r"^a file \S+given\.py: TypeError: refuse\(\) takes 0 positional"),
         ("give", "", "x = (", r"^\S+given\.py, line 1: '\(' was never closed$"),
+        ("give", "", "\nexit(2)", r"^a file \S+given\.py, line 2: SystemExit: 2$"),
+        ("give", "", "def give():\n raise SystemExit", r"given\.py, line 2: SystemExit: $"),
         ("give", "", "import no_such", r"given\.py, line 1: ModuleNotFoundError: No module"),
     ],
 )
 def test_what_goes_wrong(call, function, argument, text, message):
     with pytest.raises(UserError, match=message):
         call(function, argument, text)
+
+
+def test_objects_of_a_file_that_cannot_be_read(tmp_path):
+    for name, why in (("none.py", "No such file or directory"), ("", "is a directory")):
+        path = tmp_path / name
+        with pytest.raises(UserError, match=rf"a file {path}: {why}; expected a Python file"):
+            objects_in_file(str(path), str, "a file")

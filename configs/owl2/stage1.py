@@ -23,6 +23,7 @@ from owl_jax.training.config import base_config
 
 def get_config() -> ConfigDict:
     config = base_config(MPLUG_OWL2_7B)
+    config.model.vision.layer_norm_eps = 1e-5  # CLIP's, which stage 1 starts from; released: 1e-6
     config.epochs = 1.0
     config.steps = 10_000  # only for owl_jax.compile, which reads no data
     config.batch_size = 512

@@ -69,9 +69,11 @@ def analyse(
         unknown_loops=runs.unknown,
         text=compiled.text,
     )
-    if not quick:
-        guess = estimate(runs, exchanged, program.devices, topology)
-        chips = program.mesh.size
+    if quick:
+        return report
+    guess = estimate(runs, exchanged, program.devices, topology)
+    chips = program.mesh.size
+    if guess.total:  # the compiler estimates nothing for some programs that only write
         report.estimated = Estimated(
             seconds=guess.total,
             mfu=program.model_flops / (guess.total * chips * topology.chip.peak_flops),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from owl_jax.checkpoint.hf_import import abstract_params, renaming
+from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
 from owl_jax.checkpoint.safetensors_writer import write_file
@@ -76,7 +76,7 @@ def _renaming(config: OwlConfig, names: Collection[str]) -> Callable[[str], str]
     family = _family(config)
     if family is None:
         return lambda name: name
-    return renaming(family, [name.removeprefix(_BARE_PREFIX) for name in names])
+    return family.renaming([name.removeprefix(_BARE_PREFIX) for name in names])
 
 
 def merge_lazy(

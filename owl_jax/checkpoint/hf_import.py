@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
+from owl_jax.checkpoint.recognition import refuse_other_kind
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.checkpoint.special_ids import special_ids
@@ -27,8 +28,9 @@ from owl_jax.files import check_regular, read_json
 from owl_jax.media.resizing import SQUASH
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems, read_conversation
-from owl_jax.models.families import FAMILIES, Family, family_of
+from owl_jax.models.families import Family, family_of
 from owl_jax.models.families.mplug_owl import around
+from owl_jax.models.parts import LanguagePart, VisionPart, faults_told
 from owl_jax.models.weight_names import Row, without_prefix
 from owl_jax.text.chat_template import CHAT_TEMPLATE, has_chat_template
 from owl_jax.text.formats import OWL
@@ -153,10 +155,11 @@ def open_family(directory: Path) -> Opened:
     config = huggingface.read_config(directory, files.names())
     values = read_json(directory / CONFIG_FILE)
     family = family_of(values, directory / CONFIG_FILE)
-    _check_family(family, files, directory)
+    if not family.marks(files.names()):
+        refuse_other_kind(family.model_type, files.names(), directory)
     tower = huggingface.tower_directory(directory)
     config = with_preprocessor(config, tower or directory, family.reads_resizing)
-    rename = renaming(family, files.names())
+    rename = family.renaming(files.names())
     rows = [
         dataclasses.replace(row, source=rename(row.source)) for row in family.weight_rows(config)
     ]
@@ -168,7 +171,7 @@ def open_family(directory: Path) -> Opened:
         rows = [row for row in rows if not row.target.startswith("vision/")]
         apart = open_vision(tower)
     ignored = partial(family.ignores, config)
-    params = from_source(rows, files, abstract, directory, tied, ignored)
+    params = _read_tensors(rows, files, abstract, directory, family.model_type, tied, ignored)
     if config.vision and apart:
         params["vision"] = config.vision.taken_from(apart.params["vision"])
     trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
@@ -176,41 +179,24 @@ def open_family(directory: Path) -> Opened:
     return Opened(config, params, trained.as_trained, notes, files, tower=apart)
 
 
-def renaming(family: Family, names: Collection[str]) -> Callable[[str], str]:
-    """Maps the family's tensor names to those of files that another version may have written.
+def _read_tensors(
+    rows: list[Row],
+    files: TensorFiles,
+    abstract: Mapping[str, Any],
+    directory: Path,
+    kind: str,
+    tied: Mapping[str, str] | None = None,
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Any]:
+    """`from_source`; if the weights are another model's, the error names it, not each tensor.
 
-    names: of the files' tensors.
+    kind: model_type of the expected one.
     """
-    found = {
-        prefix: next(
-            (
-                spelling
-                for spelling in (prefix, *others)
-                if any(name.startswith(spelling) for name in names)
-            ),
-            prefix,
-        )
-        for prefix, others in family.spellings.items()
-    }
-
-    def rename(name: str) -> str:
-        for prefix, spelling in found.items():
-            if name.startswith(prefix):
-                return spelling + name.removeprefix(prefix)
-        return name
-
-    return rename
-
-
-def _check_family(family: Family, files: TensorFiles, directory: Path) -> None:
-    """Raises UserError if the tensors are another family's."""
-    names = files.names()
-    others = [other.model_type for other in FAMILIES.values() if other.mark in names]
-    if family.mark not in names and others:
-        raise UserError(
-            f"{directory}: config.json has model_type {family.model_type!r}, but the weights are "
-            f"those of {others[0]!r}; copy both from the same model"
-        )
+    try:
+        return from_source(rows, files, abstract, directory, tied, ignored)
+    except UserError:
+        refuse_other_kind(kind, files.names(), directory)
+        raise
 
 
 def open_vision(directory: Path) -> Opened:
@@ -220,12 +206,19 @@ def open_vision(directory: Path) -> Opened:
     """
     vision = huggingface.read_vision_config(directory)
     vision = vision_with_preprocessor(vision, directory)
+    with faults_told(vision):
+        return _open_vision(vision, directory)
+
+
+def _open_vision(vision: VisionPart, directory: Path) -> Opened:
     config = around(vision)
     files = open_files(directory)
     rows = vision.weight_rows()
     if not any(name.startswith("vision_model.") for name in files.names()):
         rows = without_prefix(rows, "vision_model.")
-    params = from_source(rows, files, abstract_params(config), directory, {}, vision.ignores)
+    abstract = abstract_params(config)
+    kind = read_json(directory / CONFIG_FILE).get("model_type", vision.architecture)
+    params = _read_tensors(rows, files, abstract, directory, kind, ignored=vision.ignores)
     unused = sum(map(vision.ignores, files.names()))
     note = f"{vision.OTHER_PARTS} ({unused} tensors) are not used"
     return Opened(config, params, notes=(note,) if unused else (), files=files)
@@ -237,6 +230,11 @@ def open_language(directory: Path) -> Opened:
     Raises UserError that lists every tensor that does not fit.
     """
     llm = huggingface.read_language_config(directory)
+    with faults_told(llm):
+        return _open_language(llm, directory)
+
+
+def _open_language(llm: LanguagePart, directory: Path) -> Opened:
     files = open_files(directory)
     rows, tied = llm.weight_rows(), llm.tied_tensors
     # A model saved without its head has no prefix.
@@ -246,7 +244,8 @@ def open_language(directory: Path) -> Opened:
     tied = dict.fromkeys(tied, embedding)
     config = OwlConfig(None, None, llm, conversation=_conversation_of(directory))
     config, notes = _with_found_ids(config, rows, files, directory)
-    params = from_source(rows, files, abstract_params(config), directory, tied)
+    abstract = abstract_params(config)
+    params = _read_tensors(rows, files, abstract, directory, llm.architecture, tied)
     values = read_json(directory / CONFIG_FILE)
     trained = schema.convert(directory / CONFIG_FILE, values, schema.Trained)
     config = _with_own_keys(config, trained, directory)
@@ -314,7 +313,8 @@ def _with_found_ids(
     config, notes = _with_found_vocabulary(config, rows, files)
     values = read_json(directory / CONFIG_FILE)
     text = values.get("text_config")
-    eos = (text if isinstance(text, dict) else values).get("eos_token_id")
+    section = text if isinstance(text, dict) else values
+    eos = section.get("eos_token_id")
     several = eos if isinstance(eos, list) and len(eos) > 1 else []
     if several:
         notes = (
@@ -328,15 +328,18 @@ def _with_found_ids(
         for name, value in special_ids(directory).items()
         if 0 <= value < config.llm.vocab_size
     }
-    in_config = {name: getattr(config.llm, name) for name in found}
+    # A key that the file lacks, or that is null, says nothing that could be wrong.
+    said = [name for name in found if section.get(name) is not None]
+    in_config = {name: getattr(config.llm, name) for name in said}
     llm = dataclasses.replace(cast(Any, config.llm), **found)
     config = dataclasses.replace(config, llm=llm)
     if found.get("eos_token_id") in several:
         in_config["eos_token_id"] = found["eos_token_id"]
-    if found == in_config:
+    in_tokenizer = {name: found[name] for name in in_config}
+    if in_tokenizer == in_config:
         return config, notes
     note = (
-        f"config.json says {_ids_as_text(in_config)}, the tokenizer {_ids_as_text(found)}; "
+        f"config.json says {_ids_as_text(in_config)}, the tokenizer {_ids_as_text(in_tokenizer)}; "
         "using the tokenizer's"
     )
     return config, (*notes, note)

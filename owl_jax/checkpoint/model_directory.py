@@ -55,6 +55,7 @@ from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
 from owl_jax.models.language import plain_models
+from owl_jax.models.parts import faults_told
 from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
@@ -101,7 +102,8 @@ def _described(path: Path, values: schema.OwnConfig) -> OwlConfig:
         raise UserError(f"{path}: not a model that this owl_jax knows ({error})") from None
     problems = config.problems() + id_problems(config.llm)
     if config.lora is not None:
-        names = projections(config.llm.weight_rows())
+        with faults_told(config.llm):
+            names = projections(config.llm.weight_rows())
         unknown = [name for name in config.lora.targets if name not in names]
         if unknown or not config.lora.targets:
             problems.append(
@@ -119,7 +121,7 @@ def open_model(directory: Path) -> Opened:
     Raises UserError if a file, a subtree or a tensor is missing or does not fit.
     """
     opened = open_any(directory)
-    _check_subtrees(directory, _subtrees(opened.config), opened.params)
+    _check_subtrees(str(directory), _subtrees(opened.config), opened.params)
     return opened
 
 
@@ -129,7 +131,7 @@ def open_subtrees(directory: Path, names: Sequence[str]) -> Opened:
     Raises UserError for a subtree that the directory does not have, and like `open_model`.
     """
     opened = open_any(directory)
-    _check_subtrees(directory, names, opened.params)
+    _check_subtrees(str(directory), names, opened.params)
     return dataclasses.replace(opened, params={name: opened.params[name] for name in names})
 
 
@@ -167,7 +169,8 @@ def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dic
     Raises UserError for an adapter of another model.
     """
     if (directory / ADAPTER_FILE).exists() or not (directory / CONFIG_FILE).exists():
-        lora, factors = open_adapter(directory, config)
+        with faults_told(*config.parts.values()):
+            lora, factors = open_adapter(directory, config)
         return dataclasses.replace(with_recorded(config, directory), lora=lora), factors
     opened = open_any(directory)
     found = opened.config
@@ -177,7 +180,7 @@ def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dic
     )
     if found != config:
         raise UserError(f"{directory}: adapter of another model; its config.json differs")
-    _check_subtrees(directory, ["lora"], opened.params)
+    _check_subtrees(str(directory), ["lora"], opened.params)
     return config, opened.params["lora"]
 
 
@@ -214,15 +217,19 @@ def save_model(
     if base is None and "lora" in params and "llm" in params:
         base = Base.of(str(companions or ""), params["llm"])
     if format == "huggingface":
-        _check_subtrees(directory, _subtrees(config), params)
+        _check_subtrees(str(companions or "the model"), _subtrees(config), params)
         if config.lora is not None:
             merged = merge_lazy(params["llm"], params["lora"], config.lora)
             params = {**params, "llm": merged}
             config = dataclasses.replace(config, lora=None)
         base = None
-    elif format == "peft":
-        _check_subtrees(directory, ["lora"], params)
-    with whole_directory(directory) as target:
+    elif format == "peft" and "lora" not in params:
+        raise UserError(
+            f"{companions or 'the model'}: the model has no lora; it has "
+            f"{', '.join(sorted(params))}; format=peft writes an adapter only: use huggingface "
+            "or orbax"
+        )
+    with faults_told(*config.parts.values()), whole_directory(directory) as target:
         if format == "orbax":
             write_params(target / _PARAMS, params, progress)
         if jax.process_index() > 0:
@@ -302,6 +309,11 @@ def _subtrees(config: OwlConfig) -> list[str]:
 
 def open_any(directory: Path) -> Opened:
     """Opens all the parts that the directory has. Raises UserError like `open_model`."""
+    if (directory / ADAPTER_FILE).exists() and not (directory / CONFIG_FILE).exists():
+        raise UserError(
+            f"{directory} is an adapter; name its model as the model, and this as the adapter "
+            "(--adapter, config.init.lora)"
+        )
     values = read_json(directory / CONFIG_FILE)
     if values.get("format") == _FORMAT:
         return _open_own(directory)
@@ -320,7 +332,7 @@ def _open_own(directory: Path) -> Opened:
     nans: dict[str, int] = {}
     held = _with_current_names(values.version, open_params(path, nans))
     abstract = abstract_params(config)
-    _check_subtrees(directory, list(held), abstract)
+    _check_subtrees(str(directory), list(held), abstract)
     _check_shapes(directory, held, {name: abstract[name] for name in held})
     return Opened(config, held, as_trained=values.as_trained, nans=nans)
 
@@ -331,13 +343,23 @@ def _with_current_names(version: int, subtrees: Mapping[str, Any]) -> dict[str, 
     return {names.get(name, name): value for name, value in subtrees.items()}
 
 
-def _check_subtrees(directory: Path, names: Sequence[str], params: Mapping[str, Any]) -> None:
+def _check_subtrees(where: str, names: Sequence[str], params: Mapping[str, Any]) -> None:
+    """Raises UserError for missing subtrees, with what else to do with those that are there.
+
+    where: the model's directory, for messages.
+    """
     missing = [name for name in names if name not in params]
-    if missing:
-        raise UserError(
-            f"{directory}: the model has no {' and no '.join(missing)}; it has "
-            f"{', '.join(sorted(params))}"
-        )
+    if not missing:
+        return
+    advice = ""
+    if [*params] == ["lora"]:
+        advice = "; an adapter needs its model (--base of owl_jax.convert, --adapter of others)"
+    elif "llm" in missing and "vision" in params:
+        advice = "; use it as config.init.vision of a training, or convert it to orbax"
+    raise UserError(
+        f"{where}: the model has no {' and no '.join(missing)}; it has "
+        f"{', '.join(sorted(params))}{advice}"
+    )
 
 
 def _check_shapes(directory: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -175,12 +175,23 @@ def from_source(
       ignored: tensors of the source to ignore, besides buffers.
 
     Raises UserError that lists missing, unexpected and mis-shaped tensors, and tied tensors that
-    differ from their originals.
+    differ from their originals; and for rows that are not those of the model's parameters.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(dict(abstract), sep="/").items()}
     targets: dict[str, list[Row]] = {}
     for row in rows:
         targets.setdefault(row.target, []).append(row)
+    subtrees = {target.partition("/")[0] for target in targets}
+    unknown = sorted(targets.keys() - shapes.keys())
+    forgotten = [
+        path for path in shapes if path.partition("/")[0] in subtrees and path not in targets
+    ]
+    if unknown or forgotten:
+        raise UserError(
+            f"{where}: the table of weights (weight_rows) does not fit the model's parameters: "
+            f"rows without a parameter: {listed(unknown) or 'none'}; parameters without a row: "
+            f"{listed(forgotten) or 'none'}"
+        )
     tied = tied or {}
     wanted = {
         source: row.transform.source_shape(_row_shape(row, shapes[target], len(group)))

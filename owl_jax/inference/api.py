@@ -19,11 +19,12 @@ from jax.sharding import Mesh
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
-from owl_jax.inference.core import quickest_form
-from owl_jax.inference.generate import Request, generate, new_tokens
+from owl_jax.inference.core import quickest_form, without_adapters
+from owl_jax.inference.generate import Batch, generate, new_tokens
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays
+from owl_jax.inference.requests import ChatPrompt
 from owl_jax.inference.sampling import Sampling, check_seed
 from owl_jax.inference.text_stream import decode_stream, up_to, without_start
 from owl_jax.media.image import ImageSource, preprocess_image
@@ -72,6 +73,7 @@ class Owl:
         tokenizer_source: Path | None = None,
         mesh: Mesh | None = None,
         as_trained: bool = True,
+        adapters: tuple[str, ...] = (),
     ):
         """Wraps weights that are in memory; inference/load.py reads them from a directory.
 
@@ -81,13 +83,16 @@ class Owl:
           tokenizer_source: the tokenizer's directory; only `chat` needs one.
           as_trained: tokenise prompts as in training; otherwise as the original's processor does
             (text/conversation.py, tokenize_prompt).
+          adapters: names of the adapters that `params` has side by side (models/lora.py); the
+            engine's requests choose among them, `generate` and `chat` use none.
         """
         self.config = config
         self.params = params
         self._compute = Compute(dtype=jnp.dtype(dtype))
         self._tokenizer_source = tokenizer_source
-        self._mesh = mesh
+        self.mesh = mesh
         self.as_trained = as_trained
+        self.adapters = adapters
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
         """Tokens that an "image", or a "video" of `frames` frames, takes in a sequence: the number
@@ -101,10 +106,11 @@ class Owl:
         prompt = prompt_arrays(self.config, input_ids, attention_mask, images, videos)
         positions = np.broadcast_to(np.arange(prompt.input_ids.shape[1]), prompt.input_ids.shape)
         segments = (positions < prompt.lengths[:, None]).astype(np.int32)
-        with uninterrupted(), on_mesh(self._mesh, len(prompt.lengths)):
-            compute, params = self._form
+        with uninterrupted(), on_mesh(self.mesh, len(prompt.lengths)):
+            compute, params = self.compiled_form
+            config, params = without_adapters(self.config, params)
             logits = _forward(
-                self.config,
+                config,
                 compute,
                 params,
                 prompt.input_ids,
@@ -157,7 +163,7 @@ class Owl:
         sampling, seed = Sampling.of(temperature, top_k, top_p), check_seed(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
         if eos_token_id is None:
-            end_ids = self._end_ids
+            end_ids = self.end_ids
         else:
             given = eos_token_id if isinstance(eos_token_id, list | tuple) else [eos_token_id]
             most = self.config.llm.vocab_size - 1
@@ -168,10 +174,10 @@ class Owl:
                 f"max_new_tokens is {max_new_tokens}, but after {prompt.lengths.max()} tokens of "
                 f"prompt the model has room for {room}; lower it or shorten the prompt"
             )
-        compute, params = self._form
-        request = Request(prompt, max_new_tokens, sampling, seed, end_ids)
-        on_device = partial(on_mesh, self._mesh, len(prompt.lengths))
-        return generate(self.config, compute, params, request, on_device)
+        compute, params = self.compiled_form
+        batch = Batch(prompt, max_new_tokens, sampling, seed, end_ids)
+        on_device = partial(on_mesh, self.mesh, len(prompt.lengths))
+        return generate(self.config, compute, params, batch, on_device)
 
     def chat(
         self,
@@ -216,16 +222,38 @@ class Owl:
         stream = boolean(stream, "stream")
         sampling, seed = Sampling.of(temperature, top_k, top_p), check_seed(seed)
         max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
+        chat = self.tokenize(messages, images, videos, num_frames=num_frames)
+        prompt = prompt_arrays(
+            self.config, chat.input_ids[None], images=chat.images, videos=chat.videos
+        )
+        max_new_tokens = self._room(prompt, max_new_tokens)
+        tokens = self._stream(Batch(prompt, max_new_tokens, sampling, seed, self.end_ids))
+        # A model that does not stop after its answer writes the human's next question.
+        pieces = up_to(self.format.stops, decode_stream(tokens, self.tokenizer))
+        pieces = without_start(self.format.answer_start, pieces)
+        return pieces if stream else "".join(pieces)
+
+    def tokenize(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        images: ImageSource | Any | Iterable[ImageSource | Any] | None = None,
+        videos: VideoSource | Any | Iterable[VideoSource | Any] | None = None,
+        *,
+        num_frames: int = NUM_FRAMES,
+    ) -> ChatPrompt:
+        """The tokens and pixels of a conversation, up to where the answer begins.
+
+        Arguments and errors are those of `chat`. Uses no device, and may run in any thread.
+        """
         num_frames = whole_number(num_frames, "num_frames", 1, MOST_FRAMES)
         messages, pictures, clips = take_out(messages, images, videos)
         # Bytes that are not UTF-8 become surrogates, which no tokenizer accepts.
-        text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages))
+        text = _SURROGATE.sub("\ufffd", prompt_from_messages(messages, margins=True))
         if len(text) > longest_text(self._max_length):
             raise self._too_long(f"{len(text):,} characters")
         if self.config.text_only and (pictures or clips or any(count_media(text))):
             raise UserError("this language model has no vision encoder: it takes text only")
         check_media(text, len(pictures), len(clips), "the conversation")
-        size, resizing = self.config.image_size, self.config.resizing
         ids = tokenize_prompt(
             text,
             self.tokenizer,
@@ -234,20 +262,12 @@ class Owl:
             max_length=self._max_length,
             format=self.format,
         )
-        prompt = prompt_arrays(
-            self.config,
-            ids[None],
-            images=[
-                preprocess_image(open_picture(picture), size, resizing) for picture in pictures
-            ],
-            videos=[open_clip(clip, num_frames, size, resizing) for clip in clips],
+        size, resizing = self.config.image_size, self.config.resizing
+        return ChatPrompt(
+            ids,
+            [preprocess_image(open_picture(picture), size, resizing) for picture in pictures],
+            [open_clip(clip, num_frames, size, resizing) for clip in clips],
         )
-        max_new_tokens = self._room(prompt, max_new_tokens)
-        tokens = self._stream(Request(prompt, max_new_tokens, sampling, seed, self._end_ids))
-        # A model that does not stop after its answer writes the human's next question.
-        pieces = up_to(self.format.stops, decode_stream(tokens, self.tokenizer))
-        pieces = without_start(self.format.answer_start, pieces)
-        return pieces if stream else "".join(pieces)
 
     def save(self, path: str | Path, format: str = "huggingface") -> None:
         """Writes the model to a new directory, completely or not at all.
@@ -257,6 +277,8 @@ class Owl:
 
         Raises UserError for int8 weights, and as save_model in checkpoint/model_directory.py does.
         """
+        if self.adapters:
+            raise UserError("a model with several adapters is not saved; load it with one")
         if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)):
             raise UserError("int8 weights are not saved; load the model as bfloat16 to save it")
         model_directory.save_model(
@@ -286,7 +308,7 @@ class Owl:
         )
 
     @cached_property
-    def _end_ids(self) -> tuple[int, ...]:
+    def end_ids(self) -> tuple[int, ...]:
         """The ids that end an answer."""
         # config.json of a fine-tuned model may still have the EOS id of its base.
         source = self._tokenizer_source
@@ -302,7 +324,7 @@ class Owl:
         return () if source is None else read_end_ids(source, self.config.llm.vocab_size)
 
     @cached_property
-    def _form(self) -> tuple[Compute, Params]:
+    def compiled_form(self) -> tuple[Compute, Params]:
         return quickest_form(self._compute, self.params)
 
     @property
@@ -322,15 +344,15 @@ class Owl:
             raise self._too_long(f"{length} tokens")
         return min(wanted, self._max_length - length)
 
-    def _stream(self, request: Request) -> Iterator[int]:
+    def _stream(self, batch: Batch) -> Iterator[int]:
         """Yields the new tokens of a single sequence, without the one that ends it.
 
         The device is idle at each yield, so the iterator may be dropped.
         """
-        compute, params = self._form
-        on_device = partial(on_mesh, self._mesh, 1)
-        steps = new_tokens(self.config, compute, params, request, on_device, _STREAM_CHUNK)
+        compute, params = self.compiled_form
+        on_device = partial(on_mesh, self.mesh, 1)
+        steps = new_tokens(self.config, compute, params, batch, on_device, _STREAM_CHUNK)
         for tokens in steps:
-            if tokens[0] in request.end_ids:
+            if tokens[0] in batch.end_ids:
                 return
             yield int(tokens[0])

@@ -37,9 +37,12 @@ from owl_jax.models.cache import (
 )
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
+from owl_jax.models.lora import activate
 from owl_jax.models.matmul import bits_of
 from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import Params, VisionLanguageModel, variables
+
+OWNERS = "adapter_owners"  # beside "lora" in parameters with several adapters
 
 MAX_STEPS = 16  # of one call of `decode_steps`
 
@@ -51,6 +54,7 @@ class Rows:
     lengths:    int32[B], tokens in the cache. The newest token is not among them.
     newest:     int32[B], the newest token.
     counts:     int32[B], new tokens so far.
+    adapters:   int32[B], the adapter of each row, 0 for none, if the parameters have several.
     max_tokens: int32[B], new tokens at most; min_tokens: int32[B], no end id before these.
     done:       bool[B], rows that are not decoded: they have ended, or are free.
     end_ids:    int32[B, E], the tokens that end a row; -1 for none.
@@ -63,6 +67,7 @@ class Rows:
     lengths: Array
     newest: Array
     counts: Array
+    adapters: Array
     max_tokens: Array
     min_tokens: Array
     done: Array
@@ -114,6 +119,7 @@ def make_rows(
     min_tokens: Sequence[int] | None = None,
     prompts: Sequence[Any] | None = None,
     has_allowed: bool = False,
+    adapter: int = 0,
 ) -> Rows:
     """The settings of B rows that are about to begin.
 
@@ -129,6 +135,7 @@ def make_rows(
         lengths=zeros,
         newest=zeros,
         counts=zeros,
+        adapters=np.full(B, adapter, np.int32),
         max_tokens=np.asarray(max_tokens, np.int32),
         min_tokens=zeros if min_tokens is None else np.asarray(min_tokens, np.int32),
         done=np.zeros(B, bool),
@@ -166,7 +173,7 @@ def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
 
 def _view(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
     view = np.asarray(leaf)
-    parent, name = (key.key for key in path[-2:])
+    *_, parent, name = "", *(key.key for key in path)
     # A temporal kernel is a convolution's.
     is_widened = name == "embedding" or (name == "kernel" and parent != "temporal")
     return bits_of(view) if is_widened and view.dtype == jnp.bfloat16 else view
@@ -195,13 +202,15 @@ def prefill(
     prompt: Prompt,
     cache: Cache | None = None,
     past: PastTokens | None = None,
+    adapters: Array | None = None,
 ) -> Prefilled:
     """Reads P prompts, or pieces of prompts whose earlier pieces are in the cache.
 
     params: in the form that `compute.scan_layers` requires.
     past: which rows of `cache` hold the earlier tokens of each prompt, and how many.
+    adapters: int32[P], the adapter of each prompt, 0 for none, if `params` has several.
     """
-    run = _apply(config, compute, params)
+    run = _apply(config, compute, params, adapters)
     P, L = prompt.input_ids.shape
     positions = jnp.broadcast_to(jnp.arange(L), (P, L))
     segments = (positions < jnp.asarray(prompt.lengths)[:, None]).astype(jnp.int32)
@@ -252,46 +261,54 @@ def empty_state(
 
 @partial(jax.jit, donate_argnames=("state",))
 def insert(
-    state: DecodeState, prefilled: Prefilled, row: jax.Array, start: jax.Array
+    state: DecodeState, prefilled: Prefilled, row: Array, start: Array, length: Array
 ) -> DecodeState:
     """Writes the keys and values of one prompt, or a piece of one, into row `row` from slot `start`
-    on. The row must be free and start + L at most S."""
-    return dataclasses.replace(state, cache=write_row(state.cache, prefilled.new, row, start))
+    on. The row must be free and start + L at most S.
+
+    length: tokens in the row afterwards; decoding of other rows may overwrite the slot after them.
+    """
+    cache = write_row(state.cache, prefilled.new, row, start)
+    return DecodeState(cache, _with_length(state.rows, row, length))
 
 
-@partial(jax.jit, donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("num_logprobs",), donate_argnames=("state",))
 def begin(
-    state: DecodeState, row: jax.Array, length: jax.Array, logits: jax.Array, settings: Rows
+    state: DecodeState,
+    row: Array,
+    length: Array,
+    logits: jax.Array,
+    settings: Rows,
+    num_logprobs: int | None = None,
 ) -> tuple[DecodeState, NewTokens]:
     """Begins a row whose prompt of `length` tokens has been inserted: samples its first token.
 
     logits: float32[1, V], of the prompt's last token. settings: one row of `make_rows`.
     """
     settings = dataclasses.replace(settings, lengths=jnp.reshape(length, 1))
-    begun, tokens = _advance(settings, logits)
+    begun, tokens = _advance(settings, logits, num_logprobs)
     rows = jax.tree.map(lambda old, new: old.at[row].set(new[0]), state.rows, begun)
     return dataclasses.replace(state, rows=rows), tokens
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def release(state: DecodeState, row: jax.Array, length: jax.Array) -> DecodeState:
-    """Frees a row. Its keys and values stay, for prompts that begin with the same tokens.
-
-    length: tokens in the row's cache that must not be overwritten.
-    """
-    rows = state.rows
-    done, lengths = rows.done.at[row].set(True), rows.lengths.at[row].set(length)
-    return dataclasses.replace(state, rows=dataclasses.replace(rows, done=done, lengths=lengths))
+def release(state: DecodeState, row: Array, length: Array) -> DecodeState:
+    """Frees a row. The keys and values of its first `length` tokens stay, for prompts that begin
+    with the same tokens."""
+    rows = dataclasses.replace(state.rows, done=state.rows.done.at[row].set(True))
+    return dataclasses.replace(state, rows=_with_length(rows, row, length))
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def copy(state: DecodeState, source: jax.Array, target: jax.Array) -> DecodeState:
-    """Copies the keys and values of row `source` to the free row `target`."""
-    return dataclasses.replace(state, cache=copy_row(state.cache, source, target))
+def copy(state: DecodeState, source: Array, target: Array, length: Array) -> DecodeState:
+    """Copies the keys and values of row `source` to the free row `target`, which then has `length`
+    tokens."""
+    cache = copy_row(state.cache, source, target)
+    return DecodeState(cache, _with_length(state.rows, target, length))
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def allow(state: DecodeState, row: jax.Array, allowed: jax.Array) -> DecodeState:
+def allow(state: DecodeState, row: Array, allowed: Array) -> DecodeState:
     """Sets the tokens that may come next in a row: uint32[V / 32], a bit each."""
     rows = dataclasses.replace(state.rows, allowed=state.rows.allowed.at[row].set(allowed))
     return dataclasses.replace(state, rows=rows)
@@ -319,10 +336,10 @@ def decode_steps(
       a CPU the time grows with W; elsewhere it hardly does.
     num_logprobs: N; None: no log-probabilities.
     """
-    run = _apply(config, compute, params)
     rows = state.rows
     if which is not None:
         rows = jax.tree.map(lambda leaf: leaf[which], rows)
+    run = _apply(config, compute, params, rows.adapters)
     W = len(rows.done)
     found = NewTokens(
         jnp.full((MAX_STEPS, W), -1, jnp.int32), *_logprobs(MAX_STEPS, W, num_logprobs)
@@ -380,7 +397,29 @@ def constrain(state: DecodeState) -> DecodeState:
     return jax.tree.map(nn.with_logical_constraint, state, logical_axes(state))
 
 
-def _apply(config: OwlConfig, compute: Compute, params: Params) -> Any:
+def without_adapters(config: OwlConfig, params: Params) -> tuple[OwlConfig, Params]:
+    """The base model, if `params` has several adapters; unchanged otherwise."""
+    if OWNERS not in params:
+        return config, params
+    base = {name: tree for name, tree in params.items() if name not in (OWNERS, "lora")}
+    return dataclasses.replace(config, lora=None), base
+
+
+def _with_length(rows: Rows, row: Array, length: Array) -> Rows:
+    return dataclasses.replace(rows, lengths=rows.lengths.at[row].set(length))
+
+
+def _apply(
+    config: OwlConfig, compute: Compute, params: Params, adapters: Array | None = None
+) -> Any:
+    """The model's methods. adapters: int32[B], the adapter of each sequence if there are several
+    (models/lora.py, side_by_side)."""
+    if OWNERS in params and adapters is not None:
+        layers, owners = config.llm.num_layers, params[OWNERS]
+        lora = activate(params["lora"], owners, jnp.asarray(adapters), layers)
+        params = {name: tree for name, tree in params.items() if name != OWNERS} | {"lora": lora}
+    else:
+        config, params = without_adapters(config, params)
     return partial(VisionLanguageModel(config, compute).apply, variables(params))
 
 

@@ -101,7 +101,8 @@ class Conversation:
         self._keep(messages, answer, before)
 
     def _keep(self, messages: list[dict[str, Any]], answer: str, before: tuple[int, int]) -> None:
-        self._messages = [*messages, {"role": "assistant", "content": answer}]
+        # A template may write the space before an answer itself; the model's must not double it.
+        self._messages = [*messages, {"role": "assistant", "content": answer.strip()}]
         self._answered.append(before)
         self._shown = []
 

@@ -32,7 +32,7 @@ OnDevice = Callable[[], AbstractContextManager[None]]  # the context of work on 
 
 
 @dataclass(frozen=True)
-class Request:
+class Batch:
     """Prompts and the settings that they share.
 
     max_new_tokens: at least 1; prompt and new tokens together fit into the model.
@@ -50,7 +50,7 @@ def new_tokens(
     config: OwlConfig,
     compute: Compute,
     params: Params,
-    request: Request,
+    batch: Batch,
     on_device: OnDevice,
     chunk: int = MAX_STEPS,
 ) -> Iterator[np.ndarray]:
@@ -67,24 +67,24 @@ def new_tokens(
             return jax.block_until_ready(function(*arguments))
 
     def start() -> tuple[DecodeState, jax.Array]:
-        prompt, B = request.prompt, len(request.prompt.lengths)
+        prompt, B = batch.prompt, len(batch.prompt.lengths)
         rows = make_rows(
             config,
-            [request.sampling] * B,
-            row_keys(request.seed, B),
-            [request.end_ids] * B,
-            [request.max_new_tokens] * B,
-            prompts=_ids_of(prompt) if request.sampling.penalizes else None,
+            [batch.sampling] * B,
+            row_keys(batch.seed, B),
+            [batch.end_ids] * B,
+            [batch.max_new_tokens] * B,
+            prompts=_ids_of(prompt) if batch.sampling.penalizes else None,
         )
-        slots = round_up(prompt.input_ids.shape[1] + request.max_new_tokens)
+        slots = round_up(prompt.input_ids.shape[1] + batch.max_new_tokens)
         prefilled = prefill(config, compute, params, prompt)
         return start_batch(prefilled, prompt.lengths, rows, slots)
 
     state, first = step(start)
     yield np.asarray(first)
     count = 1
-    while count < request.max_new_tokens and not np.asarray(state.rows.done).all():
-        steps = min(chunk, request.max_new_tokens - count)
+    while count < batch.max_new_tokens and not np.asarray(state.rows.done).all():
+        steps = min(chunk, batch.max_new_tokens - count)
         state, found = step(decode_steps, config, compute, params, state, steps)
         for tokens in np.asarray(found.ids)[:steps]:
             if (tokens < 0).all():
@@ -103,12 +103,12 @@ def generate(
     config: OwlConfig,
     compute: Compute,
     params: Params,
-    request: Request,
+    batch: Batch,
     on_device: OnDevice,
 ) -> np.ndarray:
     """Returns the new tokens, int32[B, max_new_tokens], with pad ids after the end."""
-    B = len(request.prompt.lengths)
-    tokens = np.full((B, request.max_new_tokens), config.llm.pad_token_id, np.int32)
-    for i, step in enumerate(new_tokens(config, compute, params, request, on_device)):
+    B = len(batch.prompt.lengths)
+    tokens = np.full((B, batch.max_new_tokens), config.llm.pad_token_id, np.int32)
+    for i, step in enumerate(new_tokens(config, compute, params, batch, on_device)):
         tokens[:, i] = np.where(step < 0, config.llm.pad_token_id, step)
     return tokens

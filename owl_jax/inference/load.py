@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.checkpoint.lazy_arrays import device_put_lazy
-from owl_jax.checkpoint.model_directory import add_adapter, open_model
+from owl_jax.checkpoint.lazy_arrays import LazyArray, device_put_lazy
+from owl_jax.checkpoint.model_directory import Opened, add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import DTYPES
+from owl_jax.inference.core import OWNERS
+from owl_jax.models.lora import side_by_side
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
@@ -35,8 +38,9 @@ def load_owl(
     verify: bool = False,
     parts: Sequence[str | Path] = (),
     conversation: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Owl:
-    """Loads a model directory and optionally an adapter; see `owl_jax.load`."""
+    """Loads a model directory and optionally adapters; see `owl_jax.load`."""
     name = _name_of(dtype)
     add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
     for value in [path] if adapter is None else [path, adapter]:
@@ -47,6 +51,11 @@ def load_owl(
         for each in (directory, *([Path(adapter)] if adapter is not None else [])):
             check_sums(each)
     opened = open_model(directory)
+    owners = None
+    if adapters:
+        if adapter is not None:
+            raise UserError("give either `adapter`, which all answers use, or `adapters`")
+        opened, owners = _add_adapters(opened, directory, adapters, any_base)
     if adapter is not None:
         opened = add_adapter(opened, directory, Path(adapter), any_base)
     config, params = opened.config, opened.params
@@ -65,15 +74,60 @@ def load_owl(
         dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised: unchanged
         on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
     opened.print_notes(directory)
+    params = unflatten_dict(on_device)
+    if owners is not None:
+        params[OWNERS] = jax.device_put(owners, replicated)
     return Owl(
         config,
-        unflatten_dict(on_device),
+        params,
         # A CPU computes in float32 only; it would cast bfloat16 back and forth at every step.
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,
         as_trained=opened.as_trained,
+        adapters=tuple(adapters or ()),
     )
+
+
+def _add_adapters(
+    opened: Opened, directory: Path, adapters: Mapping[str, str | Path], any_base: bool
+) -> tuple[Opened, np.ndarray]:
+    """The model with several adapters side by side, and the owner of each of their ranks.
+
+    Raises UserError for an adapter of another model, and for adapters that were trained with
+    different prompts or pictures.
+    """
+    each = {
+        name: add_adapter(opened, directory, Path(path), any_base)
+        for name, path in adapters.items()
+    }
+    first_name, first = next(iter(each.items()))
+    for name, other in each.items():
+        for field in ("conversation", "resizing"):
+            ours, theirs = getattr(first.config, field), getattr(other.config, field)
+            if ours != theirs:
+                raise UserError(
+                    f"adapter {name} was trained with {field} {theirs}, {first_name} with {ours}; "
+                    "adapters of one server need the same"
+                )
+        if other.as_trained != first.as_trained:
+            raise UserError(
+                f"adapters {name} and {first_name} tokenize prompts differently: one was trained "
+                "by owl_jax, the other was not; serve them apart"
+            )
+    found = []
+    for other in each.values():
+        assert other.config.lora is not None
+        tree = jax.tree.map(_whole, other.params["lora"])
+        found.append((other.config.lora, tree))
+    lora, factors, owners = side_by_side(found)
+    config = dataclasses.replace(first.config, lora=lora)
+    params = {**opened.params, "lora": factors}
+    return dataclasses.replace(first, config=config, params=params), owners
+
+
+def _whole(leaf: LazyArray) -> np.ndarray:
+    return np.asarray(leaf[tuple(slice(0, size) for size in leaf.shape)])
 
 
 def _name_of(dtype: Any) -> str:

@@ -67,10 +67,13 @@ def write_tokens(cache: Cache, new: Cache, rows: jax.Array, slots: jax.Array) ->
     """
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        heads = jnp.arange(old.shape[-3])
-        at = old.at[..., rows[:, None], heads, slots[:, None], :]
+        at: tuple[jax.Array, ...] = rows[:, None], jnp.arange(old.shape[-3]), slots[:, None]
+        if old.ndim > 4:
+            # An update window over layers would make XLA on a TPU copy the cache to a layout in
+            # which a window is contiguous.
+            at = (jnp.arange(len(old))[:, None, None], *at)
         new = new[..., 0, :].astype(old.dtype)
-        return at.set(new, unique_indices=True, mode="promise_in_bounds")
+        return old.at[at].set(new, unique_indices=True, mode="promise_in_bounds")
 
     return jax.tree.map(put, cache, new)
 

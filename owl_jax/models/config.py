@@ -18,7 +18,7 @@ from owl_jax.models.connectors import CONNECTORS
 from owl_jax.models.hf_config import special_ids_of
 from owl_jax.models.language import LANGUAGE_MODELS
 from owl_jax.models.lora import LoraConfig
-from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
+from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart, faults_told
 from owl_jax.models.vision import VISION_ENCODERS
 from owl_jax.text.formats import OWL
 from owl_jax.text.formats.choose import name_problem
@@ -58,13 +58,22 @@ class OwlConfig:
     def num_tokens(self, medium: str, frames: int = 1) -> int:
         """Tokens that a medium ("image", or "video" of `frames` frames) takes in a sequence.
 
-        Raises UserError for any other medium, and for a model that takes text only.
+        Raises UserError for any other medium, for a model that takes text only, and for a connector
+        that fails or gives none.
         """
         if medium not in ("image", "video"):
             raise UserError(f"medium {medium!r}; expected image or video")
         if self.vision is None or self.connector is None:
             raise UserError(f"this language model has no vision encoder: it takes no {medium}s")
-        return self.connector.num_tokens(self.vision, 1 if medium == "image" else max(frames, 1))
+        frames = 1 if medium == "image" else max(frames, 1)
+        with faults_told(self.connector, self.vision):
+            number = self.connector.num_tokens(self.vision, frames)
+        if not isinstance(number, int) or number < 1:
+            raise UserError(
+                f"connector {self.connector.architecture}: num_tokens of {frames} frame(s) is "
+                f"{shown(number)}; expected a whole number, at least 1"
+            )
+        return number
 
     def media_lengths(self, frames: int = 1) -> MediaLengths:
         """Tokens per image and per video of `frames` frames; 0 if the model takes text only."""
@@ -103,7 +112,14 @@ class OwlConfig:
         return number
 
     def problems(self) -> list[str]:
-        """Inconsistent or absurd sizes, one line each; empty for a valid model."""
+        """Inconsistent or absurd sizes, one line each; empty for a valid model.
+
+        Raises UserError for a user's own part that fails.
+        """
+        with faults_told(*self.parts.values()):
+            return self._problems()
+
+    def _problems(self) -> list[str]:
         problems = [line for name, part in self.parts.items() for line in part.problems(name)]
         if self.vision is not None and self.connector is not None:
             problems += self.connector.mismatches(self.vision, self.llm.hidden_size)
@@ -115,6 +131,11 @@ class OwlConfig:
             problems.append(
                 f"it would have {number:.1e} parameters; expected at most {_MAX_PARAMETERS:.0e}"
             )
+        if not problems and not self.text_only:
+            try:
+                self.media_lengths()
+            except UserError as error:
+                problems.append(str(error))
         return problems
 
     def to_dict(self) -> dict[str, Any]:

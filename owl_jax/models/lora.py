@@ -11,7 +11,7 @@ delta = (alpha / rank) * (dropout(x) A) B. A is random, B zero, so a new adapter
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,12 +19,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from owl_jax.models.bounds import Alpha, Dropout, Name, Rank
 from owl_jax.models.remat import named
 
 COLLECTION = "lora"  # the Linen variable collection of the `lora` subtree
+_ACTIVE = "active"  # beside the factors: which ranks each sequence uses, [B, R]
 # PEFT draws A from Kaiming-uniform with a = sqrt(5): uniform(-1/sqrt(D), 1/sqrt(D)), whose variance
 # is a third of 1/D.
 _A_VARIANCE_SCALE = 1.0 / 3.0
@@ -80,7 +82,55 @@ def low_rank_update(
     if config.dropout and not deterministic:
         x = dropout(projection.make_rng("dropout"), x, config.dropout)
     middle = named("lora", jnp.tensordot(x.astype(dtype), a, axes=depth))
+    if projection.has_variable(COLLECTION, _ACTIVE):
+        active: jax.Array = projection.get_variable(COLLECTION, _ACTIVE)
+        middle *= active.reshape(len(active), *[1] * (middle.ndim - 2), config.rank)
     return config.scale * jnp.tensordot(middle, b, axes=1)
+
+
+def side_by_side(
+    adapters: Sequence[tuple[LoraConfig, Mapping[str, Any]]],
+) -> tuple[LoraConfig, dict[str, Any], np.ndarray]:
+    """Several adapters of one model as one, whose ranks are theirs, one adapter after the other.
+
+    adapters: the config and the `lora` subtree of each, arrays of NumPy or JAX.
+
+    Returns: (config, subtree, owners int32[R]: the number of the adapter that each rank belongs to,
+    from 1 on). `activate` selects each sequence's ranks, so that one batch uses several adapters.
+    """
+    ranks = [config.rank for config, _ in adapters]
+    total = sum(ranks)
+    targets = tuple(sorted({name for config, _ in adapters for name in config.targets}))
+    trees = [flatten_dict(dict(tree)) for _, tree in adapters]
+    starts = np.cumsum([0, *ranks])
+    combined: dict[tuple[str, ...], Any] = {}
+    for (config, _), tree, start in zip(adapters, trees, starts, strict=False):
+        for path, factor in tree.items():
+            # The scale of each adapter goes into its B; that of all together is 1.
+            value = np.asarray(factor, np.float32) * (config.scale if path[-1] == "b" else 1)
+            axis = value.ndim - 1 if path[-1] == "a" else int("layers" in path)
+            shape = list(value.shape)
+            shape[axis] = total
+            whole = combined.setdefault(path, np.zeros(shape, np.float32))
+            np.moveaxis(whole, axis, 0)[start : start + config.rank] = np.moveaxis(value, axis, 0)
+    owners = np.repeat(np.arange(1, len(ranks) + 1, dtype=np.int32), ranks)
+    config = LoraConfig(rank=total, alpha=float(total), dropout=0.0, targets=targets)
+    return config, unflatten_dict(combined), owners
+
+
+def activate(
+    lora: Mapping[str, Any], owners: jax.Array, adapters: jax.Array, num_layers: int
+) -> dict[str, Any]:
+    """The subtree with which sequence b uses adapter adapters[b] of `side_by_side`; 0: none.
+
+    adapters: int32[B].
+    """
+    active = (owners == adapters[:, None]).astype(jnp.float32)
+    flat = flatten_dict(dict(lora))
+    for path in {path[:-1] for path in flat}:
+        is_stacked = "layers" in path
+        flat[*path, _ACTIVE] = jnp.stack([active] * num_layers) if is_stacked else active
+    return dict(unflatten_dict(flat))
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -14,16 +14,17 @@ loading the model would then run it.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.models.config import PARTS, OwlConfig
-from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart
+from owl_jax.models.parts import ConnectorPart, LanguagePart, Part, VisionPart, is_own
 from owl_jax.python_file import load_module
 
 _KINDS: tuple[tuple[str, type[Part]], ...] = (
@@ -82,8 +83,7 @@ def own_files(model: OwlConfig) -> tuple[str, ...]:
     Raises UserError for a class that is not defined in a file, such as one in a notebook.
     """
     classes = [type(part) for kind in PARTS if (part := getattr(model, kind)) is not None]
-    own = [part for part in classes if part.__module__.partition(".")[0] != "owl_jax"]
-    return tuple(dict.fromkeys(map(_file_of, own)))
+    return tuple(dict.fromkeys(map(_file_of, filter(is_own, classes))))
 
 
 def _file_of(part: type[Part]) -> str:
@@ -106,6 +106,7 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
         raise UserError(
             f"{where} is not a frozen dataclass; write @dataclass(frozen=True) above it"
         )
+    _check_fields(where, part)
     if issubclass(part, VisionPart):
         _check_directories(where, part)
     name = _architecture(part)
@@ -115,6 +116,27 @@ def _check(path: str, kind: str, part: type[Part]) -> None:
             f"{where} has the architecture {shown(name)}, the name of another {kind} part "
             f"({inspect.getfile(former)}); give it another name"
         )
+
+
+def _check_fields(where: str, part: type[Part]) -> None:
+    """Checks what a part says about its own fields."""
+    name = _architecture(part)
+    try:
+        types = get_type_hints(part)
+    except Exception:  # names that only type checkers import
+        types = {}
+    # Without a type of its own, the field is still that of the base class.
+    if "architecture" not in inspect.get_annotations(part) or (
+        get_args(types.get("architecture")) not in ((), (name,))
+    ):
+        raise UserError(
+            f"{where}.architecture must be its own field; write "
+            f'architecture: Literal["{name}"] = "{name}"'
+        )
+    fields = {field.name for field in dataclasses.fields(cast(Any, part))}
+    for listing in ("DEFINING", "INIT_ONLY"):
+        if unknown := [each for each in getattr(part, listing) if each not in fields]:
+            raise UserError(f"{where}.{listing} names {listed(unknown)}, which is no field of it")
 
 
 def _check_directories(where: str, part: type[VisionPart]) -> None:

@@ -10,17 +10,23 @@ Letters: B batch, N media, T frames, S tokens of an encoded frame, L tokens of a
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Self, TypeVar
 
 import flax.linen as nn
 import numpy as np
 
+from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.weight_names import Row
+from owl_jax.python_file import explained
+
+_T = TypeVar("_T", bound="VisionPart | LanguagePart")
 
 # A parameter's path below its subtree: ("layers", "q_proj", "kernel").
 Path = tuple[str, ...]
@@ -30,11 +36,13 @@ class Part(ABC):
     """The config of any part.
 
     INIT_ONLY names the fields that only weight initialisation reads. FIXED names the parameters
-    that are never trained, whatever a config's rules say.
+    that are never trained, whatever a config's rules say. DEFINING names the fields that the
+    weights depend on but that their shapes do not show: weights of another value are refused.
     """
 
     INIT_ONLY: ClassVar[tuple[str, ...]] = ()
     FIXED: ClassVar[tuple[str, ...]] = ()
+    DEFINING: ClassVar[tuple[str, ...]] = ()
     architecture: Any  # a Literal: the part's key in its dict
 
     @abstractmethod
@@ -54,6 +62,30 @@ class Part(ABC):
         """Approximate number of parameters in the large kernels, for refusing absurd sizes."""
 
 
+def is_own(part: type[Part]) -> bool:
+    """Whether a part is a user's own, not one of this package."""
+    return part.__module__.partition(".")[0] != "owl_jax"
+
+
+@contextmanager
+def faults_told(*parts: Part | type[Part]) -> Iterator[None]:
+    """Turns exceptions into a UserError with file and line, if one of the parts is a user's own.
+
+    Otherwise an exception is a bug of this package and stays one.
+    """
+    files = []
+    for part in parts:
+        kind = part if isinstance(part, type) else type(part)
+        if is_own(kind):
+            with suppress(TypeError, OSError):  # a class of a notebook has no file
+                files.append(inspect.getfile(kind))
+    if not files:
+        yield
+        return
+    with explained("part of your own,", *files):
+        yield
+
+
 class VisionPart(Part):
     """A vision encoder: float[N, T, height, width, 3] normalised pixels -> [N, T, S, D].
 
@@ -70,6 +102,7 @@ class VisionPart(Part):
     pixel_std: Any
     # model_type in a standalone encoder's config.json
     MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    DEFINING: ClassVar[tuple[str, ...]] = ("pixel_mean", "pixel_std")
     # describes the tensors that `ignores` accepts, for messages
     OTHER_PARTS: ClassVar[str] = "tensors of other parts"
 
@@ -166,7 +199,6 @@ class LanguagePart(Part):
     HF_CLASS: the transformers class whose directories `weight_rows` describes; "" for a model that
       has no standalone directories.
     BASE_PREFIX: the prefix that tensor names lack in a directory saved without the head.
-    DEFINING: the fields that cannot be inferred from the weights' shapes.
     READS: keys of config.json that `from_hf` reads and other models refuse (models/hf_config.py).
     USES_MODALITY: whether the module's `__call__` takes `modality` (models/modality.py).
     EXTENDS: another architecture whose weights `extended` accepts.
@@ -174,7 +206,6 @@ class LanguagePart(Part):
 
     HF_CLASS: ClassVar[str] = ""
     BASE_PREFIX: ClassVar[str] = ""
-    DEFINING: ClassVar[tuple[str, ...]] = ()
     READS: ClassVar[tuple[str, ...]] = ()
     PROJECTIONS: ClassVar[Sequence[str]] = ()  # LoRA can adapt these
     USES_MODALITY: ClassVar[bool] = False
@@ -237,6 +268,18 @@ class LanguagePart(Part):
     @abstractmethod
     def weight_rows(self) -> list[Row]:
         """The tensors of a standalone model's directory, with targets below `llm/`."""
+
+
+def from_hf(kind: type[_T], source: Source) -> _T:
+    """`kind.from_hf`. Raises UserError also for a user's own that fails or returns nothing."""
+    with faults_told(kind):
+        part = kind.from_hf(source)
+    if not isinstance(part, kind):
+        raise UserError(
+            f"{source.path}: from_hf of {kind.__name__} returned {type(part).__name__}; expected "
+            f"{kind.__name__}"
+        )
+    return part
 
 
 def indivisible(where: str, part: Any, *pairs: tuple[str, str]) -> list[str]:

@@ -27,6 +27,7 @@ from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
 from owl_jax.models.modality import Modality
+from owl_jax.models.parts import faults_told
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -56,20 +57,42 @@ class VisionLanguageModel(nn.Module):
             pixels = (pixels / 255.0 - jnp.asarray(vision.pixel_mean)) / jnp.asarray(
                 vision.pixel_std
             )
-        vectors = self.connector(self.vision(pixels.reshape(-1, *pixels.shape[2:])))
-        self._check_length(vectors.shape[-2], pixels.shape[2])
+        encoded = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
+        self._check_encoded(encoded.shape, (B * N, pixels.shape[2]))
+        vectors = self.connector(encoded)
+        self._check_vectors(vectors.shape, B * N, pixels.shape[2])
         return vectors.reshape(B, N, *vectors.shape[1:])
 
-    def _check_length(self, found: int, frames: int) -> None:
-        """Raises UserError if a connector does not give as many tokens as it says."""
-        config = self.config
-        assert config.connector is not None and config.vision is not None
-        said = config.connector.num_tokens(config.vision, frames)
+    def _check_encoded(self, found: tuple[int, ...], media: tuple[int, int]) -> None:
+        """Raises UserError unless an encoder returns what it says. media: (N, T)."""
+        vision = self.config.vision
+        assert vision is not None
+        said = (*media, vision.tokens_per_frame, vision.hidden_size)
         if found != said:
             raise UserError(
-                f"connector {config.connector.architecture}: num_tokens of {frames} frame(s) is "
-                f"{said}, but its module returns {found} tokens; make them agree"
+                f"vision encoder {vision.architecture}: its module returns the shape {found}; "
+                f"expected {said}, which are media, frames, tokens of a frame (num_prefix_tokens "
+                "and grid), hidden_size"
             )
+
+    def _check_vectors(self, found: tuple[int, ...], media: int, frames: int) -> None:
+        """Raises UserError unless a connector returns the tokens that it says, as wide as text."""
+        config = self.config
+        assert config.connector is not None
+        said = config.num_tokens("video", frames)
+        expected = (media, said, config.llm.hidden_size)
+        where = f"connector {config.connector.architecture}"
+        if found == expected:
+            return
+        if found[:1] + found[2:] == expected[:1] + expected[2:]:
+            raise UserError(
+                f"{where}: num_tokens of {frames} frame(s) is {said}, but its module returns "
+                f"{found[1]} tokens; make them agree"
+            )
+        raise UserError(
+            f"{where}: its module returns the shape {found}; expected {expected}, which are media, "
+            "tokens of each, width of the language model"
+        )
 
     def media_table(self, images: jax.Array | None, videos: jax.Array | None) -> jax.Array | None:
         """The vectors of each sequence's media slots, [B, W, D]; None if there are no slots."""
@@ -176,9 +199,13 @@ def init_params(config: OwlConfig, compute: Compute, key: jax.Array) -> dict[str
 
 
 def abstract_params(config: OwlConfig) -> dict[str, Any]:
-    """Like `init_params`, with `jax.ShapeDtypeStruct`s instead of arrays; computes nothing."""
+    """Like `init_params`, with `jax.ShapeDtypeStruct`s instead of arrays; computes nothing.
+
+    Raises UserError for a user's own part whose module fails.
+    """
     key = jax.eval_shape(jax.random.key, 0)
-    shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
+    with faults_told(*config.parts.values()):
+        shapes: dict[str, Any] = init_params.eval_shape(config, Compute(), key)
     return shapes
 
 

@@ -96,6 +96,11 @@ class ChatTemplate:
         text = self._render(list(map(style.message, asked)), add_generation_prompt=True)
         return self._cut(text + begun, [], turns)
 
+    @property
+    def keeps_margins(self) -> bool:
+        """See ConversationFormat: as in transformers, a template trims messages itself or not."""
+        return True
+
     def begins_with_bos(self, tokenizer: Tokenizer) -> bool:
         """See ConversationFormat: the template writes BOS itself."""
         return False

@@ -19,6 +19,9 @@ start and end of each answer; a prompt is a prefix of the training text. A piece
 is tokenised as its continuation, without a dummy prefix: between media, the ids are those of the
 whole text.
 
+White space at the ends of messages is marked in the text. A model's own chat template sees it, as
+in transformers; all other formats leave it out.
+
 Letters: n ids.
 """
 
@@ -41,6 +44,7 @@ from owl_jax.text.turns import (
     Turn,
     turns_of,
     with_broken_marks,
+    without_margins,
 )
 from owl_jax.text.turns import SYSTEM as SYSTEM  # docs/data.md imports it from here
 
@@ -229,7 +233,8 @@ def _split(
 
 
 def _safe_turns(text: str, tokenizer: Tokenizer, format: ConversationFormat) -> list[Turn]:
-    return with_broken_marks(turns_of(text), format.reserved_by(tokenizer))
+    turns = turns_of(text, format.keeps_margins)
+    return with_broken_marks(turns, format.reserved_by(tokenizer))
 
 
 def _first_ids(tokenizer: Tokenizer, format: ConversationFormat) -> list[int]:
@@ -272,7 +277,7 @@ def _parts(text: str, marks: re.Pattern[str]) -> Iterator[tuple[_Kind, str]]:
     """The pieces of a conversation as text; an "end" has no text."""
     answering = False
     # `marks` has one group: split returns text at even indices, marks at odd ones.
-    for i, part in enumerate(marks.split(text)):
+    for i, part in enumerate(marks.split(without_margins(text))):
         if i % 2 == 0:
             yield "answer" if answering else "prompt", part
         elif part in MEDIA_IDS:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from owl_jax.errors import UserError, listed, shown
-from owl_jax.files import open_regular
+from owl_jax.files import GitPointer, open_regular
 from owl_jax.text.added_tokens import AddedToken
 
 JSON_FILE = "tokenizer.json"
@@ -57,6 +57,8 @@ class _JsonToken(TokenFields, kw_only=True):
 
 class _Model(msgspec.Struct):
     vocab: dict[str, TokenId] | list[tuple[str, float]]
+    merges: msgspec.Raw = msgspec.Raw(b"[]")
+    continuing_subword_prefix: str | None = None
 
 
 class _JsonFile(msgspec.Struct):
@@ -76,6 +78,7 @@ class JsonVocabulary:
 def read_json_vocabulary(path: Path) -> JsonVocabulary:
     """The vocabulary of a tokenizer.json. Raises UserError for a damaged file."""
     file = _decoded(path)
+    _check_prefix(path, file.model)
     pieces = file.model.vocab
     check_count(path, len(file.added_tokens))
     added = [token.added(token.id, JSON_FILE) for token in file.added_tokens]
@@ -99,6 +102,32 @@ def read_json_vocabulary(path: Path) -> JsonVocabulary:
     return JsonVocabulary(contents, added, size)
 
 
+def _check_prefix(path: Path, model: _Model) -> None:
+    """Raises UserError for a merge whose second piece lacks the prefix that merging cuts off.
+
+    The library cuts as many bytes without looking, and ends the process if that splits a character.
+    """
+    prefix = model.continuing_subword_prefix
+    if not prefix:
+        return
+    try:
+        merges = msgspec.json.decode(model.merges, type=list[tuple[str, str] | str])
+    except msgspec.MsgspecError:
+        raise unreadable(path, "tokenizers file") from None
+    seconds = (pair.partition(" ")[2] if isinstance(pair, str) else pair[1] for pair in merges)
+    wrong = next((piece for piece in seconds if not piece.startswith(prefix)), None)
+    if wrong is not None:
+        found = f"a merge with {shown(wrong)}, which does not begin with it"
+    elif merges and not prefix.isascii():
+        found = "merges, which it would split inside of a character"
+    else:
+        return
+    raise UserError(
+        f"{path}: continuing_subword_prefix is {shown(prefix)}, but it has {found}; the file is "
+        "damaged, copy it again"
+    )
+
+
 def check_count(path: Path, added: int) -> None:
     """Raises UserError for a file with an absurd number of added tokens."""
     if added > _MAX_ADDED_TOKENS:
@@ -110,6 +139,8 @@ def read_file(path: Path, kind: str) -> bytes:
     try:
         with open_regular(path) as file:
             data = file.read(_MAX_FILE_BYTES + 1)
+    except GitPointer as error:
+        raise UserError(f"{path}: not a readable {kind}: it {error.strerror}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > _MAX_FILE_BYTES:
@@ -119,10 +150,7 @@ def read_file(path: Path, kind: str) -> bytes:
 
 def unreadable(path: Path, kind: str) -> UserError:
     """The error for a tokenizer file that a library cannot parse."""
-    return UserError(
-        f"{path}: not a readable {kind}; an interrupted download or a Git LFS pointer? "
-        "Copy the file again"
-    )
+    return UserError(f"{path}: not a readable {kind}; an interrupted download? Copy the file again")
 
 
 def is_there(path: Path) -> bool:

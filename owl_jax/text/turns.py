@@ -30,22 +30,29 @@ _MARKS = re.compile(r"(<image>|<\|video\|>|^Human: |^AI: |^AI:\Z)", re.MULTILINE
 _SPEAKERS: dict[str, Role] = {"Human:": "user", "AI:": "assistant"}
 # The space that text/messages.py puts before a message's own line that looks like a mark.
 _ESCAPED = re.compile(r"(?<=\n) (?=(?:Human|AI):)")
+# Encloses the white space at an end of a message: built-in formats leave it out, a model's own
+# chat template sees it. A private character that no text contains.
+_EDGE = "\U000ffff2"
+_MARGIN = re.compile(f"{_EDGE}[^{_EDGE}]*{_EDGE}")
 
 
 class Turn(NamedTuple):
-    """What one speaker says: texts and media in order, without white space at either end."""
+    """What one speaker says: texts and media in order."""
 
     role: Role
     contents: tuple[Content, ...]
 
 
-def turns_of(text: str) -> list[Turn]:
+def turns_of(text: str, margins: bool = False) -> list[Turn]:
     """The turns of a text in mPLUG-Owl's format; no two consecutive ones have the same role.
 
     The text before the first "Human: " is the system message. SYSTEM or an empty one is left out,
     so that a format uses its own. The text is the user's instead if it contains media or is
     not followed by "Human: ". An unfinished or empty answer at the end is a turn.
+
+    White space at either end of a turn is left out. margins: keep what `with_margins` marked.
     """
+    text = text if margins else without_margins(text)
     found: list[tuple[Role, list[Content]]] = [("system", [])]
     # One group: split returns text at even indices, marks at odd ones.
     for i, part in enumerate(_MARKS.split(text)):
@@ -66,10 +73,36 @@ def turns_of(text: str) -> list[Turn]:
         found[:2] = [("user", [*first, *found[1][1]])]
     kept = [said for said in found if said[0] == "assistant" or _trimmed(said[1])]
     # Without an empty turn, its neighbours are one.
-    return [
+    turns = [
         Turn(role, _trimmed([content for _, contents in same for content in contents]))
         for role, same in itertools.groupby(kept, key=operator.itemgetter(0))
     ]
+    return [
+        Turn(role, tuple(c.replace(_EDGE, "") if isinstance(c, str) else c for c in contents))
+        for role, contents in turns
+    ]
+
+
+def with_margins(text: str, before: bool, after: bool) -> str:
+    """A text with the white space at its start and end marked, so that `turns_of` can keep it.
+
+    before, after: which of the two to keep; the other is left out.
+    """
+    text = text.replace(_EDGE, "")
+    inner = text.lstrip()
+    start = text[: len(text) - len(inner)] if before else ""
+    text, inner = inner, inner.rstrip()
+    end = text[len(inner) :] if after else ""
+    return "".join((_margin(start), inner, _margin(end)))
+
+
+def _margin(space: str) -> str:
+    return space and f"{_EDGE}{space}{_EDGE}"
+
+
+def without_margins(text: str) -> str:
+    """A text in mPLUG-Owl's format without the white space that `with_margins` marked."""
+    return _MARGIN.sub("", text)
 
 
 def with_broken_marks(turns: Sequence[Turn], marks: Iterable[str]) -> list[Turn]:

@@ -31,7 +31,7 @@ from flax.traverse_util import flatten_dict
 
 from owl_jax.data.batch import RowShape
 from owl_jax.models.config import PARTS, OwlConfig
-from owl_jax.models.parts import Path
+from owl_jax.models.parts import Path, faults_told
 from owl_jax.training.partition import FROZEN
 
 _ORDER = tuple(PARTS)  # subtrees in the order of the forward pass
@@ -96,8 +96,15 @@ def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> flo
 
 def _operations(
     model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
-) -> Iterator[_Operation]:
+) -> list[_Operation]:
     """Every counted operation of a sequence's forward pass."""
+    with faults_told(*model.parts.values()):
+        return list(_each_operation(model, shapes, labels, row))
+
+
+def _each_operation(
+    model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
+) -> Iterator[_Operation]:
     # (count, frames) of images and of videos.
     media = ((row.image_slots, 1), (row.video_slots, row.frames))
     named = None if labels is None else flatten_dict(dict(labels))

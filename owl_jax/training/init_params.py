@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from owl_jax.checkpoint.model_directory import open_subtrees
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
-from owl_jax.models.parts import ConnectorPart, VisionPart
+from owl_jax.models.parts import ConnectorPart, LanguagePart, VisionPart
 from owl_jax.models.vlm import init_params
 from owl_jax.training import config as settings
 from owl_jax.training.train_program import TrainingProgram
@@ -46,11 +47,15 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
             opened = _with_layers_note(opened, program.model)
         if "llm" in names:
-            _check_language(opened.config, program.model, directory)
+            _check_fields("llm", opened.config, program.model, directory)
             stored["llm"] = _extended(opened, program.model)
         stored, notes = _refitted(stored, program, names)
         for name in names:
-            _check_shapes(stored[name], program.params[name], f"{directory}: {name}")
+            found, wanted = opened.config.parts.get(name), program.model.parts.get(name)
+            kinds = (found.architecture, wanted.architecture) if found and wanted else None
+            _check_shapes(stored[name], program.params[name], f"{directory}: {name}", kinds)
+            if name in ("vision", "connector"):
+                _check_fields(name, opened.config, program.model, directory)
         if "llm" in names and config.frozen_dtype == settings.INT8:
             stored = quantize(program.model, stored)
         for name in names:
@@ -135,7 +140,8 @@ def _random_params(program: TrainingProgram, names: list[str], seed: int) -> Tre
     return params
 
 
-def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
+def _check_shapes(loaded: Tree, expected: Tree, where: str, kinds: tuple[str, str] | None) -> None:
+    """Raises UserError unless the shapes are equal. kinds: the architectures found and expected."""
     found = {path: leaf.shape for path, leaf in flatten_dict(loaded, sep="/").items()}
     wanted = {path: leaf.shape for path, leaf in flatten_dict(expected, sep="/").items()}
     # Quantisation adds the scales later.
@@ -149,17 +155,23 @@ def _check_shapes(loaded: Tree, expected: Tree, where: str) -> None:
         for path in sorted(found.keys() | wanted.keys())
         if found.get(path) != wanted.get(path)
     ]
+    if differences and kinds and kinds[0] != kinds[1]:
+        raise UserError(f"{where} is {kinds[0]}, but config.model has {kinds[1]}; give another one")
     if differences:
         raise UserError(f"{where} does not fit config.model: {'; '.join(differences[:5])}")
 
 
-def _check_language(found: OwlConfig, expected: OwlConfig, directory: str) -> None:
-    """Checks the fields that the weights depend on but that no shape reveals."""
-    for field in ("architecture", *expected.llm.DEFINING):
-        theirs, ours = (getattr(config.llm, field, None) for config in (found, expected))
-        extends = field == "architecture" and theirs == expected.llm.EXTENDS
-        if theirs != ours and not extends:
+def _check_fields(name: str, found: OwlConfig, expected: OwlConfig, directory: str) -> None:
+    """Checks the fields that a subtree's weights depend on but that no shape reveals."""
+    stored, part = found.parts[name], expected.parts[name]
+    fields = list(part.DEFINING)
+    if isinstance(part, LanguagePart) and stored.architecture != part.EXTENDS:
+        fields = ["architecture", *fields]
+    for field in fields:
+        theirs, ours = getattr(stored, field, None), getattr(part, field)
+        if theirs != ours and hasattr(stored, field):
+            key = f"config.model.{name}.{field}"
             raise UserError(
-                f"{directory} has {field} {theirs}, but config.model.llm.{field} is {ours}; give "
-                f"--config.model.llm.{field}={theirs}"
+                f"{directory} has {field} {theirs}, but {key} is {ours}; give "
+                f"--{key}={shlex.quote(str(theirs))}"
             )

@@ -246,6 +246,65 @@ def test_part_is_no_whole_model(tmp_path):
         open_any(tmp_path / "llama")
 
 
+@pytest.mark.parametrize(
+    ("config", "weights", "kinds"),
+    [
+        ("qwen2", "llava", "'llava'"),
+        ("qwen2", "llava of transformers 5", "'llava'"),
+        ("clip", "llava", "'llava'"),
+        ("clip", "mplug-owl", "'mplug-owl'"),
+        ("clip", "llama", "'llama' or 'mistral'"),
+        ("qwen3", "clip", "'clip' or 'clip_vision_model'"),
+        ("qwen2", "bloom", "'bloom'"),
+        ("llava", "llama", "'llama' or 'mistral'"),
+        ("llava", "clip without prefix", "'clip' or 'clip_vision_model'"),
+    ],
+)
+def test_weights_of_another_kind_are_named_not_listed(config, weights, kinds, tmp_path):
+    written = {
+        "llama": lambda path: directories.write_language(LLAMA, path),
+        "bloom": lambda path: directories.write_language(BLOOM, path, "transformer."),
+        "clip": directories.write_clip,
+        "clip without prefix": lambda path: directories.write_clip(path, prefix=""),
+        "mplug-owl": lambda path: directories.copy(LLAMA, path),
+    }
+    if weights in written:
+        tensors = directories.tensors(written[weights](tmp_path / "weights"))
+    else:
+        tensors = {f"language_model.{name}": np.zeros(1, np.float32) for name in map(str, range(9))}
+        prefix = "model." if weights.endswith("5") else ""
+        tensors[f"{prefix}multi_modal_projector.linear_1.weight"] = np.zeros(1, np.float32)
+    if config == "clip":
+        values = {"model_type": "clip_vision_model"}
+    elif config == "llava":
+        values = {"model_type": "llava", "text_config": {}, "vision_config": {}}
+    else:
+        values = {"model_type": config, "num_hidden_layers": 2, "vocab_size": 128}
+    kind = values["model_type"]
+    directory = directories.write(tmp_path / "mixed", values, tensors)
+    with pytest.raises(UserError) as caught:
+        open_any(directory)
+    assert str(caught.value) == (
+        f"{directory}: config.json has model_type '{kind}', but the weights are those of {kinds}; "
+        "copy both from the same model"
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "clip", "mplug-owl"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "a.b."])
+def test_names_with_a_wrapper_s_prefix(kind, wrapper, tmp_path):
+    write = {
+        "llama": lambda path: directories.write_language(LLAMA, path),
+        "clip": directories.write_clip,
+        "mplug-owl": lambda path: directories.copy(LLAMA, path),
+    }[kind]
+    directory = write(tmp_path)
+    tensors = {wrapper + name: value for name, value in directories.tensors(directory).items()}
+    directories.write(directory, directories.config(directory), tensors)
+    with pytest.raises(UserError, match=f"all names of tensors begin with '{wrapper}', which"):
+        open_any(directory)
+
+
 def test_video_release_is_told_by_its_tensors(tmp_path):
     directories.copy(VIDEO, tmp_path)
     assert open_family(tmp_path).config.vision.temporal

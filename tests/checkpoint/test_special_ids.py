@@ -27,6 +27,22 @@ def test_ids_of_a_sentencepiece_tokenizer_count(tmp_path):
     )
 
 
+@pytest.mark.parametrize("said", [{}, {"bos_token_id": 5, "eos_token_id": None}])
+def test_ids_that_config_json_lacks_are_not_told_as_its(said, tmp_path):
+    model = directories.write_language(LLAMA, tmp_path / "model")
+    values = directories.config(model)
+    for name in ("bos_token_id", "eos_token_id"):
+        values.pop(name, None)
+    (model / "config.json").write_text(json.dumps({**values, **said}))
+    tokens = [{"id": 5, "content": "<s>"}, {"id": 6, "content": "</s>"}]
+    (model / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
+    opened = open_language(model)
+    assert (opened.config.llm.eos_token_id, opened.notes) == (6, ())
+    directories.change_config(model, bos_token_id=9)
+    note = "config.json says bos_token_id 9, the tokenizer bos_token_id 5; using the tokenizer's"
+    assert open_language(model).notes == (note,)
+
+
 def test_ids_of_a_tokenizer_json(tmp_path):
     assert special_ids(tmp_path) == {}
     tokens = [{"id": 5, "content": "<s>"}, {"id": 6, "content": "</s>"}]

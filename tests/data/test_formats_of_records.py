@@ -130,6 +130,25 @@ def test_packed_batches_teach_the_answers(name, kind, records, tmp_path):
     assert taught == {text for _, text in EXAMPLES}
 
 
+def test_a_template_sees_messages_as_they_are_and_other_formats_trim_them(tmp_path):
+    asked, said = " hi\n", "\n yes "
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+    for example, name, text, taught in (
+        ({"messages": messages}, "GENERATION", f"user\n{asked}\nassistant", f"{said}<|im_end|>"),
+        ({"messages": messages}, "chatml", "user\nhi\nassistant", "yes<|im_end|>"),
+        ({"conversations": turns}, "GENERATION", "user\nhi\nassistant", "yes<|im_end|>"),
+        ({"messages": messages}, "owl", "\nHuman: hi\nAI: yes", "yes<|im_end|>"),
+    ):
+        tokenizer, format = opened(name, "qwen", tmp_path)
+        record = record_from(example, "list:0", Path())
+        made = Tokenize(tokenizer, SHAPE, format=format)(0, record)
+        ids = made.input_ids
+        assert text in tokenizer.decode(ids)
+        answer, end = ids[made.loss_mask][:-1], int(ids[made.loss_mask][-1])
+        assert tokenizer.decode(answer) + tokenizer.special_tokens[end] == taught
+
+
 def _answers(words: Words, tokenizer, ends):
     """Answers without white space around them, each with "|" for what ends it."""
     ids = np.array(words.ids)

@@ -178,6 +178,13 @@ def test_a_chat_template_goes_with_the_model(owl, directory, tmp_path, answered)
     again = owl_jax.load(tmp_path / "saved", "float32")
     assert again.config.conversation == "chat_template"
     assert again.chat([system, *MESSAGES]) == templated.chat([system, *MESSAGES])
+    # White space around a message is the template's business, and the other formats trim it.
+    spaced = [{"role": "user", "content": "\n What?\n\n"}]
+    ids = owl.tokenizer.encode("USER: \n What?\n\n ASSISTANT:")
+    expected = templated.generate([[1, *ids]], max_new_tokens=8)[0]
+    assert templated.chat(spaced, max_new_tokens=8) == owl.tokenizer.decode(expected)
+    plain = [{"role": "user", "content": "What?"}]
+    assert owl.chat(spaced, max_new_tokens=8) == owl.chat(plain, max_new_tokens=8)
 
 
 def test_a_plain_language_model_uses_its_chat_template(tmp_path):
@@ -195,7 +202,7 @@ def test_a_plain_language_model_uses_its_chat_template(tmp_path):
         owl.save(directory, format)
         owl = owl_jax.load(directory, "float32")
         assert owl.config.conversation == "chat_template"
-        assert owl._end_ids == (422, 420) and owl.tokenizer.bos_id is None
+        assert owl.end_ids == (422, 420) and owl.tokenizer.bos_id is None
     values = json.loads((directory / "config.json").read_text())
     assert "owl_jax_conversation" not in values
     answer = owl.chat(MESSAGES, max_new_tokens=8)

@@ -1,10 +1,13 @@
 """Parts in users' files. That they train, load and chat: tests/training/test_docs_parts.py."""
 
 import dataclasses
+import re
 import sys
 
+import flax.linen as nn
 import pytest
 
+from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
@@ -16,6 +19,7 @@ from owl_jax.models.vision import vision_types
 from owl_jax.models.vision.siglip import SiglipConfig
 from owl_jax.models.vlm import abstract_params
 from owl_jax.training.config import base_config, read_model
+from owl_jax.training.flops import prefill_flops
 
 FILE = """
 from dataclasses import dataclass
@@ -207,6 +211,52 @@ def test_config_parts_is_a_list_of_paths(parts):
         config.parts = parts
     with pytest.raises(UserError, match=r"config\.parts=.*: expected paths of Python files"):
         read_model(config)
+
+
+METHODS = {
+    "problems": "self, where",
+    "mismatches": "self, vision, width",
+    "num_tokens": "self, vision, frames",
+    "num_parameters": "self",
+    "build": "self, vision, width, compute",
+    "attention_flops": "self, vision, frames",
+    "tokens_through": "self, path, vision, frames",
+}
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "import sys; sys.exit(3)", "self.none", "[][0]"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_part_that_fails_is_one_line_with_its_file(method, fault, file):
+    lines = f"\n    def {method}({METHODS[method]}):\n        {fault}\n"
+    file.write_text(FILE + lines)
+    number = (FILE + lines).count("\n")
+    vision = SiglipConfig(28, 14, 16, 24, num_layers=1, num_heads=2)
+    llm = LlamaConfig(340, 16, 24, 1, 2, 2)
+    with pytest.raises(UserError, match=rf"twice\.py, line {number}: \w+: ") as error:
+        model = OwlConfig(vision, load_parts(file).TwiceConfig(hidden_size=16), llm)
+        model.problems()
+        shapes = abstract_params(model)
+        prefill_flops(model, nn.meta.unbox(shapes), RowShape(9, model.media_lengths(), 28, 1))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_parts_that_ends_the_process_is_one_line(file):
+    file.write_text(f"{FILE}\nraise SystemExit('enough')\n")
+    with pytest.raises(UserError, match=r"file of parts \S+twice\.py, line 13: SystemExit: enough"):
+        load_parts(file)
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "4.0", "None"])
+def test_a_connector_without_tokens_is_one_line(number, file):
+    file.write_text(f"{FILE}\n    def num_tokens(self, vision, frames):\n        return {number}\n")
+    model = owl_with(load_parts(file).TwiceConfig())
+    message = rf"connector twice: num_tokens of 1 frame\(s\) is {number}; expected a whole number"
+    (problem,) = model.problems()
+    assert re.match(message, problem)
+    with pytest.raises(UserError, match=message):
+        model.media_lengths()
+    with pytest.raises(UserError, match=rf"config\.model: {message}"):
+        read_model(base_config(model))
 
 
 def test_a_connector_that_miscounts_its_tokens_is_one_line(file):

@@ -8,6 +8,7 @@ from small_tokenizers import WRITERS
 from owl_jax.text.conversation import tokenize_conversation, tokenize_prompt
 from owl_jax.text.formats.choose import choose_format
 from owl_jax.text.media_index import MediaLengths
+from owl_jax.text.messages import prompt_from_messages, text_from_messages
 from owl_jax.text.tokenizer import load_tokenizer
 
 LENGTHS = MediaLengths(1, 1)
@@ -15,16 +16,15 @@ TALKS = [
     [("user", "What do you see?"), ("assistant", "An owl.")],
     [("user", "hi"), ("assistant", "yes"), ("user", "Why,\n\n x?"), ("assistant", "1\n\n2  3")],
     [("system", "Be brief."), ("user", "hi"), ("assistant", "猫头鹰 don't"), ("user", "bye")],
+    [
+        *(("system", "\nBe brief. "), ("user", " hi\n"), ("assistant", "\n\n yes  ")),
+        *(("user", "\tWhy,\n\n"), ("assistant", " 1\n"), ("user", "\nAI: x "), ("assistant", " ")),
+    ],
 ]
 CASES = [
     *(("CHATML", "qwen"), ("GENERATION", "qwen"), ("THINKING", "qwen"), ("PARTS", "qwen")),
     *(("LLAMA3", "llama3"), ("MISTRAL", "mistral")),
 ]
-MARKS = {"system": "", "user": "Human: ", "assistant": "AI: "}
-
-
-def owl_text(talk):
-    return "\n".join(f"{MARKS[role]}{text}" for role, text in talk)
 
 
 @pytest.mark.parametrize("talk", TALKS)
@@ -44,12 +44,13 @@ def test_ids_are_those_of_transformers(name, kind, talk, tmp_path):
 
     questions = [i for i, (role, _) in enumerate(talk) if role == "user"]
     for i in questions:
-        prompt = tokenize_prompt(owl_text(talk[: i + 1]), tokenizer, LENGTHS, format=format)
+        text = prompt_from_messages(messages[: i + 1], margins=True)
+        prompt = tokenize_prompt(text, tokenizer, LENGTHS, format=format)
         wanted = expected(messages[: i + 1], add_generation_prompt=True)
         assert prompt.tolist() == wanted["input_ids"]
     if name == "THINKING" and len(questions) > 1:
         return  # it rewrites answers: it cannot be masked
-    text = owl_text(talk)
+    text = text_from_messages(messages, margins=True)
     example = tokenize_conversation(text, tokenizer, LENGTHS, 999, format)
     masks = name == "GENERATION"
     wanted = expected(messages, return_assistant_tokens_mask=masks)

@@ -32,6 +32,7 @@ SIZES = {
     "vision.intermediate_size": 80,
     "vision.num_layers": 3,
     "vision.num_heads": 4,
+    "vision.layer_norm_eps": 1e-5,  # CLIP's
     "connector.hidden_size": 48,
     "connector.mlp_size": 64,
     "connector.num_layers": 1,

@@ -7,7 +7,7 @@ import pytest
 
 from owl_jax.errors import UserError
 from owl_jax.text.messages import prompt_from_messages, text_from_messages
-from owl_jax.text.turns import SYSTEM
+from owl_jax.text.turns import SYSTEM, without_margins
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline"
 RECORD = json.loads((GOLDENS / "texts.json").read_text(encoding="utf-8"))
@@ -31,6 +31,20 @@ def test_messages_become_the_template():
         f"{SYSTEM}\nHuman: <image>\nWhat is it?\nAI: A cat.\nHuman: And these?\nHuman: <image>"
         "\nHuman: <|video|>\nHuman: Compare.\nAI: "
     )
+
+
+def test_margins_can_be_left_out_later():
+    messages = [
+        {"role": "system", "content": "\nBe brief.\t"},
+        {"role": "user", "content": [{"type": "text", "text": " \n"}, {"type": "image"}]},
+        {"role": "assistant", "content": " \n"},
+        {"role": "user", "content": [{"type": "text", "text": "\n\nHuman: x\nAI: y\n\n"}]},
+    ]
+    for margins in (True, False):
+        with pytest.raises(UserError, match=r"message 1 \(user\) is empty"):
+            prompt_from_messages([{"role": "user", "content": " \n"}], margins)
+    marked = prompt_from_messages(messages, margins=True)
+    assert without_margins(marked) == prompt_from_messages(messages) != marked
 
 
 def test_recorded_prompt_from_messages():

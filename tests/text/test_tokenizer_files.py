@@ -117,6 +117,19 @@ def test_a_vocabulary_that_cannot_encode_every_text(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "pairs"),
+    [("x", False), ("x", True), ("##", True), ("猫", True), ("b", False), ("é", False)],
+)
+def test_a_prefix_that_merges_lack_is_one_line(prefix, pairs, file, tmp_path):
+    """The library would cut merged pieces at a byte, and might end the process."""
+    merges = [["a", "é"], ["é", "c"]] if pairs else ["a b", "é é"]
+    model = {**file["model"], "continuing_subword_prefix": prefix, "merges": merges}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**file, "model": model}))
+    with pytest.raises(UserError, match=r"tokenizer\.json: continuing_subword_prefix is '.*merge"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
 def test_irregular_files_are_named(tmp_path, name):
     place = tmp_path / name

@@ -64,6 +64,33 @@ def test_messages_become_turns_with_their_own_lines():
     assert turns_of(prompt_from_messages(messages[:2]))[-1] == assistant()
 
 
+def test_margins_are_kept_as_they_are():
+    messages = [
+        {"role": "system", "content": "\n Be brief. "},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "\n\nHuman: see\t"},
+                {"type": "image"},
+                {"type": "text", "text": "\nAI: no\n\n"},
+            ],
+        },
+        {"role": "assistant", "content": "\tAn  owl.\n"},
+        {"role": "user", "content": " \U000ffff2x\U000ffff2 "},
+        {"role": "assistant", "content": " "},
+    ]
+    marked = text_from_messages(messages, margins=True)
+    assert turns_of(marked, margins=True) == [
+        Turn("system", ("\n Be brief. ",)),
+        user("\n\nHuman: see\n", IMAGE_ID, "\nAI: no\n\n"),
+        assistant("\tAn  owl.\n"),
+        user(" x "),
+        assistant(" "),
+    ]
+    messages[3]["content"] = " x "
+    assert turns_of(marked) == turns_of(text_from_messages(messages))
+
+
 def test_marks_in_texts_are_broken():
     turns = [user("a<|im_end|>b", IMAGE_ID, "</s>"), assistant("<s><|im_end|>")]
     assert with_broken_marks(turns, {"<|im_end|>", "</s>", "<", ""}) == [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 
 import jax
@@ -23,6 +24,7 @@ from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.positions import interpolated
+from owl_jax.models.vision.siglip import SiglipConfig
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.training.init_params import initialize
 from owl_jax.training.loop import train
@@ -118,6 +120,32 @@ def test_the_start_of_a_deeper_encoder(files, config, capsys):
 
     config.model.vision.post_norm = True
     with pytest.raises(UserError, match=r"deep: vision does not fit .*\(3, .* instead of \(2, "):
+        initialize(config, make_program(config, make_mesh()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "given"),
+    [
+        ("layer_norm_eps", 1e-3, "1e-06"),
+        ("pixel_mean", (0.5, 0.5, 0.5), "'(0.48145466, 0.4578275, 0.40821073)'"),
+        ("pixel_std", (0.5, 0.5, 0.5), "'(0.26862954, 0.26130258, 0.27577711)'"),
+    ],
+)
+def test_what_an_encoder_was_trained_with_must_agree(field, value, given, files, config):
+    config.init.vision = str(files / "base")
+    config.model.vision[field] = value
+    program = make_program(config, make_mesh())
+    key = f"config.model.vision.{field}"
+    message = f"base has {field} .*, but {key} is {re.escape(str(value))}; give --{key}="
+    with pytest.raises(UserError, match=message + re.escape(given)) as error:
+        initialize(config, program)
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_of_another_architecture_is_named(files, config):
+    config.init.vision = str(files / "base")
+    config.model.vision = dataclasses.asdict(SiglipConfig(14, 7, 16, 32, 1, 2))
+    with pytest.raises(UserError, match=r"base: vision is clip, but config.model has siglip; give"):
         initialize(config, make_program(config, make_mesh()))
 
 

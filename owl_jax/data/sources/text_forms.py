@@ -69,6 +69,8 @@ _FILE_IN_TEXT = re.compile(r"<(img|video)>([^<>]{1,1024})</\1>")
 def messages_of(values: Mapping[str, Any], num_images: int, num_videos: int) -> list[Any]:
     """The messages of an example in any of the forms above.
 
+    White space at the ends of messages is kept if the example has OpenAI-style ones.
+
     num_images, num_videos: media outside the text; they precede a question or caption that has no
     placeholders.
 
@@ -139,7 +141,7 @@ def _one_turn(
     earlier = _history(values.get("history"))
     messages: list[dict[str, Any]] = []
     if _has(values, "system"):
-        messages.append({"role": "system", "content": string(values, "system")})
+        messages.append({"role": "system", "content": string(values, "system").strip()})
     for number, (before, after) in enumerate([*earlier, (asked, answered)]):
         messages += [_asked(before, [] if number else media), _answered(after)]
     return messages
@@ -205,13 +207,13 @@ def _pairs(
 
 
 def _asked(question: str, media: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    parts = parts_of(question)
+    parts = parts_of(question.strip())
     marked = any(part["type"] != "text" for part in parts)
     return {"role": "user", "content": parts if marked else [*media, *parts]}
 
 
 def _answered(answer: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": answer}
+    return {"role": "assistant", "content": answer.strip()}
 
 
 def _answer(value: Any, key: str) -> str:

@@ -46,6 +46,8 @@ def message_of(turn: Any) -> Any:
     role = _ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
     content = decoded(_first(turn, "value", "content", "text"))
     if isinstance(content, str):
+        # Only OpenAI-style messages are taken as they are, as chat templates take them.
+        content = content if "content" in turn else content.strip()
         if role == "user":
             content = parts_of(content) if "value" in turn else _with_marks(content)
     elif content is not None:

@@ -120,7 +120,8 @@ def _text_and_media(
     messages = messages_of(values, len(images), len(videos))
     if not images and not videos:
         images, videos = _media_inside(messages, where, media_root)
-    return _with_video_marks(text_from_messages(messages), images, videos), images, videos
+    text = text_from_messages(messages, margins=True)
+    return _with_video_marks(text, images, videos), images, videos
 
 
 def _with_video_marks(text: str, images: list[Medium], videos: list[Video]) -> str:

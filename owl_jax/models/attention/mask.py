@@ -5,9 +5,13 @@ Letters: B sequences, L tokens, S slots of the cache, H heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+Array = Any  # NumPy on the host, jax.Array in a program
 
 
 @struct.dataclass
@@ -19,8 +23,8 @@ class PastTokens:
     rows: int32[B], the row of the cache that belongs to each sequence; None: row b to sequence b.
     """
 
-    lengths: jax.Array
-    rows: jax.Array | None = None
+    lengths: Array
+    rows: Array | None = None
 
 
 @struct.dataclass

@@ -13,13 +13,16 @@ from jax.nn import logsumexp
 
 from owl_jax.models.attention.mask import AttentionMask, alibi_bias
 from owl_jax.models.attention.packed_kernels import MASKED
-from owl_jax.models.cache import Past
+from owl_jax.models.attention.ragged_cpu import is_faster, ragged
+from owl_jax.models.cache import LayerCache, Past
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
 # XLA on TPU computes the matmul of a single query elementwise. With eight copies of the query, the
 # matrix unit's minimum, it uses that unit and takes two fifths of the time, the compiler estimates.
 _QUERY_COPIES = 8
+
+_MIN_RAGGED_SLOTS = 512  # with fewer, reading all of them is always faster
 
 
 def xla(
@@ -73,20 +76,51 @@ def attend_with_cache(
 ) -> jax.Array:
     """One softmax over cached and new keys; concatenating them would copy the cache."""
     assert mask.past is not None
-    length, cached = q.shape[1], past.read()
+    tokens, cached = mask.past, past.read()
+
+    def all_slots() -> tuple[jax.Array, jax.Array]:
+        return _of_past(cached, q, mask, slopes, window)
+
+    def used_slots() -> tuple[jax.Array, jax.Array]:
+        context, logsum = ragged(q[:, 0], cached, tokens, slopes, window)
+        return context[:, None].astype(q.dtype), logsum[:, :, None]
+
+    num_slots = cached["k"].shape[2]
+    if q.shape[1] == 1 and platform() == "cpu" and num_slots >= _MIN_RAGGED_SLOTS:
+        shorter = is_faster(tokens, num_slots)
+        of_past, old = jax.lax.cond(shorter, used_slots, all_slots)
+    else:
+        of_past, old = all_slots()
+    new = _scores(q, k, mask, slopes, window)
+    total = jnp.logaddexp(old, logsumexp(new, -1))
+    share = jnp.exp(old - total).swapaxes(1, 2)[..., None].astype(of_past.dtype)
+    of_new = _weighted_values(jnp.exp(new - total[..., None]), v)
+    return named("context", share * of_past + of_new)
+
+
+def _of_past(
+    cached: LayerCache,
+    q: jax.Array,
+    mask: AttentionMask,
+    slopes: jax.Array | None,
+    window: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention to the cached tokens alone: (context [B, L, H, K], the logarithm of the softmax's
+    denominator float32[B, H, L])."""
+    assert mask.past is not None
     if mask.past.rows is not None:
         cached = {name: x[mask.past.rows] for name, x in cached.items()}
+    length = q.shape[1]
     copies = _QUERY_COPIES if length == 1 and platform() == "tpu" else 1
-    old = _products(jnp.repeat(q, copies, axis=1), cached["k"])[:, :, :length]
-    slots = jnp.arange(old.shape[-1])
+    scores = _products(jnp.repeat(q, copies, axis=1), cached["k"])[:, :, :length]
+    slots = jnp.arange(scores.shape[-1])
     if slopes is not None:
-        old += alibi_bias(slopes, mask.query_positions, slots)
-    old = jnp.where(mask.dense_past(len(slots), window), old, MASKED)
-    new = _scores(q, k, mask, slopes, window)
-    total = jnp.logaddexp(logsumexp(old, -1, keepdims=True), logsumexp(new, -1, keepdims=True))
-    old, new = jnp.exp(old - total), jnp.exp(new - total)
-    of_past = _weighted_values(jnp.repeat(old, copies, axis=2), cached["v"])[:, :length]
-    return named("context", of_past + _weighted_values(new, v))
+        scores += alibi_bias(slopes, mask.query_positions, slots)
+    scores = jnp.where(mask.dense_past(len(slots), window), scores, MASKED)
+    total = logsumexp(scores, -1)
+    weights = jnp.exp(scores - total[..., None])
+    context = _weighted_values(jnp.repeat(weights, copies, axis=2), cached["v"])[:, :length]
+    return context, total
 
 
 def _scores(

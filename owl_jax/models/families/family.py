@@ -55,6 +55,35 @@ class Family:
     tower_prefix: str = ""
     conversation: str = OWL.name
 
+    def renaming(self, names: Collection[str]) -> Callable[[str], str]:
+        """Maps this family's tensor names to those of files that another version may have written.
+
+        names: of the files' tensors.
+        """
+        found = {
+            prefix: next(
+                (
+                    spelling
+                    for spelling in (prefix, *others)
+                    if any(name.startswith(spelling) for name in names)
+                ),
+                prefix,
+            )
+            for prefix, others in self.spellings.items()
+        }
+
+        def rename(name: str) -> str:
+            for prefix, spelling in found.items():
+                if name.startswith(prefix):
+                    return spelling + name.removeprefix(prefix)
+            return name
+
+        return rename
+
+    def marks(self, names: Collection[str]) -> bool:
+        """Whether the tensors include the one that only this family's weights have."""
+        return bool(self.mark) and self.renaming(names)(self.mark) in names
+
     def tied(self, config: OwlConfig) -> dict[str, str]:
         """{tensor: the tensor that it may duplicate}."""
         prefix = self.language_prefix

@@ -11,7 +11,7 @@ from owl_jax.models.language.mistral import MistralConfig
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.language.qwen2 import Qwen2Config
 from owl_jax.models.language.qwen3 import Qwen3Config
-from owl_jax.models.parts import LanguagePart
+from owl_jax.models.parts import LanguagePart, from_hf
 
 LANGUAGE_MODELS: dict[str, type[LanguagePart]] = {
     "llama": LlamaConfig,
@@ -42,4 +42,4 @@ def read_language(source: Source) -> LanguagePart:
         )
     part = known[kind]
     source.refuse_other_computation(part.READS)
-    return part.from_hf(source)
+    return from_hf(part, source)

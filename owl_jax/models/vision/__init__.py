@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from owl_jax.errors import UserError, shown
 from owl_jax.models.hf_config import Source
-from owl_jax.models.parts import VisionPart
+from owl_jax.models.parts import VisionPart, from_hf
 from owl_jax.models.vision.clip import ClipConfig
 from owl_jax.models.vision.siglip import SiglipConfig
 
@@ -27,4 +27,4 @@ def read_vision(source: Source) -> VisionPart:
     if not isinstance(kind, str) or kind not in types:
         known = ", ".join(types)
         raise UserError(f"{source.path}: vision encoder {shown(kind)}; expected {known}")
-    return types[kind].from_hf(source)
+    return from_hf(types[kind], source)

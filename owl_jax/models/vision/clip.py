@@ -38,7 +38,7 @@ from owl_jax.models.layers import (
     quick_gelu,
     truncated_init,
 )
-from owl_jax.models.parts import Path, indivisible
+from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import Flat, PatchConvolution, Same
@@ -68,6 +68,7 @@ class ClipConfig(VitConfig):
     """
 
     INIT_ONLY: ClassVar = ("position_stddev",)
+    DEFINING: ClassVar = (*VisionPart.DEFINING, "layer_norm_eps")
     MODEL_TYPES: ClassVar = ("clip", "clip_vision_model")
     OTHER_PARTS: ClassVar = "CLIP's text tower, projections and logit scale"
 

@@ -29,7 +29,7 @@ from owl_jax.models.bounds import (
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Source
 from owl_jax.models.layers import LayerNorm, Projection, truncated_init
-from owl_jax.models.parts import Path, indivisible
+from owl_jax.models.parts import Path, VisionPart, indivisible
 from owl_jax.models.remat import named
 from owl_jax.models.stack import apply_layers
 from owl_jax.models.transforms import PatchConvolution, Same
@@ -59,6 +59,7 @@ class SiglipConfig(VitConfig):
     """
 
     INIT_ONLY: ClassVar = ("position_stddev",)
+    DEFINING: ClassVar = (*VisionPart.DEFINING, "layer_norm_eps")
     MODEL_TYPES: ClassVar = ("siglip", "siglip_vision_model")
     OTHER_PARTS: ClassVar = "SigLIP's text tower, pooling head, logit scale and bias"
 

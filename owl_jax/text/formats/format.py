@@ -43,6 +43,11 @@ class ConversationFormat(Protocol):
         ...
 
     @property
+    def keeps_margins(self) -> bool:
+        """Whether it takes messages with the white space at their ends."""
+        ...
+
+    @property
     def answer_start(self) -> str:
         """Text that precedes each answer and is not part of it."""
         ...
@@ -102,6 +107,11 @@ class Format:
     reserved: _Texts = ()
     stops: _Texts = ()
     always_bos: bool = False
+
+    @property
+    def keeps_margins(self) -> bool:
+        """See ConversationFormat: its own texts separate the messages."""
+        return False
 
     @property
     def answer_start(self) -> str:

@@ -181,7 +181,7 @@ def test_a_batch_that_the_mesh_does_not_divide():
 def test_queries_without_keys_are_finite(kernel, L):
     """Keys masked for all queries, as by a caller's attention_mask."""
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
-    mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
+    mask = AttentionMask(slots[None], ones, slots[None], ones.at[:, :20].set(0))
     for slopes in (None, jnp.asarray(alibi_slopes(2))):
         given = *qkv(1, L, 2, 2, 16), mask, slopes
         ours, expected = (values_and_gradients(name, *given) for name in (kernel, "xla"))
@@ -192,7 +192,7 @@ def test_queries_without_keys_are_finite(kernel, L):
 def test_blockwise_gives_queries_without_keys_no_gradient():
     L = 2 * BLOCK
     slots, ones = jnp.arange(L), jnp.ones((1, L), jnp.int32)
-    mask = AttentionMask(slots, slots[None], ones, slots[None], ones.at[:, :20].set(0))
+    mask = AttentionMask(slots[None], ones, slots[None], ones.at[:, :20].set(0))
     given = *qkv(1, L, 2, 2, 16), mask
     ours, expected = (values_and_gradients(name, *given) for name in ("blockwise", "xla"))
     assert_same((expected[0], *ours[1:3], expected[3]), expected, 1e-5)

@@ -79,5 +79,5 @@ def test_a_config_may_name_a_built_in_format():
     with pytest.raises(UserError, match=r"config\.model: conversation is 'alpaca'; expected owl, "):
         read_model(config)
     config.model.conversation = "none.py"
-    with pytest.raises(UserError, match=r"format file none\.py: FileNotFoundError"):
+    with pytest.raises(UserError, match=r"format file none\.py: No such file or directory; exp"):
         read_model(config)

@@ -1,0 +1,286 @@
+"""The rows of the inference core on a device: the programs that the engine runs, and their warm-up.
+
+Letters: L tokens of a piece, B rows, S slots of a row, W rows that are decoded, V vocabulary,
+n tokens of a medium, D width, S image side, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from owl_jax.inference import core
+from owl_jax.inference.api import Owl
+from owl_jax.inference.prompt import BUCKET, Prompt, round_up
+from owl_jax.inference.requests import MAX_LOGPROBS, ChatPrompt, Request
+from owl_jax.inference.sampling import row_keys
+from owl_jax.models.attention.mask import PastTokens
+from owl_jax.parallel.sharding import on_mesh
+
+PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
+
+_ROW_LENGTH = 2048
+_ROWS_ON_CPU = 8
+_MEMORY_SHARE = 0.9  # of what the weights leave, for the cache
+
+
+class DeviceRows:
+    """B rows of S slots, for one thread. All arguments of programs are NumPy or on the device, and
+    have the types of the warm-up, so that nothing is compiled after it."""
+
+    def __init__(self, owl: Owl, num_rows: int | None = None, row_length: int | None = None):
+        """Allocates the cache.
+
+        Args:
+          num_rows: by default as many as the devices have memory for, 8 on a CPU.
+          row_length: S, by default the model's maximum, but at most 2,048; rounded up to a multiple
+            of 64.
+        """
+        self._mesh, self._config = owl.mesh, owl.config
+        self._compute, self._params = owl.compiled_form
+        self.length = round_up(min(row_length or _ROW_LENGTH, owl.config.llm.max_length))
+        self.count = num_rows or self._rows_in_memory()
+        self.max_logprobs = min(MAX_LOGPROBS, owl.config.llm.vocab_size)
+        self._canvases: dict[int, jax.Array] = {}
+        self._compiled_in_warm_up = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Frees all rows; what they hold is lost."""
+        with on_mesh(self._mesh, self.count):
+            state = core.empty_state(
+                self._config, self._compute, self._params, self.count, self.length
+            )
+        if self._mesh is None:  # arrays that may move to other devices need other programs
+            state = jax.device_put(state, self._device())
+        self._state = state
+
+    @property
+    def compilations(self) -> int:
+        """Programs that this process has compiled since the warm-up."""
+        return _compilations.count - self._compiled_in_warm_up
+
+    def warm_up(self, frames: Iterable[int]) -> None:
+        """Compiles every program. frames: the numbers of frames that a video may have."""
+        _compilations.listen()
+        media = []
+        if not self._config.text_only:
+            size = self._config.image_size
+            shapes = [(size, size, 3), *((number, size, size, 3) for number in frames)]
+            media = [(self.encode(np.zeros(shape, np.uint8)), 0) for shape in shapes]
+        for length in (length for length in PIECES if length <= self.length):
+            ids = np.zeros(length, np.int32)
+            canvases = [self.canvas(length, media)]
+            if media and self._config.llm.USES_MODALITY:
+                canvases.append(self.canvas(length))
+            for canvas in canvases:
+                for start in (0, BUCKET):
+                    if start + length <= self.length:
+                        prefilled = self.prefill(0, ids, length, start, canvas)
+                        self.insert(0, prefilled, start, length)
+        prompt = ChatPrompt(np.zeros(1, np.int32))
+        self.begin(0, prompt.input_ids, Request(prompt, 1), 1, 0, prefilled)
+        self.copy(0, self.count - 1, 0)
+        self.release(0, 0)
+        self.allow(0, np.full(-(-self._config.llm.vocab_size // 32), 2**32 - 1, np.uint32))
+        for width in self._widths():
+            self.decode(range(width or self.count), 1, with_logprobs=False)
+        self.decode(range(self.count), 1, with_logprobs=True)
+        jax.block_until_ready(self._state)
+        self.reset()
+        self._compiled_in_warm_up = _compilations.count
+
+    def encode(self, pixels: np.ndarray) -> jax.Array:
+        """The vectors [n, D] of a picture uint8[S, S, 3] or a video uint8[T, S, S, 3]."""
+        batch = pixels[None, None]
+        media = (None, batch) if pixels.ndim == 4 else (batch, None)
+        with on_mesh(self._mesh, 1):
+            vectors = core.encode(self._config, self._compute, self._params, *media)
+            assert vectors is not None
+            return vectors[0]
+
+    def canvas(self, length: int, media: Sequence[tuple[jax.Array, int]] = ()) -> jax.Array | None:
+        """[1, L, D]: the vectors of the media of a piece, at its tokens. None if the model needs
+        none.
+
+        media: vectors [n, D], and the token of the piece from which on they are. Those before the
+          piece or after it are left out.
+        """
+        if self._config.text_only or (not media and self._config.llm.USES_MODALITY):
+            return None
+        if length not in self._canvases:
+            zeros = np.zeros((1, length, self._config.llm.hidden_size), self._compute.dtype)
+            self._canvases[length] = jax.device_put(zeros, self._device())
+        canvas = self._canvases[length]
+        for vectors, at in media:
+            canvas = _put_on(canvas, vectors, *_numbers(at))
+        return canvas
+
+    def prefill(
+        self,
+        row: int,
+        ids: np.ndarray,
+        count: int,
+        start: int,
+        canvas: jax.Array | None,
+        adapter: int = 0,
+    ) -> core.Prefilled:
+        """Reads a piece of a prompt, of which the row has the first `start` tokens.
+
+        ids: int32[L], negative at media; `count` of them are tokens, the others padding.
+        """
+        slots = np.arange(len(ids), dtype=np.int32)
+        prompt = Prompt(
+            input_ids=np.maximum(ids, 0)[None],
+            media_index=np.where(ids < 0, slots, -1).astype(np.int32)[None],
+            lengths=np.asarray([count], np.int32),
+            media=canvas,
+        )
+        past = cache = None
+        if start:
+            past = PastTokens(*(number[None] for number in _numbers(start, row)))
+            cache = self._state.cache
+        adapters = np.asarray([adapter], np.int32)
+        with on_mesh(self._mesh, 1):
+            return core.prefill(
+                self._config, self._compute, self._params, prompt, cache, past, adapters
+            )
+
+    def insert(self, row: int, prefilled: core.Prefilled, start: int, count: int) -> None:
+        """Writes a piece of `count` tokens to a row, from slot `start` on."""
+        self._change(core.insert, prefilled, *_numbers(row, start, start + count))
+
+    def begin(
+        self,
+        row: int,
+        ids: np.ndarray,
+        request: Request,
+        max_tokens: int,
+        adapter: int,
+        prefilled: core.Prefilled,
+    ) -> core.NewTokens:
+        """Samples the first token of a row that has the whole prompt `ids`."""
+        settings = core.make_rows(
+            self._config,
+            [request.sampling],
+            row_keys(request.seed, 1),
+            [request.end_ids],
+            [max_tokens],
+            [request.min_new_tokens],
+            [ids],
+            has_allowed=True,
+            adapter=adapter,
+        )
+        if request.constraint is not None:
+            settings = replace(settings, allowed=request.constraint.allowed()[None])
+        given = *_numbers(row, len(ids)), prefilled.logits, settings
+        with on_mesh(self._mesh, self.count):
+            self._state, found = core.begin(self._state, *given, self.max_logprobs)
+        return found
+
+    def decode(
+        self, rows: Sequence[int], steps: int, with_logprobs: bool
+    ) -> tuple[core.NewTokens, Sequence[int]]:
+        """Up to `steps` tokens of each row, among which all active ones must be.
+
+        Returns: (new tokens, the row of each of their columns).
+        """
+        widths = self._widths()
+        width = next((w for w in widths if w is None or w >= len(rows)), None)
+        which = None
+        if width is None or with_logprobs:
+            rows = range(self.count)
+        else:
+            others = (row for row in range(self.count) if row not in rows)
+            rows = [*rows, *(next(others) for _ in range(width - len(rows)))]
+            which = np.asarray(rows, np.int32)
+        with on_mesh(self._mesh, self.count):
+            self._state, found = core.decode_steps(
+                self._config,
+                self._compute,
+                self._params,
+                self._state,
+                *_numbers(steps),
+                which,
+                self.max_logprobs if with_logprobs else None,
+            )
+        return found, rows
+
+    def release(self, row: int, length: int) -> None:
+        """Ends a row, which keeps its first `length` tokens."""
+        self._change(core.release, *_numbers(row, length))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of a row to a free one."""
+        self._change(core.copy, *_numbers(source, target, length))
+
+    def allow(self, row: int, allowed: np.ndarray) -> None:
+        """Sets which tokens may come next in a row: uint32[V / 32], a bit each."""
+        self._change(core.allow, *_numbers(row), allowed)
+
+    def _change(self, function: Callable[..., core.DecodeState], *given: Any) -> None:
+        with on_mesh(self._mesh, self.count):
+            self._state = function(self._state, *given)
+
+    def _device(self) -> Any:
+        """Where arrays are that all devices have."""
+        if self._mesh is not None:
+            return NamedSharding(self._mesh, PartitionSpec())
+        return next(iter(jax.tree.leaves(self._params)[0].devices()))
+
+    def _widths(self) -> list[int | None]:
+        """The numbers of rows that are decoded together: on a CPU fewer are faster. None: all."""
+        if jax.default_backend() != "cpu" or self._mesh is not None:
+            return [None]
+        return [*(2**n for n in range(self.count.bit_length()) if 2**n < self.count), None]
+
+    def _rows_in_memory(self) -> int:
+        """As many rows as the devices have memory for."""
+        devices = {d for leaf in jax.tree.leaves(self._params) for d in leaf.devices()}
+        stats = [device.memory_stats() for device in devices]
+        if not all(stats):
+            return _ROWS_ON_CPU
+        free = sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
+        llm = self._config.llm
+        token = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim
+        row = token * self.length * jnp.dtype(self._compute.dtype).itemsize
+        return max(1, int(_MEMORY_SHARE * free / row))
+
+
+@jax.jit
+def _put_on(canvas: jax.Array, vectors: jax.Array, at: jax.Array) -> jax.Array:
+    """Puts vectors [n, D] on a canvas [1, L, D] from token `at` on, -n <= at <= L."""
+    n, L = len(vectors), canvas.shape[1]
+    wide = jnp.pad(canvas[0], ((n, n), (0, 0)))
+    wide = jax.lax.dynamic_update_slice(wide, vectors.astype(wide.dtype), (at + n, 0))
+    return wide[None, n : n + L]
+
+
+def _numbers(*values: int) -> list[np.ndarray]:
+    """int32 scalars: Python's numbers would be other types to a compiled program."""
+    return [np.asarray(value, np.int32) for value in values]
+
+
+class _Compilations:
+    """Counts the programs that this process compiles."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._is_listening = False
+
+    def listen(self) -> None:
+        if not self._is_listening:
+            jax.monitoring.register_event_duration_secs_listener(self._heard)
+            self._is_listening = True
+
+    def _heard(self, event: str, duration_secs: float, **_: str | int) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+_compilations = _Compilations()

@@ -1,0 +1,452 @@
+"""Continuous batching: requests share the device, each in a row of the inference core.
+
+One thread owns the device. In each turn it takes cancelled requests out, gives free rows to waiting
+requests, encodes one medium or prefills one piece of a prompt, and dispatches the next chunk of
+tokens for all active rows before it fetches the last chunk's. A row that has ended keeps its keys
+and values until another request needs the row, so the next turn of a conversation computes only
+what is new.
+
+Letters: L tokens, B rows, S slots of a row, W rows that are decoded, n tokens of a medium, D width.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from owl_jax.errors import UserError
+from owl_jax.inference import core
+from owl_jax.inference.api import Owl, PromptTooLong
+from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.inference.device_rows import PIECES, DeviceRows
+from owl_jax.inference.media_cache import MediaCache
+from owl_jax.inference.prefix import Span, TokenRun
+from owl_jax.inference.prompt import BUCKET
+from owl_jax.inference.requests import (
+    MAX_LOGPROBS,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    Listener,
+    QueueFull,
+    Request,
+    Stats,
+    Ticket,
+    Token,
+    Tokens,
+)
+from owl_jax.inference.sampling import END_IDS
+
+_STEPS = 8  # tokens of a row between two returns to the host
+_STEPS_WHILE_WAITING = 4  # so that a prompt is prefilled sooner
+_MEDIA_BYTES = 2**30
+
+
+@dataclass(eq=False)
+class _Row:
+    """A row of the cache: its index, the tokens in it, and when it was last used."""
+
+    index: int
+    run: TokenRun = field(default_factory=lambda: TokenRun(np.zeros(0, np.int32)))
+    used: int = 0
+    job: _Job | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request in progress. filled: tokens of its prompt in the row."""
+
+    ticket: Ticket
+    run: TokenRun
+    row: _Row
+    cached: int = 0
+    filled: int = 0
+    tokens: list[int] = field(default_factory=list)
+    is_active: bool = False
+    is_finished: bool = False
+
+    @property
+    def request(self) -> Request:
+        return self.ticket.request
+
+    def spans(self, start: int, end: int) -> list[Span]:
+        """The media with tokens in [start, end)."""
+        return [
+            span for span in self.run.spans if span.start < end and span.start + span.length > start
+        ]
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """Tokens that are being computed; column i is of jobs[i]."""
+
+    found: core.NewTokens
+    jobs: Sequence[_Job | None]
+
+
+class Engine:
+    """Answers requests from any thread.
+
+    num_rows: requests that are answered at the same time. row_length: tokens of a prompt and its
+      answer, at most. adapters: the names that requests may give.
+    """
+
+    def __init__(
+        self,
+        owl: Owl,
+        *,
+        num_rows: int | None = None,
+        row_length: int | None = None,
+        max_waiting: int = 256,
+        frames: Sequence[int] = (NUM_FRAMES,),
+        media_cache_bytes: int = _MEDIA_BYTES,
+    ):
+        """Allocates the cache; `warm_up` compiles, `start` begins to answer.
+
+        Args:
+          num_rows: by default as many as the device's memory has room for, 8 on a CPU.
+          row_length: by default the model's maximum, but at most 2,048; rounded up to a multiple of
+            64.
+          max_waiting: requests in the queue, at most.
+          frames: the numbers of frames that a video may have; each is compiled.
+          media_cache_bytes: of the vectors of media that are kept on the device.
+        """
+        self._config = owl.config
+        self._device = DeviceRows(owl, num_rows, row_length)
+        self.num_rows, self.row_length = self._device.count, self._device.length
+        self.frames, self.adapters = tuple(frames), owl.adapters
+        self._longest = min(self.row_length, owl.config.llm.max_length)
+        self._max_waiting = max_waiting
+        self._media = MediaCache(media_cache_bytes, self._device.encode)
+        self._rows = [_Row(index) for index in range(self.num_rows)]
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Ticket, TokenRun]] = deque()
+        self._prefilling: deque[_Job] = deque()
+        self._unfetched: deque[_Chunk] = deque()
+        self._thread: threading.Thread | None = None
+        self._is_closing = self._is_draining = False
+        self._turn = 0
+        self._counts = dict.fromkeys(("prompt", "cached", "new", "finished"), 0)
+
+    # What callers use, from any thread.
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        """Queues a request. The listener gets Tokens events and at last one Finished.
+
+        Raises QueueFull, PromptTooLong, and UserError for a request that cannot be answered.
+        """
+        self.max_new_tokens(request.prompt)
+        run = self._checked(request)
+        ticket = Ticket(request, listener)
+        with self._changed:
+            if self._is_closing or self._is_draining:
+                raise QueueFull("the engine is shutting down")
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFull(
+                    f"{len(self._waiting)} requests are waiting, as many as may; try again later"
+                )
+            self._waiting.append((ticket, run))
+            self._changed.notify()
+        return ticket
+
+    def max_new_tokens(self, prompt: ChatPrompt) -> int:
+        """The new tokens for which a row has room after this prompt.
+
+        Raises PromptTooLong if there is no room.
+        """
+        length = len(prompt.input_ids)
+        if length >= self._longest:
+            raise PromptTooLong(
+                f"the prompt has {length} tokens and leaves no room for an answer: a row takes "
+                f"{self._longest} tokens; shorten the conversation"
+            )
+        return self._longest - length
+
+    def stats(self) -> Stats:
+        """What the engine is doing."""
+        with self._changed:
+            running = [row for row in self._rows if row.job is not None]
+            used = sum(row.job.filled + len(row.job.tokens) for row in running if row.job)
+            return Stats(
+                running=len(running),
+                waiting=len(self._waiting),
+                cache_usage=used / (self.num_rows * self.row_length),
+                prompt_tokens=self._counts["prompt"],
+                cached_prompt_tokens=self._counts["cached"],
+                new_tokens=self._counts["new"],
+                finished=self._counts["finished"],
+                encoded_media=self._media.num_encoded,
+                cached_media=self._media.num_found,
+                compilations=self._device.compilations,
+            )
+
+    def start(self) -> None:
+        """Starts the thread that owns the device."""
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._work, name="owl-engine", daemon=True)
+        self._thread.start()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuses new requests and waits for the others. Returns whether all have finished."""
+        with self._changed:
+            self._is_draining = True
+            return self._changed.wait_for(lambda: not self._has_work(), timeout)
+
+    def close(self) -> None:
+        """Ends all requests with reason "cancelled", and the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Engine:
+        self.warm_up()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def warm_up(self) -> None:
+        """Compiles every program that requests can need. Call it before `start`."""
+        self._device.warm_up(() if self._config.text_only else self.frames)
+
+    # The engine's thread.
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._has_work() or self._is_closing)
+                if self._is_closing:
+                    break
+            try:
+                self._take_turn()
+            except Exception as error:  # the device's state may be lost
+                self._fail(error)
+            with self._changed:
+                self._changed.notify_all()
+        for job in [row.job for row in self._rows if row.job is not None]:
+            self._finish(job, "cancelled")
+        while self._waiting:
+            ticket, _ = self._waiting.popleft()
+            self._tell(ticket, Finished("cancelled"))
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting or self._unfetched or any(row.job is not None for row in self._rows)
+        )
+
+    def _take_turn(self) -> None:
+        self._turn += 1
+        self._drop_cancelled()
+        self._admit()
+        if self._prefilling:
+            job = self._prefilling[0]
+            try:
+                self._advance(job)
+            except Exception as error:
+                self._end(job, "error", error)
+        active = [row.job for row in self._rows if row.job is not None and row.job.is_active]
+        constrained = any(job.request.constraint is not None for job in active)
+        if constrained:  # what may come next depends on what came
+            self._deliver_all_but(0)
+        if active:
+            waits = bool(self._prefilling or self._waiting)
+            steps = 1 if constrained else _STEPS_WHILE_WAITING if waits else _STEPS
+            self._dispatch(active, steps)
+        # The newest chunk is computed while the others are delivered.
+        self._deliver_all_but(1 if active and not constrained else 0)
+
+    def _drop_cancelled(self) -> None:
+        now = time.monotonic()
+
+        def reason(ticket: Ticket) -> FinishReason | None:
+            if ticket.is_cancelled:
+                return "cancelled"
+            deadline = ticket.request.deadline
+            return "deadline" if deadline is not None and now >= deadline else None
+
+        with self._changed:
+            ended = [(ticket, why) for ticket, _ in self._waiting if (why := reason(ticket))]
+            gone = {id(ticket) for ticket, _ in ended}
+            self._waiting = deque(each for each in self._waiting if id(each[0]) not in gone)
+        for ticket, why in ended:
+            self._tell(ticket, Finished(why))
+        for row in self._rows:
+            if row.job is not None and (why := reason(row.job.ticket)):
+                self._end(row.job, why)
+
+    def _admit(self) -> None:
+        """Gives free rows to waiting requests, in order of arrival."""
+        while self._waiting and any(row.job is None for row in self._rows):
+            ticket, run = self._waiting[0]
+            held = max(_usable(run, row.run) for row in self._rows)
+            if any(_usable(run, job.run) > held for job in self._prefilling):
+                return  # a prompt that begins like this one is being computed
+            with self._changed:
+                self._waiting.popleft()
+            row, cached = self._choose_row(run)
+            job = _Job(ticket, run, row, cached, cached)
+            row.job, row.used = job, self._turn
+            row.run = replace(run, ids=run.ids[:cached])
+            self._prefilling.append(job)
+            self._counts["prompt"] += len(run.ids)
+            self._counts["cached"] += cached
+
+    def _choose_row(self, run: TokenRun) -> tuple[_Row, int]:
+        """A free row, and how many of the prompt's tokens it holds afterwards."""
+        free = [row for row in self._rows if row.job is None]
+        oldest = min(free, key=lambda row: row.used)
+        best = max(self._rows, key=lambda row: (_usable(run, row.run), row.job is None))
+        cached = _usable(run, best.run)
+        if not cached:
+            return oldest, 0
+        # Another conversation may go on from tokens that a row would lose.
+        if best.job is None and (best is oldest or 2 * cached >= len(best.run.ids)):
+            return best, cached
+        self._device.copy(best.index, oldest.index, cached)
+        return oldest, cached
+
+    def _advance(self, job: _Job) -> None:
+        """Prefills the next piece of a prompt, after its media have been encoded."""
+        ids, start = job.run.ids, job.filled
+        remaining = len(ids) - start
+        fitting = [length for length in PIECES if start + length <= self.row_length]
+        length = next((n for n in fitting if n >= remaining), fitting[-1])
+        count = min(length, remaining)
+        piece = np.zeros(length, np.int32)
+        piece[:count] = ids[start : start + count]
+        media = [
+            (self._media.vectors(span.key, span.pixels), span.start - start)
+            for span in job.spans(start, start + count)
+        ]
+        canvas = self._device.canvas(length, media)
+        row, adapter = job.row.index, self._adapter(job)
+        prefilled = self._device.prefill(row, piece, count, start, canvas, adapter)
+        self._device.insert(row, prefilled, start, count)
+        job.filled += count
+        job.row.run = replace(job.run, ids=ids[: job.filled])
+        if job.filled == len(ids):
+            self._prefilling.popleft()
+            job.is_active = True
+            limit = self._limit(job)
+            found = self._device.begin(row, ids, job.request, limit, adapter, prefilled)
+            self._unfetched.append(_Chunk(found, [job]))
+
+    def _dispatch(self, active: Sequence[_Job], steps: int) -> None:
+        """Starts the next chunk of tokens."""
+        wants = any(job.request.num_logprobs is not None for job in active)
+        found, rows = self._device.decode([job.row.index for job in active], steps, wants)
+        self._unfetched.append(_Chunk(found, [self._rows[row].job for row in rows]))
+
+    def _deliver_all_but(self, newest: int) -> None:
+        while len(self._unfetched) > newest:
+            self._deliver(self._unfetched.popleft())
+
+    def _deliver(self, chunk: _Chunk) -> None:
+        """Fetches a chunk and tells each request its tokens."""
+        found = jax.device_get(chunk.found)
+        for column, job in enumerate(chunk.jobs):
+            if job is None or job.is_finished:
+                continue
+            ids = found.ids[:, column]
+            count = int((ids >= 0).sum())
+            if not count:
+                continue
+            tokens = [self._token(job, found, step, column) for step in range(count)]
+            job.tokens += [token.id for token in tokens]
+            self._counts["new"] += count
+            self._tell(job.ticket, Tokens(tokens))
+            request = job.request
+            if job.tokens[-1] in request.end_ids and len(job.tokens) > request.min_new_tokens:
+                self._finish(job, "stop")
+            elif len(job.tokens) >= self._limit(job):
+                self._finish(job, "length")
+            elif request.constraint is not None:
+                try:
+                    request.constraint.accept(job.tokens[-1])
+                    self._device.allow(job.row.index, request.constraint.allowed())
+                except Exception as error:
+                    self._end(job, "error", error)
+
+    def _token(self, job: _Job, found: Any, step: int, column: int) -> Token:
+        wanted = job.request.num_logprobs
+        id = int(found.ids[step, column])
+        if wanted is None:
+            return Token(id)
+        ids, values = found.top_ids[step, column], found.top_logprobs[step, column]
+        top = list(zip(ids[:wanted].tolist(), values[:wanted].tolist(), strict=True))
+        return Token(id, float(found.logprobs[step, column]), top)
+
+    def _limit(self, job: _Job) -> int:
+        return min(job.request.max_new_tokens, self._longest - len(job.run.ids))
+
+    def _end(self, job: _Job, reason: FinishReason, error: Exception | None = None) -> None:
+        """Ends a request that the device still works on."""
+        if job in self._prefilling:
+            self._prefilling.remove(job)
+        row = job.row
+        self._finish(job, reason, error)
+        self._device.release(row.index, len(row.run.ids))
+
+    def _finish(self, job: _Job, reason: FinishReason, error: Exception | None = None) -> None:
+        """Frees the row and tells the request. The newest token is not in the cache."""
+        job.is_finished = True
+        if job.is_active:
+            ids = np.concatenate([job.run.ids, np.asarray(job.tokens[:-1], np.int32)])
+            job.row.run = replace(job.run, ids=ids)
+        job.row.job, job.row.used = None, self._turn
+        self._counts["finished"] += 1
+        self._tell(job.ticket, Finished(reason, job.cached, error))
+
+    def _fail(self, error: Exception) -> None:
+        """Ends all requests in rows, whose keys and values may be lost, and begins anew."""
+        self._unfetched.clear()
+        self._prefilling.clear()
+        for row in self._rows:
+            if row.job is not None:
+                self._finish(row.job, "error", error)
+            row.run = TokenRun(np.zeros(0, np.int32))
+        self._device.reset()
+
+    def _tell(self, ticket: Ticket, event: Tokens | Finished) -> None:
+        try:
+            ticket.listener(event)
+        except Exception:
+            # A listener whose loop has closed ends its own request only.
+            ticket.cancel()
+
+    def _checked(self, request: Request) -> TokenRun:
+        """Raises UserError for a request that cannot be answered."""
+        if len(request.end_ids) > END_IDS:
+            raise UserError(f"{len(request.end_ids)} end ids; expected at most {END_IDS}")
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise UserError(f"no adapter is called {request.adapter!r}")
+        if request.num_logprobs is not None and not 0 <= request.num_logprobs <= MAX_LOGPROBS:
+            raise UserError(f"num_logprobs is {request.num_logprobs}; expected 0 to {MAX_LOGPROBS}")
+        for clip in request.prompt.videos:
+            if len(clip) not in self.frames:
+                known = ", ".join(map(str, self.frames))
+                raise UserError(f"a video of {len(clip)} frames; expected one of {known}")
+        return TokenRun.of(request.prompt, self._config.num_tokens, request.adapter)
+
+    def _adapter(self, job: _Job) -> int:
+        """The number of a request's adapter, from 1 on; 0: the base model."""
+        name = job.request.adapter
+        return 0 if name is None else 1 + self.adapters.index(name)
+
+
+def _usable(run: TokenRun, held: TokenRun) -> int:
+    """How many tokens of a prompt need not be computed where others are held: a multiple of BUCKET.
+
+    At least the last token is computed, as its logits are needed.
+    """
+    return min(run.shared(held), len(run.ids) - 1) // BUCKET * BUCKET

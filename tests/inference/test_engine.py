@@ -1,0 +1,460 @@
+"""Continuous batching: every request gets the answer that it gets alone."""
+
+import dataclasses
+import threading
+import time
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import owl_jax
+from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.errors import UserError
+from owl_jax.inference import device_rows
+from owl_jax.inference import engine as engine_module
+from owl_jax.inference.api import Owl, PromptTooLong
+from owl_jax.inference.engine import Engine
+from owl_jax.inference.generate import Batch, generate
+from owl_jax.inference.prompt import Prompt
+from owl_jax.inference.requests import ChatPrompt, Finished, QueueFull, Request, Tokens
+from owl_jax.inference.sampling import Sampling
+from owl_jax.models.config import OwlConfig
+from owl_jax.models.connectors.abstractor import AbstractorConfig
+from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.llama import LlamaConfig
+from owl_jax.models.language.owl2 import Owl2LlamaConfig
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vision.clip import ClipConfig
+from owl_jax.models.vlm import abstract_params
+from owl_jax.parallel.mesh import make_mesh
+from owl_jax.parallel.sharding import LogicalRules, on_mesh, param_shardings
+from owl_jax.text.media_index import index_media
+
+FRAMES = 2
+LANGUAGE = {
+    "llama": LlamaConfig(97, 32, 64, 2, num_heads=4, num_kv_heads=2, max_positions=512),
+    "bloom": BloomConfig(97, 32, num_layers=2, num_heads=4),
+    "owl2": Owl2LlamaConfig(97, 32, 64, 2, num_heads=4, num_kv_heads=2, max_positions=512),
+}
+
+
+def make_owl(llm="llama", mesh=None):
+    config = OwlConfig(
+        vision=ClipConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
+        connector=AbstractorConfig(6, 16, 32, num_layers=1, num_heads=2, temporal=True),
+        llm=LANGUAGE[llm],
+    )
+    random = np.random.default_rng(0)
+    boxed = abstract_params(config)
+    shardings = None if mesh is None else param_shardings(boxed, mesh, LogicalRules())
+
+    def draw(leaf):
+        return random.normal(0, 1.5 * leaf.shape[-1] ** -0.5, leaf.shape).astype(np.float32)
+
+    params = jax.tree.map(draw, nn.meta.unbox(boxed))
+    params = jax.device_put(params, shardings)
+    return Owl(config, params, mesh=mesh)
+
+
+def use_pieces(monkeypatch, *lengths):
+    """Prompts of tests are longer than these pieces."""
+    for module in (device_rows, engine_module):
+        monkeypatch.setattr(module, "PIECES", lengths)
+
+
+class Answer:
+    """A listener that collects its events."""
+
+    def __init__(self):
+        self.tokens, self.end, self.done = [], None, threading.Event()
+
+    def __call__(self, event):
+        if isinstance(event, Tokens):
+            self.tokens += event.tokens
+        else:
+            assert isinstance(event, Finished) and self.end is None
+            self.end = event
+            self.done.set()
+
+    @property
+    def ids(self):
+        return [token.id for token in self.tokens]
+
+    def wait(self, seconds=60):
+        assert self.done.wait(seconds)
+        return self
+
+
+def random_request(owl, random, shared=()):
+    """A prompt with or without media, which may begin as an earlier one does."""
+    pixels = lambda *shape: random.integers(0, 256, (*shape, 28, 28, 3), np.uint8)  # noqa: E731
+    ids, images, videos = [], [], []
+    if shared and random.random() < 0.4:
+        earlier = shared[random.integers(len(shared))]
+        ids, images, videos = (list(x) for x in earlier)
+    for _ in range(random.integers(1, 4)):
+        ids += random.integers(3, 97, random.integers(1, 40)).tolist()
+        kind = random.random()
+        if kind < 0.3:
+            ids += [-1] * owl.num_tokens("image")
+            images.append(pixels())
+        elif kind < 0.45:
+            ids += [-2] * owl.num_tokens("video", FRAMES)
+            videos.append(pixels(FRAMES))
+    ids += random.integers(3, 97, 2).tolist()
+    ids = ids[-200:] if not images and not videos else ids
+    is_greedy = random.random() < 0.5
+    return Request(
+        ChatPrompt(np.asarray(ids, np.int32), images, videos),
+        max_new_tokens=int(random.integers(1, 30)),
+        sampling=Sampling()
+        if is_greedy
+        else Sampling.of(
+            random.uniform(0.5, 2),
+            [None, 5, 40][random.integers(3)],
+            [None, 0.5, 0.9][random.integers(3)],
+            [1.0, 1.3][random.integers(2)],
+            random.uniform(0, 1),
+        ),
+        seed=int(random.integers(0, 1000)),
+        end_ids=(int(random.integers(97)), 96) if random.random() < 0.7 else (),
+    )
+
+
+def alone(owl, request):
+    """The tokens that `request` gets without other requests, by `Owl.generate`'s way: one prefill.
+
+    All prompts have the same shape, so that one program serves them.
+    """
+    prompt, image_slots, video_slots = request.prompt, 8, 4
+    ids = np.zeros((1, 256), np.int32)
+    ids[0, : len(prompt.input_ids)] = prompt.input_ids
+    images = np.zeros((1, image_slots, 28, 28, 3), np.uint8)
+    videos = np.zeros((1, video_slots, FRAMES, 28, 28, 3), np.uint8)
+    for slots, pixels in ((images, prompt.images), (videos, prompt.videos)):
+        for slot, each in enumerate(pixels):
+            slots[0, slot] = each
+    index = index_media(ids, owl.config.media_lengths(FRAMES), image_slots, video_slots)
+    lengths = np.asarray([len(prompt.input_ids)], np.int32)
+    arrays = Prompt(np.maximum(ids, 0), index, lengths, images, videos)
+    most = 30
+    batch = Batch(arrays, most, request.sampling, request.seed, request.end_ids)
+    tokens = generate(owl.config, *owl.compiled_form, batch, lambda: on_mesh(owl.mesh, 1))[0]
+    tokens = tokens[: request.max_new_tokens].tolist()
+    ends = [i for i, token in enumerate(tokens) if token in request.end_ids]
+    return tokens[: ends[0] + 1] if ends else tokens
+
+
+@pytest.fixture(scope="module")
+def owl():
+    return make_owl()
+
+
+@pytest.fixture(scope="module")
+def engine(owl):
+    with Engine(owl, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
+def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
+    """Requests with pictures, videos, text, shared beginnings, cancellations and deadlines."""
+    use_pieces(monkeypatch, 64)
+    owl, random = make_owl(llm), np.random.default_rng(1)
+    shared, requests = [], []
+    for _ in range(200 if llm == "llama" else 40):
+        request = random_request(owl, random, shared[-4:])
+        if len(request.prompt.input_ids) > 220:
+            continue
+        prompt = request.prompt
+        shared.append((prompt.input_ids.tolist(), prompt.images, prompt.videos))
+        requests.append(request)
+    with Engine(owl, num_rows=5, row_length=256, frames=(FRAMES,), max_waiting=500) as engine:
+        answers, cancelled, late = [], set(), set()
+        for i, request in enumerate(requests):
+            if random.random() < 0.05:
+                late.add(i)
+                request = dataclasses.replace(request, deadline=time.monotonic())
+            answers.append(Answer())
+            ticket = engine.submit(request, answers[-1])
+            if random.random() < 0.1:
+                cancelled.add(i)
+                threading.Timer(random.uniform(0, 0.5), ticket.cancel).start()
+            if random.random() < 0.3:
+                time.sleep(random.uniform(0, 0.03))
+        for answer in answers:
+            answer.wait(120)
+        stats = engine.stats()
+    assert stats.compilations == 0
+    assert stats.running == stats.waiting == 0 and stats.finished > 0
+    assert stats.cached_prompt_tokens > 0 and stats.cached_media > 0
+    for i, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        if answer.end.reason in ("cancelled", "deadline"):
+            assert i in cancelled | late
+            expected = alone(owl, request)
+            assert answer.ids == expected[: len(answer.ids)]
+            continue
+        assert answer.end.reason in ("stop", "length"), __import__("traceback").format_exception(
+            answer.end.error
+        )
+        assert answer.ids == alone(owl, request), i
+        ends = answer.ids[-1] in request.end_ids
+        assert answer.end.reason == ("stop" if ends else "length")
+    assert any(answer.end.reason == "deadline" for answer in answers)
+
+
+def test_a_mesh_gives_the_same_answers(owl, monkeypatch):
+    use_pieces(monkeypatch, 64, 128)
+    random = np.random.default_rng(2)
+    requests = [random_request(owl, random) for _ in range(12)]
+    on_mesh = make_owl(mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    with Engine(on_mesh, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        answers = [Answer() for _ in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            engine.submit(request, answer)
+        found = [answer.wait(120).ids for answer in answers]
+        assert engine.stats().compilations == 0
+    assert found == [alone(owl, request) for request in requests]
+
+
+def conversation(owl, *turns, seed=0):
+    """A picture, then the turns' text."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 256, (28, 28, 3), np.uint8)
+    ids = [5, *[-1] * owl.num_tokens("image")]
+    for turn in turns:
+        ids += turn
+    return Request(ChatPrompt(np.asarray(ids, np.int32), [picture]), 6)
+
+
+def test_the_next_turn_computes_only_what_is_new(owl, engine):
+    first = [*range(3, 90)]
+    before = engine.stats()
+    answer = Answer()
+    engine.submit(conversation(owl, first), answer)
+    answer.wait()
+    assert answer.end.cached_tokens == 0
+    second, request = Answer(), conversation(owl, first, answer.ids, [*range(10, 40)])
+    engine.submit(request, second)
+    second.wait()
+    assert second.end.cached_tokens == 64
+    assert second.ids == alone(owl, request)
+    after = engine.stats()
+    assert after.encoded_media - before.encoded_media == 1
+    # The same tokens with another picture share only what precedes it.
+    third, request = Answer(), conversation(owl, first, answer.ids, [*range(10, 40)], seed=1)
+    engine.submit(request, third)
+    third.wait()
+    assert third.end.cached_tokens == 0
+    assert third.ids == alone(owl, request) != second.ids
+
+
+def test_several_answers_to_one_prompt_share_its_prefill(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 97, dtype=np.int32))
+    answers = [Answer() for _ in range(3)]
+    for seed, answer in enumerate(answers):
+        engine.submit(Request(prompt, 8, Sampling.of(1.5), seed), answer)
+    assert [answer.wait().end.cached_tokens for answer in answers][1:] == [64, 64]
+    assert len({tuple(answer.ids) for answer in answers}) == 3
+
+
+def test_logprobs_are_those_of_the_logits(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    answer = Answer()
+    engine.submit(Request(prompt, 5, num_logprobs=3), answer)
+    answer.wait()
+    ids = np.concatenate([prompt.input_ids, answer.ids])
+    expected = np.asarray(jax.nn.log_softmax(owl.logits(ids[None])[0]))
+    for i, token in enumerate(answer.tokens):
+        row = expected[len(prompt.input_ids) - 1 + i]
+        np.testing.assert_allclose(token.logprob, row[token.id], atol=1e-4)
+        assert [id for id, _ in token.top] == np.argsort(-row)[:3].tolist()
+        np.testing.assert_allclose([p for _, p in token.top], np.sort(row)[::-1][:3], atol=1e-4)
+
+
+def test_no_end_before_the_least_number_of_tokens(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    free = Answer()
+    engine.submit(Request(prompt, 9), free)
+    ends = tuple(set(free.wait().ids))[:8]
+    stopped, longer = Answer(), Answer()
+    engine.submit(Request(prompt, 9, end_ids=ends), stopped)
+    engine.submit(Request(prompt, 9, end_ids=ends, min_new_tokens=4), longer)
+    assert len(stopped.wait().ids) == 1 and stopped.end.reason == "stop"
+    assert len(longer.wait().ids) >= 5 and not set(longer.ids[:4]) & set(ends)
+
+
+def with_adapters(tmp_path, llm="llama"):
+    """A model directory, and two adapters of it with different ranks, targets and scales."""
+    config = dataclasses.replace(make_owl(llm).config, lora=None)
+    base = tmp_path / "base"
+    params = make_owl(llm).params
+    save_model(base, config, params, "orbax")
+    random = np.random.default_rng(3)
+    adapters = {}
+    for name, rank, alpha, targets in (("one", 4, 8.0, LORA[llm]), ("two", 2, 6.0, LORA[llm][:1])):
+        lora = LoraConfig(rank, alpha, 0.0, targets)
+        adapted = dataclasses.replace(config, lora=lora)
+        shapes = nn.meta.unbox(abstract_params(adapted))["lora"]
+        factors = jax.tree.map(
+            lambda leaf: random.normal(0, 0.7, leaf.shape).astype(np.float32), shapes
+        )
+        adapters[name] = tmp_path / name
+        save_model(adapters[name], adapted, {**params, "lora": factors}, "peft")
+    return base, adapters
+
+
+LORA = {
+    "llama": ("q_proj", "v_proj", "down_proj"),
+    "bloom": ("query_key_value", "dense"),
+    "owl2": ("q_proj", "visual_k_proj"),
+}
+
+
+@pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
+def test_rows_with_different_adapters_share_a_batch(llm, tmp_path):
+    base, adapters = with_adapters(tmp_path, llm)
+    shared = owl_jax.load(base, "float32", adapters=adapters)
+    random = np.random.default_rng(4)
+    requests = [random_request(shared, random) for _ in range(4)]
+    # The same prompts for each: a row's tokens must not be taken for another adapter's.
+    answers = {(name, i): Answer() for name in (None, "one", "two") for i in range(4)}
+    with Engine(shared, num_rows=4, row_length=256, frames=(FRAMES,)) as engine:
+        assert engine.adapters == ("one", "two")
+        for (name, i), answer in answers.items():
+            engine.submit(dataclasses.replace(requests[i], adapter=name), answer)
+        for answer in answers.values():
+            answer.wait()
+        assert engine.stats().compilations == 0
+    for name in (None, "one", "two"):
+        adapter = None if name is None else adapters[name]
+        apart = owl_jax.load(base, "float32", adapter)
+        for i, request in enumerate(requests):
+            assert answers[name, i].ids == alone(apart, request), (name, i)
+    different = [{tuple(answers[name, i].ids) for name in (None, "one", "two")} for i in range(4)]
+    assert max(map(len, different)) == 3
+    # Without a request to choose, the base answers.
+    plain = owl_jax.load(base, "float32")
+    ids = requests[0].prompt.input_ids[None] * (requests[0].prompt.input_ids > 0)
+    np.testing.assert_allclose(shared.logits(ids), plain.logits(ids), atol=1e-5)
+    np.testing.assert_array_equal(shared.generate(ids), plain.generate(ids))
+
+
+class Countdown:
+    """Allows one token at a time: 20, 19, 18, ..."""
+
+    def __init__(self, first=20):
+        self.next = first
+
+    def allowed(self):
+        mask = np.zeros(-(-97 // 32), np.uint32)
+        mask[self.next // 32] = 1 << (self.next % 32)
+        return mask
+
+    def accept(self, token):
+        assert token == self.next
+        self.next -= 1
+        if self.next == 15:
+            raise ValueError("no more")
+
+
+def test_a_constraint_decides_what_may_come(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    held, free, broken = Answer(), Answer(), Answer()
+    engine.submit(Request(prompt, 5, constraint=Countdown()), held)
+    engine.submit(Request(prompt, 9), free)
+    engine.submit(Request(prompt, 9, constraint=Countdown(17)), broken)
+    assert held.wait().ids == [20, 19, 18, 17, 16]
+    assert free.wait().ids == alone(owl, Request(prompt, 9))
+    assert broken.wait().ids == [17, 16] and broken.end.reason == "error"
+    assert str(broken.end.error) == "no more"
+
+
+def test_what_cannot_be_answered_is_refused(owl, engine):
+    fits = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    video = ChatPrompt(
+        np.asarray([-2] * owl.num_tokens("video", 3)), [], [np.zeros((3, 28, 28, 3), np.uint8)]
+    )
+    with pytest.raises(PromptTooLong, match=r"has 256 tokens .* a row takes 256 tokens"):
+        engine.submit(Request(ChatPrompt(np.full(256, 5)), 1), Answer())
+    with pytest.raises(UserError, match="a video of 3 frames; expected one of 2"):
+        engine.submit(Request(video, 1), Answer())
+    with pytest.raises(UserError, match="the tokens of id -1 in input_ids do not match the image"):
+        engine.submit(Request(ChatPrompt(np.asarray([5, -1, 5])), 1), Answer())
+    with pytest.raises(UserError, match="9 end ids; expected at most 8"):
+        engine.submit(Request(fits, 1, end_ids=tuple(range(9))), Answer())
+    with pytest.raises(UserError, match="no adapter is called 'x'"):
+        engine.submit(Request(fits, 1, adapter="x"), Answer())
+    with pytest.raises(UserError, match="num_logprobs is 21; expected 0 to 20"):
+        engine.submit(Request(fits, 1, num_logprobs=21), Answer())
+
+
+def test_a_row_ends_where_it_is_full(owl, engine):
+    prompt = ChatPrompt(np.resize(np.arange(3, 97, dtype=np.int32), 250))
+    answer = Answer()
+    engine.submit(Request(prompt, 100), answer)
+    assert len(answer.wait().ids) == 6 and answer.end.reason == "length"
+    assert answer.ids == alone(owl, Request(prompt, 6))
+
+
+def test_a_full_queue_refuses_and_a_drained_engine_ends(owl):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, max_waiting=2, frames=(FRAMES,))
+    answers = [Answer(), Answer()]
+    for answer in answers:
+        engine.submit(Request(prompt, 3), answer)
+    with pytest.raises(QueueFull, match="2 requests are waiting"):
+        engine.submit(Request(prompt, 3), Answer())
+    engine.start()
+    assert engine.drain(60)
+    assert [len(answer.ids) for answer in answers] == [3, 3]
+    with pytest.raises(QueueFull, match="shutting down"):
+        engine.submit(Request(prompt, 3), Answer())
+    engine.close()
+
+
+def test_closing_cancels(owl):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
+    answers = [Answer() for _ in range(3)]
+    for answer in answers:
+        engine.submit(Request(prompt, 90), answer)
+    engine.start()
+    engine.close()
+    assert {answer.wait(1).end.reason for answer in answers} <= {"cancelled", "length"}
+    assert answers[-1].end.reason == "cancelled"
+
+
+def test_a_failing_device_ends_its_requests_and_goes_on(owl, monkeypatch):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    real, calls = device_rows.DeviceRows.decode, []
+
+    def fails_once(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "decode", fails_once)
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    first, second = Answer(), Answer()
+    engine.submit(Request(prompt, 5), first)
+    engine.start()
+    assert first.wait().end.reason == "error" and "out of memory" in str(first.end.error)
+    engine.submit(Request(prompt, 5), second)
+    assert second.wait().ids == alone(owl, Request(prompt, 5))
+    engine.close()
+
+
+def test_a_listener_that_raises_ends_only_its_request(owl, engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+
+    def broken(event):
+        raise RuntimeError("gone")
+
+    answer = Answer()
+    engine.submit(Request(prompt, 50), broken)
+    engine.submit(Request(prompt, 5), answer)
+    assert answer.wait().ids == alone(owl, Request(prompt, 5))
