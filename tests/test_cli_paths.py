@@ -165,6 +165,7 @@ def test_every_flag_of_text_is_known_as_a_path_or_not():
     from owl_jax.cli import PATHS
 
     others = {"coordinator_address", "topology", "prompt", "xla_option"}
+    others |= {"allowed_media_host", "host", "name"}
     defined = set()
     for file in [
         *ROOT.glob("owl_jax/*.py"),

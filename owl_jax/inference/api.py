@@ -26,7 +26,7 @@ from owl_jax.inference.interrupts import uninterrupted
 from owl_jax.inference.prompt import Prompt, prompt_arrays
 from owl_jax.inference.requests import ChatPrompt
 from owl_jax.inference.sampling import Sampling, check_seed
-from owl_jax.inference.text_stream import decode_stream, up_to, without_start
+from owl_jax.inference.text_stream import AnswerText, answer_pieces
 from owl_jax.media.image import ImageSource, preprocess_image
 from owl_jax.media.video import VideoSource
 from owl_jax.models.compute import Compute
@@ -229,8 +229,8 @@ class Owl:
         max_new_tokens = self._room(prompt, max_new_tokens)
         tokens = self._stream(Batch(prompt, max_new_tokens, sampling, seed, self.end_ids))
         # A model that does not stop after its answer writes the human's next question.
-        pieces = up_to(self.format.stops, decode_stream(tokens, self.tokenizer))
-        pieces = without_start(self.format.answer_start, pieces)
+        text = AnswerText(self.tokenizer, self.format.stops, self.format.answer_start)
+        pieces = answer_pieces(tokens, text)
         return pieces if stream else "".join(pieces)
 
     def tokenize(

@@ -85,7 +85,8 @@ class DeviceRows:
                         prefilled = self.prefill(0, ids, length, start, canvas)
                         self.insert(0, prefilled, start, length)
         prompt = ChatPrompt(np.zeros(1, np.int32))
-        self.begin(0, prompt.input_ids, Request(prompt, 1), 1, 0, prefilled)
+        any_seed = Request(prompt, 1, seed=1 << 32)  # a large one takes one more program
+        self.begin(0, prompt.input_ids, any_seed, 1, 0, prefilled)
         self.copy(0, self.count - 1, 0)
         self.release(0, 0)
         self.allow(0, np.full(-(-self._config.llm.vocab_size // 32), 2**32 - 1, np.uint32))

@@ -86,7 +86,7 @@ def load_owl(
     return Owl(
         config,
         params,
-        # A CPU computes in float32 only; it would cast bfloat16 back and forth at every step.
+        # Outside of matmuls a CPU would cast bfloat16 back and forth at every step.
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,

@@ -97,6 +97,24 @@ def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
     return [found[i] for i in wanted]
 
 
+def stated_video(file: VideoFile) -> tuple[int, int, int] | None:
+    """Width, height and number of frames (0: not stated) of a video, from its header.
+
+    None if there is no video stream.
+    """
+    try:
+        with _open(file) as container:
+            stream = _first_stream(container)
+            if stream is None:
+                return None
+            frames = stream.frames
+            if not frames and container.duration and stream.average_rate:
+                frames = int(container.duration / av.time_base * stream.average_rate)
+            return stream.codec_context.width, stream.codec_context.height, frames
+    except Exception:  # on a damaged file PyAV raises any exception
+        return None
+
+
 def opens(file: VideoFile) -> bool:
     """Whether FFmpeg recognises a file as video or sound by its beginning."""
     try:
@@ -157,11 +175,15 @@ def _every_frame(file: VideoFile) -> Iterator[av.VideoFrame]:
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
     """The first video stream that is not cover art. Raises BadData for too many pixels."""
-    covers = Disposition.attached_pic
-    stream = next((s for s in container.streams.video if not s.disposition & covers), None)
+    stream = _first_stream(container)
     if stream is not None:
         check_pixels(stream.codec_context.width, stream.codec_context.height)
     return stream
+
+
+def _first_stream(container: InputContainer) -> VideoStream | None:
+    covers = Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & covers), None)
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:

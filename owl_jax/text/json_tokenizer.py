@@ -19,6 +19,7 @@ from owl_jax.text.special_tokens import (
     check_settings,
     read_special_tokens,
 )
+from owl_jax.text.token_bytes import bytes_of_byte_level, bytes_of_piece
 from owl_jax.text.tokenizer_files import (
     PROBE,
     damage_as_user_error,
@@ -72,6 +73,7 @@ class JsonTokenizer:
         bos_id = tokenizer.token_to_id(beside.bos or "<s>")
         pad_id = tokenizer.token_to_id(beside.pad or "<pad>")
         self._tokenizer = tokenizer
+        self._is_byte_level = "ByteLevel" in repr(tokenizer.decoder)
         self.special_tokens: Mapping[int, str] = {
             id: token.content
             for id, token in tokenizer.get_added_tokens_decoder().items()
@@ -96,6 +98,13 @@ class JsonTokenizer:
         """See Tokenizer."""
         id = self._tokenizer.token_to_id(text)
         return id if id is not None and self.encode(text) == [id] else None
+
+    def token_bytes(self, id: int) -> bytes:
+        """See Tokenizer."""
+        piece = None if id < 0 or id in self.special_tokens else self._tokenizer.id_to_token(id)
+        if piece is None:
+            return b""
+        return bytes_of_byte_level(piece) if self._is_byte_level else bytes_of_piece(piece)
 
 
 def _adds_bos(tokenizer: tokenizers.Tokenizer, bos_id: int | None, setting: bool | None) -> bool:

@@ -18,6 +18,7 @@ from owl_jax.text.special_tokens import (
     check_settings,
     read_special_tokens,
 )
+from owl_jax.text.token_bytes import SPACE, bytes_of_piece
 from owl_jax.text.tokenizer_files import (
     JSON_FILE,
     PROBE,
@@ -26,8 +27,6 @@ from owl_jax.text.tokenizer_files import (
     read_file,
     read_json_vocabulary,
 )
-
-SPACE = "\u2581"  # how SentencePiece writes a space
 
 _KIND = "SentencePiece model"
 
@@ -125,6 +124,13 @@ class SentencePieceTokenizer:
         is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
         added = self._splitter.token(text)
         return added.id if added else id if is_piece and id != self._processor.unk_id() else None
+
+    def token_bytes(self, id: int) -> bytes:
+        """See Tokenizer."""
+        if id in self._texts:
+            return self._texts[id].encode("utf-8", errors="replace")
+        is_piece = 0 <= id < self._num_pieces and id not in self._special
+        return bytes_of_piece(self._processor.id_to_piece(id)) if is_piece else b""
 
 
 def _sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:

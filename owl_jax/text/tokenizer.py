@@ -19,7 +19,8 @@ import sentencepiece
 
 from owl_jax.errors import UserError
 from owl_jax.text.json_tokenizer import JsonTokenizer
-from owl_jax.text.sentencepiece_tokenizer import SPACE, SentencePieceTokenizer
+from owl_jax.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from owl_jax.text.token_bytes import SPACE
 from owl_jax.text.tokenizer_files import JSON_FILE, is_there
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -51,6 +52,14 @@ class Tokenizer(Protocol):
         """The id of a text that is always one token; None for any other text."""
         ...
 
+    def token_bytes(self, id: int) -> bytes:
+        """What a token adds within a text; empty for special ids and ids without a piece."""
+        ...
+
+
+# Tokens of an answer that StreamDecoder decodes again with a new one.
+_MOST_CONTEXT, _LEAST_CONTEXT = 48, 16
+
 
 class StreamDecoder:
     """Streams an answer's text: what push and finish return adds up to the result of `decode`."""
@@ -64,13 +73,24 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """The text that `token_id` adds; "" while a character is incomplete."""
         self._ids.append(int(token_id))
-        # Decode all ids again: alone, each token would lose its leading space. Even for thousands
-        # of tokens this is cheap compared with one step of the model.
-        return self._send(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
+        # Decode earlier ids again: alone, each token would lose its leading space.
+        text = self._tokenizer.decode(self._ids)
+        new = self._send(text.rstrip("\ufffd"))
+        if len(self._ids) > _MOST_CONTEXT:
+            self._forget(text)
+        return new
 
     def finish(self) -> str:
         """The remaining text; an incomplete character becomes U+FFFD."""
         return self._send(self._tokenizer.decode(self._ids))
+
+    def _forget(self, text: str) -> None:
+        """Drops ids that no longer change what follows: a server streams many long answers."""
+        last = self._ids[-_LEAST_CONTEXT:]
+        kept = self._tokenizer.decode(last)
+        # Not in the middle of a character, nor right after a space.
+        if kept and "\ufffd" not in kept and text.endswith(kept) and self._sent == len(text):
+            self._ids, self._sent = last, len(kept)
 
     def _send(self, text: str) -> str:
         new = text[self._sent :]
