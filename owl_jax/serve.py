@@ -58,7 +58,9 @@ _PREFIX = flags.DEFINE_enum(
 )
 
 _DATA = flags.DEFINE_integer("mesh_data", 1, "devices among which rows are divided")
-_FSDP = flags.DEFINE_integer("mesh_fsdp", 1, "devices among which weights are divided; -1: the rest")
+_FSDP = flags.DEFINE_integer(
+    "mesh_fsdp", 1, "devices among which weights are divided; -1: the rest"
+)
 _TENSOR = flags.DEFINE_integer("mesh_tensor", 1, "devices among which heads are divided")
 _ROWS = flags.DEFINE_integer(
     "num_rows", None, "answers at once; by default as many as fit into memory"
