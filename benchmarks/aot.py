@@ -156,10 +156,10 @@ def line(row: Row, report: dict[str, Any]) -> str:
     cells.append(cell(speed, 12, ",.0f"))
     cells.append(cell(speed / row.maxtext if speed and row.maxtext else None, 9, ".2f"))
     cells.append(cell(report["compile_seconds"], 10, ".0f"))
-    needed = report["weight_and_cache_bytes_per_device"]
+    needed = report["weight_and_held_bytes_per_device"]
     if needed and report["hbm_bytes_read_per_device"]:
         read = report["hbm_bytes_read_per_device"] / needed
-        cells.append(f"   reads {read:.2f} x weights and cache{'!' if read > 1.1 else ''}")
+        cells.append(f"   reads {read:.2f} x weights and held cache{'!' if read > 1.1 else ''}")
     return f"{row.name:<22}{''.join(cells)}"
 
 

@@ -1,9 +1,10 @@
-"""Time of a decoded token, with layers scanned over stacked weights or unrolled.
+"""Time of a decoded token, with layers scanned over stacked weights or unrolled, and in bfloat16.
 
     python benchmarks/decode.py [--width=512] [--layers=8] [--prompt=64] [--tokens=32] [--rounds=7]
 
 Owl.generate unrolls on a CPU and scans elsewhere (inference/core.py); this is the measurement
-behind that choice. Greedy, float32, after prefill.
+behind that choice. Greedy, after prefill. `bfloat16` has the form that Owl.generate uses, with
+weights of that type; the others are float32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from _timing import describe_device, print_table, small_model, take_turns
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.inference.core import MAX_STEPS, decode_steps, make_rows, prefill, start_batch
+from owl_jax.inference.core import (
+    MAX_STEPS,
+    decode_steps,
+    make_rows,
+    prefill,
+    quickest_form,
+    start_batch,
+)
 from owl_jax.inference.prompt import prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, row_keys
 from owl_jax.models.compute import Compute
@@ -42,6 +50,9 @@ def main(argv: list[str]) -> None:
     config = small_model(_WIDTH.value, _LAYERS.value)
     stacked = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
     forms = {"scanned": (True, stacked), "unrolled": (False, jax.jit(unstack)(stacked))}
+    narrow = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), stacked)
+    compute, narrow = quickest_form(Compute(), narrow)
+    forms["bfloat16"] = (compute.scan_layers, narrow)
     until = 1 + _TOKENS.value  # prefill chooses the first token
 
     print(f"Decoder of {_LAYERS.value} x {_WIDTH.value}, {describe_device()}")

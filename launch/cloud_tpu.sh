@@ -69,7 +69,7 @@ while (($#)); do
     shift
 done
 needs --name --zone
-[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: small letters, digits and hyphens only"
+[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: lowercase letters, digits and hyphens only"
 numbers 1 --poll-seconds
 numbers 0 --quick-seconds --max-quick-ends
 ((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"

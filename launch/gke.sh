@@ -8,30 +8,31 @@
 #   launch/gke.sh delete-cluster --cluster=CLUSTER --zone=ZONE --project=PROJECT
 #
 # train submits python -m owl_jax.train --multihost with the arguments after --, for every host of
-# every slice, and returns. The cluster restarts it if it was preempted (75), if a node vanished, and,
-# as XPK always does, on status 42 and 127 or above; any other status is final.
+# every slice, and returns. The cluster restarts the training after a preemption (status 75) and after
+# the loss of a node. XPK also restarts it after status 42 and after any status of 127 or above. Any
+# other status is final.
 #
 #   create-cluster        create a cluster with slices, and mount a bucket in it
-#   status                the workload in the queue
-#   logs                  print the output of host 0 of slice 0, from its newest start on
-#   wait                  wait for the end of the training; ends with 0 if it succeeded, else with 1
-#   delete                stop the training; the slices stay, and still cost
+#   status                show the workload in the queue
+#   logs                  print the output of host 0 of slice 0 since its latest start
+#   wait                  wait for the training to end; exit with 0 if it succeeded, else with 1
+#   delete                stop the training; the slices stay, and still cost money
 #   delete-cluster        delete the cluster with its slices; the bucket stays
 #
 #   --cluster=CLUSTER     the cluster's name
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     the project's name
-#   --name=NAME           the training's name
+#   --name=NAME           a name for the training
 #   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
-#   --slices=N            slices of the cluster, or of the training (default 1)
-#   --bucket=BUCKET       with create-cluster: mounted as /bucket for every training, for workdirs,
-#                         data and weights
+#   --slices=N            number of slices in the cluster, or for the training (default 1)
+#   --bucket=BUCKET       with create-cluster: a bucket for workdirs, data and weights, which every
+#                         training finds mounted at /bucket
 #   --spot                with create-cluster: preemptible slices, at a lower price
 #   --reservation=NAME    with create-cluster: slices of your reservation
-#   --image=IMAGE         an image with owl_jax[tpu] (default: a plain Python image with this code
-#                         added, which installs it at each start)
+#   --image=IMAGE         an image with owl_jax[tpu] (default: a plain Python image with a copy of
+#                         this code, which is installed at each start)
 #   --prepare=COMMAND     run in each container before each start
-#   --max-restarts=N      maximum restarts of a training by the cluster (default 50)
+#   --max-restarts=N      how often the cluster may restart a training (default 50)
 #   --dry-run             print the commands, and run none
 #   --help                this text
 
@@ -39,7 +40,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 action=${1-} cluster='' zone='' project='' name='' type='' bucket='' image='' prepare=''
-slices=1 price=() max_restarts=50
+slices=1 capacity=() max_restarts=50
 case $action in
     --help) help_text && exit ;;
     create-cluster | train | status | logs | wait | delete | delete-cluster) shift ;;
@@ -55,8 +56,8 @@ while (($#)); do
         --slices=?*) slices=${1#*=} ;;
         --bucket=*/*) wrong "$1: expected only the bucket's name" ;;
         --bucket=?*) bucket=${1#*=} ;;
-        --spot) price+=("$1") ;;
-        --reservation=?*) price+=("$1") ;;
+        --spot) capacity+=("$1") ;;
+        --reservation=?*) capacity+=("$1") ;;
         --image=?*) image=${1#*=} ;;
         --prepare=?*) prepare=${1#*=} ;;
         --max-restarts=?*) max_restarts=${1#*=} ;;
@@ -70,16 +71,16 @@ done
 needs --cluster --zone --project
 numbers 1 --slices
 numbers 0 --max-restarts
-((${#price[@]} < 2)) || wrong "${price[*]}: give one of them, once"
-for_cluster=("${price[@]}" ${bucket:+--bucket="$bucket"})
-[[ $action == create-cluster || ! ${for_cluster[*]} ]] ||
-    wrong "${for_cluster[*]} is for create-cluster only; $action uses the cluster as it is"
+((${#capacity[@]} < 2)) || wrong "${capacity[*]}: give one of them, once"
+cluster_flags=("${capacity[@]}" ${bucket:+--bucket="$bucket"})
+[[ $action == create-cluster || ! ${cluster_flags[*]} ]] ||
+    wrong "${cluster_flags[*]} is for create-cluster only; $action uses the cluster as it is"
 [[ $action == train || ! $image$prepare && ! ${training[*]} ]] ||
     wrong "--image, --prepare and arguments after -- are for train only"
 case $action in
     train | status | logs | wait | delete)
         needs --name
-        [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: small letters, digits and hyphens only"
+        [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || wrong "--name=$name: lowercase letters, digits and hyphens only"
         ;;
 esac
 if [[ $action == create-cluster || $action == train ]]; then
@@ -90,7 +91,7 @@ where=(--cluster="$cluster" --project="$project" --zone="$zone")
 
 create_cluster() {
     run xpk cluster create "${where[@]}" --tpu-type="$type" --num-slices="$slices" \
-        "${price[@]:---on-demand}" ${bucket:+--enable-gcsfuse-csi-driver}
+        "${capacity[@]:---on-demand}" ${bucket:+--enable-gcsfuse-csi-driver}
     if [[ $bucket ]]; then
         # Kubernetes requires a size, though a bucket has none.
         run xpk storage attach "$bucket" "${where[@]}" --type=gcsfuse --bucket="$bucket" \
@@ -109,11 +110,11 @@ train() {
         source=(--docker-image="$image")
     else
         # XPK adds a whole folder to the image, so use a copy without .venv, runs and weights.
-        local stage=${TMPDIR:-/tmp}/owl_jax-$name
-        run rm -rf "$stage"
-        run mkdir -p "$stage"
-        run cp -r "${SOURCE[@]/#/$REPOSITORY/}" "$stage"
-        source=(--base-docker-image=python:3.12 --script-dir="$stage")
+        local copy=${TMPDIR:-/tmp}/owl_jax-$name
+        run rm -rf "$copy"
+        run mkdir -p "$copy"
+        run cp -r "${SOURCE[@]/#/$REPOSITORY/}" "$copy"
+        source=(--base-docker-image=python:3.12 --script-dir="$copy")
         command="pip install --quiet --editable '.[tpu]' && $command"
     fi
     # Kubernetes reads $$ as a dollar sign, and expands $(NAME) itself.

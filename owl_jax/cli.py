@@ -49,6 +49,7 @@ PATHS = frozenset(
         "demo",
         "hlo",
         "image",
+        "input",
         "json",
         "media_root",
     }

@@ -26,7 +26,7 @@ from owl_jax.errors import UserError
 from owl_jax.files import as_typed, beside, is_replaceable, write_whole
 
 if TYPE_CHECKING:
-    from owl_jax.aot.open_program import Program
+    from owl_jax.aot.build_program import Program
 
 CONFIG = cli.define_config_flag()
 TOPOLOGY = flags.DEFINE_string(
@@ -69,7 +69,7 @@ def main(_: list[str]) -> None:
     """Compiles, prints a table, writes JSON. Raises UserError if the program does not fit."""
     # Imported here because they import JAX, which --help does not need.
     from owl_jax.aot.analyse import analyse
-    from owl_jax.aot.open_program import open_program
+    from owl_jax.aot.build_program import build_program
     from owl_jax.aot.topology import open_topology
     from owl_jax.parallel.xla_flags import PARTITIONING, flags_for
 
@@ -88,7 +88,7 @@ def main(_: list[str]) -> None:
             if flag.group == PARTITIONING or not QUICK.value
         }
     options |= given
-    program = open_program(
+    program = build_program(
         CONFIG.value,
         topology,
         PROGRAM.value,

@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices; the variables must be set before jax is imported."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -11,19 +12,30 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = on_devices(8)
 
 
-# The longest files are in these folders, in this order.
-LONG = ("training", "tests", "models", "checkpoint", "inference", "data", "launch")
+# Pairs of processes need both cores: the launchers, which mostly wait, run beside them. The longest
+# files are in the next folders, in this order.
+PAIRS = "test_faults.py"
+LONG = ("launch", "training", "tests", "models", "checkpoint", "inference", "data")
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first: at the end of a run no worker is left alone."""
 
     def place(item):
+        if item.path.name == PAIRS:
+            return -1
         inside = item.path.relative_to(Path(__file__).parents[1]).parts[:-1]
         room = inside[:2][-1]
         return LONG.index(room) if room in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """Collects garbage less often: a trace of a program makes many objects, few of them garbage."""
+    gc.collect()
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -114,4 +114,5 @@ if __name__ == "__main__":
     keep_programs_of_every_process()
     # A process would collect what is imported at its end, which takes it half a second.
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # as in conftest.py
     run_python(wait_for_orders(socket.socket(fileno=int(sys.argv[1]))))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Packages and modules of owl_jax, from the top down; "" is owl_jax/__init__.py. A module imports
 # its own level and those below. Within a level no two packages import each other.
 LEVELS = (
-    {"train", "chat", "convert", "prepare", "compile", "evaluate", "serve", "ablation"}
+    {"train", "chat", "convert", "prepare", "compile", "evaluate", "serve", "generate", "ablation"}
     | {"preview", "data.preview"},
     {"demo", "serving", "evaluation", "training", "aot", ""},
     {"inference", "data", "checkpoint", "parallel"},

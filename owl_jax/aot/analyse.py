@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from owl_jax.aot import collectives, hlo, traffic, work
+from owl_jax.aot.build_program import Program
 from owl_jax.aot.compiler import Memory, compile_program
 from owl_jax.aot.estimate import estimate, expected_cycles
-from owl_jax.aot.open_program import Program
 from owl_jax.aot.runs import Runs, count_runs, endless_loop
 from owl_jax.aot.summary import Estimated, LargeArrays, Report, Traffic
 from owl_jax.aot.topology import Topology
@@ -38,7 +38,7 @@ def analyse(
     compiled = compile_program(lowered, quick, options)
     seconds["compile"] = compiled.seconds
     if compiled.memory is None:
-        arguments = sum(program.arguments.values())
+        arguments = sum(program.argument_bytes.values())
         memory = Memory(arguments, 0, compiled.refused, 0, 0)
         return Report(topology, program, quick, dict(options or {}), memory, seconds, refused=True)
 

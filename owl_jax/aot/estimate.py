@@ -2,9 +2,9 @@
 
 The compiler records the cycles that it expects for most operations (`estimated_cycles` in the
 scheduled HLO); dividing by the chip's clock gives their time. Pallas kernels, unknown to the
-compiler, are assumed to reach 40 % of peak FLOPs. Collectives run one at a time, overlapped with
-the operations after their start; only the time still left when the result is needed counts
-(exposed).
+compiler, are assumed to reach 40 % of peak FLOPs, or the memory's full bandwidth if that takes
+longer. Collectives run one at a time, overlapped with the operations after their start; only the
+time still left when the result is needed counts (exposed).
 
 Known errors: if attention kernels reached 30 or 60 % instead, a stage 2 step would change by 4 %
 either way; elementwise operations are estimated about twice too slow; v6e is poorly calibrated.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from owl_jax.aot import collectives, work
+from owl_jax.aot import collectives, traffic, work
 from owl_jax.aot.collectives import Collective
 from owl_jax.aot.hlo import Computation, Instruction, Module
 from owl_jax.aot.runs import Runs
@@ -91,7 +91,8 @@ def of_computation(
                 ends[key] = wire_is_free = max(now, wire_is_free) + on_the_wire.get(key, 0.0)
         if work.is_kernel(step):
             flops = work.kernel_flops(computation, step) or 0.0
-            kernel = flops / (_KERNEL_EFFICIENCY * chip.peak_flops)
+            reading = traffic.of_step(module, computation, step) / chip.hbm_bandwidth
+            kernel = max(flops / (_KERNEL_EFFICIENCY * chip.peak_flops), reading)
             kernels, now = kernels + kernel, now + kernel
         elif not collectives.is_part(step):
             operation = expected_cycles(step) / chip.clock

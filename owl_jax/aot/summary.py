@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from owl_jax.aot.build_program import Program
 from owl_jax.aot.compiler import Memory, versions
-from owl_jax.aot.open_program import Program
 from owl_jax.aot.topology import Topology
-from owl_jax.aot.work import Kernel
+from owl_jax.aot.work import FILL, Kernel
 
 _GB, _T = 1e9, 1e12
 
@@ -112,7 +112,7 @@ class Report:
             "compiler_options": self.options,
             "hbm_bytes_per_device": {
                 "arguments": memory.arguments,
-                "argument_groups": program.arguments,
+                "argument_groups": program.argument_bytes,
                 "outputs": memory.outputs,
                 "temporaries": memory.temporaries,
                 "aliased": memory.aliased,
@@ -126,6 +126,7 @@ class Report:
             "hardware_over_model_flops": self.flops_ratio,
             "hbm_bytes_read_per_device": self.bytes_read,
             "weight_and_cache_bytes_per_device": program.read_once,
+            "weight_and_held_bytes_per_device": program.needed,
             "collectives": {
                 kind: {
                     "count": sum(traffic.count for traffic in networks.values()),
@@ -191,7 +192,7 @@ class Report:
     def _memory(self) -> str:
         memory, limit = self.memory, self.topology.chip.hbm_bytes
         groups = ", ".join(
-            f"{name} {nbytes / _GB:.2f}" for name, nbytes in self.program.arguments.items()
+            f"{name} {nbytes / _GB:.2f}" for name, nbytes in self.program.argument_bytes.items()
         )
         verdict = "FITS" if self.fits else "DOES NOT FIT"
         lines = [
@@ -221,12 +222,12 @@ class Report:
         if self.flops_ratio is not None:
             work += f", {self.flops_ratio:.2f} x the model's {per_device / _T:.2f}"
         lines = [work]
-        if self.program.read_once is not None:
+        if self.program.needed is not None:
             seconds = self.bytes_read / self.topology.chip.hbm_bandwidth
             lines.append(
                 f"reading: {self.bytes_read / _GB:.2f} GB per token, "
-                f"{self.bytes_read / self.program.read_once:.2f} x weights and cache; "
-                f"{1000 * seconds:.1f} ms at full memory bandwidth"
+                f"{self.bytes_read / self.program.needed:.2f} x weights and a cache filled to "
+                f"{FILL:.0%}; {1000 * seconds:.1f} ms at full memory bandwidth"
             )
         for kernel in self.kernels:
             work = "unknown FLOPs" if kernel.flops is None else f"{kernel.flops / _T:.2f} TFLOP"

@@ -2,11 +2,13 @@
 
 A step is one HLO instruction. It reads each operand in full, or only the slices that it uses.
 Operands in on-chip memory are not counted again: they were counted when they were copied there.
-Repeated reads within one step are not counted.
+Repeated reads within one step are not counted. The ragged decode kernel reads the slots of the
+cache that hold a token, by assumption half of them (`FILL` in aot/work.py).
 """
 
 from __future__ import annotations
 
+from owl_jax.aot import work
 from owl_jax.aot.hlo import Computation, Instruction, Module
 from owl_jax.aot.runs import Runs, trip_count
 
@@ -18,6 +20,8 @@ _FREE = frozenset(
     )
 )
 _SLICES = ("dynamic-slice", "slice", "gather", "slice-start")
+# The result has the memory of operand 0. Where it cannot, the compiler adds a copy.
+_IN_PLACE = ("dynamic-update-slice", "scatter")
 # Inside a fusion, these need their operands in full for any part of the result.
 _WHOLE = ("dot", "convolution", "reduce", "sort", "scatter", "custom-call")
 
@@ -45,10 +49,14 @@ def of_step(module: Module, computation: Computation, step: Instruction) -> int:
     """Bytes that one step reads."""
     if step.opcode in _FREE or step.opcode.endswith(("-done", "-update")):
         return 0
-    total = 0
-    for number, operand in enumerate(computation.operands(step)):
+    total, operands = 0, computation.operands(step)
+    for number, operand in enumerate(operands):
         if any(array.space == 0 for array in operand.arrays):
-            needed = _of_operand(module, step, number, operand, _count(step), True)
+            needed = None
+            if work.is_kernel(step):
+                needed = work.elements_read(step, [each.arrays[0] for each in operands], number)
+            if needed is None:
+                needed = _of_operand(module, step, number, operand, _count(step), True)
             total += round(operand.nbytes * needed / _count(operand))
     return total
 
@@ -69,7 +77,7 @@ def _of_operand(
     if user.opcode in _SLICES and number == 0:
         # A slice-start's result is (operand, slice, semaphore).
         return user.arrays[1 if user.opcode == "slice-start" else 0].elements
-    if user.opcode == "dynamic-update-slice" and number == 0:
+    if user.opcode in _IN_PLACE and number == 0:
         return 0 if is_result else wanted  # a result is updated in place
     if user.opcode == "fusion":
         (fused,) = module.called(user)

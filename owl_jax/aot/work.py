@@ -1,6 +1,6 @@
 """Floating-point operations of a compiled program: matmuls, and Pallas kernels by formula.
 
-Letters: L tokens, H heads, K head width.
+Letters: B rows, L tokens, S slots of a row, H heads, G key heads, K head width.
 
 A multiply-add counts as two. The TPU compiler turns every matmul into a convolution and batch
 dimensions into dilated windows; multiplications with a window's padding are not executed, so they
@@ -17,7 +17,10 @@ from functools import cache
 
 from owl_jax.aot.hlo import Array, Computation, Instruction
 from owl_jax.aot.runs import Runs
+from owl_jax.models import write_columns
+from owl_jax.models.attention import ragged_decode
 
+FILL = 0.5  # share of the cache's slots that hold a token, on average, in decoding
 PALLAS = "tpu_custom_call"
 
 # Matmuls of size L x L x K in an attention kernel. fwd: scores and values. dq: scores again, and
@@ -78,14 +81,22 @@ def kernel_name(instruction: Instruction) -> str:
 
 
 def kernel_flops(computation: Computation, instruction: Instruction) -> float | None:
-    """FLOPs of one run of an attention kernel; None for any other kernel.
+    """FLOPs of one run of a kernel; None for an unknown one.
+
+    The ragged decode kernel computes scores and values of the slots that hold a token; what writes
+    to the cache computes nothing.
 
     Splash attention computes the score matrix in blocks; under a causal mask, only the blocks that
     touch the lower triangle. Its first operand is a table of the blocks. If the mask is causal, it
     has an int32 operand with the query positions; segment ids are two more int32 operands.
     """
-    kind = next((kind for kind in _MATMULS if kind in kernel_name(instruction)), None)
     operands = [operand.arrays[0] for operand in computation.operands(instruction)]
+    if kernel_name(instruction) == write_columns.NAME:
+        return 0.0
+    if kernel_name(instruction) == ragged_decode.NAME:
+        (result,) = instruction.arrays
+        return FILL * 4.0 * result.elements * _num_slots(operands, result)
+    kind = next((kind for kind in _MATMULS if kind in kernel_name(instruction)), None)
     floats = [array.shape for array in operands if array.dtype in ("bf16", "f32", "f16")]
     if kind is None or len(floats) < 3:
         return None
@@ -97,6 +108,36 @@ def kernel_flops(computation: Computation, instruction: Instruction) -> float | 
     is_causal = sum(array.dtype == "s32" for array in operands) % 2 == 1
     share = _causal_share(*operands[0].shape[-2:]) if is_causal else 1.0
     return 2.0 * matmuls * math.prod(queries) * keys[-2] * share
+
+
+def elements_read(instruction: Instruction, operands: list[Array], number: int) -> int | None:
+    """How many elements of operand `number` one run of a kernel reads; None without a formula.
+
+    Of a cache, the ragged decode kernel reads one layer's slots that hold a token, in whole chunks:
+    half a chunk more. What writes to it reads the columns around one slot.
+    """
+    name, operand = kernel_name(instruction), operands[number]
+    if name == write_columns.NAME:
+        is_written = any(operand.shape == array.shape for array in instruction.arrays)
+        share = min(write_columns.LANES / operand.shape[-1], 1.0) if is_written else 1.0
+        return round(share * operand.elements)
+    if name != ragged_decode.NAME or not _is_cache(operand):
+        return None
+    num_slots = _num_slots(operands, instruction.arrays[0])
+    held = min(FILL * num_slots + ragged_decode.CHUNK / 2, num_slots)
+    return round(operand.elements / operand.shape[0] * held / num_slots)
+
+
+def _is_cache(operand: Array) -> bool:
+    """Whether it is a stacked cache, [layers, B, G, S, K] or [layers, B, G, K, S]."""
+    return len(operand.shape) == 5
+
+
+def _num_slots(operands: list[Array], queries: Array) -> int:
+    """S, of the kernel's operands and queries [B, G, R, K]."""
+    keys = next(operand for operand in operands if _is_cache(operand))
+    B, G, _, K = queries.shape
+    return keys.elements // (keys.shape[0] * B * G * K)
 
 
 @cache

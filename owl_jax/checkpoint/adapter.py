@@ -1,9 +1,10 @@
 """PEFT's LoRA directories: adapter_config.json and adapter_model.safetensors, read and written.
 
 Names and transforms come from the base model's table (models/weight_names.py). The adapter of
-`llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` here and, with rank R,
-`base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R] in the file.
-Format: PEFT 0.4 and later (LoraConfig, save_pretrained), as the original's training writes it.
+`llm/layers/q_proj/kernel` is `lora/layers/q_proj/{a,b}` in a parameter tree. In a file it is
+`base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; R is the rank.
+The format is that of PEFT 0.4 and later (LoraConfig, save_pretrained), which the original's
+training script writes.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ from owl_jax.models.weight_names import projections as projections_of
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TORCH_FILE = "adapter_model.bin"
 
-_LANGUAGE = "language_model."  # prefix of the language model's names in a model of no family
-_PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE}", "base_model.model."
+# Prefix of the language model's tensor names if no family fits the model.
+_LANGUAGE_PREFIX = "language_model."
+_PREFIX, _BARE_PREFIX = f"base_model.model.{_LANGUAGE_PREFIX}", "base_model.model."
 
 
 def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[str, Any]]:
-    """Opens an adapter for the model `config`.
+    """Opens an adapter for the model that `config` describes.
 
     Returns: (its config, the subtree "lora" of `LazyArray`s).
     Raises UserError for a missing or unsuitable file, and for tensors of another base model or of
@@ -62,7 +64,7 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
     # The names depend on what PEFT wrapped: the whole model or its language model.
     rows = [
         dataclasses.replace(row, source=f"{_BARE_PREFIX}{rename(row.source)}")
-        for row in _rows(config, targets, _LANGUAGE)
+        for row in _rows(config, targets, _LANGUAGE_PREFIX)
     ]
     starts = (_PREFIX, rows[0].source.partition("{i}")[0])
     if not any(name.startswith(starts) for name in files.names()):
@@ -72,7 +74,7 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
 
 
 def _renaming(config: OwlConfig, names: Collection[str]) -> Callable[[str], str]:
-    """A module's name in the whole model -> its name in an adapter's files."""
+    """Returns a function that maps a module's name in the whole model to its name in the files."""
     family = _family(config)
     if family is None:
         return lambda name: name
@@ -99,11 +101,12 @@ def _add_update(
     a: np.ndarray, b: np.ndarray, scale: float, kernel: np.ndarray, part: Slices
 ) -> Any:
     """kernel[layers, *in, *out] + scale a[layers, *in, R] b[layers, R, *out]."""
-    depth = a.ndim - 2  # number of contracted axes
-    layers, inputs, outputs = part[0], part[1 : 1 + depth], part[1 + depth :]
+    contracted = a.ndim - 2  # number of contracted axes
+    layers, inputs, outputs = part[0], part[1 : 1 + contracted], part[1 + contracted :]
+    in_part, out_part = a[(layers, *inputs)], b[(layers, slice(None), *outputs)]
     update = [
-        np.tensordot(one, other, axes=1)
-        for one, other in zip(a[(layers, *inputs)], b[(layers, slice(None), *outputs)], strict=True)
+        np.tensordot(layer_a, layer_b, axes=1)
+        for layer_a, layer_b in zip(in_part, out_part, strict=True)
     ]
     return (kernel.astype(np.float32) + scale * np.stack(update)).astype(kernel.dtype)
 
@@ -111,8 +114,9 @@ def _add_update(
 def write_adapter(
     config: OwlConfig, lora: Mapping[str, Any], directory: Path, base_model_name: str = ""
 ) -> dict[str, str]:
-    """Writes the subtree `lora` of the model `config` into an existing directory, as PEFT does.
+    """Writes the adapter `lora` into an existing directory, in the form that PEFT writes.
 
+    config: describes the model that has the adapter. lora: its subtree "lora".
     base_model_name: where PEFT finds the base model.
 
     Returns: {name of the weights file: its SHA-256}.
@@ -121,9 +125,10 @@ def write_adapter(
     if config.lora is None:
         raise ValueError("config.lora is None: the model has no adapter")
     family = _family(config)
-    language = _language(config)
-    # The vision encoder has projections with the same names (BLOOM's query_key_value).
-    inside = rf".*{re.escape(language.rstrip('.'))}.*" if language else ".*"
+    language_prefix = _language_prefix(config)
+    # Restrict the pattern to the language model: the vision encoder may have projections with the
+    # same name (query_key_value, as in BLOOM).
+    inside = rf".*{re.escape(language_prefix.rstrip('.'))}.*" if language_prefix else ".*"
     projections = _projections(config)
     names = "|".join(re.escape(_suffix(projections[name])) for name in config.lora.targets)
     values = {
@@ -145,7 +150,7 @@ def write_adapter(
         "task_type": "CAUSAL_LM" if config.text_only else None,
     }
     (directory / ADAPTER_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    rows = _rows(config, config.lora.targets, f"{_BARE_PREFIX}{language}")
+    rows = _rows(config, config.lora.targets, f"{_BARE_PREFIX}{language_prefix}")
     tensors = to_source(rows, {"lora": lora})
     return {WEIGHTS_FILE: write_file(tensors, directory / WEIGHTS_FILE)}
 
@@ -171,7 +176,7 @@ def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]
     rows = []
     for name, row in _projections(config).items():
         if name in targets:
-            module = row.source.removesuffix(".weight").removeprefix(_language(config))
+            module = row.source.removesuffix(".weight").removeprefix(_language_prefix(config))
             target = row.target.replace("llm/", "lora/", 1).removesuffix("kernel")
             rows.append(Row(f"{prefix}{module}.lora_A.weight", f"{target}a", row.transform))
             rows.append(Row(f"{prefix}{module}.lora_B.weight", f"{target}b", Linear()))
@@ -179,7 +184,7 @@ def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]
 
 
 def _projections(config: OwlConfig) -> dict[str, Row]:
-    return projections_of(with_prefix(config.llm.weight_rows(), _language(config)))
+    return projections_of(with_prefix(config.llm.weight_rows(), _language_prefix(config)))
 
 
 def _family(config: OwlConfig) -> Family | None:
@@ -187,14 +192,14 @@ def _family(config: OwlConfig) -> Family | None:
     return next((family for family in families if family.fits(config)), None)
 
 
-def _language(config: OwlConfig) -> str:
+def _language_prefix(config: OwlConfig) -> str:
     """The prefix of the language model's tensor names in the whole model."""
     family = _family(config)
-    return _LANGUAGE if family is None else family.language_prefix
+    return _LANGUAGE_PREFIX if family is None else family.language_prefix
 
 
 def _suffix(row: Row) -> str:
-    """A module's name without its block's: "q_proj" for "model.layers.{i}.self_attn.q_proj"."""
+    """The projection's name inside its block: "q_proj" for "model.layers.{i}.self_attn.q_proj"."""
     return row.source.removesuffix(".weight").partition("{i}.")[2].partition(".")[2]
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from owl_jax.models.transforms import Shape, Slices, size_of, whole
@@ -109,7 +110,7 @@ def read(array: LazyArray, dtype: Any = None, part: Slices | None = None) -> np.
 
 
 def device_put_lazy(
-    array: LazyArray, dtype: Any = None, sharding: Sharding | None = None
+    array: LazyArray, dtype: Any = None, sharding: Sharding | Format | None = None
 ) -> jax.Array:
     """Puts an array on devices as `dtype`; each process reads each of its own shards once."""
     if sharding is None:

@@ -1,8 +1,8 @@
 """Reads preprocessor_config.json, which describes a model's image processing.
 
-Channel statistics are taken from the file. If the family says so, resizing (media/resizing.py) is
-too; otherwise the model config's resizing is kept, as mPLUG-Owl's code ignores the file's. A file
-that asks for anything else is refused.
+The channel statistics always come from the file. Some families read the resizing
+(media/resizing.py) from it, too; the others keep the resizing of the model config, because
+mPLUG-Owl's code ignores that of the file. A file that asks for any other processing is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from owl_jax.models.hf_config import Source
 from owl_jax.models.parts import VisionPart
 
 FILE = "preprocessor_config.json"
-_PROCESSOR_FILE = "processor_config.json"  # transformers 5 has the same keys in one of its sections
+# transformers 5 writes the same keys in a section of this file.
+_PROCESSOR_FILE = "processor_config.json"
 
 _Filter = Literal["bicubic", "bilinear"]
 _FILTERS: Mapping[int, _Filter] = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
@@ -48,10 +49,11 @@ class _Preprocessor(Struct, frozen=True):
 
 
 def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) -> OwlConfig:
-    """The config with the image processing of `directory`, if it has the file.
+    """The config with the image processing of `directory`; unchanged if it has no such file.
 
-    reads_resizing: take the resizing from the file; otherwise the config's is kept, and the file
-      must not ask for a filter other than bicubic.
+    reads_resizing: take the resizing from the file. Otherwise the config's resizing is kept, except
+      that padding takes the file's mean colour, and the file must not ask for a filter other than
+      bicubic.
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """
@@ -65,7 +67,7 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
     elif processor.resample not in (None, 3):
         raise UserError(f"{path}: resample is {processor.resample}; expected 3, bicubic")
     elif config.resizing.kind == "pad" and processor.image_mean is not None:
-        fill = _fill(processor.image_mean)
+        fill = _mean_colour(processor.image_mean)
         config = dataclasses.replace(
             config, resizing=dataclasses.replace(config.resizing, fill=fill)
         )
@@ -73,9 +75,10 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
 
 
 def vision_with_preprocessor(vision: VisionPart, directory: Path) -> VisionPart:
-    """The encoder with the channel statistics of `directory`; errors like `with_preprocessor`.
+    """The encoder with the channel statistics of `directory`.
 
-    Resizing is not read: the model that the encoder becomes a part of has its own.
+    Resizing is not read: it belongs to the model that will use the encoder. Raises the same errors
+    as `with_preprocessor`.
     """
     processor = _read(directory / FILE, vision)
     return vision if processor is None else _with_statistics(vision, processor)
@@ -96,7 +99,7 @@ def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
             raise UserError(f"{path}: {name} is false; expected true")
     if processor.image_grid_pinpoints:
         raise UserError(f"{path}: image_grid_pinpoints cuts images into tiles; not supported")
-    # Written so that NaN is refused, too.
+    # `not <=` instead of `>`, so that NaN is refused, too.
     if processor.rescale_factor is not None and not abs(processor.rescale_factor * 255 - 1) <= 1e-4:
         raise UserError(f"{path}: rescale_factor is {processor.rescale_factor}; expected 1 / 255")
     for name in ("size", "crop_size"):
@@ -104,8 +107,8 @@ def _read(path: Path, vision: VisionPart) -> _Preprocessor | None:
         sides = value.values() if isinstance(value, dict) else [value]
         if others := [side for side in sides if side not in (None, vision.image_size)]:
             raise UserError(
-                f"{path}: {name} is {shown(value)}, but config.json has image_size "
-                f"{vision.image_size}; expected {others[0]} in both, or {vision.image_size}"
+                f"{path}: {name} is {shown(value)}, but image_size in config.json is "
+                f"{vision.image_size}; set both to {others[0]}, or both to {vision.image_size}"
             )
     return processor
 
@@ -116,8 +119,8 @@ def _with_statistics(vision: VisionPart, processor: _Preprocessor) -> VisionPart
     return dataclasses.replace(cast(Any, vision), **found)
 
 
-def _fill(mean: Channels) -> tuple[int, int, int]:
-    """The mean colour, as LLaVA's code rounds it."""
+def _mean_colour(mean: Channels) -> tuple[int, int, int]:
+    """The channel means as an RGB colour, rounded as in LLaVA's code."""
     red, green, blue = (min(max(int(255 * channel), 0), 255) for channel in mean)
     return red, green, blue
 
@@ -126,7 +129,7 @@ def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resiz
     resample = processor.resample if processor.resample is not None else 3
     if resample not in _FILTERS:
         raise UserError(f"{path}: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
-    fill = _fill(processor.image_mean or vision.pixel_mean)
+    fill = _mean_colour(processor.image_mean or vision.pixel_mean)
     kind: Literal["squash", "pad", "crop"] = "squash"
     if processor.do_pad:
         kind = "pad"
@@ -134,12 +137,12 @@ def _resizing(path: Path, processor: _Preprocessor, vision: VisionPart) -> Resiz
         raise UserError(
             f"{path}: size is {shown(processor.size)}; expected height and width, or shortest_edge"
         )
-    # A number is the short side: CLIP's processor keeps the aspect ratio.
+    # If `size` is a number, it is the short side: CLIP's processor keeps the aspect ratio.
     elif not isinstance(processor.size, dict) or "shortest_edge" in processor.size:
         kind = "crop"
         if processor.do_center_crop is False:
             raise UserError(
                 f"{path}: size is {shown(processor.size)} and do_center_crop is false, which "
-                "leaves images that are not square; expected true"
+                "leaves images that are not square; set do_center_crop to true"
             )
     return Resizing(kind, _FILTERS[resample], fill)

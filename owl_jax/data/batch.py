@@ -23,7 +23,8 @@ class Example:
 
     input_ids: int32[n], media tokens negative (text/conversation.py).
     loss_mask: bool[n], True on answer tokens and their end-of-sequence tokens.
-    images: uint8[k, S, S, 3]. videos: uint8[m, T, S, S, 3]. Both in reading order.
+    images: uint8[k, S, S, 3]. videos: uint8[m, T, S, S, 3]. Both in the order of their
+      media tokens in input_ids.
     """
 
     input_ids: np.ndarray
@@ -34,7 +35,10 @@ class Example:
 
 @dataclass(frozen=True)
 class RowShape:
-    """Capacity of one packed sequence. media: tokens of an image and of a video of `frames`."""
+    """Capacity of one packed sequence.
+
+    media: the numbers of tokens of an image and of a video with `frames` frames.
+    """
 
     length: int
     media: MediaLengths
@@ -45,7 +49,7 @@ class RowShape:
 
     @property
     def media_tokens(self) -> int:
-        """Tokens of all slots."""
+        """The number of tokens of all media slots together."""
         return self.image_slots * self.media.image + self.video_slots * self.media.video
 
 

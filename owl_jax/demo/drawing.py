@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from owl_jax.demo.scenes import COLORS, SIDE, Clip, Scene, Thing, cell
 
-# Corners of each shape in a square from -1 to 1, y downwards. The shapes cover about the same area,
-# so that size does not distinguish them.
+# Corners of each shape around its centre, in units of its radius; y points down. The shapes cover
+# about the same area, so that size does not distinguish them.
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "circle": tuple(
         (math.cos(2 * math.pi * k / 48), math.sin(2 * math.pi * k / 48)) for k in range(48)
@@ -70,27 +70,27 @@ def _sample_sprite(thing: Thing, rng: random.Random) -> _Sprite:
 def _sample_backdrop(rng: random.Random) -> np.ndarray:
     """Colours of the four corners, uint8[2, 2, 3]: dark blue-greys, lighter towards one side."""
     base = np.array([44, 48, 58]) + [rng.randint(-6, 6) for _ in range(3)]
-    light = np.array([rng.randint(-12, 12) for _ in range(4)]).reshape(2, 2, 1)
-    return (base + light).astype(np.uint8)
+    brightness = np.array([rng.randint(-12, 12) for _ in range(4)]).reshape(2, 2, 1)
+    return (base + brightness).astype(np.uint8)
 
 
 def _paint(sprites: Sequence[_Sprite], backdrop: np.ndarray, size: int) -> Image.Image:
     """Draws the sprites over the backdrop, with anti-aliasing by supersampling."""
     large = size * _SUPERSAMPLE
-    # Interpolated at the final size, then repeated, which is cheaper.
+    # Interpolate at the final size and repeat pixels: cheaper than interpolating at the large size.
     canvas = Image.fromarray(backdrop).resize((size, size), Image.Resampling.BILINEAR)
     canvas = canvas.resize((large, large), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    side = large / SIDE
+    cell_size = large / SIDE
     shade = tuple(int(channel) // 2 for channel in backdrop.mean(axis=(0, 1)))
     for sprite in sprites:
         # A shadow to the lower right separates the shape from the backdrop.
-        for fill, lag in ((shade, 0.03), (COLORS[sprite.color], 0.0)):
+        for fill, offset in ((shade, 0.03), (COLORS[sprite.color], 0.0)):
             draw.polygon(
                 [
                     (
-                        (sprite.x + lag + x * sprite.radius) * side,
-                        (sprite.y + lag + y * sprite.radius) * side,
+                        (sprite.x + offset + x * sprite.radius) * cell_size,
+                        (sprite.y + offset + y * sprite.radius) * cell_size,
                     )
                     for x, y in _OUTLINES[sprite.shape]
                 ],

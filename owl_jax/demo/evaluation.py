@@ -16,7 +16,7 @@ BLIND_QUESTIONS = 5000  # training questions for the blind baseline
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredQuestion:
     """A question and the model's answer."""
 
     question: Question
@@ -28,7 +28,7 @@ class Results:
     """numbers: accuracies and counts. examples: a few questions of each kind."""
 
     numbers: dict[str, Any]
-    examples: list[Answered]
+    examples: list[AnsweredQuestion]
 
 
 def evaluate(before: Path, after: Path, count: int) -> Results:
@@ -56,7 +56,7 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
         "by_ability": _by_ability(asked, answers),
     }
     examples = [
-        Answered(question, given)
+        AnsweredQuestion(question, given)
         for kind, items in asked.items()
         for question, given in zip(items[:6], answers[kind], strict=False)
     ]

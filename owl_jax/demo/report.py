@@ -13,7 +13,7 @@ from owl_jax.text.turns import IMAGE_TOKEN, VIDEO_TOKEN
 from owl_jax.training.report import loss_chart
 
 if TYPE_CHECKING:
-    from owl_jax.demo.evaluation import Answered
+    from owl_jax.demo.evaluation import AnsweredQuestion
 
 # Titles for the kinds of questions in demo/evaluation.py.
 _KINDS = {
@@ -25,7 +25,10 @@ _KINDS = {
 
 
 def write_report(
-    path: Path, report: Mapping[str, Any], examples: Sequence[Answered], stage_dirs: Sequence[Path]
+    path: Path,
+    report: Mapping[str, Any],
+    examples: Sequence[AnsweredQuestion],
+    stage_dirs: Sequence[Path],
 ) -> None:
     """Writes the page.
 
@@ -33,7 +36,8 @@ def write_report(
       path: the file.
       report: the contents of report.json (demo/evaluation.py).
       examples: questions with the model's answers; the page groups them by kind.
-      stage_dirs: the workdirs of the trainings; the title of a loss curve is the directory's name.
+      stage_dirs: the workdirs of the training stages. Each loss curve is titled with the name of
+        its workdir.
     """
     seconds = report["seconds"]
     by_kind = {
@@ -75,7 +79,7 @@ def _duration(seconds: float) -> str:
 
 
 def _abilities(by_ability: Mapping[str, float]) -> dict[str, list[Share]]:
-    """Bars by title. by_ability: accuracy by "kind: ability"."""
+    """Groups the bars by title. by_ability: the accuracies; their keys are "kind: ability"."""
     shares: dict[str, list[Share]] = {title: [] for title in _KINDS.values()}
     for name, value in by_ability.items():
         kind, _, ability = name.partition(": ")
@@ -89,18 +93,18 @@ def _kind(question: Question) -> str:
     return ("text", "image", "multi_image")[min(len(question.images), 2)]
 
 
-def _example(item: Answered) -> dict[str, Any]:
+def _example(item: AnsweredQuestion) -> dict[str, Any]:
     """A question, the text before it, the model's answer, and whether that is right."""
     question = item.question
     return {
         "question": question,
-        "told": _told(question),
+        "context": _context_lines(question),
         "answer": item.answer,
         "right": normalize_answer(item.answer) == normalize_answer(question.answer),
     }
 
 
-def _told(question: Question) -> list[str]:
+def _context_lines(question: Question) -> list[str]:
     """The human's lines before the question, without media markers."""
     lines = question.prompt_text.splitlines()
     said = [line.removeprefix("Human: ") for line in lines if line.startswith("Human: ")]

@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.int8 import abstract_int8
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference.core import DecodeState, Prefilled, empty_state, logical_axes, prefill
+from owl_jax.inference.layouts import formats
 from owl_jax.inference.prompt import Prompt
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
@@ -38,7 +40,12 @@ def abstract_weights(model: OwlConfig, params: Tree, mesh: Mesh, dtype: str) -> 
         )
     stored_as = jnp.dtype("bfloat16" if dtype == "int8" else dtype)
     weights = jax.tree.map(lambda leaf: leaf.update(dtype=stored_as), params)
-    return abstract_int8(model, weights) if dtype == "int8" else weights
+    flat = flatten_dict(abstract_int8(model, weights) if dtype == "int8" else weights)
+    shardings = {path: leaf.sharding for path, leaf in flat.items()}
+    on_devices = formats(model, flat, shardings, mesh.devices.flat[0].platform)
+    return unflatten_dict(
+        {path: leaf.update(sharding=on_devices[path]) for path, leaf in flat.items()}
+    )
 
 
 def abstract_prompt(mesh: Mesh, num_prompts: int, sequence: RowShape) -> Prompt:

@@ -356,7 +356,9 @@ def decode_steps(
     ) -> tuple[jax.Array, Cache, Rows, NewTokens]:
         step, cache, rows, found = carry
         slots = rows.lengths
-        mask = self_attention_mask(slots[:, None], ones, PastTokens(slots, which))
+        # Nothing of a row that has ended needs to be read.
+        held = jnp.where(rows.done, 0, slots)
+        mask = self_attention_mask(slots[:, None], ones, PastTokens(held, which))
         embeddings = run(rows.newest[:, None], None, no_media, method="embed")
         hidden, new = run(embeddings, mask, cache, method="hidden_states")
         logits = run(hidden, method="head")[:, 0]
@@ -366,7 +368,7 @@ def decode_steps(
         # cache, and copies the cache for it. No token is negative.
         written = (rows.newest >= 0)[:, None, None, None]
         new = jax.tree.map(lambda leaf: jnp.where(written, leaf, 0), new)
-        cache = write_tokens(cache, new, jnp.arange(W) if which is None else which, slots)
+        cache = write_tokens(cache, new, which, slots)
         put = jax.lax.dynamic_update_slice_in_dim
         found = jax.tree.map(lambda old, new: put(old, new, step, 0), found, tokens)
         return step + 1, cache, rows, found

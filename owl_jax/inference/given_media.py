@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from owl_jax.data.sources.media_look import looks_like_media
+from owl_jax.data.sources.media_detection import looks_like_media
 from owl_jax.data.sources.media_values import is_base64_medium
 from owl_jax.errors import UserError, listed, one_line, shown
 from owl_jax.inference.typed_paths import exists, local_path

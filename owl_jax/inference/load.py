@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from owl_jax.checkpoint.checksums import verify as check_sums
 from owl_jax.checkpoint.int8 import quantize
@@ -22,11 +22,12 @@ from owl_jax.errors import UserError, shown
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import DTYPES
 from owl_jax.inference.core import OWNERS
+from owl_jax.inference.layouts import formats
 from owl_jax.models.lora import side_by_side
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
 from owl_jax.parallel.sharding import LogicalRules, param_shardings
-from owl_jax.text.formats.choose import read_name
+from owl_jax.text.formats.choose import parse_conversation
 
 
 def load_owl(
@@ -60,27 +61,32 @@ def load_owl(
         opened = add_adapter(opened, directory, Path(adapter), any_base)
     config, params = opened.config, opened.params
     if conversation is not None:
-        config = dataclasses.replace(config, conversation=read_name(os.fspath(conversation)))
+        chosen = parse_conversation(os.fspath(conversation))
+        config = dataclasses.replace(config, conversation=chosen)
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain
-    replicated, shardings = None, {}
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    default: Sharding = SingleDeviceSharding(device)
     if mesh is not None:
-        replicated = NamedSharding(mesh, PartitionSpec())
+        default = NamedSharding(mesh, PartitionSpec())
+    shardings = dict.fromkeys(flat, default)
+    if mesh is not None:
         boxed = abstract_params(config)
-        shardings = flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
+        shardings |= flatten_dict(param_shardings(boxed, mesh, LogicalRules()))
+    on_devices = formats(config, flat, shardings, device.platform)
     stored_as = jnp.dtype("bfloat16" if name == "int8" else name)
     on_device = {}
     for keys, leaf in flat.items():
         dtype = stored_as if leaf is plain.get(keys) else leaf.dtype  # quantised: unchanged
-        on_device[keys] = device_put_lazy(leaf, dtype, shardings.get(keys, replicated))
+        on_device[keys] = device_put_lazy(leaf, dtype, on_devices[keys])
     opened.print_notes(directory)
     params = unflatten_dict(on_device)
     if owners is not None:
-        params[OWNERS] = jax.device_put(owners, replicated)
+        params[OWNERS] = jax.device_put(owners, default)
     return Owl(
         config,
         params,
-        # A CPU computes in float32 only; it would cast bfloat16 back and forth at every step.
+        # Outside of matmuls a CPU would cast bfloat16 back and forth at every step.
         "float32" if jax.default_backend() == "cpu" else stored_as,
         directory,
         mesh,

@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from owl_jax.models.platform import platform
+from owl_jax.models.write_columns import suits, write_columns
+
 LayerCache = dict[str, jax.Array]  # "k" and "v", each [B, G, S, K]
 Cache = Any  # LayerCache stacked on axis 0 (scanned layers), or a tuple of them (unrolled)
 
@@ -60,11 +63,19 @@ def empty_cache(new: Cache, num_rows: int, num_slots: int) -> Cache:
     return jax.tree.map(zeros, new)
 
 
-def write_tokens(cache: Cache, new: Cache, rows: jax.Array, slots: jax.Array) -> Cache:
+def write_tokens(cache: Cache, new: Cache, rows: jax.Array | None, slots: jax.Array) -> Cache:
     """Writes one token of each of W rows; new: [..., W, G, 1, K]; rows, slots: int32[W].
 
-    This scatter is in place on all platforms; dynamic_update_slice under vmap would copy the cache.
+    rows: None: all rows, in order.
+
+    The scatter is in place on all platforms, on a TPU if K is a multiple of 128; for others there
+    is a kernel. dynamic_update_slice under vmap would copy the cache.
     """
+    is_on_tpu = platform() == "tpu" and rows is None
+    if is_on_tpu and isinstance(cache, dict) and all(map(suits, cache.values())):
+        return write_columns(cache, new, slots)
+    if rows is None:
+        rows = jnp.arange(len(slots))
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         at: tuple[jax.Array, ...] = rows[:, None], jnp.arange(old.shape[-3]), slots[:, None]

@@ -2,7 +2,7 @@
 
 One mesh for everything, with three axes:
   data    replicas of the weights; shards the batch (may span hosts and slices)
-  fsdp    shards the weights, which are gathered for use, and the batch
+  fsdp    shards the batch, and the weights, which are gathered before they are used
   tensor  shards heads, MLP and vocabulary within each layer
 owl_jax/parallel/sharding.py maps dimensions to these axes.
 """
@@ -24,8 +24,8 @@ def make_mesh(
 ) -> Mesh:
     """Makes the mesh (data, fsdp, tensor).
 
-    If there are several slices (TPU slices, or GPU hosts without a common NVLink), the data axis
-    spans them, since it exchanges only gradients; if its size does not allow that, fsdp spans them.
+    If there are several slices (TPU slices, or GPU hosts that NVLink does not connect), the data
+    axis spans them, since it exchanges only gradients; if its size does not allow that, fsdp does.
 
     Args:
       data, fsdp, tensor: sizes of the axes; at most one may be -1, which takes the remainder.
@@ -36,43 +36,47 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    sizes_text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise UserError(f"mesh ({shown}): expected positive sizes, or -1 for the remainder")
-    unknown = [axis for axis, size in sizes.items() if size == -1]
-    if len(unknown) > 1:
-        raise UserError(f"mesh ({shown}): only one axis may be -1; set {unknown[1]} to a number")
+        raise UserError(f"mesh ({sizes_text}): expected positive sizes, or -1 for the remainder")
+    inferred = [axis for axis, size in sizes.items() if size == -1]
+    if len(inferred) > 1:
+        raise UserError(
+            f"mesh ({sizes_text}): only one axis may be -1; set {inferred[1]} to a number"
+        )
 
     count = len(devices)
-    taken = math.prod(size for size in sizes.values() if size != -1)
-    if unknown:
-        if count % taken:
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if inferred:
+        if count % given:
             raise UserError(
-                f"mesh ({shown}): {count} devices cannot be divided by {taken}; choose sizes whose "
-                f"product divides {count}"
+                f"mesh ({sizes_text}): {count} devices cannot be divided by {given}; choose "
+                f"sizes whose product divides {count}"
             )
-        sizes[unknown[0]] = count // taken
-    elif taken != count:
+        sizes[inferred[0]] = count // given
+    elif given != count:
         raise UserError(
-            f"mesh ({shown}) takes {taken} devices, but there are {count}; set one axis to -1 for "
-            "the remainder, or change the sizes"
+            f"mesh ({sizes_text}) takes {given} devices, but there are {count}; set one axis to -1 "
+            "for the remainder, or change the sizes"
         )
     # JAX's default, Explicit, turns Linen's logical constraints into assertions.
     types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if num_slices == 1:
         return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
-    spanning = next((axis for axis in ("data", "fsdp") if sizes[axis] % slices == 0), None)
+    spanning = next((axis for axis in ("data", "fsdp") if sizes[axis] % num_slices == 0), None)
     if spanning is None:
         raise UserError(
-            f"mesh ({shown}): the devices are in {slices} slices; make data (or else fsdp) a "
-            f"multiple of {slices}"
+            f"mesh ({sizes_text}): the devices are in {num_slices} slices; make data (or else "
+            f"fsdp) a multiple of {num_slices}"
         )
-    inside = [size // slices if axis == spanning else size for axis, size in sizes.items()]
-    between = [slices if axis == spanning else 1 for axis in AXES]
+    sizes_in_slice = [
+        size // num_slices if axis == spanning else size for axis, size in sizes.items()
+    ]
+    sizes_across_slices = [num_slices if axis == spanning else 1 for axis in AXES]
     grid = mesh_utils.create_hybrid_device_mesh(
-        inside, between, devices, allow_split_physical_axes=True
+        sizes_in_slice, sizes_across_slices, devices, allow_split_physical_axes=True
     )
     return Mesh(grid, AXES, axis_types=types)
 
@@ -84,8 +88,8 @@ def start_multihost(
 ) -> None:
     """Joins this process to a multi-host run. Call it before anything uses a device.
 
-    TPU pods, GKE, Slurm and MPI need no arguments, even with one host. Any other single host must
-    not call this.
+    On TPU pods, GKE, Slurm and MPI, call it without arguments, even for a single host. Do not call
+    it on a single host anywhere else.
 
     Args:
       coordinator_address: "host:port" of process 0.
@@ -99,7 +103,7 @@ def start_multihost(
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"multi-host start failed: {error} TPU pods, GKE, Slurm and MPI need no address;"
-            " elsewhere give the coordinator's host:port, the number of processes and this one's"
-            " index. A single host needs no multi-host start"
+            f"cannot join the multi-host run: {str(error).rstrip('. ')}. TPU pods, GKE, Slurm and "
+            "MPI need no address; elsewhere give the coordinator's host:port, the number of "
+            "processes and the index of this process. To train on a single host, drop --multihost"
         ) from error

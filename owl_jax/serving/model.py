@@ -23,6 +23,9 @@ class Engine(Protocol):
     def adapters(self) -> tuple[str, ...]: ...
 
     @property
+    def num_rows(self) -> int: ...
+
+    @property
     def row_length(self) -> int: ...
 
     @property

@@ -20,7 +20,12 @@ from owl_jax.text.special_tokens import (
     read_special_tokens,
 )
 from owl_jax.text.token_bytes import bytes_of_byte_level, bytes_of_piece
-from owl_jax.text.tokenizer_files import PROBE, read_file, read_json_vocabulary, understood
+from owl_jax.text.tokenizer_files import (
+    PROBE,
+    damage_as_user_error,
+    read_file,
+    read_json_vocabulary,
+)
 
 _KIND = "tokenizers file"
 
@@ -41,7 +46,7 @@ class JsonTokenizer:
         vocabulary = read_json_vocabulary(path)
         beside = read_special_tokens(path.parent, vocabulary.added)
         check_settings(path, beside.unusual & {ADDS_EOS, SPLITS_SPECIAL})
-        with understood(path, _KIND):
+        with damage_as_user_error(path, _KIND):
             tokenizer = tokenizers.Tokenizer.from_buffer(read_file(path, _KIND))
             # A file may contain its author's padding and truncation settings.
             tokenizer.no_padding()

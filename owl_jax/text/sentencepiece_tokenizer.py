@@ -22,10 +22,10 @@ from owl_jax.text.token_bytes import SPACE, bytes_of_piece
 from owl_jax.text.tokenizer_files import (
     JSON_FILE,
     PROBE,
+    damage_as_user_error,
     is_there,
     read_file,
     read_json_vocabulary,
-    understood,
 )
 
 _KIND = "SentencePiece model"
@@ -48,14 +48,14 @@ class SentencePieceTokenizer:
         path = Path(path)
         processor = _sentencepiece(path)
         size: int = processor.get_piece_size()
-        beside = read_special_tokens(path.parent, _json_tokens(path, size))
+        settings = read_special_tokens(path.parent, _json_tokens(path, size))
         check_settings(
-            path, beside.unusual if _adds_space(processor) else beside.unusual - {ADDS_NO_SPACE}
+            path, settings.unusual if _adds_space(processor) else settings.unusual - {ADDS_NO_SPACE}
         )
-        _check_added(path, processor, beside.added)
-        tokens = dict(beside.added)
-        own = _own_roles(path, processor)
-        for piece, id in own.values():
+        _check_added(path, processor, settings.added)
+        tokens = dict(settings.added)
+        model_roles = _model_roles(path, processor)
+        for piece, id in model_roles.values():
             tokens.setdefault(piece, AddedToken(piece, id))
 
         def id_of(content: str | None) -> int | None:
@@ -64,39 +64,39 @@ class SentencePieceTokenizer:
             id = processor.piece_to_id(content or "")
             return None if id == processor.unk_id() else id
 
-        check_needed(path, beside, id_of)
-        eos_id = id_of(beside.eos or own.get("eos", (None,))[0])
+        check_needed(path, settings, id_of)
+        eos_id = id_of(settings.eos or model_roles.get("eos", (None,))[0])
         if eos_id is None:
             raise UserError(
                 f"{path}: no EOS token: the SentencePiece model has no </s>, and {CONFIG_FILE} "
                 "names no eos_token"
             )
-        bos_id = id_of(beside.bos or own.get("bos", (None,))[0])
-        pad_id = id_of(beside.pad)
-        self.bos_id: int | None = None if beside.no_bos else bos_id
+        bos_id = id_of(settings.bos or model_roles.get("bos", (None,))[0])
+        pad_id = id_of(settings.pad)
+        self.bos_id: int | None = None if settings.no_bos else bos_id
         self.eos_id: int = eos_id
         self.pad_id: int = processor.unk_id() if pad_id is None else pad_id
-        self.vocab_size: int = size + sum(token.id >= size for token in beside.added.values())
-        for name in beside.special:
+        self.vocab_size: int = size + sum(token.id >= size for token in settings.added.values())
+        for name in settings.special:
             if (found := id_of(name)) is not None:
                 tokens.setdefault(name, AddedToken(name, found))
-        hidden = {*(piece for piece, _ in own.values()), *beside.special}
+        hidden = {*(piece for piece, _ in model_roles.values()), *settings.special}
         self._special = {t.id for t in tokens.values() if t.special or t.content in hidden}
         self._texts = {
             token.id: token.content
-            for token in beside.added.values()
+            for token in settings.added.values()
             if token.id >= size and token.id not in self._special
         }
         contents = {token.id: token.content for token in tokens.values()}
         self.special_tokens: Mapping[int, str] = {id: contents[id] for id in sorted(self._special)}
-        self.adds_bos: bool = self.bos_id is not None and beside.adds_bos is not False
+        self.adds_bos: bool = self.bos_id is not None and settings.adds_bos is not False
         self._processor, self._num_pieces = processor, size
-        self._tokens = Splitter(tokens)
+        self._splitter = Splitter(tokens)
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer. Each text between special strings is encoded separately."""
+        """See Tokenizer. Splits the text at added tokens and encodes each part separately."""
         ids: list[int] = []
-        for part in self._tokens.split(text):
+        for part in self._splitter.split(text):
             if isinstance(part, AddedToken):
                 ids.append(part.id)
             else:
@@ -119,10 +119,10 @@ class SentencePieceTokenizer:
     def token_id(self, text: str) -> int | None:
         """See Tokenizer."""
         ids = self.encode(text)
-        # For one of the model's own pieces, a dummy prefix may come first.
+        # The id of a model piece may follow that of a dummy prefix.
         id = ids[-1] if ids else self._processor.unk_id()
         is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
-        added = self._tokens.token(text)
+        added = self._splitter.token(text)
         return added.id if added else id if is_piece and id != self._processor.unk_id() else None
 
     def token_bytes(self, id: int) -> bytes:
@@ -136,27 +136,27 @@ class SentencePieceTokenizer:
 def _sentencepiece(path: Path) -> sentencepiece.SentencePieceProcessor:
     data = read_file(path, _KIND)
     processor = sentencepiece.SentencePieceProcessor()
-    with understood(path, _KIND):
+    with damage_as_user_error(path, _KIND):
         processor.LoadFromSerializedProto(data)
         processor.decode(processor.encode(PROBE))
     return processor
 
 
-def _own_roles(
+def _model_roles(
     path: Path, processor: sentencepiece.SentencePieceProcessor
 ) -> dict[str, tuple[str, int]]:
     """The model's (piece, id) for "unk", "bos" and "eos"."""
     ids = {"unk": processor.unk_id(), "bos": processor.bos_id(), "eos": processor.eos_id()}
-    with understood(path, _KIND):
+    with damage_as_user_error(path, _KIND):
         return {role: (processor.id_to_piece(id), id) for role, id in ids.items() if id >= 0}
 
 
 def _json_tokens(path: Path, num_pieces: int) -> Sequence[AddedToken]:
-    """The added tokens of a tokenizer.json beside tokenizer.model, if both are of the same size."""
-    beside = path.with_name(JSON_FILE)
-    if not is_there(beside):
+    """The added tokens of a tokenizer.json beside tokenizer.model, if the piece counts agree."""
+    json_file = path.with_name(JSON_FILE)
+    if not is_there(json_file):
         return ()
-    vocabulary = read_json_vocabulary(beside)
+    vocabulary = read_json_vocabulary(json_file)
     added = {token.content for token in vocabulary.added if token.id >= num_pieces}
     size = len(vocabulary.pieces - added)
     if size == num_pieces:
@@ -166,7 +166,7 @@ def _json_tokens(path: Path, num_pieces: int) -> Sequence[AddedToken]:
         path.parent,
         path.name,
         num_pieces,
-        beside.name,
+        json_file.name,
         size,
     )
     return ()
@@ -177,17 +177,18 @@ def _check_added(
     processor: sentencepiece.SentencePieceProcessor,
     added: Mapping[str, AddedToken],
 ) -> None:
-    """Raises UserError if added tokens collide with pieces or their ids leave a gap."""
+    """Raises UserError if an added token collides with a piece, its id leaves a gap, or it is
+    single_word."""
     size = expected = processor.get_piece_size()
     for token in added.values():
         written = token.content.replace(" ", SPACE)
-        own = processor.piece_to_id(written)
-        is_piece = processor.id_to_piece(own) in (token.content, written)
-        if token.id < size and (not is_piece or own != token.id):
+        piece_id = processor.piece_to_id(written)
+        is_piece = processor.id_to_piece(piece_id) in (token.content, written)
+        if token.id < size and (not is_piece or piece_id != token.id):
             piece = shown(processor.id_to_piece(token.id))
             wrong = f", which is the piece {piece}; ids of added tokens begin at {size}"
         elif token.id >= size and is_piece:
-            wrong = f", but is the piece {own} of {path.name}; give it that id"
+            wrong = f", but is already piece {piece_id} of {path.name}; give it the id {piece_id}"
         elif token.id >= size and token.id != expected:
             wrong = (
                 f", and no token has the id {expected}; a file is missing, or the files are from "

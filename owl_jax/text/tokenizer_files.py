@@ -159,7 +159,7 @@ def is_there(path: Path) -> bool:
 
 
 @contextmanager
-def understood(path: Path, kind: str) -> Iterator[None]:
+def damage_as_user_error(path: Path, kind: str) -> Iterator[None]:
     """Turns any exception that a library raises on a damaged file into a one-line UserError."""
     try:
         yield

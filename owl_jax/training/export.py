@@ -21,7 +21,7 @@ def export_directory(run: Run) -> Path | None:
     return None if run.config.export == "none" else run.workdir / "model"
 
 
-def keep_former(run: Run) -> None:
+def rename_former_model(run: Run) -> None:
     """Renames an existing model, which this run exported before config.steps was raised."""
     model = run.workdir / "model"
     if jax.process_index() == 0 and model.exists():

@@ -23,7 +23,7 @@ from owl_jax.parallel.sharding import process_batch_shard, shard_batch
 from owl_jax.training import config as settings
 from owl_jax.training.data import open_data, steps_of_epochs
 from owl_jax.training.evaluators.evaluator import OpenEvaluators, open_evaluators
-from owl_jax.training.export import export, export_directory, keep_former
+from owl_jax.training.export import export, export_directory, rename_former_model
 from owl_jax.training.extensions import as_json, read_evaluators
 from owl_jax.training.hooks.default import make_hooks
 from owl_jax.training.partition import table
@@ -40,9 +40,9 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     A finished run is left as it is. Only one run at a time may use the workdir
     (hooks/run_lock.py).
 
-    Raises UserError for whatever the user can fix: missing weights or data, a checkpoint of
-    another model, a workdir in use, a full disk, a loss that stays non-finite; Preempted after
-    SIGTERM; Interrupted after Ctrl-C.
+    Raises UserError for anything that the user can fix: missing weights or data, a checkpoint of
+    another model, a workdir in use, a full disk, a loss that stays non-finite. Raises Preempted
+    after SIGTERM, and Interrupted after Ctrl-C.
     """
     settings.check_values(config)
     settings.check_directories(config)
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
                 (workdir / "config.json").write_text(f"{as_json(config)}\n", encoding="utf-8")
                 start_up.write(workdir)
             if not is_done:
-                keep_former(run)
+                rename_former_model(run)
                 state = _take_steps(run, evaluators, step, state, frozen)
 
         model_directory = export_directory(run)

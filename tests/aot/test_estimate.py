@@ -64,3 +64,16 @@ metadata={op_name="splash_mha_fwd/pallas_call"}
     assert result.operations == pytest.approx(5 * 3000 / V5E.clock)
     flops = 2 * 2 * (2 * 256 * 256) * 128
     assert result.kernels == pytest.approx(5 * flops / (0.4 * 197e12))
+
+
+def test_a_kernel_takes_at_least_the_time_of_its_reading():
+    text = """\
+ENTRY %main (x: f32[8,1024]) -> f32[8,1024] {
+  %x = f32[8,1024]{1,0} parameter(0)
+  ROOT %kernel.1 = f32[8,1024]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(f)/my_kernel/pallas_call"}
+}
+"""
+    module = parse(text)
+    result = of_computation(module, module.entry, {}, V5E)
+    assert result.kernels == pytest.approx(4 * 8 * 1024 / V5E.hbm_bandwidth)

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from functools import cache
 
 import grain
 import jax
@@ -21,6 +22,12 @@ def data_at(count):
     for _ in range(count):
         next(data)
     return data
+
+
+@cache
+def expected_at(step):
+    """(state, the next batch of data)."""
+    return make_state(step), next(data_at(step))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +59,9 @@ def resume(directory, **arguments):
 
 def assert_is(found, step):
     assert found[0] == step
-    assert_trees_equal(found[1], make_state(step))
-    assert (found[2] == next(data_at(step))).all()
+    state, batch = expected_at(step)
+    assert_trees_equal(found[1], state)
+    assert (found[2] == batch).all()
 
 
 def assert_told_or_harmless(directory):

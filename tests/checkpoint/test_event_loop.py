@@ -6,6 +6,12 @@ import pytest
 from owl_jax.checkpoint.event_loop import patient_event_loops
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect():
+    """The collector would look for a second through what other tests have left."""
+    gc.freeze()
+
+
 @pytest.fixture
 def policy():
     """The one of Python, and none that another test has set."""

@@ -74,8 +74,11 @@ def test_other_statistics_normalise_uint8_pixels(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 280}, "size is 280.*, but config.json has image_size"),
-        ({"crop_size": {"height": 28, "width": 14}}, "crop_size is .*width.*: 14.*expected 14 in"),
+        ({"size": 280}, "size is 280.*, but image_size in config.json is"),
+        (
+            {"crop_size": {"height": 28, "width": 14}},
+            "crop_size is .*width.*: 14.*set both to 14, or both to",
+        ),
         ({"do_resize": False}, "do_resize is false; expected true"),
         ({"do_normalize": False}, "do_normalize is false"),
         ({"resample": 2}, "resample is 2; expected 3, bicubic"),

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.open_program import open_program
+from owl_jax.aot.build_program import build_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KEPT = "save:query,key,value,context,attention,gate,up,lora"
@@ -20,7 +20,7 @@ def compiled(topology, name, rows, **compute):
     config.gradient_accumulation_steps = 1
     config.mesh.data = topology.slices
     config.update(compute)
-    return analyse(open_program(config, topology, batch_per_device=rows), topology, quick=True)
+    return analyse(build_program(config, topology, batch_per_device=rows), topology, quick=True)
 
 
 def test_stage_2_on_64_chips(open_topology):
@@ -46,14 +46,14 @@ def test_between_two_slices_go_only_gradients_of_what_is_trained(open_topology):
         kind: networks["DCN"] for kind, networks in report.collectives.items() if "DCN" in networks
     }
     assert crossing.keys() == {"all-reduce"}
-    assert crossing["all-reduce"].nbytes < 1.2 * report.program.arguments["trainable"]
+    assert crossing["all-reduce"].nbytes < 1.2 * report.program.argument_bytes["trainable"]
 
 
 def test_stage_2_on_one_chip_in_8_bits(open_topology):
     topology = open_topology("v5e:1x1")
     report = compiled(topology, "stage2.py", 1, frozen_dtype="int8")
     assert report.memory.peak < 0.95 * topology.chip.hbm_bytes
-    assert report.program.arguments["frozen"] < 8e9  # 14 GB in bfloat16
+    assert report.program.argument_bytes["frozen"] < 8e9  # 14 GB in bfloat16
     assert report.collectives == {}
 
 

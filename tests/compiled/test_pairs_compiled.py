@@ -4,7 +4,7 @@ import pytest
 from small_parts import MODELS, fitting
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.open_program import open_program
+from owl_jax.aot.build_program import build_program
 from owl_jax.training.config import base_config
 
 
@@ -20,7 +20,7 @@ def config_of(model):
 @pytest.mark.parametrize("program", ["train", "decode"])
 def test_it_compiles(program, names, open_topology):
     topology = open_topology("v5e:2x2")
-    opened = open_program(config_of(fitting(names)), topology, program, new_tokens=64)
+    opened = build_program(config_of(fitting(names)), topology, program, new_tokens=64)
     report = analyse(opened, topology, quick=True)
     assert report.fits
     assert report.hardware_flops > 0 and report.unknown_loops == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from owl_jax.aot.analyse import analyse
-from owl_jax.aot.open_program import open_program
+from owl_jax.aot.build_program import build_program
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
@@ -42,7 +42,7 @@ def small_config(**mesh):
 @pytest.fixture(scope="module")
 def trained(open_topology):
     topology = open_topology("v5e:2x2")
-    return analyse(open_program(small_config(), topology), topology)
+    return analyse(build_program(small_config(), topology), topology)
 
 
 def test_the_json_has_the_contract_s_keys(trained):
@@ -68,7 +68,7 @@ def test_the_json_has_the_contract_s_keys(trained):
 
 def test_the_memory_adds_up(trained):
     """The state is given up for its successor; metrics are a few numbers more."""
-    memory, groups = trained.memory, trained.program.arguments
+    memory, groups = trained.memory, trained.program.argument_bytes
     assert memory.peak == (
         memory.arguments + memory.outputs - memory.aliased + memory.temporaries + memory.program
     )
@@ -113,7 +113,7 @@ def test_the_table_says_what_a_person_asks(trained):
 
 def test_quick_has_the_same_work_and_no_time(open_topology, trained):
     topology = open_topology("v5e:2x2")
-    quick = analyse(open_program(small_config(), topology), topology, quick=True)
+    quick = analyse(build_program(small_config(), topology), topology, quick=True)
     assert quick.hardware_flops == pytest.approx(trained.hardware_flops, rel=0.01)
     assert quick.memory.arguments == trained.memory.arguments
     assert quick.estimated is None and "optimisation level O0" in str(quick)
@@ -123,7 +123,7 @@ def test_accumulation_doubles_what_is_gathered(open_topology, trained):
     topology = open_topology("v5e:2x2")
     config = small_config()
     config.gradient_accumulation_steps = 2
-    twice = analyse(open_program(config, topology), topology, quick=True)
+    twice = analyse(build_program(config, topology), topology, quick=True)
     once = trained.collectives["all-gather"]["ICI"].nbytes
     assert twice.collectives["all-gather"]["ICI"].nbytes == pytest.approx(2 * once, rel=0.2)
     assert twice.hardware_flops == pytest.approx(trained.hardware_flops, rel=0.05)
@@ -134,7 +134,7 @@ def test_answering(open_topology, name):
     """The batch is whole on every chip, heads and widths are spread."""
     topology = open_topology("v5e:2x2")
     config = small_config(fsdp=2, tensor=2)
-    report = analyse(open_program(config, topology, name, new_tokens=64), topology)
+    report = analyse(build_program(config, topology, name, new_tokens=64), topology)
     assert report.fits
     assert "\n8 sequences (4 per device, the same on 2 of them) of " in str(report)
     written = report.to_dict()
@@ -145,7 +145,7 @@ def test_answering(open_topology, name):
     else:
         assert report.program.tokens == 8
         cache = 2 * 4 * 8 * 256 * 256 * 2 // 4  # keys and values, layers, rows, slots, width
-        assert report.program.arguments["cache"] == cache
+        assert report.program.argument_bytes["cache"] == cache
         assert cache < written["weight_and_cache_bytes_per_device"]
         assert written["hbm_bytes_read_per_device"] > 0
 
@@ -154,29 +154,29 @@ def test_weights_in_8_bits_take_half_the_room(open_topology):
     """A byte for each element of the layers' kernels; their scales are on every chip."""
     topology = open_topology("v5e:2x2")
     wide, narrow = (
-        open_program(small_config(), topology, "decode", dtype=dtype, new_tokens=64)
+        build_program(small_config(), topology, "decode", dtype=dtype, new_tokens=64)
         for dtype in ("bfloat16", "int8")
     )
     kernels = 4 * (4 * 256 * 256 + 3 * 256 * 512)
     scales = 4 * (5 * 256 + 2 * 512) * 4
-    saved = wide.arguments["weights"] - narrow.arguments["weights"]
+    saved = wide.argument_bytes["weights"] - narrow.argument_bytes["weights"]
     assert saved == kernels // 4 - scales
-    assert narrow.arguments["cache"] == wide.arguments["cache"]
+    assert narrow.argument_bytes["cache"] == wide.argument_bytes["cache"]
 
 
 def test_batch_per_device_is_rows_at_a_time(open_topology):
     topology = open_topology("v5e:2x2")
     config = small_config(fsdp=2, tensor=2)
-    assert open_program(config, topology, batch_per_device=3).batch_size == 12
+    assert build_program(config, topology, batch_per_device=3).batch_size == 12
     config.gradient_accumulation_steps = 2
-    assert open_program(config, topology, batch_per_device=3).batch_size == 24
+    assert build_program(config, topology, batch_per_device=3).batch_size == 24
 
 
 def test_what_does_not_fit_is_told(open_topology):
     topology = open_topology("v5e:2x2")
     config = small_config()
     config.batch_size, config.compute.remat = 4 * 4096, "none"
-    report = analyse(open_program(config, topology), topology, quick=True)
+    report = analyse(build_program(config, topology), topology, quick=True)
     assert not report.fits
     assert report.memory.peak > topology.chip.hbm_bytes
     assert report.to_dict()["fits"] is False
@@ -186,8 +186,8 @@ def test_what_does_not_fit_is_told(open_topology):
 def test_a_mesh_that_the_topology_cannot_make_is_refused(open_topology):
     topology = open_topology("v5e:2x2")
     with pytest.raises(UserError, match=r"takes 3 devices, but there are 4"):
-        open_program(small_config(fsdp=3), topology)
+        build_program(small_config(fsdp=3), topology)
     config = small_config()
     config.batch_size = 6
     with pytest.raises(UserError, match="batch_size=6 cannot be divided among 4 devices"):
-        open_program(config, topology)
+        build_program(config, topology)

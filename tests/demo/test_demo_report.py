@@ -11,7 +11,7 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from owl_jax.demo.evaluation import Answered
+from owl_jax.demo.evaluation import AnsweredQuestion
 from owl_jax.demo.questions import questions
 from owl_jax.demo.report import write_report
 
@@ -87,7 +87,7 @@ def test_bars_are_as_long_as_their_shares(tmp_path):
 
 
 def test_nothing_is_fetched(tmp_path, stages):
-    examples = [Answered(question, "red") for question in ask("vqa", 2)]
+    examples = [AnsweredQuestion(question, "red") for question in ask("vqa", 2)]
     write_report(tmp_path / "report.html", REPORT, examples, stages)
     assert Page(tmp_path / "report.html").fetched() == []
     assert "http" not in (tmp_path / "report.html").read_text("utf-8")
@@ -112,7 +112,7 @@ def test_a_stage_without_metrics_is_said_to_have_none(tmp_path):
 
 def test_pictures_pairs_and_frames_are_shown_in_order(tmp_path):
     (single,), (pair,), (video,) = ask("vqa"), ask("two_images"), ask("video")
-    examples = [Answered(question, "") for question in (video, single, pair)]
+    examples = [AnsweredQuestion(question, "") for question in (video, single, pair)]
     write_report(tmp_path / "report.html", REPORT, examples, [])
     page = Page(tmp_path / "report.html")
     expected = [*single.images, *pair.images, *video.videos[0]]
@@ -128,9 +128,9 @@ def test_pictures_pairs_and_frames_are_shown_in_order(tmp_path):
 def test_right_and_wrong_are_said_in_words(tmp_path):
     first, second, third = ask("vqa", 3)
     examples = [
-        Answered(first, f" The {first.answer.upper()}. "),
-        Answered(second, "seventeen"),
-        Answered(third, ""),
+        AnsweredQuestion(first, f" The {first.answer.upper()}. "),
+        AnsweredQuestion(second, "seventeen"),
+        AnsweredQuestion(third, ""),
     ]
     write_report(tmp_path / "report.html", REPORT, examples, [])
     text = Page(tmp_path / "report.html").text
@@ -143,7 +143,10 @@ def test_right_and_wrong_are_said_in_words(tmp_path):
 def test_what_the_words_told_before_the_question_is_shown(tmp_path):
     (scene,), (problem,) = ask("text_scene"), ask("text_math")
     write_report(
-        tmp_path / "report.html", REPORT, [Answered(scene, "x"), Answered(problem, "7")], []
+        tmp_path / "report.html",
+        REPORT,
+        [AnsweredQuestion(scene, "x"), AnsweredQuestion(problem, "7")],
+        [],
     )
     text = Page(tmp_path / "report.html").text
     told = re.search("Human: (The image shows .*)", scene.prompt_text)[1]
@@ -159,7 +162,9 @@ def test_all_text_is_escaped(tmp_path):
         question, question=bad, answer=bad, prompt_text=f"Human: {bad}\nHuman: {bad}\nAI: "
     )
     report = REPORT | {"model": bad, "seconds": {bad: 1.0}, "by_ability": {f"text: {bad}": 0.5}}
-    write_report(tmp_path / "report.html", report, [Answered(nasty, bad)], [tmp_path / "<b>"])
+    write_report(
+        tmp_path / "report.html", report, [AnsweredQuestion(nasty, bad)], [tmp_path / "<b>"]
+    )
     page = Page(tmp_path / "report.html")
     assert page.text.count(bad) == 1 + 1 + 1 + 4  # model, time, ability, and the example
     assert page.all("script") == page.all("b")[2:] == []

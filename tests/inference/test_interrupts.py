@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import forked
 import jax
 import numpy as np
 import pytest
@@ -125,12 +126,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(("case", "status"), [("abandoned", 3), ("generate", 1)])
 def test_a_process_leaves_in_the_middle_of_an_answer(tiny_model, case, status):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tiny_model), case],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run("-c", PROGRAM, str(tiny_model), case)
     assert (done.returncode, done.stderr) == (status, "")
 
 

@@ -247,7 +247,7 @@ def test_what_is_no_number_or_too_small(stubs, flag, script):
     [
         *((f"--type={type}", "v5litepod-N") for type in ("v3-8", "v5litepod-abc", "v6e-8x")),
         *((f"--type={type}", "v5litepod-N") for type in ("v5litepod-", "v5litepod-0", "v5p")),
-        ("--name=../owl", "small letters"),
+        ("--name=../owl", "lowercase letters"),
     ],
 )
 def test_names_and_types_of_slices(stubs, script, wrong, hint):

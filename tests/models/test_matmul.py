@@ -26,6 +26,12 @@ def exact(weight):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 16)
+    monkeypatch.setattr(module, "_BITS_BLOCK", 16)
+
+
+def multiplied(x, kind):
+    """x as it is multiplied: rounded to bfloat16 for bits, else unchanged."""
+    return np.asarray(x.astype(jnp.bfloat16) if kind == "bits" else x, np.float64)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -42,9 +48,13 @@ def small_blocks(monkeypatch):
 def test_blockwise_matmul(kind, x_shape, kernel_shape, depth):
     x = jax.random.normal(jax.random.key(1), x_shape)
     kernel = weight_of(kind, kernel_shape)
-    expected = np.tensordot(np.asarray(x, np.float64), exact(kernel), axes=depth)
+    expected = np.tensordot(multiplied(x, kind), exact(kernel), axes=depth)
     np.testing.assert_allclose(matmul(x, kernel, depth), expected, rtol=1e-5, atol=1e-4)
-    gradient = jax.grad(lambda x: matmul(x, kernel, depth).sum())(x)
+    # Under differentiation nothing is rounded.
+    unrounded = np.tensordot(np.asarray(x, np.float64), exact(kernel), axes=depth)
+    y, pullback = jax.vjp(lambda x: matmul(x, kernel, depth), x)
+    np.testing.assert_allclose(y, unrounded, rtol=1e-5, atol=1e-4)
+    (gradient,) = pullback(jnp.ones_like(y))
     columns = exact(kernel).reshape(*kernel_shape[:depth], -1).sum(-1)
     np.testing.assert_allclose(gradient, np.broadcast_to(columns, x_shape), rtol=1e-5, atol=1e-4)
 
@@ -53,8 +63,22 @@ def test_blockwise_matmul(kind, x_shape, kernel_shape, depth):
 @pytest.mark.parametrize("kind", ["int8", "bfloat16", "bits"])
 def test_blockwise_matmul_transposed(kind):
     x, rows = jax.random.normal(jax.random.key(1), (2, 3, 8)), weight_of(kind, (21, 8))
-    expected = np.asarray(x, np.float64) @ exact(rows).T
+    expected = multiplied(x, kind) @ exact(rows).T
     np.testing.assert_allclose(matmul_transposed(x, rows), expected, rtol=1e-5, atol=1e-4)
+    unrounded = np.asarray(x, np.float64) @ exact(rows).T
+    y, pullback = jax.vjp(lambda x: matmul_transposed(x, rows), x)
+    np.testing.assert_allclose(y, unrounded, rtol=1e-5, atol=1e-4)
+    (gradient,) = pullback(jnp.ones_like(y))
+    sums = np.broadcast_to(exact(rows).sum(0), x.shape)
+    np.testing.assert_allclose(gradient, sums, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("multiply", [lambda x, w: matmul(x, w, 1), matmul_transposed])
+def test_bits_times_one_row_equals_its_row_of_a_batch(multiply):
+    x, bits = jax.random.normal(jax.random.key(1), (9, 16)), weight_of("bits", (16, 16))
+    alone = jnp.concatenate([multiply(x[i : i + 1], bits) for i in range(len(x))])
+    np.testing.assert_allclose(alone, multiply(x, bits), rtol=1e-5, atol=1e-5)
 
 
 def test_bits_of_preserves_values():

@@ -1,10 +1,9 @@
 """An error of one process is an error of all: two real processes."""
 
 import socket
-import subprocess
-import sys
 
 import pytest
+from forked import Forked
 
 from owl_jax.errors import UserError
 from owl_jax.parallel.agreement import raise_together
@@ -29,15 +28,7 @@ def test_both_end_and_the_one_says_why():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    processes = [Forked(["-c", SCRIPT, address, str(number)]) for number in range(2)]
     try:
         results = [process.communicate(timeout=240) for process in processes]
     finally:

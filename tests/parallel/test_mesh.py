@@ -105,7 +105,9 @@ def start(script, *arguments, **variables):
 
 def test_multihost_start_without_a_cluster_says_what_it_needs():
     out, err = start(ALONE, port=free_port()).communicate(timeout=60)
-    assert out.splitlines()[0].startswith("multi-host start failed: coordinator_address"), err
+    assert out.splitlines()[0].startswith("cannot join the multi-host run: coordinator_address"), (
+        err
+    )
     assert out.splitlines()[1] == "1"
 
 

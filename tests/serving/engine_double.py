@@ -42,6 +42,7 @@ class EngineDouble:
         frames: tuple[int, ...] = (4,),
     ) -> None:
         self.script, self.chunk, self.seconds = script, chunk, seconds
+        self.num_rows = 4
         self.row_length, self.max_waiting, self.adapters = row_length, max_waiting, adapters
         self.frames = frames
         self.requests: list[Request] = []

@@ -165,7 +165,10 @@ def test_named_tokens_are_bos_eos_and_pad(llama, files, ids):
         ({"added_tokens": {"@a": 5}}, r"'@a' of added_tokens.json .* 5, which is the piece"),
         ({"added_tokens": {"@a": 461}}, r"has the id 461, and no token has the id 460"),
         ({"added_tokens": {"@a": 460, "@b": 460}}, r"the id 460 is '@a' .* and '@b'"),
-        ({"added_tokens": {"</s>": 460}}, r"is the piece 2 of tokenizer.model"),
+        (
+            {"added_tokens": {"</s>": 460}},
+            r"is already piece 2 of tokenizer.model; give it the id 2",
+        ),
         ({"tokenizer_config": decoder(single_word=True)}, "single_word=true"),
         (
             {"tokenizer_config": decoder(), "added_tokens": {END: 461}},

@@ -11,7 +11,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from owl_jax.errors import UserError
 from owl_jax.text.tokenizer import load_tokenizer
-from owl_jax.text.tokenizer_files import understood
+from owl_jax.text.tokenizer_files import damage_as_user_error
 
 MODEL = Path(__file__).parents[1] / "goldens" / "case08_text_pipeline" / "tokenizer.model"
 
@@ -159,10 +159,10 @@ def test_a_panic_is_one_line_too():
         pass
 
     with pytest.raises(UserError, match="here: not a readable tokenizers file"):  # noqa: SIM117
-        with understood(Path("here"), "tokenizers file"):
+        with damage_as_user_error(Path("here"), "tokenizers file"):
             raise Panic("index out of bounds")
 
 
 def test_an_interrupt_passes():
-    with pytest.raises(KeyboardInterrupt), understood(Path("here"), "tokenizers file"):
+    with pytest.raises(KeyboardInterrupt), damage_as_user_error(Path("here"), "tokenizers file"):
         raise KeyboardInterrupt

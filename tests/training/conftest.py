@@ -4,6 +4,19 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from owl_jax.training import config as settings
+from owl_jax.training import loop, train_program
+
+# The keys that make_program reads itself.
+TOLD = (
+    "frozen_dtype",
+    "steps",
+    "clip_norm",
+    "seed",
+    "gradient_accumulation_steps",
+    "batch_size",
+)
+
 
 @pytest.fixture(scope="session")
 def _programs(tmp_path_factory):
@@ -22,6 +35,30 @@ def _programs_are_compiled_once(_programs):
     _set(options)
     yield
     _set(former)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_traced_once():
+    """Trainings of a file share a program that is the same: JAX keeps what it has traced of it."""
+    made = {}
+
+    def make(config, mesh):
+        model = settings.read_model(config)
+        facts = [
+            settings.read_compute(config),
+            settings.read_recipes(config),
+            settings.row_shape(config, model),
+            *(config[name] for name in TOLD),
+        ]
+        objective = config.objective
+        key = model, mesh, id(objective), train_program.make_step, repr(facts)
+        if key not in made:  # the objective is kept, so that no other has its id
+            made[key] = objective, train_program.make_program(config, mesh)
+        return made[key][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_program", make)
+        yield
 
 
 def _set(options):

@@ -7,11 +7,10 @@ import io
 import os
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import forked
 from quick_compile import on_devices
 
 ROOT = Path(__file__).parents[2]
@@ -48,14 +47,7 @@ def run_page(page: str, folder: Path, json_file: str = "") -> list[str]:
 def _command(line: str, folder: Path) -> str:
     python, *arguments = shlex.split(line)
     assert python == "python"
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=os.environ | {"XLA_FLAGS": on_devices(8), "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | {"XLA_FLAGS": on_devices(8)}
+    done = forked.run(*arguments, environment=environment, directory=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout

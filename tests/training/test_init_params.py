@@ -20,7 +20,7 @@ from owl_jax.checkpoint.adapter_base import Base, base_hash
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
-from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid_positions
+from owl_jax.models.connectors.owl2_abstractor import Owl2AbstractorConfig, grid_sinusoids
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.positions import interpolated
@@ -86,7 +86,7 @@ def test_stage_1_of_owl2_starts_from_llama_and_a_smaller_clip(files, tmp_path, c
     np.testing.assert_array_equal(found["vision"]["positions"], interpolated(positions, 10))
     assert "vision/positions: (5, 16) fitted to (10, 16)" in capsys.readouterr().err
     # The fixed positions are initialised, and no rule trains them.
-    table = grid_positions(10, 16)
+    table = grid_sinusoids(10, 16)
     keys = found["connector"]["layers"]["key_positions"]
     np.testing.assert_allclose(keys[0], table, atol=1e-6)
 

@@ -2,17 +2,20 @@
 
 import gzip
 import json
+import os
 import re
 import runpy
 import shutil
 import signal
 
+import forked
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
+from quick_compile import on_devices
 from read_whole import load_model
 from training_runs import CONFIG, command, metrics_of, start
 
@@ -134,26 +137,32 @@ def test_the_exported_model_is_the_last_checkpoint_on_its_base(finished, files):
     assert np.abs(got["lora/layers/q_proj/b"]).max() > 0
 
 
+# Without the directory of programs that the tests' processes share.
+KEEPS_ITS_OWN = """
+import runpy
+import jax
+jax.config.update("jax_compilation_cache_dir", None)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+runpy.run_module("owl_jax.train", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_a_start_is_timed_and_its_programs_are_kept(files):
     workdir = files / "kept"
     arguments = ("--config.steps=3", "--config.export=none")
     cache, programs = workdir / "compilation_cache", []
     for _ in range(2):
-        process = start(
-            files / "config.py",
-            workdir,
-            *arguments,
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        )
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        (line,) = [line for line in out.splitlines() if line.startswith("started in ")]
+        flags = f"--config={files}/config.py", f"--workdir={workdir}", *arguments
+        one_device = os.environ | {"XLA_FLAGS": on_devices(1)}
+        done = forked.run("-c", KEEPS_ITS_OWN, *flags, environment=one_device)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("started in ")]
         assert re.fullmatch(
             r"started in [\d.]+ s: data [\d.]+, weights [\d.]+, checkpoint [\d.]+, "
             r"tracing [\d.]+, compiling [\d.]+",
             line,
         )
-        assert re.search(r"^the step takes [\d.]+ GB of each device: ", out, re.MULTILINE)
+        assert re.search(r"^the step takes [\d.]+ GB of each device: ", done.stdout, re.MULTILINE)
         phases = json.loads((workdir / "start_up.json").read_text())
         assert list(phases) == ["data", "weights", "checkpoint", "tracing", "compiling"]
         kept = {path.name: path.stat().st_mtime_ns for path in cache.glob("jit_step-*-cache")}

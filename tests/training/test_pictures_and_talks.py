@@ -7,10 +7,9 @@ tests/data/owleval_lines.py, then the same two commands.
 import importlib.util
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import tiny
@@ -111,10 +110,10 @@ def test_training_packs_and_goes_on_bit_equal(files, config, tmp_path):
 
 def test_the_preview_shows_them(files, tmp_path):
     command = [
-        sys.executable, "-m", "owl_jax.data.preview", f"--config={files}/config.py",
+        "-m", "owl_jax.data.preview", f"--config={files}/config.py",
         f"--output={tmp_path}/preview.html", "--batches=1",
     ]  # fmt: skip
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = forked.run(*command, directory=ROOT)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "preview.html").read_text()
     assert "An owl." in page and "data:image/" in page and "talks.jsonl" in page

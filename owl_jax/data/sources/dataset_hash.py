@@ -13,22 +13,22 @@ from owl_jax.data.sources.custom import CustomRecords
 from owl_jax.data.sources.record import FilePart, Medium, Source, Video
 from owl_jax.errors import BadData
 
-_POSITIONS = 64  # records to hash; more would slow down the start on slow disks
+_MAX_RECORDS = 64  # hashing more records would slow down the start on slow disks
 
 
 def fingerprint(source: Source) -> str:
     """16 hexadecimal digits: a hash of the number of records, the size in bytes and some records.
 
-    Hashes up to 64 records, evenly spaced from first to last: the text and task type of each, and
-    what is known of its media without opening them. That is the name of a file without its
-    directory, the name and size of a part of a file, or the content of a medium in memory. An
-    unreadable record contributes its reason; a custom source also contributes its content().
+    Hashes up to 64 records, evenly spaced from first to last: the text, the task type and the media
+    of each. Media files are not opened: a file is hashed by its name without the directory, and a
+    part of a file by its name and size. A medium in memory is hashed by its content. An unreadable
+    record contributes the reason of its BadData; a custom source also contributes its content().
 
-    Passes on any other error of the source, such as UserError for a file that is gone.
+    Propagates any other error raised by the source, such as UserError for a missing file.
     """
     count = len(source)
-    few = min(count, _POSITIONS)
-    positions = [number * (count - 1) // max(few - 1, 1) for number in range(few)]
+    num_hashed = min(count, _MAX_RECORDS)
+    positions = [number * (count - 1) // max(num_hashed - 1, 1) for number in range(num_hashed)]
     content: list[Any] = [
         count,
         source.num_bytes(),
@@ -36,7 +36,7 @@ def fingerprint(source: Source) -> str:
     ]
     if isinstance(source, CustomRecords):
         content.append(source.content())
-    # As ASCII, so that arbitrary bytes in file names are escaped.
+    # json.dumps writes ASCII, so undecodable bytes in file names are escaped.
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from owl_jax.data.sources.media_look import (
+from owl_jax.data.sources.media_detection import (
     SUFFIX,
     holds_media,
     is_media_name,

@@ -13,6 +13,7 @@ from owl_jax.errors import UserError
 from owl_jax.models.attention.blockwise import BLOCK, blockwise
 from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.attention.packed_kernels import run_kernel
+from owl_jax.models.attention.ragged_decode import ragged_decode, suits
 from owl_jax.models.attention.splash import splash
 from owl_jax.models.attention.xla import attend_with_cache, xla
 from owl_jax.models.cache import Past
@@ -44,7 +45,8 @@ def attend(
       implementation: one of IMPLEMENTATIONS. "splash" and "blockwise" fall back to "xla" as
         `choose` describes; "cudnn" never falls back but raises.
       past: a layer of the cache, with the tokens before the queries; mask.past says which. Then k
-        and v belong to the queries' own tokens. Always computed by "xla".
+        and v belong to the queries' own tokens. On a TPU, "auto" and "splash" compute one token per
+        row with the ragged decode kernel where that suits; else "xla" computes it.
       window: a query attends to this many positions, its own included; 0: to its whole segment.
         Requires a mask. For sequences longer than the window, "xla" replaces "blockwise".
 
@@ -56,7 +58,10 @@ def attend(
         raise UserError(f"attention {implementation!r}: expected one of {known}")
     if past is not None:
         assert mask is not None and mask.past is not None
-        return attend_with_cache(past, q, k, v, mask, slopes, window)
+        on_tpu = implementation in ("auto", "splash") and platform() == "tpu"
+        is_ragged = on_tpu and suits(past, q, mask)
+        function = ragged_decode if is_ragged else attend_with_cache
+        return function(past, q, k, v, mask, slopes, window)
     if window >= q.shape[1]:
         window = 0  # no token is that far away
     chosen = choose(implementation, q, k, mask, slopes, window)

@@ -16,11 +16,13 @@ Array = Any  # NumPy on the host, jax.Array in a program
 
 @struct.dataclass
 class PastTokens:
-    """The tokens of a cache that come before the queries. Row b has lengths[b] of them, in slots
-    0, 1, ..., and each query of sequence b attends to all of them (within its window).
+    """The cached tokens that precede the queries.
+
+    Sequence b has lengths[b] of them, in slots 0, 1, ... of its cache row. Each of its queries
+    attends to all of them (within its window).
 
     lengths: int32[B].
-    rows: int32[B], the row of the cache that belongs to each sequence; None: row b to sequence b.
+    rows: int32[B], the cache row of each sequence; None: sequence b uses row b.
     """
 
     lengths: Array
@@ -34,7 +36,7 @@ class AttentionMask:
     query_positions: int32[B, L], for RoPE and ALiBi; each packed conversation starts at 0.
     query_segments:  int32[B, L], an id per conversation of a packed sequence.
     key_positions:   int32[B, L].
-    key_segments:    int32[B, L]; a key whose id no query has is masked.
+    key_segments:    int32[B, L]; keys whose id matches no query are masked.
     past:            tokens of a cache that all queries attend to as well, or None.
     """
 
@@ -45,7 +47,10 @@ class AttentionMask:
     past: PastTokens | None = None
 
     def dense(self, window: int = 0) -> jax.Array:
-        """bool[B, 1, L, L]; a query attends to `window` positions, its own included; 0: to all."""
+        """bool[B, 1, L, L]: the tokens that each query attends to.
+
+        window: the number of positions that a query attends to, including its own; 0: no limit.
+        """
         slots = jnp.arange(self.key_segments.shape[1])
         causal = slots <= slots[:, None]
         same = self.query_segments[:, :, None] == self.key_segments[:, None, :]

@@ -49,8 +49,8 @@ def run_kernel(
     if slopes is not None and positions is not None:
         q, k = with_alibi(q, k, slopes, positions)
     if not jax.sharding.get_abstract_mesh().empty:
-        batch = PartitionSpec(_mesh_axes("batch", len(q)))
-        heads = PartitionSpec(*batch, _mesh_axes("act_heads", k.shape[1]))
+        batch = PartitionSpec(mesh_axes("batch", len(q)))
+        heads = PartitionSpec(*batch, mesh_axes("act_heads", k.shape[1]))
         kernel = jax.shard_map(
             kernel,
             in_specs=(heads, heads, heads, batch, batch),
@@ -93,7 +93,7 @@ def pad_to(x: jax.Array, axis: int, length: int, value: int = 0) -> jax.Array:
     return jnp.pad(x, widths, constant_values=value)
 
 
-def _mesh_axes(name: str, size: int) -> str | tuple[str, ...] | None:
+def mesh_axes(name: str, size: int) -> str | tuple[str, ...] | None:
     """The mesh axes of a logical axis; None if they do not divide its size."""
     mesh = jax.sharding.get_abstract_mesh()
     (axes,) = nn.logical_to_mesh_axes((name,)) or (None,)

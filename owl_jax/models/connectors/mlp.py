@@ -89,12 +89,14 @@ class Mlp(nn.Module):
         biased = partial(Projection, use_bias=True, dtype=self.compute.dtype)
         x = encoded.reshape(encoded.shape[0], -1, encoded.shape[-1])
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
-        # Inputs of middle layers have no logical name, so tensor parallelism gathers them: mlp ->
-        # mlp would use its mesh axis twice. The same holds for fsdp and a single layer's input.
-        into = {"vision_embed" if config.num_layers > 1 else None: x.shape[-1]}
+        # A kernel cannot use a mesh axis twice, and mlp -> mlp would use the tensor axis twice. So
+        # the input axis of a middle layer has no logical name, and tensor parallelism gathers the
+        # input. A single layer's has none either: vision_embed -> embed would use fsdp twice.
+        in_axes = {"vision_embed" if config.num_layers > 1 else None: x.shape[-1]}
         for number in range(1, config.num_layers):
-            x = biased(into, {"mlp": config.hidden_size}, name=f"linear_{number}")(x)
+            x = biased(in_axes, {"mlp": config.hidden_size}, name=f"linear_{number}")(x)
             x = nn.gelu(x, approximate=False)
-            last = number == config.num_layers - 1
-            into = {"mlp" if last else None: config.hidden_size}
-        return biased(into, {"embed": self.language_width}, name=f"linear_{config.num_layers}")(x)
+            next_is_last = number == config.num_layers - 1
+            in_axes = {"mlp" if next_is_last else None: config.hidden_size}
+        last = f"linear_{config.num_layers}"
+        return biased(in_axes, {"embed": self.language_width}, name=last)(x)

@@ -1,12 +1,13 @@
-"""mPLUG-Owl2's visual abstractor: mPLUG-Owl's, with fixed positions for queries and patches.
+"""mPLUG-Owl2's visual abstractor: mPLUG-Owl's abstractor with fixed position embeddings.
 
 Letters: N media, T frames, S tokens of an encoded frame (a grid of patches, after a class token if
 the encoder has one), Q queries, D width, E language width.
 
-Each layer adds sines and cosines to the inputs of its query and key projections, but not of its
-value projection: one-dimensional for the queries, two-dimensional for the grid, none for the class
-token. They are not trained, but the released checkpoints contain them (buffers `q_pos_embed` and
-`k_pos_embed`), so they are read from there. Each frame of a video is encoded as an image.
+Each layer adds position embeddings (sines and cosines) to the inputs of its query and key
+projections, but not to the input of its value projection. The embeddings are one-dimensional for
+the queries, two-dimensional for the grid, and zero for the class token. They are not trained, but
+the released checkpoints contain them (buffers `q_pos_embed` and `k_pos_embed`), so they are read
+from there. Each frame of a video is encoded as an image.
 
 Source: X-PLUG/mPLUG-Owl, mPLUG-Owl2's visual_encoder.py.
 """
@@ -31,7 +32,7 @@ from owl_jax.models.parts import Path, VisionPart
 from owl_jax.models.transforms import Same
 from owl_jax.models.weight_names import Row
 
-_BASE = 10000.0  # of the wavelengths, as in arXiv 1706.03762
+_WAVELENGTH_BASE = 10000.0  # arXiv 1706.03762, section 3.5
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,16 @@ class Owl2AbstractorConfig(QueryConnector):
     def refitted(self, path: Path, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         if path[-1] != "key_positions" or value.shape[-1] != shape[-1]:
             return None
-        return np.broadcast_to(grid_positions(*shape[-2:]), shape).astype(value.dtype)
+        return np.broadcast_to(grid_sinusoids(*shape[-2:]), shape).astype(value.dtype)
 
     @classmethod
     def from_hf(cls, source: Source, vision: VisionPart) -> Self:
         """Reads visual_config.visual_abstractor of an mPLUG-Owl2 model. Raises UserError."""
         found = source.read(_HfAbstractor)
         owner = "the vision encoder"
-        width = "encoder_hidden_size"
-        source.expect(source.key(width), found.encoder_hidden_size, vision.hidden_size, owner)
-        # The original takes a missing side to be 32, whatever the encoder's is.
+        width_key = source.key("encoder_hidden_size")
+        source.expect(width_key, found.encoder_hidden_size, vision.hidden_size, owner)
+        # The original's default is 32, even if the encoder's grid has another side.
         side = math.isqrt(vision.tokens_per_frame)
         source.expect(source.key("grid_size"), found.grid_size or 32, side, owner)
         source.expect(source.key("use_cls_token"), found.use_cls_token, True, "mPLUG-Owl2")
@@ -161,12 +162,12 @@ class Owl2Abstractor(Abstractor):
 
 
 class Owl2AbstractorBlock(AbstractorBlock):
-    """The abstractor's layer with positions."""
+    """The abstractor's layer with position embeddings of queries and patches."""
 
     @nn.nowrap
     def with_positions(self, queries: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
         Q, D = queries.shape[1:]
-        tables = line_positions(np.arange(Q), D), grid_positions(context.shape[1] - Q, D)
+        tables = line_sinusoids(np.arange(Q), D), grid_sinusoids(context.shape[1] - Q, D)
         query, key = (
             self.param(f"{name}_positions", _constant(table), table.shape).astype(context.dtype)
             for name, table in zip(("query", "key"), tables, strict=True)
@@ -180,20 +181,20 @@ def _constant(table: np.ndarray) -> Any:
     )
 
 
-def line_positions(places: np.ndarray, width: int) -> np.ndarray:
-    """Places on a line [n] -> [n, width]: sines, then cosines."""
-    frequencies = _BASE ** (-np.arange(width // 2) / (width // 2))
-    angles = places[:, None] * frequencies
+def line_sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
+    """Positions on a line [n] -> [n, width]: sines, then cosines."""
+    frequencies = _WAVELENGTH_BASE ** (-np.arange(width // 2) / (width // 2))
+    angles = positions[:, None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def grid_positions(tokens: int, width: int) -> np.ndarray:
+def grid_sinusoids(tokens: int, width: int) -> np.ndarray:
     """[tokens, width] for a square grid, row by row: half for the column, then half for the row.
 
     If `tokens` is not a square number, the first token is a class token and gets zeros.
     """
     side = math.isqrt(tokens)
     rows, columns = np.divmod(np.arange(side * side), side)
-    halves = [line_positions(places, width // 2) for places in (columns, rows)]
+    halves = [line_sinusoids(positions, width // 2) for positions in (columns, rows)]
     patches = np.concatenate(halves, axis=1)
     return np.concatenate([np.zeros((tokens - len(patches), width)), patches])

@@ -17,7 +17,7 @@ NAMES = (*FORMATS, CHAT_TEMPLATE)
 
 
 def name_problem(conversation: str | Format) -> str | None:
-    """What is wrong with OwlConfig.conversation; None if it is a format's name or a format."""
+    """The error message for an invalid OwlConfig.conversation; None for a valid one."""
     if isinstance(conversation, str):
         if conversation not in NAMES:
             return (
@@ -40,8 +40,8 @@ def choose_format(
 ) -> ConversationFormat:
     """The format of OwlConfig.conversation.
 
-    directory: the tokenizer's, which also has the chat template. end_ids: the ids that end an
-    answer according to the model's files.
+    directory: contains the tokenizer and the chat template. end_ids: the ids that end an answer
+    according to the model's files.
 
     Raises UserError for an unknown name, a tokenizer without a token that the format needs, or a
     missing or unusable chat template.
@@ -58,7 +58,7 @@ def choose_format(
 
 
 def end_ids_of(conversation: str | Format, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids besides EOS that end an answer in the format, which need not be usable.
+    """The ids besides EOS that end an answer in the format. Does not check the format.
 
     A chat template has none: it ends answers with the tokens that the model's files name.
     """
@@ -66,10 +66,10 @@ def end_ids_of(conversation: str | Format, tokenizer: Tokenizer) -> tuple[int, .
     return () if format is None else format.end_ids(tokenizer)
 
 
-def read_name(name: str) -> str | Format:
+def parse_conversation(name: str) -> str | Format:
     """The value of OwlConfig.conversation for a format's name or Python file.
 
-    Raises UserError for an unknown name, and as `load_format` does.
+    Raises UserError for an unknown name or an unsuitable file (see `load_format`).
     """
     if name.endswith(".py"):
         return load_format(name)
@@ -81,7 +81,8 @@ def read_name(name: str) -> str | Format:
 def load_format(path: str) -> Format:
     """The one Format that a Python file defines. Raises UserError unless it defines one."""
     objects = objects_in_file(path, Format, "conversation format file")
-    found = [format for format in objects if format not in FORMATS.values()]  # imported ones
+    # Leave out built-in formats that the file imports.
+    found = [format for format in objects if format not in FORMATS.values()]
     if len(found) != 1:
         names = listed(format.name for format in found) or "none"
         raise UserError(

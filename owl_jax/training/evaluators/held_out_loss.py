@@ -28,12 +28,13 @@ from owl_jax.training.partition import merge
 from owl_jax.training.run import Run, StepEvent
 from owl_jax.training.start_up import say
 
-if TYPE_CHECKING:  # circular: it imports configs, which import this
+# training.data imports training.config, which imports the interface of evaluators.
+if TYPE_CHECKING:
     from owl_jax.training.data import TrainingData
 
-# A packed sequence hardly ever holds more records than this, so a source with this many for each
-# requested sequence is large enough.
-_MOST_RECORDS = 64
+# A packed sequence hardly ever holds more records than this. So a source is large enough if it has
+# more than this many records per requested sequence.
+_MAX_RECORDS_PER_SEQUENCE = 64
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class HeldOutLoss(Evaluator):
     """Mean cross entropy, in nats per token, of the supervised tokens of held-out sequences.
 
     The data are read, tokenised and packed as `config.data` says, without augmentation, and are the
-    same each time. The model runs as in training, but without dropout. Metrics: `loss`, and
-    `supervised_tokens`, their number. WORKDIR/evaluators/NAME.json has examples.
+    same each time. The model runs as in training, but without dropout. The metrics are `loss` and
+    `supervised_tokens`, the number of supervised tokens. WORKDIR/evaluators/NAME.json has examples.
 
     source: a path or a CustomSource as in `config.data.mixture`, or a whole mixture:
       ((source, weight), ...).
     sequences: the number of packed sequences.
     every: the interval in steps; the last step is always included.
     name: the prefix of the metrics.
-    examples: the number of conversations in the report, tokens coloured by loss.
+    examples: the number of conversations that the report shows with tokens coloured by loss.
     """
 
     source: Any
@@ -94,20 +95,20 @@ class HeldOutLoss(Evaluator):
         is_mixture = isinstance(self.source, tuple | list) and all(
             isinstance(entry, tuple | list) for entry in self.source
         )
-        own = config.copy_and_resolve_references()
-        with own.unlocked(), own.ignore_type():
-            own.data.mixture = tuple(self.source) if is_mixture else ((self.source, 1.0),)
-            own.data.augmentation = "none"
-            own.batch_size //= own.gradient_accumulation_steps
-            own.gradient_accumulation_steps = 1
-        return own
+        data_config = config.copy_and_resolve_references()
+        with data_config.unlocked(), data_config.ignore_type():
+            data_config.data.mixture = tuple(self.source) if is_mixture else ((self.source, 1.0),)
+            data_config.data.augmentation = "none"
+            data_config.batch_size //= data_config.gradient_accumulation_steps
+            data_config.gradient_accumulation_steps = 1
+        return data_config
 
     def _check_size(self, config: ConfigDict, data: TrainingData) -> None:
         """Raises UserError if an epoch of the source has fewer sequences than requested."""
         from owl_jax.training.data import steps_of_epochs
 
         records = records_of_an_epoch(data.sources)
-        if records > _MOST_RECORDS * self.sequences:
+        if records > _MAX_RECORDS_PER_SEQUENCE * self.sequences:
             return
         with config.unlocked():
             config.batch_size, batch_size, config.epochs = 1, config.batch_size, 1.0
@@ -172,18 +173,18 @@ class _Evaluation:
             left -= self._batch_size // self._run.num_shards
             summed, counted, losses = self._losses(event.state.params, event.frozen, batch)
             if jax.process_index() == 0 and len(examples) < settings.examples:
-                most = settings.examples - len(examples)
-                examples += examples_of(batch, losses, data.shape, data.tokenizer, most)
+                missing = settings.examples - len(examples)
+                examples += examples_of(batch, losses, data.shape, data.tokenizer, missing)
             total, tokens = total + float(summed), tokens + int(counted)
         if not tokens:
-            raise UserError(f"none of its {settings.sequences} sequences has a supervised token")
-        found = {"loss": total / tokens, "supervised_tokens": tokens}
+            raise UserError(f"none of the {settings.sequences} sequences has a supervised token")
+        metrics = {"loss": total / tokens, "supervised_tokens": tokens}
         if jax.process_index() == 0:
             file = results_file(self._run.workdir, settings.name)
             report = {
                 "version": 1,
                 "step": event.number,
-                "loss": finite(found["loss"]),
+                "loss": finite(metrics["loss"]),
                 "supervised_tokens": tokens,
                 "examples": examples,
             }
@@ -192,7 +193,7 @@ class _Evaluation:
         if not self._has_summary:
             say(f"{settings.name}: {self._data.drops.summary()}")
             self._has_summary = True
-        return found
+        return metrics
 
     def _next_batch(self, count: int) -> Batch:
         """The next batch, with only the first `count` sequences of this process supervised."""

@@ -251,6 +251,34 @@ def test_auto_follows_the_mesh_that_the_program_is_for(
             assert named == ("splash" if kind == WHOLE and length >= 128 else "xla")
 
 
+@pytest.mark.parametrize(
+    ("platform", "implementation", "length", "rows", "is_ragged"),
+    [
+        ("tpu", "auto", 1, None, True),
+        ("tpu", "splash", 1, None, True),
+        ("tpu", "xla", 1, None, False),
+        ("tpu", "auto", 2, None, False),
+        ("tpu", "auto", 1, [0, 1], False),
+        ("gpu", "auto", 1, None, False),
+        ("cpu", "auto", 1, None, False),
+    ],
+)
+def test_a_token_after_a_cache_has_a_kernel_on_a_tpu(
+    platform, implementation, length, rows, is_ragged
+):
+    leaf = jnp.zeros((2, 2, 4, 128, 128))
+    past = Past({"k": leaf, "v": leaf}, jnp.asarray(1))
+    q, k = jnp.zeros((2, length, 4, 128)), jnp.zeros((2, 4, length, 128))
+    tokens = PastTokens(_int([1, 3]), None if rows is None else _int(rows))
+    positions = _int([[1, 2], [3, 4]])[:, :length]
+    mask = self_attention_mask(positions, jnp.ones_like(positions), tokens)
+    with _for_platform(platform):
+        traced = jax.make_jaxpr(lambda q, k: attend(q, k, k, mask, None, implementation, past))(
+            q, k
+        )
+    assert ("ragged_decode" in str(traced)) == is_ragged
+
+
 def test_the_cpu_form_equals_the_general_one():
     """Values and gradients of a short packed sequence with grouped heads."""
     L = 88

@@ -22,7 +22,7 @@ from owl_jax.checkpoint.tensors import to_source
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
-from owl_jax.models.connectors.owl2_abstractor import grid_positions, line_positions
+from owl_jax.models.connectors.owl2_abstractor import grid_sinusoids, line_sinusoids
 from owl_jax.models.families.mplug_owl2 import MPLUG_OWL2, MPLUG_OWL2_7B
 from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig, merge
@@ -277,12 +277,12 @@ def test_positions_are_the_checkpoint_s():
     _, params = golden.model(golden.OWL2)
     layers = params["connector"]["layers"]
     for stored, table in (
-        (layers["query_positions"], line_positions(np.arange(8), 32)),
-        (layers["key_positions"], grid_positions(5, 32)),
+        (layers["query_positions"], line_sinusoids(np.arange(8), 32)),
+        (layers["key_positions"], grid_sinusoids(5, 32)),
     ):
         np.testing.assert_allclose(stored, np.broadcast_to(table, stored.shape), atol=1e-6)
     assert not np.any(layers["key_positions"][:, 0])
-    assert np.all(np.any(grid_positions(4, 32), axis=1))  # without a class token
+    assert np.all(np.any(grid_sinusoids(4, 32), axis=1))  # without a class token
 
 
 def test_a_video_is_its_frames(owl):

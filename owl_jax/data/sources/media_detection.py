@@ -1,6 +1,6 @@
-"""Detects values that look like an image or a video under an unknown key.
+"""Recognises images and videos that are stored under an unknown key.
 
-They are reported (sources/media_keys.py), never read.
+Such values are reported (sources/media_keys.py), never read.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from owl_jax.data.sources.media_suffixes import (
 from owl_jax.data.sources.media_values import is_base64_medium
 from owl_jax.data.sources.record import FilePart
 
-_READ = rf"({'|'.join(IMAGE_SUFFIXES)})|({'|'.join(VIDEO_SUFFIXES)})"
-SUFFIX = re.compile(rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
+_READABLE = rf"({'|'.join(IMAGE_SUFFIXES)})|({'|'.join(VIDEO_SUFFIXES)})"
+SUFFIX = re.compile(rf"\.(?:{_READABLE}|{'|'.join(UNREAD_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
 # A media file name in text that is JSON or a printed Python list.
 _NAME_IN_JSON = re.compile(
-    rf"\.(?:{_READ}|{'|'.join(UNREAD_SUFFIXES)})\\?[\"']|data:(?:image|video)/", re.IGNORECASE
+    rf"\.(?:{_READABLE}|{'|'.join(UNREAD_SUFFIXES)})\\?[\"']|data:(?:image|video)/",
+    re.IGNORECASE,
 )
-_LONGEST_PATH = 1024  # characters; a longer text that ends like a file name is no path
+_LONGEST_PATH = 1024  # characters; a longer text is not a path, even if it ends like one
 _LONGEST_JSON = 1 << 16
 _PICTURE_NAME = re.compile("ima?ge?|pict?|photo|video|frame|scan|clip|media|screen", re.IGNORECASE)
 # Keys of a turn or a content part that hold text.
 _TURN_KEYS = frozenset({"from", "role", "speaker", "value", "content", "text", "type"})
-_SMALLEST_SIDE = 8  # of an image as a list of numbers; lists of box corners are shorter
+_SMALLEST_SIDE = 8  # pixels; shorter lists of numbers may be box corners
 
 
 def looks_like_media(value: Any, key: str = "") -> bool:
     """Whether a value looks like an image or video.
 
-    key: its name. Under a key such as "photograph", even a sentence that ends like a file name
-    counts.
+    key: the key of the value. Under a key such as "photograph", even a sentence that ends like a
+      file name counts.
     """
     if isinstance(value, str):
         return _is_medium_text(value.strip(), key)
@@ -62,9 +63,9 @@ def looks_like_media(value: Any, key: str = "") -> bool:
 
 
 def holds_media(value: Any, text_keys: Set[str]) -> bool:
-    """Whether a text value (turns, pairs, one text) contains a medium besides or instead of text.
+    """Whether a value that should be text (turns, pairs or a string) contains an image or a video.
 
-    text_keys: keys of nested objects whose text may mention files.
+    text_keys: keys of nested objects. Their values are text, which may mention files.
     """
     if isinstance(value, Mapping):
         return any(
@@ -80,11 +81,11 @@ def holds_media(value: Any, text_keys: Set[str]) -> bool:
     return not isinstance(value, str) and looks_like_media(value)
 
 
-def is_media_name(text: Any) -> bool:
-    """Whether a text is only the name of an image or video, or the medium itself."""
-    if isinstance(text, str):
-        return not re.search(r"\s", text.strip()) and looks_like_media(text)
-    return isinstance(text, bytes) and looks_like_media(text)
+def is_media_name(value: Any) -> bool:
+    """Whether a value is just the file name of an image or video, or its encoded content."""
+    if isinstance(value, str):
+        return not re.search(r"\s", value.strip()) and looks_like_media(value)
+    return isinstance(value, bytes) and looks_like_media(value)
 
 
 def is_medium_bytes(data: bytes) -> bool:

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from owl_jax.aot.open_program import open_program
+from owl_jax.aot.build_program import build_program
 from owl_jax.aot.topology import Topology
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
@@ -29,7 +29,7 @@ def opened(name, new_tokens=64, mesh=(), **values):
     config.update(values)
     config.mesh.update(dict(mesh))
     topology = Topology("v5e:2x4", CHIPS["v5e"], (2, 4), 1, tuple(jax.devices()))
-    return open_program(config, topology, name, new_tokens=new_tokens)
+    return build_program(config, topology, name, new_tokens=new_tokens)
 
 
 @pytest.mark.parametrize("name", ["train", "prefill", "insert", "decode"])

@@ -1,4 +1,4 @@
-"""Builds the program of a config for a topology, with its model FLOPs and argument sizes."""
+"""Builds the program that a config describes, and counts its model FLOPs and argument bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
+from owl_jax.aot.work import FILL
 from owl_jax.data.batch import RowShape
 from owl_jax.errors import UserError
 from owl_jax.inference import core
@@ -39,16 +40,18 @@ NAMES = ("train", "prefill", "insert", "decode")
 
 @dataclass(frozen=True)
 class Program:
-    """A program to compile, from `open_program`. One run is one training,
-    prefill, insert or decode step on all devices.
+    """A program that is ready to compile, made by `build_program`. Running it once takes one
+    training, prefill, insert or decode step on all devices.
 
     trace: returns the traced program, ready to lower.
     batch_size, sequence: sequences per run, and the shape of each.
     tokens: tokens per run; in decode, one per sequence.
-    model_flops: per run over all devices (training/flops.py).
-    arguments: bytes of each group of arguments on one device, without padding.
-    read_once: for decode, the bytes that one device must read per token: the language model's
-      weights and the cache.
+    model_flops: FLOPs per run, summed over all devices (training/flops.py).
+    argument_bytes: bytes of each group of arguments on one device, without padding.
+    read_once: for decode, the bytes of the language model's weights and the whole cache on one
+      device.
+    needed: for decode, the bytes of them that one device must read per token, if `FILL` of the
+      cache's slots hold a token.
     compute: dtypes, attention kernel and remat, as text for the report.
     """
 
@@ -59,9 +62,10 @@ class Program:
     sequence: RowShape
     tokens: int
     model_flops: float
-    arguments: dict[str, int]
+    argument_bytes: dict[str, int]
     compute: str
     read_once: int | None = None
+    needed: int | None = None
 
     @property
     def devices(self) -> np.ndarray:
@@ -76,7 +80,7 @@ class Program:
         return self.batch_size if self.batch_size % shards else self.batch_size // shards
 
 
-def open_program(
+def build_program(
     config: ConfigDict,
     topology: Topology,
     name: str = "train",
@@ -88,8 +92,8 @@ def open_program(
 
     Args:
       batch_per_device: sequences per device and micro-batch; overrides config.batch_size. With
-        tensor=t, each group of t devices shares t times as many.
-      dtype: of the weights in prefill and decode.
+        tensor=t, each group of t devices works on t * batch_per_device sequences together.
+      dtype: the dtype of the weights in prefill and decode.
       new_tokens: room for generated tokens per sequence, in prefill and decode.
 
     Raises UserError if the config is invalid or cannot run on this topology.
@@ -117,7 +121,7 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
         sequence=program.row,
         tokens=program.rows * program.row.length,
         model_flops=program.flops(),
-        arguments={
+        argument_bytes={
             "frozen": bytes_on_a_device(frozen),
             "trainable": bytes_on_a_device(trainable),
             "optimizer": bytes_on_a_device(program.state().opt_state),
@@ -129,75 +133,78 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int) -> Program:
-    """`prefill` of a batch of prompts, `insert` of one prompt into a row, or a decoded token."""
+    """Builds the program that prefills a batch of prompts, inserts one prompt into the decoding
+    state, or decodes one token for each sequence."""
     model, compute = settings.read_model(config), settings.read_compute(config)
     sequence, batch_size = settings.row_shape(config, model), config.batch_size
     capacity = round_up(new_tokens)
     if sequence.length <= capacity:
         raise UserError(
-            f"--new_tokens={new_tokens}: rounded up to a multiple of {BUCKET}, {capacity} new "
-            f"tokens leave no room for a prompt in a sequence of {sequence.length} tokens; give "
-            "fewer, or increase config.data.sequence_length"
+            f"--new_tokens={new_tokens}: this is rounded up to {capacity} (a multiple of {BUCKET}) "
+            f"and leaves no room for a prompt in a sequence of {sequence.length} tokens; lower it, "
+            "or increase config.data.sequence_length"
         )
-    prompts = dataclasses.replace(sequence, length=sequence.length - capacity)
+    prompt_shape = dataclasses.replace(sequence, length=sequence.length - capacity)
     shapes = abstract_params(model, mesh, LogicalRules())
     weights = abstract_weights(model, shapes, mesh, dtype)
     stored_as = "bfloat16" if dtype == "int8" else dtype
     compute = Compute(dtype=jnp.dtype(stored_as), attention=compute.attention)
-    small = partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec()))
-    number = small((), jnp.int32)
+    replicated = partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec()))
+    scalar = replicated((), jnp.int32)
     weight_bytes = {"weights": bytes_on_a_device(weights)}
 
-    def program(function: Any, *given: Any, rows: int = batch_size, **values: Any) -> Program:
+    def program(function: Any, *arguments: Any, rows: int = batch_size, **values: Any) -> Program:
         def trace() -> jax.stages.Traced:
             with on_mesh(mesh, rows):
-                traced: jax.stages.Traced = function.trace(*given)
+                traced: jax.stages.Traced = function.trace(*arguments)
             return traced
 
         description = f"weights {dtype}, attention {compute.attention}"
         return Program(name=name, mesh=mesh, trace=trace, compute=description, **values)
 
     if name == "prefill":
-        prompt = abstract_prompt(mesh, batch_size, prompts)
+        prompt = abstract_prompt(mesh, batch_size, prompt_shape)
         return program(
             core.prefill,
             *(model, compute, weights, prompt),
             batch_size=batch_size,
-            sequence=prompts,
-            tokens=batch_size * prompts.length,
-            model_flops=batch_size * prefill_flops(model, shapes, prompts),
-            arguments=weight_bytes | {"prompt": bytes_on_a_device(prompt)},
+            sequence=prompt_shape,
+            tokens=batch_size * prompt_shape.length,
+            model_flops=batch_size * prefill_flops(model, shapes, prompt_shape),
+            argument_bytes=weight_bytes | {"prompt": bytes_on_a_device(prompt)},
         )
     state = abstract_state(model, compute, mesh, weights, batch_size, sequence.length)
     cache = bytes_on_a_device(state.cache)
-    held = {"cache": cache, "state": bytes_on_a_device(state) - cache}
+    state_bytes = {"cache": cache, "state": bytes_on_a_device(state) - cache}
     if name == "insert":
-        prompt = abstract_prompt(mesh, 1, prompts)
+        prompt = abstract_prompt(mesh, 1, prompt_shape)
         prefilled = abstract_prefilled(model, compute, mesh, weights, prompt)
         return program(
             core.insert,
-            *(state, prefilled, number, number),
+            *(state, prefilled, scalar, scalar),
             batch_size=1,
-            sequence=prompts,
-            tokens=prompts.length,
+            sequence=prompt_shape,
+            tokens=prompt_shape.length,
             model_flops=0.0,
-            arguments=held | {"prompt": bytes_on_a_device(prefilled)},
+            argument_bytes=state_bytes | {"prompt": bytes_on_a_device(prefilled)},
         )
+    read = _decoder_bytes(weights)
     return program(
         core.decode_steps,
-        *(model, compute, weights, state, number),
+        *(model, compute, weights, state, scalar),
         batch_size=batch_size,
         sequence=sequence,
         tokens=batch_size,
-        model_flops=batch_size * decode_flops(model, shapes, sequence.length),
-        arguments=weight_bytes | held,
-        read_once=_decoder_bytes(weights) + cache,
+        model_flops=batch_size * decode_flops(model, shapes, round(FILL * sequence.length)),
+        argument_bytes=weight_bytes | state_bytes,
+        read_once=read + cache,
+        needed=read + round(FILL * cache),
     )
 
 
 def _decoder_bytes(params: Any) -> int:
     """Bytes of the weights that are read for each token. The embedding counts only if it is also
-    the head: otherwise a token needs one row of it."""
+    the head: otherwise a token needs only one row of it."""
     read = {name: tree for name, tree in params.items() if name in ("llm", "lora")}
     total = bytes_on_a_device(read)
     if "lm_head" in params["llm"]:
