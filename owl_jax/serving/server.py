@@ -67,10 +67,13 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         signal.signal(signal.SIGTERM, former)
     if service.failure is not None:
         raise service.failure
+    was_interrupted = isinstance(interrupt, KeyboardInterrupt)
     if not service.is_loaded:
+        if was_interrupted:
+            print("error: interrupted", file=sys.stderr)
         # The thread that loads may be compiling, and an interpreter that exits then may crash.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130 if isinstance(interrupt, KeyboardInterrupt) else 0)
-    if isinstance(interrupt, KeyboardInterrupt):
-        raise interrupt
+        os._exit(130 if was_interrupted else 0)
+    if was_interrupted:
+        raise KeyboardInterrupt
