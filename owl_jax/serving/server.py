@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -49,6 +51,10 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         timeout_graceful_shutdown=math.ceil(service.settings.drain_seconds),
     )
     server = _Server(config, service)
+    # Each connection takes a descriptor, and the soft limit of many systems is 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems take no unlimited number
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
 
