@@ -170,6 +170,7 @@ def test_every_flag_of_text_is_known_as_a_path_or_not():
     for file in [
         *ROOT.glob("owl_jax/*.py"),
         *ROOT.glob("owl_jax/preview/*.py"),
+        *ROOT.glob("owl_jax/serving/*.py"),
         *ROOT.glob("owl_jax/demo/*.py"),
     ]:
         text = file.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The command owl_jax.serve."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -10,11 +11,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import flax.linen as nn
 import forked
+import jax
+import numpy as np
 import pytest
 import tiny
 from absl import flags
 from PIL import Image
+
+from owl_jax.checkpoint.model_directory import save_model
+from owl_jax.models.lora import LoraConfig
+from owl_jax.models.vlm import abstract_params
 
 QUESTION = {"messages": [{"role": "user", "content": "What do you see?"}], "max_tokens": 4}
 
@@ -92,11 +100,15 @@ def test_from_start_to_end(model, tmp_path):
     assert stdout == ""
 
 
-def test_a_signal_while_it_loads(model):
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "error: interrupted\n")],
+)
+def test_a_signal_while_it_loads(model, number, status, message):
     process, _ = start(f"--model={model}")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (0, "")
+    assert (process.returncode, stderr) == (status, message)
 
 
 def test_ctrl_c(model):
@@ -105,6 +117,29 @@ def test_ctrl_c(model):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
+
+
+def test_adapters_answer_by_name(model, tmp_path):
+    config = dataclasses.replace(tiny.CONFIG, lora=LoraConfig(2, 16.0, 0.0, ("q_proj", "v_proj")))
+    params = nn.meta.unbox(abstract_params(config))
+    random = np.random.default_rng(1)
+    filled = jax.tree.map(lambda x: random.normal(0, 1, x.shape).astype(np.float32), params)
+    save_model(tmp_path / "birds", config, filled, "peft")
+    arguments = (f"--model={model}", f"--adapter=birds={tmp_path / 'birds'}", "--any_base")
+    process, url = start(*arguments, "--num_rows=2", "--row_length=128")
+    try:
+        assert "ready" in process.stdout.readline()
+        models = [entry["id"] for entry in get(f"{url}/v1/models")[1]["data"]]
+        assert models == ["owlet", "birds"]
+        texts = []
+        for name in models:
+            body = {**QUESTION, "model": name, "temperature": 0, "max_tokens": 12}
+            status, body = get(f"{url}/v1/chat/completions", body)
+            assert status == 200 and body["model"] == name
+            texts.append(body["choices"][0]["message"]["content"])
+        assert texts[0] != texts[1]
+    finally:
+        process.kill()
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path):
@@ -152,9 +187,14 @@ def test_help_has_every_flag_in_one_group():
     from owl_jax import serve
 
     named = [holder.name for group in serve.GROUPS.values() for holder in group]
-    own = {flag.name for flag in flags.FLAGS.get_flags_for_module("owl_jax.serve")}
-    own |= {flag.name for flag in flags.FLAGS.get_key_flags_for_module("owl_jax.serve")}
-    assert sorted(named) == sorted(own)
+    modules = ("owl_jax.serve", "owl_jax.serving.model_flags")
+    own = {
+        flag.name
+        for find in (flags.FLAGS.get_flags_for_module, flags.FLAGS.get_key_flags_for_module)
+        for module in modules
+        for flag in find(module)
+    }
+    assert len(own) > 30 and sorted(named) == sorted(own)
     result = forked.run("-m", "owl_jax.serve", "--help")
     assert result.returncode == 0
     assert "Serves a model over HTTP" in result.stdout

@@ -41,7 +41,8 @@ def make_app(
     """
 
     async def health(request: Request) -> Response:
-        return _json({"status": "ok" if service.model else ""})
+        service.check_ready()
+        return _json({"status": "ok"})
 
     async def models(request: Request) -> Response:
         return _json({"object": "list", "data": service.model.listed()})

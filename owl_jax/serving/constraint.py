@@ -23,7 +23,7 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) -> None:
         """vocab_size: of the model. end_ids: may follow a complete answer.
 
-        Raises UserError if llguidance is not installed.
+        Raises UserError if llguidance is not installed, or cannot use the tokenizer.
         """
         try:
             import llguidance
@@ -35,7 +35,12 @@ class Grammars:
         self._num_words = (vocab_size + 31) // 32
         ends = [id for id in end_ids if 0 <= id < vocab_size]
         wrapped = llguidance.TokenizerWrapper(_Vocabulary(tokenizer, vocab_size))
-        self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=vocab_size, eos_token=ends)
+        try:
+            self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=vocab_size, eos_token=ends)
+        except ValueError as error:
+            raise UserError(
+                f"response_format cannot be used with this tokenizer: {error}"
+            ) from None
 
     def of_schema(self, schema: Mapping[str, Any] = ANY_OBJECT) -> JsonConstraint:
         """A constraint for one answer that is JSON of a schema.

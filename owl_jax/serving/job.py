@@ -17,7 +17,7 @@ from owl_jax.serving.constraint import ANY_OBJECT
 from owl_jax.serving.download import Downloads
 from owl_jax.serving.errors import ApiError, api_error
 from owl_jax.serving.media import Media
-from owl_jax.serving.messages import owl_messages
+from owl_jax.serving.messages import num_characters, owl_messages
 from owl_jax.serving.model import Model
 from owl_jax.serving.protocol import (
     ChatBody,
@@ -71,6 +71,7 @@ class Planner:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         self._check_choices(1, asked.n or 1, "n")
         num_frames = self._num_frames(asked)
+        self._check_length(num_characters(asked.messages), "characters", "messages")
         media = Media(self.settings.limits, self.downloads)
         messages = owl_messages(asked.messages, media)
         try:
@@ -108,6 +109,18 @@ class Planner:
                 code="too_many",
             )
 
+    def _check_length(self, length: int, unit: str, param: str) -> None:
+        """Refuses a prompt that is far too long, before it takes time."""
+        tokens = self.model.owl.config.llm.max_length
+        if length > (longest_text(tokens) if unit == "characters" else tokens):
+            raise api_error(
+                PromptTooLong(
+                    f"the prompt has {length:,} {unit} and leaves no room for an answer: the "
+                    f"model's maximum is {tokens:,} tokens; shorten it"
+                ),
+                param,
+            )
+
     def _num_frames(self, asked: ChatBody) -> int:
         options = asked.media_io_kwargs and asked.media_io_kwargs.video
         known = self.model.engine.frames  # each has programs of its own
@@ -121,12 +134,8 @@ class Planner:
 
     def _completion_prompt(self, prompt: str | list[int]) -> ChatPrompt:
         owl = self.model.owl
-        most = owl.config.llm.max_length
-        is_text = isinstance(prompt, str)
-        if len(prompt) >= (longest_text(most) if is_text else most):  # before it takes time
-            what = "characters" if is_text else "tokens"
-            found = f"the prompt has {len(prompt):,} {what}; the model's maximum is {most:,} tokens"
-            raise api_error(PromptTooLong(found), "prompt")
+        unit = "characters" if isinstance(prompt, str) else "tokens"
+        self._check_length(len(prompt), unit, "prompt")
         if isinstance(prompt, str):
             ids = owl.tokenizer.encode(prompt.encode("utf-8", errors="replace").decode("utf-8"))
             bos = owl.tokenizer.bos_id

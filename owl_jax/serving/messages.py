@@ -35,6 +35,15 @@ def owl_messages(messages: Sequence[Message], media: Media) -> list[dict[str, An
     return found
 
 
+def num_characters(messages: Sequence[Message]) -> int:
+    """The length of all texts."""
+    contents = [message.content or "" for message in messages]
+    texts = [content for content in contents if isinstance(content, str)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    texts += [part.text for part in parts if isinstance(part, TextPart)]
+    return sum(map(len, texts))
+
+
 def _content(message: Message, param: str, media: Media) -> list[dict[str, Any]]:
     if message.content is None or isinstance(message.content, str):
         text = message.content or ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -49,6 +51,10 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         timeout_graceful_shutdown=math.ceil(service.settings.drain_seconds),
     )
     server = _Server(config, service)
+    # Each connection takes a descriptor, and the soft limit of many systems is 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems take no unlimited number
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
 
@@ -67,10 +73,13 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         signal.signal(signal.SIGTERM, former)
     if service.failure is not None:
         raise service.failure
+    was_interrupted = isinstance(interrupt, KeyboardInterrupt)
     if not service.is_loaded:
+        if was_interrupted:
+            print("error: interrupted", file=sys.stderr)
         # The thread that loads may be compiling, and an interpreter that exits then may crash.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130 if isinstance(interrupt, KeyboardInterrupt) else 0)
-    if isinstance(interrupt, KeyboardInterrupt):
-        raise interrupt
+        os._exit(130 if was_interrupted else 0)
+    if was_interrupted:
+        raise KeyboardInterrupt

@@ -47,13 +47,18 @@ class Service:
         """Whether the model can answer."""
         return self._loaded is not None
 
-    @property
-    def model(self) -> Model:
-        """The model. Raises ApiError 503 while it is loading, and while the server drains."""
+    def check_ready(self) -> None:
+        """Raises ApiError 503 while the model is loading, and while the server drains."""
         if self.is_draining:
             raise unavailable("the server is shutting down", "shutting_down")
         if self._loaded is None:
             raise unavailable("the model is loading", "loading")
+
+    @property
+    def model(self) -> Model:
+        """The model. Raises ApiError as `check_ready` does."""
+        self.check_ready()
+        assert self._loaded is not None
         return self._loaded
 
     @property

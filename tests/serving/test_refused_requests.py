@@ -298,6 +298,18 @@ def test_while_the_model_loads(owl):
         assert error(served.ask(), 503)["code"] == "shutting_down"
 
 
+def test_answers_that_take_too_long_are_ended(owl):
+    """Served gives running answers two seconds."""
+    with Served(owl, "See an owl. " * 99, chunk=1, seconds=0.05, row_length=2000) as served:
+        thread = threading.Thread(target=served.ask, daemon=True)
+        thread.start()
+        until(lambda: served.engine.requests)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10  # the answer would have taken 20 or more
+    until(lambda: served.engine.ended == ["cancelled"])
+    thread.join()
+
+
 def test_running_answers_are_finished_before_the_end(owl):
     with Served(owl, "See an owl. " * 3, chunk=1, seconds=0.03) as served:
         found = []
