@@ -25,7 +25,7 @@ from absl import flags
 from PIL import Image
 
 from owl_jax import cli
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
@@ -43,7 +43,7 @@ _DEMO = flags.DEFINE_bool("demo", False, "train 200 steps of the demonstration's
 
 CORES = len(os.sched_getaffinity(0))
 TOKENIZER = Path(__file__).parents[1] / "configs/demo/tokenizer"
-SHAPE = RowShape(length=1024, media=MediaLengths(65, 65), image_size=224, image_slots=4)
+SHAPE = SequenceShape(length=1024, media=MediaLengths(65, 65), image_size=224, image_slots=4)
 ROWS = 8  # of four pictures
 
 

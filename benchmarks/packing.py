@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.packing import Packer, Row
 from owl_jax.text.media_index import MediaLengths
@@ -82,7 +82,8 @@ def main(argv: list[str]) -> None:
     for name, (parts, slots) in DISTRIBUTIONS.items():
         conversations = draw(parts, _CONVERSATIONS.value)
         packer = Packer(
-            RowShape(LENGTH, MediaLengths(MEDIA, MEDIA), 1, image_slots=slots), _OPEN_ROWS.value
+            SequenceShape(LENGTH, MediaLengths(MEDIA, MEDIA), 1, image_slots=slots),
+            _OPEN_ROWS.value,
         )
         start = time.perf_counter()
         rows: list[Row] = [row for item in conversations if (row := packer.place(item))]

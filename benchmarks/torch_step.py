@@ -36,7 +36,7 @@ from packing import DISTRIBUTIONS, LENGTH, draw
 from train_step import RULES, make_batch
 
 from owl_jax import cli
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.packing import Packer, Row
 from owl_jax.models.compute import Compute
@@ -212,7 +212,7 @@ def report(
 
 def pack(conversations: Sequence[Conversation], media: MediaLengths) -> list[Row]:
     """Packs conversations as training does."""
-    packer = Packer(RowShape(LENGTH, media, 1, SLOTS), flags.FLAGS.open_rows)
+    packer = Packer(SequenceShape(LENGTH, media, 1, SLOTS), flags.FLAGS.open_rows)
     return [row for item in conversations if (row := packer.place(item))]
 
 
@@ -234,7 +234,7 @@ def lay_out(config: OwlConfig, rows: Sequence[Sequence[Conversation]], length: i
         pixels = random.integers(0, 256, (images, size, size, 3)).astype(np.uint8)
         return Example(ids, np.arange(n) > n // 2, pixels, pixels[:0])
 
-    shape = RowShape(length, config.media_lengths(), size, image_slots=SLOTS)
+    shape = SequenceShape(length, config.media_lengths(), size, image_slots=SLOTS)
     return collate([[example(item) for item in row] for row in rows], shape)
 
 

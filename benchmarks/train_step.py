@@ -20,7 +20,7 @@ from _timing import describe_device, print_table, small_model, take_turns
 from absl import flags
 
 from owl_jax import cli
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import init_params
@@ -50,7 +50,7 @@ def make_batch(config: OwlConfig, rows: int, length: int) -> Batch:
     """Sequences of one image and random tokens, half of them supervised."""
     random = np.random.default_rng(0)
     size = config.vision.image_size
-    shape = RowShape(length, config.media_lengths(), size, image_slots=1)
+    shape = SequenceShape(length, config.media_lengths(), size, image_slots=1)
 
     def example() -> Example:
         ids = random.integers(3, config.llm.vocab_size, length + 1).astype(np.int32)

@@ -142,7 +142,7 @@ def test_adapter_alone_from_form_to_form(own, tmp_path):
     assert values["base_model_name_or_path"] == str(LLAMA)
 
 
-def test_adapter_of_another_base_is_refused_unless_one_insists(own, tmp_path):
+def test_adapter_of_another_base_is_refused_unless_any_base_may_do(own, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(LLAMA, other)
     tensors = load_file(LLAMA / WEIGHTS)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.aot.topology import Topology
 from owl_jax.aot.work import FILL
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.abstract import (
@@ -59,7 +59,7 @@ class Program:
     mesh: Mesh
     trace: Callable[[], jax.stages.Traced]
     batch_size: int
-    sequence: RowShape
+    sequence: SequenceShape
     tokens: int
     model_flops: float
     argument_bytes: dict[str, int]
@@ -136,7 +136,7 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
     """Builds the program that prefills a batch of prompts, inserts one prompt into the decoding
     state, or decodes one token for each sequence."""
     model, compute = settings.read_model(config), settings.read_compute(config)
-    sequence, batch_size = settings.row_shape(config, model), config.batch_size
+    sequence, batch_size = settings.sequence_shape(config, model), config.batch_size
     capacity = round_up(new_tokens)
     if sequence.length <= capacity:
         raise UserError(

@@ -64,10 +64,10 @@ def base_hash(llm: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def check_base(adapter: Path, llm: Mapping[str, Any], name: str, insist: bool) -> None:
-    """Raises UserError if the adapter records another base than `llm`, unless `insist`."""
+def check_base(adapter: Path, llm: Mapping[str, Any], name: str, any_base: bool) -> None:
+    """Raises UserError if the adapter records another base than `llm`, unless `any_base`."""
     recorded = read_base(adapter)
-    if recorded is None or insist:
+    if recorded is None or any_base:
         return
     found = Base.of(name, llm)
     if found.fingerprint != recorded.fingerprint:

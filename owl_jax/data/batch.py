@@ -34,7 +34,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class RowShape:
+class SequenceShape:
     """Capacity of one packed sequence.
 
     media: the numbers of tokens of an image and of a video with `frames` frames.
@@ -80,7 +80,7 @@ class Batch:
     videos: Array
 
 
-def collate(rows: Sequence[Sequence[Example]], shape: RowShape) -> Batch:
+def collate(rows: Sequence[Sequence[Example]], shape: SequenceShape) -> Batch:
     """Concatenates the conversations of each row into a sequence padded on the right.
 
     Each conversation is a segment with its own positions. Its last token is only a target, so no

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.drops import Dropped
 from owl_jax.data.sources.record import Medium, Record, Video
 from owl_jax.errors import UserError
@@ -58,7 +58,7 @@ class Tokenize:
     """
 
     tokenizer: Tokenizer
-    shape: RowShape
+    shape: SequenceShape
     most_characters: int | None = None
     format: ConversationFormat = OWL
 

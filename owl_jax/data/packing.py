@@ -19,7 +19,7 @@ from typing import Any
 
 import grain
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.errors import UserError
@@ -46,7 +46,7 @@ class Row:
         self.images += len(conversation.images)
         self.videos += len(conversation.videos)
 
-    def has_room(self, conversation: Conversation, shape: RowShape) -> bool:
+    def has_room(self, conversation: Conversation, shape: SequenceShape) -> bool:
         return (
             self.length + conversation.length <= shape.length
             and self.images + len(conversation.images) <= shape.image_slots
@@ -57,7 +57,7 @@ class Row:
 class Packer:
     """The open rows, oldest first, and the rule that fills them."""
 
-    def __init__(self, shape: RowShape, open_rows: int):
+    def __init__(self, shape: SequenceShape, open_rows: int):
         self._shape, self._open_rows = shape, open_rows
         self.rows: list[Row] = []
         self.count = 0  # conversations that have arrived
@@ -94,7 +94,7 @@ class PackRows(grain.IterDataset[Sequence[Conversation]]):
         self,
         conversations: grain.IterDataset[Conversation],
         lookup: grain.MapDataset[Conversation | Dropped],
-        shape: RowShape,
+        shape: SequenceShape,
         open_rows: int,
     ):
         super().__init__(conversations)
@@ -109,7 +109,7 @@ class _RowIterator(grain.DatasetIterator[Sequence[Conversation]]):
         self,
         parent: grain.DatasetIterator[Conversation],
         lookup: grain.MapDataset[Conversation | Dropped],
-        shape: RowShape,
+        shape: SequenceShape,
         open_rows: int,
     ):
         super().__init__(parent)

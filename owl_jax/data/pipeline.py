@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import grain
 
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.data.conversations import Conversation, Tokenize
 from owl_jax.data.decoding import Decoding, Media, Pixels, decode, make_executor
 from owl_jax.data.drops import DropLog, Dropped
@@ -55,7 +55,7 @@ class Reading:
 def tokenized(
     sources: Sequence[WeightedSource],
     tokenizer: Tokenizer,
-    shape: RowShape,
+    shape: SequenceShape,
     seed: int,
     shard_index: int = 0,
     num_shards: int = 1,
@@ -73,7 +73,7 @@ def tokenized(
 def make_batches(
     sources: Sequence[WeightedSource],
     tokenizer: Tokenizer,
-    shape: RowShape,
+    shape: SequenceShape,
     decoding: Decoding,
     batch_size: int,
     seed: int,
@@ -123,7 +123,7 @@ def _keep(drops: DropLog, item: Conversation | Dropped) -> bool:
 class _Finishing:
     """Settings of `_FinishIterator`."""
 
-    shape: RowShape
+    shape: SequenceShape
     decoding: Decoding
     batch_size: int
     drops: DropLog

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl_jax.checkpoint.int8 import abstract_int8
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.inference.core import DecodeState, Prefilled, empty_state, logical_axes, prefill
 from owl_jax.inference.layouts import formats
@@ -48,7 +48,7 @@ def abstract_weights(model: OwlConfig, params: Tree, mesh: Mesh, dtype: str) -> 
     )
 
 
-def abstract_prompt(mesh: Mesh, num_prompts: int, sequence: RowShape) -> Prompt:
+def abstract_prompt(mesh: Mesh, num_prompts: int, sequence: SequenceShape) -> Prompt:
     """P prompts of `sequence.length` tokens, with its media slots."""
     P, L, S = num_prompts, sequence.length, sequence.image_size
     N, M, T = sequence.image_slots, sequence.video_slots, sequence.frames

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from owl_jax.data.batch import Batch, RowShape
+from owl_jax.data.batch import Batch, SequenceShape
 from owl_jax.data.drops import DropLog
 from owl_jax.pages.chart import Chart, Mark, histogram
 from owl_jax.pages.page import Share, count, render
@@ -43,7 +43,7 @@ class Head:
 
     config: str
     tokenizer: str
-    shape: RowShape
+    shape: SequenceShape
     sources: Sequence[SourceInfo]
     max_dropped: float
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.sources.custom import CustomSource
 from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
@@ -283,10 +283,10 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"config.data.max_dropped={config.data.max_dropped}: expected 0 to 1")
 
 
-def row_shape(config: ConfigDict, model: OwlConfig) -> RowShape:
+def sequence_shape(config: ConfigDict, model: OwlConfig) -> SequenceShape:
     """The shape of a packed sequence in the config's batches."""
     data = config.data
-    return RowShape(
+    return SequenceShape(
         data.sequence_length,
         model.media_lengths(data.frames),
         model.image_size,

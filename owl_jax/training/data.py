@@ -13,7 +13,7 @@ from typing import Any
 import grain
 from ml_collections import ConfigDict
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog, Dropped
@@ -67,7 +67,7 @@ class TrainingData:
     names: Sequence[str]
     sources: Sequence[WeightedSource]
     tokenizer: Tokenizer
-    shape: RowShape
+    shape: SequenceShape
     format: ConversationFormat
     conversations: grain.MapDataset[Conversation | Dropped]
     batches: BatchIterator
@@ -111,7 +111,7 @@ def open_data(
         WeightedSource(open_source(entry.source, entry.media_root, index_dir), entry.weight)
         for entry in mixture
     ]
-    shape = settings.row_shape(config, model)
+    shape = settings.sequence_shape(config, model)
     directory = settings.tokenizer_directory(config)
     tokenizer = load_tokenizer(directory)
     check_vocabulary(tokenizer, model.llm.vocab_size, directory)
@@ -168,7 +168,7 @@ def _made_with(
     config: ConfigDict,
     sources: Sequence[WeightedSource],
     tokenizer: Tokenizer,
-    shape: RowShape,
+    shape: SequenceShape,
     num_shards: int,
     format: ConversationFormat,
 ) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.parts import Path, faults_told
 from owl_jax.training.partition import FROZEN
@@ -52,7 +52,7 @@ class _Operation:
 
 
 def training_flops(
-    model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any], row: RowShape
+    model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any], row: SequenceShape
 ) -> float:
     """FLOPs of one sequence in a training step: forward, and the parts of backward that run.
 
@@ -75,7 +75,7 @@ def training_flops(
     return total
 
 
-def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) -> float:
+def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: SequenceShape) -> float:
     """FLOPs of prefilling a prompt of `row.length` tokens, with logits of the last token only."""
     whole = sum(operation.flops for operation in _operations(model, shapes, None, row))
     head = 2.0 * model.llm.vocab_size * model.llm.hidden_size
@@ -84,7 +84,7 @@ def prefill_flops(model: OwlConfig, shapes: Mapping[str, Any], row: RowShape) ->
 
 def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> float:
     """FLOPs of decoding one token of one sequence, with a cache of `slots` tokens."""
-    token = RowShape(1, model.media_lengths(), model.image_size)
+    token = SequenceShape(1, model.media_lengths(), model.image_size)
     matmuls = sum(
         operation.flops
         for operation in _operations(model, shapes, None, token)
@@ -95,7 +95,10 @@ def decode_flops(model: OwlConfig, shapes: Mapping[str, Any], slots: int) -> flo
 
 
 def _operations(
-    model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
+    model: OwlConfig,
+    shapes: Mapping[str, Any],
+    labels: Mapping[str, Any] | None,
+    row: SequenceShape,
 ) -> list[_Operation]:
     """Every counted operation of a sequence's forward pass."""
     with faults_told(*model.parts.values()):
@@ -103,7 +106,10 @@ def _operations(
 
 
 def _each_operation(
-    model: OwlConfig, shapes: Mapping[str, Any], labels: Mapping[str, Any] | None, row: RowShape
+    model: OwlConfig,
+    shapes: Mapping[str, Any],
+    labels: Mapping[str, Any] | None,
+    row: SequenceShape,
 ) -> Iterator[_Operation]:
     # (count, frames) of images and of videos.
     media = ((row.image_slots, 1), (row.video_slots, row.frames))

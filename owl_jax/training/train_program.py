@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.int8 import abstract_int8
-from owl_jax.data.batch import Batch, RowShape
+from owl_jax.data.batch import Batch, SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.models import vlm
 from owl_jax.models.compute import Compute
@@ -66,7 +66,7 @@ class TrainingProgram:
     labels: Tree
     recipes: Mapping[str, Recipe]
     optimizer: optax.GradientTransformation
-    row: RowShape
+    row: SequenceShape
     rows: int
     step: Any
 
@@ -166,7 +166,7 @@ def make_program(config: ConfigDict, mesh: Mesh) -> TrainingProgram:
         labels,
         recipes,
         optimizer,
-        settings.row_shape(config, model),
+        settings.sequence_shape(config, model),
         config.batch_size,
         jax.jit(step, donate_argnums=0),
     )

@@ -57,7 +57,7 @@ def test_saved_adapter_names_its_base(adapter):
         assert values["base_model_name_or_path"] == str(LLAMA)
 
 
-def test_other_base_is_refused_and_named_unless_one_insists(adapter, other):
+def test_other_base_is_refused_and_named_unless_any_base_may_do(adapter, other):
     recorded, found = read_base(adapter), base_hash(open_family(other).params["llm"])
     with pytest.raises(UserError) as caught:
         owl_jax.load(other, adapter=adapter)
@@ -162,5 +162,5 @@ def test_only_corners_are_read():
 def test_base_without_a_name_is_said_to_have_none(tmp_path):
     (tmp_path / BASE_FILE).write_text(json.dumps({"name": "", "fingerprint": "0" * 64}))
     with pytest.raises(UserError, match=r"on an unnamed base \(0{14}\), not on here \("):
-        check_base(tmp_path, LLM, "here", insist=False)
-    check_base(tmp_path, LLM, "here", insist=True)
+        check_base(tmp_path, LLM, "here", any_base=False)
+    check_base(tmp_path, LLM, "here", any_base=True)

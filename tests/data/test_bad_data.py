@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
@@ -20,7 +20,9 @@ from owl_jax.data.sources.detect import open_source
 from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(64, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2)
+SHAPE = SequenceShape(
+    64, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
+)
 
 
 def png_of_a_size(width, height):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.text.media_index import MediaLengths
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=7, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
 )
-WORDS = RowShape(length=4, media=MediaLengths(2, 2), image_size=2)
+WORDS = SequenceShape(length=4, media=MediaLengths(2, 2), image_size=2)
 
 
 def example(ids, supervised, images=(), videos=(), shape=SHAPE):
@@ -151,7 +151,7 @@ def test_a_broken_span_is_refused():
 @pytest.fixture
 def packed():
     """Three conversations in a row of nine positions, and a row that none is left of."""
-    shape = RowShape(
+    shape = SequenceShape(
         length=9, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
     )
     row = [

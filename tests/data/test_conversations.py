@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation, Tokenize
 from owl_jax.data.drops import Dropped
 from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=48, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
 )
 QUESTION = "\nHuman: What?\nAI: "
@@ -125,7 +125,7 @@ def test_a_text_at_the_bound_is_cut_to_its_row_as_ever(tokenize):
 
 
 def test_long_rows_take_longer_texts(tokenize):
-    shape = RowShape(length=20_000, media=MediaLengths(3, 3), image_size=8)
+    shape = SequenceShape(length=20_000, media=MediaLengths(3, 3), image_size=8)
     text = "Human: What?\nAI: 7" + " " * 1_000_000
     item = Tokenize(tokenize.tokenizer, shape)(0, record(text))
     assert isinstance(item, Conversation) and item.length == 20_000
@@ -133,6 +133,6 @@ def test_long_rows_take_longer_texts(tokenize):
 
 
 def test_rows_without_end_take_no_longer_texts_than_asked():
-    shape = RowShape(length=1 << 40, media=MediaLengths(3, 3), image_size=8)
+    shape = SequenceShape(length=1 << 40, media=MediaLengths(3, 3), image_size=8)
     item = Tokenize(Untouched(), shape, most_characters=50)(0, record("x" * 51))
     assert isinstance(item, Dropped) and item.reason == "text too long"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from small_tokenizers import WRITERS
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Tokenize
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog, Dropped
@@ -23,7 +23,7 @@ from owl_jax.text.formats.choose import choose_format
 from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=700, media=MediaLengths(3, 5), image_size=8, image_slots=6, video_slots=2, frames=2
 )
 # Examples, and what each teaches.

@@ -7,14 +7,14 @@ import grain
 import numpy as np
 import pytest
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.drops import Dropped
 from owl_jax.data.packing import Packer, PackRows
 from owl_jax.errors import UserError
 from owl_jax.text.media_index import MediaLengths
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=10, media=MediaLengths(2, 2), image_size=2, image_slots=2, video_slots=1, frames=2
 )
 
@@ -86,7 +86,7 @@ def llava_like():
     ]
 
 
-ROW = RowShape(length=2048, media=MediaLengths(65, 65), image_size=2, image_slots=5)
+ROW = SequenceShape(length=2048, media=MediaLengths(65, 65), image_size=2, image_slots=5)
 
 
 def test_rows_are_nearly_full_and_hold_each_conversation_once(llava_like):

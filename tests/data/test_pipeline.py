@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.data.decoding import Decoding
 from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import WeightedSource
@@ -32,10 +32,10 @@ from owl_jax.media.augment import Augmentation
 from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=48, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
 )
-WIDE = RowShape(
+WIDE = SequenceShape(
     length=400, media=MediaLengths(3, 3), image_size=8, image_slots=2, video_slots=1, frames=2
 )
 

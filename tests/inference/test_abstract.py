@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from owl_jax.checkpoint.int8 import quantize
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.abstract import (
@@ -31,7 +31,7 @@ SMALL = OwlConfig(
     connector=AbstractorConfig(2, 16, 32, num_layers=1, num_heads=2),
     llm=LlamaConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=2),
 )
-SEQUENCE = RowShape(64, SMALL.media_lengths(), 16, image_slots=1)
+SEQUENCE = SequenceShape(64, SMALL.media_lengths(), 16, image_slots=1)
 COMPUTE = Compute(dtype=jnp.float32)
 
 

@@ -7,7 +7,7 @@ import sys
 import flax.linen as nn
 import pytest
 
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.connectors.mlp import MlpConfig
@@ -236,7 +236,7 @@ def test_a_part_that_fails_is_one_line_with_its_file(method, fault, file):
         model = OwlConfig(vision, load_parts(file).TwiceConfig(hidden_size=16), llm)
         model.problems()
         shapes = abstract_params(model)
-        prefill_flops(model, nn.meta.unbox(shapes), RowShape(9, model.media_lengths(), 28, 1))
+        prefill_flops(model, nn.meta.unbox(shapes), SequenceShape(9, model.media_lengths(), 28, 1))
     assert "\n" not in str(error.value)
 
 

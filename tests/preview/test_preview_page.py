@@ -9,14 +9,14 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from owl_jax.data.batch import Example, RowShape, collate
+from owl_jax.data.batch import Example, SequenceShape, collate
 from owl_jax.data.drops import DropLog, Dropped
 from owl_jax.preview.page import Head, Sizes, SourceInfo, preview_page
 from owl_jax.text.conversation import tokenize_conversation
 from owl_jax.text.media_index import MediaLengths
 from owl_jax.text.tokenizer import load_tokenizer, train_sentencepiece
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=128, media=MediaLengths(3, 3), image_size=8, image_slots=3, video_slots=1, frames=2
 )
 SOURCES = [SourceInfo("a <1>.jsonl", 1234, 0.75), SourceInfo("synthetic", 1, 0.25)]
@@ -166,7 +166,7 @@ def test_media_stand_where_the_model_sees_them(show, batch):
 
 def test_text_is_escaped_and_its_spaces_are_kept(show, example, tokenizer):
     batch = collate(
-        [[example(f"Human: {NASTY}\nAI: {NASTY}")]], RowShape(256, MediaLengths(3, 3), 8)
+        [[example(f"Human: {NASTY}\nAI: {NASTY}")]], SequenceShape(256, MediaLengths(3, 3), 8)
     )
     page = show([batch])
     assert page.within("mark")[1] == f"{NASTY}</s>"

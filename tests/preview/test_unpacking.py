@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from owl_jax.data.batch import Example, RowShape, collate
+from owl_jax.data.batch import Example, SequenceShape, collate
 from owl_jax.preview.unpacking import Medium, Words, unpack
 from owl_jax.text.media_index import MediaLengths
 
-SHAPE = RowShape(
+SHAPE = SequenceShape(
     length=16, media=MediaLengths(2, 2), image_size=2, image_slots=3, video_slots=2, frames=2
 )
 

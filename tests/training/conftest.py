@@ -47,7 +47,7 @@ def _programs_are_traced_once():
         facts = [
             settings.read_compute(config),
             settings.read_recipes(config),
-            settings.row_shape(config, model),
+            settings.sequence_shape(config, model),
             *(config[name] for name in TOLD),
         ]
         objective = config.objective

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
@@ -86,7 +86,8 @@ def make_batch(config: OwlConfig, answers: Sequence[int], pictures: bool = True)
         images = random.integers(0, 256, (int(bool(picture)), side, side, 3)).astype(np.uint8)
         examples.append(Example(ids, mask, images, np.zeros((0, 1, side, side, 3), np.uint8)))
     return collate(
-        [[item] for item in examples], RowShape(LENGTH, config.media_lengths(), side, image_slots=1)
+        [[item] for item in examples],
+        SequenceShape(LENGTH, config.media_lengths(), side, image_slots=1),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import small_step
 from small_step import MODELS
 
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params
 from owl_jax.parallel.mesh import make_mesh
@@ -31,7 +31,7 @@ def packed_batch(config):
         return Example(ids, np.arange(len(ids)) > 20, images, images[:0, None])
 
     rows = [[conversation(words) for words in pair] for pair in ((90, 40), (30, 70)) * 2]
-    return collate(rows, RowShape(LENGTH, config.media_lengths(), side, image_slots=2))
+    return collate(rows, SequenceShape(LENGTH, config.media_lengths(), side, image_slots=2))
 
 
 @pytest.mark.parametrize("name", MODELS)

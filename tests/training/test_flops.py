@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.families.mplug_owl import LORA, variant
@@ -45,8 +45,8 @@ LLM = 2 * L * (2 * (4 * 16 * 16 + 3 * 16 * 32) + 16 * 64)
 LLM_ATTENTION = 2 * 2 * L * L * 16
 ADAPTER = 2 * L * 2 * (16 * 2 + 2 * 16)
 
-PICTURE = RowShape(L, MediaLengths(QUERIES + 1, QUERIES + 1), 16, image_slots=1)
-WORDS = RowShape(L, MediaLengths(QUERIES + 1, QUERIES + 1), 16)
+PICTURE = SequenceShape(L, MediaLengths(QUERIES + 1, QUERIES + 1), 16, image_slots=1)
+WORDS = SequenceShape(L, MediaLengths(QUERIES + 1, QUERIES + 1), 16)
 
 
 def flops(model, rules, row=PICTURE):
@@ -99,7 +99,7 @@ def test_the_7b_costs_4n_a_token_frozen_and_6n_trained():
     N, tokens = 6_607_077_376, 2_048
     attention = 32 * 2 * 4_096 * tokens**2  # forward, causal
     model = variant("llama")
-    words = RowShape(tokens, model.media_lengths(), 224)
+    words = SequenceShape(tokens, model.media_lengths(), 224)
     frozen = flops(model, [("connector/.*", "recipe"), (".*", "frozen")], words)
     assert frozen == 4 * N * tokens + 3 * attention
     trained = flops(model, [("llm/.*", "recipe"), (".*", "frozen")], words)
@@ -111,7 +111,7 @@ def test_a_picture_of_the_7b_costs_its_vision_tower():
     model = dataclasses.replace(variant("llama"), lora=LORA["llama"])
     rules = [("lora/.*", "recipe"), (".*", "frozen")]
     without, one, three = (
-        flops(model, rules, RowShape(2_048, model.media_lengths(), 224, image_slots=slots))
+        flops(model, rules, SequenceShape(2_048, model.media_lengths(), 224, image_slots=slots))
         for slots in (0, 1, 3)
     )
     vision = 2 * 257 * 24 * 12 * 1024**2 + 2 * 256 * 588 * 1024 + 4 * 24 * 1024 * 257**2
@@ -129,7 +129,9 @@ def test_a_video_passes_its_frames_and_its_own_queries():
         lora=None,
     )
     frames = 2
-    video = RowShape(L, MediaLengths(QUERIES + 1, QUERIES + 1), 16, video_slots=1, frames=frames)
+    video = SequenceShape(
+        L, MediaLengths(QUERIES + 1, QUERIES + 1), 16, video_slots=1, frames=frames
+    )
     convolutions = 2 * frames * PATCHES * (2 * 16 * 8 + 3 * 8)
     queries, seen = 2 * QUERIES, frames * (PATCHES + 1)
     abstractor = 2 * (

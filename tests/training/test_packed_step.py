@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small_step
 
-from owl_jax.data.batch import Batch, Example, RowShape, collate
+from owl_jax.data.batch import Batch, Example, SequenceShape, collate
 from owl_jax.models.compute import Compute
 from owl_jax.models.language.bloom import BloomConfig
 from owl_jax.models.lora import LoraConfig
@@ -33,7 +33,7 @@ BLOOM = dataclasses.replace(
     llm=BloomConfig(64, 16, num_layers=2, num_heads=2),
     lora=LoraConfig(2, 4.0, dropout=0.0, targets=("query_key_value",)),
 )
-SHAPE = RowShape(LENGTH, LLAMA.media_lengths(), SIDE, image_slots=3, video_slots=1, frames=2)
+SHAPE = SequenceShape(LENGTH, LLAMA.media_lengths(), SIDE, image_slots=3, video_slots=1, frames=2)
 MODELS = {"llama": LLAMA, "bloom": BLOOM}
 # The whole tree but the vision encoder, so that attention's and ALiBi's gradients are seen, too.
 RULES = (("vision/.*", "frozen"), (".*", "trained"))

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from owl_jax.data.batch import Batch, RowShape
+from owl_jax.data.batch import Batch, SequenceShape
 from owl_jax.text.media_index import TEXT, media_slots
 from owl_jax.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -32,7 +32,7 @@ _NO_TEXT = "◌"  # shown for a token that is only part of a character
 
 
 def examples_of(
-    batch: Batch, losses: jax.Array, shape: RowShape, tokenizer: Tokenizer, most: int
+    batch: Batch, losses: jax.Array, shape: SequenceShape, tokenizer: Tokenizer, most: int
 ) -> list[dict[str, Any]]:
     """The first conversations with supervised tokens.
 
@@ -77,7 +77,7 @@ def _own_rows(array: jax.Array) -> dict[int, np.ndarray]:
 
 
 def _parts(
-    row: dict[str, np.ndarray], tokens: np.ndarray, shape: RowShape, tokenizer: Tokenizer
+    row: dict[str, np.ndarray], tokens: np.ndarray, shape: SequenceShape, tokenizer: Tokenizer
 ) -> Iterator[dict[str, Any]]:
     media = row["media_index"][tokens]
     # One entry per token. The last token is only a target; the first is only an input.

@@ -19,7 +19,7 @@ from owl_jax.checkpoint.adapter import WEIGHTS_FILE
 from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.checkpoint.tensors import to_source
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.models.compute import Compute
 from owl_jax.models.connectors.owl2_abstractor import grid_sinusoids, line_sinusoids
@@ -342,6 +342,6 @@ def test_a_model_s_flops_are_llama_s(slots):
     found = []
     for config in (MPLUG_OWL2_7B, plain):
         shapes = abstract_params(config)
-        row = RowShape(2048, config.media_lengths(), 448, image_slots=slots)
+        row = SequenceShape(2048, config.media_lengths(), 448, image_slots=slots)
         found.append(training_flops(config, shapes, assign(shapes, [(".*", "all")], {"all"}), row))
     assert found[0] == found[1]

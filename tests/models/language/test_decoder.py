@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from owl_jax.checkpoint.hf_import import abstract_params
-from owl_jax.data.batch import RowShape
+from owl_jax.data.batch import SequenceShape
 from owl_jax.errors import UserError
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.hf_config import Source
@@ -245,7 +245,7 @@ def test_flops_count_the_heads_own_width():
     shapes, L = abstract_params(model), 10
     matrices = 2 * (16 * 12 * (4 + 2 + 2 + 4) + 3 * 16 * 32)
     attention = 2 * 2 * L * L * 4 * 12
-    row = RowShape(L, MediaLengths(0, 0), 0)
+    row = SequenceShape(L, MediaLengths(0, 0), 0)
     assert prefill_flops(model, shapes, row) == 2 * L * matrices + 2 * 64 * 16 + attention
     assert decode_flops(model, shapes, 50) == 2 * (matrices + 64 * 16) + 2 * 4 * 50 * 4 * 12
     assert llm.num_parameters() == matrices + 64 * 16
