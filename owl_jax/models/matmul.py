@@ -76,7 +76,8 @@ def matmul_transposed(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _blockwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, D] times kernel [D, F], of which one block is widened at a time; in x's dtype."""
-    return _sum_of_blocks(x, kernel, _BLOCK, lambda x, block: x @ widen(block, x.dtype))
+    total = _sum_of_blocks(x, kernel, _BLOCK, lambda x, block: x @ widen(block, x.dtype))
+    return total.astype(x.dtype)
 
 
 def _blockwise_transposed(x: jax.Array, weight: jax.Array) -> jax.Array:

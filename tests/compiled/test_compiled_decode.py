@@ -18,6 +18,16 @@ BLOOM = BloomConfig(4096, 1024, num_layers=4, num_heads=8)
 NARROW = LlamaConfig(4096, 1024, 4096, num_layers=4, num_heads=16, num_kv_heads=16)
 
 
+def with_media(llm):
+    return base_config(
+        OwlConfig(
+            vision=ClipConfig(32, 16, 256, 512, num_layers=1, num_heads=2),
+            connector=AbstractorConfig(15, 256, 512, num_layers=1, num_heads=2),
+            llm=llm,
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("llm", "dtype", "most"),
     [
@@ -30,16 +40,23 @@ NARROW = LlamaConfig(4096, 1024, 4096, num_layers=4, num_heads=16, num_kv_heads=
 )
 def test_a_token_reads_weights_and_cache_once(open_topology, llm, dtype, most):
     """The cache is written in place: there is no second one beside it."""
-    config = base_config(
-        OwlConfig(
-            vision=ClipConfig(32, 16, 256, 512, num_layers=1, num_heads=2),
-            connector=AbstractorConfig(15, 256, 512, num_layers=1, num_heads=2),
-            llm=llm,
-        )
-    )
+    config = with_media(llm)
     config.batch_size, config.data.sequence_length = 128, 2048
     config.mesh.update(fsdp=1, tensor=4)
     topology = open_topology("v5e:2x2")
     report = analyse(build_program(config, topology, "decode", dtype=dtype), topology)
     assert 0.95 < report.bytes_read / report.program.needed <= most
     assert report.memory.temporaries < 0.01 * report.program.argument_bytes["cache"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_weights_lie_as_decoding_reads_them(open_topology, dtype):
+    """Four heads and a width of 1,376 a chip, as of LLaMA-7B on eight: no kernel is copied."""
+    llm = LlamaConfig(4096, 2048, 5504, num_layers=8, num_heads=16, num_kv_heads=16)
+    config = with_media(llm)
+    config.batch_size, config.data.sequence_length = 64, 512
+    config.mesh.update(fsdp=1, tensor=4)
+    topology = open_topology("v5e:2x2")
+    report = analyse(build_program(config, topology, "decode", dtype=dtype), topology)
+    of_a_projection = 8 * 2048 * 4 * 128 * (2 if dtype == "bfloat16" else 1)
+    assert report.memory.temporaries < of_a_projection / 2

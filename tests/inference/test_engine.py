@@ -314,7 +314,8 @@ LORA = {
 
 
 @pytest.mark.parametrize("llm", ["llama", "bloom", "owl2"])
-def test_rows_with_different_adapters_share_a_batch(llm, tmp_path):
+def test_rows_with_different_adapters_share_a_batch(llm, tmp_path, monkeypatch):
+    use_pieces(monkeypatch, 256)
     base, adapters = with_adapters(tmp_path, llm)
     shared = owl_jax.load(base, "float32", adapters=adapters)
     random = np.random.default_rng(4)

@@ -81,6 +81,17 @@ def test_bits_times_one_row_equals_its_row_of_a_batch(multiply):
     np.testing.assert_allclose(alone, multiply(x, bits), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_a_narrow_result_has_the_dtype_of_x():
+    """As on every platform: a program for a TPU is traced with the CPU's form beside its own."""
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 8)), jnp.bfloat16)
+    kernel = weight_of("int8", (8, 6))
+    y = matmul(x, kernel, 1)
+    assert y.dtype == jnp.bfloat16
+    expected = np.asarray(x, np.float64) @ exact(kernel)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=0.01, atol=1)
+
+
 def test_bits_of_preserves_values():
     narrow = weight_of("bfloat16", (40, 50))
     wide = widen(jnp.asarray(bits_of(np.asarray(narrow))), jnp.float32)
