@@ -96,7 +96,8 @@ def test_from_start_to_end(model, tmp_path):
         process.kill()
     assert process.returncode == 0, stderr
     lines = [json.loads(line) for line in stderr.splitlines()]
-    assert [line["status"] for line in lines] == [503] + [200] * 8 + [421, 200]
+    # A line is written once the answer is sent, so a quick one may overtake it.
+    assert sorted(line["status"] for line in lines) == [200] * 9 + [421, 503]
     assert stdout == ""
 
 
