@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from owl_jax.errors import BadData, one_line
-from owl_jax.files import bad_file, open_regular
+from owl_jax.files import GitPointer, bad_file, open_regular
 from owl_jax.media.metadata import without_metadata
 from owl_jax.media.resizing import SQUASH, Resizing
 from owl_jax.media.rgb import LARGEST, MAX_PIXELS, Unusual, check_size, to_upright_rgb
@@ -239,6 +239,9 @@ def describe_failure(name: str, noun: str = "picture") -> Iterator[None]:
         yield
     except BadData as error:
         raise BadData(error.reason, f"{name}: {error}") from error
+    except GitPointer as error:
+        message = f"{name}: not a {noun} but a Git LFS pointer; run `git lfs pull`"
+        raise BadData(f"not a {noun}", message) from error
     except Image.DecompressionBombError as error:
         message = f"{name}: too large ({one_line(error)}); {LARGEST}"
         raise BadData("picture too large", message) from error
