@@ -50,8 +50,8 @@ class Program:
     argument_bytes: bytes of each group of arguments on one device, without padding.
     read_once: for decode, the bytes of the language model's weights and the whole cache on one
       device.
-    needed: for decode, the bytes of them that one device must read per token, if `FILL` of the
-      cache's slots hold a token.
+    needed: for decode, the part of `read_once` that one device must read per step when the share
+      `FILL` of the cache's slots is in use.
     compute: dtypes, attention kernel and remat, as text for the report.
     """
 

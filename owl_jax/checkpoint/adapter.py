@@ -49,7 +49,7 @@ def open_adapter(directory: Path, config: OwlConfig) -> tuple[LoraConfig, dict[s
 
     Returns: (its config, the subtree "lora" of `LazyArray`s).
     Raises UserError for a missing or unsuitable file, and for tensors of another base model or of
-    a rank other than the config's; the error lists all tensors that do not fit.
+    a rank other than `r` in adapter_config.json; the error lists all tensors that do not fit.
     """
     peft = read_peft_config(directory / ADAPTER_FILE)
     if (directory / WEIGHTS_FILE).exists():

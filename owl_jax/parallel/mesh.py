@@ -3,7 +3,7 @@
 One mesh for everything, with three axes:
   data    replicas of the weights; shards the batch (may span hosts and slices)
   fsdp    shards the batch, and the weights, which are gathered before they are used
-  tensor  shards heads, MLP and vocabulary within each layer
+  tensor  shards the heads and the MLP of each layer, and the vocabulary
 owl_jax/parallel/sharding.py maps dimensions to these axes.
 """
 
@@ -25,7 +25,8 @@ def make_mesh(
     """Makes the mesh (data, fsdp, tensor).
 
     If there are several slices (TPU slices, or GPU hosts that NVLink does not connect), the data
-    axis spans them, since it exchanges only gradients; if its size does not allow that, fsdp does.
+    axis spans them, since it exchanges only gradients. If its size is not a multiple of the number
+    of slices, the fsdp axis spans them instead.
 
     Args:
       data, fsdp, tensor: sizes of the axes; at most one may be -1, which takes the remainder.

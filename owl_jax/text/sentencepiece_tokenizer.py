@@ -1,4 +1,4 @@
-"""SentencePieceTokenizer: LLaMA's tokenizer.model, plus the tokens that files beside it add."""
+"""SentencePieceTokenizer: LLaMA's tokenizer.model and the tokens added by other files beside it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def looks_like_media(value: Any, key: str = "") -> bool:
 def holds_media(value: Any, text_keys: Set[str]) -> bool:
     """Whether a value that should be text (turns, pairs or a string) contains an image or a video.
 
-    text_keys: keys of nested objects. Their values are text, which may mention files.
+    text_keys: the keys, at any depth, whose values are text. Text may mention files.
     """
     if isinstance(value, Mapping):
         return any(

@@ -91,7 +91,8 @@ class Mlp(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         # A kernel cannot use a mesh axis twice, and mlp -> mlp would use the tensor axis twice. So
         # the input axis of a middle layer has no logical name, and tensor parallelism gathers the
-        # input. A single layer's has none either: vision_embed -> embed would use fsdp twice.
+        # input. If there is only one layer, its input axis has no name either, because
+        # vision_embed -> embed would use the fsdp axis twice.
         in_axes = {"vision_embed" if config.num_layers > 1 else None: x.shape[-1]}
         for number in range(1, config.num_layers):
             x = biased(in_axes, {"mlp": config.hidden_size}, name=f"linear_{number}")(x)

@@ -55,8 +55,8 @@ class Owl2AbstractorConfig(QueryConnector):
         problems = super().problems(where)
         if self.hidden_size % 4:
             problems.append(
-                f"{where}.hidden_size {self.hidden_size} is not a multiple of 4: sines and cosines "
-                "of rows and of columns each take a quarter"
+                f"{where}.hidden_size {self.hidden_size} is not a multiple of 4, but the sines "
+                "of rows, their cosines, the sines of columns and their cosines take a quarter each"
             )
         return problems
 

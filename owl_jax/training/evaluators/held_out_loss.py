@@ -129,7 +129,7 @@ class _Evaluation:
     ) -> None:
         self._settings, self._run, self._data = settings, run, data
         self._batch_size = batch_size
-        # Divided among processes, so that each reads its shard of the source once.
+        # Divide the sequences among the processes, so that each reads its shard only once.
         quotient, rest = divmod(settings.sequences, run.num_shards)
         self._own_sequences = quotient + (run.shard_index < rest)
         self._start = data.batches.get_state()
