@@ -19,7 +19,7 @@
 #   --name=NAME           the slice's name
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     (default: gcloud's)
-#   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
+#   --type=TYPE           v4-N or v5p-N (N: twice the number of chips), v5litepod-N or v6e-N (N: chips)
 #   --runtime=VERSION     the hosts' image (default: Google's for JAX on this type)
 #   --spot                preemptible, at a lower price
 #   --reserved            from your reservation

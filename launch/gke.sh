@@ -23,7 +23,7 @@
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     the project's name
 #   --name=NAME           a name for the training
-#   --type=TYPE           v4-N or v5p-N (N: two for each chip), v5litepod-N or v6e-N (N: chips)
+#   --type=TYPE           v4-N or v5p-N (N: twice the number of chips), v5litepod-N or v6e-N (N: chips)
 #   --slices=N            number of slices in the cluster, or for the training (default 1)
 #   --bucket=BUCKET       with create-cluster: a bucket for workdirs, data and weights, which every
 #                         training finds mounted at /bucket

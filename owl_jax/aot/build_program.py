@@ -40,8 +40,8 @@ NAMES = ("train", "prefill", "insert", "decode")
 
 @dataclass(frozen=True)
 class Program:
-    """A program that is ready to compile, made by `build_program`. Running it once takes one
-    training, prefill, insert or decode step on all devices.
+    """A program that is ready to compile, made by `build_program`. Each run performs one training,
+    prefill, insert or decode step on all devices.
 
     trace: returns the traced program, ready to lower.
     batch_size, sequence: sequences per run, and the shape of each.
@@ -50,8 +50,8 @@ class Program:
     argument_bytes: bytes of each group of arguments on one device, without padding.
     read_once: for decode, the bytes of the language model's weights and the whole cache on one
       device.
-    needed: for decode, the part of `read_once` that one device must read per step when the share
-      `FILL` of the cache's slots is in use.
+    needed: for decode, the bytes that one device must read per step: the same weights, and the
+      share of the cache that holds tokens (`FILL`).
     compute: dtypes, attention kernel and remat, as text for the report.
     """
 

@@ -98,7 +98,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: SequenceShape) -> Batch:
         for segment, example in enumerate(examples, start=1):
             n, k, m = len(example.input_ids) - 1, len(example.images), len(example.videos)
             if start + n > L:
-                raise ValueError(f"{start + n} tokens do not fit a sequence of {L}")
+                raise ValueError(f"{start + n} tokens do not fit in a sequence of {L}")
             span = slice(start, start + n)
             ids[row, span], targets[row, span] = example.input_ids[:-1], example.input_ids[1:]
             loss_mask[row, span] = example.loss_mask[1:]

@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(misfit):
 
 
 def test_too_long_says_how_long():
-    with pytest.raises(ValueError, match="5 tokens do not fit a sequence of 4"):
+    with pytest.raises(ValueError, match="5 tokens do not fit in a sequence of 4"):
         collate([[example([1, 3, 4, 5, 6, 2], [5], shape=WORDS)]], WORDS)
 
 
@@ -183,5 +183,5 @@ def test_an_empty_row_is_all_padding(packed):
 
 def test_a_row_too_many_conversations_is_refused():
     row = [example([1, 3, 2], [1], shape=WORDS)] * 3
-    with pytest.raises(ValueError, match="6 tokens do not fit a sequence of 4"):
+    with pytest.raises(ValueError, match="6 tokens do not fit in a sequence of 4"):
         collate([row], WORDS)

@@ -55,8 +55,8 @@ class Owl2AbstractorConfig(QueryConnector):
         problems = super().problems(where)
         if self.hidden_size % 4:
             problems.append(
-                f"{where}.hidden_size {self.hidden_size} is not a multiple of 4, but the sines "
-                "of rows, their cosines, the sines of columns and their cosines take a quarter each"
+                f"{where}.hidden_size {self.hidden_size} is not a multiple of 4; its four "
+                "quarters hold the sines and cosines of the column and those of the row"
             )
         return problems
 
@@ -189,8 +189,9 @@ def line_sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
 
 
 def grid_sinusoids(tokens: int, width: int) -> np.ndarray:
-    """[tokens, width] for a square grid, row by row: half for the column, then half for the row.
+    """Position embeddings of a square grid, [tokens, width], with the patches in row-major order.
 
+    The first half of the width encodes a patch's column, the second half its row.
     If `tokens` is not a square number, the first token is a class token and gets zeros.
     """
     side = math.isqrt(tokens)
