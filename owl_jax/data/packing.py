@@ -84,7 +84,7 @@ class PackRows(grain.IterDataset[Sequence[Conversation]]):
     """Packed sequences, each as the list of its conversations.
 
     Args:
-      conversations: an iterable data set of conversations that fit a sequence.
+      conversations: an iterable data set of conversations that fit in a sequence.
       lookup: conversations by number, to refill the open rows when a state is restored.
       shape: the capacity of a sequence.
       open_rows: maximum number of open rows; 0 turns packing off: one conversation per sequence.
