@@ -51,8 +51,8 @@ class _Preprocessor(Struct, frozen=True):
 def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) -> OwlConfig:
     """The config with the image processing of `directory`; unchanged if it has no such file.
 
-    reads_resizing: take the resizing from the file. Otherwise the config's resizing is kept, but
-      pads with the file's mean colour; a file that asks for a filter other than bicubic is refused.
+    reads_resizing: take the resizing from the file. Otherwise keep the config's resizing, except
+      that padding takes the file's mean colour, and refuse a file whose filter is not bicubic.
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """

@@ -119,7 +119,7 @@ class SentencePieceTokenizer:
     def token_id(self, text: str) -> int | None:
         """See Tokenizer."""
         ids = self.encode(text)
-        # The id of a model piece may follow that of a dummy prefix.
+        # A piece may be encoded as two ids: the dummy prefix, then the piece.
         id = ids[-1] if ids else self._processor.unk_id()
         is_piece = id < self._num_pieces and self._processor.id_to_piece(id) == text
         added = self._splitter.token(text)
