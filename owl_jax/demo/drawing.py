@@ -68,7 +68,7 @@ def _sample_sprite(thing: Thing, rng: random.Random) -> _Sprite:
 
 
 def _sample_backdrop(rng: random.Random) -> np.ndarray:
-    """Colours of the four corners, uint8[2, 2, 3]: dark blue-greys, each a little brighter or darker."""
+    """Colours of the four corners, uint8[2, 2, 3]: dark blue-greys of varying brightness."""
     base = np.array([44, 48, 58]) + [rng.randint(-6, 6) for _ in range(3)]
     brightness = np.array([rng.randint(-12, 12) for _ in range(4)]).reshape(2, 2, 1)
     return (base + brightness).astype(np.uint8)
