@@ -49,7 +49,9 @@ class _Preprocessor(Struct, frozen=True):
 
 
 def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) -> OwlConfig:
-    """The config with the image processing of `directory`; unchanged if it has no such file.
+    """The config with the image processing of the preprocessor file in `directory`.
+
+    Returns the config unchanged if there is no such file.
 
     reads_resizing: take the resizing from the file. Otherwise keep the config's resizing, except
       that padding takes the file's mean colour, and refuse a file whose filter is not bicubic.

@@ -40,8 +40,8 @@ _SMALLEST_SIDE = 8  # pixels; shorter lists of numbers may be box corners
 def looks_like_media(value: Any, key: str = "") -> bool:
     """Whether a value looks like an image or video.
 
-    key: the key of the value. Under a key such as "photograph", even a sentence that ends like a
-      file name counts.
+    key: the key of the value. Under a key such as "photograph", even a sentence counts if it ends
+      with a file name.
     """
     if isinstance(value, str):
         return _is_medium_text(value.strip(), key)

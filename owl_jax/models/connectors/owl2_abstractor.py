@@ -88,7 +88,7 @@ class Owl2AbstractorConfig(QueryConnector):
         owner = "the vision encoder"
         width_key = source.key("encoder_hidden_size")
         source.expect(width_key, found.encoder_hidden_size, vision.hidden_size, owner)
-        # The original's default is 32, even if the encoder's grid has another side.
+        # The original's default is 32, even if the side of the encoder's grid is not 32.
         side = math.isqrt(vision.tokens_per_frame)
         source.expect(source.key("grid_size"), found.grid_size or 32, side, owner)
         source.expect(source.key("use_cls_token"), found.use_cls_token, True, "mPLUG-Owl2")
