@@ -25,14 +25,14 @@
 #   --name=NAME           a name for the training
 #   --type=TYPE           v4-N or v5p-N (N: twice the number of chips), v5litepod-N or v6e-N (N: chips)
 #   --slices=N            number of slices in the cluster, or for the training (default 1)
-#   --bucket=BUCKET       with create-cluster: a bucket for workdirs, data and weights, which every
-#                         training finds mounted at /bucket
+#   --bucket=BUCKET       with create-cluster: a bucket for workdirs, data and weights; every
+#                         training run sees it mounted at /bucket
 #   --spot                with create-cluster: preemptible slices, at a lower price
 #   --reservation=NAME    with create-cluster: slices of your reservation
 #   --image=IMAGE         an image with owl_jax[tpu] (default: a plain Python image with a copy of
 #                         this code, which is installed at each start)
 #   --prepare=COMMAND     run in each container before each start
-#   --max-restarts=N      how often the cluster may restart a training (default 50)
+#   --max-restarts=N      how many times the cluster may restart the training (default 50)
 #   --dry-run             print the commands, and run none
 #   --help                this text
 

@@ -48,10 +48,9 @@ class Program:
     tokens: tokens per run; in decode, one per sequence.
     model_flops: FLOPs per run, summed over all devices (training/flops.py).
     argument_bytes: bytes of each group of arguments on one device, without padding.
-    read_once: for decode, the bytes of the language model's weights and the whole cache on one
-      device.
-    needed: for decode, the bytes that one device must read per step: the same weights, and the
-      share of the cache that holds tokens (`FILL`).
+    read_once: for decode, the bytes that one device reads per step if it reads the language model's
+      weights and the whole cache once.
+    needed: the same, but with only the share of the cache that holds tokens (`FILL`).
     compute: dtypes, attention kernel and remat, as text for the report.
     """
 

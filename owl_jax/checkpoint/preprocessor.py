@@ -1,8 +1,9 @@
 """Reads preprocessor_config.json, which describes a model's image processing.
 
-The channel statistics always come from the file. Some families read the resizing
-(media/resizing.py) from it, too; the others keep the resizing of the model config, because
-mPLUG-Owl's code ignores that of the file. A file that asks for any other processing is refused.
+The channel statistics always come from the file. Some families also read the resizing
+(media/resizing.py) from it. The others keep the resizing of the model config: LLaVA's original
+format sets it in config.json, and mPLUG-Owl's code ignores the file's resizing. A file that asks
+for any other processing is refused.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def with_preprocessor(config: OwlConfig, directory: Path, reads_resizing: bool) 
 
     Returns the config unchanged if there is no such file.
 
-    reads_resizing: take the resizing from the file. Otherwise keep the config's resizing, except
-      that padding takes the file's mean colour, and refuse a file whose filter is not bicubic.
+    reads_resizing: take the resizing from the file. If False, keep the config's resizing, but pad
+      with the file's mean colour. In this case a file whose filter is not bicubic is refused.
 
     Raises UserError for a damaged file, a size that is not the encoder's, and unsupported steps.
     """

@@ -34,7 +34,7 @@ _LONGEST_JSON = 1 << 16
 _PICTURE_NAME = re.compile("ima?ge?|pict?|photo|video|frame|scan|clip|media|screen", re.IGNORECASE)
 # Keys of a turn or a content part that hold text.
 _TURN_KEYS = frozenset({"from", "role", "speaker", "value", "content", "text", "type"})
-_SMALLEST_SIDE = 8  # pixels; shorter lists of numbers may be box corners
+_SMALLEST_SIDE = 8  # pixels; a smaller array may hold bounding boxes
 
 
 def looks_like_media(value: Any, key: str = "") -> bool:

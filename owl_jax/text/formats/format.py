@@ -79,7 +79,7 @@ class Format:
     name: not a built-in one; letters, digits and _.
     user: around each of the user's messages.
     answer_mark: before each answer, not trained on; a prompt ends with it.
-    answer: around each nonempty answer, trained on with it.
+    answer: around each nonempty answer, also trained on.
     end: the token that ends an answer, trained on; "" for the tokenizer's EOS.
     after_end: after that token, not trained on.
     system: around the system message. default_system: for conversations without one; "" for none.
