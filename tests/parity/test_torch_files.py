@@ -202,11 +202,18 @@ def test_a_file_truncated_within_its_names(size, tmp_path):
     assert "not a readable PyTorch file" in refused(path)
 
 
-@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"\0" * 99])
-def test_a_file_of_another_kind(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"\0" * 99, "is it a git-lfs pointer?"),
+    ],
+)
+def test_a_file_of_another_kind(content, words, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(content)
-    assert "not a readable PyTorch file; is it a git-lfs pointer?" in refused(path)
+    found = refused(path)
+    assert "not a readable PyTorch file" in found and words in found
 
 
 def test_a_model_in_the_legacy_format(tmp_path):
