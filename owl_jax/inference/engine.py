@@ -1,10 +1,10 @@
 """Continuous batching: requests share the device, each in a row of the inference core.
 
 One thread owns the device. In each turn it takes cancelled requests out, gives free rows to waiting
-requests, encodes one medium or prefills one piece of a prompt, and dispatches the next chunk of
-tokens for all active rows before it fetches the last chunk's. A row that has ended keeps its keys
-and values until another request needs the row, so the next turn of a conversation computes only
-what is new.
+requests, prefills one piece of a prompt after encoding the media in it, and dispatches the next
+chunk of tokens for all active rows before it fetches the last chunk's. A row that has ended keeps
+its keys and values until another request needs the row, so the next turn of a conversation computes
+only what is new.
 
 Letters: L tokens, B rows, S slots of a row, W rows that are decoded, n tokens of a medium, D width.
 """
