@@ -5,9 +5,9 @@ N alternatives with log-probabilities, V vocabulary, D width.
 
 A row is a sequence in progress. It has its own length, sampling settings, end ids and limits, so
 rows begin and end at different times, and a row's tokens do not depend on the others. `prefill`
-reads a prompt, or a piece of one after the pieces before it; `insert` puts the result into a row
-and samples the first token; `decode_steps` advances all active rows by several tokens in one call.
-Chat, batches, the engine and the compiler's programs all run these functions.
+reads a prompt, or a piece of one after the pieces before it; `insert` puts the result into a row;
+`begin` samples its first token; `decode_steps` advances all active rows by several tokens in one
+call. Chat, batches, the engine and the compiler's programs all run these functions.
 """
 
 from __future__ import annotations

@@ -21,38 +21,48 @@ from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.requests import MAX_LOGPROBS, ChatPrompt, Request
 from owl_jax.inference.sampling import row_keys
 from owl_jax.models.attention.mask import PastTokens
-from owl_jax.parallel.sharding import on_mesh
+from owl_jax.parallel.sharding import num_batch_shards, on_mesh
 
 PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
 
 _ROW_LENGTH = 2048
 _ROWS_ON_CPU = 8
 _MEMORY_SHARE = 0.9  # of what the weights leave, for the cache
+_BYTES_OF_AN_ID = 6  # of core.Rows for each row: in_prompt, in_answer and allowed
 
 
 class DeviceRows:
     """B rows of S slots, for one thread. All arguments of programs are NumPy or on the device, and
     have the types of the warm-up, so that nothing is compiled after it."""
 
-    def __init__(self, owl: Owl, num_rows: int | None = None, row_length: int | None = None):
+    def __init__(
+        self,
+        owl: Owl,
+        num_rows: int | None = None,
+        row_length: int | None = None,
+        reserved_bytes: int = 0,
+    ):
         """Allocates the cache.
 
         Args:
           num_rows: by default as many as the devices have memory for, 8 on a CPU.
           row_length: S, by default the model's maximum, but at most 2,048; rounded up to a multiple
             of 64.
+          reserved_bytes: of each device's memory, which the default of num_rows leaves free.
         """
         self._mesh, self._config = owl.mesh, owl.config
         self._compute, self._params = owl.compiled_form
         self.length = round_up(min(row_length or _ROW_LENGTH, owl.config.llm.max_length))
-        self.count = num_rows or self._rows_in_memory()
+        self.count = num_rows or self._rows_in_memory(reserved_bytes)
         self.max_logprobs = min(MAX_LOGPROBS, owl.config.llm.vocab_size)
         self._canvases: dict[int, jax.Array] = {}
         self._compiled_in_warm_up = 0
+        self._state: Any = None  # a core.DecodeState
         self.reset()
 
     def reset(self) -> None:
         """Frees all rows; what they hold is lost."""
+        self._state = None  # the memory has no room for two caches
         with on_mesh(self._mesh, self.count):
             state = core.empty_state(
                 self._config, self._compute, self._params, self.count, self.length
@@ -241,17 +251,28 @@ class DeviceRows:
             return [None]
         return [*(2**n for n in range(self.count.bit_length()) if 2**n < self.count), None]
 
-    def _rows_in_memory(self) -> int:
-        """As many rows as the devices have memory for."""
-        devices = {d for leaf in jax.tree.leaves(self._params) for d in leaf.devices()}
-        stats = [device.memory_stats() for device in devices]
-        if not all(stats):
+    def _rows_in_memory(self, reserved_bytes: int) -> int:
+        """As many rows as each device has memory for its share of. On a mesh a multiple of the
+        devices that divide rows among them: otherwise each of them would hold all rows."""
+        free = _free_bytes({d for leaf in jax.tree.leaves(self._params) for d in leaf.devices()})
+        if free is None:
             return _ROWS_ON_CPU
-        free = sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
-        llm = self._config.llm
-        token = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim
-        row = token * self.length * jnp.dtype(self._compute.dtype).itemsize
-        return max(1, int(_MEMORY_SHARE * free / row))
+        llm, mesh = self._config.llm, self._mesh
+        shards, tensor = (1, 1) if mesh is None else (num_batch_shards(mesh), mesh.shape["tensor"])
+        heads = llm.num_kv_heads
+        if heads % tensor == 0:
+            heads //= tensor
+        token = 2 * llm.num_layers * heads * llm.head_dim * jnp.dtype(self._compute.dtype).itemsize
+        row = token * self.length + llm.vocab_size * _BYTES_OF_AN_ID
+        return shards * max(1, int(_MEMORY_SHARE * (min(free) - reserved_bytes) / row))
+
+
+def _free_bytes(devices: Iterable[Any]) -> list[int] | None:
+    """The free memory of each device; None if a device does not tell."""
+    stats = [device.memory_stats() for device in devices]
+    if not all(stats):
+        return None
+    return [each["bytes_limit"] - each["bytes_in_use"] for each in stats]
 
 
 @jax.jit

@@ -1,16 +1,17 @@
 """Continuous batching: requests share the device, each in a row of the inference core.
 
 One thread owns the device. In each turn it takes cancelled requests out, gives free rows to waiting
-requests, encodes one medium or prefills one piece of a prompt, and dispatches the next chunk of
-tokens for all active rows before it fetches the last chunk's. A row that has ended keeps its keys
-and values until another request needs the row, so the next turn of a conversation computes only
-what is new.
+requests, prefills one piece of a prompt after encoding the media in it, and dispatches the next
+chunk of tokens for all active rows before it fetches the last chunk's. A row that has ended keeps
+its keys and values until another request needs the row, so the next turn of a conversation computes
+only what is new.
 
 Letters: L tokens, B rows, S slots of a row, W rows that are decoded, n tokens of a medium, D width.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ import numpy as np
 from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.api import Owl, PromptTooLong
-from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.inference.arguments import NUM_FRAMES, whole_number
 from owl_jax.inference.device_rows import PIECES, DeviceRows
 from owl_jax.inference.media_cache import MediaCache
 from owl_jax.inference.prefix import Span, TokenRun
@@ -42,7 +43,8 @@ from owl_jax.inference.requests import (
     Token,
     Tokens,
 )
-from owl_jax.inference.sampling import END_IDS
+from owl_jax.inference.sampling import END_IDS, check_seed
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 
 _STEPS = 8  # tokens of a row between two returns to the host
 _STEPS_WHILE_WAITING = 4  # so that a prompt is prefilled sooner
@@ -119,7 +121,8 @@ class Engine:
           media_cache_bytes: of the vectors of media that are kept on the device.
         """
         self._config = owl.config
-        self._device = DeviceRows(owl, num_rows, row_length)
+        reserved = 0 if owl.config.text_only else media_cache_bytes
+        self._device = DeviceRows(owl, num_rows, row_length, reserved)
         self.num_rows, self.row_length = self._device.count, self._device.length
         self.frames, self.adapters = tuple(frames), owl.adapters
         self._longest = min(self.row_length, owl.config.llm.max_length)
@@ -172,8 +175,9 @@ class Engine:
     def stats(self) -> Stats:
         """What the engine is doing."""
         with self._changed:
-            running = [row for row in self._rows if row.job is not None]
-            used = sum(row.job.filled + len(row.job.tokens) for row in running if row.job)
+            # The engine's thread may end a job meanwhile.
+            running = [job for row in self._rows if (job := row.job) is not None]
+            used = sum(job.filled + len(job.tokens) for job in running)
             return Stats(
                 running=len(running),
                 waiting=len(self._waiting),
@@ -204,7 +208,9 @@ class Engine:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        if self._thread is not None:
+        if self._thread is None:
+            self._cancel_all()
+        else:
             self._thread.join()
 
     def __enter__(self) -> Engine:
@@ -233,11 +239,17 @@ class Engine:
                 self._fail(error)
             with self._changed:
                 self._changed.notify_all()
+        self._cancel_all()
+
+    def _cancel_all(self) -> None:
         for job in [row.job for row in self._rows if row.job is not None]:
             self._finish(job, "cancelled")
         while self._waiting:
             ticket, _ = self._waiting.popleft()
             self._tell(ticket, Finished("cancelled"))
+        with self._changed:
+            self._unfetched.clear()
+            self._changed.notify_all()
 
     def _has_work(self) -> bool:
         return bool(
@@ -291,29 +303,31 @@ class Engine:
             held = max(_usable(run, row.run) for row in self._rows)
             if any(_usable(run, job.run) > held for job in self._prefilling):
                 return  # a prompt that begins like this one is being computed
-            with self._changed:
-                self._waiting.popleft()
-            row, cached = self._choose_row(run)
+            source, row, cached = self._choose_row(run)
             job = _Job(ticket, run, row, cached, cached)
-            row.job, row.used = job, self._turn
+            with self._changed:  # `drain` sees the request in the queue or in the row
+                self._waiting.popleft()
+                row.job, row.used = job, self._turn
+            if source is not row:
+                self._device.copy(source.index, row.index, cached)
             row.run = replace(run, ids=run.ids[:cached])
             self._prefilling.append(job)
             self._counts["prompt"] += len(run.ids)
             self._counts["cached"] += cached
 
-    def _choose_row(self, run: TokenRun) -> tuple[_Row, int]:
-        """A free row, and how many of the prompt's tokens it holds afterwards."""
+    def _choose_row(self, run: TokenRun) -> tuple[_Row, _Row, int]:
+        """The row that holds the beginning of a prompt, a free row, which may be the same, and how
+        many of the prompt's tokens are to be kept or copied."""
         free = [row for row in self._rows if row.job is None]
         oldest = min(free, key=lambda row: row.used)
         best = max(self._rows, key=lambda row: (_usable(run, row.run), row.job is None))
         cached = _usable(run, best.run)
         if not cached:
-            return oldest, 0
+            return oldest, oldest, 0
         # Another conversation may go on from tokens that a row would lose.
         if best.job is None and (best is oldest or 2 * cached >= len(best.run.ids)):
-            return best, cached
-        self._device.copy(best.index, oldest.index, cached)
-        return oldest, cached
+            return best, best, cached
+        return best, oldest, cached
 
     def _advance(self, job: _Job) -> None:
         """Prefills the next piece of a prompt, after its media have been encoded."""
@@ -366,7 +380,7 @@ class Engine:
             self._counts["new"] += count
             self._tell(job.ticket, Tokens(tokens))
             request = job.request
-            if job.tokens[-1] in request.end_ids and len(job.tokens) > request.min_new_tokens:
+            if job.tokens[-1] in request.end_ids:
                 self._finish(job, "stop")
             elif len(job.tokens) >= self._limit(job):
                 self._finish(job, "length")
@@ -403,6 +417,7 @@ class Engine:
         if job.is_active:
             ids = np.concatenate([job.run.ids, np.asarray(job.tokens[:-1], np.int32)])
             job.row.run = replace(job.run, ids=ids)
+        job.row.run = job.row.run.without_pixels()
         job.row.job, job.row.used = None, self._turn
         self._counts["finished"] += 1
         self._tell(job.ticket, Finished(reason, job.cached, error))
@@ -415,7 +430,11 @@ class Engine:
             if row.job is not None:
                 self._finish(row.job, "error", error)
             row.run = TokenRun(np.zeros(0, np.int32))
-        self._device.reset()
+        self._media.clear()
+        try:
+            self._device.reset()
+        except Exception:  # the next request fails, which tries again
+            logging.getLogger(__name__).exception("the rows could not be allocated again")
 
     def _tell(self, ticket: Ticket, event: Tokens | Finished) -> None:
         try:
@@ -432,16 +451,42 @@ class Engine:
             raise UserError(f"no adapter is called {request.adapter!r}")
         if request.num_logprobs is not None and not 0 <= request.num_logprobs <= MAX_LOGPROBS:
             raise UserError(f"num_logprobs is {request.num_logprobs}; expected 0 to {MAX_LOGPROBS}")
+        whole_number(request.max_new_tokens, "max_new_tokens", 1)
+        check_seed(request.seed)
+        ids, most = np.asarray(request.prompt.input_ids), self._config.llm.vocab_size - 1
+        if ids.ndim != 1 or not len(ids):
+            raise UserError(
+                f"input_ids has shape {ids.shape}; expected [L] with at least one token"
+            )
+        strange = ids[(ids > most) | ((ids < 0) & (ids != IMAGE_ID) & (ids != VIDEO_ID))]
+        if len(strange):
+            raise UserError(
+                f"input_ids has {strange[0]}; expected 0 to {most}, {IMAGE_ID} at an image and "
+                f"{VIDEO_ID} at a video"
+            )
         for clip in request.prompt.videos:
             if len(clip) not in self.frames:
                 known = ", ".join(map(str, self.frames))
                 raise UserError(f"a video of {len(clip)} frames; expected one of {known}")
+        size = self._config.image_size
+        for pixels in () if self._config.text_only else request.prompt.images:
+            _check_pixels(pixels, (size, size, 3))
+        for pixels in () if self._config.text_only else request.prompt.videos:
+            _check_pixels(pixels, (len(pixels), size, size, 3))
         return TokenRun.of(request.prompt, self._config.num_tokens, request.adapter)
 
     def _adapter(self, job: _Job) -> int:
         """The number of a request's adapter, from 1 on; 0: the base model."""
         name = job.request.adapter
         return 0 if name is None else 1 + self.adapters.index(name)
+
+
+def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises UserError for pixels that need another program, or are not 0 to 255."""
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise UserError(
+            f"pixels are {pixels.dtype}{list(pixels.shape)}; expected uint8{list(shape)}"
+        )
 
 
 def _usable(run: TokenRun, held: TokenRun) -> int:

@@ -44,13 +44,14 @@ def load_owl(
     """Loads a model directory and optionally adapters; see `owl_jax.load`."""
     name = _name_of(dtype)
     add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
-    for value in [path] if adapter is None else [path, adapter]:
+    given = [path, *([] if adapter is None else [adapter]), *(adapters or {}).values()]
+    for value in given:
         if not isinstance(value, str | os.PathLike):
             raise UserError(f"{shown(value)} is not a path; expected the path of a model directory")
     directory = Path(path)
     if verify:  # in each process: hosts may have separate copies
-        for each in (directory, *([Path(adapter)] if adapter is not None else [])):
-            check_sums(each)
+        for each in given:
+            check_sums(Path(each))
     opened = open_model(directory)
     owners = None
     if adapters:

@@ -47,3 +47,8 @@ class MediaCache:
             _, oldest = self._vectors.popitem(last=False)
             self._num_bytes -= oldest.nbytes
         return vectors
+
+    def clear(self) -> None:
+        """Drops all vectors."""
+        self._vectors.clear()
+        self._num_bytes = 0

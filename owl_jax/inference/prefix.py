@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,11 @@ class TokenRun:
         if images or videos:
             raise _mismatch(IMAGE_ID if images else VIDEO_ID)
         return TokenRun(ids, spans, adapter)
+
+    def without_pixels(self) -> TokenRun:
+        """The same tokens, of which no more have to be computed."""
+        none = np.zeros(0, np.uint8)
+        return replace(self, spans=[span._replace(pixels=none) for span in self.spans])
 
     def shared(self, other: TokenRun) -> int:
         """How many tokens both have at the beginning. A medium counts only if its pixels are the

@@ -125,7 +125,7 @@ class Ticket:
 class Stats:
     """What the engine is doing, for metrics. Counts grow from its start.
 
-    running: requests in a row; waiting: requests in the queue.
+    running: requests in a row; waiting: requests in the queue; finished: those that had a row.
     cache_usage: the part of the key-value cache that running requests use, 0 to 1.
     compilations: programs compiled since the warm-up ended.
     """

@@ -84,7 +84,8 @@ def low_rank_update(
     middle = named("lora", jnp.tensordot(x.astype(dtype), a, axes=depth))
     if projection.has_variable(COLLECTION, _ACTIVE):
         active: jax.Array = projection.get_variable(COLLECTION, _ACTIVE)
-        middle *= active.reshape(len(active), *[1] * (middle.ndim - 2), config.rank)
+        shape = (len(active), *[1] * (middle.ndim - 2), config.rank)
+        middle *= active.reshape(shape).astype(dtype)
     return config.scale * jnp.tensordot(middle, b, axes=1)
 
 

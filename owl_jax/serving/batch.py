@@ -9,6 +9,7 @@ so a run that is killed goes on where it was.
 from __future__ import annotations
 
 import fcntl
+import os
 import queue
 import secrets
 from collections import Counter, deque
@@ -102,7 +103,7 @@ class Batch:
         target has a status of 500 or more are asked again.
 
         Raises UserError, with the line, for a source that is not a file of requests, and for a
-        target with answers to other requests.
+        target with answers to other requests, or that another process writes.
         """
         self._target = target
         done = _answered(target)
@@ -263,10 +264,16 @@ def _answered(target: Path) -> set[str]:
     """The custom_ids with an answer that stays. An incomplete last line, of a run that was killed,
     is cut off, and so are lines with a status of 500 or more.
 
-    Raises UserError for a file that is no output of this command.
+    Raises UserError for a file that is no output of this command, or that another process writes.
     """
     if not target.exists():
         return set()
+    with _locked(target):  # replacing a file that another process writes would lose its answers
+        return _cleaned(target)
+
+
+def _cleaned(target: Path) -> set[str]:
+    """`_answered` of a file that exists and is locked."""
     decoder = msgspec.json.Decoder(_Answered)
     kept, ids = [], set()
     lines = target.read_bytes().split(b"\n")
@@ -292,6 +299,8 @@ def _locked(target: Path) -> Iterator[BinaryIO]:
     with target.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), target.stat()):
+                raise BlockingIOError  # another process has just replaced it
         except OSError:
             raise UserError(f"{target}: another process is writing it; wait for it") from None
         yield file

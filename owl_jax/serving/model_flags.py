@@ -48,7 +48,9 @@ _ROWS = flags.DEFINE_integer(
     "num_rows", None, "answers at once; by default as many as fit into memory"
 )
 _LENGTH = flags.DEFINE_integer(
-    "row_length", None, "tokens of prompt and answer together; by default the model's maximum"
+    "row_length",
+    None,
+    "tokens of prompt and answer together; by default the model's maximum, at most 2,048",
 )
 _NUM_FRAMES = flags.DEFINE_multi_integer(
     "num_frames",

@@ -1,18 +1,21 @@
 """Continuous batching: every request gets the answer that it gets alone."""
 
 import dataclasses
+import functools
 import threading
 import time
+import weakref
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import owl_jax
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.errors import UserError
-from owl_jax.inference import device_rows
+from owl_jax.inference import core, device_rows
 from owl_jax.inference import engine as engine_module
 from owl_jax.inference.api import Owl, PromptTooLong
 from owl_jax.inference.engine import Engine
@@ -20,6 +23,7 @@ from owl_jax.inference.generate import Batch, generate
 from owl_jax.inference.prompt import Prompt
 from owl_jax.inference.requests import ChatPrompt, Finished, QueueFull, Request, Tokens
 from owl_jax.inference.sampling import Sampling
+from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig
@@ -236,6 +240,8 @@ def test_the_next_turn_computes_only_what_is_new(owl, engine):
     engine.submit(conversation(owl, first), answer)
     answer.wait()
     assert answer.end.cached_tokens == 0
+    # Only the digest of the picture is needed now.
+    assert all(span.pixels.size == 0 for row in engine._rows for span in row.run.spans)
     second, request = Answer(), conversation(owl, first, answer.ids, [*range(10, 40)])
     engine.submit(request, second)
     second.wait()
@@ -343,6 +349,24 @@ def test_rows_with_different_adapters_share_a_batch(llm, tmp_path, monkeypatch):
     np.testing.assert_array_equal(shared.generate(ids), plain.generate(ids))
 
 
+def test_adapters_keep_the_dtype_of_the_computation(tmp_path):
+    base, adapters = with_adapters(tmp_path)
+    shared = owl_jax.load(base, "bfloat16", adapters=adapters)
+    compute, params = Compute(dtype=jnp.dtype("bfloat16")), shared.params
+    tokens = np.ones((1, 32), np.int32)
+    prompt = Prompt(tokens, -tokens, np.asarray([32]), media=np.zeros((1, 32, 32), jnp.bfloat16))
+    read = functools.partial(core.prefill, shared.config, compute, adapters=np.ones(1, np.int32))
+    found = jax.eval_shape(read, params, prompt)
+    assert found.new["k"].dtype == jnp.bfloat16 and found.logits.dtype == np.float32
+    allocate = functools.partial(core.empty_state, shared.config, compute)
+    state = jax.eval_shape(lambda params: allocate(params, 2, 64), params)
+    advance = functools.partial(core.decode_steps, shared.config, compute, steps=1)
+    after, _ = jax.eval_shape(lambda params, state: advance(params, state), params, state)
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(
+        lambda leaf: leaf.dtype, state
+    )
+
+
 class Countdown:
     """Allows one token at a time: 20, 19, 18, ..."""
 
@@ -373,6 +397,24 @@ def test_a_constraint_decides_what_may_come(owl, engine):
     assert str(broken.end.error) == "no more"
 
 
+class Nothing:
+    """Allows no token, after which the sampler has only zeros."""
+
+    def allowed(self):
+        return np.zeros(-(-97 // 32), np.uint32)
+
+    def accept(self, token):
+        pass
+
+
+def test_an_end_that_comes_too_early_ends_the_answer_all_the_same(engine):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    answer = Answer()
+    request = Request(prompt, 9, min_new_tokens=3, end_ids=(0,), constraint=Nothing())
+    engine.submit(request, answer)
+    assert answer.wait(20).ids == [0] and answer.end.reason == "stop"
+
+
 def test_what_cannot_be_answered_is_refused(owl, engine):
     fits = ChatPrompt(np.arange(3, 30, dtype=np.int32))
     video = ChatPrompt(
@@ -390,6 +432,39 @@ def test_what_cannot_be_answered_is_refused(owl, engine):
         engine.submit(Request(fits, 1, adapter="x"), Answer())
     with pytest.raises(UserError, match="num_logprobs is 21; expected 0 to 20"):
         engine.submit(Request(fits, 1, num_logprobs=21), Answer())
+    with pytest.raises(UserError, match="max_new_tokens is 0; expected at least 1"):
+        engine.submit(Request(fits, 0), Answer())
+    with pytest.raises(UserError, match="seed is -1; expected at least 0"):
+        engine.submit(Request(fits, 1, seed=-1), Answer())
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], r"input_ids has shape \(0,\); expected \[L\] with at least one token"),
+        ([[5, 6]], r"input_ids has shape \(1, 2\)"),
+        ([5, 97, 6], "input_ids has 97; expected 0 to 96, -1 at an image and -2 at a video"),
+        ([5, -5, -5, -5], "input_ids has -5"),
+    ],
+)
+def test_ids_that_are_no_prompt_are_refused(ids, message, engine):
+    with pytest.raises(UserError, match=message):
+        engine.submit(Request(ChatPrompt(np.asarray(ids, np.int32)), 1), Answer())
+
+
+def test_pixels_that_are_none_of_a_picture_are_refused(owl, engine):
+    ids = np.asarray([5, *[-1] * owl.num_tokens("image"), 6], np.int32)
+    for pixels in (
+        np.zeros((14, 14, 3), np.uint8),
+        np.zeros((2, 28, 28, 3), np.uint8),  # a video
+        np.full((28, 28, 3), np.nan, np.float32),  # would stay in the row
+    ):
+        with pytest.raises(UserError, match=r"expected uint8\[28, 28, 3\]"):
+            engine.submit(Request(ChatPrompt(ids, [pixels]), 1), Answer())
+    ids = np.asarray([-2] * owl.num_tokens("video", FRAMES), np.int32)
+    clip = np.zeros((FRAMES, 28, 28), np.uint8)
+    with pytest.raises(UserError, match=r"uint8\[2, 28, 28\]; expected uint8\[2, 28, 28, 3\]"):
+        engine.submit(Request(ChatPrompt(ids, [], [clip]), 1), Answer())
 
 
 def test_a_row_ends_where_it_is_full(owl, engine):
@@ -416,6 +491,123 @@ def test_a_full_queue_refuses_and_a_drained_engine_ends(owl):
     engine.close()
 
 
+def test_closing_cancels_what_never_began(owl):
+    engine = Engine(owl, num_rows=1, row_length=64, frames=(FRAMES,))
+    answer = Answer()
+    engine.submit(Request(ChatPrompt(np.arange(3, 30, dtype=np.int32)), 3), answer)
+    engine.close()
+    assert answer.wait(1).end.reason == "cancelled"
+
+
+def test_who_waits_for_the_end_is_told_of_closing(owl):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
+    engine.submit(Request(prompt, 90), Answer())
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(engine.drain()), daemon=True)
+    waiting.start()
+    while not engine._is_draining:
+        time.sleep(0.01)
+    engine.start()
+    engine.close()
+    waiting.join(20)
+    assert found == [True]
+
+
+def two_that_begin_alike():
+    """The second copies the beginning of the first, which is being answered."""
+    ids = [[*range(3, 80), last] for last in (1, 2)]
+    return [Request(ChatPrompt(np.asarray(each, np.int32)), 30) for each in ids]
+
+
+def test_a_request_on_its_way_to_a_row_is_waited_for(owl, monkeypatch):
+    real, started, may_go_on = device_rows.DeviceRows.copy, threading.Event(), threading.Event()
+
+    def slow(self, *arguments):
+        started.set()
+        assert may_go_on.wait(60)
+        real(self, *arguments)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "copy", slow)
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    requests, answers = two_that_begin_alike(), [Answer(), Answer()]
+    for request, answer in zip(requests, answers, strict=True):
+        engine.submit(request, answer)
+    engine.start()
+    assert started.wait(60)
+    engine._rows[0].job.ticket.cancel()
+    assert engine.stats().waiting == 0 and engine.stats().running == 2
+    assert not engine.drain(0)
+    may_go_on.set()
+    assert engine.drain(60)
+    assert answers[1].ids == alone(owl, requests[1])
+    engine.close()
+
+
+def test_a_copy_that_fails_ends_its_request(owl, monkeypatch):
+    def fails(self, *arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(device_rows.DeviceRows, "copy", fails)
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    answers = [Answer(), Answer()]
+    for request, answer in zip(two_that_begin_alike(), answers, strict=True):
+        engine.submit(request, answer)
+    engine.start()
+    assert [answer.wait().end.reason for answer in answers] == ["error", "error"]
+    assert engine.drain(20)
+    engine.close()
+
+
+def test_rows_are_freed_before_new_ones_are_allocated(owl, monkeypatch):
+    rows = device_rows.DeviceRows(owl, 2, 128)
+    held = weakref.ref(rows._state)
+    real, found = device_rows.core.empty_state, []
+
+    def spy(*arguments):
+        found.append(held())
+        return real(*arguments)
+
+    monkeypatch.setattr(device_rows.core, "empty_state", spy)
+    rows.reset()
+    assert found == [None]
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "mesh", "expected"),
+    [
+        ([100], 0, None, 90),
+        ([100], 50, None, 45),
+        ([0.5], 0, None, 1),
+        ([10], 50, None, 1),
+        ([12.5] * 8, 0, (2, 2, 2), 84),  # 87 would not be divided, and each device hold all
+        ([0.1] * 8, 0, (2, 2, 2), 4),
+        ([10] * 7 + [9], 0, (1, 1, 8), 8),  # eight devices do not divide two heads
+    ],
+)
+def test_as_many_rows_as_there_is_memory_for(free, reserved, mesh, expected, monkeypatch):
+    owl = make_owl(mesh=mesh and make_mesh(*mesh))
+    row = 4 * 2 * 2 * 2 * 8 * 64 + 6 * 97  # keys and values of 64 tokens, and what ids take
+    monkeypatch.setattr(
+        device_rows, "_free_bytes", lambda devices: [int(each * row) + 1 for each in free]
+    )
+    assert device_rows.DeviceRows(owl, None, 64, reserved * row).count == expected
+
+
+def test_counts_are_taken_while_a_request_ends(owl):
+    engine = Engine(owl, num_rows=1, row_length=64, frames=(FRAMES,))
+
+    jobs = [engine_module._Job(None, None, None)]
+
+    class Ending:
+        @property
+        def job(self):
+            return jobs.pop() if jobs else None
+
+    engine._rows = [Ending()]
+    assert engine.stats().running == 1
+
+
 def test_closing_cancels(owl):
     prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
     engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
@@ -440,12 +632,42 @@ def test_a_failing_device_ends_its_requests_and_goes_on(owl, monkeypatch):
 
     monkeypatch.setattr(device_rows.DeviceRows, "decode", fails_once)
     engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
-    first, second = Answer(), Answer()
-    engine.submit(Request(prompt, 5), first)
+    picture = conversation(owl, [*range(3, 20)])
+    first, second, third = Answer(), Answer(), Answer()
+    engine.submit(picture, first)
     engine.start()
     assert first.wait().end.reason == "error" and "out of memory" in str(first.end.error)
     engine.submit(Request(prompt, 5), second)
     assert second.wait().ids == alone(owl, Request(prompt, 5))
+    engine.submit(picture, third)
+    assert third.wait().ids == alone(owl, picture)
+    assert engine.stats().encoded_media == 2  # the vectors may have been lost
+    engine.close()
+
+
+def test_an_engine_lives_on_if_its_rows_cannot_be_allocated_again(owl, monkeypatch):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    real, calls = device_rows.core.empty_state, []
+
+    def fails_twice(*arguments):
+        calls.append(arguments)
+        if len(calls) <= 2:
+            raise RuntimeError("out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(device_rows.core, "empty_state", fails_twice)
+    monkeypatch.setattr(engine._device, "_state", None)
+    engine.start()
+    for _ in range(3):
+        lost = Answer()
+        engine.submit(Request(prompt, 5), lost)
+        assert lost.wait().end.reason == "error"
+        assert engine.drain(20)
+        engine._is_draining = False
+    answer = Answer()
+    engine.submit(Request(prompt, 5), answer)
+    assert answer.wait().ids == alone(owl, Request(prompt, 5))
     engine.close()
 
 

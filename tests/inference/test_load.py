@@ -51,6 +51,8 @@ def test_verify_needs_a_list_of_the_model_and_of_the_adapter(tmp_path):
     save_model(tmp_path / "model", config, params, "orbax")
     with pytest.raises(UserError, match=f"{ADAPTER}: no SHA256SUMS"):
         owl_jax.load(tmp_path / "model", adapter=ADAPTER, verify=True)
+    with pytest.raises(UserError, match=f"{ADAPTER}: no SHA256SUMS"):
+        owl_jax.load(tmp_path / "model", adapters={"a": ADAPTER}, verify=True)
     for missing in (tmp_path / "nowhere", "x" * 300):
         with pytest.raises(UserError, match=r"no SHA256SUMS|cannot be read"):
             owl_jax.load(missing, verify=True)
@@ -79,3 +81,5 @@ def test_what_is_no_path_is_one_line(path):
     if path is not None:
         with pytest.raises(UserError, match="is not a path"):
             owl_jax.load(LLAMA, adapter=path)
+    with pytest.raises(UserError, match="is not a path"):
+        owl_jax.load(LLAMA, adapters={"a": path})

@@ -1,5 +1,6 @@
 """Files of requests: answers, errors, interrupted runs, several processes."""
 
+import fcntl
 import json
 
 import pytest
@@ -110,6 +111,19 @@ def test_failures_are_asked_again(run, tmp_path):
     progress, _ = run(source)
     assert (progress.earlier, progress.answered) == (1, 1)
     assert answers(tmp_path / "answers.jsonl")["a"]["status_code"] == 200
+
+
+def test_a_file_that_another_process_writes_is_left_alone(run, tmp_path):
+    source = write(tmp_path / "requests.jsonl", chat("a", "What?"), chat("b", "Who?"))
+    target = tmp_path / "answers.jsonl"
+    run(write(tmp_path / "some.jsonl", chat("a", "What?")))
+    target.write_bytes(target.read_bytes() + b'{"id": "batch_req_1", "cust')  # being written
+    before = target.stat().st_ino, target.read_bytes()
+    with target.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is writing it"):
+            Batch(source, target, 0, 1)
+    assert (target.stat().st_ino, target.read_bytes()) == before
 
 
 def test_processes_share_the_lines(run, tmp_path):
