@@ -300,8 +300,8 @@ class Engine:
         """Gives free rows to waiting requests, in order of arrival."""
         while self._waiting and any(row.job is None for row in self._rows):
             ticket, run = self._waiting[0]
-            held = max(_usable(run, row.run) for row in self._rows)
-            if any(_usable(run, job.run) > held for job in self._prefilling):
+            held = max(_reusable_tokens(run, row.run) for row in self._rows)
+            if any(_reusable_tokens(run, job.run) > held for job in self._prefilling):
                 return  # a prompt that begins like this one is being computed
             source, row, cached = self._choose_row(run)
             job = _Job(ticket, run, row, cached, cached)
@@ -320,8 +320,8 @@ class Engine:
         many of the prompt's tokens are to be kept or copied."""
         free = [row for row in self._rows if row.job is None]
         oldest = min(free, key=lambda row: row.used)
-        best = max(self._rows, key=lambda row: (_usable(run, row.run), row.job is None))
-        cached = _usable(run, best.run)
+        best = max(self._rows, key=lambda row: (_reusable_tokens(run, row.run), row.job is None))
+        cached = _reusable_tokens(run, best.run)
         if not cached:
             return oldest, oldest, 0
         # Another conversation may go on from tokens that a row would lose.
@@ -361,8 +361,8 @@ class Engine:
         found, rows = self._device.decode([job.row.index for job in active], steps, wants)
         self._unfetched.append(_Chunk(found, [self._rows[row].job for row in rows]))
 
-    def _deliver_all_but(self, newest: int) -> None:
-        while len(self._unfetched) > newest:
+    def _deliver_all_but(self, keep: int) -> None:
+        while len(self._unfetched) > keep:
             self._deliver(self._unfetched.popleft())
 
     def _deliver(self, chunk: _Chunk) -> None:
@@ -489,7 +489,7 @@ def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def _usable(run: TokenRun, held: TokenRun) -> int:
+def _reusable_tokens(run: TokenRun, held: TokenRun) -> int:
     """How many tokens of a prompt need not be computed where others are held: a multiple of BUCKET.
 
     At least the last token is computed, as its logits are needed.
