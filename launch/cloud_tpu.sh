@@ -7,13 +7,13 @@
 #
 # train creates the slice if it is missing, copies and installs the code, runs python -m owl_jax.train
 # --multihost with the arguments after -- on every host, and prints the output of host 0. It ends with
-# the training's status, but restarts a training that was preempted (75) or whose slice vanished. If
-# you interrupt it, or the connection breaks, the training continues: the same command joins it.
+# the run's status, but restarts a training run that was preempted (75) or whose slice vanished. If
+# you interrupt it, or the connection breaks, the run continues: the same command joins it.
 #
 #   create                create the slice, and wait until it is ready
-#   status                the state of the slice, and of the training on each host
-#   logs                  print the output of host 0, until the training ends
-#   stop                  let the training save and end; the slice stays, and still costs
+#   status                the state of the slice, and of the run on each host
+#   logs                  print the output of host 0, until the run ends
+#   stop                  let the run save and end; the slice stays, and still costs
 #   delete                delete the slice and everything on its disks
 #
 #   --name=NAME           the slice's name
@@ -27,7 +27,7 @@
 #   --no-queue            fail if no slice is available now; give it to delete, too
 #   --bucket=BUCKET       mounted on each host as /bucket, for workdirs, data and weights
 #   --prepare=COMMAND     run on each host in ~/owl_jax before each start
-#   --delete-when-done    delete the slice when the training has ended with status 0
+#   --delete-when-done    delete the slice when the run has ended with status 0
 #   --poll-seconds=N      between two polls of a pending slice (default 30)
 #   --quick-seconds=N     an end within N seconds of the start is a quick one (default 300)
 #   --max-quick-ends=N    give up after N preemptions in a row with quick ends (default 5)
@@ -177,12 +177,12 @@ start_training() {
     on_hosts all "bash owl_jax/launch/on_worker.sh start $(quoted "$chip" "${training[@]}")"
 }
 
-# Prints the state of the training on each host, one a line; fails if a host does not answer. Hosts
-# without a training print none.
+# Prints the state of the run on each host, one a line; fails if a host does not answer. Hosts
+# without a training run print none.
 print_states='if [ -d owl_jax/run ]; then bash owl_jax/launch/on_worker.sh state; fi'
 host_states() { on_hosts all "$print_states" | sed -n 's/^owl_jax on .*: //p'; }
 
-# Follows the training until it has ended on every host, and sets `status`.
+# Follows the run until it has ended on every host, and sets `status`.
 follow_training() {
     local states
     while true; do
@@ -213,22 +213,22 @@ follow_training() {
 }
 
 train() {
-    trap 'say "interrupted here, but not on $name: the same command joins the training, stop ends it, delete ends the costs"; exit 130' INT
+    trap 'say "interrupted here, but not on $name: the same command joins the run, stop ends it, delete ends the costs"; exit 130' INT
     local started
     pack
     while true; do
         await_slice
         started=$SECONDS status=$AGAIN
         if [[ $(host_states) == *running* ]]; then
-            say "joining the training that runs on $name"
+            say "joining the run on $name"
             follow_training
         elif start_training; then
             follow_training
         elif [[ $(slice_state) == ready ]]; then
-            fail "the training could not be started on every host of $name"
+            fail "the run could not be started on every host of $name"
         fi
         if [[ $dry_run ]]; then
-            # As a comment: a pasted command would delete the slice whatever the training's status was.
+            # As a comment: a pasted command would delete the slice whatever the run's status was.
             [[ $delete_when_done ]] && delete_slice 3>&1 | sed 's/^/# when it has ended with status 0: /'
             return 0
         fi

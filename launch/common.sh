@@ -1,4 +1,4 @@
-# Shared by the launchers: parsing flags, printing and running commands, restarting trainings.
+# Shared by the launchers: parsing flags, printing and running commands, restarting runs.
 # Sourced by them, never run.
 # shellcheck shell=bash disable=SC2034  # the launchers use these variables
 
@@ -8,18 +8,18 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 set -euo pipefail
 
-# The exit status of a training that was preempted and has saved (EX_TEMPFAIL of sysexits.h). Such a
-# training is restarted, as is one whose machine vanished; any other status is final.
+# The exit status of a training run that was preempted and has saved (EX_TEMPFAIL of sysexits.h).
+# Such a run is restarted, as is one whose machine vanished; any other status is final.
 AGAIN=75
 
-# The repository, and the files of it that a training needs on another machine.
+# The repository, and the files of it that a training run needs on another machine.
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SOURCE=(owl_jax configs launch setup.py pyproject.toml README.md)
 
 # Set by the flags of each launcher.
 dry_run=
 training=()
-config='' workdir='' # of the training; set by needs_training
+config='' workdir='' # of the run; set by needs_training
 quick_seconds=300
 max_quick_ends=5
 
@@ -38,11 +38,12 @@ form_of() {
     echo "${form:1}"
 }
 
-# Explains an unknown argument: a flag without its value, a flag of the training, or anything else.
+# Explains an unknown argument: a flag without its value, a flag of the training command, or
+# anything else.
 refuse() {
     local flag=${1%%=*} form='' hint='--help lists all flags'
     case $flag in
-        --config | --config.* | --workdir) wrong "$flag is the training's: it comes after --" ;;
+        --config | --config.* | --workdir) wrong "$flag is a flag of the training command: it comes after --" ;;
     esac
     [[ $flag =~ ^--[a-z-]+$ ]] && form=$(form_of "$flag")
     [[ $form ]] && wrong "$flag needs a value: $form"
@@ -104,14 +105,14 @@ needs_training() {
     [[ $workdir != *://* ]] || wrong "--workdir=$workdir: expected a folder; $mount"
 }
 
-# Checks that the training's config file exists.
+# Checks that the run's config file exists.
 config_is_here() {
     local file=${config%%:*} # the rest is get_config's argument
     (cd "$REPOSITORY" && [[ -f $file ]]) ||
         wrong "--config=$file: no such file; relative paths start at $REPOSITORY"
 }
 
-# The same for a training on a copy of this folder. Absolute paths are on the hosts, so not checked.
+# The same for a run on a copy of this folder. Absolute paths are on the hosts, so not checked.
 config_is_copied() {
     [[ $config != /* ]] || return 0
     [[ $config =~ ^(\./)?(owl_jax|configs)/ ]] ||
@@ -165,14 +166,14 @@ verdict() {
     echo $((error ? error : again ? again : signal))
 }
 
-# start_again STATUS SECONDS: whether to restart a training that ended with this status after so
+# start_again STATUS SECONDS: whether to restart a training run that ended with this status after so
 # many seconds. Gives up after a few quick ends in a row.
 quick_ends=0
 start_again() {
     (($1 == AGAIN)) || return 1
     quick_ends=$(($2 < quick_seconds ? quick_ends + 1 : 0))
     if ((quick_ends >= max_quick_ends)); then
-        say "gave up: the training ended $quick_ends times in a row within $quick_seconds seconds of its start"
+        say "gave up: the run ended $quick_ends times in a row within $quick_seconds seconds of its start"
         return 1
     fi
     say "preempted after $2 seconds; starting again from the newest checkpoint"

@@ -8,23 +8,23 @@
 #   launch/gke.sh delete-cluster --cluster=CLUSTER --zone=ZONE --project=PROJECT
 #
 # train submits python -m owl_jax.train --multihost with the arguments after --, for every host of
-# every slice, and returns. The cluster restarts the training after a preemption (status 75) and after
+# every slice, and returns. The cluster restarts the run after a preemption (status 75) and after
 # the loss of a node. XPK also restarts it after status 42 and after any status of 127 or above. Any
 # other status is final.
 #
 #   create-cluster        create a cluster with slices, and mount a bucket in it
 #   status                show the workload in the queue
 #   logs                  print the output of host 0 of slice 0 since its latest start
-#   wait                  wait for the training to end; exit with 0 if it succeeded, else with 1
-#   delete                stop the training; the slices stay, and still cost money
+#   wait                  wait for the run to end; exit with 0 if it succeeded, else with 1
+#   delete                stop the run; the slices stay, and still cost money
 #   delete-cluster        delete the cluster with its slices; the bucket stays
 #
 #   --cluster=CLUSTER     the cluster's name
 #   --zone=ZONE           such as us-west4-a
 #   --project=PROJECT     the project's name
-#   --name=NAME           a name for the training
+#   --name=NAME           a name for the run
 #   --type=TYPE           v4-N or v5p-N (N: twice the number of chips), v5litepod-N or v6e-N (N: chips)
-#   --slices=N            number of slices in the cluster, or for the training (default 1)
+#   --slices=N            number of slices in the cluster, or for the run (default 1)
 #   --bucket=BUCKET       with create-cluster: a bucket for workdirs, data and weights; every
 #                         training run sees it mounted at /bucket
 #   --spot                with create-cluster: preemptible slices, at a lower price
@@ -32,7 +32,7 @@
 #   --image=IMAGE         an image with owl_jax[tpu] (default: a plain Python image with a copy of
 #                         this code, which is installed at each start)
 #   --prepare=COMMAND     run in each container before each start
-#   --max-restarts=N      how many times the cluster may restart the training (default 50)
+#   --max-restarts=N      how many times the cluster may restart the run (default 50)
 #   --dry-run             print the commands, and run none
 #   --help                this text
 
@@ -104,7 +104,7 @@ train() {
     [[ $image || $prepare ]] || config_is_copied
     local command source
     command="${prepare:+$prepare && }$(flags_line LIBTPU_INIT_ARGS python "$chip")"
-    # exec, so that the SIGTERM of a preemption goes to the training instead of a shell.
+    # exec, so that the SIGTERM of a preemption goes to the run instead of a shell.
     command+=" && exec $(quoted python -m owl_jax.train --multihost "${training[@]}")"
     if [[ $image ]]; then
         source=(--docker-image="$image")

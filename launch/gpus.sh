@@ -3,9 +3,9 @@
 #
 #   launch/gpus.sh [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
 #
-# Arguments after -- go to python -m owl_jax.train unchanged. The exit status is the training's, but
-# after 75 (preempted, and saved) the training is restarted. SIGTERM and Ctrl-C are forwarded: the
-# training saves, and this script ends with 75.
+# Arguments after -- go to python -m owl_jax.train unchanged. The exit status is the run's, but
+# after 75 (preempted, and saved) the run is restarted. SIGTERM and Ctrl-C are forwarded: the
+# run saves, and this script ends with 75.
 #
 #   --processes=N         1 (default): one process for all GPUs. N: the GPUs divided among N
 #                         processes. gpus: one process for each

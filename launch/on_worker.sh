@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs on each host of a TPU slice: launch/cloud_tpu.sh calls it over ssh. The training is not a child
+# Runs on each host of a TPU slice: launch/cloud_tpu.sh calls it over ssh. The run is not a child
 # of the ssh connection, so it survives a broken connection.
 #
 #   launch/on_worker.sh install            Python and owl_jax into .venv
 #   launch/on_worker.sh mount BUCKET       the bucket as /bucket
-#   launch/on_worker.sh start CHIP ARG...  start the training with these arguments, unless it runs
+#   launch/on_worker.sh start CHIP ARG...  start a run with these arguments, unless one is going
 #   launch/on_worker.sh follow             print its output, until it has ended
 #   launch/on_worker.sh state              one line: running, its exit status, lost or none
 #   launch/on_worker.sh stop               send SIGTERM; wait until it has saved and ended
 #
-# The training holds run/lock while it runs; a lock, unlike a file, does not survive a reboot.
+# The run holds run/lock while it runs; a lock, unlike a file, does not survive a reboot.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -50,13 +50,13 @@ case ${1-} in
     start)
         exec 9>>run/lock
         if ! flock --nonblock 9; then
-            echo "a training runs here already"
+            echo "a run is in progress here already"
             exit
         fi
         rm -f run/status run/stopped run/pid
         setsid bash launch/on_worker.sh hold "${@:2}" </dev/null >>run/train.log 2>&1 &
         ;;
-    hold) # internal: this process inherits the lock from `start`, and ends with the training
+    hold) # internal: this process inherits the lock from `start`, and ends with the run
         # shellcheck source=launch/common.sh
         source launch/common.sh
         status=0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on GPUs of a Slurm cluster; a preempted or timed-out training goes back into the queue.
+# Trains on GPUs of a Slurm cluster; a preempted or timed-out run goes back into the queue.
 #
 #   launch/slurm.sh train --nodes=N --gpus=N [flags] -- --config=FILE --workdir=DIR [--config.KEY=VALUE ...]
 #   launch/slurm.sh status | logs | stop | delete  --job=ID [--logs=DIR]
@@ -10,7 +10,7 @@
 #
 #   status                the job in the queue
 #   logs                  print the output of all processes
-#   stop                  SIGTERM: the training saves and ends, and is not requeued
+#   stop                  SIGTERM: the run saves and ends, and is not requeued
 #   delete                remove the job from the queue, or kill it
 #
 #   --nodes=N             nodes

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The batch script that launch/slurm.sh submits. Slurm runs it on a job's first node, in the
-# repository, at each start. Five minutes before the time limit the training gets SIGTERM, saves and
+# repository, at each start. Five minutes before the time limit the run gets SIGTERM, saves and
 # ends with 75.
 #
 #   sbatch [flags] launch/slurm_job.sh PYTHON FILES QUICK_SECONDS MAX_QUICK_ENDS ARG...

@@ -3,8 +3,8 @@
 A command is a module with flags and `main(argv)`; it ends with `cli.run(main)`. Exit status 0 is
 success (and --help); 1 a UserError, a config file that cannot be loaded or a full disk; 2 a wrong
 flag or config key; 130 Ctrl-C. Each of these but 0 comes with one line on stderr. 141, without a
-message, means that the reader of stdout has gone (streams.py). A training that was preempted and
-has saved ends with 75. Every other exception is a bug in owl_jax and keeps its traceback.
+message, means that the reader of stdout has gone (streams.py). A training run that was preempted
+and has saved ends with 75. Every other exception is a bug in owl_jax and keeps its traceback.
 """
 
 import difflib

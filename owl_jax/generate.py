@@ -3,8 +3,8 @@
     python -m owl_jax.generate --model=DIR --input=requests.jsonl --output=answers.jsonl
         [--shard_index=I --num_shards=N]
 
-Both files have OpenAI's batch form (docs/serving.md). A run that was interrupted goes on where it
-was if the same command is given again.
+Both files have OpenAI's batch form (docs/serving.md). A run that was interrupted continues where
+it stopped if the same command is given again.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from owl_jax.training.report import write_curves
 
 
 def prepare():
-    """Does once what each training does: traces the tests' model, imports what draws its report."""
+    """Does once what each run does: traces the tests' model, imports what draws its report."""
     with patch("jax.default_backend", return_value="cpu"):  # without making it
         for lora in None, LoraConfig(rank=2, alpha=4.0, dropout=0.1):
             abstract_params(replace(tiny.CONFIG, lora=lora))

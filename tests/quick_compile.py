@@ -1,5 +1,5 @@
-"""How the tests' programs are compiled: they are many and run for milliseconds, so the compiler is
-told not to try hard.
+"""How the tests' programs are compiled: they are many and run for milliseconds, so the compiler
+optimises little.
 """
 
 from importlib.metadata import version

@@ -78,7 +78,7 @@ def partners_in(models: Sequence[tuple[str, ...]]) -> dict[str, set[str]]:
 def drawn_models(seed: int = 0) -> list[Any]:
     """Names of three parts each: always the model that adds the most partners that are missing.
 
-    They are drawn from the dicts of parts, so a new part is in some of them by itself.
+    They are drawn from the dicts of parts, so a new part is in some of them automatically.
     """
     every = list(product(*PARTS.values()))
     random.Random(seed).shuffle(every)

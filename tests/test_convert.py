@@ -243,7 +243,7 @@ def damaged(own, tmp_path_factory):
         (f"{LLAMA}: the model has no lora", LLAMA, "peft", ""),
         ("format=peft writes an adapter only: use huggingface or orbax", LLAMA, "peft", ""),
         ("clip: the model has no connector and no llm; it has vi", "clip", "huggingface", ""),
-        ("use it as config.init.vision of a training", "clip", "huggingface", ""),
+        ("use it as config.init.vision of a training run", "clip", "huggingface", ""),
         ("config.json: is a Git LFS pointer, not the file itself: run `git", "lfs", "orbax", ""),
         ("model.safetensors: not a readable safetensors file (is a Git LFS", "big", "orbax", ""),
         ("own: the model has no vision and no connector and no llm", "own", "huggingface", ""),

@@ -1,4 +1,4 @@
-"""Calling a function of a Python file; what goes wrong in it is told with its line."""
+"""Calling a function of a Python file; errors in it are reported with their line."""
 
 import pytest
 

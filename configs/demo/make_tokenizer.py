@@ -3,8 +3,8 @@
     python configs/demo/make_tokenizer.py configs/demo/tokenizer
 
 The system sentence, the markers, the places, the objects' names and the stock phrases of the
-questions are one piece each, so that a short training need not learn to spell them. The ids of rare
-pieces depend on the data set, so a model must keep the tokenizer that it was trained with.
+questions are one piece each, so that a short training run need not learn to spell them. The ids of
+rare pieces depend on the data set, so a model must keep the tokenizer that it was trained with.
 """
 
 import sys

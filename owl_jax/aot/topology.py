@@ -21,7 +21,7 @@ _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _MOST_CHIPS = {"v4": 4096, "v5p": 6144}
 _LONGEST = {"v4": 16, "v5p": 28}
 
-# The largest training that Google has published used 50,000 v5e chips, 200 slices of 256
+# The largest training run that Google has published used 50,000 v5e chips, 200 slices of 256
 # (cloud.google.com/blog/products/compute, 8 November 2023).
 _MOST_SLICES = 256
 

@@ -34,7 +34,7 @@ BASE_FILE = "owl_jax_base.json"
 # The fields of OwlConfig that do not change weights. Earlier versions did not record them.
 _TRAINED_WITH = ("conversation", "resizing")
 
-# Elements along each axis except layers; any training changes them.
+# Elements along each axis except layers; any training run changes them.
 _CORNER = 16
 
 
@@ -73,7 +73,7 @@ def check_base(adapter: Path, llm: Mapping[str, Any], name: str, any_base: bool)
     if found.fingerprint != recorded.fingerprint:
         raise UserError(
             f"{adapter} was trained on {recorded}, not on {found}; load that base, or allow "
-            "another one: owl_jax.load(..., any_base=True), --any_base or, in a training, "
+            "another one: owl_jax.load(..., any_base=True), --any_base or, in training, "
             "--config.allow_base_mismatch=True"
         )
 

@@ -355,7 +355,7 @@ def _check_subtrees(where: str, names: Sequence[str], params: Mapping[str, Any])
     if [*params] == ["lora"]:
         advice = "; an adapter needs its model (--base of owl_jax.convert, --adapter of others)"
     elif "llm" in missing and "vision" in params:
-        advice = "; use it as config.init.vision of a training, or convert it to orbax"
+        advice = "; use it as config.init.vision of a training run, or convert it to orbax"
     raise UserError(
         f"{where}: the model has no {' and no '.join(missing)}; it has "
         f"{', '.join(sorted(params))}{advice}"

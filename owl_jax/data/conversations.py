@@ -51,7 +51,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Turns a record into a Conversation that fits a sequence, or into a Dropped.
+    """Turns a record into a Conversation that fits in a sequence, or into a Dropped.
 
     most_characters: longer texts are dropped; None derives the limit from the sequence length.
     format: the conversation format of the model.

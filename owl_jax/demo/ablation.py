@@ -23,11 +23,11 @@ from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.files import write_whole
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the trainings and report")
+WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the runs and the report")
 DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, to be run first")
 CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
-SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each arm", lower_bound=1)
-SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every training")
+SEEDS = flags.DEFINE_integer("seeds", 3, "training runs of each arm", lower_bound=1)
+SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every run")
 QUESTIONS = flags.DEFINE_integer(
     "questions", 200, "held-out questions about single pictures", lower_bound=1
 )

@@ -153,7 +153,7 @@ class Engine:
                 raise QueueFull("the engine is shutting down")
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFull(
-                    f"{len(self._waiting)} requests are waiting, as many as may; try again later"
+                    f"{len(self._waiting)} requests are waiting, the maximum; try again later"
                 )
             self._waiting.append((ticket, run))
             self._changed.notify()

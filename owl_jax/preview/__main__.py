@@ -31,7 +31,7 @@ RECORDS = flags.DEFINE_integer(
     "records", 2000, "records of the mixture to measure, at most one epoch", lower_bound=1
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory for the indices of large files, such as the workdir of the training"
+    "workdir", None, "directory for the indices of large files, such as a training run's workdir"
 )
 
 # More than any record has, so that no record is cut, or dropped for too many media.

@@ -66,7 +66,7 @@ class Answer:
     def finish(self, event: Finished, request_id: str) -> Delta:
         """Takes the engine's last event. Raises ApiError if the answer cannot be completed."""
         self.cached_tokens = event.cached_tokens
-        if self.reason is not None:  # the engine was told to stop
+        if self.reason is not None:  # the engine was asked to stop
             return Delta()
         match event.reason:
             case "stop" | "length":

@@ -3,7 +3,7 @@
 A line of the input is {"custom_id", "method": "POST", "url", "body"}. Its answer is {"id",
 "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}; a request that is
 refused gets the status and the body that the server would send. Answers are appended as they come,
-so a run that is killed goes on where it was.
+so a run that is killed continues where it stopped.
 """
 
 from __future__ import annotations

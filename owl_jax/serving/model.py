@@ -66,7 +66,7 @@ class Model:
         Raises UserError for a model without a usable tokenizer.
         """
         _ = self.owl.tokenizer, self.owl.format, self.owl.end_ids
-        with suppress(UserError):  # a request that needs grammars is told why there are none
+        with suppress(UserError):  # a request that needs grammars gets this error
             _ = self.grammars
 
     def adapter(self, name: str | None) -> str | None:

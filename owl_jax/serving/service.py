@@ -79,7 +79,7 @@ class Service:
                 self.failure = error
                 when_failed()
 
-        # A daemon: a server that is told to end while it loads does not wait.
+        # A daemon: a server that is asked to end while it loads does not wait.
         threading.Thread(target=run, name="load", daemon=True).start()
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ _MOST_BITS = 10_000  # of a product
 _WIDEST_INDENT = 100
 _WIDE = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")  # a field of thousands of characters
 
-# They pad, or write a value as often as they are told.
+# They pad, or write a value as often as an argument says.
 _METHODS = (
     *("center", "expandtabs", "format", "format_map", "ljust", "rjust", "to_bytes", "translate"),
     "zfill",

@@ -147,7 +147,7 @@ def read_model(config: ConfigDict) -> OwlConfig:
         raise UserError(f"config.model: {'; '.join(problems)}")
     if model.text_only:
         raise UserError(
-            "config.model has no vision encoder and no connector; a training needs both, and takes "
+            "config.model has no vision encoder and no connector; training needs both, and takes "
             "a language model alone as config.init.llm"
         )
     return model

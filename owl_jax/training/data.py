@@ -148,7 +148,7 @@ def open_data(
 
 
 def _open_format(model: OwlConfig, directory: Path, tokenizer: Tokenizer) -> ConversationFormat:
-    """The conversation format to train on. Raises UserError if its answers cannot be told."""
+    """The conversation format to train on. Raises UserError if it cannot locate the answers."""
     ends = read_end_ids(directory, tokenizer.vocab_size)
     format = choose_format(model.conversation, directory, tokenizer, ends)
     if isinstance(format, ChatTemplate):

@@ -91,7 +91,7 @@ def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
     `final_learning_rate`.
 
     Raises:
-      UserError: the warm-up is as long as the training, or longer.
+      UserError: the warm-up is as long as the run, or longer.
     """
     decay_steps = total_steps - recipe.warmup_steps
     if decay_steps < 1:
@@ -124,7 +124,7 @@ def make_optimizer(
     Args:
       recipes: by name.
       labels: recipe names of the trainable leaves.
-      total_steps: optimizer steps of the whole training.
+      total_steps: optimizer steps of the whole run.
       clip_norm: maximum global norm of the gradient, or None.
 
     Raises:

@@ -58,7 +58,7 @@ class Run:
 class StepEvent:
     """One training step.
 
-    number: counted from 1 over the whole training.
+    number: counted from 1 over the whole run.
     state: after the step. Its buffers are donated to the next step: do not keep it.
     frozen: the frozen parameters, as `TrainingProgram.arrange` returns them.
     batch: this process's sequences, on the host.

@@ -47,7 +47,7 @@ def test_a_dot_contracts():
         # A convolution that is one: 3 x 3 with padding of one over 5 x 5, 7 channels to 2.
         ("f32[1,5,5,7]", "f32[3,3,7,2]", "f32[1,5,5,2]",
          "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f", 13 * 13 * 7 * 2),
-        # Depthwise: each of 6 channels by itself.
+        # Depthwise: each of 6 channels alone.
         ("f32[2,10,6]", "f32[3,1,6]", "f32[2,8,6]",
          "window={size=3}, dim_labels=b0f_0io->b0f, feature_group_count=6", 2 * 8 * 3 * 6),
     ],

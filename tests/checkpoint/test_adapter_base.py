@@ -36,7 +36,7 @@ MODULE = "language_model.model.layers.1.self_attn.k_proj.weight"
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """The same model with one number of one layer changed, as a little training would."""
+    """The same model with one number of one layer changed, as brief training would."""
     tensors = directories.tensors(LLAMA)
     tensors[MODULE][3, 2] += 0.1
     path = tmp_path_factory.mktemp("bases") / "other"

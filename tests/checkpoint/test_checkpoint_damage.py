@@ -1,4 +1,5 @@
-"""A damaged bit, or a file that is gone, empty or of another checkpoint: the same bits, or told."""
+"""A damaged bit, or a file that is gone, empty or of another checkpoint: the same bits, or an
+error."""
 
 import json
 import random
@@ -65,7 +66,7 @@ def assert_is(found, step):
 
 
 def assert_told_or_harmless(directory):
-    """Returns whether it is told."""
+    """Returns whether the damage is reported."""
     try:
         found = resume(directory)
     except DamagedCheckpoint as damage:

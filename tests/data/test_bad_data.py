@@ -1,5 +1,5 @@
-"""Every kind of bad data, from a file of lines to skipped.jsonl: dropped, told by line, the same
-on every run."""
+"""Every kind of bad data, from a file of lines to skipped.jsonl: dropped, reported by line,
+the same on every run."""
 
 import io
 import json

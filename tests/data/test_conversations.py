@@ -1,4 +1,4 @@
-"""Records as conversations that fit a row: what they keep, and why others are dropped."""
+"""Records as conversations that fit in a sequence: what they keep, and why others are dropped."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Records to batches: what is dropped and how it is told, epochs, processes, workers, resuming."""
+"""Records to batches: what is dropped and how that is reported, epochs, processes, workers,
+resuming."""
 
 import io
 import itertools

@@ -1,6 +1,6 @@
 """Reads scenes back from pixels and words, and answers the questions about them.
 
-It knows nothing of the generator: it composes the whole answer by itself, reasons and conclusion.
+It knows nothing of the generator: it composes the whole answer itself, reasons and conclusion.
 """
 
 import re

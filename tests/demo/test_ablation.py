@@ -1,4 +1,4 @@
-"""The ablation's arithmetic and table; its trainings are those of the demonstration."""
+"""The ablation's arithmetic and table; its training runs are the demonstration's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What train_stage refuses; its training is tested in test_loop.py and by the demonstration."""
+"""What train_stage refuses; training itself is tested in test_loop.py and by the demonstration."""
 
 from pathlib import Path
 

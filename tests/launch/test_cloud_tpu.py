@@ -43,12 +43,12 @@ case "$3 $4" in
 esac
 """
 
-# A host's own Python installs uv, and with it the one for the training.
+# A host's own Python installs uv, and with it the one for the run.
 PYTHON3 = r"""
 if [[ $* == "-m uv venv"* ]]; then mkdir -p .venv/bin && cp "$CLOUD/training" .venv/bin/python; fi
 """
 
-# As a training it ends with the next status that the file statuses-N has for its host, or its
+# As a training run it ends with the next status that the file statuses-N has for its host, or its
 # machine vanishes.
 PYTHON = r"""
 if [[ $* == *xla_flags* ]]; then echo --xla_tpu_flag=true; exit; fi
@@ -79,7 +79,7 @@ def stubs(tmp_path):
 
 
 def prepare(stubs, *statuses):
-    """What the two hosts' trainings end with, a pair for each start."""
+    """What the two hosts' runs end with, a pair for each start."""
     for host in (0, 1):
         ends = "".join(f"{pair[host]}\n" for pair in statuses)
         (stubs.folder / f"statuses-{host}").write_text(ends)
@@ -123,7 +123,7 @@ def test_from_nothing_to_a_trained_model(stubs):
     assert (home / "run" / "train.log").read_text() == line
     ours = (REPOSITORY / "owl_jax" / "train.py").read_bytes()
     assert (home / "owl_jax" / "train.py").read_bytes() == ours
-    # And the price is told.
+    # And the costs are reported.
     assert "still exists and costs" in result.stderr
     assert "cloud_tpu.sh delete --name=owl --zone=us-west4-a\n" in result.stderr
 
@@ -250,7 +250,7 @@ def test_a_rebooted_host_is_no_failure_of_the_training(stubs):
     wait_until(lambda: all((stubs.folder / f"started-{i}").exists() for i in (0, 1)), process)
     for run in hosts:
         pid = int((run / "pid").read_text())
-        # The shell that waits for the training, as a reboot ends both: no status is written.
+        # The shell that waits for the run, as a reboot ends both: no status is written.
         holder = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         for victim in (holder, pid):
             os.kill(victim, signal.SIGKILL)
@@ -264,7 +264,7 @@ def test_not_for_ever(stubs):
     result = train(stubs, "--max-quick-ends=2", statuses=[(75, 75)] * 5)
     assert result.returncode == 75
     assert len(trainings(stubs)) == 4
-    assert "gave up: the training ended 2 times in a row" in result.stderr
+    assert "gave up: the run ended 2 times in a row" in result.stderr
 
 
 def test_a_slice_is_awaited(stubs):
@@ -330,7 +330,7 @@ def test_stop_saves_and_ends_what_train_follows(stubs):
     assert "saved\n" in stdout
     assert "stopped after saving" in stderr
     assert len(trainings(stubs)) == 2
-    # The same command goes on from there.
+    # The same command continues from there.
     assert stubs.run("cloud_tpu.sh", *FOR_TRAINING, "--", *TRAINING).returncode == 0
     assert len(trainings(stubs)) == 4
 
@@ -346,7 +346,7 @@ def test_an_interrupted_train_is_joined_again(stubs):
     wait_until(lambda: "0: follow" in actions(stubs), joined)
     stop(stubs)
     stdout, stderr = joined.communicate(timeout=60)
-    assert "joining the training that runs on owl" in stderr
+    assert "joining the run on owl" in stderr
     assert "saved\n" in stdout
     assert actions(stubs)[:1] == ["0: follow"]  # the running code was not replaced
     assert trainings(stubs) == []
@@ -393,7 +393,7 @@ def test_what_dry_run_prints_does_the_same(stubs, flags):
         ["queued-resources", "create"],
         ["tpu-vm", "list"],
     ]
-    # Deletion is a comment: pasted, it would not wait for the training's status.
+    # Deletion is a comment: pasted, it would not wait for the run's status.
     deletion = expected[-1:] if flags else []
     assert stubs.calls("gcloud") == expected[:3] + expected[4 : len(expected) - len(deletion)]
     comments = [line for line in printed.splitlines() if line.startswith("# when it has ended")]

@@ -7,7 +7,7 @@ from stubs import LAUNCH, REPOSITORY, TRAINING, Stubs, assert_refused, wait_unti
 
 FLAGS = "--xla_gpu_enable_latency_hiding_scheduler=true"
 
-# Prints the flags for XLA; as a training it ends with the next status in the file `statuses`.
+# Prints the flags for XLA; as a training run it ends with the next status in the file `statuses`.
 PYTHON = rf"""
 if [[ $* == *xla_flags* ]]; then echo {FLAGS}; exit; fi
 echo "training: $XLA_FLAGS, devices ${{JAX_LOCAL_DEVICE_IDS-all}}, in $PWD"
@@ -139,7 +139,7 @@ def test_not_for_ever(stubs):
     result = run(stubs, "--max-quick-ends=3", statuses=[75] * 9)
     assert result.returncode == 75
     assert len(trainings(stubs)) == 3
-    assert "gave up: the training ended 3 times in a row" in result.stderr
+    assert "gave up: the run ended 3 times in a row" in result.stderr
     stubs.forget()
     assert run(stubs, "--max-quick-ends=3", "--quick-seconds=0", statuses=[75] * 8 + [1])
     assert len(trainings(stubs)) == 9  # none of them was quick

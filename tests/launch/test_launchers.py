@@ -134,7 +134,9 @@ def test_a_training_is_described_before_anything_is_rented(stubs, action):
     assert_refused(stubs.run(*flags, "--", "--config=c.py", "--workdir"), "--workdir=DIR is")
     for word in ("--config=c.py", "--config", "--workdir=w", "--workdir", "--config.seed=1"):
         flag = word.split("=")[0]
-        assert_refused(stubs.run(*flags, word), f"{flag} is the training's: it comes after --")
+        assert_refused(
+            stubs.run(*flags, word), f"{flag} is a flag of the training command: it comes after --"
+        )
     assert stubs.calls() == []
 
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 from stubs import LAUNCH, TRAINING, Stubs, assert_refused, wait_until
 
-# As a training it goes on until it gets SIGTERM.
+# As a training run it continues until it gets SIGTERM.
 PYTHON = r"""
 if [[ $* == *xla_flags* ]]; then echo --xla_tpu_flag=true; exit; fi
 trap 'echo saved; kill $!; exit 75' TERM
@@ -59,7 +59,7 @@ def test_it_is_not_started_twice(stubs):
     start(stubs)
     again = on_worker(stubs, "start", "v6e", "--other")
     assert again.returncode == 0
-    assert again.stdout == "a training runs here already\n"
+    assert again.stdout == "a run is in progress here already\n"
     assert len(stubs.calls("python")) == 2
     on_worker(stubs, "stop")
     stubs.forget()

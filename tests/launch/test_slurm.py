@@ -98,7 +98,7 @@ def test_quick_ends_are_counted_over_requeueings(stubs):
     result = run(stubs, "--max-quick-ends=3", statuses=[75] * 9)
     assert result.returncode == 75
     assert len(stubs.calls("srun")) == 3
-    assert "gave up: the training ended 3 times in a row" in result.stderr
+    assert "gave up: the run ended 3 times in a row" in result.stderr
     stubs.forget()
     assert run(stubs, "--quick-seconds=0", statuses=[75] * 8 + [1]).returncode == 1
     assert len(stubs.calls("srun")) == 9

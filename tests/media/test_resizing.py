@@ -1,4 +1,4 @@
-"""Ways to a square, on small pictures whose pixels can be told by hand."""
+"""Ways to a square, on small pictures whose pixels can be computed by hand."""
 
 import numpy as np
 import pytest

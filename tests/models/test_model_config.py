@@ -150,7 +150,5 @@ def test_a_language_model_alone():
     assert half.problems() == [
         "it has no connector; expected both vision and connector, or neither"
     ]
-    with pytest.raises(
-        UserError, match="no vision encoder and no connector; a training needs both"
-    ):
+    with pytest.raises(UserError, match="no vision encoder and no connector; training needs both"):
         read_model(base_config(alone))

@@ -94,7 +94,7 @@ def test_the_page_lists_what_was_dropped(shown, folder):
     assert sum("people.jsonl:8" in item and "media marks" in item for item in items) == 1
     assert shown.within("p", "alarm") == ["Above the limit: training would stop."]
     assert "data.max_dropped allows 1.0%" in shown.text
-    # The workdir may be a training's: its list is not touched.
+    # The workdir may be a training run's: its list is not touched.
     assert [path.name for path in (folder / "work").iterdir()] == ["index"]
 
 

@@ -25,7 +25,7 @@ def _programs(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_compiled_once(_programs):
-    """Trainings in this process have one step in common, which each of them would compile anew."""
+    """The runs of this process have one step in common, which each of them would compile anew."""
     options = {
         "jax_compilation_cache_dir": _programs,
         "jax_persistent_cache_min_compile_time_secs": 0.1,
@@ -39,7 +39,7 @@ def _programs_are_compiled_once(_programs):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_traced_once():
-    """Trainings of a file share a program that is the same: JAX keeps what it has traced of it."""
+    """The runs of a file share a program that is the same: JAX keeps what it has traced of it."""
     made = {}
 
     def make(config, mesh):

@@ -93,7 +93,7 @@ def make_batch(config: OwlConfig, answers: Sequence[int], pictures: bool = True)
 
 @dataclass
 class Pieces:
-    """What a training is made of, before anything is placed or compiled."""
+    """What a training run is made of, before anything is placed or compiled."""
 
     step: Step
     optimizer: optax.GradientTransformation

@@ -1,4 +1,4 @@
-"""The code of docs/training.md on evaluators, hooks and objectives, in one training."""
+"""The code of docs/training.md on evaluators, hooks and objectives, in one run."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """What happens to machines: preemption, kills in mid-save, damaged files, hangs.
 
-Real processes and real signals; a run that was hit goes on to the bits of one that never was. One
+Real processes and real signals; a run that was hit ends with the bits of one that never was. One
 run takes one hit after the other, since each new process costs seconds.
 """
 

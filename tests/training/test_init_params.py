@@ -204,7 +204,7 @@ def test_a_run_on_a_base_in_8_bits_exports_the_base_as_it_was(config, files, tmp
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(owl.params["llm"]), base["llm"])
     assert np.abs(owl.params["lora"]["layers"]["q_proj"]["b"]).max() > 0
 
-    # Its adapter goes on from there, on the same base in whatever dtype.
+    # Its adapter continues from there, on the same base in whatever dtype.
     recorded = json.loads((tmp_path / "int8" / "model" / "owl_jax_base.json").read_text())
     assert recorded["fingerprint"] == base_hash(base["llm"])
     config.init.lora = str(tmp_path / "int8" / "model")

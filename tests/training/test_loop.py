@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, files):
     expected, workdir = finished[0], files / "killed"
     process = start(files / "config.py", workdir)
     for line in process.stdout:
-        # Checkpoints are written beside the training: the first one may take some steps.
+        # Checkpoints are written while training continues: the first one may take some steps.
         if line.startswith("killed ") and (workdir / "checkpoints" / "5").exists():
             process.send_signal(signal.SIGKILL)
             break

@@ -1,4 +1,4 @@
-"""A training whose reader has gone (`| head`) saves before it ends."""
+"""A training run whose reader has gone (`| head`) saves before it ends."""
 
 import tiny
 from training_runs import CONFIG, start

@@ -1,4 +1,4 @@
-"""A training's report: its metrics as curves."""
+"""A run's report: its metrics as curves."""
 
 import json
 

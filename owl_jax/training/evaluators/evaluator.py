@@ -20,7 +20,7 @@ DIRECTORY = "evaluators"  # in the workdir
 Evaluate = Callable[[StepEvent], Mapping[str, float]]
 
 _NAME = re.compile(r"\w[\w.-]*")
-# The training's own metrics have these names before the slash.
+# The run's own metrics have these names before the slash.
 OTHER_PREFIXES = ("learning_rate", "step_seconds")
 
 

@@ -1,6 +1,6 @@
 """TensorBoard event files, written by tensorboardX without PyTorch.
 
-tensorboardX imports PyTorch if it is installed. That would double the import time of a training,
+tensorboardX imports PyTorch if it is installed. That would double the import time of a run,
 and no PyTorch tensors are logged here.
 """
 

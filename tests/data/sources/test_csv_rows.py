@@ -1,4 +1,5 @@
-"""Tables: rows with quoted line ends are found as a CSV reader finds them; bad ones are told."""
+"""Tables: rows with quoted line ends are found as a CSV reader finds them; bad ones are
+reported."""
 
 import base64
 import csv
@@ -80,7 +81,7 @@ def test_blank_rows_count_as_lines_but_not_as_records(write):
 def test_a_picture_in_a_cell(write):
     picture = source_files.picture(1, "BMP", (300, 300))
     url = f"data:image/bmp;base64,{base64.b64encode(picture).decode()}"
-    assert len(url) > 300_000  # Python's csv takes 131,072 unless it is told otherwise
+    assert len(url) > 300_000  # Python's csv takes 131,072 unless it is set otherwise
     source = write(f'image,caption\n"{url}",One\n2.jpg,Two\n')
     assert captions(source) == ["One", "Two"]
     assert source[0]["images"] == [picture]

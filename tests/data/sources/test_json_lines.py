@@ -1,4 +1,5 @@
-"""JSON Lines: which lines are records, where they are said to lie, and what is told of bad ones."""
+"""JSON Lines: which lines are records, the lines they are reported at, and the
+messages about bad ones."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What looks like a medium and is not read is told, wherever in an example it lies."""
+"""What looks like a medium and is not read is reported, wherever in an example it is."""
 
 import base64
 import json

@@ -184,7 +184,7 @@ def test_a_picture_that_is_a_folder_or_a_link_in_a_tar_is_told(tmp_path):
             tar.addfile(member, io.BytesIO(talk.encode()))
     with pytest.raises(BadData, match=r"\.jpg beside its text is not read"):
         open_source(str(tmp_path / "x.tar"))[0]
-    # That it cannot be read is told when it is decoded.
+    # That it cannot be read is reported when it is decoded.
     (folder,) = open_source(str(tmp_path / "folder"))[0]["images"]
     assert folder == tmp_path / "folder" / "1.jpg"
 

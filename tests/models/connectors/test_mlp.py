@@ -1,4 +1,4 @@
-"""LLaVA's MLP: each token by itself. tests/parity compares it with transformers'."""
+"""LLaVA's MLP: each token alone. tests/parity compares it with transformers'."""
 
 import numpy as np
 import pytest

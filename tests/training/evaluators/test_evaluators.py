@@ -1,4 +1,4 @@
-"""Evaluators: what they measure, where it is written, and that they change no training."""
+"""Evaluators: what they measure, where it is written, and that they do not change training."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ class Straight(Evaluator):
 
 @pytest.fixture(scope="module")
 def runs(files):
-    """The workdirs of the same training with and without evaluators."""
+    """The workdirs of the same run with and without evaluators."""
     data = make_config(files)
     data.data.mixture = ((str(files / "heldout.jsonl"), 1.0),)
     evaluators = [held_out(files), Straight(data, 10)]

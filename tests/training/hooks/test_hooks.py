@@ -39,14 +39,14 @@ def make_config(files, *hooks):
 
 @pytest.fixture(scope="module")
 def whole(files):
-    """The workdir of a run that nothing happened to, and the steps that its hook was told of."""
+    """The workdir of a run that nothing happened to, and the steps that its hook saw."""
     numbers = []
     train(make_config(files, lambda event: numbers.append(event.number)), files / "whole")
     return files / "whole", numbers
 
 
 class Told(Hook):
-    """Writes down what it is told."""
+    """Writes down what it is called with."""
 
     def __init__(self):
         self.calls = []
@@ -151,7 +151,7 @@ def test_a_hook_ends_the_run_and_nothing_is_lost(files, whole, tmp_path):
 
 
 def test_data_that_fail_cost_no_step(files, whole, tmp_path):
-    """The steps before them are saved, though none is due; mended, the run goes on from there."""
+    """The steps before them are saved, though none is due; mended, the run continues from there."""
 
     class Broken(Hook):
         @contextmanager

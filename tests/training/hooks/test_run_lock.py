@@ -76,7 +76,7 @@ def leave_behind(workdir, **changed):
 
 
 def taken(workdir, **options):
-    """What is told while the workdir is taken, and that it is."""
+    """Takes the workdir, checks that it is taken, and returns what was reported."""
     told = []
     with RunLock(workdir, told.append, **options):
         assert record_of(workdir)["pid"] == os.getpid()

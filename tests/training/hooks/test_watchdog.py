@@ -1,4 +1,4 @@
-"""When a hang is told, and when it ends the process. A real one is in test_faults.py."""
+"""When a hang is reported, and when it ends the process. A real one is in test_faults.py."""
 
 import subprocess
 import sys
