@@ -172,7 +172,7 @@ def _targets(
 
 
 def _rows(config: OwlConfig, targets: Collection[str], prefix: str) -> list[Row]:
-    """The weight table of an adapter; A's contracted axes are transformed like the kernel's."""
+    """An adapter's weight table. The input axes of matrix A are transformed like the kernel's."""
     rows = []
     for name, row in _projections(config).items():
         if name in targets:

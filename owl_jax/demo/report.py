@@ -79,7 +79,7 @@ def _duration(seconds: float) -> str:
 
 
 def _abilities(by_ability: Mapping[str, float]) -> dict[str, list[Share]]:
-    """Groups the bars by title. by_ability: the accuracies; their keys are "kind: ability"."""
+    """{title of a kind of question: its accuracies}. Keys of by_ability are "kind: ability"."""
     shares: dict[str, list[Share]] = {title: [] for title in _KINDS.values()}
     for name, value in by_ability.items():
         kind, _, ability = name.partition(": ")

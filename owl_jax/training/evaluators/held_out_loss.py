@@ -129,7 +129,8 @@ class _Evaluation:
     ) -> None:
         self._settings, self._run, self._data = settings, run, data
         self._batch_size = batch_size
-        # Divide the sequences evenly, so that no process has to start its shard a second time.
+        # Divide the sequences evenly: a process that needs more than its share may run out of
+        # data and start its shard again.
         quotient, rest = divmod(settings.sequences, run.num_shards)
         self._own_sequences = quotient + (run.shard_index < rest)
         self._start = data.batches.get_state()
