@@ -71,7 +71,9 @@ def main(argv: list[str]) -> None:
     if progress.earlier == progress.total:
         return
     settings = Settings(temperature=model_flags.TEMPERATURE.value)
+    start = time.monotonic()
     model = model_flags.load(name, max_waiting=progress.total * settings.limits.choices)
+    cli.say(f"{name} is ready after {time.monotonic() - start:.0f} s")
     planner = Planner(
         model, settings, Downloads((), settings.download_bytes, settings.download_seconds)
     )

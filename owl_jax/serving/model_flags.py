@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +108,6 @@ def load(name: str, max_waiting: int) -> Model:
     from owl_jax.serving.model import Model
 
     sizes = (_DATA.value, _FSDP.value, _TENSOR.value)
-    start = time.monotonic()
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(
         _MODEL.value,
@@ -133,7 +131,6 @@ def load(name: str, max_waiting: int) -> Model:
     model.warm_up()
     engine.warm_up()
     engine.start()
-    cli.say(f"{name} is ready after {time.monotonic() - start:.0f} s")
     return model
 
 

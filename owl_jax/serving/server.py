@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -65,7 +66,12 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
     interrupt: BaseException | None = None
     try:
         cli.say(f"listening on http://{name}:{port}; the model is loading")
-        service.load(load, when_failed=end)
+        start = time.monotonic()
+
+        def ready() -> None:
+            cli.say(f"{service.name} is ready after {time.monotonic() - start:.0f} s")
+
+        service.load(load, when_ready=ready, when_failed=end)
         server.run(sockets=[listener])
     except (SystemExit, KeyboardInterrupt) as signalled:  # uvicorn raises its signals again
         interrupt = signalled

@@ -30,7 +30,7 @@ class Service:
 
     def __init__(self, settings: Settings, name: str) -> None:
         """name: of the base model, known before it is loaded."""
-        self.settings = settings
+        self.settings, self.name = settings, name
         self.bodies = Bodies(settings.limits)
         self.metrics = Metrics(settings.metrics_prefix, name, self._stats)
         self.downloads = Downloads(
@@ -66,15 +66,22 @@ class Service:
         """Makes jobs of bodies. Raises ApiError as `model` does."""
         return Planner(self.model, self.settings, self.downloads)
 
-    def load(self, loader: Callable[[], Model], when_failed: Callable[[], None]) -> None:
+    def load(
+        self,
+        loader: Callable[[], Model],
+        when_ready: Callable[[], None],
+        when_failed: Callable[[], None],
+    ) -> None:
         """Loads the model in a thread, while /health already answers.
 
-        loader: returns a model that is warm. when_failed: called after `failure` is set.
+        loader: returns a model that is warm. when_ready: called when requests are answered.
+        when_failed: called after `failure` is set.
         """
 
         def run() -> None:
             try:
                 self._loaded = loader()
+                when_ready()
             except BaseException as error:
                 self.failure = error
                 when_failed()

@@ -56,7 +56,7 @@ class Served:
     def load(self):
         """Makes the model ready."""
         model = Model("tiny", self.owl, self.engine)
-        self.service.load(lambda: model, lambda: None)
+        self.service.load(lambda: model, lambda: None, lambda: None)
         until(lambda: self.service.is_loaded)
 
     def __enter__(self):

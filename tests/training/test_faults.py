@@ -34,7 +34,6 @@ def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("faults")
     base = tiny.write_model(directory / "base")
     config = CONFIG.format(base=base).replace("steps = 20", f"steps = {STEPS}")
-    config = config.replace("batch_size = 8", "batch_size = 2")  # what is computed does not matter
     (directory / "config.py").write_text(config)
     return directory
 
@@ -335,7 +334,7 @@ def test_a_process_whose_other_is_killed_ends_too(files):
 def test_a_hung_step_is_reported_with_stacks_and_ended_if_asked(files):
     """One process of two stands still: the other waits for its part of a step."""
     workdir = files / "hung"
-    both = start_two(files, workdir, "--config.hang_report=3", "--config.hang_exit=9")
+    both = start_two(files, workdir, "--config.hang_report=5", "--config.hang_exit=15")
     wait_for_step(both[0], 3)
     both[1].send_signal(signal.SIGSTOP)
     _, err = both[0].communicate(timeout=120)
