@@ -57,7 +57,7 @@ def apply_layers(
             return body(block, carry, past_of(cache, index), *shared)
 
         scanned = nn.scan(
-            layer,
+            body if cache is None else layer,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *[nn.broadcast] * len(shared)),
