@@ -4,8 +4,8 @@
         [--row_length=256] [--rounds=7]
 
 All requests come at once, and no two prompts begin alike, so nothing is cached. `Owl.generate` runs
-them in lockstep, in a cache of exactly their length. The engine prefills them one by one and decodes
-rows of --row_length slots. Greedy, float32, random weights.
+them in lockstep, in a cache of exactly their length. The engine prefills them one by one, and
+decodes rows of --row_length slots. Greedy, float32, random weights.
 """
 
 from __future__ import annotations

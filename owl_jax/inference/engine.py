@@ -47,7 +47,8 @@ from owl_jax.inference.sampling import END_IDS, check_seed
 from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 
 _STEPS = 8  # tokens of a row between two returns to the host
-_STEPS_WHILE_WAITING = 4  # so that a prompt is prefilled sooner
+_STEPS_WHILE_PREFILLING = 4  # so that a prompt is read sooner
+_MOST_PIECES = 8  # of prompts between two chunks of tokens
 _MEDIA_BYTES = 2**30
 
 
@@ -260,22 +261,33 @@ class Engine:
         self._turn += 1
         self._drop_cancelled()
         self._admit()
-        if self._prefilling:
-            job = self._prefilling[0]
-            try:
-                self._advance(job)
-            except Exception as error:
-                self._end(job, "error", error)
+        self._prefill()
         active = [row.job for row in self._rows if row.job is not None and row.job.is_active]
         constrained = any(job.request.constraint is not None for job in active)
         if constrained:  # what may come next depends on what came
             self._deliver_all_but(0)
         if active:
-            waits = bool(self._prefilling or self._waiting)
-            steps = 1 if constrained else _STEPS_WHILE_WAITING if waits else _STEPS
+            steps = 1 if constrained else _STEPS_WHILE_PREFILLING if self._prefilling else _STEPS
             self._dispatch(active, steps)
         # The newest chunk is computed while the others are delivered.
         self._deliver_all_but(1 if active and not constrained else 0)
+
+    def _prefill(self) -> None:
+        """Prefills one piece of a prompt; more if fewer rows are active than have prompts to come.
+
+        Rows that wait for one piece lose little, and a few rows decode hardly faster than many.
+        """
+        active = sum(row.job is not None and row.job.is_active for row in self._rows)
+        for _ in range(max(1, min(len(self._prefilling) - active, _MOST_PIECES))):
+            if not self._prefilling:
+                return
+            job = self._prefilling[0]
+            try:
+                self._advance(job)
+            except Exception as error:
+                self._end(job, "error", error)
+            while self._unfetched and _is_ready(self._unfetched[0].found.ids):
+                self._deliver(self._unfetched.popleft())
 
     def _drop_cancelled(self) -> None:
         now = time.monotonic()
@@ -487,6 +499,11 @@ def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
         raise UserError(
             f"pixels are {pixels.dtype}{list(pixels.shape)}; expected uint8{list(shape)}"
         )
+
+
+def _is_ready(array: Any) -> bool:
+    """Whether an array has been computed, so that fetching it does not wait."""
+    return bool(array.is_ready())
 
 
 def _reusable_tokens(run: TokenRun, held: TokenRun) -> int:

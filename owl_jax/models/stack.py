@@ -56,8 +56,9 @@ def apply_layers(
         def layer(block: Any, carry: Carry, index: Any, *shared: Any) -> tuple[Carry, Any]:
             return body(block, carry, past_of(cache, index), *shared)
 
+        target: Any = body if cache is None else layer
         scanned = nn.scan(
-            body if cache is None else layer,
+            target,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *[nn.broadcast] * len(shared)),
