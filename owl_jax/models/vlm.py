@@ -60,11 +60,13 @@ class VisionLanguageModel(nn.Module):
             pixels = (pixels / 255.0 - jnp.asarray(vision.pixel_mean)) / jnp.asarray(
                 vision.pixel_std
             )
-        encoded = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
+        with faults_told(vision):
+            encoded = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
         self._check_encoded(
             _shape(encoded, f"vision encoder {vision.architecture}"), (B * N, pixels.shape[2])
         )
-        vectors = self.connector(encoded)
+        with faults_told(connector):
+            vectors = self.connector(encoded)
         self._check_vectors(
             _shape(vectors, f"connector {connector.architecture}"), B * N, pixels.shape[2]
         )
@@ -135,7 +137,8 @@ class VisionLanguageModel(nn.Module):
         """The language model without its head; see Decoder.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
         options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
-        return self.llm(embeddings, mask, cache, deterministic, **options)
+        with faults_told(self.config.llm):
+            return self.llm(embeddings, mask, cache, deterministic, **options)
 
     def modality(self, media: jax.Array | None, media_index: jax.Array) -> Modality | None:
         """Which tokens are visual; None without media, or if the language model does not use it."""
@@ -145,7 +148,8 @@ class VisionLanguageModel(nn.Module):
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
-        return self.llm.head(hidden)
+        with faults_told(self.config.llm):
+            return self.llm.head(hidden)
 
     def __call__(
         self,
