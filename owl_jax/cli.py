@@ -57,8 +57,6 @@ PATHS = frozenset(
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})
-# The keys that choose a variant of their section.
-_CHOOSING = ("kind", "architecture")
 # Flags of output paths: operating-system errors about them are user errors.
 _WRITTEN = ("workdir", "target", "output", "json", "hlo")
 
@@ -256,7 +254,7 @@ def _each(value: Any, change: Callable[[str], str]) -> Any:
 
 def _path(flag: str, value: str) -> str:
     if not value and flag not in _MAY_BE_EMPTY:
-        raise UserError(f"--{flag}= is empty; give it a path")
+        raise UserError(f"--{flag}= is empty; give it a value")
     if flag in _WRITTEN and flag != "workdir" and re.match(r"(?!file:)[A-Za-z][\w+.-]*://", value):
         raise UserError(f"--{flag}={value}: a URL; expected a path on this machine")
     path = as_typed(value)
@@ -386,8 +384,11 @@ def _load_config(path: str, parameter: str) -> ConfigDict:
 
 def _is_a_section(name: str, value: str, keys: list[str]) -> str:
     """The message for a value that is given to a section of the config."""
-    chosen = next((key for key in _CHOOSING if key in keys), None)
-    hint = f"use --config.{name}.{chosen}={value}" if chosen else "override one of them"
+    hint = "override one of them"
+    if value and "kind" in keys:
+        hint = f"use --config.{name}.kind={value}"
+    elif value and "architecture" in keys:  # parts of different architectures have different keys
+        hint = "override one of them, or name another part in the config file (configs/modern.py)"
     return f"--config.{name}={value}: a section, with the keys {', '.join(keys)}; {hint}"
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from owl_jax.errors import UserError
-from owl_jax.files import open_regular
+from owl_jax.files import GitPointer, check_regular, open_regular
 
 _T = TypeVar("_T")
 
@@ -28,8 +28,10 @@ def call_in_file(path: str, function: str, argument: str, what: str) -> Any:
     what: the kind of file in messages, such as "config file". Returns None if the file does not
     define the function.
 
-    Raises UserError, with the line of the file, for any exception of the file or the function.
+    Raises UserError, with the line of the file, for any exception of the file or the function, and
+    for a Git LFS pointer in its place.
     """
+    _refuse_pointer(path, what)
     with explained(what, path):
         found = runpy.run_path(path).get(function)
         return found(*([argument] if argument else [])) if found else None
@@ -74,6 +76,16 @@ def objects_in_file(path: str, kind: type[_T], what: str) -> list[_T]:
     with explained(what, path):
         found = [value for value in runpy.run_path(path).values() if isinstance(value, kind)]
         return list({id(value): value for value in found}.values())
+
+
+def _refuse_pointer(path: str, what: str) -> None:
+    """Raises UserError for a Git LFS pointer, not for what is no file: a pipe may be a config."""
+    try:
+        check_regular(path)
+    except GitPointer as error:
+        raise UserError(f"{what} {path}: {error.strerror}; expected a Python file") from None
+    except OSError:
+        return
 
 
 def _content_of(path: str, what: str) -> bytes:

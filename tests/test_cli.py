@@ -142,6 +142,8 @@ def test_wrong_flags(command, arguments, words):
     ("argument", "words"),
     [
         ("model.resizing=pad", "keys fill, filter, kind; use --config.model.resizing.kind=pad"),
+        ("model.resizing=", "keys fill, filter, kind; override one of them"),
+        ("model.connector=ldp", "override one of them, or name another part in the config file"),
         ("mesh=4", "a section, with the keys data, fsdp, tensor; override one of them"),
         ("model.llm=", "--config.model.llm=: a section"),
     ],

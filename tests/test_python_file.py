@@ -46,6 +46,10 @@ def test_with_an_argument_and_without(call):
         ("give", "", "x = (", r"^\S+given\.py, line 1: '\(' was never closed$"),
         ("give", "", "\nexit(2)", r"^a file \S+given\.py, line 2: SystemExit: 2$"),
         ("give", "", "def give():\n raise SystemExit", r"given\.py, line 2: SystemExit: $"),
+        (
+            *("give", "", f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\n"),
+            r"^a file \S+given\.py: is a Git LFS pointer, not .*; expected a Python file$",
+        ),
         ("give", "", "import no_such", r"given\.py, line 1: ModuleNotFoundError: No module"),
     ],
 )

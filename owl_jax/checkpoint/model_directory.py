@@ -174,6 +174,11 @@ def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dic
         return dataclasses.replace(with_recorded(config, directory), lora=lora), factors
     opened = open_any(directory)
     found = opened.config
+    if "lora" not in opened.params and found.lora is None:
+        raise UserError(
+            f"{directory} is no adapter: it has {', '.join(sorted(opened.params))} but no lora; "
+            f"give the directory of an adapter, with {ADAPTER_FILE} or written by a training run"
+        )
     # The same weights may be trained with other prompts and pictures.
     config = dataclasses.replace(
         config, conversation=found.conversation, resizing=found.resizing, lora=found.lora

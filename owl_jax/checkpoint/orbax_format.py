@@ -29,7 +29,7 @@ from owl_jax.checkpoint.lazy_arrays import LazyArray, ahead, nans, pieces
 from owl_jax.checkpoint.manager import QuietOrbax
 from owl_jax.checkpoint.tensors import EXPECTED_DTYPES
 from owl_jax.errors import UserError
-from owl_jax.files import check_regular
+from owl_jax.files import GitPointer, check_regular
 from owl_jax.models.transforms import Shape, Slices
 
 _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
@@ -97,6 +97,8 @@ def open_params(path: Path, found: dict[str, int] | None = None) -> dict[str, An
             shape = tuple(store.shape)
             opened[keys] = _OwnArray(path, "/".join(keys), store, shape, dtype, found)
         return unflatten_dict(opened)
+    except GitPointer as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
     # TypeError, AttributeError: one name is a leaf and a subtree.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error

@@ -23,6 +23,7 @@ from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import DTYPES
 from owl_jax.inference.core import OWNERS
 from owl_jax.inference.layouts import formats
+from owl_jax.models.config import read_conversation
 from owl_jax.models.lora import side_by_side
 from owl_jax.models.own_parts import add_parts
 from owl_jax.models.vlm import abstract_params
@@ -63,6 +64,11 @@ def load_owl(
     config, params = opened.config, opened.params
     if conversation is not None:
         chosen = parse_conversation(os.fspath(conversation))
+        if not isinstance(chosen, str):  # a file's: nothing has checked its values
+            try:
+                chosen = read_conversation(dataclasses.asdict(chosen))
+            except TypeError as error:
+                raise UserError(f"{conversation}: {error}") from None
         config = dataclasses.replace(config, conversation=chosen)
     plain = flatten_dict(params)
     flat = flatten_dict(quantize(config, params)) if name == "int8" else plain

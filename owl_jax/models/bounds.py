@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -57,10 +58,10 @@ def checked(values: Any, kind: type[_T], where: str = "") -> _T:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise TypeError(_explained(str(error), values, where)) from None
+        raise TypeError(_explained(str(error), values, kind, where)) from None
 
 
-def _explained(message: str, values: Any, where: str) -> str:
+def _explained(message: str, values: Any, kind: Any, where: str) -> str:
     message, _, path = message.partition(" - at `$")
     found, steps = values, []
     for match in _STEP.finditer(path.removesuffix("`")):
@@ -74,11 +75,20 @@ def _explained(message: str, values: Any, where: str) -> str:
         return f"no value for {shown(_joined(key, required[1]))}"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
         return f"unknown key {shown(_joined(key, unknown[1]))}"
+    if message.startswith("Invalid enum value") and (choices := _choices(kind, steps)):
+        return f"{key} is {shown(found)}; expected {listed(map(str, choices))}"
     expected = message.partition(", got ")[0].replace("`", "")
     expected = expected.replace("Expected", "expected").replace("Number out", "number out")
     for name, word in (("object", "a JSON object"), ("array", "a list"), ("str", "a string")):
         expected = re.sub(rf"\b{name}\b", word, expected)
     return f"{key or 'it'} is {shown(found)}; {expected}"
+
+
+def _choices(kind: Any, steps: Sequence[str]) -> tuple[Any, ...]:
+    """The values of a Literal at the key `steps` of `kind`; () if that is none."""
+    for step in steps:
+        kind = get_type_hints(kind).get(step) if isinstance(kind, type) else None
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _joined(*names: str) -> str:

@@ -7,8 +7,9 @@ include the allowed ranges (models/bounds.py); `OwlConfig.from_dict` checks valu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
@@ -68,12 +69,12 @@ class OwlConfig:
         frames = 1 if medium == "image" else max(frames, 1)
         with faults_told(self.connector, self.vision):
             number = self.connector.num_tokens(self.vision, frames)
-        if not isinstance(number, int) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
             raise UserError(
                 f"connector {self.connector.architecture}: num_tokens of {frames} frame(s) is "
                 f"{shown(number)}; expected a whole number, at least 1"
             )
-        return number
+        return int(number)  # NumPy's integers are no int, which msgspec and json need
 
     def media_lengths(self, frames: int = 1) -> MediaLengths:
         """Tokens per image and per video of `frames` frames; 0 if the model takes text only."""
@@ -120,9 +121,14 @@ class OwlConfig:
             return self._problems()
 
     def _problems(self) -> list[str]:
-        problems = [line for name, part in self.parts.items() for line in part.problems(name)]
+        problems = [
+            line
+            for name, part in self.parts.items()
+            for line in _lines(part.problems(name), part, "problems")
+        ]
         if self.vision is not None and self.connector is not None:
-            problems += self.connector.mismatches(self.vision, self.llm.hidden_size)
+            found = self.connector.mismatches(self.vision, self.llm.hidden_size)
+            problems += _lines(found, self.connector, "mismatches")
         elif self.vision is not None or self.connector is not None:
             missing = "vision encoder" if self.vision is None else "connector"
             problems.append(f"it has no {missing}; expected both vision and connector, or neither")
@@ -192,6 +198,16 @@ def _part(values: dict[str, Any], name: str, kinds: Mapping[str, type[Part]]) ->
             "part of your own, from a file named in config.parts, --parts or load(parts=...)"
         )
     return checked(values, kinds[architecture], name)
+
+
+def _lines(found: Any, part: Part, method: str) -> list[str]:
+    """What `problems` or `mismatches` of a part returned. Raises UserError unless it is a list."""
+    if isinstance(found, Iterable) and not isinstance(found, str):
+        return list(map(str, found))
+    raise UserError(
+        f"{method} of {type(part).__name__} returned {shown(found)}; expected a list of lines, [] "
+        "if nothing is wrong"
+    )
 
 
 def id_problems(llm: LanguagePart) -> list[str]:

@@ -18,16 +18,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, shown
 from owl_jax.models.attention.mask import AttentionMask, self_attention_mask
 from owl_jax.models.cache import Cache
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import COLLECTION
 from owl_jax.models.modality import Modality
-from owl_jax.models.parts import faults_told
+from owl_jax.models.parts import Part, faults_told
 from owl_jax.models.splice import splice
 from owl_jax.models.weight_names import projections
 
@@ -43,24 +44,32 @@ class VisionLanguageModel(nn.Module):
     def setup(self) -> None:
         config = self.config
         if config.vision is not None and config.connector is not None:
-            self.vision: Any = config.vision.build(self.compute)
+            vision = config.vision.build(self.compute)
+            self.vision: Any = _module(vision, config.vision)
             width = config.llm.hidden_size
-            self.connector: Any = config.connector.build(config.vision, width, self.compute)
-        self.llm: Any = config.llm.build(self.compute, config.lora)
+            connector = config.connector.build(config.vision, width, self.compute)
+            self.connector: Any = _module(connector, config.connector)
+        self.llm: Any = _module(config.llm.build(self.compute, config.lora), config.llm)
 
     def encode_media(self, pixels: jax.Array) -> jax.Array:
         """[B, N, T, S, S, 3], uint8 or normalised float -> [B, N, tokens of each, D]."""
         B, N = pixels.shape[:2]
+        vision, connector = self.config.vision, self.config.connector
+        assert vision is not None and connector is not None
         if pixels.dtype == jnp.uint8:
-            vision = self.config.vision
-            assert vision is not None
             pixels = (pixels / 255.0 - jnp.asarray(vision.pixel_mean)) / jnp.asarray(
                 vision.pixel_std
             )
-        encoded = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
-        self._check_encoded(encoded.shape, (B * N, pixels.shape[2]))
-        vectors = self.connector(encoded)
-        self._check_vectors(vectors.shape, B * N, pixels.shape[2])
+        with faults_told(vision):
+            encoded = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
+        self._check_encoded(
+            _shape(encoded, f"vision encoder {vision.architecture}"), (B * N, pixels.shape[2])
+        )
+        with faults_told(connector):
+            vectors = self.connector(encoded)
+        self._check_vectors(
+            _shape(vectors, f"connector {connector.architecture}"), B * N, pixels.shape[2]
+        )
         return vectors.reshape(B, N, *vectors.shape[1:])
 
     def _check_encoded(self, found: tuple[int, ...], media: tuple[int, int]) -> None:
@@ -128,7 +137,8 @@ class VisionLanguageModel(nn.Module):
         """The language model without its head; see Decoder.__call__."""
         embeddings = nn.with_logical_constraint(embeddings, ("batch", "length", "act_embed"))
         options = {"modality": modality} if self.config.llm.USES_MODALITY else {}
-        return self.llm(embeddings, mask, cache, deterministic, **options)
+        with faults_told(self.config.llm):
+            return self.llm(embeddings, mask, cache, deterministic, **options)
 
     def modality(self, media: jax.Array | None, media_index: jax.Array) -> Modality | None:
         """Which tokens are visual; None without media, or if the language model does not use it."""
@@ -138,7 +148,8 @@ class VisionLanguageModel(nn.Module):
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
-        return self.llm.head(hidden)
+        with faults_told(self.config.llm):
+            return self.llm.head(hidden)
 
     def __call__(
         self,
@@ -163,6 +174,28 @@ class VisionLanguageModel(nn.Module):
         """`head` with a sharding constraint: [B, L, D] -> float32[B, L, V]."""
         logits = self.head(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "act_vocab"))
+
+
+def _module(built: Any, part: Part) -> nn.Module:
+    """What `part.build` returned. Raises UserError unless it is a module."""
+    if isinstance(built, nn.Module):
+        return built
+    raise UserError(
+        f"build of {type(part).__name__} returned {shown(built)}; expected a Flax module"
+    )
+
+
+def _shape(found: Any, where: str) -> tuple[int, ...]:
+    """The shape of what a part's module returned. Raises UserError unless it is floats.
+
+    where: the part, for the message.
+    """
+    kind = type(found).__name__
+    if isinstance(found, jax.Array | np.ndarray):
+        if jnp.issubdtype(found.dtype, jnp.floating):
+            return found.shape
+        kind = f"an array of {found.dtype}"
+    raise UserError(f"{where}: its module returns {kind}; expected one array of floats")
 
 
 def variables(params: Params) -> dict[str, Any]:

@@ -42,6 +42,8 @@ _METHODS = (
 )
 _FILTERS = ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
 
+_DATE = "strftime_now"  # transformers' function, which templates do not get here
+
 _ROUNDS = "rounds of loops"  # a variable that no template can name
 
 
@@ -56,6 +58,10 @@ def render(source: str, variables: Mapping[str, Any], path: str) -> str:
         wrong = f"has an error in line {error.lineno}: {one_line(error)}"
     except SecurityError as error:
         wrong = f"does what the sandbox forbids: {one_line(error)}; a template may only write text"
+    except jinja2.UndefinedError as error:
+        wrong = f"fails: UndefinedError: {one_line(error)}"
+        if _DATE in str(error):
+            wrong += ", as the date would make data depend on the day; write it as text"
     except _RaisedByTemplate as error:
         wrong = f"refuses the conversation: {one_line(error)}"
     except Exception as error:  # a template may raise anything
@@ -65,6 +71,11 @@ def render(source: str, variables: Mapping[str, Any], path: str) -> str:
 
 class _RaisedByTemplate(Exception):
     """Raised by a template's call of raise_exception."""
+
+
+def _no_file(name: str) -> NoReturn:
+    """For import, include and extends."""
+    raise SecurityError(f"it reads another file, {name}")
 
 
 def _raise(message: str) -> NoReturn:
@@ -285,6 +296,7 @@ def _compiled(source: str) -> jinja2.Template:
         lstrip_blocks=True,
         extensions=[_Generation, "jinja2.ext.loopcontrols"],
         finalize=_printable,
+        loader=jinja2.FunctionLoader(_no_file),
     )
     filters = environment.filters
     filters.update({name: _forbidden(name) for name in _FILTERS})

@@ -33,7 +33,7 @@ _ESCAPED = re.compile(r"(?<=\n) (?=(?:Human|AI):)")
 # Encloses the white space at an end of a message: built-in formats leave it out, a model's own
 # chat template sees it. A private character that no text contains.
 _EDGE = "\U000ffff2"
-_MARGIN = re.compile(f"{_EDGE}[^{_EDGE}]*{_EDGE}")
+_MARGIN = re.compile(rf"{_EDGE}\s*{_EDGE}")
 
 
 class Turn(NamedTuple):

@@ -111,6 +111,9 @@ def test_adapter_is_kept_apart_merged_or_alone(tmp_path):
     assert_same_tree(jax.tree.map(read, factors), params["lora"])
     with pytest.raises(UserError, match=r"adapter of another model; its config\.json differs"):
         open_any_adapter(tmp_path / "orbax", golden.model(golden.BLOOM)[0])
+    for model, parts in ((tmp_path / "huggingface", plain), (golden.GOLDENS / golden.BLOOM, plain)):
+        with pytest.raises(UserError, match=r"is no adapter: it has .*llm.* but no lora; give the"):
+            open_any_adapter(model, parts)
     with pytest.raises(UserError, match="the model has no lora"):
         save_model(tmp_path / "x", plain, golden.model(golden.LLAMA)[1], "peft")
     with pytest.raises(UserError, match="format 'gguf'; expected one of huggingface, orbax, peft"):

@@ -136,6 +136,11 @@ def test_damaged_directory_is_told(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="params: damaged, copy the directory again"):
         jax.tree.map(read, open_params(tmp_path / "params"))
+    (tmp_path / "params" / "_METADATA").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+    )
+    with pytest.raises(UserError, match=r"/_METADATA: is a Git LFS pointer, .* in its folder$"):
+        open_params(tmp_path / "params")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: damaged, copy the directory again"):
         open_params(tmp_path / "empty")

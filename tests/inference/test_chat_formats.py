@@ -146,6 +146,16 @@ def test_another_format_when_loading(owl, directory, answered, tmp_path):
     for format in ("huggingface", "orbax"):
         mine.save(tmp_path / format, format)
         assert owl_jax.load(tmp_path / format, "float32").config == mine.config
+    for wrong, key in (
+        ("'mine', 'Q', 'A'", "user"),
+        ("'my own', ('Q', ''), 'A'", "name"),
+        ("'mine', ('Q', ''), 'A', stops=('',)", r"stops\[0\]"),
+    ):
+        (tmp_path / "wrong.py").write_text(
+            f"from owl_jax.text.formats.format import Format\nWRONG = Format({wrong})"
+        )
+        with pytest.raises(UserError, match=rf"wrong\.py: conversation\.{key} is .*; expected "):
+            owl_jax.load(directory, conversation=tmp_path / "wrong.py")
     with pytest.raises(UserError, match="conversation is 'alpaca'; expected owl, owl2, "):
         owl_jax.load(directory, conversation="alpaca")
 

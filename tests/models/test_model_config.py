@@ -111,6 +111,10 @@ def test_invalid_values_name_their_field(part, field):
         ({"vision": {}, "connector": {}, "llm": {"architecture": ["llama"]}}, r"is \['llama'\]"),
         ({"vision": {}, "connector": {}, "llm": {}, "lora": [3]}, "lora is .*a JSON object"),
         ({"vision": {}, "connector": {}, "llm": {}, "heads": 3}, "unknown key 'heads'"),
+        (
+            {"vision": {}, "connector": {}, "llm": {}, "resizing": {"kind": "padd"}},
+            "^resizing.kind is 'padd'; expected squash, pad, crop$",
+        ),
     ],
 )
 def test_invalid_configs_are_refused(values, message):

@@ -246,7 +246,7 @@ def test_a_file_of_parts_that_ends_the_process_is_one_line(file):
         load_parts(file)
 
 
-@pytest.mark.parametrize("number", ["0", "-3", "4.0", "None"])
+@pytest.mark.parametrize("number", ["0", "-3", "4.0", "None", "True"])
 def test_a_connector_without_tokens_is_one_line(number, file):
     file.write_text(f"{FILE}\n    def num_tokens(self, vision, frames):\n        return {number}\n")
     model = owl_with(load_parts(file).TwiceConfig())
@@ -257,6 +257,46 @@ def test_a_connector_without_tokens_is_one_line(number, file):
         model.media_lengths()
     with pytest.raises(UserError, match=rf"config\.model: {message}"):
         read_model(base_config(model))
+
+
+def test_numpy_s_integers_count_tokens(file):
+    counts = "import numpy as np\n        return np.prod([2, 2])"
+    file.write_text(f"{FILE}\n    def num_tokens(self, vision, frames):\n        {counts}\n")
+    assert type(owl_with(load_parts(file).TwiceConfig()).num_tokens("image")) is int
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "message"),
+    [
+        ("problems", "'bad'", "problems of TwiceConfig returned 'bad'; expected a list of lines"),
+        ("mismatches", "'bad'", "mismatches of TwiceConfig returned 'bad'; expected a list of"),
+        ("mismatches", "None", "mismatches of TwiceConfig returned None; expected a list of"),
+        ("build", "None", "build of TwiceConfig returned None; expected a Flax module"),
+        ("build", "lambda x: x", "build of TwiceConfig returned <function"),
+        ("build", "Returns(0)", "connector twice: its module returns NoneType; expected one array"),
+        ("build", "Returns(1)", "connector twice: its module returns tuple; expected one array of"),
+        ("build", "Returns(2)", "connector twice: its module returns an array of int32; expected"),
+    ],
+)
+def test_what_a_connector_s_methods_return(method, returned, message, file):
+    module = """
+import flax.linen as nn
+
+class Returns(nn.Module):
+    which: int
+
+    def __call__(self, x):
+        return (None, (x, x), x.astype("int32"))[self.which]
+"""
+    lines = f"    def {method}({METHODS[method]}):\n        return {returned}\n"
+    file.write_text(f"{FILE}\n{lines}{module}")
+    vision = SiglipConfig(28, 14, 16, 24, num_layers=1, num_heads=2)
+    llm = LlamaConfig(340, 16, 24, 1, 2, 2)
+    with pytest.raises(UserError) as error:
+        model = OwlConfig(vision, load_parts(file).TwiceConfig(hidden_size=16), llm)
+        model.problems()
+        abstract_params(model)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_connector_that_miscounts_its_tokens_is_one_line(file):

@@ -186,7 +186,7 @@ def test_no_template(tmp_path):
         ("{% for i in range(10 ** 9) %}{% endfor %}", "forbids"),
         ("{% for i in range(999999999) %}{% endfor %}", "fails: OverflowError: Range too big"),
         ("a\n{% if %}", "has an error in line 2: "),
-        ("{% include 'x' %}", "fails: "),
+        ("{% include 'x' %}", "does what the sandbox forbids: it reads another file, x"),
         ("{{ strftime_now('%Y') }}", "fails: UndefinedError: 'strftime_now' is undefined"),
         ("{{ raise_exception('only\nsystem') }}", "refuses the conversation: only system"),
         ("nothing", "does not write the user's message"),

@@ -115,6 +115,18 @@ def test_what_would_take_all_memory_is_forbidden(source, words):
     assert f"file: the chat template does what the sandbox forbids: {words}" in str(error.value)
 
 
+@pytest.mark.parametrize("tag", ["import 'a' as b", "include 'a'", "extends 'a'"])
+def test_other_files_are_forbidden(tag):
+    with pytest.raises(UserError, match="what the sandbox forbids: it reads another file, a; a te"):
+        written(f"{{% {tag} %}}")
+
+
+def test_a_template_that_writes_the_date_is_told_why_it_cannot():
+    with pytest.raises(UserError, match=r"'strftime_now' is undefined, as the date would make"):
+        written("{{ strftime_now('%d') }}")
+    assert written("{{ strftime_now is defined }}") == "False"
+
+
 def test_rounds_are_counted_for_each_rendering():
     source = "{% for i in range(99999) %}{% endfor %}" * 6
     assert written(source) == written(source) == ""

@@ -98,3 +98,10 @@ def test_marks_in_texts_are_broken():
         assistant("<s>< |im_end|>"),
     ]
     assert with_broken_marks(turns, ()) == turns
+
+
+def test_only_white_space_is_a_margin():
+    edge = "\U000ffff2"
+    text = f"Human: a{edge} b {edge}c\nAI: d"
+    for margins in (False, True):
+        assert turns_of(text, margins)[0] == Turn("user", ("a b c",))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from docs_page import blocks_of
 
+import owl_jax
 from owl_jax.checkpoint.hf_import import abstract_params, open_language, open_vision
 from owl_jax.checkpoint.safetensors_writer import write_shards
 from owl_jax.checkpoint.tensors import to_source
@@ -160,3 +161,13 @@ def test_what_an_encoder_s_module_returns(old, new, message, tmp_path):
     with pytest.raises(UserError) as error:
         vlm.abstract_params(around(vision))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_language_model_that_fails_only_on_longer_texts(tmp_path):
+    """Its shapes are found with one token, so the fault appears when it answers."""
+    weights = written(MODEL, tmp_path)
+    mistaken(MODEL, "        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)\n", "", tmp_path)
+    owl = owl_jax.load(weights, "float32")
+    with pytest.raises(UserError, match=r"part of your own, \S*part\.py, line \d+: \w+: ") as error:
+        owl.generate([[5, 6, 7]], max_new_tokens=2)
+    assert "\n" not in str(error.value)

@@ -13,6 +13,8 @@ from owl_jax.text.tokenizer import Tokenizer
 from owl_jax.text.turns import Content, Turn
 
 _Text = Annotated[str, Meta(max_length=100_000)]
+_Stop = Annotated[str, Meta(min_length=1, max_length=100_000)]  # "" would cut off every answer
+_Stops = Annotated[tuple[_Stop, ...], Meta(max_length=1000)]
 _Texts = Annotated[tuple[_Text, ...], Meta(max_length=1000)]
 
 
@@ -105,7 +107,7 @@ class Format:
     after_media: _Text = "\n"
     tokens: _Texts = ()
     reserved: _Texts = ()
-    stops: _Texts = ()
+    stops: _Stops = ()
     always_bos: bool = False
 
     @property
