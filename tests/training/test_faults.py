@@ -25,7 +25,7 @@ from training_runs import (
 )
 
 PREEMPTED, INTERRUPTED = 75, 130
-STEPS, STEPS_OF_TWO = 60, 90
+STEPS, STEPS_OF_TWO = 100, 90
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
 
 
