@@ -25,9 +25,9 @@ from owl_jax.inference.core import (
     decode_steps,
     make_rows,
     prefill,
-    quickest_form,
     start_batch,
 )
+from owl_jax.inference.layouts import quickest_form
 from owl_jax.inference.prompt import prompt_arrays, round_up
 from owl_jax.inference.sampling import Sampling, row_keys
 from owl_jax.models.compute import Compute

@@ -180,7 +180,7 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
         prefilled = abstract_prefilled(model, compute, mesh, weights, prompt)
         return program(
             core.insert,
-            *(state, prefilled, scalar, scalar),
+            *(state, prefilled, scalar, scalar, scalar),
             batch_size=1,
             sequence=prompt_shape,
             tokens=prompt_shape.length,

@@ -19,10 +19,11 @@ from jax.sharding import Mesh
 from owl_jax.checkpoint import model_directory
 from owl_jax.errors import UserError
 from owl_jax.inference.arguments import MAX_NEW_TOKENS, NUM_FRAMES, boolean, whole_number
-from owl_jax.inference.core import quickest_form, without_adapters
+from owl_jax.inference.core import without_adapters
 from owl_jax.inference.generate import Batch, generate, new_tokens
 from owl_jax.inference.given_media import MOST_FRAMES, open_clip, open_picture, take_out
 from owl_jax.inference.interrupts import uninterrupted
+from owl_jax.inference.layouts import quickest_form
 from owl_jax.inference.prompt import Prompt, prompt_arrays
 from owl_jax.inference.requests import ChatPrompt
 from owl_jax.inference.sampling import Sampling, check_seed

@@ -38,8 +38,6 @@ from owl_jax.models.cache import (
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.lora import activate
-from owl_jax.models.matmul import bits_of
-from owl_jax.models.stack import unstack
 from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 
 OWNERS = "adapter_owners"  # beside "lora" in parameters with several adapters
@@ -154,29 +152,6 @@ def end_ids_array(end_ids: Sequence[Sequence[int]]) -> np.ndarray:
     for row, ids in enumerate(end_ids):
         whole[row, : len(ids)] = ids
     return whole
-
-
-def quickest_form(compute: Compute, params: Params) -> tuple[Compute, Params]:
-    """Computation settings and the same weights in the form that decodes fastest.
-
-    Layers are unrolled on a CPU (models/stack.py) and scanned elsewhere. Unrolled weights are views
-    of the stacked ones where alignment allows it, for all but tiny layers; large bfloat16 weights
-    are viewed as integers (models/matmul.py).
-    """
-    devices = {device for leaf in jax.tree.leaves(params) for device in leaf.devices()}
-    device = devices.pop()
-    if devices or device.platform != "cpu":
-        return compute, params
-    views = jax.tree_util.tree_map_with_path(_view, params)
-    return dataclasses.replace(compute, scan_layers=False), jax.device_put(unstack(views), device)
-
-
-def _view(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
-    view = np.asarray(leaf)
-    *_, parent, name = "", *(key.key for key in path)
-    # A temporal kernel is a convolution's.
-    is_widened = name == "embedding" or (name == "kernel" and parent != "temporal")
-    return bits_of(view) if is_widened and view.dtype == jnp.bfloat16 else view
 
 
 @partial(jax.jit, static_argnames=("config", "compute"))

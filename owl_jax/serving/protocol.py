@@ -36,14 +36,20 @@ class MediaUrl(_Body):
 
 
 class TextPart(_Body, tag_field="type", tag="text"):
+    """Text of a message."""
+
     text: str
 
 
 class ImagePart(_Body, tag_field="type", tag="image_url"):
+    """A picture."""
+
     image_url: MediaUrl | str
 
 
 class VideoUrlPart(_Body, tag_field="type", tag="video_url"):
+    """A video file."""
+
     video_url: MediaUrl | str
 
 
@@ -54,6 +60,8 @@ class VideoPart(_Body, tag_field="type", tag="video"):
 
 
 class RefusalPart(_Body, tag_field="type", tag="refusal"):
+    """A refusal that an earlier answer had; read as text."""
+
     refusal: str
 
 
@@ -82,14 +90,16 @@ class StreamOptions(_Body):
 
 
 class TextFormat(_Body, tag_field="type", tag="text"):
-    pass
+    """Any text."""
 
 
 class JsonObjectFormat(_Body, tag_field="type", tag="json_object"):
-    pass
+    """Any JSON object."""
 
 
 class NamedSchema(_Body, rename={"schema_": "schema"}):
+    """A JSON schema and its name."""
+
     schema_: dict[str, Any]
     name: str | None = None
     description: str | None = None
@@ -97,6 +107,8 @@ class NamedSchema(_Body, rename={"schema_": "schema"}):
 
 
 class JsonSchemaFormat(_Body, tag_field="type", tag="json_schema"):
+    """JSON that a schema describes."""
+
     json_schema: NamedSchema
 
 
@@ -104,10 +116,14 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class VideoOptions(_Body):
+    """How many frames the model sees."""
+
     num_frames: Positive | None = None
 
 
 class MediaOptions(_Body):
+    """How media are read."""
+
     video: VideoOptions | None = None
 
 

@@ -6,6 +6,7 @@ import pytest
 from owl_jax.aot.build_program import build_program
 from owl_jax.aot.topology import Topology
 from owl_jax.errors import UserError
+from owl_jax.inference.core import MAX_STEPS
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.llama import LlamaConfig
@@ -68,3 +69,17 @@ def test_the_rows_that_a_device_has(name, mesh, rows, own):
 def test_tokens_without_room_are_named_as_they_were_given(new_tokens):
     with pytest.raises(UserError, match=f"^--new_tokens={new_tokens}: .* sequence of 256 tokens;"):
         opened("decode", new_tokens=new_tokens)
+
+
+@pytest.mark.parametrize("name", ["prefill", "insert", "decode"])
+def test_programs_of_answers_are_traced(name):
+    """Prompts of 192 tokens in rows of 256; each program returns what the core does."""
+    result = opened(name).trace().out_info
+    if name == "prefill":
+        assert result.logits.shape == (8, 64) and result.new["k"].shape == (1, 8, 8, 192, 8)
+        return
+    state = result if name == "insert" else result[0]
+    assert state.cache["k"].shape == (1, 8, 8, 256, 8)
+    assert state.rows.lengths.shape == (8,)
+    if name == "decode":
+        assert result[1].ids.shape == (MAX_STEPS, 8)

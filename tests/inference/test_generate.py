@@ -13,9 +13,9 @@ from owl_jax.inference.core import (
     decode_steps,
     make_rows,
     prefill,
-    quickest_form,
     start_batch,
 )
+from owl_jax.inference.layouts import quickest_form
 from owl_jax.inference.prompt import BUCKET, prompt_arrays
 from owl_jax.inference.sampling import Sampling, row_keys
 from owl_jax.models.compute import Compute
@@ -180,8 +180,10 @@ def test_unrolled_cache_is_written_in_place(case):
     shape = ",".join(map(str, state.cache[0]["k"].shape))
     text = decode_steps.lower(owl.config, compute, params, state, 9).compile().as_text()
     written = re.findall(rf"= f32\[{shape}\]\S* ([a-z-]+)\(", text)
-    assert "copy" not in written, written
-    assert written
+    # By XLA's flags a scatter of one token is a scatter or an update of a slice.
+    writes = written.count("scatter") + written.count("dynamic-update-slice")
+    assert writes == 2 * owl.config.llm.num_layers
+    assert "copy" not in written
 
 
 def test_unrolled_weights_are_no_copy():
