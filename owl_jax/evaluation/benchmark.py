@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from owl_jax.errors import UserError, shown
+
 Kind = Literal["yes_no", "choice", "short_answer", "caption", "judged"]
 Mode = Literal["generate", "rank", "letter"]
+
+_MARK = re.compile("(<image>|<video>)")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -33,8 +38,7 @@ class Item:
 
     id: unique in the benchmark, and the same as in files of answers.
     question: the benchmark's own text, without options and instructions.
-    media: in order. `question` may name their places with `<image>` (Question.parts).
-    choices: texts of the options, in the order of their letters.
+      choices: texts of the options, in the order of their letters.
     truth: an answer that gets full marks, for tables and for baselines: a letter, "Yes" or "No", a
       word, a caption; empty if there is none.
     category: for the tables.
@@ -170,6 +174,24 @@ class Benchmark:
             most = max((len(item.choices) for item in items), default=0)
             return {letter: letter for letter in LETTERS[:most]}
         return {}
+
+
+def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
+    """A question's parts: each medium at the next `<image>` or `<video>` of the text.
+
+    Without marks, the media come first. Raises UserError if the marks do not fit the media.
+    """
+    marks = _MARK.findall(text)
+    if not marks:
+        return (*media, text)
+    if marks != [f"<{medium.kind}>" for medium in media]:
+        raise UserError(
+            f"the question {shown(text)} has the marks {' '.join(marks)} for {len(media)} media; "
+            "expected one mark of its kind for each medium, or none"
+        )
+    texts = _MARK.split(text)[::2]
+    mixed = [part for pair in zip(texts, [*media, ""], strict=True) for part in pair]
+    return tuple(part for part in mixed if part != "")
 
 
 def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
