@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from owl_jax.errors import UserError
-from owl_jax.evaluation.benchmark import Judged
+from owl_jax.evaluation.benchmark import Item, Judged
 
 Statistic = Callable[[Sequence[Judged]], float]
 
@@ -101,15 +101,18 @@ class _Groups:
 
 
 def _in_group(one: Judged, suffix: str) -> Judged:
-    item = dataclasses.replace(one.item, group=one.item.group + suffix)
+    item = dataclasses.replace(one.item, group=_group(one.item) + suffix)
     return dataclasses.replace(one, item=item)
+
+
+def _group(item: Item) -> str:
+    return item.group or f"item {item.id}"
 
 
 def _groups(judged: Sequence[Judged]) -> _Groups:
     members: dict[str, list[Judged]] = {}
     for one in judged:
-        # An item without a group is one of its own.
-        members.setdefault(one.item.group or f"item {one.item.id}", []).append(one)
+        members.setdefault(_group(one.item), []).append(one)
     return _Groups(list(members.values()))
 
 
