@@ -189,9 +189,10 @@ def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
             f"the question {shown(text)} has the marks {' '.join(marks)} for {len(media)} media; "
             "expected one mark of its kind for each medium, or none"
         )
-    texts = _MARK.split(text)[::2]
-    mixed = [part for pair in zip(texts, [*media, ""], strict=True) for part in pair]
-    return tuple(part for part in mixed if part != "")
+    texts, parts = _MARK.split(text)[::2], list[str | Medium]()
+    for before, medium in zip(texts, media, strict=False):
+        parts += [before, medium]
+    return tuple(part for part in [*parts, texts[-1]] if part != "")
 
 
 def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:

@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ RESULTS, VERDICTS, ANSWERS, REPORT = (
 )
 
 
+
 @dataclass(frozen=True)
-class Settings:
+class Provenance:
     """What a number depends on; part of every result.
 
     system: how tables call what was evaluated. model: its hash, or that of the file of answers.
@@ -51,7 +51,7 @@ class Settings:
 def write_results(
     directory: Path,
     scored: Scored,
-    settings: Settings,
+    provenance: Provenance,
     baselines: Mapping[str, float],
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def write_results(
     kept = with_verdict(scored.judged)
     results = {
         "version": 1,
-        **asdict(settings),
+        **asdict(provenance),
         "headline": {
             "name": scored.benchmark.headline,
             "value": scored.value,
@@ -102,14 +102,14 @@ class Earlier:
     judged: Sequence[Judged]
 
 
-def read_results(directory: Path, items: Sequence[Item], settings: Settings) -> Earlier:
+def read_results(directory: Path, items: Sequence[Item], provenance: Provenance) -> Earlier:
     """An evaluation of the same items. Raises UserError for other data and missing files."""
     path = directory / RESULTS
     keys = ("benchmark", "items_hash", "system", "headline", "scores")
     results = checked(read_json(path), keys, str(path))
-    if (found := results["benchmark"]) != settings.benchmark:
-        raise UserError(f"{directory} has results of {found}; expected {settings.benchmark}")
-    if results["items_hash"] != settings.items_hash:
+    if (found := results["benchmark"]) != provenance.benchmark:
+        raise UserError(f"{directory} has results of {found}; expected {provenance.benchmark}")
+    if results["items_hash"] != provenance.items_hash:
         raise UserError(f"{directory} has results on other data; evaluate both on the same files")
     known = {item.id: item for item in items}
     lines = read_json_lines(directory / VERDICTS, ("id", "answer", "parsed", "score", "details"))
@@ -133,16 +133,23 @@ def hash_of_items(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def software() -> dict[str, str | None]:
-    """The version of owl_jax, and the commit if it runs from a checkout."""
-    found = subprocess.run(
-        ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = found.stdout.strip() if found.returncode == 0 else None
-    return {"version": version("owl_jax"), "commit": commit}
+def commit() -> str | None:
+    """The commit, if owl_jax runs from a checkout."""
+    here = Path(__file__)
+    # Of owl_jax's own repository: an environment may be inside of another.
+    is_ours = _git(here.parent, "ls-files", here.name)
+    return (is_ours and _git(here.parent, "rev-parse", "HEAD")) or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints; nothing without git or a repository."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return found.stdout.strip()
 
 
 def _plain(value: Any) -> Any:

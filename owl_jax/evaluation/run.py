@@ -1,0 +1,120 @@
+"""Evaluates one system on one benchmark: asks or reads answers, scores them, writes the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from owl_jax.errors import UserError
+from owl_jax.evaluation.answers import claim
+from owl_jax.evaluation.benchmark import Ask, Benchmark, Item
+from owl_jax.evaluation.given_answers import as_records, read_answers
+from owl_jax.evaluation.intervals import difference
+from owl_jax.evaluation.report import System, write_report
+from owl_jax.evaluation.results import (
+    ANSWERS,
+    REPORT,
+    Provenance,
+    commit,
+    hash_of_items,
+    read_results,
+    write_results,
+)
+from owl_jax.evaluation.scoring import baselines, check_items, score, with_verdict
+from owl_jax.evaluation.templates import choose_template
+from owl_jax.files import write_whole
+
+if TYPE_CHECKING:
+    from owl_jax.evaluation.ask import Asking, Settings
+    from owl_jax.inference.api import Owl
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured, and where the results go.
+
+    items: of `benchmark`, read from `data`.
+    judge: asks the judge; None: only rules. judge_name: for the results.
+    compare: output folders of other systems on the same data.
+    seed: of intervals and shuffled pictures.
+    """
+
+    benchmark: Benchmark
+    items: Sequence[Item]
+    data: str
+    output: Path
+    judge: Ask | None = None
+    judge_name: str | None = None
+    compare: Sequence[Path] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a model is asked.
+
+    template: its name or file (evaluation/templates.py).
+    baselines: ways of asking again without looking: "blind", "shuffled", "language_model".
+    shard_index, num_shards: of this process.
+    engine: further arguments of evaluation.ask.ask.
+    """
+
+    settings: Settings
+    template: str
+    baselines: Sequence[str]
+    shard_index: int
+    num_shards: int
+    engine: Mapping[str, Any]
+
+
+def read_items(benchmark: Benchmark, data: Path) -> list[Item]:
+    """The benchmark's items. Raises UserError."""
+    if not data.exists():
+        raise UserError(f"--data={data}: no such file or folder")
+    items = benchmark.read(data)
+    check_items(items, f"--data={data}")
+    return items
+
+
+def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
+    """Scores a file of answers; returns what results.json has. Raises UserError."""
+    answers = read_answers(path, task.items)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    provenance = _provenance(task, name, digest, mode="given", template="given")
+    claim(task.output, {"benchmark": task.benchmark.name, "answers": digest})
+    lines = (json.dumps(record, ensure_ascii=False) for record in as_records(answers))
+    write_whole(task.output / ANSWERS, "".join(f"{line}\n" for line in lines))
+    return _finish(task, answers, provenance, {})
+
+
+def evaluate_model(
+    task: Task, owl: Owl, model_hash: str, asked: Asked, name: str, tell: Tell
+) -> dict[str, Any] | None:
+    """Asks the model and scores its answers.
+
+    Returns what results.json has; None if other processes have not answered their questions yet.
+    Raises UserError.
+    """
+    from owl_jax.evaluation.ask import Asking
+
+    template = choose_template(asked.template)
+    askings = [
+        Asking(item.id, template(task.benchmark, item), item.choices) for item in task.items
+    ]
+    answers = _ask(task, owl, askings, asked, task.output, "", tell)
+    others = {}
+    for baseline in asked.baselines:
+        others[baseline] = _baseline(task, owl, askings, asked, baseline, tell)
+    if answers is None or None in others.values():
+        return None
+    provenance = _provenance(
+        task, name, model_hash, mode=asked.settings.mode, template=asked.template
+    )
+    return _finish(task, answers, provenance, others)
