@@ -24,7 +24,6 @@ RESULTS, VERDICTS, ANSWERS, REPORT = (
 )
 
 
-
 @dataclass(frozen=True)
 class Provenance:
     """What a number depends on; part of every result.
@@ -53,11 +52,10 @@ def write_results(
     scored: Scored,
     provenance: Provenance,
     baselines: Mapping[str, float],
-    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes both files, each whole or not at all; returns what results.json has.
 
-    baselines: headline numbers by name. more: further keys, such as the judge's agreement.
+    baselines: headline numbers by name.
     """
     kept = with_verdict(scored.judged)
     results = {
@@ -79,7 +77,6 @@ def write_results(
         "unparsed": scored.unparsed,
         "unanswered": scored.unanswered,
         "unjudged": scored.unjudged,
-        **more,
     }
     lines = (
         {"id": one.item.id, "answer": one.answer, **asdict(one.verdict)} for one in scored.judged

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], None]
 
+BASELINES = {
+    "blind": "without pictures",
+    "shuffled": "with another question's pictures",
+    "language_model": "the language model alone",
+}
+
+_TOLD = 5  # questions without an answer that are named
+_MOST_FAILED = 0.01
+
 
 @dataclass(frozen=True)
 class Task:
@@ -105,16 +114,119 @@ def evaluate_model(
     from owl_jax.evaluation.ask import Asking
 
     template = choose_template(asked.template)
-    askings = [
-        Asking(item.id, template(task.benchmark, item), item.choices) for item in task.items
-    ]
-    answers = _ask(task, owl, askings, asked, task.output, "", tell)
+    askings = [Asking(item.id, template(task.benchmark, item), item.choices) for item in task.items]
+    answers = _ask(task, owl, askings, asked, task.output, tell)
     others = {}
     for baseline in asked.baselines:
-        others[baseline] = _baseline(task, owl, askings, asked, baseline, tell)
-    if answers is None or None in others.values():
+        given = _baseline(task, owl, askings, asked, baseline, tell)
+        if given is not None:
+            others[baseline] = given
+    if answers is None or len(others) < len(asked.baselines):
         return None
     provenance = _provenance(
         task, name, model_hash, mode=asked.settings.mode, template=asked.template
     )
     return _finish(task, answers, provenance, others)
+
+
+def _ask(
+    task: Task,
+    owl: Owl,
+    askings: Sequence[Asking],
+    asked: Asked,
+    directory: Path,
+    tell: Tell,
+) -> dict[str, str] | None:
+    """The answers by id; None if other processes have not answered their questions yet.
+
+    Raises UserError if too many questions could not be answered.
+    """
+    from owl_jax.evaluation.ask import ask
+
+    outcome = ask(
+        owl,
+        askings,
+        asked.settings,
+        directory,
+        {
+            "benchmark": task.benchmark.name,
+            "items": hash_of_items(task.items),
+            "template": asked.template,
+        },
+        shard_index=asked.shard_index,
+        num_shards=asked.num_shards,
+        **asked.engine,
+    )
+    for problem, ids in (("media are missing", outcome.missing), ("failed", outcome.failed)):
+        for id, reason in list(ids.items())[:_TOLD]:
+            tell(f"{id}: {reason}")
+        if ids:
+            tell(f"{len(ids):,} of {len(askings):,} questions have no answer: {problem}")
+    if len(outcome.failed) > _MOST_FAILED * len(askings):
+        raise UserError(
+            f"{len(outcome.failed):,} of {len(askings):,} questions failed, more than "
+            f"{_MOST_FAILED:.0%}; the same command asks only those again"
+        )
+    answers = {id: answer.answer for id, answer in outcome.answers.items()}
+    without = len(outcome.missing) + len(outcome.failed)
+    if len(answers) + without < len(askings) and asked.num_shards > 1:
+        tell(
+            f"{directory}: {len(answers):,} of {len(askings):,} answers; the process that ends "
+            "last writes the results"
+        )
+        return None
+    return answers
+
+
+def _baseline(
+    task: Task, owl: Owl, askings: Sequence[Asking], asked: Asked, name: str, tell: Tell
+) -> dict[str, str] | None:
+    """The answers when the model is asked without looking."""
+    from owl_jax.evaluation.ask_variants import base_language_model, blind, shuffled
+
+    tell(f"baseline: {name}")
+    if name == "language_model":
+        owl = base_language_model(owl)
+    changed = shuffled(askings, task.seed) if name == "shuffled" else blind(askings)
+    return _ask(task, owl, changed, asked, task.output / name, tell)
+
+
+def _finish(
+    task: Task,
+    answers: Mapping[str, str],
+    provenance: Provenance,
+    others: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """Scores, and writes results.json, verdicts.jsonl and report.html."""
+    benchmark, items = task.benchmark, task.items
+    earlier = [read_results(path, items, provenance) for path in task.compare]
+    scored = score(benchmark, items, answers, task.judge, task.seed)
+    numbers = baselines(benchmark, items)
+    for name, given in others.items():
+        numbers[BASELINES[name]] = score(benchmark, items, given, None, task.seed).value
+    results = write_results(task.output, scored, provenance, numbers)
+    judged = with_verdict(scored.judged)
+    systems = [System(results, scored.judged)]
+    systems += [System(other.results, other.judged) for other in earlier]
+    differences = [
+        difference(with_verdict(other.judged), judged, benchmark.headline_value, task.seed)
+        for other in earlier
+    ]
+    write_report(task.output / REPORT, benchmark, systems, differences)
+    return results
+
+
+def _provenance(task: Task, name: str, model: str, *, mode: str, template: str) -> Provenance:
+    return Provenance(
+        benchmark=task.benchmark.name,
+        data=task.data,
+        items_hash=hash_of_items(task.items),
+        system=name,
+        model=model,
+        mode=mode,
+        template=template,
+        seed=task.seed,
+        judge=task.judge_name,
+        version=version("owl_jax"),
+        commit=commit(),
+    )
