@@ -45,6 +45,7 @@ _VARIABLES = {
     )
 }
 *_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
+_BEST_FIRST = tuple(_COLORS[index] for index in (2, 0, 1, 3))
 
 # Dashes also distinguish lines, for readers who cannot distinguish the colours.
 _DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
@@ -236,14 +237,17 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
 
 
 def stacked_chart(title: str, stacks: Sequence[Stack], parts: Sequence[str]) -> Chart:
-    """Horizontal bars of shares side by side, the first on top. parts: up to four names."""
+    """Horizontal bars of shares side by side, the first on top.
+
+    parts: names of up to four shares, from the best to the worst.
+    """
     if not stacks:
         return Chart(title)
     with _drawing(title, "share", height=_BAR_HEIGHT * len(stacks) + _AXIS_HEIGHT) as drawing:
         figure, axes = drawing
         starts = np.zeros(len(stacks))
         handles = []
-        for index, (part, color) in enumerate(zip(parts, _COLORS, strict=False)):
+        for index, (part, color) in enumerate(zip(parts, _BEST_FIRST, strict=False)):
             shares = np.array([stack.shares[index] for stack in stacks])
             boxes = axes.barh(range(len(stacks)), shares, 0.6, left=starts, color=color)
             for box, stack, share in zip(boxes, stacks, shares, strict=True):
