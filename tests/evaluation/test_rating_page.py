@@ -5,8 +5,8 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from playwright.sync_api import sync_playwright
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from owl_jax.evaluation.benchmark import Item, Medium
 from owl_jax.evaluation.rating.page import write_rating_page
