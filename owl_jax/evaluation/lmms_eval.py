@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 import owl_jax
-from owl_jax.errors import UserError
+from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.ask import with_pixels
 from owl_jax.evaluation.benchmark import Medium, Mode, Question
 from owl_jax.evaluation.prompts import Asking, tokenize
@@ -78,7 +79,7 @@ class OwlForQuestions(lmms):  # type: ignore[misc]
         for index, request in enumerate(requests):
             question, wanted = self._question(request.args)
             askings.append(Asking(str(index), question))
-            settings.append(_Wanted(wanted))
+            settings.append(_Wanted.of(wanted))
         answers: dict[str, str] = {}
         # Requests of a task want the same; those of several tasks may be mixed.
         for wanted in dict.fromkeys(settings):
@@ -144,31 +145,34 @@ class OwlForMessages(OwlForQuestions):
         return Question(tuple(_part(part) for part in messages[0]["content"])), wanted
 
 
+@dataclass(frozen=True)
 class _Wanted:
-    """generation_kwargs of a task. Raises UserError for what would change answers silently."""
+    """generation_kwargs of a task."""
 
-    def __init__(self, wanted: dict[str, Any]):
-        unknown = {key for key in wanted.keys() - _KNOWN if wanted[key] is not None}
-        if unknown or (wanted.get("num_beams") or 1) != 1 or (wanted.get("top_p") or 1) != 1:
+    max_new_tokens: int
+    temperature: float
+    until: tuple[str, ...]
+
+    @staticmethod
+    def of(kwargs: Mapping[str, Any]) -> _Wanted:
+        """Raises UserError for what would change answers and is not offered."""
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        if given.keys() - _KNOWN or given.get("num_beams", 1) != 1 or given.get("top_p", 1) != 1:
             raise UserError(
-                f"generation_kwargs {wanted}: expected only max_new_tokens, temperature and until"
+                f"generation_kwargs {shown(given)}: expected max_new_tokens, temperature and until"
             )
-        until = wanted.get("until") or ()
-        self.until = (until,) if isinstance(until, str) else tuple(until)
-        self.max_new_tokens = int(wanted.get("max_new_tokens") or _MAX_NEW_TOKENS)
-        self.temperature = float(wanted.get("temperature") or 0.0)
+        until = given.get("until", ())
+        return _Wanted(
+            int(given.get("max_new_tokens", _MAX_NEW_TOKENS)),
+            float(given.get("temperature", 0.0)),
+            (until,) if isinstance(until, str) else tuple(until),
+        )
 
     def cut(self, text: str) -> str:
         """The text up to where the task ends it."""
         for stop in filter(None, self.until):
             text = text.split(stop)[0]
         return text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Wanted) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self.until, self.max_new_tokens, self.temperature))
 
 
 def _text(reply: Reply) -> str:

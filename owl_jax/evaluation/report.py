@@ -116,7 +116,7 @@ def _shown(one: Judged, by_id: Sequence[Mapping[str, Judged]]) -> dict[str, Any]
 def _pictures(medium: Medium) -> list[Image.Image]:
     """A picture, or a few frames; nothing of a file that cannot be read."""
     try:
-        if medium.kind == "image":
+        if isinstance(medium.source, Path | bytes) and medium.kind == "image":
             return [load_image(medium.source)]
         return load_frames(medium.source, _FRAMES)
     except BadData:

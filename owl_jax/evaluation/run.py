@@ -104,14 +104,14 @@ def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
 
 
 def evaluate_model(
-    task: Task, owl: Owl, model_hash: str, asked: Asked, name: str, tell: Tell
+    task: Task, owl: Owl, asked: Asked, name: str, tell: Tell
 ) -> dict[str, Any] | None:
     """Asks the model and scores its answers.
 
     Returns what results.json has; None if other processes have not answered their questions yet.
     Raises UserError.
     """
-    from owl_jax.evaluation.ask import Asking
+    from owl_jax.evaluation.ask import Asking, model_hash
 
     template = choose_template(asked.template)
     askings = [Asking(item.id, template(task.benchmark, item), item.choices) for item in task.items]
@@ -124,7 +124,7 @@ def evaluate_model(
     if answers is None or len(others) < len(asked.baselines):
         return None
     provenance = _provenance(
-        task, name, model_hash, mode=asked.settings.mode, template=asked.template
+        task, name, model_hash(owl), mode=asked.settings.mode, template=asked.template
     )
     return _finish(task, answers, provenance, others)
 
