@@ -20,14 +20,16 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Benchmark
-from owl_jax.evaluation.benchmarks import BENCHMARKS
+from owl_jax.evaluation.choose import choose_benchmark
 from owl_jax.files import as_typed
 from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.run import Asked, Task
 
-_BENCHMARK = flags.DEFINE_enum("benchmark", None, sorted(BENCHMARKS), "its name", required=True)
+_BENCHMARK = flags.DEFINE_string(
+    "benchmark", None, "its name, or a Python file with one (docs/add_a_benchmark.md)", required=True
+)
 _DATA = flags.DEFINE_string(
     "data", None, "the benchmark's files: a folder or a file", required=True
 )
@@ -105,7 +107,7 @@ def main(argv: list[str]) -> None:
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     from owl_jax.evaluation.run import Task, evaluate_answers, read_items
 
-    benchmark = BENCHMARKS[_BENCHMARK.value]
+    benchmark = choose_benchmark(as_typed(str(_BENCHMARK.value)))
     asked = None if _MODEL.value is None else _asked(benchmark)
     data = Path(as_typed(_DATA.value))
     task = Task(
