@@ -22,12 +22,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Medium:
     """A picture or a video, not decoded yet.
 
-    source: a file, a folder of frames, or the bytes of a file.
+    source: a file, a folder of frames, the bytes of a file, or the frames of a video as files or
+      their bytes.
     start, end: seconds of a video; None: from its beginning, to its end.
     """
 
     kind: Literal["image", "video"]
-    source: Path | bytes
+    source: Path | bytes | tuple[Path | bytes, ...]
     start: float | None = None
     end: float | None = None
 
