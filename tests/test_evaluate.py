@@ -27,7 +27,7 @@ def data(tmp_path_factory):
             }
             for number, asked in enumerate(COLORS * 4)
         ]
-        for line in lines[3:6]:
+        for line in lines[3:5]:
             line["label"] = "no"
         path = folder / f"coco_pope_{kind}.json"
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -52,14 +52,14 @@ def test_answers_of_another_system_are_scored(data, tmp_path):
     result = evaluate(data, tmp_path / "out", f"--answers={answers}", "--name=<b>other</b>")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        "pope: accuracy, mean of the three files 0.75 (0.5 to 1), 36 items",
-        '  always "Yes": 0.75',
-        '  always "No": 0.25',
-        '  the most frequent answer, "Yes": 0.75',
+        "pope: accuracy, mean of the three files 0.8333 (0.75 to 1), 36 items",
+        '  always "Yes": 0.8333',
+        '  always "No": 0.1667',
+        '  the most frequent answer, "Yes": 0.8333',
         f"{tmp_path / 'out' / 'report.html'}",
     ]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["scores"]["random"]["TP"] == 9 and results["scores"]["random"]["FP"] == 3
+    assert results["scores"]["random"]["TP"] == 10 and results["scores"]["random"]["FP"] == 2
     expected = {"mode": "given", "template": "given", "parser": "official", "seed": 0}
     assert {key: results[key] for key in expected} == expected
     assert len(results["model"]) == len(results["items_hash"]) == 64
@@ -67,9 +67,9 @@ def test_answers_of_another_system_are_scored(data, tmp_path):
     assert [json.loads(line) for line in kept.splitlines()] == [
         json.loads(line) for line in answers.read_text().splitlines()
     ]
-    page = Page((tmp_path / "out" / "report.html").read_text())
+    page = Page(tmp_path / "out" / "report.html")
     assert "<b>other</b>" in page.text and "red.png" not in page.text
-    assert len(page.images) == 24  # twelve of the lowest scores, twelve at random
+    assert len(page.all("img")) == 24  # twelve of the lowest scores, twelve at random
 
 
 def test_two_systems_are_compared_on_the_same_items(data, tmp_path):
@@ -78,7 +78,7 @@ def test_two_systems_are_compared_on_the_same_items(data, tmp_path):
     assert evaluate(data, tmp_path / "a", f"--answers={first}").returncode == 0
     result = evaluate(data, tmp_path / "b", f"--answers={second}", f"--compare={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
-    page = Page((tmp_path / "b" / "report.html").read_text())
+    page = Page(tmp_path / "b" / "report.html")
     assert "second minus first: +0.08333" in page.text
 
 
