@@ -1,4 +1,4 @@
-"""The recorded data of tests/goldens/scores: made-up questions, answers, and the official numbers."""
+"""Recorded data of tests/goldens/scores: made-up questions, answers, the official numbers."""
 
 import json
 from pathlib import Path
