@@ -43,6 +43,11 @@ def read_json(path: Path) -> Any:
 
 def read_json_lines(path: Path, keys: Sequence[str]) -> list[Record]:
     """The objects of a JSON Lines file, one a line, each with all the keys. Raises UserError."""
+    return [record for _, record in numbered_json_lines(path, keys)]
+
+
+def numbered_json_lines(path: Path, keys: Sequence[str]) -> list[tuple[int, Record]]:
+    """As `read_json_lines`, with the number of each line."""
     records = []
     for number, line in enumerate(io.StringIO(read_text(path)), 1):
         if not line.strip():
@@ -51,7 +56,7 @@ def read_json_lines(path: Path, keys: Sequence[str]) -> list[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON: {error}") from None
-        records.append(checked(record, keys, f"{path}: line {number}"))
+        records.append((number, checked(record, keys, f"{path}: line {number}")))
     if not records:
         raise UserError(f"{path} is empty; expected objects with {', '.join(keys)}, one a line")
     return records
@@ -93,6 +98,18 @@ def read_parquet(path: Path, columns: Sequence[str]) -> list[Record]:
         raise UserError(f"{path} has no rows; expected columns {', '.join(columns)}")
     checked(rows[0], columns, str(path), "columns")
     return rows
+
+
+def read_json_records(path: Path, keys: Sequence[str]) -> list[Record]:
+    """The objects of a JSON array, each with all the keys. Raises UserError."""
+    values = read_json(path)
+    if not isinstance(values, list) or not values:
+        raise UserError(
+            f"{path}: found {shown(values)}; expected a list of objects with {', '.join(keys)}"
+        )
+    return [
+        checked(value, keys, f"{path}: entry {number}") for number, value in enumerate(values, 1)
+    ]
 
 
 def checked(value: Any, keys: Iterable[str], where: str, noun: str = "keys") -> Record:
