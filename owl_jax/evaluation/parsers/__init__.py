@@ -1,0 +1,1 @@
+"""What several benchmarks read in an answer, by kind: yes or no, a choice, ..."""
