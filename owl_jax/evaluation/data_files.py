@@ -97,6 +97,18 @@ def read_parquet(path: Path, columns: Sequence[str]) -> list[Record]:
     return rows
 
 
+def read_json_records(path: Path, keys: Sequence[str]) -> list[Record]:
+    """The objects of a JSON array, each with all the keys. Raises UserError."""
+    values = read_json(path)
+    if not isinstance(values, list) or not values:
+        raise UserError(
+            f"{path}: found {shown(values)}; expected a list of objects with {', '.join(keys)}"
+        )
+    return [
+        checked(value, keys, f"{path}: entry {number}") for number, value in enumerate(values, 1)
+    ]
+
+
 def checked(value: Any, keys: Iterable[str], where: str, noun: str = "keys") -> Record:
     """`value` if it is an object with all the keys. Raises UserError, which begins with `where`."""
     if not isinstance(value, Mapping):
@@ -107,6 +119,29 @@ def checked(value: Any, keys: Iterable[str], where: str, noun: str = "keys") -> 
             f"{where}: found the {noun} {listed(value)}; expected {', '.join(expected)}"
         )
     return dict(value)
+
+
+def check_texts(record: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Raises UserError, which begins with `where`, unless the values of all the keys are texts."""
+    for key in keys:
+        if not isinstance(record[key], str):
+            raise UserError(f"{where}: {key} is {shown(record[key])}; expected a text")
+
+
+def list_of_texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The texts of a list. Raises UserError, which begins with `where`, for anything else."""
+    values = record[key]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UserError(f"{where}: {key} is {shown(values)}; expected a list of texts")
+    return tuple(values)
+
+
+def picture_bytes(value: Any, where: str) -> bytes:
+    """A picture in a row of parquet: bytes, or {"bytes", "path"}. Raises UserError."""
+    found = value.get("bytes") if isinstance(value, Mapping) else value
+    if not isinstance(found, bytes):
+        raise UserError(f"{where}: the picture is {shown(value)}; expected its bytes")
+    return found
 
 
 def from_base64(text: str, where: str) -> bytes:

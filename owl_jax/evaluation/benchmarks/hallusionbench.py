@@ -12,41 +12,39 @@ from owl_jax.evaluation.benchmark import (
     Ask,
     Benchmark,
     Item,
-    Judged,
     JudgeCall,
+    Judged,
     Medium,
     Question,
     Verdict,
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, find, read_json
-from owl_jax.evaluation.parsers import yes_no
+from owl_jax.evaluation.data_files import check_texts, find, read_json_records
+from owl_jax.evaluation.official_prompts import find_prompt
+from owl_jax.evaluation.scorers import yes_no
 
-_KEYS = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
-_KEYS += ("question", "gt_answer", "gt_answer_details", "filename")
+_NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+_KEYS = (*_NAMES, "question", "gt_answer", "gt_answer_details", "filename")
 _TRUTHS = {"0": "No", "1": "Yes"}
 _WRONG, _CORRECT, _UNCLEAR = "0", "1", "2"  # the judge's verdicts, as the official code names them
 _VERDICTS = {_WRONG: "incorrect", _CORRECT: "correct", _UNCLEAR: "unclear"}
 _HARD = "2"  # visual_input of an edited picture
 
-# The official questions to the judge, word for word: other ones are another measure.
+# The official prompts are in this script, which comes with the questions; each is two texts, and
+# labels before what is filled in.
+_SCRIPT = "utils.py"
+_CORRECTNESS_MARKERS = ("Assess the correctness", "conflict with the reference answer")
+_SAME_MARKERS = ("Assess the consistency", "If response1 does not conflict")
+# Our own words, without the script.
 _CORRECTNESS = (
-    "Imagine you are an intelligent teacher. Thoroughly read the question, reference answer and the "
-    "prediction answer to ensure a clear understanding of the information provided. Assess the "
-    "correctness of the predictions. If the prediction answer does not conflict with the reference "
-    "answer, please generate “correct”. If the prediction answer conflict with the reference "
-    "answer, please generate “incorrect”. If the prediction answer is unclear about the answer, "
-    'please generate "unclear". \n\n Question:{question}\nReference answer: {truth}\n'
-    "Prediction answer:{answer}\nOutput:"
+    "Compare a model's answer to a question with the reference. Reply with one word: correct if "
+    "they agree, incorrect if they contradict each other, unclear if the answer leaves it open.\n\n"
+    "Question:"
 )
 _SAME = (
-    "Imagine you are an intelligent teacher. Thoroughly read the two responses to two different "
-    "questions. Assess the consistency of the information provided within those two responses. You "
-    "do not know the specific questions, but you can asssess the consistency among the two responses "
-    "by checking for logical conflicts if both responses are correct. If response1 does not conflict "
-    'with response2, please generate “same”. Otherwise, generate "different". \n\n '
-    "response1:{answer}\nresponse2: {original}\nOutput:"
+    "These are answers to two questions that you do not see. Reply with one word: same if both can "
+    "be true together, different if they contradict each other.\n\nresponse1:"
 )
 
 Key = tuple[str, ...]
@@ -65,17 +63,19 @@ class HallusionBench(Benchmark):
 
     name = "hallusionbench"
     kind = "yes_no"
-    headline = "aAcc"
+    headline = "aAcc, per cent"
 
     def read(self, data: Path) -> list[Item]:
         """HallusionBench.json; pictures in hallusion_bench/."""
         path = find(data, "HallusionBench.json")
-        records = read_json(path)
-        if not isinstance(records, list):
-            raise UserError(f"{path}: found {shown(records)}; expected a list of questions")
+        records = read_json_records(path, _KEYS)
+        prompts = {
+            "correctness_prompt": _find_prompt(path.parent, _CORRECTNESS_MARKERS, _CORRECTNESS),
+            "same_prompt": _find_prompt(path.parent, _SAME_MARKERS, _SAME),
+        }
         items = [
-            _item(checked(record, _KEYS, f"{path}: question {number}"), path)
-            for number, record in enumerate(records)
+            _item(record, prompts, path.parent, f"{path}: entry {number}")
+            for number, record in enumerate(records, 1)
         ]
         originals = {_question_key(item) for item in items if _is_original(item)}
         for item in items:
@@ -111,8 +111,8 @@ class HallusionBench(Benchmark):
         return 100 * mean(map(_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """Toolkits drop the questions without a picture. lmms_eval_images_only: the judge's verdicts
-        on the rest, or yes where "yes" is anywhere in the answer (shares).
+        """Toolkits drop the questions without a picture. lmms_eval_images_only: the judge's
+        verdicts on the rest, or yes where "yes" is anywhere in the answer (shares).
         vlmevalkit_images_only_exact_matching: the one word yes or no; unlike the official code, it
         puts VD and VS figures of one number and subcategory together."""
         seen = [one for one in judged if one.item.media]
@@ -142,21 +142,22 @@ class HallusionBench(Benchmark):
         }
 
 
-def _item(record: Mapping[str, Any], path: Path) -> Item:
-    names = [str(record[key]) for key in _KEYS[:6]]
+def _item(record: Mapping[str, Any], prompts: Mapping[str, str], folder: Path, where: str) -> Item:
+    check_texts(record, ("question", "gt_answer_details"), where)
+    names = [str(record[key]) for key in _NAMES]
     kind, subcategory, visual, set_id, figure, question = names
     id = f"{kind}_{subcategory}_{set_id}_{figure}_{question}"
     truth = str(record["gt_answer"])
     if kind not in ("VD", "VS") or truth not in _TRUTHS:
         raise UserError(
-            f"{path}: {id} has the category {shown(kind)} and gt_answer {shown(truth)}; expected "
+            f"{where} has the category {shown(kind)} and gt_answer {shown(truth)}; expected "
             "VD or VS, and 0 or 1"
         )
     file = record["filename"]
     return Item(
         id=id,
         question=record["question"],
-        media=(Medium("image", path.parent / "hallusion_bench" / file),) if file else (),
+        media=(Medium("image", folder / "hallusion_bench" / str(file)),) if file else (),
         truth=_TRUTHS[truth],
         category=f"{kind}/{subcategory}",
         group=f"{kind}_{subcategory}_{set_id}",
@@ -168,29 +169,34 @@ def _item(record: Mapping[str, Any], path: Path) -> Item:
             "question": question,
             "set": set_id,
             "details": record["gt_answer_details"],
+            **prompts,
         },
     )
 
 
+def _find_prompt(data: Path, markers: Sequence[str], own: str) -> str:
+    found = [find_prompt(data, _SCRIPT, marker) for marker in markers]
+    return "".join(map(str, found)) if all(found) else own
+
+
 def _correctness_call(item: Item, answer: str) -> JudgeCall:
-    prompt = _CORRECTNESS.format(
-        question=item.question, truth=item.fields["details"], answer=answer
+    prompt = (
+        f"{item.fields['correctness_prompt']}{item.question}\n"
+        f"Reference answer: {item.fields['details']}\nPrediction answer:{answer}\nOutput:"
     )
     return JudgeCall(item.id, prompt, "correctness")
 
 
 def _same_call(item: Item, answer: str, original: str) -> JudgeCall:
-    return JudgeCall(item.id, _SAME.format(answer=answer, original=original), "same")
+    prompt = f"{item.fields['same_prompt']}{answer}\nresponse2: {original}\nOutput:"
+    return JudgeCall(item.id, prompt, "same")
 
 
 def _by_judge(item: Item, correctness: str | None, same: str | None) -> Verdict:
     if correctness is None or same is None:
         return Verdict(None, None)
     reply = correctness.lower()
-    if "incorrect" in reply:
-        code = _WRONG
-    else:
-        code = _CORRECT if "correct" in reply else _UNCLEAR
+    code = _WRONG if "incorrect" in reply else _CORRECT if "correct" in reply else _UNCLEAR
     details = {"code": code, "same": "same" in same.lower(), "judge": True}
     return Verdict(_VERDICTS[code], float(_accepted(item, code)), details)
 
@@ -312,7 +318,7 @@ def _causes(judged: Sequence[Judged]) -> dict[str, int]:
         if _is_original(one.item)
     }
     pairs = [
-        [_cause(one, originals[_question_key(one.item)]) for one in few]
+        [_cause(one, originals.get(_question_key(one.item), _UNCLEAR)) for one in few]
         for few in _grouped(judged, _question_key)
     ]
     wholes = [(any(lh for lh, _ in pair), any(vi for _, vi in pair)) for pair in pairs]

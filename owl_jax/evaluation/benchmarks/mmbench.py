@@ -3,7 +3,7 @@ github.com/open-compass/VLMEvalKit (multiple_choice.py), which is MMBench's offi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from owl_jax.evaluation.benchmark import (
     Ask,
     Benchmark,
     Item,
-    Judged,
     JudgeCall,
+    Judged,
     Medium,
     Question,
     Verdict,
@@ -23,7 +23,9 @@ from owl_jax.evaluation.benchmark import (
     mean,
 )
 from owl_jax.evaluation.data_files import find, read_tsv, table_pictures
-from owl_jax.evaluation.parsers import choice
+from owl_jax.evaluation.official_prompts import find_prompt
+from owl_jax.evaluation.scorers import choice
+from owl_jax.evaluation.scorers.lmms_eval_letters import likeliest_letter
 
 _COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 _TURN = 1_000_000  # added to the index for each rotation of the options
@@ -38,29 +40,26 @@ _ABBREVIATIONS = {
 _ATTEMPTS = 3  # of the judge, until its reply can be read
 
 # Forms of a letter as a word in lmms-eval, the first that exactly one letter has.
-_LMMS_EVAL_FORMS = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.")
-_LMMS_EVAL_FORMS += (":{})", ":{}).")
+_LMMS_EVAL_FORMS = (
+    *("{}.", "{},", "{}:", "{})", "{}).", "({})", "({})."),
+    *(":{}", ":{},", ":{}.", ":{})", ":{})."),
+)
 
-# VLMEvalKit's question to the judge, word for word: another one is another measure.
-_JUDGE = (
-    "You are an AI assistant who will help me to match an answer with several options of a "
-    "single-choice question. You are provided with a question, several options, and an answer, and "
-    "you need to find which option is most similar to the answer. If the meaning of all options "
-    "are significantly different from the answer, output Z. Your should output a single uppercase "
-    "character in A, B, C, D (if they are valid options), and Z. \n"
-    "Example 1: \nQuestion: What is the main object in image?\n"
-    "Options: A. teddy bear B. rabbit C. cat D. dog\nAnswer: a cute teddy bear\nYour output: A\n"
-    "Example 2: \nQuestion: What is the main object in image?\n"
-    "Options: A. teddy bear B. rabbit C. cat D. dog\nAnswer: Spider\nYour output: Z\n"
-    "Example 3: \nQuestion: {question}?\nOptions: {options}\nAnswer: {answer}\nYour output: "
+# The official prompt is in this script, which may be put beside the table.
+_SCRIPT, _MARKER = "multiple_choice.py", "in A, B, C, D (if they are valid options), and Z"
+# Our own words, without the script.
+_PROMPT = (
+    "A model answered a question that has several options. Find the option that means the same as "
+    "its answer. Reply with one letter: that of the option, or Z if the answer means none of them."
+    "\nQuestion: {}\nOptions: {}\nAnswer: {}\nLetter: "
 )
 
 
 class MmBench(Benchmark):
     """CircularEval: a question counts if it is answered right in every rotation of its options.
 
-    Answers are read by VLMEvalKit's rules; a judge matches the others, where one is given. It is not
-    asked about a question of which a rotation is already wrong.
+    Answers are read by VLMEvalKit's rules; a judge matches the others, where one is given. It is
+    not asked about a question of which a rotation is already wrong.
     """
 
     name = "mmbench"
@@ -74,8 +73,9 @@ class MmBench(Benchmark):
         path = find(data, "mmbench_dev*.tsv", "MMBench_DEV*.tsv", "MMBench*.tsv", "*.tsv")
         rows = read_tsv(path, _COLUMNS)
         pictures = table_pictures(rows, path)
+        prompt = find_prompt(path.parent, _SCRIPT, _MARKER) or _PROMPT
         return [
-            _item(row, picture, f"{path}: index {row['index']}")
+            _item(row, picture, prompt, f"{path}: index {row['index']}")
             for row, picture in zip(rows, pictures, strict=True)
         ]
 
@@ -156,7 +156,7 @@ class _Matched:
     failed: set[str] = field(default_factory=set)
 
 
-def _item(row: Mapping[str, Any], picture: bytes | None, where: str) -> Item:
+def _item(row: Mapping[str, Any], picture: bytes | None, prompt: str, where: str) -> Item:
     options = [row.get(letter, "") for letter in LETTERS[:5]]
     options = ["" if text == "nan" else text for text in options]
     while options and not options[-1]:
@@ -164,9 +164,7 @@ def _item(row: Mapping[str, Any], picture: bytes | None, where: str) -> Item:
     if not row["index"].isdigit():
         raise UserError(f"{where}: expected a whole number")
     if row["answer"] not in LETTERS[: len(options)] or len(row["answer"]) != 1:
-        raise UserError(
-            f"{where} has the answer {shown(row['answer'])}; expected the letter of one"
-        )
+        raise UserError(f"{where} has the answer {shown(row['answer'])}; expected an option")
     hint = row.get("hint", "")
     return Item(
         id=row["index"],
@@ -181,6 +179,7 @@ def _item(row: Mapping[str, Any], picture: bytes | None, where: str) -> Item:
             "category": row["category"],
             "l2-category": row.get("l2-category", ""),
             "split": row.get("split", "none"),
+            "judge_prompt": prompt,
         },
     )
 
@@ -219,17 +218,15 @@ def _judge_turns(
     answers: Mapping[str, str],
     read: Mapping[str, str | None],
     matched: _Matched,
-) -> Iterator[JudgeCall]:
+) -> Generator[JudgeCall, str | None, None]:
     """Yields calls, gets their replies, and notes what they match."""
     for item in turns:
         if read[item.id]:
             continue
         choices = choice.lettered(item.choices)
-        options = "There are several options: \n" + "".join(
-            f"{letter}. {text}\n" for letter, text in choices.items()
-        )
-        prompt = _JUDGE.format(
-            question=item.question, options=options, answer=answers[item.id].strip()
+        options = "".join(f"{letter}. {text}\n" for letter, text in choices.items())
+        prompt = item.fields["judge_prompt"].format(
+            item.question, options, answers[item.id].strip()
         )
         letter = None
         for attempt in range(_ATTEMPTS):
@@ -281,9 +278,9 @@ def _means(items: Sequence[Item], right: Mapping[str, bool], kind: str) -> dict[
     }
 
 
-def _lmms_eval(one: Judged) -> str | None:
+def _lmms_eval(one: Judged) -> str:
     choices = choice.lettered(one.item.choices)
-    return lmms_eval_static(one.answer, choices) or choice.lmms_eval(one.answer, list(choices))
+    return lmms_eval_static(one.answer, choices) or likeliest_letter(one.answer, list(choices))
 
 
 def lmms_eval_static(answer: str, choices: Mapping[str, str]) -> str | None:

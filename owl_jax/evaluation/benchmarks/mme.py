@@ -21,14 +21,17 @@ from owl_jax.evaluation.benchmark import (
     mean,
 )
 from owl_jax.evaluation.data_files import read_text
-from owl_jax.evaluation.parsers import yes_no
+from owl_jax.evaluation.scorers import yes_no
 
 _PERCEPTION = (
     *("existence", "count", "position", "color", "posters"),
     *("celebrity", "scene", "landmark", "artwork", "OCR"),
 )
-_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation")
-_COGNITION += ("code_reasoning",)
+_COGNITION = (
+    *("commonsense_reasoning", "numerical_calculation"),
+    *("text_translation", "code_reasoning"),
+)
+_SUBTASKS = _PERCEPTION + _COGNITION
 _PICTURES = (".png", ".jpg", ".jpeg")
 
 Parser = Callable[[str], str | None]
@@ -46,17 +49,15 @@ class Mme(Benchmark):
     headline = "perception, of 2,000"
 
     def read(self, data: Path) -> list[Item]:
-        """A folder for each subtask, with 0001.txt beside 0001.png, or questions_answers_YN/0001.txt
-        beside images/0001.jpg."""
-        missing = [name for name in _PERCEPTION + _COGNITION if not (data / name).is_dir()]
+        """A folder for each subtask, with 0001.txt beside 0001.png; or with images/0001.jpg and
+        questions_answers_YN/0001.txt."""
+        missing = [name for name in _SUBTASKS if not (data / name).is_dir()]
         if missing:
             raise UserError(
                 f"--data={data} has no folder {listed(missing)}; expected the folders of MME's "
                 "14 subtasks"
             )
-        return [
-            item for name in _PERCEPTION + _COGNITION for item in _read_subtask(name, data / name)
-        ]
+        return [item for name in _SUBTASKS for item in _read_subtask(name, data / name)]
 
     def question(self, item: Item) -> Question:
         return Question((*item.media, item.question))

@@ -19,10 +19,12 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, find, read_json
+from owl_jax.evaluation.data_files import check_texts, find, list_of_texts, read_json_records
 
-_KEYS = ("Question_id", "Image", "Text", "Answer choices", "Ground truth")
-_KEYS += ("Category", "Subtask", "Task")
+_KEYS = (
+    *("Question_id", "Image", "Text", "Answer choices", "Ground truth"),
+    *("Category", "Subtask", "Task"),
+)
 _LETTERS = "ABCDE"
 _TASKS = ("Reasoning", "Perception")
 _NOT_THERE = "E"  # "The image does not feature the object."
@@ -59,12 +61,9 @@ class MmeRealWorld(Benchmark):
     def read(self, data: Path) -> list[Item]:
         """MME_RealWorld.json, with pictures at its paths."""
         path = find(data, "MME_RealWorld.json", "MME_RealWorld*.json", "MME-RealWorld*.json")
-        records = read_json(path)
-        if not isinstance(records, list):
-            raise UserError(f"{path}: found {shown(records)}; expected a list of questions")
         return [
-            _item(checked(record, _KEYS, f"{path}: question {number}"), path)
-            for number, record in enumerate(records)
+            _item(record, path.parent, f"{path}: entry {number}")
+            for number, record in enumerate(read_json_records(path, _KEYS), 1)
         ]
 
     def question(self, item: Item) -> Question:
@@ -108,8 +107,8 @@ class MmeRealWorld(Benchmark):
         return mean(map(_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """paper: Avg is over items, Avg-C over subtasks. lmms_eval and vlmevalkit: the mended list of
-        phrases; lmms_eval does not look into the choices."""
+        """paper: Avg is over items, Avg-C over subtasks. lmms_eval and vlmevalkit: the mended list
+        of phrases; lmms_eval does not look into the choices."""
         return {
             "paper": {
                 task: _averages([one for one in judged if one.item.fields["task"] == task])
@@ -153,23 +152,26 @@ def _letter(answer: str, choices: Sequence[str], phrases: Sequence[str]) -> str 
     return next((choice[1] for choice in choices if text.lower() in choice.lower()), None)
 
 
-def _item(record: Mapping[str, Any], path: Path) -> Item:
-    id, task, subtask = record["Question_id"], record["Task"], record["Subtask"]
+def _item(record: Mapping[str, Any], folder: Path, where: str) -> Item:
+    check_texts(record, [key for key in _KEYS if key != "Answer choices"], where)
+    task, subtask, truth = record["Task"], record["Subtask"], record["Ground truth"]
     if task not in _TASKS or subtask not in _SUBTASKS:
         raise UserError(
-            f"{path}: question {id} has the task {shown(task)} and subtask {shown(subtask)}; "
+            f"{where} has the task {shown(task)} and subtask {shown(subtask)}; "
             f"expected {' or '.join(_TASKS)}, and one of {', '.join(_SUBTASKS)}"
         )
+    if truth not in tuple(_LETTERS):
+        raise UserError(f"{where} has the ground truth {shown(truth)}; expected one of A to E")
     category = record["Category"].lower()
     if "attribute" in category:
         category = f"{category.split('/')[0]}/attribute"
-    choices = tuple(record["Answer choices"])
+    choices = list_of_texts(record, "Answer choices", where)
     return Item(
-        id=id,
+        id=record["Question_id"],
         question=record["Text"],
-        media=(Medium("image", path.parent / record["Image"]),),
+        media=(Medium("image", folder / record["Image"]),),
         choices=tuple(re.sub(r"^\([A-E]\)\s*", "", choice) for choice in choices),
-        truth=record["Ground truth"],
+        truth=truth,
         category=f"{task}/{subtask}",
         group=record["Image"],
         fields={"task": task, "subtask": subtask, "category": category, "choices": choices},

@@ -22,8 +22,8 @@ from owl_jax.evaluation.benchmark import (
     place_media,
 )
 from owl_jax.evaluation.benchmarks.mmmu_rows import Pictured, list_of, with_pictures
-from owl_jax.evaluation.data_files import read_parquet
-from owl_jax.evaluation.parsers import mmmu
+from owl_jax.evaluation.data_files import check_texts, read_parquet
+from owl_jax.evaluation.scorers import mmmu
 
 _COLUMNS = ("id", "question", "options", "image_1", "answer", "question_type")
 _DOMAINS = {
@@ -165,6 +165,7 @@ def lmms_eval(answer: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _item(row: Mapping[str, Any], where: str) -> Item:
+    check_texts(row, ("id", "question", "options", "answer", "question_type"), where)
     texts = list_of(row["options"], where)
     placed: Pictured = with_pictures(row, row["question"], texts, where)
     open_question = row["question_type"] == "open"

@@ -22,8 +22,8 @@ from owl_jax.evaluation.benchmark import (
     place_media,
 )
 from owl_jax.evaluation.benchmarks.mmmu_rows import list_of, with_pictures
-from owl_jax.evaluation.data_files import read_parquet
-from owl_jax.evaluation.parsers import mmmu
+from owl_jax.evaluation.data_files import check_texts, read_parquet
+from owl_jax.evaluation.scorers import mmmu
 
 _VISION = "vision"
 _SETTINGS = ("standard (10 options)", "standard (4 options)", _VISION)
@@ -131,6 +131,7 @@ def lmms_eval(answer: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _item(row: Mapping[str, Any], setting: str, where: str) -> Item:
+    check_texts(row, _COLUMNS, where)
     texts = list_of(row["options"], where)
     if row["answer"] not in tuple(LETTERS[: len(texts)]):
         raise UserError(
@@ -172,5 +173,5 @@ def _unread(judged: Sequence[Judged], parser: Parser) -> dict[str, Any]:
     read = [(one.item, parser(one.answer, options(one.item))) for one in judged]
     return {
         "accuracy_if_random_is_wrong": mean(letter == item.truth for item, letter in read),
-        "random_ids": [item.fields["id"] for item, letter in read if letter is None],
+        "random_ids": sorted(item.fields["id"] for item, letter in read if letter is None),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import Medium
+from owl_jax.evaluation.data_files import picture_bytes
 
 _MARK = re.compile(r"<image (\d)>")
 
@@ -42,7 +43,7 @@ def with_pictures(
     Raises UserError for a mark without a picture.
     """
     pictures = {
-        name.removeprefix("image_"): _bytes(value, where)
+        name.removeprefix("image_"): picture_bytes(value, where)
         for name, value in row.items()
         if name.startswith("image_") and value is not None
     }
@@ -55,10 +56,3 @@ def with_pictures(
         tuple(_MARK.sub("<image>", option) for option in options),
         tuple(Medium("image", pictures[number]) for number in [*first, *marks]),
     )
-
-
-def _bytes(value: Any, where: str) -> bytes:
-    found = value.get("bytes") if isinstance(value, Mapping) else value
-    if not isinstance(found, bytes):
-        raise UserError(f"{where}: a picture is {shown(value)}; expected its bytes")
-    return found

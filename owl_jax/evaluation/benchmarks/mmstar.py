@@ -21,8 +21,17 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, find, read_parquet, read_tsv, table_pictures
-from owl_jax.evaluation.parsers import choice
+from owl_jax.evaluation.data_files import (
+    Record,
+    check_texts,
+    find,
+    picture_bytes,
+    read_parquet,
+    read_tsv,
+    table_pictures,
+)
+from owl_jax.evaluation.scorers import choice
+from owl_jax.evaluation.scorers.lmms_eval_letters import likeliest_letter
 
 _COLUMNS = ("index", "question", "image", "answer", "category", "l2_category")
 _LETTERS = LETTERS[:4]
@@ -55,7 +64,9 @@ class MmStar(Benchmark):
             pictures = table_pictures(rows, path)
         else:
             rows = read_parquet(path, _COLUMNS)
-            pictures = [row["image"] for row in rows]
+            pictures = [
+                picture_bytes(row["image"], f"{path}: index {row['index']}") for row in rows
+            ]
         return [
             _item(row, picture, f"{path}: index {row['index']}")
             for row, picture in zip(rows, pictures, strict=True)
@@ -75,8 +86,8 @@ class MmStar(Benchmark):
         ]
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """Categories are divided by 250 and the final score by 1,500, as the official code does also
-        for fewer items; variants() has the shares."""
+        """Categories are divided by 250 and the final score by 1,500, as the official code does
+        also for fewer items; variants() has the shares."""
         scores: dict[str, Any] = {"final score": sum(map(_official, judged)) / _WHOLE}
         for name, members in by_category(judged).items():
             scores[name] = sum(map(_official, members)) / _CATEGORY
@@ -144,10 +155,11 @@ def beginning(answer: str) -> str | None:
 
 
 def _item(row: Record, picture: bytes | None, where: str) -> Item:
-    truth = str(row["answer"]).strip().upper()
+    check_texts(row, _COLUMNS[1:2] + _COLUMNS[3:], where)
+    truth = row["answer"].strip().upper()
     if truth not in tuple(_LETTERS):
         raise UserError(f"{where} has the answer {shown(row['answer'])}; expected A, B, C or D")
-    question, _, listed = _split(row["question"])
+    question, listed = _split(row["question"])
     choices = tuple(row.get(letter) or "" for letter in _LETTERS)
     return Item(
         id=str(row["index"]),
@@ -161,15 +173,14 @@ def _item(row: Record, picture: bytes | None, where: str) -> Item:
     )
 
 
-def _split(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """A question, its options as they are written, and the text of each."""
+def _split(text: str) -> tuple[str, tuple[str, ...]]:
+    """A question without its options, and the options; none if they are not in a known form."""
     begin = _OPTIONS.search(text)
     if not begin:
-        return text, "", ()
-    options = text[begin.end() :]
-    parts = _OPTION.split(options.strip())[1:]
+        return text, ()
+    parts = _OPTION.split(text[begin.end() :].strip())[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
-    return text[: begin.start()], options, tuple(found[letter].strip() for letter in sorted(found))
+    return text[: begin.start()], tuple(found[letter].strip() for letter in sorted(found))
 
 
 def _by_small_category(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
@@ -188,7 +199,7 @@ def _official(one: Judged) -> bool:
 
 
 def _lmms_eval(one: Judged) -> bool:
-    return choice.lmms_eval(one.answer, _LETTERS) == one.item.truth
+    return likeliest_letter(one.answer, _LETTERS) == one.item.truth
 
 
 def _vlmevalkit(one: Judged) -> bool:

@@ -19,7 +19,7 @@ from owl_jax.evaluation.benchmark import (
     mean,
 )
 from owl_jax.evaluation.data_files import read_json_lines
-from owl_jax.evaluation.parsers import yes_no
+from owl_jax.evaluation.scorers import yes_no
 
 _CATEGORIES = ("random", "popular", "adversarial")
 _MEANS = ("acc", "precision", "recall", "f1", "yes_ratio")

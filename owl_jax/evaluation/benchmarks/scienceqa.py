@@ -4,7 +4,7 @@ github.com/lupantech/ScienceQA (evaluate_acc.py); read by LLaVA's rules (eval_sc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, find, read_json
+from owl_jax.evaluation.data_files import check_texts, checked, find, list_of_texts, read_json
 
 _KEYS = ("question", "choices", "answer", "hint", "image", "grade", "subject", "topic")
 _OPTIONS = tuple(LETTERS[:5])
-_SUBJECTS = {"natural": "natural science", "social": "social science"}
-_SUBJECTS["language"] = "language science"
-_GRADES = {"grade_1_6": range(1, 7), "grade_7_12": range(7, 13)}
+_SUBJECTS = ("natural", "social", "language")
+_GRADES = {
+    "grade_1_6": {f"grade{number}" for number in range(1, 7)},
+    "grade_7_12": {f"grade{number}" for number in range(7, 13)},
+}
 _TOPICS = (
     *("punctuation", "literacy-in-science", "verbs", "pronouns", "civics", "culture"),
     *("word-study", "economics", "physics", "units-and-measurement"),
@@ -56,12 +58,13 @@ class ScienceQa(Benchmark):
         path = find(data, "problems.json")
         problems = checked(read_json(path), (), str(path))
         splits_path = path.with_name("pid_splits.json")
-        ids = checked(read_json(splits_path), ("test",), str(splits_path))["test"]
+        splits = checked(read_json(splits_path), ("test",), str(splits_path))
+        ids = list_of_texts(splits, "test", str(splits_path))
         checked(problems, ids, str(path), "problems")
         inner = path.parent / "images" / "test"
         pictures = inner if inner.is_dir() else path.parent / "test"
         return [
-            _item(id, checked(problems[id], _KEYS, f"{path}: problem {id}"), pictures, str(path))
+            _item(id, checked(problems[id], _KEYS, f"{path}: problem {id}"), pictures, path)
             for id in ids
         ]
 
@@ -132,18 +135,20 @@ def lmms_eval(answer: str) -> str | None:
     return text[0] if text[:1].isupper() and text[1] == "." else None
 
 
-def _item(id: str, problem: Mapping[str, Any], pictures: Path, where: str) -> Item:
-    choices, answer = tuple(problem["choices"]), problem["answer"]
+def _item(id: str, problem: Mapping[str, Any], pictures: Path, path: Path) -> Item:
+    where = f"{path}: problem {id}"
+    check_texts(problem, ("question", "hint", "grade", "subject", "topic"), where)
+    choices, answer = list_of_texts(problem, "choices", where), problem["answer"]
     if not isinstance(answer, int) or not 0 <= answer < len(choices) <= len(_OPTIONS):
         raise UserError(
-            f"{where}: problem {id} has the answer {shown(answer)} and {len(choices)} choices; "
+            f"{where} has the answer {shown(answer)} and {len(choices)} choices; "
             f"expected the number of one of at most {len(_OPTIONS)}"
         )
     image = problem["image"]
     return Item(
         id=id,
         question=problem["question"],
-        media=(Medium("image", pictures / id / image),) if image else (),
+        media=(Medium("image", pictures / id / str(image)),) if image else (),
         choices=choices,
         truth=LETTERS[answer],
         category=problem["subject"],
@@ -155,24 +160,25 @@ def _item(id: str, problem: Mapping[str, Any], pictures: Path, where: str) -> It
 def _by_kind(judged: Sequence[Judged]) -> dict[str, float]:
     """The accuracies in per cent, two decimals."""
 
-    def share(of: Callable[[Item], bool]) -> float:
-        some = [one for one in judged if of(one.item)]
-        return round(100 * mean(map(_right, some)), 2) if some else _NONE
-
-    scores = {
-        f"acc_{name}": share(lambda item, subject=subject: item.category == subject)
-        for name, subject in _SUBJECTS.items()
+    items = [(one.item, one.item.fields, _right(one)) for one in judged]
+    kinds = {
+        "has_text": [right for _, fields, right in items if fields["hint"]],
+        "has_image": [right for item, _, right in items if item.media],
+        "no_context": [
+            right for item, fields, right in items if not item.media and not fields["hint"]
+        ],
+        "average": [right for _, _, right in items],
     }
-    scores["acc_has_text"] = share(lambda item: bool(item.fields["hint"]))
-    scores["acc_has_image"] = share(lambda item: bool(item.media))
-    scores["acc_no_context"] = share(lambda item: not item.fields["hint"] and not item.media)
+    for name in _SUBJECTS:
+        kinds[name] = [right for item, _, right in items if item.category == f"{name} science"]
     for name, grades in _GRADES.items():
-        names = {f"grade{number}" for number in grades}
-        scores[f"acc_{name}"] = share(lambda item, names=names: item.fields["grade"] in names)
-    scores["acc_average"] = share(lambda item: True)
-    for topic in _TOPICS:
-        scores[f"acc_{topic}"] = share(lambda item, topic=topic: item.fields["topic"] == topic)
-    return scores
+        kinds[name] = [right for _, fields, right in items if fields["grade"] in grades]
+    for name in _TOPICS:
+        kinds[name] = [right for _, fields, right in items if fields["topic"] == name]
+    return {
+        f"acc_{name}": round(100 * mean(right), 2) if right else _NONE
+        for name, right in kinds.items()
+    }
 
 
 def _right(one: Judged) -> bool:

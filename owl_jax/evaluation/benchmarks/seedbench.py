@@ -20,21 +20,22 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, find, read_json
-from owl_jax.evaluation.parsers import choice
+from owl_jax.evaluation.data_files import check_texts, checked, find, read_json
+from owl_jax.evaluation.scorers import choice
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 _KEYS = ("question_id", "question", *_CHOICES, "answer", "data_id", "data_type", "question_type_id")
 _FRAMES = 12  # the question type whose segments are in frames, of videos with
 _FRAME_RATE = 15  # frames a second (Breakfast)
+_WHOLE = (None, None)
 
 
 class SeedBench(Benchmark):
     """19,242 questions of 12 types: 1 to 9 about a picture, 10 to 12 about a video.
 
-    Officially a model's choice is the text with the least loss after "Question: ... Answer:", without
-    the options in the question (--mode=rank). A generated answer counts if it is exactly the letter,
-    which is LLaVA's rule; ask for it with --template=llava, which shows the options.
+    Officially a model's choice is the text with the least loss after "Question: ... Answer:"; the
+    question does not show the options (--mode=rank). A generated answer counts if it is exactly the
+    letter, which is LLaVA's rule; ask for it with --template=llava, which shows the options.
     """
 
     name = "seedbench"
@@ -47,12 +48,13 @@ class SeedBench(Benchmark):
         """SEED-Bench.json; pictures in SEED-Bench-image/, videos in SEED-Bench-video/."""
         path = find(data, "SEED-Bench.json", "SEED-Bench*.json")
         whole = checked(read_json(path), ("questions", "question_type"), str(path))
-        names = {number: name for name, number in whole["question_type"].items()}
+        types = checked(whole["question_type"], (), f"{path}: question_type")
+        names = {number: name for name, number in types.items()}
+        if not isinstance(whole["questions"], list):
+            raise UserError(f"{path}: questions are no list")
         return [
-            _item(
-                checked(record, _KEYS, f"{path}: question {number}"), names, path.parent, str(path)
-            )
-            for number, record in enumerate(whole["questions"])
+            _item(record, names, path.parent, f"{path}: question {number}")
+            for number, record in enumerate(whole["questions"], 1)
         ]
 
     def question(self, item: Item) -> Question:
@@ -69,13 +71,11 @@ class SeedBench(Benchmark):
         return verdicts
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """official_choice_ranking where all answers are letters; text was generated otherwise, and
-        only LLaVA's number is one (variants)."""
+        """official_choice_ranking if all answers are letters, which ranking gives. Otherwise text
+        was generated, and the scores are those of LLaVA."""
         if any(one.answer and one.verdict.parsed is None for one in judged):
-            return {}
-        types: dict[int, list[Judged]] = {}
-        for one in judged:
-            types.setdefault(one.item.fields["type"], []).append(one)
+            return {"llava_exact_text": _llava(judged)}
+        types = _by_type(judged)
         return {
             "official_choice_ranking": {
                 "type": {str(number): _percent(types[number], _exact) for number in sorted(types)},
@@ -89,21 +89,9 @@ class SeedBench(Benchmark):
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """llava_exact_text: the answer is exactly the letter. lmms_eval: its first character is, in
         any case. vlmevalkit_exact_matching: VLMEvalKit's rules for choices."""
-        kinds = {
-            kind: [one for one in judged if one.item.fields["data_type"] == kind]
-            for kind in ("image", "video")
-        }
-        types: dict[int, list[Judged]] = {}
-        for one in judged:
-            types.setdefault(one.item.fields["type"], []).append(one)
+        kinds, types = _by_kind(judged), _by_type(judged)
         return {
-            "llava_exact_text": {
-                **{
-                    name: _percent(members, _exact) for name, members in by_category(judged).items()
-                },
-                "Total": _percent(judged, _exact),
-                **{kind: _percent(members, _exact) for kind, members in kinds.items()},
-            },
+            "llava_exact_text": _llava(judged),
             "lmms_eval": {
                 "seed_all": _share(judged, _lmms_eval),
                 "seed_image": _share(kinds["image"], _lmms_eval),
@@ -124,26 +112,49 @@ def first_character(answer: str) -> str:
     return answer.strip()[:1]
 
 
-def _item(record: Mapping[str, Any], names: Mapping[int, str], folder: Path, where: str) -> Item:
-    number, kind, id = record["question_type_id"], record["data_type"], str(record["question_id"])
+def _item(value: Any, names: Mapping[int, str], folder: Path, where: str) -> Item:
+    record = checked(value, _KEYS, where)
+    check_texts(record, (*_CHOICES, "question", "answer", "data_id"), where)
+    number, kind = record["question_type_id"], record["data_type"]
     if kind not in ("image", "video") or number not in names:
         raise UserError(
-            f"{where}: question {id} has the type {shown(number)} and data_type {shown(kind)}; "
+            f"{where} has the type {shown(number)} and data_type {shown(kind)}; "
             "expected a number of question_type, and image or video"
         )
-    start, end = record.get("segment") or (None, None)
-    if number == _FRAMES and start is not None:
-        start, end = start / _FRAME_RATE, end / _FRAME_RATE
+    rate = _FRAME_RATE if number == _FRAMES else 1
+    start, end = (place / rate for place in record["segment"]) if "segment" in record else _WHOLE
     return Item(
-        id=id,
+        id=str(record["question_id"]),
         question=record["question"],
         media=(Medium(kind, folder / f"SEED-Bench-{kind}" / record["data_id"], start, end),),
-        choices=tuple(str(record[key]) for key in _CHOICES),
+        choices=tuple(record[key] for key in _CHOICES),
         truth=record["answer"],
         category=names[number],
         group=record["data_id"],
         fields={"type": number, "data_type": kind},
     )
+
+
+def _llava(judged: Sequence[Judged]) -> dict[str, float]:
+    return {
+        **{name: _percent(members, _exact) for name, members in by_category(judged).items()},
+        "Total": _percent(judged, _exact),
+        **{kind: _percent(members, _exact) for kind, members in _by_kind(judged).items()},
+    }
+
+
+def _by_type(judged: Sequence[Judged]) -> dict[int, list[Judged]]:
+    types: dict[int, list[Judged]] = {}
+    for one in judged:
+        types.setdefault(one.item.fields["type"], []).append(one)
+    return types
+
+
+def _by_kind(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    return {
+        kind: [one for one in judged if one.item.fields["data_type"] == kind]
+        for kind in ("image", "video")
+    }
 
 
 def _exact(one: Judged) -> bool:

@@ -22,7 +22,7 @@ from owl_jax.evaluation.benchmark import (
     by_group,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, find, read_json
+from owl_jax.evaluation.data_files import check_texts, find, read_json_records
 
 _KEYS = ("ID", "key", "question", "option", "answer", "image_path", "knowledge concept")
 _NODE_KEYS = ("root2", "full node")
@@ -41,8 +41,9 @@ class WeMath(Benchmark):
     """525 problems of two or three steps, 1,740 questions.
 
     A problem is mastered (CM) if the whole and its steps are right, learnt by rote (RM) if only the
-    whole is, not generalised (IG) if only its steps are, and lacks knowledge (IK) otherwise. Strict:
-    one wrong step makes it RM; loose: all steps wrong do. Score: (N - IG / 2 - RM - IK) / N.
+    whole is, not generalised (IG) if only its steps are, and lacks knowledge (IK) otherwise.
+    Strict: one wrong step makes it RM; loose: all steps wrong do.
+    Score: (N - IG / 2 - RM - IK) / N.
     An answer means the first character after its last "Answer", if that is A to H.
     """
 
@@ -55,13 +56,11 @@ class WeMath(Benchmark):
     def read(self, data: Path) -> list[Item]:
         """testmini.json, with pictures at its paths, and knowledge_structure_nodes.json."""
         path = find(data, "testmini.json")
-        records = read_json(path)
-        if not isinstance(records, list):
-            raise UserError(f"{path}: found {shown(records)}; expected a list of questions")
-        concepts = _read_concepts(path.with_name("knowledge_structure_nodes.json"))
+        records = read_json_records(path, _KEYS)
+        domains = _read_domains(path.with_name("knowledge_structure_nodes.json"))
         items = [
-            _item(checked(record, _KEYS, f"{path}: question {number}"), concepts, path)
-            for number, record in enumerate(records)
+            _item(record, domains, path.parent, f"{path}: entry {number}")
+            for number, record in enumerate(records, 1)
         ]
         _check_whole(items, path)
         return items
@@ -108,7 +107,7 @@ class WeMath(Benchmark):
                 "One-step(S1)": _percent(_step_accuracy(judged)),
                 "Two-step(S2)": _percent(_accuracy(judged, "2steps_multi")),
                 "Three-step(S3)": _percent(_accuracy(judged, "3steps_multi")),
-                **{name: _percent(share) for name, share in _by_concept(judged).items()},
+                **{name: _percent(share) for name, share in _by_domain(judged).items()},
             },
         }
 
@@ -161,17 +160,20 @@ class _Counts:
         return (total - 0.5 * self.not_generalised - rote - self.no_knowledge) / total
 
 
-def _item(record: Mapping[str, Any], concepts: Sequence[tuple[str, str]], path: Path) -> Item:
-    key, steps = record["key"], str(record["key"]).partition("_")[0]
+def _item(
+    record: Mapping[str, Any], domains: Mapping[str, Sequence[str]], folder: Path, where: str
+) -> Item:
+    check_texts(record, _KEYS[1:], where)
+    key, steps = record["key"], record["key"].partition("_")[0]
     if key not in _STEPS.get(steps, ()):
         raise UserError(
-            f"{path}: problem {record['ID']} has the key {shown(key)}; expected one of "
+            f"{where} has the key {shown(key)}; expected one of "
             f"{', '.join(name for names in _STEPS.values() for name in names)}"
         )
     return Item(
         id=f"{key}/{record['ID']}",
         question=record["question"],
-        media=(Medium("image", path.parent / record["image_path"]),),
+        media=(Medium("image", folder / record["image_path"]),),
         choices=tuple(_OPTION.split(record["option"])[2::2]),
         truth=record["answer"],
         category=f"whole, {steps}" if key.endswith(_WHOLE) else "one step",
@@ -180,20 +182,19 @@ def _item(record: Mapping[str, Any], concepts: Sequence[tuple[str, str]], path: 
             "key": key,
             "option": record["option"],
             "concept": record["knowledge concept"],
-            "concepts": concepts,
+            "domains": tuple(domains.get(record["knowledge concept"], ())),
         },
     )
 
 
-def _read_concepts(path: Path) -> list[tuple[str, str]]:
-    """(concept, the domain that it belongs to) of each node; nothing without the file."""
-    if not path.is_file():
-        return []
-    return [
-        (node["full node"].split("_")[-1], node["root2"])
-        for number, record in enumerate(read_json(path))
-        for node in [checked(record, _NODE_KEYS, f"{path}: node {number}")]
-    ]
+def _read_domains(path: Path) -> dict[str, list[str]]:
+    """The domain of each node of a concept, by concept; nothing without the file."""
+    domains: dict[str, list[str]] = {}
+    nodes = read_json_records(path, _NODE_KEYS) if path.is_file() else []
+    for number, node in enumerate(nodes, 1):
+        check_texts(node, _NODE_KEYS, f"{path}: entry {number}")
+        domains.setdefault(node["full node"].split("_")[-1], []).append(node["root2"])
+    return domains
 
 
 def _check_whole(items: Sequence[Item], path: Path) -> None:
@@ -259,20 +260,19 @@ def _step_accuracy(judged: Sequence[Judged]) -> float:
     """The official join counts a step once for each node of its concept."""
     right = []
     for one in _steps(judged):
-        nodes = [concept for concept, _ in one.item.fields["concepts"]]
-        right += [_right(one)] * max(1, nodes.count(one.item.fields["concept"]))
+        right += [_right(one)] * max(1, len(one.item.fields["domains"]))
     return mean(right)
 
 
-def _by_concept(judged: Sequence[Judged]) -> dict[str, float]:
-    """By domain, the mean over its concepts of the accuracy of their steps."""
-    concepts: dict[str, list[bool]] = {}
+def _by_domain(judged: Sequence[Judged]) -> dict[str, float]:
+    """The mean over the nodes of a domain of the accuracy of the steps with their concept."""
+    concepts: dict[str, list[Judged]] = {}
     for one in _steps(judged):
-        concepts.setdefault(one.item.fields["concept"], []).append(_right(one))
+        concepts.setdefault(one.item.fields["concept"], []).append(one)
     domains: dict[str, list[float]] = {}
-    for concept, domain in judged[0].item.fields["concepts"]:
-        if concept in concepts:
-            domains.setdefault(domain, []).append(mean(concepts[concept]))
+    for members in concepts.values():
+        for domain in members[0].item.fields["domains"]:
+            domains.setdefault(domain, []).append(mean(map(_right, members)))
     return {domain: mean(shares) for domain, shares in sorted(domains.items())}
 
 

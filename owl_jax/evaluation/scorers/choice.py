@@ -1,9 +1,9 @@
-"""Reads the letter of a choice as toolkits do; each benchmark's own rule is in its file."""
+"""Choices by letter, and how VLMEvalKit reads an answer; a benchmark's own rule is in its file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from owl_jax.evaluation.benchmark import LETTERS
 
@@ -20,14 +20,6 @@ _API_FAILED = "Failed to obtain answer via API"
 _MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**([A-D])\**", re.IGNORECASE)
 _LAST_WORDS = 4
-
-# lmms-eval: where a letter may stand, and how much more that counts than the next.
-_START, _END, _PHRASE, _BRACKETS, _PERIOD, _COLON, _BRACKET, _SPACE, _ANYWHERE = range(9, 0, -1)
-_LMMS_EVAL_STRIPPED = (",", ".", "!", "?", ";", ":", "'", '"')
-_LMMS_EVAL_PHRASES = (
-    *("answer is", "option is", "choice is", "i choose", "i select", "i pick"),
-    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
-)
 
 
 def lettered(choices: Sequence[str]) -> dict[str, str]:
@@ -68,47 +60,3 @@ def only_text(answer: str, choices: Mapping[str, str]) -> str | None:
     """The letter of the choice whose text is in the answer, if it is the only one."""
     found = [letter for letter, text in choices.items() if text.lower() in answer.lower()]
     return found[0] if len(found) == 1 else None
-
-
-def lmms_eval(answer: str, letters: Sequence[str]) -> str | None:
-    """lmms-eval's rule (extract_mcq_answer): the letter in the clearest place, the last of those."""
-    text = answer.strip()
-    for mark in _LMMS_EVAL_STRIPPED:
-        text = text.strip(mark)
-    found = list(_lmms_eval_places(f" {text} ", letters))
-    return max(found, key=lambda one: one[:2])[2] if found else None
-
-
-def _lmms_eval_places(text: str, letters: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """(clearness, position, letter) of each place."""
-    inner = text.strip()
-    anywhere = True
-    for clearness, form in (
-        (_BRACKETS, "({})"),
-        (_PERIOD, "{}."),
-        (_COLON, "{}:"),
-        (_BRACKET, "{})"),
-        (_SPACE, "{} "),
-    ):
-        for letter in letters:
-            if (position := text.rfind(form.format(letter))) >= 0:
-                anywhere = False
-                yield clearness, position, letter
-    for phrase in _LMMS_EVAL_PHRASES:
-        if (start := text.lower().find(phrase)) < 0:
-            continue
-        for letter in letters:
-            if (position := text.find(letter, start + len(phrase))) >= 0:
-                anywhere = False
-                yield _PHRASE, position, letter
-    for letter in letters:
-        if inner.startswith(letter) and not inner[1:2].isalpha():
-            anywhere = False
-            yield _START, 0, letter
-        if inner.endswith(letter) and not inner[-2:-1].isalpha():
-            anywhere = False
-            yield _END, len(text) - 1, letter
-    if anywhere:
-        for letter in letters:
-            if (position := text.rfind(letter)) >= 0:
-                yield _ANYWHERE, position, letter

@@ -28,7 +28,7 @@ Open = str | float
 def choice(answer: str, choices: Mapping[str, str], bare: Sequence[str]) -> str | None:
     """The letter of a choice, or None.
 
-    bare: forms of a letter without brackets, with {} for the letter; the first that is found counts.
+    bare: forms of a letter without brackets, with {} for it; the first that is found counts.
     Letters in brackets win; then bare letters; then the texts of choices. The last of several wins.
     """
     text = answer
@@ -49,10 +49,10 @@ def choice(answer: str, choices: Mapping[str, str], bare: Sequence[str]) -> str 
 
 
 def open_answer(answer: str) -> list[Open]:
-    """The texts and numbers in the answer to an open question, without repetitions, sorted as texts.
+    """The different texts and numbers in the answer to an open question, sorted as texts.
 
-    What counts is the end of each line after "so", "is", "answer" and the like, and after "=" in the
-    last line; the whole answer if there is none.
+    What counts is the end of each line after "so", "is", "answer" and the like, and after "=" in
+    the last line; the whole answer if there is none.
     """
     text = answer.strip().strip(".").lower()
     lines = _SENTENCE_END.split(text)

@@ -1,1 +1,0 @@
-"""What several benchmarks read in an answer, by kind: yes or no, a choice, ..."""
