@@ -45,6 +45,11 @@ def read_json(path: Path) -> Any:
 
 def read_json_lines(path: Path, keys: Sequence[str]) -> list[Record]:
     """The objects of a JSON Lines file, one a line, each with all the keys. Raises UserError."""
+    return [record for _, record in numbered_json_lines(path, keys)]
+
+
+def numbered_json_lines(path: Path, keys: Sequence[str]) -> list[tuple[int, Record]]:
+    """As `read_json_lines`, with the number of each line."""
     records = []
     for number, line in enumerate(io.StringIO(read_text(path)), 1):
         if not line.strip():
@@ -53,7 +58,7 @@ def read_json_lines(path: Path, keys: Sequence[str]) -> list[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON: {error}") from None
-        records.append(checked(record, keys, f"{path}: line {number}"))
+        records.append((number, checked(record, keys, f"{path}: line {number}")))
     if not records:
         raise UserError(f"{path} is empty; expected objects with {', '.join(keys)}, one a line")
     return records

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBERS = "none zero one two three four five six seven eight nine ten".split()
-_DIGITS = {word: str(max(value - 1, 0)) for value, word in enumerate(_NUMBERS)}
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DIGITS = {"none": "0", **{word: str(value) for value, word in enumerate(_NUMBERS)}}
 _ARTICLES = {"a", "an", "the"}
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 # Contractions that get back one missing apostrophe.
 _CONTRACTIONS = """
@@ -25,10 +25,10 @@ _CONTRACTIONS = """
     what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
     why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
     you've
-""".split()
+"""
 _APOSTROPHES = {
     word[:place] + word[place + 1 :]: word
-    for word in _CONTRACTIONS
+    for word in _CONTRACTIONS.split()
     for place, character in enumerate(word)
     if character == "'"
 } | {"somebody'd": "somebodyd"}  # as in the official table

@@ -1,0 +1,1 @@
+"""OwlEval beyond its questions: answers in the published form."""
