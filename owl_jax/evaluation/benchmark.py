@@ -204,6 +204,14 @@ def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     return found
 
 
+def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
+    """The judged items of each group, in the order in which groups appear."""
+    found: dict[str, list[Judged]] = {}
+    for one in judged:
+        found.setdefault(one.item.group, []).append(one)
+    return found
+
+
 def mean(values: Iterable[float]) -> float:
     """The mean; 0 of nothing."""
     listed = list(values)
