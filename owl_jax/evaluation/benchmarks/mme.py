@@ -121,7 +121,7 @@ def _read_subtask(name: str, folder: Path) -> Iterable[Item]:
     paths = sorted(questions.glob("*.txt"))
     if not paths:
         raise UserError(f"{questions} has no text files; expected one for each picture of MME")
-    named = {path.stem: path for path in pictures.iterdir() if path.suffix.lower() in _PICTURES}
+    named = {path.stem: path for path in pictures.glob("*") if path.suffix.lower() in _PICTURES}
     for path in paths:
         picture = named.get(path.stem, pictures / f"{path.stem}.jpg")
         lines = read_text(path).splitlines()
