@@ -18,6 +18,7 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
+    grouped,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, find, read_json_records
@@ -403,10 +404,7 @@ def _whole_share(judged: Iterable[Judged], key: Callable[[Item], Key], right: Ri
 
 
 def _grouped(judged: Iterable[Judged], key: Callable[[Item], Key]) -> list[list[Judged]]:
-    found: dict[Key, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(key(one.item), []).append(one)
-    return list(found.values())
+    return list(grouped(judged, lambda one: key(one.item)).values())
 
 
 def _question_key(item: Item) -> Key:

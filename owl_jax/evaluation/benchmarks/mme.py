@@ -18,6 +18,7 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     by_category,
     by_group,
+    compared,
     mean,
 )
 from owl_jax.evaluation.data_files import read_text
@@ -66,11 +67,7 @@ class Mme(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        parsed = [first_characters(answers[item.id]) for item in items]
-        return [
-            Verdict(found, float(found == item.truth))
-            for item, found in zip(items, parsed, strict=True)
-        ]
+        return compared(items, (first_characters(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return _official(judged, first_characters)

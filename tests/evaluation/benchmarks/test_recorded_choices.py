@@ -7,7 +7,8 @@ from recorded import SCORES, difference, judged_of, numbers_of, replies_of
 from owl_jax.evaluation.benchmark import JudgeCall, Judged
 from owl_jax.evaluation.benchmarks import BENCHMARKS, mme, mme_realworld, mmmu_pro, scienceqa
 from owl_jax.evaluation.benchmarks.mmbench import MmBench, lmms_eval_static
-from owl_jax.evaluation.benchmarks.mmmu import Mmmu, lmms_eval, options
+from owl_jax.evaluation.benchmarks.mmmu import Mmmu, lmms_eval
+from owl_jax.evaluation.benchmarks.mmmu_rows import options
 from owl_jax.evaluation.benchmarks.seedbench import SeedBench, first_character
 from owl_jax.evaluation.given_answers import read_answers
 from owl_jax.evaluation.scorers import mmmu, yes_no
@@ -185,7 +186,7 @@ def test_each_letter_of_mmmu_pro(judged):
         assert one.item.truth == recorded["answer"]
         assert (one.verdict.parsed is None) == recorded["random"]
         assert one.verdict.parsed in (None, recorded["official"])
-        letter = mmmu_pro.lmms_eval(one.answer, mmmu_pro.options(one.item))
+        letter = mmmu_pro.lmms_eval(one.answer, options(one.item))
         assert (letter is None) == recorded["lmms_random"]
         assert letter in (None, recorded["lmms_eval"])
 
