@@ -26,8 +26,8 @@ from owl_jax.evaluation.scorers import right_or_wrong, vqa
 
 _KEYS = {"id", "question", "image", "images", "video", "choices", "answer", "score", "category"}
 _SCORES = ("exact", "choice", "judged")
-_LETTER = re.compile(r"\(?([A-Z])(?:[).:,\s].*)?", re.DOTALL)
-_SAID = re.compile(r"\b(?:answer|option|choice)(?: is)?:? \(?([A-Z])\b")
+_LETTER = re.compile(r"\(?([A-Z])(?:[).:,\n].*)?", re.DOTALL)
+_SAID = re.compile(r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?: is)?:? \(?([A-Z])\b")
 
 
 class Jsonl(Benchmark):
@@ -113,10 +113,7 @@ def read_choice(answer: str, choices: Sequence[str]) -> str | None:
     plain = [_plain(choice) for choice in choices]
     if _plain(text) in plain:
         return letters[plain.index(_plain(text))]
-    # "A cube" is an article, not a letter.
-    found = _LETTER.fullmatch(text) if not re.match(r"A [a-z]", text) else None
-    found = found or _SAID.search(text)
-    if found:
+    if found := _LETTER.fullmatch(text) or _SAID.search(text):
         return found[1] if found[1] in letters else None
     named = [
         letter
