@@ -10,7 +10,8 @@ for each benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,20 @@ from absl import flags
 import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
-from owl_jax.evaluation.benchmark import Benchmark
+from owl_jax.evaluation.benchmark import Ask, Benchmark
 from owl_jax.evaluation.choose import choose_benchmark
 from owl_jax.files import as_typed
 from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
+    from owl_jax.evaluation.judge import Judge
     from owl_jax.evaluation.run import Asked, Task
 
 _BENCHMARK = flags.DEFINE_string(
-    "benchmark", None, "its name, or a Python file with one (docs/add_a_benchmark.md)", required=True
+    "benchmark",
+    None,
+    "its name, or a Python file with one (docs/add_a_benchmark.md)",
+    required=True,
 )
 _DATA = flags.DEFINE_string(
     "data", None, "the benchmark's files: a folder or a file", required=True
@@ -42,6 +47,23 @@ _SEED = flags.DEFINE_integer("seed", 0, "of the intervals, of sampling and of sh
 
 _ANSWERS = flags.DEFINE_string(
     "answers", None, 'answers of another system instead of a model: JSON Lines of {"id", "answer"}'
+)
+
+_JUDGE_URL = flags.DEFINE_string(
+    "judge_url", None, "an OpenAI-compatible server that judges, up to and with /v1"
+)
+_JUDGE_MODEL = flags.DEFINE_string("judge_model", None, "the judge's name on that server")
+_JUDGE_KEY = flags.DEFINE_string(
+    "judge_key_file", None, "a file with its key; by default the environment's JUDGE_API_KEY"
+)
+_JUDGE_REPLIES = flags.DEFINE_string(
+    "judge_replies", None, 'recorded replies instead of a judge: JSON Lines of {"id", "reply"}'
+)
+_SYSTEMS = flags.DEFINE_multi_string(
+    "systems", [], "another system's published answers to OwlEval, for the rating page; repeatable"
+)
+_RATINGS = flags.DEFINE_multi_string(
+    "ratings", [], "grades that the rating page exported, a file of each rater; repeatable"
 )
 
 _MODEL = flags.DEFINE_string("model", None, "the model's directory")
@@ -91,6 +113,9 @@ _MULTIHOST = flags.DEFINE_bool(
 GROUPS = {
     "what is measured": (_BENCHMARK, _DATA, _OUTPUT, _COMPARE, _NAME, _SEED),
     "answers of another system": (_ANSWERS,),
+    "judges and raters": (
+        *(_JUDGE_URL, _JUDGE_MODEL, _JUDGE_KEY, _JUDGE_REPLIES, _SYSTEMS, _RATINGS),
+    ),
     "model": (
         *(_MODEL, _ADAPTER, _ANY_BASE, _VERIFY, _PARTS, _CONVERSATION, _DTYPE),
         *(_DATA_AXIS, _FSDP_AXIS, _TENSOR_AXIS),
@@ -110,21 +135,59 @@ def main(argv: list[str]) -> None:
     benchmark = choose_benchmark(as_typed(str(_BENCHMARK.value)))
     asked = None if _MODEL.value is None else _asked(benchmark)
     data = Path(as_typed(_DATA.value))
-    task = Task(
-        benchmark,
-        read_items(benchmark, data),
-        str(_DATA.value),
-        Path(as_typed(str(_OUTPUT.value))),
-        compare=[Path(as_typed(path)) for path in _COMPARE.value],
-        seed=_SEED.value,
-    )
-    if asked is not None:
-        results = _evaluate_model(task, asked)
-    else:
-        answers = Path(as_typed(str(_ANSWERS.value)))
-        results = evaluate_answers(task, answers, _NAME.value or answers.stem)
+    if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:
+        raise UserError(f"--systems and --ratings: people do not rate {benchmark.name}")
+    output = Path(as_typed(str(_OUTPUT.value)))
+    with _judge(output) as judge:
+        task = Task(
+            benchmark,
+            read_items(benchmark, data),
+            str(_DATA.value),
+            output,
+            judge=judge,
+            replies=_replies(),
+            systems=_paths(_SYSTEMS),
+            ratings=_paths(_RATINGS),
+            compare=_paths(_COMPARE),
+            seed=_SEED.value,
+        )
+        if asked is not None:
+            results = _evaluate_model(task, asked)
+        else:
+            answers = Path(as_typed(str(_ANSWERS.value)))
+            results = evaluate_answers(task, answers, _NAME.value or answers.stem)
     if results is not None:
         cli.say(_summary(results, task.output))
+
+
+@contextmanager
+def _judge(output: Path) -> Iterator[Judge | None]:
+    """The judge that the flags name. Its replies are beside the output, since they outlive it."""
+    if _JUDGE_URL.value is None:
+        if _JUDGE_MODEL.value or _JUDGE_KEY.value:
+            raise UserError("--judge_model and --judge_key_file need --judge_url")
+        yield None
+        return
+    if _JUDGE_MODEL.value is None or _JUDGE_REPLIES.value is not None:
+        raise UserError("--judge_url needs --judge_model, and excludes --judge_replies")
+    from owl_jax.evaluation.judge import Judge, make_server
+
+    key = None if _JUDGE_KEY.value is None else Path(as_typed(_JUDGE_KEY.value))
+    server = make_server(_JUDGE_URL.value, _JUDGE_MODEL.value, key)
+    with Judge(server, output.with_name(f"{output.name}-judge_replies.jsonl")) as judge:
+        yield judge
+
+
+def _replies() -> Ask | None:
+    if _JUDGE_REPLIES.value is None:
+        return None
+    from owl_jax.evaluation.judge import recorded_replies
+
+    return recorded_replies(Path(as_typed(_JUDGE_REPLIES.value)))
+
+
+def _paths(flag: flags.FlagHolder[list[str]]) -> list[Path]:
+    return [Path(as_typed(path)) for path in flag.value]
 
 
 def _asked(benchmark: Benchmark) -> Asked:
@@ -163,7 +226,7 @@ def _asked(benchmark: Benchmark) -> Asked:
     for name in ("num_rows", "row_length"):
         if engine[name] is not None:
             whole_number(engine[name], f"--{name}", 1)
-    baselines = () if benchmark.needs_judge else tuple(_BASELINES.value)
+    baselines = () if benchmark.kind == "judged" else tuple(_BASELINES.value)
     return Asked(settings, _TEMPLATE.value, baselines, _INDEX.value, _SHARDS.value, engine)
 
 

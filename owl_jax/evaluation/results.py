@@ -52,10 +52,11 @@ def write_results(
     scored: Scored,
     provenance: Provenance,
     baselines: Mapping[str, float],
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes both files, each whole or not at all; returns what results.json has.
 
-    baselines: headline numbers by name.
+    baselines: headline numbers by name. more: further keys.
     """
     kept = with_verdict(scored.judged)
     results = {
@@ -77,6 +78,7 @@ def write_results(
         "unparsed": scored.unparsed,
         "unanswered": scored.unanswered,
         "unjudged": scored.unjudged,
+        **more,
     }
     lines = (
         {"id": one.item.id, "answer": one.answer, **asdict(one.verdict)} for one in scored.judged
