@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from owl_jax.errors import UserError, shown
+
 Kind = Literal["yes_no", "choice", "short_answer", "caption", "judged"]
 Mode = Literal["generate", "rank", "letter"]
+
+_MARK = re.compile("(<image>|<video>)")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -17,12 +22,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Medium:
     """A picture or a video, not decoded yet.
 
-    source: a file, a folder of frames, or the bytes of a file.
+    source: a file, a folder of frames, the bytes of a file, or the frames of a video as files or
+      their bytes.
     start, end: seconds of a video; None: from its beginning, to its end.
     """
 
     kind: Literal["image", "video"]
-    source: Path | bytes
+    source: Path | bytes | tuple[Path | bytes, ...]
     start: float | None = None
     end: float | None = None
 
@@ -33,8 +39,7 @@ class Item:
 
     id: unique in the benchmark, and the same as in files of answers.
     question: the benchmark's own text, without options and instructions.
-    media: in order. `question` may name their places with `<image>` (Question.parts).
-    choices: texts of the options, in the order of their letters.
+      choices: texts of the options, in the order of their letters.
     truth: an answer that gets full marks, for tables and for baselines: a letter, "Yes" or "No", a
       word, a caption; empty if there is none.
     category: for the tables.
@@ -172,11 +177,38 @@ class Benchmark:
         return {}
 
 
+def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
+    """A question's parts: each medium at the next `<image>` or `<video>` of the text.
+
+    Without marks, the media come first. Raises UserError if the marks do not fit the media.
+    """
+    marks = _MARK.findall(text)
+    if not marks:
+        return (*media, text)
+    if marks != [f"<{medium.kind}>" for medium in media]:
+        raise UserError(
+            f"the question {shown(text)} has the marks {' '.join(marks)} for {len(media)} media; "
+            "expected one mark of its kind for each medium, or none"
+        )
+    texts, parts = _MARK.split(text)[::2], list[str | Medium]()
+    for before, medium in zip(texts, media, strict=False):
+        parts += [before, medium]
+    return tuple(part for part in [*parts, texts[-1]] if part != "")
+
+
 def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     """The judged items of each category, in the order in which categories appear."""
     found: dict[str, list[Judged]] = {}
     for one in judged:
         found.setdefault(one.item.category, []).append(one)
+    return found
+
+
+def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
+    """The judged items of each group, in the order in which groups appear."""
+    found: dict[str, list[Judged]] = {}
+    for one in judged:
+        found.setdefault(one.item.group, []).append(one)
     return found
 
 

@@ -17,6 +17,8 @@ from owl_jax.files import open_regular
 
 Record = dict[str, Any]
 
+_LONGEST_INDEX = 64  # characters; a longer text in a column of pictures is a picture
+
 
 def find(data: Path, *names: str) -> Path:
     """The file of this name: `data` itself, or the first of `names` that is in the folder `data`.
@@ -124,12 +126,58 @@ def checked(value: Any, keys: Iterable[str], where: str, noun: str = "keys") -> 
     return dict(value)
 
 
+def check_texts(record: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Raises UserError, which begins with `where`, unless the values of all the keys are texts."""
+    for key in keys:
+        if not isinstance(record[key], str):
+            raise UserError(f"{where}: {key} is {shown(record[key])}; expected a text")
+
+
+def list_of_texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The texts of a list. Raises UserError, which begins with `where`, for anything else."""
+    values = record[key]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UserError(f"{where}: {key} is {shown(values)}; expected a list of texts")
+    return tuple(values)
+
+
+def picture_bytes(value: Any, where: str) -> bytes:
+    """A picture in a row of parquet: bytes, or {"bytes", "path"}. Raises UserError."""
+    found = value.get("bytes") if isinstance(value, Mapping) else value
+    if not isinstance(found, bytes):
+        raise UserError(f"{where}: the picture is {shown(value)}; expected its bytes")
+    return found
+
+
 def from_base64(text: str, where: str) -> bytes:
     """The bytes of a picture in a table. Raises UserError, which begins with `where`."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
         raise UserError(f"{where}: the picture is not base64: {error}") from None
+
+
+def table_pictures(rows: Sequence[Record], path: Path) -> list[bytes | None]:
+    """The pictures of a table with the columns index and image (base64); None where there is none.
+
+    In the tables of VLMEvalKit a text of at most 64 characters is the index of the row that has the
+    picture. Raises UserError.
+    """
+    decoded = {
+        row["index"]: from_base64(row["image"], f"{path}: index {row['index']}")
+        for row in rows
+        if len(row["image"]) > _LONGEST_INDEX
+    }
+    pictures = []
+    for row in rows:
+        name = row["image"] if len(row["image"]) <= _LONGEST_INDEX else row["index"]
+        if name and name not in decoded:
+            raise UserError(
+                f"{path}: index {row['index']} has the image {shown(name)}; expected base64 or the "
+                "index of a row with a picture"
+            )
+        pictures.append(decoded.get(name))
+    return pictures
 
 
 def read_text(path: Path) -> str:
