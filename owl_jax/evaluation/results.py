@@ -8,13 +8,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Item, Judged, Verdict
 from owl_jax.evaluation.data_files import checked, read_json, read_json_lines
 from owl_jax.evaluation.scoring import Scored, with_verdict
 from owl_jax.files import write_whole
+
+if TYPE_CHECKING:
+    from owl_jax.evaluation.judge import Agreement
 
 RESULTS, VERDICTS, ANSWERS, REPORT = (
     "results.json",
@@ -52,10 +55,11 @@ def write_results(
     scored: Scored,
     provenance: Provenance,
     baselines: Mapping[str, float],
+    agreement: Agreement | None = None,
 ) -> dict[str, Any]:
     """Writes both files, each whole or not at all; returns what results.json has.
 
-    baselines: headline numbers by name.
+    baselines: headline numbers by name. agreement: of the judge with itself.
     """
     kept = with_verdict(scored.judged)
     results = {
@@ -77,6 +81,7 @@ def write_results(
         "unparsed": scored.unparsed,
         "unanswered": scored.unanswered,
         "unjudged": scored.unjudged,
+        "judge_agreement": None if agreement is None else asdict(agreement),
     }
     lines = (
         {"id": one.item.id, "answer": one.answer, **asdict(one.verdict)} for one in scored.judged

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
-from owl_jax.evaluation.benchmark import Ask, Benchmark, Item
+from owl_jax.evaluation.benchmark import Benchmark, Item
 from owl_jax.evaluation.given_answers import as_records, read_answers
 from owl_jax.evaluation.intervals import difference
 from owl_jax.evaluation.report import System, write_report
@@ -31,6 +31,7 @@ from owl_jax.files import write_whole
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.ask import Asking, Settings
+    from owl_jax.evaluation.judge import Judge, RecordedJudge
     from owl_jax.inference.api import Owl
 
 Tell = Callable[[str], None]
@@ -50,7 +51,7 @@ class Task:
     """What is measured, and where the results go.
 
     items: of `benchmark`, read from `data`.
-    judge: asks the judge; None: only rules. judge_name: for the results.
+    judge: None: only rules.
     compare: output folders of other systems on the same data.
     seed: of intervals and shuffled pictures.
     """
@@ -59,8 +60,7 @@ class Task:
     items: Sequence[Item]
     data: str
     output: Path
-    judge: Ask | None = None
-    judge_name: str | None = None
+    judge: Judge | RecordedJudge | None = None
     compare: Sequence[Path] = ()
     seed: int = 0
 
@@ -200,11 +200,13 @@ def _finish(
     """Scores, and writes results.json, verdicts.jsonl and report.html."""
     benchmark, items = task.benchmark, task.items
     earlier = [read_results(path, items, provenance) for path in task.compare]
-    scored = score(benchmark, items, answers, task.judge, task.seed)
+    ask = None if task.judge is None else task.judge.ask
+    scored = score(benchmark, items, answers, ask, task.seed)
+    agreement = None if task.judge is None else task.judge.agreement(benchmark, items, answers)
     numbers = baselines(benchmark, items)
     for name, given in others.items():
-        numbers[BASELINES[name]] = score(benchmark, items, given, None, task.seed).value
-    results = write_results(task.output, scored, provenance, numbers)
+        numbers[BASELINES[name]] = score(benchmark, items, given, ask, task.seed).value
+    results = write_results(task.output, scored, provenance, numbers, agreement)
     judged = with_verdict(scored.judged)
     systems = [System(results, scored.judged)]
     systems += [System(other.results, other.judged) for other in earlier]
@@ -226,7 +228,7 @@ def _provenance(task: Task, name: str, model: str, *, mode: str, template: str) 
         mode=mode,
         template=template,
         seed=task.seed,
-        judge=task.judge_name,
+        judge=None if task.judge is None else task.judge.name,
         version=version("owl_jax"),
         commit=commit(),
     )
