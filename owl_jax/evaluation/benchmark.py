@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from owl_jax.errors import UserError, shown
+
+T = TypeVar("T")
 
 Kind = Literal["yes_no", "choice", "short_answer", "caption", "judged"]
 Mode = Literal["generate", "rank", "letter"]
@@ -196,20 +198,35 @@ def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
     return tuple(part for part in [*parts, texts[-1]] if part != "")
 
 
+def grouped(judged: Iterable[Judged], key: Callable[[Judged], T]) -> dict[T, list[Judged]]:
+    """The judged items by their key, in the order in which keys appear."""
+    found: dict[T, list[Judged]] = {}
+    for one in judged:
+        found.setdefault(key(one), []).append(one)
+    return found
+
+
 def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     """The judged items of each category, in the order in which categories appear."""
-    found: dict[str, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(one.item.category, []).append(one)
-    return found
+    return grouped(judged, lambda one: one.item.category)
 
 
 def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     """The judged items of each group, in the order in which groups appear."""
-    found: dict[str, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(one.item.group, []).append(one)
-    return found
+    return grouped(judged, lambda one: one.item.group)
+
+
+def compared(items: Sequence[Item], parsed: Iterable[str | None]) -> list[Verdict]:
+    """Verdicts of rules: what was read in each answer is right if it is the truth."""
+    return [
+        Verdict(found, float(found == item.truth))
+        for item, found in zip(items, parsed, strict=True)
+    ]
+
+
+def is_right(one: Judged) -> bool:
+    """Whether the parser read the truth."""
+    return one.verdict.parsed == one.item.truth
 
 
 def mean(values: Iterable[float]) -> float:

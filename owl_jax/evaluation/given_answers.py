@@ -1,21 +1,28 @@
-"""Reads answers that another system gave: JSON Lines of {"id", "answer"}."""
+"""Reads answers that another system gave: JSON Lines of {"id", "answer"} or {"id", "losses"}."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.benchmark import Item
-from owl_jax.evaluation.data_files import read_json_lines
+from owl_jax.evaluation.data_files import checked, read_json_lines
+from owl_jax.evaluation.scorers.choice import least
 
 
-def read_answers(path: Path, items: Iterable[Item]) -> dict[str, str]:
-    """The answers by id. Raises UserError for answers that are not to these items."""
+def read_answers(path: Path, items: Sequence[Item]) -> dict[str, str]:
+    """The answers by id; where a record has losses, the letter of the choice with the least.
+
+    Raises UserError for answers that are not to these items, and for losses that are not one for
+    each choice.
+    """
+    choices = {item.id: len(item.choices) for item in items}
     return {
-        id: _text(record["answer"], f"{path}: id {id}")
-        for id, record in read_records(path, items, ("id", "answer")).items()
+        id: _answer(record, choices[id], f"{path}: id {id}")
+        for id, record in read_records(path, items, ("id",)).items()
     }
 
 
@@ -35,6 +42,22 @@ def read_records(path: Path, items: Iterable[Item], keys: tuple[str, ...]) -> di
             f"{listed(map(shown, others), 3)}; ids of the data look like {shown(min(known))}"
         )
     return found
+
+
+def _answer(record: Mapping[str, Any], choices: int, where: str) -> str:
+    if "losses" not in record:
+        return _text(checked(record, ("answer",), where)["answer"], where)
+    losses = record["losses"]
+    if (
+        not isinstance(losses, list)
+        or len(losses) != choices
+        or not all(isinstance(loss, int | float) and math.isfinite(loss) for loss in losses)
+    ):
+        raise UserError(
+            f"{where}: the losses are {shown(losses)}; expected {choices} numbers, one for each "
+            "choice"
+        )
+    return least(losses)
 
 
 def _text(value: Any, where: str) -> str:

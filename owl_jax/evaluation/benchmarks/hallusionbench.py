@@ -18,6 +18,7 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
+    grouped,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, find, read_json_records
@@ -31,11 +32,14 @@ _WRONG, _CORRECT, _UNCLEAR = "0", "1", "2"  # the judge's verdicts, as the offic
 _VERDICTS = {_WRONG: "incorrect", _CORRECT: "correct", _UNCLEAR: "unclear"}
 _HARD = "2"  # visual_input of an edited picture
 
-# The official prompts are in this script, which comes with the questions; each is two texts, and
-# labels before what is filled in.
+# The official prompts are in this script, which comes with the questions; each is several texts,
+# and labels before what is filled in.
 _SCRIPT = "utils.py"
 _CORRECTNESS_MARKERS = ("Assess the correctness", "conflict with the reference answer")
-_SAME_MARKERS = ("Assess the consistency", "If response1 does not conflict")
+_SAME_MARKERS = (
+    *("Assess the consistency", "You do not know the specific questions"),
+    "If response1 does not conflict",
+)
 # Our own words, without the script.
 _CORRECTNESS = (
     "Compare a model's answer to a question with the reference. Reply with one word: correct if "
@@ -233,7 +237,7 @@ def _official(judged: Sequence[Judged]) -> dict[str, Any]:
     }
     scores: dict[str, Any] = {
         "aAcc": questions["Overall"],
-        "fAcc": _percent(figures["Overall"]["correct"] / figures["Overall"]["total"]),
+        "fAcc": _percent_of(figures["Overall"]["correct"], figures["Overall"]["total"]),
         "qAcc": pairs["Overall"]["Total"],
         "easy aAcc": pairs["Overall"]["Easy"],
         "hard aAcc": pairs["Overall"]["Hard"],
@@ -269,11 +273,11 @@ def _summary(
         "Yes/No Bias (Pct Diff)": bias["diff"],
         "Yes/No Bias (FP Ratio)": bias["fp"],
         **{
-            f"Consistency Test ({name})": _percent(figures[name] / figures["total"])
+            f"Consistency Test ({name})": _percent_of(figures[name], figures["total"])
             for name in ("correct", "inconsistent", "wrong")
         },
         **{
-            name: _percent(causes[key] / errors) if errors else 0.0
+            name: _percent_of(causes[key], errors)
             for name, key in (("LH", "LH_cg"), ("VI", "VI_cg"), ("Mixed", "Mix_cg"))
         },
     }
@@ -296,9 +300,10 @@ def _figures(judged: Sequence[Judged]) -> dict[str, float]:
 
 
 def _figure_row(counts: Mapping[str, float]) -> list[float]:
-    total = counts["total"]
-    wrong = _percent(counts["inconsistent"] / total) + _percent(counts["wrong"] / total)
-    return [_percent(counts["correct"] / total), wrong, round(counts["score"], 4)]
+    correct, inconsistent, wrong = (
+        _percent_of(counts[name], counts["total"]) for name in ("correct", "inconsistent", "wrong")
+    )
+    return [correct, inconsistent + wrong, round(counts["score"], 4)]
 
 
 def _bias(judged: Sequence[Judged]) -> dict[str, float]:
@@ -399,10 +404,7 @@ def _whole_share(judged: Iterable[Judged], key: Callable[[Item], Key], right: Ri
 
 
 def _grouped(judged: Iterable[Judged], key: Callable[[Item], Key]) -> list[list[Judged]]:
-    found: dict[Key, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(key(one.item), []).append(one)
-    return list(found.values())
+    return list(grouped(judged, lambda one: key(one.item)).values())
 
 
 def _question_key(item: Item) -> Key:
@@ -433,3 +435,7 @@ def _with_judge(judged: Sequence[Judged]) -> bool:
 
 def _percent(share: float) -> float:
     return round(100 * share, 4)
+
+
+def _percent_of(count: float, total: float) -> float:
+    return _percent(count / total) if total else 0.0

@@ -51,7 +51,7 @@ _SCRIPT, _MARKER = "multiple_choice.py", "in A, B, C, D (if they are valid optio
 _PROMPT = (
     "A model answered a question that has several options. Find the option that means the same as "
     "its answer. Reply with one letter: that of the option, or Z if the answer means none of them."
-    "\nQuestion: {}\nOptions: {}\nAnswer: {}\nLetter: "
+    "\nQuestion: {}\n{}Answer: {}\nLetter: "
 )
 
 
@@ -74,6 +74,8 @@ class MmBench(Benchmark):
         rows = read_tsv(path, _COLUMNS)
         pictures = table_pictures(rows, path)
         prompt = find_prompt(path.parent, _SCRIPT, _MARKER) or _PROMPT
+        if prompt.count("{}") != _PROMPT.count("{}"):
+            raise UserError(f"{path.parent / _SCRIPT}: expected three {{}} in {shown(prompt)}")
         return [
             _item(row, picture, prompt, f"{path}: index {row['index']}")
             for row, picture in zip(rows, pictures, strict=True)
@@ -224,7 +226,9 @@ def _judge_turns(
         if read[item.id]:
             continue
         choices = choice.lettered(item.choices)
-        options = "".join(f"{letter}. {text}\n" for letter, text in choices.items())
+        options = "There are several options: \n" + "".join(
+            f"{letter}. {text}\n" for letter, text in choices.items()
+        )
         prompt = item.fields["judge_prompt"].format(
             item.question, options, answers[item.id].strip()
         )

@@ -18,6 +18,7 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     by_category,
     by_group,
+    compared,
     mean,
 )
 from owl_jax.evaluation.data_files import read_text
@@ -66,11 +67,7 @@ class Mme(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        parsed = [first_characters(answers[item.id]) for item in items]
-        return [
-            Verdict(found, float(found == item.truth))
-            for item, found in zip(items, parsed, strict=True)
-        ]
+        return compared(items, (first_characters(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return _official(judged, first_characters)
@@ -121,7 +118,7 @@ def _read_subtask(name: str, folder: Path) -> Iterable[Item]:
     paths = sorted(questions.glob("*.txt"))
     if not paths:
         raise UserError(f"{questions} has no text files; expected one for each picture of MME")
-    named = {path.stem: path for path in pictures.iterdir() if path.suffix.lower() in _PICTURES}
+    named = {path.stem: path for path in pictures.glob("*") if path.suffix.lower() in _PICTURES}
     for path in paths:
         picture = named.get(path.stem, pictures / f"{path.stem}.jpg")
         lines = read_text(path).splitlines()

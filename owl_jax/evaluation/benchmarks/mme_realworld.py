@@ -17,6 +17,9 @@ from owl_jax.evaluation.benchmark import (
     Medium,
     Question,
     Verdict,
+    compared,
+    grouped,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, find, list_of_texts, read_json_records
@@ -80,11 +83,8 @@ class MmeRealWorld(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        letters = [official(answers[item.id], item.fields["choices"]) for item in items]
-        return [
-            Verdict(letter, float(letter == item.truth))
-            for item, letter in zip(items, letters, strict=True)
-        ]
+        letters = (official(answers[item.id], item.fields["choices"]) for item in items)
+        return compared(items, letters)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         tasks = {}
@@ -96,7 +96,7 @@ class MmeRealWorld(Benchmark):
                 if (few := [one for one in some if one.item.fields["subtask"] == name])
             }
             tasks[task] = {"subtasks": subtasks, **_row(some)}
-        accuracy = mean(map(_right, judged))
+        accuracy = mean(map(is_right, judged))
         return {
             "tasks": tasks,
             "overall": round(accuracy, 4),
@@ -104,7 +104,7 @@ class MmeRealWorld(Benchmark):
         }
 
     def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(_right, judged))
+        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """paper: Avg is over items, Avg-C over subtasks. lmms_eval and vlmevalkit: the mended list
@@ -179,13 +179,11 @@ def _item(record: Mapping[str, Any], folder: Path, where: str) -> Item:
 
 
 def _subtask(judged: Sequence[Judged]) -> dict[str, Any]:
-    categories: dict[str, list[Judged]] = {}
-    for one in judged:
-        categories.setdefault(one.item.fields["category"].capitalize(), []).append(one)
+    categories = grouped(judged, lambda one: str(one.item.fields["category"]).capitalize())
     return {
         **_row(judged),
         "categories": {
-            name: {"acc": round(mean(map(_right, few)), 4), "items": len(few)}
+            name: {"acc": round(mean(map(is_right, few)), 4), "items": len(few)}
             for name, few in categories.items()
         },
     }
@@ -193,21 +191,15 @@ def _subtask(judged: Sequence[Judged]) -> dict[str, Any]:
 
 def _row(judged: Sequence[Judged]) -> dict[str, float]:
     return {
-        "acc": round(mean(map(_right, judged)), 4),
+        "acc": round(mean(map(is_right, judged)), 4),
         "chose_E": sum(one.verdict.parsed == _NOT_THERE for one in judged),
         "items": len(judged),
     }
 
 
 def _averages(judged: Sequence[Judged]) -> dict[str, float]:
-    subtasks: dict[str, list[Judged]] = {}
-    for one in judged:
-        subtasks.setdefault(one.item.fields["subtask"], []).append(one)
+    subtasks = grouped(judged, lambda one: one.item.fields["subtask"])
     return {
-        "Avg": mean(map(_right, judged)),
-        "Avg-C": mean(mean(map(_right, few)) for few in subtasks.values()),
+        "Avg": mean(map(is_right, judged)),
+        "Avg-C": mean(mean(map(is_right, few)) for few in subtasks.values()),
     }
-
-
-def _right(one: Judged) -> bool:
-    return one.verdict.parsed == one.item.truth

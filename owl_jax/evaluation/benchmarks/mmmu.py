@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     mean,
     place_media,
 )
-from owl_jax.evaluation.benchmarks.mmmu_rows import Pictured, list_of, with_pictures
+from owl_jax.evaluation.benchmarks.mmmu_rows import Pictured, list_of, options, with_pictures
 from owl_jax.evaluation.data_files import check_texts, read_parquet
 from owl_jax.evaluation.scorers import mmmu
 
@@ -152,11 +152,6 @@ class _Seeded:
             self.random_ids.append(one.item.id)
             letter = self._random.choice(list(options(one.item)))
         return letter == one.item.truth
-
-
-def options(item: Item) -> dict[str, str]:
-    """The choices by letter, as they are in the file: with `<image 1>` for a picture."""
-    return dict(zip(LETTERS, item.fields["options"], strict=False))
 
 
 def lmms_eval(answer: str, choices: Mapping[str, str]) -> str | None:

@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     mean,
     place_media,
 )
-from owl_jax.evaluation.benchmarks.mmmu_rows import list_of, with_pictures
+from owl_jax.evaluation.benchmarks.mmmu_rows import list_of, options, with_pictures
 from owl_jax.evaluation.data_files import check_texts, read_parquet
 from owl_jax.evaluation.scorers import mmmu
 
@@ -111,11 +111,6 @@ class MmmuPro(Benchmark):
                 name: _unread(members, lmms_eval) for name, members in by_category(judged).items()
             }
         }
-
-
-def options(item: Item) -> dict[str, str]:
-    """The choices by letter, as they are in the file: with `<image 1>` for a picture."""
-    return dict(zip(LETTERS, item.fields["options"], strict=False))
 
 
 def official(answer: str, choices: Mapping[str, str]) -> str | None:

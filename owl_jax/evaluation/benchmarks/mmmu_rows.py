@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, shown
-from owl_jax.evaluation.benchmark import Medium
+from owl_jax.evaluation.benchmark import LETTERS, Item, Medium
 from owl_jax.evaluation.data_files import picture_bytes
 
 _MARK = re.compile(r"<image (\d)>")
@@ -56,3 +56,8 @@ def with_pictures(
         tuple(_MARK.sub("<image>", option) for option in options),
         tuple(Medium("image", pictures[number]) for number in [*first, *marks]),
     )
+
+
+def options(item: Item) -> dict[str, str]:
+    """The options by letter, as the file has them: parsers see `<image 1>` for a picture."""
+    return dict(zip(LETTERS, item.fields["options"], strict=False))

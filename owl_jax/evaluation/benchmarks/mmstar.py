@@ -19,6 +19,9 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
+    compared,
+    grouped,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import (
@@ -79,24 +82,20 @@ class MmStar(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        letters = [beginning(answers[item.id]) for item in items]
-        return [
-            Verdict(letter, float(letter == item.truth))
-            for item, letter in zip(items, letters, strict=True)
-        ]
+        return compared(items, (beginning(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """Categories are divided by 250 and the final score by 1,500, as the official code does
         also for fewer items; variants() has the shares."""
-        scores: dict[str, Any] = {"final score": sum(map(_official, judged)) / _WHOLE}
+        scores: dict[str, Any] = {"final score": sum(map(is_right, judged)) / _WHOLE}
         for name, members in by_category(judged).items():
-            scores[name] = sum(map(_official, members)) / _CATEGORY
+            scores[name] = sum(map(is_right, members)) / _CATEGORY
             for small, few in _by_small_category(members).items():
-                scores[f"{name}({small})"] = mean(map(_official, few))
+                scores[f"{name}({small})"] = mean(map(is_right, few))
         return scores
 
     def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(_official, judged))
+        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """derived_accuracy: the official rule, as shares. lmms_eval: reads the clearest letter, and
@@ -105,7 +104,7 @@ class MmStar(Benchmark):
         return {
             "derived_accuracy": {
                 "overall": self.headline_value(judged),
-                **{name: mean(map(_official, some)) for name, some in categories.items()},
+                **{name: mean(map(is_right, some)) for name, some in categories.items()},
             },
             "lmms_eval": {
                 "average": _mean_of_small(judged),
@@ -133,7 +132,7 @@ def gain_and_leakage(
     language_model: answers of the language model that the model was made from, without picture.
     """
     seen, blind, base = (
-        mean(map(_official, judged)) for judged in (with_picture, without_picture, language_model)
+        mean(map(is_right, judged)) for judged in (with_picture, without_picture, language_model)
     )
     return {
         "S_v": seen,
@@ -184,18 +183,11 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _by_small_category(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
-    found: dict[str, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(one.item.fields["l2_category"], []).append(one)
-    return found
+    return grouped(judged, lambda one: str(one.item.fields["l2_category"]))
 
 
 def _mean_of_small(judged: Sequence[Judged]) -> float:
     return mean(mean(map(_lmms_eval, some)) for some in _by_small_category(judged).values())
-
-
-def _official(one: Judged) -> bool:
-    return one.verdict.parsed == one.item.truth
 
 
 def _lmms_eval(one: Judged) -> bool:

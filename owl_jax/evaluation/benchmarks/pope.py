@@ -16,6 +16,7 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
+    compared,
     mean,
 )
 from owl_jax.evaluation.data_files import read_json_lines
@@ -62,11 +63,7 @@ class Pope(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        verdicts = []
-        for item in items:
-            parsed = _parse(answers[item.id])
-            verdicts.append(Verdict(parsed, float(parsed == item.truth)))
-        return verdicts
+        return compared(items, (_parse(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return {name: _confusion(members) for name, members in by_category(judged).items()}

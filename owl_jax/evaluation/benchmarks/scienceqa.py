@@ -18,6 +18,8 @@ from owl_jax.evaluation.benchmark import (
     Medium,
     Question,
     Verdict,
+    compared,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, checked, find, list_of_texts, read_json
@@ -82,15 +84,11 @@ class ScienceQa(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        letters = [llava(answers[item.id]) for item in items]
-        return [
-            Verdict(letter, float(letter == item.truth))
-            for item, letter in zip(items, letters, strict=True)
-        ]
+        return compared(items, (llava(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         pictured = [one for one in judged if one.item.media]
-        correct = sum(map(_right, judged))
+        correct = sum(map(is_right, judged))
         accuracy = 100 * correct / len(judged)
         return {
             "official_llava": {
@@ -98,13 +96,13 @@ class ScienceQa(Benchmark):
                 "correct": correct,
                 "acc": accuracy,
                 "printed_acc": round(accuracy, 2),
-                "printed_img_acc": round(100 * mean(map(_right, pictured)), 2),
+                "printed_img_acc": round(100 * mean(map(is_right, pictured)), 2),
             },
             "official_scienceqa": _by_kind(judged),
         }
 
     def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(_right, judged))
+        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """lmms_eval: a letter alone in any case, or a capital letter and "." at the beginning."""
@@ -160,7 +158,7 @@ def _item(id: str, problem: Mapping[str, Any], pictures: Path, path: Path) -> It
 def _by_kind(judged: Sequence[Judged]) -> dict[str, float]:
     """The accuracies in per cent, two decimals."""
 
-    items = [(one.item, one.item.fields, _right(one)) for one in judged]
+    items = [(one.item, one.item.fields, is_right(one)) for one in judged]
     kinds = {
         "has_text": [right for _, fields, right in items if fields["hint"]],
         "has_image": [right for item, _, right in items if item.media],
@@ -179,7 +177,3 @@ def _by_kind(judged: Sequence[Judged]) -> dict[str, float]:
         f"acc_{name}": round(100 * mean(right), 2) if right else _NONE
         for name, right in kinds.items()
     }
-
-
-def _right(one: Judged) -> bool:
-    return one.verdict.parsed == one.item.truth

@@ -18,6 +18,9 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
+    compared,
+    grouped,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, checked, find, read_json
@@ -64,11 +67,10 @@ class SeedBench(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        verdicts = []
-        for item in items:
-            letter = answers[item.id] if answers[item.id] in tuple(LETTERS[:4]) else None
-            verdicts.append(Verdict(letter, float(letter == item.truth)))
-        return verdicts
+        letters = tuple(LETTERS[:4])
+        return compared(
+            items, (answers[item.id] if answers[item.id] in letters else None for item in items)
+        )
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """official_choice_ranking if all answers are letters, which ranking gives. Otherwise text
@@ -78,8 +80,10 @@ class SeedBench(Benchmark):
         types = _by_type(judged)
         return {
             "official_choice_ranking": {
-                "type": {str(number): _percent(types[number], _exact) for number in sorted(types)},
-                "total": _percent(judged, _exact),
+                "type": {
+                    str(number): _percent(types[number], is_right) for number in sorted(types)
+                },
+                "total": _percent(judged, is_right),
             }
         }
 
@@ -137,17 +141,14 @@ def _item(value: Any, names: Mapping[int, str], folder: Path, where: str) -> Ite
 
 def _llava(judged: Sequence[Judged]) -> dict[str, float]:
     return {
-        **{name: _percent(members, _exact) for name, members in by_category(judged).items()},
-        "Total": _percent(judged, _exact),
-        **{kind: _percent(members, _exact) for kind, members in _by_kind(judged).items()},
+        **{name: _percent(members, is_right) for name, members in by_category(judged).items()},
+        "Total": _percent(judged, is_right),
+        **{kind: _percent(members, is_right) for kind, members in _by_kind(judged).items()},
     }
 
 
 def _by_type(judged: Sequence[Judged]) -> dict[int, list[Judged]]:
-    types: dict[int, list[Judged]] = {}
-    for one in judged:
-        types.setdefault(one.item.fields["type"], []).append(one)
-    return types
+    return grouped(judged, lambda one: int(one.item.fields["type"]))
 
 
 def _by_kind(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
@@ -155,10 +156,6 @@ def _by_kind(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
         kind: [one for one in judged if one.item.fields["data_type"] == kind]
         for kind in ("image", "video")
     }
-
-
-def _exact(one: Judged) -> bool:
-    return one.verdict.parsed == one.item.truth
 
 
 def _lmms_eval(one: Judged) -> bool:

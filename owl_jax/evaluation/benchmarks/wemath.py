@@ -20,6 +20,9 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_group,
+    compared,
+    grouped,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import check_texts, find, read_json_records
@@ -80,11 +83,7 @@ class WeMath(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        letters = [after_answer(answers[item.id]) for item in items]
-        return [
-            Verdict(letter, float(letter == item.truth))
-            for item, letter in zip(items, letters, strict=True)
-        ]
+        return compared(items, (after_answer(answers[item.id]) for item in items))
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """official_four_dimensional divides by 525 problems, as the official code does also for
@@ -210,8 +209,8 @@ def _count(judged: Sequence[Judged]) -> _Counts:
     kinds: Counter[str] = Counter()
     problems = by_group(judged).values()
     for members in problems:
-        steps = [_right(one) for one in members if not one.item.fields["key"].endswith(_WHOLE)]
-        if not all(_right(one) for one in members if one.item.fields["key"].endswith(_WHOLE)):
+        steps = [is_right(one) for one in members if not one.item.fields["key"].endswith(_WHOLE)]
+        if not all(is_right(one) for one in members if one.item.fields["key"].endswith(_WHOLE)):
             kinds["not_generalised" if all(steps) else "no_knowledge"] += 1
             continue
         kinds["mastered_strict" if all(steps) else "rote_strict"] += 1
@@ -249,7 +248,7 @@ def _rote_share(rote: int, mastered: int) -> float:
 
 
 def _accuracy(judged: Sequence[Judged], key: str) -> float:
-    return mean(_right(one) for one in judged if one.item.fields["key"] == key)
+    return mean(is_right(one) for one in judged if one.item.fields["key"] == key)
 
 
 def _steps(judged: Sequence[Judged]) -> list[Judged]:
@@ -260,25 +259,19 @@ def _step_accuracy(judged: Sequence[Judged]) -> float:
     """The official join counts a step once for each node of its concept."""
     right = []
     for one in _steps(judged):
-        right += [_right(one)] * max(1, len(one.item.fields["domains"]))
+        right += [is_right(one)] * max(1, len(one.item.fields["domains"]))
     return mean(right)
 
 
 def _by_domain(judged: Sequence[Judged]) -> dict[str, float]:
     """The mean over the nodes of a domain of the accuracy of the steps with their concept."""
-    concepts: dict[str, list[Judged]] = {}
-    for one in _steps(judged):
-        concepts.setdefault(one.item.fields["concept"], []).append(one)
+    concepts = grouped(_steps(judged), lambda one: one.item.fields["concept"])
     domains: dict[str, list[float]] = {}
     for members in concepts.values():
         for domain in members[0].item.fields["domains"]:
-            domains.setdefault(domain, []).append(mean(map(_right, members)))
+            domains.setdefault(domain, []).append(mean(map(is_right, members)))
     return {domain: mean(shares) for domain, shares in sorted(domains.items())}
 
 
 def _percent(share: float) -> str:
     return f"{share:.2%}"
-
-
-def _right(one: Judged) -> bool:
-    return one.verdict.parsed == one.item.truth

@@ -17,11 +17,15 @@ def numbers_of(name):
     return json.loads((SCORES / name / "scores.json").read_text(encoding="utf-8"))
 
 
-def judged_of(benchmark, name=None, ask=None):
-    """The recorded answers with our verdicts."""
-    data = SCORES / (name or benchmark.name)
-    answers = {str(line["id"]): line["answer"] for line in lines(data / "answers.jsonl")}
-    items = benchmark.read(data)
+def judged_of(benchmark, name=None, ask=None, data=None, unanswered=()):
+    """The recorded answers with our verdicts.
+
+    data: where the questions are, if not beside the answers. unanswered: ids of items.
+    """
+    folder = SCORES / (name or benchmark.name)
+    answers = {str(line["id"]): line["answer"] for line in lines(folder / "answers.jsonl")}
+    answers |= dict.fromkeys(unanswered, "")
+    items = benchmark.read(data or folder)
     assert {item.id for item in items} == set(answers)
     verdicts = benchmark.judge(items, answers, ask)
     return [
