@@ -10,8 +10,9 @@ for each benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,8 @@ from absl import flags
 import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
-from owl_jax.evaluation.benchmark import Ask, Benchmark
+from owl_jax.evaluation.benchmark import Benchmark
 from owl_jax.evaluation.choose import choose_benchmark
-from owl_jax.files import as_typed
 from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
@@ -49,16 +49,6 @@ _ANSWERS = flags.DEFINE_string(
     "answers", None, 'answers of another system instead of a model: JSON Lines of {"id", "answer"}'
 )
 
-_JUDGE_URL = flags.DEFINE_string(
-    "judge_url", None, "an OpenAI-compatible server that judges, up to and with /v1"
-)
-_JUDGE_MODEL = flags.DEFINE_string("judge_model", None, "the judge's name on that server")
-_JUDGE_KEY = flags.DEFINE_string(
-    "judge_key_file", None, "a file with its key; by default the environment's JUDGE_API_KEY"
-)
-_JUDGE_REPLIES = flags.DEFINE_string(
-    "judge_replies", None, 'recorded replies instead of a judge: JSON Lines of {"id", "reply"}'
-)
 _SYSTEMS = flags.DEFINE_multi_string(
     "systems", [], "another system's published answers to OwlEval, for the rating page; repeatable"
 )
@@ -99,6 +89,26 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 )
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy decoding")
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", NUM_FRAMES, "frames of each video, at most 1024")
+_JUDGE_URL = flags.DEFINE_string(
+    "judge_url", None, "an OpenAI-compatible server that judges answers: http://HOST:PORT/v1"
+)
+_JUDGE_MODEL = flags.DEFINE_string("judge_model", None, "the judge's name on that server")
+_JUDGE_KEY_FILE = flags.DEFINE_string(
+    "judge_key_file", None, "a file with its key; by default the variable JUDGE_API_KEY, or none"
+)
+_JUDGE_REPLIES = flags.DEFINE_string(
+    "judge_replies", None, 'recorded replies instead of a judge: JSON Lines of {"id", "reply"}'
+)
+_JUDGE_FIELDS = flags.DEFINE_string(
+    "judge_fields",
+    '{"temperature": 0, "max_tokens": 1024}',
+    "what a request to the judge has beside model and messages, as JSON",
+)
+_JUDGE_TIMEOUT = flags.DEFINE_float("judge_timeout", 120.0, "seconds for one reply", lower_bound=1)
+_JUDGE_ATTEMPTS = flags.DEFINE_integer("judge_attempts", 5, "at one question", lower_bound=1)
+_JUDGE_CONCURRENCY = flags.DEFINE_integer(
+    "judge_concurrency", 8, "questions to the judge at once", lower_bound=1
+)
 _ROWS = flags.DEFINE_integer("num_rows", None, "answers at once; by default what fits into memory")
 _LENGTH = flags.DEFINE_integer("row_length", None, "tokens of question and answer together")
 _THREADS = flags.DEFINE_integer("threads", 4, "that decode pictures and videos", lower_bound=1)
@@ -113,14 +123,16 @@ _MULTIHOST = flags.DEFINE_bool(
 GROUPS = {
     "what is measured": (_BENCHMARK, _DATA, _OUTPUT, _COMPARE, _NAME, _SEED),
     "answers of another system": (_ANSWERS,),
-    "judges and raters": (
-        *(_JUDGE_URL, _JUDGE_MODEL, _JUDGE_KEY, _JUDGE_REPLIES, _SYSTEMS, _RATINGS),
-    ),
+    "raters": (_SYSTEMS, _RATINGS),
     "model": (
         *(_MODEL, _ADAPTER, _ANY_BASE, _VERIFY, _PARTS, _CONVERSATION, _DTYPE),
         *(_DATA_AXIS, _FSDP_AXIS, _TENSOR_AXIS),
     ),
     "how it is asked": (_MODE, _TEMPLATE, _BASELINES, _MAX_NEW_TOKENS, _TEMPERATURE, _NUM_FRAMES),
+    "judge": (
+        *(_JUDGE_URL, _JUDGE_MODEL, _JUDGE_KEY_FILE, _JUDGE_REPLIES, _JUDGE_FIELDS),
+        *(_JUDGE_TIMEOUT, _JUDGE_ATTEMPTS, _JUDGE_CONCURRENCY),
+    ),
     "work": (_ROWS, _LENGTH, _THREADS, _INDEX, _SHARDS, _MULTIHOST),
 }
 
@@ -130,64 +142,80 @@ def main(argv: list[str]) -> None:
     del argv
     if (_MODEL.value is None) == (_ANSWERS.value is None):
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
-    from owl_jax.evaluation.run import Task, evaluate_answers, read_items
+    from owl_jax.evaluation.run import Task, read_items
 
-    benchmark = choose_benchmark(as_typed(str(_BENCHMARK.value)))
+    benchmark = choose_benchmark(str(_BENCHMARK.value))
     asked = None if _MODEL.value is None else _asked(benchmark)
-    data = Path(as_typed(_DATA.value))
     if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:
         raise UserError(f"--systems and --ratings: people do not rate {benchmark.name}")
-    output = Path(as_typed(str(_OUTPUT.value)))
-    with _judge(output) as judge:
-        task = Task(
-            benchmark,
-            read_items(benchmark, data),
-            str(_DATA.value),
-            output,
-            judge=judge,
-            replies=_replies(),
-            systems=_paths(_SYSTEMS),
-            ratings=_paths(_RATINGS),
-            compare=_paths(_COMPARE),
-            seed=_SEED.value,
-        )
-        if asked is not None:
-            results = _evaluate_model(task, asked)
-        else:
-            answers = Path(as_typed(str(_ANSWERS.value)))
-            results = evaluate_answers(task, answers, _NAME.value or answers.stem)
+    data = Path(_DATA.value)
+    task = Task(
+        benchmark,
+        read_items(benchmark, data),
+        str(_DATA.value),
+        Path(str(_OUTPUT.value)),
+        systems=list(map(Path, _SYSTEMS.value)),
+        ratings=list(map(Path, _RATINGS.value)),
+        compare=list(map(Path, _COMPARE.value)),
+        seed=_SEED.value,
+    )
+    if benchmark.needs_judge and _JUDGE_URL.value is _JUDGE_REPLIES.value is None:
+        cli.say(f"{benchmark.name} is scored by a judge; without --judge_url it is only answered")
+    if _JUDGE_URL.value is None:
+        results = _evaluate(_with_recorded_judge(task), asked)
+    else:
+        with _open_judge(task.output) as judge:
+            results = _evaluate(dataclasses.replace(task, judge=judge), asked)
     if results is not None:
         cli.say(_summary(results, task.output))
 
 
-@contextmanager
-def _judge(output: Path) -> Iterator[Judge | None]:
-    """The judge that the flags name. Its replies are beside the output, since they outlive it."""
-    if _JUDGE_URL.value is None:
-        if _JUDGE_MODEL.value or _JUDGE_KEY.value:
-            raise UserError("--judge_model and --judge_key_file need --judge_url")
-        yield None
-        return
-    if _JUDGE_MODEL.value is None or _JUDGE_REPLIES.value is not None:
-        raise UserError("--judge_url needs --judge_model, and excludes --judge_replies")
-    from owl_jax.evaluation.judge import Judge, make_server
+def _evaluate(task: Task, asked: Asked | None) -> dict[str, Any] | None:
+    from owl_jax.evaluation.run import evaluate_answers
 
-    key = None if _JUDGE_KEY.value is None else Path(as_typed(_JUDGE_KEY.value))
-    server = make_server(_JUDGE_URL.value, _JUDGE_MODEL.value, key)
-    with Judge(server, output.with_name(f"{output.name}-judge_replies.jsonl")) as judge:
-        yield judge
+    if asked is not None:
+        return _evaluate_model(task, asked)
+    answers = Path(str(_ANSWERS.value))
+    return evaluate_answers(task, answers, _NAME.value or answers.stem)
 
 
-def _replies() -> Ask | None:
+def _with_recorded_judge(task: Task) -> Task:
+    from owl_jax.evaluation.judge import RecordedJudge
+
     if _JUDGE_REPLIES.value is None:
-        return None
-    from owl_jax.evaluation.judge import recorded_replies
-
-    return recorded_replies(Path(as_typed(_JUDGE_REPLIES.value)))
+        return task
+    return dataclasses.replace(task, judge=RecordedJudge(Path(_JUDGE_REPLIES.value)))
 
 
-def _paths(flag: flags.FlagHolder[list[str]]) -> list[Path]:
-    return [Path(as_typed(path)) for path in flag.value]
+def _open_judge(output: Path) -> Judge:
+    """The judge of the flags, which is there and accepts the key. Raises UserError."""
+    try:
+        from owl_jax.evaluation.judge import Judge, make_server
+    except ImportError:
+        raise UserError(
+            "--judge_url needs httpx; install it: pip install --editable '.[evaluate]'"
+        ) from None
+    if _JUDGE_MODEL.value is None:
+        raise UserError("--judge_url without --judge_model: give the judge's name on that server")
+    if _JUDGE_REPLIES.value is not None:
+        raise UserError("give --judge_url, or --judge_replies with recorded replies, not both")
+    key_file = _JUDGE_KEY_FILE.value
+    try:
+        fields = json.loads(_JUDGE_FIELDS.value)
+    except ValueError as error:
+        raise UserError(f"--judge_fields is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"--judge_fields={_JUDGE_FIELDS.value}: expected a JSON object")
+    server = make_server(
+        str(_JUDGE_URL.value),
+        _JUDGE_MODEL.value,
+        None if key_file is None else Path(key_file),
+        fields=fields,
+        timeout=_JUDGE_TIMEOUT.value,
+        attempts=_JUDGE_ATTEMPTS.value,
+        concurrency=_JUDGE_CONCURRENCY.value,
+    )
+    return Judge(server, output / "judge_replies.jsonl")
 
 
 def _asked(benchmark: Benchmark) -> Asked:
@@ -231,8 +259,6 @@ def _asked(benchmark: Benchmark) -> Asked:
 
 
 def _evaluate_model(task: Task, asked: Asked) -> dict[str, Any] | None:
-    import dataclasses
-
     import jax
 
     from owl_jax.evaluation.run import evaluate_model
@@ -255,7 +281,7 @@ def _evaluate_model(task: Task, asked: Asked) -> dict[str, Any] | None:
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
     )
-    name = _NAME.value or Path(as_typed(str(_MODEL.value))).resolve().name
+    name = _NAME.value or Path(str(_MODEL.value)).resolve().name
     return evaluate_model(task, owl, asked, name, cli.say)
 
 
@@ -267,6 +293,11 @@ def _summary(results: Mapping[str, Any], output: Path) -> str:
         f"({low:.4g} to {high:.4g}), {results['items']:,} items",
         *(f"  {name}: {value:.4g}" for name, value in results["baselines"].items()),
     ]
+    if agreement := results["judge_agreement"]:
+        lines.append(
+            f"  the judge, asked twice: {agreement['equal_scores']:.0%} equal scores of "
+            f"{agreement['items']:,}"
+        )
     noted = {
         "unparsed": "answers could not be read",
         "unanswered": "questions have no answer: scored as empty",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
-from owl_jax.evaluation.benchmark import Ask, Benchmark, Item, Medium, Question
+from owl_jax.evaluation.benchmark import Benchmark, Item, Medium, Question
 from owl_jax.evaluation.given_answers import as_records, read_answers
 from owl_jax.evaluation.intervals import difference
 from owl_jax.evaluation.rating.files import write_rated
@@ -39,7 +39,7 @@ from owl_jax.files import write_whole
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.ask import Asking, Settings
-    from owl_jax.evaluation.judge import Judge
+    from owl_jax.evaluation.judge import Judge, RecordedJudge
     from owl_jax.inference.api import Owl
 
 Tell = Callable[[str], None]
@@ -59,7 +59,7 @@ class Task:
     """What is measured, and where the results go.
 
     items: of `benchmark`, read from `data`.
-    judge: a server; replies: recorded ones instead. Both None: only rules are used.
+    judge: None: only rules.
     systems: answers of other systems, as published, to be graded beside these; ratings: grades.
     compare: output folders of other systems on the same data.
     seed: of intervals and shuffled pictures.
@@ -69,8 +69,7 @@ class Task:
     items: Sequence[Item]
     data: str
     output: Path
-    judge: Judge | None = None
-    replies: Ask | None = None
+    judge: Judge | RecordedJudge | None = None
     systems: Sequence[Path] = ()
     ratings: Sequence[Path] = ()
     compare: Sequence[Path] = ()
@@ -248,17 +247,16 @@ def _finish(
     """Scores, and writes results.json, verdicts.jsonl and report.html."""
     benchmark, items = task.benchmark, task.items
     earlier = [read_results(path, items, provenance) for path in task.compare]
-    ask = task.judge.ask if task.judge else task.replies
+    ask = None if task.judge is None else task.judge.ask
     scored = score(benchmark, items, answers, ask, task.seed)
+    agreement = None if task.judge is None else task.judge.agreement(benchmark, items, answers)
     numbers = baselines(benchmark, items)
     for name, given in others.items():
-        numbers[BASELINES[name]] = score(benchmark, items, given, None, task.seed).value
-    more: dict[str, Any] = {}
+        numbers[BASELINES[name]] = score(benchmark, items, given, ask, task.seed).value
+    more: dict[str, Any] = {"judge_agreement": None if agreement is None else asdict(agreement)}
     if {"blind", "language_model"} <= others.keys():
         blind, base = numbers[BASELINES["blind"]], numbers[BASELINES["language_model"]]
         more["gain"] = gain_and_leakage(scored.value, blind, base)
-    if task.judge and (agreement := task.judge.agreement(benchmark, items, answers)):
-        more["judge_agreement"] = asdict(agreement)
     if benchmark.is_rated:
         more["ratings"] = write_rated(
             task.output, items, answers, provenance.system, task.systems, task.ratings, task.seed
@@ -285,7 +283,7 @@ def _provenance(task: Task, name: str, model: str, *, mode: str, template: str) 
         mode=mode,
         template=template,
         seed=task.seed,
-        judge=task.judge.server.name if task.judge else "recorded" if task.replies else None,
+        judge=None if task.judge is None else task.judge.name,
         version=version("owl_jax"),
         commit=commit(),
     )

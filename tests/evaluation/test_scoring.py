@@ -58,7 +58,9 @@ def test_a_judge_that_fails_too_often_stops_the_run():
 def test_a_judged_benchmark_needs_its_judge():
     benchmark = Letters()
     benchmark.needs_judge = True
-    with pytest.raises(UserError, match="letters is scored by a judge; give --judge_url"):
+    with pytest.raises(
+        UserError, match="letters: 1 answers are scored by a judge; give --judge_url"
+    ):
         score(benchmark, items("A"), {"0": "A"})
     assert baselines(benchmark, items("A")) == {}
 
