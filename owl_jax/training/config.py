@@ -104,7 +104,7 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 500
     config.keep_checkpoints = 2
-    # An evaluator's metric, "NAME/METRIC" or, for a loss, "min NAME/METRIC": the checkpoint with the
+    # An evaluator's metric, "NAME/METRIC", or "min NAME/METRIC" for a loss: the checkpoint with the
     # best value is kept as well, and exported at the end. "": the last step is exported.
     config.keep_best = ""
     config.skip_damaged = False  # resume from the last readable checkpoint
