@@ -42,15 +42,20 @@ flags.disclaim_key_flags()
 PATHS = frozenset(
     {
         "adapter",
+        "answers",
         "api_key_file",
         "base",
+        "compare",
         "configs",
         "conversation",
+        "data",
         "demo",
         "hlo",
         "image",
         "input",
         "json",
+        "judge_key_file",
+        "judge_replies",
         "media_root",
     }
     | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}

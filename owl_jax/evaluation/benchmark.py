@@ -24,12 +24,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Medium:
     """A picture or a video, not decoded yet.
 
-    source: a file, a folder of frames, or the bytes of a file.
+    source: a file, a folder of frames, the bytes of a file, or the frames of a video as files or
+      their bytes.
     start, end: seconds of a video; None: from its beginning, to its end.
     """
 
     kind: Literal["image", "video"]
-    source: Path | bytes
+    source: Path | bytes | tuple[Path | bytes, ...]
     start: float | None = None
     end: float | None = None
 
@@ -213,9 +214,10 @@ def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
             f"the question {shown(text)} has the marks {' '.join(marks)} for {len(media)} media; "
             "expected one mark of its kind for each medium, or none"
         )
-    texts = _MARK.split(text)[::2]
-    mixed = [part for pair in zip(texts, [*media, ""], strict=True) for part in pair]
-    return tuple(part for part in mixed if part != "")
+    texts, parts = _MARK.split(text)[::2], list[str | Medium]()
+    for before, medium in zip(texts, media, strict=False):
+        parts += [before, medium]
+    return tuple(part for part in [*parts, texts[-1]] if part != "")
 
 
 def grouped(judged: Iterable[Judged], key: Callable[[Judged], T]) -> dict[T, list[Judged]]:

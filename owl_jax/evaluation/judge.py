@@ -63,7 +63,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        """For results and keys of replies."""
+        """For results and messages."""
         return f"{self.model} at {self.url}"
 
 
@@ -91,6 +91,7 @@ class Judge:
 
     def __init__(self, server: Server, path: Path) -> None:
         self.server = server
+        self.name = server.name
         self._stopped = threading.Event()
         self._asked: dict[str, None] = {}  # ids of items, in order
         self._total = self._failed = 0
@@ -282,6 +283,20 @@ def make_server(url: str, model: str, key_file: Path | None = None, **settings: 
         where = KEY_VARIABLE if key_file is None else f"--judge_key_file={key_file}"
         raise UserError(f"{where} holds no key; expected one line of letters, digits and marks")
     return Server(address, model, key, **settings)
+
+
+class RecordedJudge:
+    """Replies from a file (recorded_replies) in the place of a Judge."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"replies in {path.name}"
+        self.ask = recorded_replies(path)
+
+    def agreement(
+        self, benchmark: Benchmark, items: Sequence[Item], answers: Mapping[str, str]
+    ) -> None:
+        """None: nobody can be asked again."""
+        del benchmark, items, answers
 
 
 def recorded_replies(path: Path) -> Ask:

@@ -7,15 +7,17 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Item, Judged, Verdict
 from owl_jax.evaluation.data_files import checked, read_json, read_json_lines
 from owl_jax.evaluation.scoring import Scored, with_verdict
 from owl_jax.files import write_whole
+
+if TYPE_CHECKING:
+    from owl_jax.evaluation.judge import Agreement
 
 RESULTS, VERDICTS, ANSWERS, REPORT = (
     "results.json",
@@ -26,7 +28,7 @@ RESULTS, VERDICTS, ANSWERS, REPORT = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Provenance:
     """What a number depends on; part of every result.
 
     system: how tables call what was evaluated. model: its hash, or that of the file of answers.
@@ -51,18 +53,18 @@ class Settings:
 def write_results(
     directory: Path,
     scored: Scored,
-    settings: Settings,
+    provenance: Provenance,
     baselines: Mapping[str, float],
-    more: Mapping[str, Any],
+    agreement: Agreement | None = None,
 ) -> dict[str, Any]:
     """Writes both files, each whole or not at all; returns what results.json has.
 
-    baselines: headline numbers by name. more: further keys, such as the judge's agreement.
+    baselines: headline numbers by name. agreement: of the judge with itself.
     """
     kept = with_verdict(scored.judged)
     results = {
         "version": 1,
-        **asdict(settings),
+        **asdict(provenance),
         "headline": {
             "name": scored.benchmark.headline,
             "value": scored.value,
@@ -79,7 +81,7 @@ def write_results(
         "unparsed": scored.unparsed,
         "unanswered": scored.unanswered,
         "unjudged": scored.unjudged,
-        **more,
+        "judge_agreement": None if agreement is None else asdict(agreement),
     }
     lines = (
         {"id": one.item.id, "answer": one.answer, **asdict(one.verdict)} for one in scored.judged
@@ -102,14 +104,14 @@ class Earlier:
     judged: Sequence[Judged]
 
 
-def read_results(directory: Path, items: Sequence[Item], settings: Settings) -> Earlier:
+def read_results(directory: Path, items: Sequence[Item], provenance: Provenance) -> Earlier:
     """An evaluation of the same items. Raises UserError for other data and missing files."""
     path = directory / RESULTS
     keys = ("benchmark", "items_hash", "system", "headline", "scores")
     results = checked(read_json(path), keys, str(path))
-    if (found := results["benchmark"]) != settings.benchmark:
-        raise UserError(f"{directory} has results of {found}; expected {settings.benchmark}")
-    if results["items_hash"] != settings.items_hash:
+    if (found := results["benchmark"]) != provenance.benchmark:
+        raise UserError(f"{directory} has results of {found}; expected {provenance.benchmark}")
+    if results["items_hash"] != provenance.items_hash:
         raise UserError(f"{directory} has results on other data; evaluate both on the same files")
     known = {item.id: item for item in items}
     lines = read_json_lines(directory / VERDICTS, ("id", "answer", "parsed", "score", "details"))
@@ -133,16 +135,23 @@ def hash_of_items(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def software() -> dict[str, str | None]:
-    """The version of owl_jax, and the commit if it runs from a checkout."""
-    found = subprocess.run(
-        ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = found.stdout.strip() if found.returncode == 0 else None
-    return {"version": version("owl_jax"), "commit": commit}
+def commit() -> str | None:
+    """The commit, if owl_jax runs from a checkout."""
+    here = Path(__file__)
+    # Of owl_jax's own repository: an environment may be inside of another.
+    is_ours = _git(here.parent, "ls-files", here.name)
+    return (is_ours and _git(here.parent, "rev-parse", "HEAD")) or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints; nothing without git or a repository."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return found.stdout.strip()
 
 
 def _plain(value: Any) -> Any:

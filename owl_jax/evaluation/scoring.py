@@ -56,10 +56,7 @@ def score(
     Raises UserError if the benchmark needs a judge, or the judge failed too often.
     """
     if benchmark.needs_judge and ask is None:
-        raise UserError(
-            f"{benchmark.name} is scored by a judge; give --judge_url and --judge_model, or "
-            "--judge_replies with recorded replies"
-        )
+        raise _no_judge(benchmark, len(items))
     whole = {item.id: answers.get(item.id, "") for item in items}
     verdicts = benchmark.judge(items, whole, ask)
     judged = [
@@ -67,6 +64,8 @@ def score(
     ]
     kept = with_verdict(judged)
     failed = len(judged) - len(kept)
+    if failed and ask is None:
+        raise _no_judge(benchmark, failed)
     if failed > _MOST_FAILED * len(judged):
         ids = [one.item.id for one in judged if one.verdict.score is None]
         raise UserError(
@@ -85,6 +84,13 @@ def score(
         sum(one.verdict.parsed is None for one in kept),
         sum(item.id not in answers for item in items),
         failed,
+    )
+
+
+def _no_judge(benchmark: Benchmark, count: int) -> UserError:
+    return UserError(
+        f"{benchmark.name}: {count:,} answers are scored by a judge; give --judge_url and "
+        "--judge_model, or --judge_replies with recorded replies; the model is not asked again"
     )
 
 
@@ -108,6 +114,8 @@ def baselines(benchmark: Benchmark, items: Sequence[Item]) -> dict[str, float]:
     found = {}
     for name, text in given.items():
         verdicts = benchmark.judge(items, dict.fromkeys((item.id for item in items), text), None)
+        if any(verdict.score is None for verdict in verdicts):  # a judge would have to be asked
+            continue
         judged = [
             Judged(item, text, verdict) for item, verdict in zip(items, verdicts, strict=True)
         ]

@@ -45,6 +45,7 @@ _VARIABLES = {
     )
 }
 *_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
+_BEST_FIRST = tuple(_COLORS[index] for index in (2, 0, 1, 3))
 
 # Dashes also distinguish lines, for readers who cannot distinguish the colours.
 _DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
@@ -215,11 +216,11 @@ def histogram(
     return Chart(title, svg, "; ".join([words, *names]))
 
 
-def bar_chart(title: str, bars: Sequence[Bar], unit: str) -> Chart:
+def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
     """Horizontal bars from 0, the first on top, with their intervals as whiskers."""
     if not bars:
         return Chart(title)
-    with _drawing(title, unit, height=_BAR_HEIGHT * len(bars) + _AXIS_HEIGHT) as (figure, axes):
+    with _drawing(title, "", height=_BAR_HEIGHT * len(bars) + _AXIS_HEIGHT) as (figure, axes):
         for row, bar in enumerate(bars):
             [box] = axes.barh(row, bar.value, 0.6, color=_SOFT if bar.is_baseline else _COLORS[0])
             box.set_gid(f"title:{_said(bar)}")
@@ -227,20 +228,26 @@ def bar_chart(title: str, bars: Sequence[Bar], unit: str) -> Chart:
                 reach = [[bar.value - bar.low], [bar.high - bar.value]]
                 axes.errorbar(bar.value, row, xerr=reach, color=_INK, capsize=3, linewidth=1)
         _name_rows(axes, [bar.name for bar in bars])
-        axes.set_xlim(left=min(0.0, *(bar.value for bar in bars)))
+        ends = [end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None]
+        least, most = min(0.0, *ends), max(0.0, *ends)
+        margin = 0.03 * (most - least) or 1.0  # for the caps of the whiskers
+        axes.set_xlim(least - margin * (least < 0), most + margin)
         svg = _svg(figure)
     return Chart(title, svg, f"{title}: {'; '.join(map(_said, bars))}")
 
 
 def stacked_chart(title: str, stacks: Sequence[Stack], parts: Sequence[str]) -> Chart:
-    """Horizontal bars of shares side by side, the first on top. parts: up to four names."""
+    """Horizontal bars of shares side by side, the first on top.
+
+    parts: names of up to four shares, from the best to the worst.
+    """
     if not stacks:
         return Chart(title)
     with _drawing(title, "share", height=_BAR_HEIGHT * len(stacks) + _AXIS_HEIGHT) as drawing:
         figure, axes = drawing
         starts = np.zeros(len(stacks))
         handles = []
-        for index, (part, color) in enumerate(zip(parts, _COLORS, strict=False)):
+        for index, (part, color) in enumerate(zip(parts, _BEST_FIRST, strict=False)):
             shares = np.array([stack.shares[index] for stack in stacks])
             boxes = axes.barh(range(len(stacks)), shares, 0.6, left=starts, color=color)
             for box, stack, share in zip(boxes, stacks, shares, strict=True):
@@ -269,7 +276,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.ticker import FixedLocator
 
     axes.yaxis.set_major_locator(FixedLocator(range(len(names))))
-    axes.yaxis.set_major_formatter(lambda _, row: printable(names[row]) if row is not None else "")
+    axes.yaxis.set_major_formatter(lambda row, _: printable(names[int(row)]))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")

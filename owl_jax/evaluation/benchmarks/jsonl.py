@@ -66,15 +66,9 @@ class Jsonl(Benchmark):
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
-        """Raises UserError if items are to be judged and there is no judge."""
         judged = [item for item in items if item.fields["score"] == "judged"]
-        if judged and ask is None:
-            raise UserError(
-                f'{len(judged):,} questions have "score": "judged"; give --judge_url and '
-                "--judge_model"
-            )
         calls = [_call(item, answers[item.id]) for item in judged]
-        given = [] if ask is None or not calls else ask(calls)
+        given = ask(calls) if ask is not None and calls else [None] * len(calls)
         replies = {item.id: reply for item, reply in zip(judged, given, strict=True)}
         verdicts = []
         for item in items:
