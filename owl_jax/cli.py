@@ -45,6 +45,7 @@ PATHS = frozenset(
         "answers",
         "api_key_file",
         "base",
+        "benchmark",
         "compare",
         "configs",
         "conversation",
@@ -57,6 +58,8 @@ PATHS = frozenset(
         "judge_key_file",
         "judge_replies",
         "media_root",
+        "ratings",
+        "systems",
     }
     | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}
 )

@@ -23,7 +23,6 @@ from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Benchmark
 from owl_jax.evaluation.choose import choose_benchmark
-from owl_jax.files import as_typed
 from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
@@ -48,6 +47,13 @@ _SEED = flags.DEFINE_integer("seed", 0, "of the intervals, of sampling and of sh
 
 _ANSWERS = flags.DEFINE_string(
     "answers", None, 'answers of another system instead of a model: JSON Lines of {"id", "answer"}'
+)
+
+_SYSTEMS = flags.DEFINE_multi_string(
+    "systems", [], "another system's published answers to OwlEval, for the rating page; repeatable"
+)
+_RATINGS = flags.DEFINE_multi_string(
+    "ratings", [], "grades that the rating page exported, a file of each rater; repeatable"
 )
 
 _MODEL = flags.DEFINE_string("model", None, "the model's directory")
@@ -117,6 +123,7 @@ _MULTIHOST = flags.DEFINE_bool(
 GROUPS = {
     "what is measured": (_BENCHMARK, _DATA, _OUTPUT, _COMPARE, _NAME, _SEED),
     "answers of another system": (_ANSWERS,),
+    "raters": (_SYSTEMS, _RATINGS),
     "model": (
         *(_MODEL, _ADAPTER, _ANY_BASE, _VERIFY, _PARTS, _CONVERSATION, _DTYPE),
         *(_DATA_AXIS, _FSDP_AXIS, _TENSOR_AXIS),
@@ -137,14 +144,18 @@ def main(argv: list[str]) -> None:
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     from owl_jax.evaluation.run import Task, read_items
 
-    benchmark = choose_benchmark(as_typed(str(_BENCHMARK.value)))
+    benchmark = choose_benchmark(str(_BENCHMARK.value))
     asked = None if _MODEL.value is None else _asked(benchmark)
+    if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:
+        raise UserError(f"--systems and --ratings: people do not rate {benchmark.name}")
     data = Path(_DATA.value)
     task = Task(
         benchmark,
         read_items(benchmark, data),
         str(_DATA.value),
         Path(str(_OUTPUT.value)),
+        systems=list(map(Path, _SYSTEMS.value)),
+        ratings=list(map(Path, _RATINGS.value)),
         compare=list(map(Path, _COMPARE.value)),
         seed=_SEED.value,
     )
@@ -243,7 +254,7 @@ def _asked(benchmark: Benchmark) -> Asked:
     for name in ("num_rows", "row_length"):
         if engine[name] is not None:
             whole_number(engine[name], f"--{name}", 1)
-    baselines = () if benchmark.needs_judge else tuple(_BASELINES.value)
+    baselines = () if benchmark.kind == "judged" else tuple(_BASELINES.value)
     return Asked(settings, _TEMPLATE.value, baselines, _INDEX.value, _SHARDS.value, engine)
 
 

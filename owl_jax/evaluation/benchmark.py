@@ -47,6 +47,7 @@ class Item:
     category: for the tables.
     group: items of one group are resampled together for intervals: a picture, or the turns of a
       circular question.
+    earlier: ids of the questions before it in its dialogue, in order.
     fields: what the benchmark needs for its prompts and scores.
     """
 
@@ -57,6 +58,7 @@ class Item:
     truth: str = ""
     category: str = ""
     group: str = ""
+    earlier: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -124,6 +126,7 @@ class Benchmark:
     headline: what the headline number is called.
     max_new_tokens: of an answer.
     needs_judge: whether nothing is scored without a judge.
+    is_rated: whether people grade its answers (evaluation/rating/).
     media: kinds of media that it shows.
     """
 
@@ -133,6 +136,7 @@ class Benchmark:
     headline: str
     max_new_tokens: int = 32
     needs_judge: bool = False
+    is_rated: bool = False
     media: frozenset[str] = frozenset({"image"})
 
     def read(self, data: Path) -> list[Item]:

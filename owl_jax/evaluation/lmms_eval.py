@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
@@ -40,7 +41,7 @@ _MAX_NEW_TOKENS = 1024  # of tasks that name none, as lmms-eval's own models do
 _KNOWN = {"max_new_tokens", "temperature", "until", "do_sample", "num_beams", "top_p"}
 
 
-class OwlForQuestions(lmms):  # type: ignore[misc]
+class OwlForQuestions(lmms):
     """Answers lmms-eval's tasks of questions with pictures and videos, and of multiple choice."""
 
     is_simple = True
@@ -77,9 +78,9 @@ class OwlForQuestions(lmms):  # type: ignore[misc]
         """The answers, in the order of the requests."""
         askings, settings = [], []
         for index, request in enumerate(requests):
-            question, wanted = self._question(request.args)
+            question, kwargs = self._question(request.args)
             askings.append(Asking(str(index), question))
-            settings.append(_Wanted.of(wanted))
+            settings.append(_Wanted.of(kwargs))
         answers: dict[str, str] = {}
         # Requests of a task want the same; those of several tasks may be mixed.
         for wanted in dict.fromkeys(settings):
@@ -91,15 +92,15 @@ class OwlForQuestions(lmms):  # type: ignore[misc]
                 answers[reply.id] = wanted.cut(_text(reply))
         return [answers[asking.id] for asking in askings]
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """The loss of each continuation, and False.
+    def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """(the loss of each continuation, False).
 
         lmms-eval's tasks of multiple choice take the least of what its interface calls a
         log-likelihood: it has to be the loss. Whether the continuation is what greedy decoding
         gives, which no such task asks for, is not looked at.
         """
         respond = choose_by_likelihood(Model.of(self._owl), is_letter=False)
-        found: list[tuple[float, bool]] = []
+        found: list[GenerationResult] = []
         # The choices of a question follow each other: its pictures are read once.
         for _, members in itertools.groupby(requests, key=lambda one: one.args[3:6]):
             group = [request.args for request in members]
@@ -107,7 +108,8 @@ class OwlForQuestions(lmms):  # type: ignore[misc]
             asking = Asking("choices", question, tuple(str(args[1]).strip() for args in group))
             [reply] = respond(self._prepared([asking], "rank"))
             _text(reply)
-            found += [(loss, False) for loss in reply.losses]
+            # lmms-eval 0.7.3 makes a text of every other result that is not a text.
+            found += [GenerationResult(text=(loss, False)) for loss in reply.losses]
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:

@@ -8,16 +8,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Item, Judged, Verdict
 from owl_jax.evaluation.data_files import checked, read_json, read_json_lines
 from owl_jax.evaluation.scoring import Scored, with_verdict
 from owl_jax.files import write_whole
-
-if TYPE_CHECKING:
-    from owl_jax.evaluation.judge import Agreement
 
 RESULTS, VERDICTS, ANSWERS, REPORT = (
     "results.json",
@@ -55,11 +52,11 @@ def write_results(
     scored: Scored,
     provenance: Provenance,
     baselines: Mapping[str, float],
-    agreement: Agreement | None = None,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes both files, each whole or not at all; returns what results.json has.
 
-    baselines: headline numbers by name. agreement: of the judge with itself.
+    baselines: headline numbers by name. more: further keys.
     """
     kept = with_verdict(scored.judged)
     results = {
@@ -81,7 +78,7 @@ def write_results(
         "unparsed": scored.unparsed,
         "unanswered": scored.unanswered,
         "unjudged": scored.unjudged,
-        "judge_agreement": None if agreement is None else asdict(agreement),
+        **more,
     }
     lines = (
         {"id": one.item.id, "answer": one.answer, **asdict(one.verdict)} for one in scored.judged

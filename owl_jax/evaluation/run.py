@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
-from owl_jax.evaluation.benchmark import Benchmark, Item
+from owl_jax.evaluation.benchmark import Benchmark, Item, Medium, Question
 from owl_jax.evaluation.given_answers import as_records, read_answers
 from owl_jax.evaluation.intervals import difference
+from owl_jax.evaluation.rating.files import write_rated
+from owl_jax.evaluation.rating.published import is_published, read_published
 from owl_jax.evaluation.report import System, write_report
 from owl_jax.evaluation.results import (
     ANSWERS,
@@ -25,7 +27,13 @@ from owl_jax.evaluation.results import (
     read_results,
     write_results,
 )
-from owl_jax.evaluation.scoring import baselines, check_items, score, with_verdict
+from owl_jax.evaluation.scoring import (
+    baselines,
+    check_items,
+    gain_and_leakage,
+    score,
+    with_verdict,
+)
 from owl_jax.evaluation.templates import choose_template
 from owl_jax.files import write_whole
 
@@ -52,6 +60,7 @@ class Task:
 
     items: of `benchmark`, read from `data`.
     judge: None: only rules.
+    systems: answers of other systems, as published, to be graded beside these; ratings: grades.
     compare: output folders of other systems on the same data.
     seed: of intervals and shuffled pictures.
     """
@@ -61,6 +70,8 @@ class Task:
     data: str
     output: Path
     judge: Judge | RecordedJudge | None = None
+    systems: Sequence[Path] = ()
+    ratings: Sequence[Path] = ()
     compare: Sequence[Path] = ()
     seed: int = 0
 
@@ -94,7 +105,10 @@ def read_items(benchmark: Benchmark, data: Path) -> list[Item]:
 
 def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
     """Scores a file of answers; returns what results.json has. Raises UserError."""
-    answers = read_answers(path, task.items)
+    if task.benchmark.is_rated and is_published(path):
+        answers = read_published(path, task.items).answers
+    else:
+        answers = read_answers(path, task.items)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = _provenance(task, name, digest, mode="given", template="given")
     claim(task.output, {"benchmark": task.benchmark.name, "answers": digest})
@@ -114,19 +128,52 @@ def evaluate_model(
     from owl_jax.evaluation.ask import Asking, model_hash
 
     template = choose_template(asked.template)
-    askings = [Asking(item.id, template(task.benchmark, item), item.choices) for item in task.items]
-    answers = _ask(task, owl, askings, asked, task.output, tell)
+    questions = {item.id: template(task.benchmark, item) for item in task.items}
+    answers: dict[str, str] = {}
+    for turn in _turns(task.items):
+        askings = [_asking(item, questions, answers) for item in turn]
+        given = _ask(task, owl, askings, asked, task.output, tell)
+        if given is None:
+            return None
+        answers |= given
     others = {}
+    askings = [Asking(item.id, questions[item.id], item.choices) for item in task.items]
     for baseline in asked.baselines:
         given = _baseline(task, owl, askings, asked, baseline, tell)
         if given is not None:
             others[baseline] = given
-    if answers is None or len(others) < len(asked.baselines):
+    if len(others) < len(asked.baselines):
         return None
     provenance = _provenance(
         task, name, model_hash(owl), mode=asked.settings.mode, template=asked.template
     )
     return _finish(task, answers, provenance, others)
+
+
+def _turns(items: Sequence[Item]) -> list[list[Item]]:
+    """The items by the number of questions before them in their dialogue."""
+    turns: dict[int, list[Item]] = {}
+    for item in items:
+        turns.setdefault(len(item.earlier), []).append(item)
+    return [turns[number] for number in sorted(turns)]
+
+
+def _asking(item: Item, questions: Mapping[str, Question], answers: Mapping[str, str]) -> Asking:
+    """A question after the earlier ones of its dialogue; a picture is shown once."""
+    from owl_jax.evaluation.ask import Asking
+
+    history: list[tuple[Question, str]] = []
+    shown: list[Medium] = []
+
+    def anew(id: str) -> Question:
+        question = questions[id]
+        parts = tuple(part for part in question.parts if part not in shown)
+        shown.extend(part for part in parts if isinstance(part, Medium))
+        return replace(question, parts=parts)
+
+    for id in item.earlier:
+        history.append((anew(id), answers.get(id, "")))
+    return Asking(item.id, anew(item.id), item.choices, tuple(history))
 
 
 def _ask(
@@ -206,7 +253,15 @@ def _finish(
     numbers = baselines(benchmark, items)
     for name, given in others.items():
         numbers[BASELINES[name]] = score(benchmark, items, given, ask, task.seed).value
-    results = write_results(task.output, scored, provenance, numbers, agreement)
+    more: dict[str, Any] = {"judge_agreement": None if agreement is None else asdict(agreement)}
+    if {"blind", "language_model"} <= others.keys():
+        blind, base = numbers[BASELINES["blind"]], numbers[BASELINES["language_model"]]
+        more["gain"] = gain_and_leakage(scored.value, blind, base)
+    if benchmark.is_rated:
+        more["ratings"] = write_rated(
+            task.output, items, answers, provenance.system, task.systems, task.ratings, task.seed
+        )
+    results = write_results(task.output, scored, provenance, numbers, more)
     judged = with_verdict(scored.judged)
     systems = [System(results, scored.judged)]
     systems += [System(other.results, other.judged) for other in earlier]

@@ -123,6 +123,15 @@ def baselines(benchmark: Benchmark, items: Sequence[Item]) -> dict[str, float]:
     return found
 
 
+def gain_and_leakage(seen: float, blind: float, base: float) -> dict[str, float]:
+    """What the pictures add to a score, and what the model knows without them.
+
+    seen, blind: the model's score with and without pictures; base: of the language model that it
+    was made from, without pictures. Source: MMStar (arXiv 2403.20330, section 4.2).
+    """
+    return {"multi-modal gain": seen - blind, "multi-modal leakage": max(0.0, blind - base)}
+
+
 def check_items(items: Sequence[Item], data: object) -> None:
     """Raises UserError if two items have the same id."""
     twice = [id for id, count in Counter(item.id for item in items).items() if count > 1]

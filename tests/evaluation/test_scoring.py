@@ -5,7 +5,7 @@ import pytest
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Item, Verdict
 from owl_jax.evaluation.benchmarks.pope import Pope
-from owl_jax.evaluation.scoring import baselines, check_items, score
+from owl_jax.evaluation.scoring import baselines, check_items, gain_and_leakage, score
 
 
 class Letters(Pope):
@@ -76,3 +76,10 @@ def test_baselines_are_constants_and_the_most_frequent_truth():
 def test_an_id_that_is_there_twice_is_refused():
     with pytest.raises(UserError, match=r"--data=D: 1 ids are there twice, such as 0"):
         check_items([*items("A"), *items("A")], "--data=D")
+
+
+def test_gain_is_what_pictures_add_and_leakage_what_training_saw():
+    found = gain_and_leakage(seen=0.6, blind=0.4, base=0.3)
+    assert found == pytest.approx({"multi-modal gain": 0.2, "multi-modal leakage": 0.1})
+    found = gain_and_leakage(seen=0.3, blind=0.4, base=0.5)
+    assert found == pytest.approx({"multi-modal gain": -0.1, "multi-modal leakage": 0})

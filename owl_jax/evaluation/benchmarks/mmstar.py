@@ -122,27 +122,6 @@ class MmStar(Benchmark):
         }
 
 
-def gain_and_leakage(
-    with_picture: Sequence[Judged],
-    without_picture: Sequence[Judged],
-    language_model: Sequence[Judged],
-) -> dict[str, float]:
-    """Multi-modal gain and leakage (section 4.2 of the paper).
-
-    language_model: answers of the language model that the model was made from, without picture.
-    """
-    seen, blind, base = (
-        mean(map(is_right, judged)) for judged in (with_picture, without_picture, language_model)
-    )
-    return {
-        "S_v": seen,
-        "S_wv": blind,
-        "S_t": base,
-        "multi-modal gain": seen - blind,
-        "multi-modal leakage": max(0.0, blind - base),
-    }
-
-
 def beginning(answer: str) -> str | None:
     """The official parser."""
     text = answer.lower().strip()

@@ -35,15 +35,15 @@ class OwlEval(Benchmark):
     """People rate the answers from A to D; nothing here does.
 
     What is counted is whether there is an answer. Item.fields has `image` and `question_id` as
-    published; `abilities`, letters of ABILITIES; `turns`, SINGLE or MULTI or both: the first
-    question of a dialogue also counts alone; and `earlier`, the ids of the questions before it in
-    its dialogue.
+    published; `abilities`, letters of ABILITIES; and `turns`, SINGLE or MULTI or both: the first
+    question of a dialogue also counts alone.
     """
 
     name = "owleval"
     kind = "judged"
     headline = "share of questions with an answer"
     max_new_tokens = 512
+    is_rated = True
 
     def read(self, data: Path) -> list[Item]:
         """questions.jsonl; pictures in cases/."""
@@ -73,12 +73,12 @@ class OwlEval(Benchmark):
                     media=(Medium("image", path.parent / "cases" / record["image"]),),
                     category=" and ".join(turns),
                     group=record["image"],
+                    earlier=tuple(earlier) if MULTI in turns else (),
                     fields={
                         "image": record["image"],
                         "question_id": record["question_id"],
                         "abilities": abilities,
                         "turns": tuple(turns),
-                        "earlier": tuple(earlier) if MULTI in turns else (),
                     },
                 )
             )

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from PIL import Image
 
-from owl_jax.evaluation.benchmark import Item
+from owl_jax.errors import UserError
+from owl_jax.evaluation.benchmark import Item, Medium
 from owl_jax.evaluation.rating.tally import GRADES, Answers, token_of
 from owl_jax.files import write_whole
 from owl_jax.media.image import load_image
@@ -45,7 +45,7 @@ def write_rating_page(path: Path, items: Sequence[Item], answers: Answers, seed:
         ]
         generator.shuffle(given)
         for medium in item.media:
-            pictures.setdefault(str(medium.source), _embedded(medium.source))
+            pictures.setdefault(str(medium.source), _embedded(medium))
         questions.append(
             {
                 "question": item.question,
@@ -68,6 +68,7 @@ def write_rating_page(path: Path, items: Sequence[Item], answers: Answers, seed:
     write_whole(path, page)
 
 
-def _embedded(source: Path | bytes) -> Markup:
-    image: Image.Image = load_image(source)
-    return picture(image, "the picture of the question", _SIDE)
+def _embedded(medium: Medium) -> Markup:
+    if not isinstance(medium.source, Path | bytes):
+        raise UserError("only questions about pictures are rated on a page")
+    return picture(load_image(medium.source), "the picture of the question", _SIDE)

@@ -6,20 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from owl_jax.evaluation.benchmarks.owleval import ABILITIES
 from owl_jax.evaluation.rating.tally import GRADES
 from owl_jax.files import write_whole
 from owl_jax.pages.chart import Chart, Stack, stacked_chart
 from owl_jax.pages.page import render
 
-# Of OwlEval's questions (arXiv 2304.14178, section 4).
-ABILITIES = {
-    "a": "instruction understanding",
-    "b": "visual understanding",
-    "c": "optical character recognition",
-    "d": "knowledge transfer",
-    "e": "reasoning",
-    "f": "multi-turn dialogue",
-}
 _TURNS = {"all": "All questions", "single_turn": "Single turn", "multi_turn": "Multi-turn"}
 
 

@@ -13,7 +13,6 @@ from owl_jax.evaluation.benchmarks.mme import Mme
 from owl_jax.evaluation.benchmarks.mme_realworld import MmeRealWorld
 from owl_jax.evaluation.benchmarks.mmmu import Mmmu, lmms_eval
 from owl_jax.evaluation.benchmarks.mmmu_pro import MmmuPro
-from owl_jax.evaluation.benchmarks.mmstar import MmStar, gain_and_leakage
 from owl_jax.evaluation.benchmarks.pope import Pope
 from owl_jax.evaluation.benchmarks.seedbench import SeedBench
 from owl_jax.evaluation.benchmarks.wemath import WeMath
@@ -210,35 +209,6 @@ def test_the_overall_number_of_mmmu_pro_leaves_four_options_out():
 )
 def test_the_beginning_decides_on_mmstar(answer, letter):
     assert mmstar.beginning(answer) == letter
-
-
-def test_gain_and_leakage():
-    items = MmStar().read(SCORES / "mmstar")[:10]
-    wrong = {"A": "B", "B": "C", "C": "D", "D": "A"}
-
-    def with_right(number):
-        return given(
-            MmStar(),
-            items,
-            [
-                item.truth if place < number else wrong[item.truth]
-                for place, item in enumerate(items)
-            ],
-        )
-
-    found = gain_and_leakage(with_right(6), with_right(4), with_right(3))
-    assert found == pytest.approx(
-        {
-            "S_v": 0.6,
-            "S_wv": 0.4,
-            "S_t": 0.3,
-            "multi-modal gain": 0.2,
-            "multi-modal leakage": 0.1,
-        }
-    )
-    found = gain_and_leakage(with_right(3), with_right(4), with_right(5))
-    assert found["multi-modal gain"] == pytest.approx(-0.1)
-    assert found["multi-modal leakage"] == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Judged, Medium
 from owl_jax.evaluation.benchmarks.owleval import OwlEval
-from owl_jax.evaluation.owleval.published import read_published, write_published
+from owl_jax.evaluation.rating.published import read_published, write_published
 
 QUESTIONS = [
     ("1.jpg", 1, "What is funny?", "a,b,e", ["single_turn"]),
@@ -41,7 +41,7 @@ def test_questions_turns_and_abilities(tmp_path):
     assert items[0].media == (Medium("image", tmp_path / "cases" / "1.jpg"),)
     assert OwlEval().question(items[0]).parts == (*items[0].media, "What is funny?")
     assert items[2].fields["abilities"] == ("a", "b", "f")
-    assert [item.fields["earlier"] for item in items] == [(), (), ("2",), ("2", "3")]
+    assert [item.earlier for item in items] == [(), (), ("2",), ("2", "3")]
     assert items[1].fields["turns"] == ("single_turn", "multi_turn")
 
 

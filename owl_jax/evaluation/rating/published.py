@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import Item
-from owl_jax.evaluation.data_files import numbered_json_lines
+from owl_jax.evaluation.data_files import numbered_json_lines, read_json_lines
 from owl_jax.files import write_whole
 
 _KEYS = ("image", "question_id", "question", "answer", "model_id")
@@ -65,6 +65,11 @@ def read_published(path: Path, items: Sequence[Item]) -> Published:
             f"{path} has answers of several systems ({', '.join(systems)}); expected a file each"
         )
     return Published(next(iter(systems)), answers, tuple(reworded))
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file of answers has the published form. Raises UserError for no JSON Lines."""
+    return all(key in read_json_lines(path, ())[0] for key in _KEYS)
 
 
 def write_published(

@@ -1,1 +1,0 @@
-"""OwlEval beyond its questions: answers in the published form."""
