@@ -105,7 +105,7 @@ def test_a_wrong_flag_is_one_line(data, tmp_path, arguments, words):
     ("text", "words"),
     [
         ("{}", "line 1: found the keys ; expected id"),
-        ('{"id": 1}', "found the keys id; expected id, answer"),
+        ('{"id": "random/1"}', "found the keys id; expected id, answer"),
         ("[", "line 1 is not JSON"),
         ("", "is empty; expected objects with id"),
         ('{"id": "random/1", "answer": 3}', "id random/1: the answer is 3; expected a text"),

@@ -35,6 +35,18 @@ def find(data: Path, *names: str) -> Path:
     raise UserError(f"--data={data} {what}; expected {' or '.join(names)} in it")
 
 
+def find_only(data: Path, *names: str) -> Path:
+    """As `find`; raises UserError if the folder has several files of the name that it has."""
+    found = find(data, *names)
+    same = [] if data.is_file() else next(filter(None, (sorted(data.glob(n)) for n in names)), [])
+    if len(same) > 1:
+        raise UserError(
+            f"--data={data} has {listed(path.name for path in same)}; expected one of them: give "
+            "--data=FILE, or a folder for each"
+        )
+    return found
+
+
 def read_json(path: Path) -> Any:
     """The JSON value of a file. Raises UserError."""
     try:

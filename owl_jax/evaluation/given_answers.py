@@ -9,20 +9,27 @@ from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.benchmark import Item
-from owl_jax.evaluation.data_files import checked, read_json_lines
+from owl_jax.evaluation.data_files import read_json_lines, read_text
 from owl_jax.evaluation.scorers.choice import least
+
+_LOSSES = '"losses"'  # in the first line of a file of losses
 
 
 def read_answers(path: Path, items: Sequence[Item]) -> dict[str, str]:
-    """The answers by id; where a record has losses, the letter of the choice with the least.
+    """The answers by id; in a file of losses, the letters of the choices with the least.
 
     Raises UserError for answers that are not to these items, and for losses that are not one for
     each choice.
     """
+    if _LOSSES not in read_text(path).partition("\n")[0]:
+        return {
+            id: _text(record["answer"], f"{path}: id {id}")
+            for id, record in read_records(path, items, ("id", "answer")).items()
+        }
     choices = {item.id: len(item.choices) for item in items}
     return {
-        id: _answer(record, choices[id], f"{path}: id {id}")
-        for id, record in read_records(path, items, ("id",)).items()
+        id: _letter(record["losses"], choices[id], f"{path}: id {id}")
+        for id, record in read_records(path, items, ("id", "losses")).items()
     }
 
 
@@ -44,10 +51,7 @@ def read_records(path: Path, items: Iterable[Item], keys: tuple[str, ...]) -> di
     return found
 
 
-def _answer(record: Mapping[str, Any], choices: int, where: str) -> str:
-    if "losses" not in record:
-        return _text(checked(record, ("answer",), where)["answer"], where)
-    losses = record["losses"]
+def _letter(losses: Any, choices: int, where: str) -> str:
     if (
         not isinstance(losses, list)
         or len(losses) != choices

@@ -139,11 +139,15 @@ class Judge:
         sample = sorted(asked, key=lambda item: _hash(item.id))[:_REPEATED]
         if not sample:
             return None
-        pairs: list[tuple[str | None, str | None]] = []
+        pairs: list[tuple[str, str]] = []
 
         def twice(calls: Sequence[JudgeCall]) -> list[str | None]:
             first, second = self._ask(calls, 0), self._ask(calls, 1)
-            pairs.extend(zip(first, second, strict=True))
+            pairs.extend(
+                (one, two)
+                for one, two in zip(first, second, strict=True)
+                if one is not None and two is not None
+            )
             return second
 
         scores = [verdict.score for verdict in benchmark.judge(sample, answers, self.ask)]
@@ -158,24 +162,26 @@ class Judge:
     def _ask(self, calls: Sequence[JudgeCall], repeat: int) -> list[str | None]:
         self._asked.update(dict.fromkeys(call.id for call in calls))
         self._total += len(calls)
+        keys = [self._key(call, repeat) for call in calls]
+        new = {key: call for key, call in zip(keys, calls, strict=True) if key not in self._replies}
         with ThreadPoolExecutor(self.server.concurrency) as pool:
-            waiting = [pool.submit(self._reply, call, repeat) for call in calls]
+            waiting = [pool.submit(self._fetch, key, call, repeat) for key, call in new.items()]
             try:
-                return [one.result() for one in waiting]
+                for one in waiting:
+                    one.result()
             except BaseException:
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        return [self._replies.get(key) for key in keys]
 
-    def _reply(self, call: JudgeCall, repeat: int) -> str | None:
-        key = self._key(call, repeat)
-        if key in self._replies:
-            return self._replies[key]
+    def _fetch(self, key: str, call: JudgeCall, repeat: int) -> None:
+        """Asks, and keeps the reply."""
         try:
             reply = self._post(call)
         except _Failed as error:
             self._count_failure(call, str(error))
-            return None
+            return
         record = {
             "key": key,
             "judge": self.server.name,
@@ -190,7 +196,6 @@ class Judge:
             self._replies[key] = reply
             self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
-        return reply
 
     def _count_failure(self, call: JudgeCall, reason: str) -> None:
         """Raises UserError if there are too many."""

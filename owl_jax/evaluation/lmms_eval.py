@@ -23,9 +23,9 @@ from PIL import Image
 
 import owl_jax
 from owl_jax.errors import UserError, shown
-from owl_jax.evaluation.ask import with_pixels
+from owl_jax.evaluation.ask import Settings, prepare
 from owl_jax.evaluation.benchmark import Medium, Mode, Question
-from owl_jax.evaluation.prompts import Asking, tokenize
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.evaluation.responders import (
     Model,
     Prepared,

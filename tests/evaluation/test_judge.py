@@ -37,10 +37,11 @@ def test_replies_come_in_the_order_of_the_questions_and_are_kept(path):
     with JudgeDouble(echo) as double:
         assert ask(double, path, "a", "b", "c") == ["reply to a", "reply to b", "reply to c"]
         assert ask(double, path, "c", "a", "d") == ["reply to c", "reply to a", "reply to d"]
-        assert sorted(double.prompts()) == ["a", "b", "c", "d"]
+        assert ask(double, path, "e", "e") == ["reply to e"] * 2
+        assert sorted(double.prompts()) == ["a", "b", "c", "d", "e"]
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert {record["prompt"]: record["reply"] for record in records} == {
-        prompt: f"reply to {prompt}" for prompt in "abcd"
+        prompt: f"reply to {prompt}" for prompt in "abcde"
     }
 
 

@@ -17,7 +17,7 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, checked, find, read_json
+from owl_jax.evaluation.data_files import Record, checked, find_only, read_json
 from owl_jax.evaluation.scorers.captions import ORDER, Cider, bleu, bleu_counts, rouge_l
 from owl_jax.evaluation.scorers.ptb_tokens import ptb_tokens
 
@@ -33,10 +33,10 @@ class CocoCaption(Benchmark):
     max_new_tokens = 64
 
     def read(self, data: Path) -> list[Item]:
-        """captions_*.json with pictures in the folder of its split, such as val2014/; or
-        Karpathy's dataset_coco.json, of which the 5,000 test pictures are used."""
-        path = find(data, _KARPATHY, "captions_*.json")
-        folder = path.parent
+        """captions_*.json, here or in annotations/, with pictures in the folder of its split, such
+        as val2014/; or Karpathy's dataset_coco.json, of which the 5,000 test pictures are used."""
+        path = find_only(data, _KARPATHY, "captions_*.json", "annotations/captions_*.json")
+        folder = path.parent.parent if path.parent.name == "annotations" else path.parent
         whole = read_json(path)
         if path.name == _KARPATHY:
             return _karpathy(whole, path, folder)

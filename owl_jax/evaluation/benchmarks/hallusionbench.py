@@ -81,9 +81,12 @@ class HallusionBench(Benchmark):
         """HallusionBench.json; pictures in hallusion_bench/."""
         path = find(data, "HallusionBench.json")
         records = read_json_records(path, _KEYS)
+        correctness = _find_prompt(path.parent, _CORRECTNESS_MARKERS)
+        same = _find_prompt(path.parent, _SAME_MARKERS)
         prompts = {
-            "correctness_prompt": _find_prompt(path.parent, _CORRECTNESS_MARKERS, _CORRECTNESS),
-            "same_prompt": _find_prompt(path.parent, _SAME_MARKERS, _SAME),
+            "correctness_prompt": correctness or _CORRECTNESS,
+            "same_prompt": same or _SAME,
+            "judge_prompt_of": "official" if correctness and same else "own",
         }
         items = [
             _item(record, prompts, path.parent, f"{path}: entry {number}")
@@ -126,7 +129,8 @@ class HallusionBench(Benchmark):
         """Toolkits drop the questions without a picture. lmms_eval_images_only: the judge's
         verdicts on the rest, or yes where "yes" is anywhere in the answer (shares).
         vlmevalkit_images_only_exact_matching: the one word yes or no; unlike the official code, it
-        puts VD and VS figures of one number and subcategory together."""
+        puts VD and VS figures of one number and subcategory together. judge_prompt: whose words
+        the judge gets."""
         seen = [one for one in judged if one.item.media]
         lmms_eval = {
             "yes_found": {
@@ -151,6 +155,7 @@ class HallusionBench(Benchmark):
                     for name, found in _vlmevalkit_splits(kinds).items()
                 },
             },
+            "judge_prompt": sorted({one.item.fields["judge_prompt_of"] for one in judged}),
         }
 
 
@@ -191,9 +196,8 @@ def _original_id(item: Item) -> str:
     return f"{item.group}_0_{item.fields['question']}"
 
 
-def _find_prompt(data: Path, markers: Sequence[str], own: str) -> str:
-    found = [find_prompt(data, _SCRIPT, marker) for marker in markers]
-    return "".join(map(str, found)) if all(found) else own
+def _find_prompt(data: Path, markers: Sequence[str]) -> str:
+    return "".join(find_prompt(data, _SCRIPT, marker) or "" for marker in markers)
 
 
 def _correctness_call(item: Item, answer: str) -> JudgeCall:

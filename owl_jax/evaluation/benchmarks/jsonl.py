@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, find, numbered_json_lines
+from owl_jax.evaluation.data_files import Record, find_only, numbered_json_lines
 from owl_jax.evaluation.scorers import right_or_wrong, vqa
 
 _KEYS = {"id", "question", "image", "images", "video", "choices", "answer", "score", "category"}
@@ -52,7 +52,7 @@ class Jsonl(Benchmark):
 
     def read(self, data: Path) -> list[Item]:
         """FILE.jsonl, or a folder with one."""
-        path = find(data, "*.jsonl")
+        path = find_only(data, "*.jsonl")
         return [
             _item(record, number, path)
             for number, record in numbered_json_lines(path, ("question", "answer"))

@@ -74,11 +74,16 @@ class MmBench(Benchmark):
         path = find(data, "mmbench_dev*.tsv", "MMBench_DEV*.tsv", "MMBench*.tsv", "*.tsv")
         rows = read_tsv(path, _COLUMNS)
         pictures = table_pictures(rows, path)
-        prompt = find_prompt(path.parent, _SCRIPT, _MARKER) or _PROMPT
+        official = find_prompt(path.parent, _SCRIPT, _MARKER)
+        prompt = official or _PROMPT
         if prompt.count("{}") != _PROMPT.count("{}"):
             raise UserError(f"{path.parent / _SCRIPT}: expected three {{}} in {shown(prompt)}")
+        judging = {
+            "judge_prompt": prompt,
+            "judge_prompt_of": "official" if official else "own",
+        }
         return [
-            _item(row, picture, prompt, f"{path}: index {row['index']}")
+            _item(row, picture, judging, f"{path}: index {row['index']}")
             for row, picture in zip(rows, pictures, strict=True)
         ]
 
@@ -133,7 +138,8 @@ class MmBench(Benchmark):
         return mean(all(map(is_right, turns)) for turns in by_group(judged).values())
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """lmms_eval_static: older rules for letters, and for the rest lmms-eval's own ranking."""
+        """lmms_eval_static: older rules for letters, and for the rest lmms-eval's own ranking.
+        judge_prompt: whose words the judge gets."""
         hit = {
             group: all(_lmms_eval(one) == one.item.truth for one in turns)
             for group, turns in by_group(judged).items()
@@ -144,7 +150,8 @@ class MmBench(Benchmark):
                 "overall": mean(hit.values()),
                 "category": _means(first, hit, "category"),
                 "l2-category": _means(first, hit, "l2-category"),
-            }
+            },
+            "judge_prompt": sorted({one.item.fields["judge_prompt_of"] for one in judged}),
         }
 
 
@@ -156,7 +163,9 @@ class _Matched:
     failed: set[str] = field(default_factory=set)
 
 
-def _item(row: Mapping[str, Any], picture: bytes | None, prompt: str, where: str) -> Item:
+def _item(
+    row: Mapping[str, Any], picture: bytes | None, judging: Mapping[str, str], where: str
+) -> Item:
     options = [row.get(letter, "") for letter in LETTERS[:5]]
     options = ["" if text == "nan" else text for text in options]
     while options and not options[-1]:
@@ -179,7 +188,7 @@ def _item(row: Mapping[str, Any], picture: bytes | None, prompt: str, where: str
             "category": row["category"],
             "l2-category": row.get("l2-category", ""),
             "split": row.get("split", "none"),
-            "judge_prompt": prompt,
+            **judging,
         },
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl_jax.errors import UserError, listed, shown
+from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
     Ask,
     Benchmark,
@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, checked, read_json
+from owl_jax.evaluation.data_files import Record, checked, find_only, read_json
 from owl_jax.evaluation.scorers import vqa
 
 Rule = Callable[[str, Sequence[str]], float]
@@ -38,7 +38,10 @@ class Vqav2(Benchmark):
     def read(self, data: Path) -> list[Item]:
         """*questions.json and *annotations.json; pictures in the folder that data_subtype names,
         such as val2014/, or where the key "image" of a question says."""
-        path, answers_path = _only(data, "questions"), _only(data, "annotations")
+        if data.is_file():
+            raise UserError(f"--data={data}: expected a folder with questions and annotations")
+        path = find_only(data, "*questions.json")
+        answers_path = find_only(data, "*annotations.json")
         whole = checked(read_json(path), ("questions",), str(path))
         annotations = {
             record["question_id"]: record
@@ -137,20 +140,6 @@ def _tables(judged: Sequence[Judged], accuracies: Sequence[float]) -> dict[str, 
 
 def _per_cent(values: Sequence[float]) -> float:
     return round(100 * sum(values) / len(values), 2)
-
-
-def _only(data: Path, kind: str) -> Path:
-    """The one file of a kind in the folder."""
-    if not data.is_dir():
-        raise UserError(f"--data={data}: expected a folder with *questions.json, *annotations.json")
-    found = sorted(data.glob(f"*{kind}.json"))
-    if len(found) != 1:
-        names = listed((path.name for path in sorted(data.iterdir())), 6) or "nothing"
-        raise UserError(
-            f"--data={data} has {len(found)} files *{kind}.json (it has {names}); expected one, as "
-            "each split is a folder of its own"
-        )
-    return found[0]
 
 
 def _records(path: Path, key: str, keys: Sequence[str]) -> list[Record]:

@@ -211,7 +211,8 @@ def test_official_prompts_for_judges_are_read_from_the_official_scripts(tmp_path
         "    prompt += 'You do not know the specific questions. '\n"
         "    prompt += 'If response1 does not conflict: same. response1:'\n"
     )
-    judged_of(HallusionBench(), ask=ask, data=data)
+    judged = judged_of(HallusionBench(), ask=ask, data=data)
+    assert HallusionBench().variants(judged)["judge_prompt"] == ["official"]
     prompts = {call.part: call.prompt for call in asked if call.id == "VD_illusion_0_0_1"}
     assert prompts["correctness"].startswith(
         "Assess the correctness! Does it conflict with the reference answer? Question:Is there a "
@@ -227,7 +228,9 @@ def test_official_prompts_for_judges_are_read_from_the_official_scripts(tmp_path
     data = copied("mmbench", tmp_path)
     marker = "in A, B, C, D (if they are valid options), and Z"
     (data / "multiple_choice.py").write_text(f"t = 'One letter {marker}. Q {{}} O {{}} A {{}}'\n")
-    judged_of(MmBench(), ask=ask, data=data)
+    judged = judged_of(MmBench(), ask=ask, data=data)
+    assert MmBench().variants(judged)["judge_prompt"] == ["official"]
+    assert MmBench().variants(judged_of(MmBench()))["judge_prompt"] == ["own"]
     prompt = next(call.prompt for call in asked if call.id == "11882")
     assert prompt.startswith(f"One letter {marker}. Q ")
     assert prompt.endswith(" A c")
@@ -401,7 +404,7 @@ def test_a_wrong_file_of_mme(text, expected, tmp_path):
         ({"losses": [1, 2, 3]}, "the losses are [1, 2, 3]; expected 4 numbers"),
         ({"losses": [1, 2, 3, "4"]}, "expected 4 numbers, one for each choice"),
         ({"losses": [1, 2, 3, float("nan")]}, "expected 4 numbers, one for each choice"),
-        ({"text": "B"}, "found the keys id, text; expected answer"),
+        ({"text": "B"}, "line 1: found the keys id, text; expected id, answer"),
     ],
 )
 def test_wrong_losses(record, expected, tmp_path):

@@ -64,6 +64,7 @@ def test_cider_depends_on_the_set_of_references():
 
 
 def captions(folder, split="val2014"):
+    folder.mkdir(exist_ok=True)
     (folder / f"captions_{split}.json").write_text(
         json.dumps(
             {
@@ -82,6 +83,16 @@ def test_the_official_file(tmp_path):
     assert (item.id, item.fields["captions"]) == ("5", ["An owl.", "Owl"])
     parts = CocoCaption().question(item).parts
     assert parts == (*item.media, "Provide a one-sentence caption for the provided image.")
+
+
+def test_the_folder_as_it_is_downloaded(tmp_path):
+    captions(tmp_path / "annotations")
+    [item] = CocoCaption().read(tmp_path)
+    assert item.media == (Medium("image", tmp_path / "val2014" / "five.jpg"),)
+    captions(tmp_path / "annotations", "train2014")
+    with pytest.raises(UserError, match=r"has captions_train2014.json, captions_val2014.json; exp"):
+        CocoCaption().read(tmp_path)
+    assert CocoCaption().read(tmp_path / "annotations" / "captions_val2014.json") == [item]
 
 
 def karpathy(split):

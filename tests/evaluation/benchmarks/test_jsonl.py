@@ -147,6 +147,13 @@ def test_errors_name_file_and_line(record, words, tmp_path):
     assert "mine.jsonl: line 2" in str(caught.value)
 
 
+def test_which_file_is_meant(tmp_path):
+    read(tmp_path, question())
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"has mine.jsonl, other.jsonl; expected one of them"):
+        BENCHMARK.read(tmp_path)
+
+
 def test_a_line_that_is_not_json(tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"question": "?", "answer": "x"}\n{"question"\n')
     with pytest.raises(UserError, match=r"mine.jsonl: line 2 is not JSON"):
