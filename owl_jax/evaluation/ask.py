@@ -12,13 +12,12 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from owl_jax.checkpoint.tree_hash import tree_hash
 from owl_jax.errors import UserError, listed
@@ -26,7 +25,7 @@ from owl_jax.evaluation import media
 from owl_jax.evaluation.answers import Answer, answers_file, appending, claim, read_answers
 from owl_jax.evaluation.benchmark import Mode
 from owl_jax.evaluation.prompts import Asking as Asking  # callers import it from here
-from owl_jax.evaluation.prompts import tokenize
+from owl_jax.evaluation.prompts import Prompt, tokenize
 from owl_jax.evaluation.responders import (
     Model,
     Prepared,
@@ -43,6 +42,7 @@ from owl_jax.inference.requests import ChatPrompt
 _MOST_MISSING = 0.01  # of the questions
 _AHEAD = 32  # questions in preparation
 _TELL_EVERY = 10.0  # seconds
+_Result = TypeVar("_Result")
 _NOUNS = {"image": "picture", "video": "video"}
 
 
@@ -125,19 +125,18 @@ def ask(
     failed: dict[str, str] = {}
     progress, tell = Progress(len(own)), tell or Teller()
 
-    def prepare(asking: Asking) -> tuple[str, Prepared | None]:
+    def unanswered(asking: Asking) -> tuple[str, Prepared | None]:
         """The key of a question, and its prompt if it has no answer yet."""
-        tokens = tokenize(owl, asking, settings.mode, settings.num_frames)
-        hashes = [media.digest(medium) for medium in asking.media]
-        key = _key(model, settings, tokens.ids, tokens.continuations, hashes)
+        prompt = tokenize(owl, asking, settings.mode, settings.num_frames)
+        key = _key(model, settings, prompt, map(media.digest, asking.media))
         if asking.id in earlier and earlier[asking.id].key == key:
             return key, None
-        return key, with_pixels(owl, asking, tokens.ids, tokens.continuations, settings.num_frames)
+        return key, _with_pixels(owl, asking, prompt, settings)
 
     keys: dict[str, str] = {}
 
     def prompts() -> Iterator[Prepared]:
-        for asking, work in _ahead(pool, prepare, own):
+        for asking, work in _ahead(pool, unanswered, own):
             try:
                 keys[asking.id], prepared = work.result()
             except UserError as error:
@@ -211,25 +210,21 @@ def model_hash(owl: Owl) -> str:
     return hashlib.sha256(f"{tree_hash(owl.params)} {config}".encode()).hexdigest()
 
 
-def with_pixels(
-    owl: Owl,
-    asking: Asking,
-    ids: np.ndarray,
-    continuations: tuple[tuple[int, ...], ...],
-    num_frames: int,
-) -> Prepared:
-    """A tokenized question with its pictures and videos. Raises BadData."""
+def prepare(owl: Owl, asking: Asking, settings: Settings) -> Prepared:
+    """A question as tokens and pixels. Raises UserError."""
+    prompt = tokenize(owl, asking, settings.mode, settings.num_frames)
+    return _with_pixels(owl, asking, prompt, settings)
+
+
+def _with_pixels(owl: Owl, asking: Asking, prompt: Prompt, settings: Settings) -> Prepared:
     size, resizing = owl.config.image_size, owl.config.resizing
-    pixels = [media.pixels(medium, num_frames, size, resizing) for medium in asking.media]
+    pixels = [media.pixels(medium, settings.num_frames, size, resizing) for medium in asking.media]
+    images, videos = ([array for array in pixels if array.ndim == ndim] for ndim in (3, 4))
     return Prepared(
         asking.id,
-        ChatPrompt(
-            ids,
-            [array for array in pixels if array.ndim == 3],
-            [array for array in pixels if array.ndim == 4],
-        ),
+        ChatPrompt(prompt.ids, images, videos),
         bool(asking.question.answer_start),
-        continuations,
+        prompt.continuations,
     )
 
 
@@ -270,25 +265,18 @@ def _responding(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor,
-    prepare: Callable[[Asking], tuple[str, Prepared | None]],
-    askings: Sequence[Asking],
-) -> Iterator[tuple[Asking, Future[tuple[str, Prepared | None]]]]:
-    """Prepares questions before they are needed, but not all at once."""
-    left, works = deque(askings), deque[tuple[Asking, Future[tuple[str, Prepared | None]]]]()
-    while left or works:
-        while left and len(works) < _AHEAD:
-            asking = left.popleft()
-            works.append((asking, pool.submit(prepare, asking)))
+    pool: ThreadPoolExecutor, work: Callable[[Asking], _Result], askings: Iterable[Asking]
+) -> Iterator[tuple[Asking, Future[_Result]]]:
+    """Works on questions before they are needed, but not on all at once."""
+    works: deque[tuple[Asking, Future[_Result]]] = deque()
+    for asking in askings:
+        works.append((asking, pool.submit(work, asking)))
+        if len(works) > _AHEAD:
+            yield works.popleft()
+    while works:
         yield works.popleft()
 
 
-def _key(
-    model: str,
-    settings: Settings,
-    ids: np.ndarray,
-    continuations: Sequence[Sequence[int]],
-    hashes: Sequence[str],
-) -> str:
-    values = [model, asdict(settings), ids.tolist(), continuations, hashes]
+def _key(model: str, settings: Settings, prompt: Prompt, hashes: Iterable[str]) -> str:
+    values = [model, asdict(settings), prompt.ids.tolist(), prompt.continuations, list(hashes)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -183,6 +183,28 @@ class Benchmark:
         return {}
 
 
+class RuleBenchmark(Benchmark):
+    """A benchmark whose rules read an answer, which is right if that is the truth. No judge."""
+
+    def parse(self, item: Item, answer: str) -> str | None:
+        """What the official parser reads; None if nothing."""
+        raise NotImplementedError
+
+    def judge(
+        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
+    ) -> list[Verdict]:
+        del ask
+        parsed = [self.parse(item, answers[item.id]) for item in items]
+        return [
+            Verdict(found, float(found == item.truth))
+            for item, found in zip(items, parsed, strict=True)
+        ]
+
+    def headline_value(self, judged: Sequence[Judged]) -> float:
+        """The accuracy."""
+        return mean(map(is_right, judged))
+
+
 def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
     """A question's parts: each medium at the next `<image>` or `<video>` of the text.
 
@@ -218,14 +240,6 @@ def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
 def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     """The judged items of each group, in the order in which groups appear."""
     return grouped(judged, lambda one: one.item.group)
-
-
-def compared(items: Sequence[Item], parsed: Iterable[str | None]) -> list[Verdict]:
-    """Verdicts of rules: what was read in each answer is right if it is the truth."""
-    return [
-        Verdict(found, float(found == item.truth))
-        for item, found in zip(items, parsed, strict=True)
-    ]
 
 
 def is_right(one: Judged) -> bool:

@@ -11,7 +11,7 @@ from questions import CHOICES, FRAMES, askings, picture, picture_files
 import owl_jax
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import read_answers
-from owl_jax.evaluation.ask import Asking, Settings, ask, model_hash, with_pixels
+from owl_jax.evaluation.ask import Asking, Settings, ask, model_hash, prepare
 from owl_jax.evaluation.ask_variants import base_language_model, blind, shuffled
 from owl_jax.evaluation.benchmark import LETTERS, Medium, Question
 from owl_jax.evaluation.prompts import tokenize
@@ -82,11 +82,8 @@ def test_answers_are_what_each_question_gets_alone(owl, asked, generated):
 
 def test_batches_give_the_same_answers(owl, asked, generated):
     respond = generate_in_batches(Model.of(owl), Texts.of(owl), NEW, batch_size=2)
-    prepared = [
-        with_pixels(owl, asking, tokenize(owl, asking, "generate", FRAMES).ids, (), FRAMES)
-        for asking in asked
-    ]
-    assert {reply.id: reply.text for reply in respond(iter(prepared))} == generated
+    prompts = (prepare(owl, asking, Settings(num_frames=FRAMES)) for asking in asked)
+    assert {reply.id: reply.text for reply in respond(prompts)} == generated
 
 
 def test_an_answer_goes_on_from_its_start_and_from_the_conversation(owl, pictures, tmp_path):
@@ -106,9 +103,11 @@ def losses_in_one_pass(owl, asking, more):
     """By `Owl.logits` of the question and `more` of its answer, tokenized together."""
     asking = dataclasses.replace(asking, choices=())
     begun = dataclasses.replace(asking.question, answer_start=more)
-    ids = tokenize(owl, dataclasses.replace(asking, question=begun), "generate", FRAMES).ids
     prompt = tokenize(owl, asking, "generate", FRAMES).ids
-    pixels = with_pixels(owl, asking, ids, (), FRAMES).prompt
+    pixels = prepare(
+        owl, dataclasses.replace(asking, question=begun), Settings(num_frames=FRAMES)
+    ).prompt
+    ids = pixels.input_ids
     logprobs = jax.nn.log_softmax(
         owl.logits(
             ids[None],

@@ -3,7 +3,7 @@ github.com/tianyi-lab/HallusionBench (evaluation.py, utils.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,21 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_category,
-    grouped,
     mean,
+)
+from owl_jax.evaluation.benchmarks.hallusion_tables import (
+    CORRECT,
+    UNCLEAR,
+    WRONG,
+    Key,
+    accepted,
+    figure_key,
+    is_original,
+    official,
+    percent,
+    question_key,
+    whole_share,
+    with_judge,
 )
 from owl_jax.evaluation.data_files import check_texts, find, read_json_records
 from owl_jax.evaluation.official_prompts import find_prompt
@@ -28,9 +41,7 @@ from owl_jax.evaluation.scorers import yes_no
 _NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 _KEYS = (*_NAMES, "question", "gt_answer", "gt_answer_details", "filename")
 _TRUTHS = {"0": "No", "1": "Yes"}
-_WRONG, _CORRECT, _UNCLEAR = "0", "1", "2"  # the judge's verdicts, as the official code names them
-_VERDICTS = {_WRONG: "incorrect", _CORRECT: "correct", _UNCLEAR: "unclear"}
-_HARD = "2"  # visual_input of an edited picture
+_VERDICTS = {WRONG: "incorrect", CORRECT: "correct", UNCLEAR: "unclear"}
 
 # The official prompts are in this script, which comes with the questions; each is several texts,
 # and labels before what is filled in.
@@ -50,9 +61,6 @@ _SAME = (
     "These are answers to two questions that you do not see. Reply with one word: same if both can "
     "be true together, different if they contradict each other.\n\nresponse1:"
 )
-
-Key = tuple[str, ...]
-Right = Callable[[Judged], bool]
 
 
 class HallusionBench(Benchmark):
@@ -81,9 +89,9 @@ class HallusionBench(Benchmark):
             _item(record, prompts, path.parent, f"{path}: entry {number}")
             for number, record in enumerate(records, 1)
         ]
-        originals = {_question_key(item) for item in items if _is_original(item)}
+        originals = {question_key(item) for item in items if is_original(item)}
         for item in items:
-            if _question_key(item) not in originals:
+            if question_key(item) not in originals:
                 raise UserError(f"{path}: {item.id} has no question about figure 0")
         return items
 
@@ -95,10 +103,10 @@ class HallusionBench(Benchmark):
     ) -> list[Verdict]:
         if ask is None:
             return [_by_words(item, answers[item.id]) for item in items]
-        originals = {_question_key(item): answers[item.id] for item in items if _is_original(item)}
         calls = [_correctness_call(item, answers[item.id]) for item in items]
         calls += [
-            _same_call(item, answers[item.id], originals[_question_key(item)]) for item in items
+            _same_call(item, answers[item.id], answers.get(_original_id(item), ""))
+            for item in items
         ]
         replies = ask(calls)
         pairs = zip(replies[: len(items)], replies[len(items) :], strict=True)
@@ -108,11 +116,11 @@ class HallusionBench(Benchmark):
         ]
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        scores = _official(judged)
-        return scores if _with_judge(judged) else {"yes_no_words": scores}
+        scores = official(judged)
+        return scores if with_judge(judged) else {"yes_no_words": scores}
 
     def headline_value(self, judged: Sequence[Judged]) -> float:
-        return 100 * mean(map(_right, judged))
+        return 100 * mean(map(accepted, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """Toolkits drop the questions without a picture. lmms_eval_images_only: the judge's
@@ -123,15 +131,15 @@ class HallusionBench(Benchmark):
         lmms_eval = {
             "yes_found": {
                 "aAcc": mean(map(_yes_found, seen)),
-                "fAcc": _whole_share(seen, _figure_key, _yes_found),
-                "qAcc": _whole_share(seen, _question_key, _yes_found),
+                "fAcc": whole_share(seen, figure_key, _yes_found),
+                "qAcc": whole_share(seen, question_key, _yes_found),
             }
         }
-        if _with_judge(judged):
+        if with_judge(judged):
             lmms_eval["judge"] = {
-                "aAcc": _percent(mean(map(_right, seen))),
-                "fAcc": _percent(_whole_share(seen, _figure_key, _right)),
-                "qAcc": _percent(_whole_share(seen, _question_key, _right)),
+                "aAcc": percent(mean(map(accepted, seen))),
+                "fAcc": percent(whole_share(seen, figure_key, accepted)),
+                "qAcc": percent(whole_share(seen, question_key, accepted)),
             }
         kinds = by_category(seen)
         return {
@@ -178,6 +186,11 @@ def _item(record: Mapping[str, Any], prompts: Mapping[str, str], folder: Path, w
     )
 
 
+def _original_id(item: Item) -> str:
+    """Of the same question about figure 0."""
+    return f"{item.group}_0_{item.fields['question']}"
+
+
 def _find_prompt(data: Path, markers: Sequence[str], own: str) -> str:
     found = [find_prompt(data, _SCRIPT, marker) for marker in markers]
     return "".join(map(str, found)) if all(found) else own
@@ -200,172 +213,21 @@ def _by_judge(item: Item, correctness: str | None, same: str | None) -> Verdict:
     if correctness is None or same is None:
         return Verdict(None, None)
     reply = correctness.lower()
-    code = _WRONG if "incorrect" in reply else _CORRECT if "correct" in reply else _UNCLEAR
+    code = WRONG if "incorrect" in reply else CORRECT if "correct" in reply else UNCLEAR
     details = {"code": code, "same": "same" in same.lower(), "judge": True}
     return Verdict(_VERDICTS[code], float(_accepted(item, code)), details)
 
 
 def _by_words(item: Item, answer: str) -> Verdict:
     word = yes_no.whole_word(answer)
-    code = _UNCLEAR if word is None else _CORRECT if word == item.truth else _WRONG
+    code = UNCLEAR if word is None else CORRECT if word == item.truth else WRONG
     return Verdict(word, float(_accepted(item, code)), {"code": code, "judge": False})
 
 
 def _accepted(item: Item, code: str) -> bool:
     """Without a picture, not to know is right too."""
-    unknown = item.fields["kind"] == "VS" and _is_original(item)
-    return code == _CORRECT or (unknown and code == _UNCLEAR)
-
-
-def _official(judged: Sequence[Judged]) -> dict[str, Any]:
-    parts = {
-        **{
-            kind: [one for one in judged if one.item.fields["kind"] == kind]
-            for kind in ("VD", "VS")
-        },
-        "Overall": judged,
-    }
-    questions = {name: _percent(mean(map(_right, some))) for name, some in parts.items()}
-    figures = {name: _figures(some) for name, some in parts.items()}
-    pairs = {
-        name: {
-            level: _percent(_whole_share(some, _question_key, _right))
-            for level, some in (("Easy", _level(part, False)), ("Hard", _level(part, True)))
-        }
-        | {"Total": _percent(_whole_share(part, _question_key, _right))}
-        for name, part in parts.items()
-    }
-    scores: dict[str, Any] = {
-        "aAcc": questions["Overall"],
-        "fAcc": _percent_of(figures["Overall"]["correct"], figures["Overall"]["total"]),
-        "qAcc": pairs["Overall"]["Total"],
-        "easy aAcc": pairs["Overall"]["Easy"],
-        "hard aAcc": pairs["Overall"]["Hard"],
-        "per_question": [["per question", "Total"], *map(list, questions.items())],
-        "per_figure": [
-            ["per figure", "Correct", "Wrong", "Score"],
-            *([name, *_figure_row(counts)] for name, counts in figures.items()),
-        ],
-        "per_question_pair": [
-            ["per question pair", "Easy", "Hard", "Total"],
-            *([name, *row.values()] for name, row in pairs.items()),
-        ],
-        "yes_no_bias": _bias(judged),
-        "figure_stat": {
-            "note": "all accuracy per image (consistency test)",
-            **figures["Overall"],
-        },
-    }
-    if _with_judge(judged):
-        causes = _causes(judged)
-        scores["pair_stat"] = {"note": "all accuracy per question pair", **causes}
-        scores["consistency_and_causes"] = _summary(
-            scores["yes_no_bias"], figures["Overall"], causes
-        )
-    return scores
-
-
-def _summary(
-    bias: Mapping[str, float], figures: Mapping[str, float], causes: Mapping[str, int]
-) -> dict[str, float]:
-    errors = causes["LH_cg"] + causes["VI_cg"] + causes["Mix_cg"]
-    return {
-        "Yes/No Bias (Pct Diff)": bias["diff"],
-        "Yes/No Bias (FP Ratio)": bias["fp"],
-        **{
-            f"Consistency Test ({name})": _percent_of(figures[name], figures["total"])
-            for name in ("correct", "inconsistent", "wrong")
-        },
-        **{
-            name: _percent_of(causes[key], errors)
-            for name, key in (("LH", "LH_cg"), ("VI", "VI_cg"), ("Mixed", "Mix_cg"))
-        },
-    }
-
-
-def _figures(judged: Sequence[Judged]) -> dict[str, float]:
-    """Figures with all, none and some of their questions right; questions without one are none."""
-    shown_ones = [
-        one for one in judged if one.item.fields["kind"] == "VD" or not _is_original(one.item)
-    ]
-    shares = [mean(map(_right, few)) for few in _grouped(shown_ones, _figure_key)]
-    correct, wrong = shares.count(1.0), shares.count(0.0)
-    return {
-        "total": len(shares),
-        "correct": correct,
-        "wrong": wrong,
-        "inconsistent": len(shares) - correct - wrong,
-        "score": mean(shares),
-    }
-
-
-def _figure_row(counts: Mapping[str, float]) -> list[float]:
-    correct, inconsistent, wrong = (
-        _percent_of(counts[name], counts["total"]) for name in ("correct", "inconsistent", "wrong")
-    )
-    return [correct, inconsistent + wrong, round(counts["score"], 4)]
-
-
-def _bias(judged: Sequence[Judged]) -> dict[str, float]:
-    """As the official code has it: a model's yes is that its being right equals the truth."""
-    truths = [one.item.truth == "Yes" for one in judged]
-    said = [_right(one) == truth for one, truth in zip(judged, truths, strict=True)]
-    wrong = [one.item.truth == "No" for one in judged if not _right(one)]
-    return {"diff": mean(said) - mean(truths), "fp": mean(wrong)}
-
-
-def _causes(judged: Sequence[Judged]) -> dict[str, int]:
-    """Wrong question pairs and (cg) wrong answers by cause: language hallucination (LH), visual
-    illusion (VI), or both (Mix)."""
-    originals = {
-        _question_key(one.item): one.verdict.details["code"]
-        for one in judged
-        if _is_original(one.item)
-    }
-    pairs = [
-        [_cause(one, originals.get(_question_key(one.item), _UNCLEAR)) for one in few]
-        for few in _grouped(judged, _question_key)
-    ]
-    wholes = [(any(lh for lh, _ in pair), any(vi for _, vi in pair)) for pair in pairs]
-    singles = [cause for pair in pairs for cause in pair]
-    correct = sum(all(map(_right, few)) for few in _grouped(judged, _question_key))
-    return {
-        "total": len(pairs),
-        "total_q": len(judged),
-        "correct": correct,
-        "wrong": len(pairs) - correct,
-        **_named(wholes, ""),
-        **_named(singles, "_cg"),
-    }
-
-
-def _named(causes: Sequence[tuple[bool, bool]], ending: str) -> dict[str, int]:
-    return {
-        f"LH{ending}": causes.count((True, False)),
-        f"VI{ending}": causes.count((False, True)),
-        f"Mix{ending}": causes.count((True, True)),
-    }
-
-
-def _cause(one: Judged, original: str) -> tuple[bool, bool]:
-    """Whether language, and whether vision, is to blame; neither for what is right.
-
-    original: the verdict on the same question about figure 0.
-    """
-    code, same, fields = one.verdict.details["code"], one.verdict.details["same"], one.item.fields
-    if _right(one):
-        return False, False
-    if fields["kind"] == "VD":
-        # The original is right and the changed figure got the same answer: it may be either.
-        changed = not _is_original(one.item) and original == _CORRECT and code == _WRONG
-        return changed and same, True
-    if _is_original(one.item):
-        return True, False
-    if original == _WRONG:
-        only_language = code == _WRONG and same
-        return True, not only_language
-    repeated = original == _CORRECT and code == _WRONG and fields["visual_input"] == _HARD and same
-    return repeated, not repeated
+    unknown = item.fields["kind"] == "VS" and is_original(item)
+    return code == CORRECT or (unknown and code == UNCLEAR)
 
 
 def _vlmevalkit_splits(kinds: Mapping[str, list[Judged]]) -> dict[str, list[list[Judged]]]:
@@ -382,60 +244,17 @@ def _vlmevalkit(judged: Sequence[Judged]) -> dict[str, float]:
 
     # Without VD and VS.
     def figure(item: Item) -> Key:
-        return _figure_key(item)[1:]
+        return figure_key(item)[1:]
 
     def question(item: Item) -> Key:
-        return _question_key(item)[1:]
+        return question_key(item)[1:]
 
     return {
         "aAcc": 100 * mean(map(right, judged)),
-        "fAcc": 100 * _whole_share(judged, figure, right),
-        "qAcc": 100 * _whole_share(judged, question, right),
+        "fAcc": 100 * whole_share(judged, figure, right),
+        "qAcc": 100 * whole_share(judged, question, right),
     }
-
-
-def _level(judged: Iterable[Judged], hard: bool) -> list[Judged]:
-    return [one for one in judged if (one.item.fields["visual_input"] == _HARD) == hard]
-
-
-def _whole_share(judged: Iterable[Judged], key: Callable[[Item], Key], right: Right) -> float:
-    """The share of groups of which all are right."""
-    return mean(all(map(right, few)) for few in _grouped(judged, key))
-
-
-def _grouped(judged: Iterable[Judged], key: Callable[[Item], Key]) -> list[list[Judged]]:
-    return list(grouped(judged, lambda one: key(one.item)).values())
-
-
-def _question_key(item: Item) -> Key:
-    fields = item.fields
-    return fields["kind"], fields["subcategory"], fields["set"], fields["question"]
-
-
-def _figure_key(item: Item) -> Key:
-    fields = item.fields
-    return fields["kind"], fields["subcategory"], fields["set"], fields["figure"]
-
-
-def _is_original(item: Item) -> bool:
-    return item.fields["figure"] == "0"
-
-
-def _right(one: Judged) -> bool:
-    return one.verdict.score == 1.0
 
 
 def _yes_found(one: Judged) -> bool:
     return ("yes" in one.answer.lower()) == (one.item.truth == "Yes")
-
-
-def _with_judge(judged: Sequence[Judged]) -> bool:
-    return any(one.verdict.details.get("judge") for one in judged)
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 4)
-
-
-def _percent_of(count: float, total: float) -> float:
-    return _percent(count / total) if total else 0.0

@@ -20,6 +20,7 @@ from owl_jax.evaluation.benchmark import (
     Question,
     Verdict,
     by_group,
+    is_right,
     mean,
 )
 from owl_jax.evaluation.data_files import find, read_tsv, table_pictures
@@ -124,15 +125,12 @@ class MmBench(Benchmark):
             }
         }
         if any(one.verdict.details["judge"] for one in judged):
-            right = {one.item.id: one.verdict.parsed == one.item.truth for one in judged}
+            right = {one.item.id: is_right(one) for one in judged}
             scores["with_judge"] = _circular(judged, right)
         return scores
 
     def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(
-            all(one.verdict.parsed == one.item.truth for one in turns)
-            for turns in by_group(judged).values()
-        )
+        return mean(all(map(is_right, turns)) for turns in by_group(judged).values())
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """lmms_eval_static: older rules for letters, and for the rest lmms-eval's own ranking."""

@@ -3,22 +3,19 @@ github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.benchmark import (
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_category,
     by_group,
-    compared,
     mean,
 )
 from owl_jax.evaluation.data_files import read_text
@@ -38,7 +35,7 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 Parser = Callable[[str], str | None]
 
 
-class Mme(Benchmark):
+class Mme(RuleBenchmark):
     """14 subtasks, each with a score from 0 to 200: 100 * (accuracy + accuracy+).
 
     accuracy+ is the share of pictures of which both questions are answered right. An answer means
@@ -63,11 +60,9 @@ class Mme(Benchmark):
     def question(self, item: Item) -> Question:
         return Question((*item.media, item.question))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        return compared(items, (first_characters(answers[item.id]) for item in items))
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return first_characters(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return _official(judged, first_characters)

@@ -10,14 +10,11 @@ from typing import Any
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
-    compared,
+    RuleBenchmark,
     grouped,
     is_right,
     mean,
@@ -49,7 +46,7 @@ _LONG = 10  # words
 _NO_CHOICES = tuple(f"({letter})" for letter in _LETTERS)
 
 
-class MmeRealWorld(Benchmark):
+class MmeRealWorld(RuleBenchmark):
     """Five options, of which E says that the picture does not have it.
 
     An answer means the first capital A to E in it, after phrases such as "The answer is"; without
@@ -79,12 +76,8 @@ class MmeRealWorld(Benchmark):
         )
         return Question((*item.media, text))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        letters = (official(answers[item.id], item.fields["choices"]) for item in items)
-        return compared(items, letters)
+    def parse(self, item: Item, answer: str) -> str | None:
+        return official(answer, item.fields["choices"])
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         tasks = {}
@@ -102,9 +95,6 @@ class MmeRealWorld(Benchmark):
             "overall": round(accuracy, 4),
             "overall_full_precision": accuracy,
         }
-
-    def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """paper: Avg is over items, Avg-C over subtasks. lmms_eval and vlmevalkit: the mended list

@@ -21,7 +21,13 @@ from owl_jax.evaluation.benchmark import (
     mean,
     place_media,
 )
-from owl_jax.evaluation.benchmarks.mmmu_rows import Pictured, list_of, options, with_pictures
+from owl_jax.evaluation.benchmarks.mmmu_rows import (
+    Pictured,
+    list_of,
+    options,
+    verdict,
+    with_pictures,
+)
 from owl_jax.evaluation.data_files import check_texts, read_parquet
 from owl_jax.evaluation.scorers import mmmu
 
@@ -183,9 +189,7 @@ def _item(row: Mapping[str, Any], where: str) -> Item:
 
 def _verdict(item: Item, answer: str) -> Verdict:
     if item.choices:
-        letter = mmmu.choice(answer, options(item), _OFFICIAL)
-        score = 1 / len(item.choices) if letter is None else float(letter == item.truth)
-        return Verdict(letter, score)
+        return verdict(item, mmmu.choice(answer, options(item), _OFFICIAL))
     found = mmmu.open_answer(answer)
     correct = mmmu.open_correct(found, item.fields["truths"])
     return Verdict("; ".join(map(str, found)) or None, float(correct), {"open": found})

@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     mean,
     place_media,
 )
-from owl_jax.evaluation.benchmarks.mmmu_rows import list_of, options, with_pictures
+from owl_jax.evaluation.benchmarks.mmmu_rows import list_of, options, verdict, with_pictures
 from owl_jax.evaluation.data_files import check_texts, read_parquet
 from owl_jax.evaluation.scorers import mmmu
 
@@ -87,14 +87,7 @@ class MmmuPro(Benchmark):
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
     ) -> list[Verdict]:
         del ask
-        verdicts = []
-        for item in items:
-            letter = official(answers[item.id], options(item))
-            chance = 1 / len(item.choices)
-            verdicts.append(
-                Verdict(letter, chance if letter is None else float(letter == item.truth))
-            )
-        return verdicts
+        return [verdict(item, official(answers[item.id], options(item))) for item in items]
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return {name: _seeded(members) for name, members in by_category(judged).items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_jax.errors import UserError, shown
-from owl_jax.evaluation.benchmark import LETTERS, Item, Medium
+from owl_jax.evaluation.benchmark import LETTERS, Item, Medium, Verdict
 from owl_jax.evaluation.data_files import picture_bytes
 
 _MARK = re.compile(r"<image (\d)>")
@@ -61,3 +61,10 @@ def with_pictures(
 def options(item: Item) -> dict[str, str]:
     """The options by letter, as the file has them: parsers see `<image 1>` for a picture."""
     return dict(zip(LETTERS, item.fields["options"], strict=False))
+
+
+def verdict(item: Item, letter: str | None) -> Verdict:
+    """Of a choice: 1 / number of options where the official code takes a random letter."""
+    if letter is None:
+        return Verdict(None, 1 / len(item.choices))
+    return Verdict(letter, float(letter == item.truth))

@@ -4,22 +4,19 @@ github.com/MMStar-Benchmark/MMStar (eval/vlmeval/evaluate/mmstar.py)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
     LETTERS,
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_category,
-    compared,
     grouped,
     is_right,
     mean,
@@ -47,7 +44,7 @@ _OPTION = re.compile(r"(?:^|,\s*|\n)\(?([A-D])(?::|\))\s*")
 Right = Callable[[Judged], bool]
 
 
-class MmStar(Benchmark):
+class MmStar(RuleBenchmark):
     """1,500 questions, 250 in each of six categories.
 
     An answer counts if it begins with the letter in any case, alone or after "(", "option " or "the
@@ -78,11 +75,9 @@ class MmStar(Benchmark):
     def question(self, item: Item) -> Question:
         return Question((*item.media, item.fields["text"]))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        return compared(items, (beginning(answers[item.id]) for item in items))
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return beginning(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """Categories are divided by 250 and the final score by 1,500, as the official code does
@@ -93,9 +88,6 @@ class MmStar(Benchmark):
             for small, few in _by_small_category(members).items():
                 scores[f"{name}({small})"] = mean(map(is_right, few))
         return scores
-
-    def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """derived_accuracy: the official rule, as shares. lmms_eval: reads the clearest letter, and

@@ -8,15 +8,12 @@ from typing import Any
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_category,
-    compared,
     mean,
 )
 from owl_jax.evaluation.data_files import read_json_lines
@@ -27,7 +24,7 @@ _MEANS = ("acc", "precision", "recall", "f1", "yes_ratio")
 _LABELS = {"yes": "Yes", "no": "No"}
 
 
-class Pope(Benchmark):
+class Pope(RuleBenchmark):
     """Three files of yes/no questions: random, popular and adversarial objects.
 
     An answer means no if its first sentence has the word No, no or not, and yes otherwise.
@@ -59,11 +56,9 @@ class Pope(Benchmark):
     def question(self, item: Item) -> Question:
         return Question((*item.media, item.question))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        return compared(items, (_parse(answers[item.id]) for item in items))
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return _parse(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return {name: _confusion(members) for name, members in by_category(judged).items()}

@@ -11,14 +11,11 @@ from typing import Any
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
     LETTERS,
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
-    compared,
+    RuleBenchmark,
     is_right,
     mean,
 )
@@ -44,7 +41,7 @@ _NONE = -1.0  # the official accuracy of a topic without questions
 _ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 
-class ScienceQa(Benchmark):
+class ScienceQa(RuleBenchmark):
     """4,241 questions of the test split, with 2 to 5 options.
 
     An answer is a letter, begins with "A. ", or has "The answer is A." exactly once.
@@ -80,11 +77,9 @@ class ScienceQa(Benchmark):
         )
         return Question((*item.media, text))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        return compared(items, (llava(answers[item.id]) for item in items))
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return llava(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         pictured = [one for one in judged if one.item.media]
@@ -100,9 +95,6 @@ class ScienceQa(Benchmark):
             },
             "official_scienceqa": _by_kind(judged),
         }
-
-    def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(map(is_right, judged))
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """lmms_eval: a letter alone in any case, or a capital letter and "." at the beginning."""

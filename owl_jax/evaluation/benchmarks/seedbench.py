@@ -10,15 +10,12 @@ from typing import Any
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
     LETTERS,
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_category,
-    compared,
     grouped,
     is_right,
     mean,
@@ -33,7 +30,7 @@ _FRAME_RATE = 15  # frames a second (Breakfast)
 _WHOLE = (None, None)
 
 
-class SeedBench(Benchmark):
+class SeedBench(RuleBenchmark):
     """19,242 questions of 12 types: 1 to 9 about a picture, 10 to 12 about a video.
 
     Officially a model's choice is the text with the least loss after "Question: ... Answer:"; the
@@ -63,14 +60,9 @@ class SeedBench(Benchmark):
     def question(self, item: Item) -> Question:
         return Question((*item.media, f"Question: {item.question}\nAnswer:"))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        letters = tuple(LETTERS[:4])
-        return compared(
-            items, (answers[item.id] if answers[item.id] in letters else None for item in items)
-        )
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return answer if answer in tuple(LETTERS[:4]) else None
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """official_choice_ranking if all answers are letters, which ranking gives. Otherwise text
@@ -86,9 +78,6 @@ class SeedBench(Benchmark):
                 "total": _percent(judged, is_right),
             }
         }
-
-    def headline_value(self, judged: Sequence[Judged]) -> float:
-        return mean(one.verdict.score or 0.0 for one in judged)
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """llava_exact_text: the answer is exactly the letter. lmms_eval: its first character is, in

@@ -12,15 +12,12 @@ from typing import Any
 
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.benchmark import (
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_group,
-    compared,
     grouped,
     is_right,
     mean,
@@ -40,7 +37,7 @@ _REMOVED = str.maketrans(dict.fromkeys("><:.", ""))
 _OPTION = re.compile(r"(?:^|;)\s*([A-H])\s*[.．]\s*")
 
 
-class WeMath(Benchmark):
+class WeMath(RuleBenchmark):
     """525 problems of two or three steps, 1,740 questions.
 
     A problem is mastered (CM) if the whole and its steps are right, learnt by rote (RM) if only the
@@ -79,11 +76,9 @@ class WeMath(Benchmark):
         )
         return Question((*item.media, text))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        return compared(items, (after_answer(answers[item.id]) for item in items))
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return after_answer(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """official_four_dimensional divides by 525 problems, as the official code does also for

@@ -385,6 +385,24 @@ def test_a_failed_judge_leaves_an_answer_of_hallusionbench_open():
     assert HallusionBench().scores(kept)["pair_stat"]["total_q"] == len(kept)
 
 
+def test_a_sample_of_hallusionbench_is_compared_with_the_original_answers():
+    """The judge's agreement is measured on a sample of the items."""
+    asked = []
+
+    def ask(calls):
+        asked.extend(calls)
+        return ["correct"] * len(calls)
+
+    items = HallusionBench().read(SCORES / "hallusionbench")
+    answers = {item.id: f"answer {item.id}" for item in items}
+    [edited] = [item for item in items if item.id == "VD_illusion_0_1_1"]
+    [verdict] = HallusionBench().judge([edited], answers, ask)
+    assert verdict.score == 1
+    same = next(call.prompt for call in asked if call.part == "same")
+    assert "answer VD_illusion_0_1_1" in same
+    assert "answer VD_illusion_0_0_1" in same
+
+
 def test_options_rotate_in_mmbench():
     """One letter for all turns hits nothing."""
     items = MmBench().read(SCORES / "mmbench")
