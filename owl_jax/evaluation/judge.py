@@ -194,7 +194,8 @@ class Judge:
         }
         with self._lock:
             self._replies[key] = reply
-            self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            line = json.dumps(record, ensure_ascii=False)
+            self._file.write(line.encode("utf-8", "replace") + b"\n")
             self._file.flush()
 
     def _count_failure(self, call: JudgeCall, reason: str) -> None:
@@ -216,7 +217,7 @@ class Judge:
         system = [{"role": "system", "content": call.system}] if call.system else []
         body = {
             "model": self.server.model,
-            "messages": [*system, {"role": "user", "content": call.prompt}],
+            "messages": [*system, {"role": "user", "content": _sendable(call.prompt)}],
             **self.server.fields,
         }
         # Asked again at temperature 0, a judge would give the reply that could not be read.
@@ -361,6 +362,11 @@ def _seconds(header: str) -> float:
         return float(header)
     except ValueError:
         return 0.0
+
+
+def _sendable(text: str) -> str:
+    """A text without surrogates, which UTF-8 cannot encode: a file of answers may have some."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _share_equal(pairs: Sequence[tuple[Any, Any]]) -> float:

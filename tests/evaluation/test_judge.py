@@ -64,6 +64,13 @@ def test_what_is_sent(path):
     assert "secret" not in repr(server_of(double, key="secret"))
 
 
+def test_answers_may_have_what_utf8_cannot_encode(path):
+    with JudgeDouble(lambda prompt, count: f"{prompt} 因为") as double:
+        assert ask(double, path, "\ud83d 猫") == ["? 猫 因为"]
+        assert ask(double, path, "\ud83d 猫") == ["? 猫 因为"]
+        assert double.prompts() == ["? 猫"]
+
+
 @pytest.mark.parametrize(
     "changed",
     [

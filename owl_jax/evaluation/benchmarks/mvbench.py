@@ -100,7 +100,8 @@ class MvBench(Benchmark):
             f"({letter}) {choice}\n" for letter, choice in zip(LETTERS, item.choices, strict=False)
         )
         text = f"Question: {item.question}\nOptions:\n{options}".rstrip() + _INSTRUCTION
-        return Question((_SYSTEM, *item.media, text), _ANSWER_START)
+        # The official code gives the system text twice: as such, and before the question.
+        return Question((_SYSTEM, *item.media, _SYSTEM + text), _ANSWER_START)
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
@@ -135,7 +136,9 @@ class MvBench(Benchmark):
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
         """lmms-eval leaves empty answers out, and reads any lone letter from A to E. VLMEvalKit's
-        rule is the official one after removing spaces."""
+        rule is the official one after removing spaces. `official_first_line` is the official rule
+        on the first line of the answer, which is all that the notebook keeps of what it generates.
+        """
         answered = [one for one in judged if one.answer != ""]
         values = [float(first_letter(one.answer) == one.item.truth) for one in answered]
         tasks = _by_task(answered, values)
@@ -146,6 +149,11 @@ class MvBench(Benchmark):
                 "all_items": 100 * mean(values),
             },
             "vlmevalkit_check_ans": 100 * mean(stripped),
+            "official_first_line": 100
+            * mean(
+                _is_right(_RETURNED + one.answer.strip().split("\n")[0], one.item.truth)
+                for one in judged
+            ),
         }
 
 

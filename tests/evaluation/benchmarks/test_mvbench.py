@@ -32,7 +32,7 @@ def test_the_question(tmp_path):
     system, medium, text = question.parts
     assert system.startswith("Carefully watch the video") and system.endswith("question.\n")
     assert medium == item.media[0]
-    assert text == (
+    assert text == system + (
         "Question: What now?\nOptions:\n(A) Sits.\n(B) Flies.\nOnly give the best option."
     )
     assert question.answer_start == "Best option:("
@@ -73,6 +73,14 @@ def test_lmms_eval_leaves_empty_answers_out(tmp_path):
     assert BENCHMARK.scores(judged)["official_answer_prompt"]["Avg"] == 50.0
     assert BENCHMARK.variants(judged)["lmms_eval"]["all_items"] == 0.0
     assert BENCHMARK.variants(judged[:1])["lmms_eval"] == {"Action Antonym": 0.0, "all_items": 0.0}
+
+
+def test_the_first_line_is_a_variant(tmp_path):
+    [item] = read(tmp_path, "action_antonym", RECORD)
+    [verdict] = BENCHMARK.judge([item], {item.id: "B\nIt flies."}, None)
+    assert verdict.score == 0.0
+    one = Judged(item, "B\nIt flies.", verdict)
+    assert BENCHMARK.variants([one])["official_first_line"] == 100.0
 
 
 @pytest.mark.parametrize(
