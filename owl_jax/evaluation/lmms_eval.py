@@ -128,9 +128,9 @@ class OwlForQuestions(lmms):
         return Question((*media, text.replace("<image>", "").strip()))
 
     def _prepared(self, askings: Iterable[Asking], mode: Mode) -> Iterable[Prepared]:
+        settings = Settings(mode, num_frames=self._num_frames)
         for asking in askings:
-            prompt = tokenize(self._owl, asking, mode, self._num_frames)
-            yield with_pixels(self._owl, asking, prompt.ids, prompt.continuations, self._num_frames)
+            yield prepare(self._owl, asking, settings)
 
 
 class OwlForMessages(OwlForQuestions):
