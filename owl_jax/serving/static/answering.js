@@ -8,7 +8,7 @@ import { partOf } from "./media.js";
 const SAVE_MILLISECONDS = 1000;
 
 export class Answering {
-  #running = new Map(); // conversation id: {conversation, controller}
+  #running = new Map(); // conversation id: {conversation, controller, isDiscarded}
 
   /**
    * changed(conversation, exchange, column): after each piece of an answer. needsKey(): when the
@@ -34,17 +34,25 @@ export class Answering {
     this.#running.get(id)?.controller.abort();
   }
 
-  /** Answers an exchange in all columns at once. Never throws: an answer holds its error. */
-  async run(conversation, exchange, fields) {
+  /** Stops, and saves nothing more: the conversation is to be deleted. */
+  discard(id) {
+    const run = this.#running.get(id);
+    if (run) run.isDiscarded = true;
+    this.stop(id);
+  }
+
+  /** Answers an exchange in some columns at once. Never throws: an answer holds its error. */
+  async run(conversation, exchange, columns, fields) {
     const controller = new AbortController();
-    this.#running.set(conversation.id, { conversation, controller });
-    const save = () => this.store.save(conversation).catch(() => {});
+    const run = { conversation, controller, isDiscarded: false };
+    this.#running.set(conversation.id, run);
+    const save = () => run.isDiscarded || this.store.save(conversation).catch(() => {});
     const timer = setInterval(save, SAVE_MILLISECONDS);
     try {
-      const columns = exchange.answers.map((_, column) =>
+      const answers = columns.map((column) =>
         this.#answer(conversation, exchange, column, fields, controller.signal),
       );
-      await Promise.all(columns);
+      await Promise.all(answers);
     } finally {
       clearInterval(timer);
       this.#running.delete(conversation.id);

@@ -25,7 +25,7 @@ export class Api {
     for await (const data of events(response.body, signal)) {
       if (data === "[DONE]") {
         isComplete = true;
-        break;
+        continue; // to the end of the response: leaving now would cancel it
       }
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ServerError(response.status, chunk);

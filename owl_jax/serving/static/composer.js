@@ -15,7 +15,7 @@ export class Composer {
   #reading = 0;
   #timer = null;
 
-  /** actions: send(text, media ids), stop(), editLast(), keep(conversation); facts() of the server. */
+  /** actions: send(text, media ids), stop(), editLast(), keepDraft(conversation); facts() of the server. */
   constructor(store, facts, actions) {
     this.store = store;
     this.facts = facts;
@@ -72,7 +72,7 @@ export class Composer {
         const medium = await readMedium(file, conversation.id, this.facts());
         await this.store.saveMedium(medium);
         conversation.draft.media.push(medium.id);
-        await this.actions.keep(conversation);
+        await this.actions.keepDraft(conversation);
         if (conversation === this.#conversation) this.#media.push(medium);
         say(`${medium.name} added`);
       } catch (error) {
@@ -92,6 +92,8 @@ export class Composer {
     if (this.isRunning || !this.isReady || !this.#canSend()) return;
     const text = this.text.value.trim();
     const media = this.#media.map((medium) => medium.id);
+    clearTimeout(this.#timer);
+    this.#timer = null;
     this.#media = [];
     this.text.value = "";
     this.#conversation.draft = { text: "", media: [] };
@@ -106,7 +108,7 @@ export class Composer {
     this.refresh();
     this.text.focus();
     await this.store.removeMedium(medium.id);
-    await this.actions.keep(this.#conversation);
+    await this.actions.keepDraft(this.#conversation);
   }
 
   #typed() {
@@ -120,7 +122,7 @@ export class Composer {
     if (this.#timer === null) return;
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.actions.keep(this.#conversation);
+    this.actions.keepDraft(this.#conversation);
   }
 
   #listen() {

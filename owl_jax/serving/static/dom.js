@@ -2,12 +2,13 @@
 
 /**
  * An element. Attributes that begin with "on" are listeners; true is an attribute without a value;
- * false, null and undefined are left out.
+ * false, null and undefined are left out. Of ARIA's, true and false are words.
  */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (key.startsWith("aria-")) made.setAttribute(key, String(value));
     else if (value === true) made.setAttribute(key, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value);
   }

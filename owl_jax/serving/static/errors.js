@@ -23,6 +23,7 @@ const BY_CODE = {
   image_too_large: "A picture is too large for the server.",
   too_many: "The conversation holds more than the server takes in one request.",
   model_not_found: "The server does not have this model any more. Choose another one.",
+  internal_error: "The server made a mistake.",
   loading: "The model is still loading. Try again in a moment.",
   shutting_down: "The server is shutting down. Try again when it is back.",
   queue_full: "The server is busy. Try again in a few seconds.",

@@ -3,7 +3,7 @@
 import { Answering } from "./answering.js";
 import { Api } from "./api.js";
 import { Composer } from "./composer.js";
-import { addExchange, interrupt, newConversation, shown } from "./conversation.js";
+import { addExchange, interrupt, newAnswer, newConversation, shown } from "./conversation.js";
 import { byId, element, icon } from "./dom.js";
 import { plain, ServerError } from "./errors.js";
 import { recall, remember } from "./memory.js";
@@ -37,12 +37,12 @@ const options = () => ({
   isRunning: answering.isRunning(current.id),
   isReady: models.isKnown,
 });
-const thread = new Thread(store, { ask, choose, vote }, options);
+const thread = new Thread(store, { ask, tryAgain, choose, vote }, options);
 const composer = new Composer(store, () => api.facts, {
   send: (text, media) => ask(shown(current).at(-1)?.id ?? "", text, media),
   stop: () => answering.stop(current.id),
   editLast: () => thread.editLast(),
-  keep,
+  keepDraft,
 });
 const models = new Models(() => composer.text.focus());
 const sidebar = new Sidebar(store, { open, remove });
@@ -62,22 +62,32 @@ function show(conversation) {
   composer.show(current);
   refreshState();
   sidebar.refresh(current.id);
-  document.title = current.title ? `${current.title} · owl_jax` : "owl_jax";
 }
 
 function refreshState() {
   const { isRunning, isReady } = options();
   document.body.classList.toggle("running", isRunning);
   composer.state(isRunning, isReady);
+  document.title = current.title ? `${current.title} · owl_jax` : "owl_jax";
 }
 
 /** Asks a question after `parent`, in the conversation that is shown. */
 async function ask(parent, text, media) {
   if (!models.isKnown || answering.isRunning(current.id)) return;
-  const conversation = current;
-  const exchange = addExchange(conversation, parent, text, media, models.chosen);
-  const running = answering.run(conversation, exchange, settings.fields());
-  thread.show(conversation);
+  const exchange = addExchange(current, parent, text, media, models.chosen);
+  await answer(current, exchange, [...exchange.answers.keys()]);
+}
+
+/** Asks again for an answer of which nothing came, in its place. */
+async function tryAgain(exchange, column) {
+  if (!models.isKnown || answering.isRunning(current.id)) return;
+  exchange.answers[column] = newAnswer(models.chosen[column] ?? models.chosen[0]);
+  await answer(current, exchange, [column]);
+}
+
+async function answer(conversation, exchange, columns) {
+  const running = answering.run(conversation, exchange, columns, settings.fields());
+  thread.refresh(exchange);
   thread.toEnd();
   refreshState();
   byId("question").focus();
@@ -107,9 +117,14 @@ async function vote(exchange, column, value) {
 }
 
 async function keep(conversation) {
+  await store.save(conversation).catch(notifyError);
+  told(conversation);
+}
+
+async function keepDraft(conversation) {
   const isEmpty = !conversation.exchanges.length && !conversation.draft.media.length;
   if (isEmpty && !conversation.draft.text.trim()) await store.remove(conversation.id);
-  else await store.save(conversation).catch(notifyError);
+  else await store.saveDraft(conversation).catch(notifyError);
   told(conversation);
 }
 
@@ -121,9 +136,9 @@ function told({ id }) {
 
 async function remove(id, title) {
   if (!(await confirmed(`Delete “${title}” with its pictures?`, "Delete"))) return;
-  answering.stop(id);
-  await store.remove(id);
+  answering.discard(id);
   if (id === current.id) show(newConversation());
+  await store.remove(id);
   told({ id });
 }
 
@@ -131,7 +146,9 @@ channel.onmessage = async ({ data: id }) => {
   sidebar.refresh(current.id);
   if (id !== current.id || answering.isRunning(id)) return;
   const newer = await store.conversation(id);
-  if (newer && newer.updated > current.updated) show(newer);
+  if (!newer || newer.updated <= current.updated) return;
+  show({ ...newer, draft: current.draft });
+  thread.refreshAll();
 };
 
 byId("new").addEventListener("click", () => {

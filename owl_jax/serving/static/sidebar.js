@@ -10,8 +10,8 @@ export class Sidebar {
     byId("open-sidebar").addEventListener("click", () => this.toggle(true));
     byId("close-sidebar").addEventListener("click", () => this.toggle(false));
     byId("shade").addEventListener("click", () => this.toggle(false));
-    byId("sidebar").addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.toggle(false);
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && document.body.classList.contains("listing")) this.toggle(false);
     });
   }
 

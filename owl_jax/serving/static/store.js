@@ -41,6 +41,13 @@ class Store {
     await result(this.#open("conversations", "readwrite").put(conversation));
   }
 
+  /** Saves only the draft: another tab may have a newer conversation. */
+  async saveDraft(conversation) {
+    const conversations = this.#open("conversations", "readwrite");
+    const found = await result(conversations.get(conversation.id));
+    await result(conversations.put({ ...(found ?? conversation), draft: conversation.draft }));
+  }
+
   /** Removes a conversation and its media. */
   async remove(id) {
     for (const medium of await this.mediaOf(id)) await this.removeMedium(medium.id);
@@ -84,6 +91,10 @@ class Memory {
 
   async save(conversation) {
     this.#conversations.set(conversation.id, conversation);
+  }
+
+  async saveDraft(conversation) {
+    await this.save(conversation);
   }
 
   async remove(id) {

@@ -21,9 +21,11 @@ export class Thread {
   #readers = new WeakMap(); // answer: its Reader
   #dirty = new Map(); // answers to draw in the next frame
   #follows = true;
+  #top = 0; // where the scroller was
 
   /**
-   * actions: ask(parent id, text, media ids), choose(exchange), vote(exchange, column, vote).
+   * actions: ask(parent id, text, media ids), tryAgain(exchange, column), choose(exchange),
+   * vote(exchange, column, vote).
    * options(): {votes, isRunning, isReady}.
    */
   constructor(store, actions, options) {
@@ -33,7 +35,10 @@ export class Thread {
     this.scroller = byId("scroller");
     this.scroller.addEventListener("scroll", () => {
       const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-      this.#follows = scrollHeight - scrollTop - clientHeight < NEAR_END;
+      const isNear = scrollHeight - scrollTop - clientHeight < NEAR_END;
+      // A conversation that has grown is followed, unless the user has scrolled up.
+      this.#follows = isNear || (this.#follows && scrollTop >= this.#top);
+      this.#top = scrollTop;
       byId("to-end").hidden = this.#follows;
     });
     byId("to-end").addEventListener("click", () => this.toEnd());
@@ -127,8 +132,12 @@ export class Thread {
       "section",
       { class: "question", "aria-label": "Your question" },
       this.#thumbnails(exchange),
-      exchange.text ? element("div", { class: "bubble" }, exchange.text) : null,
-      tools,
+      element(
+        "div",
+        { class: "said" },
+        exchange.text ? element("div", { class: "bubble" }, exchange.text) : null,
+        tools,
+      ),
     );
   }
 
@@ -227,15 +236,15 @@ export class Thread {
     const answer = exchange.answers[column];
     const tools = element("div", { class: "tools" });
     if (answer.text && navigator.clipboard) tools.append(copyButton(answer.text));
-    if (column === 0) {
-      const again = () => this.actions.ask(exchange.parent, exchange.text, exchange.media);
-      const label = answer.state === "failed" ? "Try again" : "Answer again";
-      const button = iconButton("repeat", label, again, { "data-needs": "idle" });
-      if (answer.state === "failed" || answer.state === "interrupted") {
-        button.classList.add("with-words");
-        button.append("Try again");
-      }
+    if (!answer.text && answer.state !== "done") {
+      const again = () => this.actions.tryAgain(exchange, column);
+      const button = iconButton("repeat", "Try again", again, { "data-needs": "idle" });
+      button.classList.add("with-words");
+      button.append("Try again");
       tools.append(button);
+    } else if (column === 0) {
+      const again = () => this.actions.ask(exchange.parent, exchange.text, exchange.media);
+      tools.append(iconButton("repeat", "Answer again", again, { "data-needs": "idle" }));
     }
     if (this.options().votes && answer.text && answer.id) tools.append(...this.#votes(exchange, column));
     if (answer.tokens) {
