@@ -89,7 +89,7 @@ class Votes:
                 400, "messages: expected the assistant's answer last", param="messages"
             )
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, **msgspec.to_builtins(vote)}
+        line = {"time": now, **msgspec.json.decode(body)}  # as it was sent, without our defaults
         file.append(msgspec.json.encode(line) + b"\n")
 
 
