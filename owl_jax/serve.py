@@ -4,9 +4,9 @@
         [--adapter=NAME=DIR ...] [--api_key_file=FILE]
 
 A browser shows a page for conversations at http://127.0.0.1:8000, and any client for OpenAI's API
-works with http://127.0.0.1:8000/v1. The port is open at
-once; /health is 503 until the model is loaded and all programs are compiled. SIGTERM lets running
-answers finish. docs/serving.md has the paths, limits and metrics.
+works with http://127.0.0.1:8000/v1. The port is open at once; /health is 503 until the model is
+loaded and all programs are compiled. SIGTERM lets running answers finish. docs/serving.md has the
+paths, limits and metrics.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ class Votes:
         vote = read_as(VoteBody, body)
         self._service.model.adapter(vote.model)  # refuses an unknown one
         if vote.messages[-1].role != "assistant":
-            raise ApiError(
-                400, "messages: expected the assistant's answer last", param="messages"
-            )
+            raise ApiError(400, "messages: expected the assistant's answer last", param="messages")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, **msgspec.json.decode(body)}  # as it was sent, without our defaults
         file.append(msgspec.json.encode(line) + b"\n")

@@ -1,7 +1,7 @@
 """Makes docs/serving.png: a conversation about a drawn scene with the demonstration's model.
 
-    make demo
-    PYTHONPATH=tests/serving .venv/bin/python tests/serving/page_screenshot.py runs/demo/stage2/model
+make demo
+PYTHONPATH=tests/serving .venv/bin/python tests/serving/page_screenshot.py runs/demo/stage2/model
 """
 
 import io
@@ -18,11 +18,7 @@ from playwright.sync_api import expect
 
 from owl_jax.demo.questions import questions
 
-QUESTIONS = (
-    "Where is the red circle?",
-    "How many circles are there?",
-    "Are there more squares than triangles?",
-)
+QUESTIONS = ("Where is the blue circle?", "Are there more squares than circles?")
 SIZE = {"width": 1120, "height": 760}
 
 
@@ -62,8 +58,9 @@ def conversation(url):
             tab.fill("#question", question)
             tab.press("#question", "Enter")
             expect(tab.locator(".answer.done")).to_have_count(number, timeout=60_000)
-        tab.locator("#scroller").evaluate("(scroller) => { scroller.scrollTop = 0; }")
-        tab.wait_for_timeout(300)
+        tab.locator("[aria-label='Good answer']").last.click()
+        tab.mouse.move(0, 0)
+        expect(tab.locator("[aria-label='Good answer'][aria-pressed='true']")).to_be_visible()
         return tab.screenshot()
 
 

@@ -40,7 +40,7 @@ class Page:
 
     def __init__(self, browser, served, faults=(), **options):
         self.served, self.expected = served, faults
-        self.context = browser.new_context(**options)
+        self.context = browser.new_context(**{"viewport": {"width": 900, "height": 600}, **options})
         self.requested, self.faults = [], []
         self.context.on("request", lambda request: self.requested.append(request.url))
         self.context.on("weberror", lambda error: self.faults.append(str(error.error)))
@@ -62,13 +62,16 @@ class Page:
         self.context.close()
         own = (f"{self.served.url}/", f"blob:{self.served.url}/", "data:")
         assert [url for url in self.requested if not url.startswith(own)] == []
-        assert [each for each in self.faults if not re.search("|".join(self.expected) or "$^", each)] == []
+        assert [
+            each for each in self.faults if not re.search("|".join(self.expected) or "$^", each)
+        ] == []
 
     def attach(self, *files):
         """Chooses files, each (name, type, bytes), and waits until they are read."""
         before = self.tab.locator("#attached .thumbnail").count()
         self.tab.set_input_files(
-            "#files", [{"name": name, "mimeType": kind, "buffer": data} for name, kind, data in files]
+            "#files",
+            [{"name": name, "mimeType": kind, "buffer": data} for name, kind, data in files],
         )
         expect(self.tab.locator("#attached .thumbnail")).to_have_count(before + len(files))
         expect(self.tab.locator(".reading")).to_have_count(0)
@@ -284,7 +287,11 @@ def test_votes(page, served):
     tab = opened.tab
     opened.attach(*pictures(RED))
     opened.ask("What?")
-    for label, pressed in (("Good answer", "true"), ("Good answer", "false"), ("Bad answer", "true")):
+    for label, pressed in (
+        ("Good answer", "true"),
+        ("Good answer", "false"),
+        ("Bad answer", "true"),
+    ):
         tab.click(f"[aria-label='{label}']")
         expect(tab.locator(f"[aria-label='{label}']")).to_have_attribute("aria-pressed", pressed)
     with open(served.service.settings.votes_file) as file:
@@ -360,9 +367,7 @@ def avi():
 
 def test_videos(page, served):
     opened = page()
-    opened.attach(
-        ("clip.webm", "video/webm", webm()), ("old.avi", "", avi()), *pictures(RED)
-    )
+    opened.attach(("clip.webm", "video/webm", webm()), ("old.avi", "", avi()), *pictures(RED))
     expect(opened.tab.locator("#attached .badge").first).to_have_text("2 s")
     opened.ask("What happens?")
     prompt = asked(served).prompt
@@ -415,7 +420,10 @@ HOSTILE = (
 
 
 def test_nothing_is_taken_for_html(page):
-    opened = page(answer=HOSTILE, faults=("Content Security Policy", "TrustedScript", "This document requires"))
+    opened = page(
+        answer=HOSTILE,
+        faults=("Content Security Policy", "TrustedScript", "This document requires"),
+    )
     tab = opened.tab
     opened.attach((HOSTILE[:48] + ".png", "image/png", png()))
     opened.type(HOSTILE)
@@ -468,14 +476,20 @@ def markdown(browser, served):
             }""",
             text,
         )
-        return re.sub(r'<pre [^>]*>', "<pre>", html)
+        return re.sub(r"<pre [^>]*>", "<pre>", html)
 
     yield render
     with_page.close()
 
 
 def test_long_and_strange_answers_take_no_time(markdown):
-    for text in ("`" * 9000, "*" * 9000, "- " * 9000, "**a" * 3000, "\n".join(" " * i + "- a" for i in range(200))):
+    for text in (
+        "`" * 9000,
+        "*" * 9000,
+        "- " * 9000,
+        "**a" * 3000,
+        "\n".join(" " * i + "- a" for i in range(200)),
+    ):
         assert markdown(text)
 
 

@@ -11,14 +11,14 @@ export class Answering {
   #running = new Map(); // conversation id: {conversation, controller, isDiscarded}
 
   /**
-   * changed(conversation, exchange, column): after each piece of an answer. needsKey(): when the
-   * server refuses the API key.
+   * changed(conversation, exchange, column): after each piece of an answer. refused(error): when the
+   * server gives none.
    */
-  constructor(api, store, { changed, needsKey }) {
+  constructor(api, store, { changed, refused }) {
     this.api = api;
     this.store = store;
     this.changed = changed;
-    this.needsKey = needsKey;
+    this.refused = refused;
   }
 
   isRunning(id) {
@@ -95,7 +95,7 @@ export class Answering {
       answer.state = signal.aborted ? "stopped" : "failed";
       if (!signal.aborted) {
         answer.note = plain(error);
-        if (error instanceof ServerError && error.status === 401) this.needsKey();
+        if (error instanceof ServerError) this.refused(error);
       }
     }
     changed();

@@ -51,5 +51,8 @@ export function plain(error) {
   if (error instanceof ConnectionLost) {
     return { title: "The connection to the server was lost. Nothing is lost: try again.", detail: "" };
   }
+  if (error?.name === "QuotaExceededError") {
+    return { title: "The browser has no more room. Export and delete some conversations.", detail: "" };
+  }
   return { title: "Something in this page went wrong.", detail: String(error?.message ?? error) };
 }

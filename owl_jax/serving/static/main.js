@@ -16,12 +16,13 @@ import { Thread } from "./thread.js";
 import { exported, imported } from "./transfer.js";
 
 const RETRY_MILLISECONDS = 2000;
-const KEY = "api_key"; // in sessionStorage: forgotten with the tab
+const KEY = "api_key";
+const TAB = () => sessionStorage; // forgets the key when the tab is closed
 
 for (const each of document.querySelectorAll("[data-icon]")) each.prepend(icon(each.dataset.icon));
 
 const store = await openStore();
-const api = new Api(sessionStorage.getItem(KEY) ?? "");
+const api = new Api(recall(KEY, "", TAB));
 const settings = new Settings();
 const channel = new BroadcastChannel("owl_jax"); // other tabs with this page
 let current = newConversation();
@@ -30,7 +31,10 @@ const answering = new Answering(api, store, {
   changed: (conversation, exchange, column) => {
     if (conversation.id === current.id) thread.grew(exchange, column);
   },
-  needsKey: askForKey,
+  refused: (error) => {
+    if (error.status === 401) askForKey();
+    else if (error.code === "model_not_found") connect(); // the list is of a former server
+  },
 });
 const options = () => ({
   votes: api.facts.votes,
@@ -68,6 +72,7 @@ function refreshState() {
   const { isRunning, isReady } = options();
   document.body.classList.toggle("running", isRunning);
   composer.state(isRunning, isReady);
+  byId("export-this").disabled = !current.exchanges.length;
   document.title = current.title ? `${current.title} · owl_jax` : "owl_jax";
 }
 
@@ -229,7 +234,7 @@ function askForKey() {
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   api.key = byId("key-value").value.trim();
-  sessionStorage.setItem(KEY, api.key);
+  remember(KEY, api.key, TAB);
   byId("key").close();
   connect();
 });

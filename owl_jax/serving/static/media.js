@@ -41,9 +41,9 @@ export async function partOf(medium) {
   return { type: "video_url", video_url: { url } };
 }
 
-/** What to show of a medium: a picture, or null. */
+/** What to show of a medium: a picture, or null. Many videos begin in black. */
 export function previewOf(medium) {
-  return medium.kind === "image" ? medium.blob : (medium.frames[0] ?? null);
+  return medium.kind === "image" ? medium.blob : (medium.frames[medium.frames.length >> 1] ?? null);
 }
 
 export function dataUri(blob) {
