@@ -38,8 +38,8 @@ def make_app(
 ) -> ASGIApp:
     """The ASGI application.
 
-    keys: none if anybody may ask; the page's files are open to all. log: of requests; stderr by default. is_local: whether it listens
-    on this machine's loopback only.
+    keys: none if anybody may ask; the page's files are open to all. log: of requests; stderr by
+    default. is_local: whether it listens on this machine's loopback only.
     """
 
     async def health(request: Request) -> Response:

@@ -123,5 +123,5 @@ def test_votes_are_off_without_a_file(plain):
 def test_a_file_that_cannot_be_written(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "missing" / "votes", tmp_path / "fifo", "a\0b"):
-        with pytest.raises(UserError, match="--votes_file=.* cannot be written"):
+        with pytest.raises(UserError, match=r"--votes_file=.* cannot be written"):
             Votes(Service(Settings(votes_file=str(path)), "tiny"))

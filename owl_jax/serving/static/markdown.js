@@ -9,7 +9,10 @@ const LONGEST = 50_000; // characters; more is shown as it is
 const FENCE = /^\s*(```+|~~~+)\s*([\w+#.-]*)[^`]*$/;
 const HEADING = /^(#{1,6})\s+(.*)$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const INLINE = /(`+)(?!`)(.+?)(?<!`)\1(?!`)|\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]*[^\s*])\*(?![\w*])/g;
+const CODE = /(`+)(?!`)(.+?)(?<!`)\1(?!`)/;
+const BOLD = /\*\*(?=\S)(.+?)(?<=\S)\*\*/;
+const ITALIC = /(?<![\w*])\*(?=[^\s*])([^*]*[^\s*])\*(?![\w*])/;
+const INLINE = new RegExp([CODE, BOLD, ITALIC].map((each) => each.source).join("|"), "g");
 
 /** The elements of a text. */
 export function rendered(text) {

@@ -5,20 +5,34 @@ import { recall, remember } from "./memory.js";
 
 const NAME = "sampling";
 
-// `at`: the value at which the field is left out, so that the server's own default holds.
+// `at`: the value at which the field is left out, so that the server's own default holds. What depends
+// on the server is filled in by `show`.
 const SLIDERS = [
   {
     field: "temperature",
     label: "Temperature",
     help: "0 always takes the likeliest token; higher values vary more.",
-    min: 0,
-    max: 2,
-    step: 0.05,
+    min: 0, max: 2, step: 0.05,
   },
-  { field: "top_p", label: "Top p", help: "Only the likeliest tokens that make up this share.", min: 0.05, max: 1, step: 0.05, value: 1, at: 1 },
-  { field: "top_k", label: "Top k", help: "Only so many of the likeliest tokens; 0 is all.", min: 0, max: 200, step: 1, value: 0, at: 0 },
-  { field: "repetition_penalty", label: "Repetition penalty", help: "Above 1, what has been said becomes less likely.", min: 1, max: 2, step: 0.05, value: 1, at: 1 },
-  { field: "max_tokens", label: "Length", help: "Tokens of an answer, at most.", min: 16, max: 2048, step: 16 },
+  {
+    field: "top_p",
+    label: "Top p",
+    help: "Only the likeliest tokens that make up this share.",
+    min: 0.05, max: 1, step: 0.05, value: 1, at: 1,
+  },
+  {
+    field: "top_k",
+    label: "Top k",
+    help: "Only so many of the likeliest tokens; 0 is all.",
+    min: 0, max: 200, step: 1, value: 0, at: 0,
+  },
+  {
+    field: "repetition_penalty",
+    label: "Repetition penalty",
+    help: "Above 1, what has been said becomes less likely.",
+    min: 1, max: 2, step: 0.05, value: 1, at: 1,
+  },
+  { field: "max_tokens", label: "Length", help: "Tokens of an answer, at most." },
 ];
 
 export class Settings {
