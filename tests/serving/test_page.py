@@ -166,18 +166,24 @@ def test_pictures_a_stream_and_a_reload(page, served):
     expect(tab.locator("#viewer")).to_contain_text("0.png")
 
 
-@pytest.mark.parametrize("how", ["button", "key"])
+@pytest.mark.parametrize("how", ["button", "key", "delete"])
 def test_stop(page, served, how):
     opened = page(answer=ANSWER * 20, seconds=0.05)
+    tab = opened.tab
     opened.type("What?")
-    expect(opened.tab.locator(".answer .text")).to_contain_text("An owl")
-    if how == "button":
-        opened.tab.click("#stop")
+    expect(tab.locator(".answer .text")).to_contain_text("An owl")
+    if how == "delete":
+        tab.set_viewport_size({"width": 800, "height": 600})
+        tab.click("#open-sidebar")
+        tab.click("[aria-label='Delete What?']")
+        tab.click("[data-agree]")
+        expect(tab.locator(".exchange")).to_have_count(0)
+        expect(tab.locator("#none-yet")).to_be_visible()
     else:
-        opened.tab.keyboard.press("Escape")
-    expect(opened.tab.locator(".note")).to_have_text("Stopped.")
+        tab.click("#stop") if how == "button" else tab.keyboard.press("Escape")
+        expect(tab.locator(".note")).to_have_text("Stopped.")
+        assert tab.locator(".answer .text").text_content().startswith("An owl")
     until(lambda: served.engine.ended == ["cancelled"])
-    assert opened.tab.locator(".answer .text").text_content().startswith("An owl")
 
 
 def test_edit_answer_again_and_versions(page, served):
@@ -336,6 +342,31 @@ def test_export_and_import(page, tmp_path):
         expect(tab.locator("#alerts .toast").last).to_contain_text("conversation")
         tab.locator("#alerts .icon-button").last.click()
     expect(tab.locator("#conversations li")).to_have_count(1)
+
+
+def test_a_long_conversation(page):
+    answer = {"model": "tiny", "text": "- a\n- b\n" * 20, "state": "done", "note": None}
+    answer |= {"id": "x", "vote": "none", "seconds": 1, "tokens": 9}
+    ids = ["", *map(str, range(200))]
+    links = list(zip(ids, ids[1:], strict=False))
+    exchanges = [
+        {"id": child, "parent": parent, "text": child, "media": [], "answers": [answer]}
+        for parent, child in links
+    ]
+    conversation = {"id": "c", "title": "Long", "created": 1, "updated": 1, "exchanges": exchanges}
+    conversation |= {"chosen": dict(links), "draft": {"text": "", "media": []}, "media": []}
+    body = {"format": "owl_jax conversations", "version": 1, "conversations": [conversation]}
+    opened = page()
+    tab = opened.tab
+    file = {"name": "long.json", "mimeType": "application/json"}
+    tab.set_input_files("#import-file", {**file, "buffer": json.dumps(body).encode()})
+    expect(opened.last.locator(".answer")).to_be_in_viewport()
+    tab.hover("#scroller")
+    tab.mouse.wheel(0, -3000)
+    expect(opened.last.locator(".answer")).not_to_be_in_viewport()
+    tab.click("#to-end")
+    expect(opened.last.locator(".answer")).to_be_in_viewport()
+    expect(tab.locator("#to-end")).to_be_hidden()
 
 
 def webm(frames=8):

@@ -126,7 +126,9 @@ export class Thread {
   #question(exchange) {
     const tools = element("div", { class: "tools" }, ...this.#variantTools(exchange));
     tools.append(
-      iconButton("pencil", "Edit the question", () => this.#edit(exchange), { "data-needs": "idle" }),
+      iconButton("pencil", "Edit the question", () => this.#edit(exchange), {
+        "data-needs": "idle",
+      }),
     );
     return element(
       "section",
