@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -348,7 +349,7 @@ def test_a_long_conversation(page):
     answer = {"model": "tiny", "text": "- a\n- b\n" * 20, "state": "done", "note": None}
     answer |= {"id": "x", "vote": "none", "seconds": 1, "tokens": 9}
     ids = ["", *map(str, range(200))]
-    links = list(zip(ids, ids[1:], strict=False))
+    links = list(pairwise(ids))
     exchanges = [
         {"id": child, "parent": parent, "text": child, "media": [], "answers": [answer]}
         for parent, child in links
