@@ -13,6 +13,7 @@ TEST = [
     *EVALUATE,
     *SERVE,
     "openai>=1.60",
+    "playwright>=1.49",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "setuptools>=77",
@@ -31,7 +32,7 @@ setup(
     # Python asks last: in the folder that holds the clone owl_jax/ it would import that folder.
     package_dir={"": "."},
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
-    package_data={"": ["templates/*.html"]},
+    package_data={"": ["templates/*.html", "static/*"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.8",
