@@ -71,9 +71,12 @@ def write_tokens(cache: Cache, new: Cache, rows: jax.Array | None, slots: jax.Ar
     The scatter is in place on all platforms, on a TPU if K is a multiple of 128; for others there
     is a kernel. dynamic_update_slice under vmap would copy the cache.
     """
-    is_on_tpu = platform() == "tpu" and rows is None
-    if is_on_tpu and isinstance(cache, dict) and all(map(suits, cache.values())):
-        return write_columns(cache, new, slots)
+    if platform() == "tpu" and rows is None and isinstance(cache, dict):
+        narrow = {name: leaf for name, leaf in cache.items() if suits(leaf)}
+        if narrow:
+            others = {name: leaf for name, leaf in cache.items() if name not in narrow}
+            rest = {name: new[name] for name in others}
+            return write_columns(narrow, new, slots) | write_tokens(others, rest, rows, slots)
     if rows is None:
         rows = jnp.arange(len(slots))
 

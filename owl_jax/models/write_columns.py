@@ -31,14 +31,16 @@ def suits(old: jax.Array) -> bool:
     if old.ndim != 5:
         return False
     G, K = old.shape[2], old.shape[4]
-    return K < LANES and K % 16 == 0 and G * K * LANES * old.dtype.itemsize <= _MAX_BYTES
+    rows = 32 if old.dtype == jnp.int8 else 16  # of a tile, at least
+    return K < LANES and K % rows == 0 and G * K * LANES * old.dtype.itemsize <= _MAX_BYTES
 
 
 def write_columns(cache: dict[str, Any], new: dict[str, Any], slots: jax.Array) -> dict[str, Any]:
     """Writes one token of each row. Interpreted, hence slow, except on a TPU.
 
     cache: "k" and "v", each [layers, B, G, S, K], updated in place if donated. new: the same,
-    [layers, B, G, 1, K]. slots: int32[B]. On a mesh the kernel runs under `jax.shard_map`.
+    [layers, B, G, 1, K]; other leaves are left out. slots: int32[B]. On a mesh the kernel runs
+    under `jax.shard_map`.
     """
     names = list(cache)
     old = [cache[name].swapaxes(3, 4) for name in names]

@@ -103,7 +103,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
         ),
         (MODEL, "    @nn.nowrap\n", "    1 / 0\n", "part.py, line 40: ZeroDivisionError"),
         (MODEL, "config.rms_norm_eps", "config.eps", "part.py, line 74: AttributeError: 'Parallel"),
-        (MODEL, 'return x, {"k": k, "v": v}', "return x", "part.py: ValueError: not enough values"),
+        (MODEL, "return x, stored", "return x", "part.py: ValueError: not enough values"),
         (
             MODEL,
             "        modality: Modality | None,\n",
