@@ -2,8 +2,9 @@
 
     python benchmarks/int8_cache.py [--width=1024] [--layers=8] [--prompt=128] [--tokens=48]
 
-Compares float32 with keys and values in int8, everything else the same: logits of the same tokens,
-and how many tokens each prompt's two greedy answers have in common before they part.
+Compares float32 with an int8 cache, everything else the same, and with bfloat16 activations for
+scale: logits of the same tokens, and how many tokens each prompt's greedy answers have in common
+before they part.
 """
 
 from __future__ import annotations
@@ -33,26 +34,34 @@ def main(argv: list[str]) -> None:
     del argv
     config = small_model(_WIDTH.value, _LAYERS.value)
     params = nn.meta.unbox(jax.jit(partial(init_params, config, Compute()))(jax.random.key(0)))
-    exact, narrow = Owl(config, params), Owl(config, params, cache_dtype="int8")
+    exact = Owl(config, params)
+    others = {
+        "int8 cache": Owl(config, params, cache_dtype="int8"),
+        "bfloat16": Owl(config, params, dtype="bfloat16"),
+    }
     shape = _PROMPTS.value, _PROMPT.value
     ids = np.random.default_rng(0).integers(3, config.llm.vocab_size, shape, np.int32)
-    answers = [
-        owl.generate(ids, max_new_tokens=_TOKENS.value, eos_token_id=-1) for owl in (exact, narrow)
-    ]
-    differs = answers[0] != answers[1]
-    common = np.where(differs.any(axis=1), differs.argmax(axis=1), _TOKENS.value)
-    whole = np.concatenate([ids, answers[0]], axis=1)
-    a, b = (np.asarray(owl.logits(whole)) for owl in (exact, narrow))
-    equal = (a.argmax(axis=-1) == b.argmax(axis=-1)).mean()
+    answers = _answers(exact, ids)
+    whole = np.concatenate([ids, answers], axis=1)
+    expected = np.asarray(exact.logits(whole))
     print(f"LLaMA {_LAYERS.value} x {_WIDTH.value}, {shape[0]} prompts of {shape[1]} tokens")
-    print(f"mean |difference| of logits {np.abs(a - b).mean():.2e}; logits have a standard")
-    print(
-        f"deviation of {a.std():.2e}; relative L2 {np.linalg.norm(a - b) / np.linalg.norm(a):.2%}"
-    )
-    print(f"likeliest token equal at {equal:.2%} of {a.shape[0] * a.shape[1]} tokens")
-    print(
-        f"greedy answers: {common.sum()} of {common.size * _TOKENS.value} tokens before they part"
-    )
+    print(f"logits have a standard deviation of {expected.std():.2e}")
+    for name, owl in others.items():
+        found = np.asarray(owl.logits(whole))
+        error = np.abs(found - expected)
+        relative = np.linalg.norm(error) / np.linalg.norm(expected)
+        likeliest = found.argmax(axis=-1) == expected.argmax(axis=-1)
+        differs = _answers(owl, ids) != answers
+        common = np.where(differs.any(axis=1), differs.argmax(axis=1), _TOKENS.value).sum()
+        print(
+            f"{name}: mean |difference| of logits {error.mean():.2e}, relative L2 {relative:.2%}; "
+            f"likeliest token equal at {likeliest.mean():.2%} of {likeliest.size} tokens; greedy "
+            f"answers equal for {common} of {answers.size} tokens before they part"
+        )
+
+
+def _answers(owl: Owl, ids: np.ndarray) -> np.ndarray:
+    return owl.generate(ids, max_new_tokens=_TOKENS.value, eos_token_id=-1)
 
 
 if __name__ == "__main__":
