@@ -20,7 +20,8 @@ from flax import struct
 from owl_jax.models.platform import platform
 from owl_jax.models.write_columns import suits, write_columns
 
-LayerCache = dict[str, jax.Array]  # "k" and "v", each [B, G, S, K]
+# "k" and "v", each [B, G, S, K]; in int8 also "k_scale" and "v_scale", each [B, G, S, 1].
+LayerCache = dict[str, jax.Array]
 Cache = Any  # LayerCache stacked on axis 0 (scanned layers), or a tuple of them (unrolled)
 
 # Logical axes of an unrolled leaf; a stacked one has "layers" before them.

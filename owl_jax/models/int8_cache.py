@@ -2,11 +2,12 @@
 
 Letters: B rows, G key heads, L tokens, S slots, K head width.
 
-Tokens are quantised as soon as a layer has computed them, before anything attends to them. A query
-therefore sees the same numbers whether a token is cached or was read together with the query. So
-answers do not depend on how a prompt was cut into pieces, or on how much of it was in the cache.
-Attention never widens the cache: it multiplies scores by the scales of the keys, and weights by
-those of the values.
+A layer quantises its tokens before anything attends to them. So a query sees the same numbers
+whether a token is in the cache or was read together with the query, and answers do not depend on
+how a prompt was cut into pieces, or on how much of it was in the cache.
+
+Scales are applied to what is smaller than the cache: those of keys to scores, those of values to
+weights.
 """
 
 from __future__ import annotations

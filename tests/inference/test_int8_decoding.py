@@ -1,7 +1,10 @@
 """An int8 cache in whole models: its error, and that decoding reads what prefill reads."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +14,8 @@ from owl_jax.inference.api import Owl
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.connectors.abstractor import AbstractorConfig
 from owl_jax.models.language.bloom import BloomConfig
+from owl_jax.models.language.decoder import Decoder, DecoderBlock
+from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.language.mistral import MistralConfig
 from owl_jax.models.language.owl2 import Owl2LlamaConfig
 from owl_jax.models.vision.clip import ClipConfig
@@ -76,6 +81,36 @@ def test_a_mesh_gives_the_same_tokens():
     np.testing.assert_array_equal(
         on_mesh.generate(ids, images, **settings), narrow.generate(ids, images, **settings)
     )
+
+
+class CarelessBlock(DecoderBlock):
+    """A user's layer that does not know of int8."""
+
+    def __call__(self, *given, **settings):
+        x, stored = super().__call__(*given, **settings)
+        return x, {name: stored[name].astype(jnp.float32) for name in "kv"}
+
+
+class Careless(Decoder):
+    @nn.nowrap
+    def block(self):
+        return CarelessBlock
+
+
+@dataclasses.dataclass(frozen=True)
+class CarelessConfig(LlamaConfig):
+    def build(self, compute, lora):
+        return Careless(self, compute, lora)
+
+
+def test_a_language_model_that_does_not_quantise_is_refused():
+    config = OwlConfig(None, None, CarelessConfig(97, 32, 64, 1, num_heads=2, num_kv_heads=2))
+    params = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape), nn.meta.unbox(abstract_params(config))
+    )
+    owl = Owl(config, params, cache_dtype="int8")
+    with pytest.raises(UserError, match="must call cached_form"):
+        owl.generate(np.ones((1, 3), np.int32))
 
 
 def test_another_dtype_is_refused():
