@@ -99,7 +99,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             MODEL,
             "not in row.target",
             "not in row.targt",
-            "part.py, line 34: AttributeError",
+            "part.py, line 35: AttributeError",
         ),
         (MODEL, "    @nn.nowrap\n", "    1 / 0\n", "part.py, line 40: ZeroDivisionError"),
         (MODEL, "config.rms_norm_eps", "config.eps", "part.py, line 74: AttributeError: 'Parallel"),

@@ -113,9 +113,7 @@ def _of_past(
         cached = {name: x[mask.past.rows] for name, x in cached.items()}
     length = q.shape[1]
     copies = _QUERY_COPIES if length == 1 and platform() == "tpu" else 1
-    keys, values = (
-        cached[name].astype(q.dtype) for name in "kv"
-    )  # widens int8
+    keys, values = (cached[name].astype(q.dtype) for name in "kv")  # widens int8
     scores = _products(jnp.repeat(q, copies, axis=1), keys)[:, :, :length]
     scores = scaled(scores, cached, "k")
     slots = jnp.arange(scores.shape[-1])
