@@ -101,7 +101,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             "not in row.targt",
             "part.py, line 35: AttributeError",
         ),
-        (MODEL, "    @nn.nowrap\n", "    1 / 0\n", "part.py, line 40: ZeroDivisionError"),
+        (MODEL, "    @nn.nowrap\n", "    1 / 0\n", "part.py, line 41: ZeroDivisionError"),
         (MODEL, "config.rms_norm_eps", "config.eps", "part.py, line 74: AttributeError: 'Parallel"),
         (MODEL, "return x, stored", "return x", "part.py: ValueError: not enough values"),
         (
@@ -110,7 +110,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             "",
             "part.py: TypeError: ParallelBlock",
         ),
-        (MODEL, 'ForCausalLM"\n', f'"{FROM_HF}cls(source.x)\n', "part.py, line 31: AttributeError"),
+        (MODEL, 'ForCausalLM"\n', f'"{FROM_HF}cls(source.x)\n', "part.py, line 32: AttributeError"),
         (
             MODEL,
             'ForCausalLM"\n',
