@@ -102,7 +102,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             "part.py, line 35: AttributeError",
         ),
         (MODEL, "    @nn.nowrap\n", "    1 / 0\n", "part.py, line 41: ZeroDivisionError"),
-        (MODEL, "config.rms_norm_eps", "config.eps", "part.py, line 74: AttributeError: 'Parallel"),
+        (MODEL, "config.rms_norm_eps", "config.eps", "part.py, line 75: AttributeError: 'Parallel"),
         (MODEL, "return x, stored", "return x", "part.py: ValueError: not enough values"),
         (
             MODEL,
@@ -124,7 +124,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             "a row: vision/norm/bias",
         ),
         (ENCODER, "startswith(", "begins(", "part.py, line 100: AttributeError: 'str' object"),
-        (ENCODER, "found.width", "found.size", "part.py, line 74: AttributeError: 'Sizes' object"),
+        (ENCODER, "found.width", "found.size", "part.py, line 75: AttributeError: 'Sizes' object"),
     ],
 )
 def test_reading_the_weights_of_a_part(page, old, new, message, tmp_path):
