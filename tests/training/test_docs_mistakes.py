@@ -124,7 +124,7 @@ def test_what_a_part_says_of_itself(page, old, new, message, tmp_path):
             "a row: vision/norm/bias",
         ),
         (ENCODER, "startswith(", "begins(", "part.py, line 100: AttributeError: 'str' object"),
-        (ENCODER, "found.width", "found.size", "part.py, line 75: AttributeError: 'Sizes' object"),
+        (ENCODER, "found.width", "found.size", "part.py, line 74: AttributeError: 'Sizes' object"),
     ],
 )
 def test_reading_the_weights_of_a_part(page, old, new, message, tmp_path):
