@@ -21,6 +21,7 @@ from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.requests import MAX_LOGPROBS, ChatPrompt, Request
 from owl_jax.inference.sampling import row_keys
 from owl_jax.models.attention.mask import PastTokens
+from owl_jax.models.int8_cache import bytes_of_a_head
 from owl_jax.parallel.sharding import num_batch_shards, on_mesh
 
 PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
@@ -262,7 +263,7 @@ class DeviceRows:
         heads = llm.num_kv_heads
         if heads % tensor == 0:
             heads //= tensor
-        token = 2 * llm.num_layers * heads * llm.head_dim * jnp.dtype(self._compute.dtype).itemsize
+        token = 2 * llm.num_layers * heads * bytes_of_a_head(llm.head_dim, self._compute)
         row = token * self.length + llm.vocab_size * _BYTES_OF_AN_ID
         return shards * max(1, int(_MEMORY_SHARE * (min(free) - reserved_bytes) / row))
 

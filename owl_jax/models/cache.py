@@ -20,7 +20,8 @@ from flax import struct
 from owl_jax.models.platform import platform
 from owl_jax.models.write_columns import suits, write_columns
 
-LayerCache = dict[str, jax.Array]  # "k" and "v", each [B, G, S, K]
+# "k" and "v", each [B, G, S, K]; in int8 also "k_scale" and "v_scale", each [B, G, S, 1].
+LayerCache = dict[str, jax.Array]
 Cache = Any  # LayerCache stacked on axis 0 (scanned layers), or a tuple of them (unrolled)
 
 # Logical axes of an unrolled leaf; a stacked one has "layers" before them.
@@ -71,9 +72,12 @@ def write_tokens(cache: Cache, new: Cache, rows: jax.Array | None, slots: jax.Ar
     The scatter is in place on all platforms, on a TPU if K is a multiple of 128; for others there
     is a kernel. dynamic_update_slice under vmap would copy the cache.
     """
-    is_on_tpu = platform() == "tpu" and rows is None
-    if is_on_tpu and isinstance(cache, dict) and all(map(suits, cache.values())):
-        return write_columns(cache, new, slots)
+    if platform() == "tpu" and rows is None and isinstance(cache, dict):
+        narrow = {name: leaf for name, leaf in cache.items() if suits(leaf)}
+        if narrow:
+            others = {name: leaf for name, leaf in cache.items() if name not in narrow}
+            rest = {name: new[name] for name in others}
+            return write_columns(narrow, new, slots) | write_tokens(others, rest, rows, slots)
     if rows is None:
         rows = jnp.arange(len(slots))
 

@@ -44,7 +44,7 @@ LANGUAGE = {
 }
 
 
-def make_owl(llm="llama", mesh=None):
+def make_owl(llm="llama", mesh=None, cache_dtype="auto"):
     config = OwlConfig(
         vision=ClipConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
         connector=AbstractorConfig(6, 16, 32, num_layers=1, num_heads=2, temporal=True),
@@ -59,7 +59,7 @@ def make_owl(llm="llama", mesh=None):
 
     params = jax.tree.map(draw, nn.meta.unbox(boxed))
     params = jax.device_put(params, shardings)
-    return Owl(config, params, mesh=mesh)
+    return Owl(config, params, mesh=mesh, cache_dtype=cache_dtype)
 
 
 def use_pieces(monkeypatch, *lengths):
@@ -255,6 +255,28 @@ def test_the_next_turn_computes_only_what_is_new(owl, engine):
     third.wait()
     assert third.end.cached_tokens == 0
     assert third.ids == alone(owl, request) != second.ids
+
+
+def test_an_int8_cache_changes_no_answer_where_it_is_found(monkeypatch):
+    """A prompt in pieces, in a shared batch, or found in the cache gets what it gets alone."""
+    use_pieces(monkeypatch, 64)
+    owl = make_owl(cache_dtype="int8")
+    first = [conversation(owl, [*range(3, 90)]), conversation(owl, [*range(80, 9, -1)], seed=1)]
+    with Engine(owl, num_rows=2, row_length=192, frames=(FRAMES,)) as engine:
+        assert {leaf.dtype for leaf in jax.tree.leaves(engine._device._state.cache)} == {
+            jnp.dtype("int8"),
+            jnp.dtype("float32"),
+        }
+        answers = [Answer(), Answer()]
+        for request, answer in zip(first, answers, strict=True):
+            engine.submit(request, answer)
+        turn = conversation(owl, [*range(3, 90)], answers[0].wait().ids, [*range(10, 40)])
+        answers.append(Answer())
+        engine.submit(turn, answers[2])
+        found = [answer.wait().ids for answer in answers]
+        assert engine.stats().compilations == 0
+    assert answers[2].end.cached_tokens == 64
+    assert found == [alone(owl, request) for request in (*first, turn)]
 
 
 def test_several_answers_to_one_prompt_share_its_prefill(owl, engine):
@@ -592,6 +614,13 @@ def test_as_many_rows_as_there_is_memory_for(free, reserved, mesh, expected, mon
         device_rows, "_free_bytes", lambda devices: [int(each * row) + 1 for each in free]
     )
     assert device_rows.DeviceRows(owl, None, 64, reserved * row).count == expected
+
+
+def test_an_int8_cache_has_room_for_more_rows(monkeypatch):
+    owl = make_owl(cache_dtype="int8")
+    row = (8 + 4) * 2 * 2 * 2 * 64 + 6 * 97
+    monkeypatch.setattr(device_rows, "_free_bytes", lambda devices: [100 * row + 1])
+    assert device_rows.DeviceRows(owl, None, 64).count == 90
 
 
 def test_counts_are_taken_while_a_request_ends(owl):
