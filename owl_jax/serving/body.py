@@ -9,6 +9,8 @@ from starlette.requests import Request
 from owl_jax.serving.errors import ApiError, unavailable
 from owl_jax.serving.settings import Limits
 
+_DISCARDED = 4  # times the limit of a body, at most
+
 
 class Bodies:
     """The bodies that are in memory. Used by the event loop only."""
@@ -26,7 +28,14 @@ class Bodies:
         body = Body(self)
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                await self._fill(body, request)
+                try:
+                    await self._fill(body, request)
+                except ApiError:
+                    # Clients send all of a body before they read, and lose an answer whose
+                    # connection is closed before that.
+                    body.release()
+                    await self._discard(request)
+                    raise
         except BaseException as error:
             body.release()
             if not isinstance(error, TimeoutError):
@@ -50,6 +59,14 @@ class Bodies:
                 raise unavailable("too many large requests at the moment", "bodies_full")
             body.data += chunk
             self.held += len(chunk)
+
+    async def _discard(self, request: Request) -> None:
+        """Reads what is left of a body, unless it is far too large."""
+        left = _DISCARDED * self.limits.body_bytes
+        async for chunk in request.stream():
+            left -= len(chunk)
+            if left < 0:
+                return
 
     def _too_large(self, found: str) -> ApiError:
         return ApiError(
