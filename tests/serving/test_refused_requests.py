@@ -322,6 +322,19 @@ def test_while_the_model_loads(owl):
         assert error(served.ask(), 503)["code"] == "shutting_down"
 
 
+def test_an_engine_that_cannot_answer_is_not_healthy(serve, monkeypatch):
+    served = serve(settings=Settings(stall_seconds=7))
+    monkeypatch.setattr(
+        served.engine, "problem", lambda seconds: f"the device has not answered for {seconds} s"
+    )
+    response = served.client.get("/health")
+    found = error(response, 503)
+    assert (found["code"], found["message"][-3:]) == ("engine_failed", "7 s")
+    assert served.text() == "An owl."  # it may recover
+    monkeypatch.undo()
+    assert served.client.get("/health").status_code == 200
+
+
 def test_answers_that_take_too_long_are_ended(owl):
     """Served gives running answers two seconds."""
     with Served(owl, "See an owl. " * 99, chunk=1, seconds=0.05, row_length=2000) as served:
