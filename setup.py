@@ -5,12 +5,13 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
+EVALUATE = ["httpx>=0.27", "pyarrow>=18"]
 TPU = ["jax[tpu]>=0.10.2,<0.12"]
 SERVE = ["llguidance>=1.1", "prometheus_client>=0.21", "starlette>=0.46", "uvicorn>=0.34"]
 TEST = [
     *DATA,
+    *EVALUATE,
     *SERVE,
-    "httpx>=0.27",
     "kubernetes-validate>=1.34",
     "openai>=1.60",
     "pytest>=8",
@@ -60,6 +61,7 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": DATA,
+        "evaluate": EVALUATE,
         "serve": SERVE,
         "convert": ["torch>=2.6"],
         "test": TEST,

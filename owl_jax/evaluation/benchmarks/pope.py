@@ -1,0 +1,112 @@
+"""POPE: is an object in the picture? arXiv 2305.10355, github.com/RUCAIBox/POPE (evaluate.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from owl_jax.errors import UserError, shown
+from owl_jax.evaluation.benchmark import (
+    Ask,
+    Benchmark,
+    Item,
+    Judged,
+    Medium,
+    Question,
+    Verdict,
+    by_category,
+    mean,
+)
+from owl_jax.evaluation.data_files import read_json_lines
+
+_CATEGORIES = ("random", "popular", "adversarial")
+_LABELS = {"yes": "Yes", "no": "No"}
+
+
+class Pope(Benchmark):
+    """Three files of yes/no questions: random, popular and adversarial objects.
+
+    An answer means no if its first sentence has the word No, no or not, and yes otherwise.
+    """
+
+    name = "pope"
+    kind = "yes_no"
+    headline = "accuracy, mean of the three files"
+
+    def read(self, data: Path) -> list[Item]:
+        """*_pope_random.json, *_pope_popular.json, *_pope_adversarial.json; pictures in images/."""
+        items = []
+        for category in _CATEGORIES:
+            for path in sorted(data.glob(f"*_pope_{category}.json")):
+                for record in read_json_lines(path, ("question_id", "image", "text", "label")):
+                    if record["label"] not in _LABELS:
+                        raise UserError(
+                            f"{path}: question {record['question_id']} has the label "
+                            f"{shown(record['label'])}; expected yes or no"
+                        )
+                    items.append(_item(record, category, data / "images"))
+        if not items:
+            raise UserError(
+                f"--data={data} has no file *_pope_random.json, *_pope_popular.json or "
+                "*_pope_adversarial.json; expected the folder of POPE's files"
+            )
+        return items
+
+    def question(self, item: Item) -> Question:
+        return Question((*item.media, item.question))
+
+    def judge(
+        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
+    ) -> list[Verdict]:
+        del ask
+        verdicts = []
+        for item in items:
+            parsed = _parse(answers[item.id])
+            verdicts.append(Verdict(parsed, float(parsed == item.truth)))
+        return verdicts
+
+    def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
+        return {name: _confusion(members) for name, members in by_category(judged).items()}
+
+    def headline_value(self, judged: Sequence[Judged]) -> float:
+        return mean(
+            mean(one.verdict.score or 0.0 for one in members)
+            for members in by_category(judged).values()
+        )
+
+
+def _item(record: Mapping[str, Any], category: str, images: Path) -> Item:
+    return Item(
+        id=f"{category}/{record['question_id']}",
+        question=record["text"],
+        media=(Medium("image", images / record["image"]),),
+        truth=_LABELS[record["label"]],
+        category=category,
+        group=record["image"],
+    )
+
+
+def _parse(answer: str) -> str:
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return "No" if {"No", "no", "not"} & set(words) else "Yes"
+
+
+def _confusion(judged: Sequence[Judged]) -> dict[str, float]:
+    pairs = [(one.verdict.parsed, one.item.truth) for one in judged]
+    tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
+    fn, tn = pairs.count(("No", "Yes")), pairs.count(("No", "No"))
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    both = precision + recall
+    return {
+        "TP": tp,
+        "FP": fp,
+        "TN": tn,
+        "FN": fn,
+        "acc": (tp + tn) / len(pairs),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / both if both else 0.0,
+        "yes_ratio": (tp + fp) / len(pairs),
+    }
