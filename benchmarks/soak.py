@@ -203,12 +203,16 @@ def _judge_memory(server: Server) -> None:
     if end < 180:
         print("resident memory: the run is too short to judge")
         return
-    early = statistics.median(size for at, size in server.resident if 60 <= at < 120)
-    late = statistics.median(size for at, size in server.resident if at >= end - 60)
-    growth = late / early - 1
+    by_minute = [
+        statistics.median(size for at, size in server.resident if 60 * i <= at < 60 * (i + 1))
+        for i in range(int(end // 60))
+    ]
+    growth = by_minute[-1] / by_minute[1] - 1
+    medians = ", ".join(f"{size / _MIB:.0f}" for size in by_minute)
+    most = max(size for _, size in server.resident) / _MIB
     print(
-        f"resident memory: {early / _MIB:.0f} MiB in the second minute, {late / _MIB:.0f} MiB in "
-        f"the last ({growth:+.1%}), at most {max(s for _, s in server.resident) / _MIB:.0f} MiB"
+        f"resident memory, medians of minutes: {medians} MiB ({growth:+.1%} since the second); at "
+        f"most {most:.0f} MiB"
     )
     if growth >= _GROWTH:
         server.faults.append(f"resident memory grew by {growth:.1%}")
@@ -238,6 +242,8 @@ def _questions() -> list[tuple[str, Json]]:
     for start in range(3):
         frames = [part["image_url"]["url"] for part in pictures[start : start + 4]]
         chat({"type": "video", "video": frames}, "What happens?")
+    large = {"type": "image_url", "image_url": {"url": _png(7000, 7000)}}
+    chat(large, "What color is it?")
     chat(pictures[0], "What?", n=2, seed=1, temperature=1)
     chat("A number.", response_format={"type": "json_object"}, max_tokens=40)
     chat("What?", ignore_eos=True, max_tokens=100)
@@ -351,8 +357,8 @@ def _bad_kinds(server: Server, client: httpx.AsyncClient) -> dict[str, Callable[
 
     return {
         "bad base64": refused(400, _about("What?", "data:image/png;base64,!!!")),
-        "bombs": refused(400, _about("What?", _bomb(30_000, 30_000))),
-        "hidden bombs": refused(400, _about("What?", _bomb(7_000, 7_000, rows=3))),
+        "bombs": refused(400, _about("What?", _png(30_000, 30_000))),
+        "hidden bombs": refused(400, _about("What?", _png(64, 64, hidden=64 * _MIB))),
         "truncated pictures": refused(400, _about("What?", _uri(truncated))),
         "20 MB of text": refused(400, text),
         "bodies too large": refused(413, too_large),
@@ -378,19 +384,19 @@ def _uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _bomb(width: int, height: int, rows: int | None = None) -> str:
-    """A small PNG that says that it is large, and has all or some of its rows."""
+def _png(width: int, height: int, hidden: int = 0) -> str:
+    """A small PNG of so many pixels. hidden: bytes of a text that it has in compressed form."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))
         return struct.pack(">I", len(data)) + name + data + checksum
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    packer = zlib.compressobj(9)
-    row = bytes(1 + width)
-    data = b"".join(packer.compress(row) for _ in range(rows or min(height, 2000)))
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data + packer.flush()) + chunk(b"IEND", b"")
-    return _uri(b"\x89PNG\r\n\x1a\n" + parts)
+    packer, row = zlib.compressobj(9), bytes(1 + width)
+    rows = b"".join(packer.compress(row) for _ in range(min(height, 7000))) + packer.flush()
+    text = b"a\0\0" + zlib.compress(bytes(hidden), 9)
+    parts = (b"IHDR", header), (b"zTXt", text), (b"IDAT", rows), (b"IEND", b"")
+    return _uri(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
 
 async def _half(server: Server, wait: bool) -> None:
