@@ -291,7 +291,8 @@ class DeviceRows:
                 empty.output_shardings,
             )
             program = core.decode_steps.lower(*given, state, *_numbers(1), None, self.max_logprobs)
-            return int(program.compile().memory_analysis().temp_size_in_bytes)
+            analysis = program.compile().memory_analysis()
+        return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
 
 def _free_bytes(devices: Iterable[Any]) -> list[int] | None:
