@@ -1,5 +1,6 @@
-# Needs nothing but make and Python 3.11 or later: each target first makes .venv and installs what
-# it uses, once, and again when setup.py changes. Another interpreter: make PYTHON=python3.12 test
+# Needs nothing but make and Python 3.11 or later, and the tests Chromium (CONTRIBUTING.md): each
+# target first makes .venv and installs what it uses, once, and again when setup.py changes. Another
+# interpreter: make PYTHON=python3.12 test
 
 PYTHON ?= python3
 RUN := .venv/bin/python

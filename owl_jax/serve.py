@@ -3,9 +3,10 @@
     python -m owl_jax.serve --model=DIR [--host=127.0.0.1] [--port=8000]
         [--adapter=NAME=DIR ...] [--api_key_file=FILE]
 
-Any client for OpenAI's API works with the address http://127.0.0.1:8000/v1. The port is open at
-once; /health is 503 until the model is loaded and all programs are compiled. SIGTERM lets running
-answers finish. docs/serving.md has the paths, limits and metrics.
+A browser shows a page for conversations at http://127.0.0.1:8000, and any client for OpenAI's API
+works with http://127.0.0.1:8000/v1. The port is open at once; /health is 503 until the model is
+loaded and all programs are compiled. SIGTERM lets running answers finish. docs/serving.md has the
+paths, limits and metrics.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ _DRAIN = flags.DEFINE_float("drain_seconds", 30.0, "for running answers after SI
 _PREFIX = flags.DEFINE_enum(
     "metrics_prefix", "owl", ("owl", "vllm"), "of the names in /metrics; vllm suits its dashboards"
 )
+
+_VOTES = flags.DEFINE_string(
+    "votes_file", None, "a JSON Lines file for the votes of the page, with their conversations"
+)
+_VOTES_SIZE = flags.DEFINE_integer("max_votes_mb", 1024, "of the file of votes")
 
 _WAITING = flags.DEFINE_integer("max_waiting", 256, "requests in the queue; more get 503")
 
@@ -60,6 +66,7 @@ _THREADS = flags.DEFINE_integer("threads", 4, "that decode media and tokenize")
 GROUPS = {
     "model": model_flags.MODEL,
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
+    "page": (_VOTES, _VOTES_SIZE),
     "engine": (*model_flags.ENGINE, _WAITING),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
@@ -123,6 +130,8 @@ def _settings() -> Settings:
         media_hosts=tuple(host.strip().lower() for host in _HOSTS.value),
         download_bytes=whole(_DOWNLOAD) << 20,
         download_seconds=_positive(_DOWNLOAD_SECONDS),
+        votes_file=_VOTES.value,
+        votes_bytes=whole(_VOTES_SIZE) << 20,
     )
 
 

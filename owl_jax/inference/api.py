@@ -97,6 +97,20 @@ class Owl:
         self.as_trained = as_trained
         self.adapters = adapters
 
+    def with_params(self, config: OwlConfig, params: Params) -> Owl:
+        """A model of other weights with the same tokenizer, on the same devices.
+
+        params: in the form of `Owl.params`, for `config`.
+        """
+        return Owl(
+            config,
+            params,
+            self._compute.dtype,
+            self._tokenizer_source,
+            self.mesh,
+            as_trained=self.as_trained,
+        )
+
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
         """Tokens that an "image", or a "video" of `frames` frames, takes in a sequence: the number
         of -1 (image) or -2 (video) in `input_ids`. Raises UserError for another medium."""

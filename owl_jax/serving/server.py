@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -62,6 +63,8 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
     def end() -> None:
         server.should_exit = True
 
+    # A signal before the event loop runs leaves uvicorn's coroutine unstarted, which is no fault.
+    warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     interrupt: BaseException | None = None
     try:

@@ -43,6 +43,8 @@ class Settings:
     metrics_prefix: of the names in /metrics.
     media_hosts: from which pictures and videos are fetched; others are refused.
     download_bytes, download_seconds: of one medium from such a host.
+    votes_file: of JSON Lines, to which votes are appended; None: votes are refused.
+    votes_bytes: of that file, at most.
     """
 
     limits: Limits = Limits()
@@ -54,3 +56,5 @@ class Settings:
     media_hosts: tuple[str, ...] = ()
     download_bytes: int = 32 << 20
     download_seconds: float = 10.0
+    votes_file: str | None = None
+    votes_bytes: int = 1 << 30
