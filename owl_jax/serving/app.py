@@ -43,7 +43,7 @@ def make_app(
     """
 
     async def health(request: Request) -> Response:
-        service.check_ready()
+        service.check_healthy()
         return _json({"status": "ok"})
 
     async def models(request: Request) -> Response:

@@ -103,13 +103,21 @@ def checked_name() -> str:
 
 
 def load(name: str, max_waiting: int) -> Model:
-    """The model with its engine, which runs; all programs are compiled."""
+    """The model with its engine, which runs; all programs are compiled.
+
+    Raises UserError if the model cannot be loaded, and on a slice of several hosts.
+    """
     import jax
 
     from owl_jax.inference.engine import Engine
     from owl_jax.parallel.mesh import make_mesh
     from owl_jax.serving.model import Model
 
+    if (count := jax.process_count()) > 1:
+        raise UserError(
+            f"this is one of {count} processes of a slice of several hosts; expected a slice of "
+            "one host: start a server of its own on each"
+        )
     sizes = (_DATA.value, _FSDP.value, _TENSOR.value)
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(

@@ -40,6 +40,7 @@ class Settings:
     temperature: of requests that name none; 1 as in OpenAI's API.
     threads: that read bodies, decode media and tokenize.
     ping_seconds: between two signs of life in a stream.
+    stall_seconds: without a result of the device, after which it is taken to hang.
     metrics_prefix: of the names in /metrics.
     media_hosts: from which pictures and videos are fetched; others are refused.
     download_bytes, download_seconds: of one medium from such a host.
@@ -52,6 +53,7 @@ class Settings:
     threads: int = 4
     ping_seconds: float = 15.0
     drain_seconds: float = 30.0
+    stall_seconds: float = 120.0
     metrics_prefix: str = "owl"
     media_hosts: tuple[str, ...] = ()
     download_bytes: int = 32 << 20
