@@ -75,6 +75,7 @@ class Owl:
         mesh: Mesh | None = None,
         as_trained: bool = True,
         adapters: tuple[str, ...] = (),
+        cache_dtype: str = "auto",
     ):
         """Wraps weights that are in memory; inference/load.py reads them from a directory.
 
@@ -86,10 +87,11 @@ class Owl:
             (text/conversation.py, tokenize_prompt).
           adapters: names of the adapters that `params` has side by side (models/lora.py); the
             engine's requests choose among them, `generate` and `chat` use none.
+          cache_dtype: of cached keys and values (models/compute.py).
         """
         self.config = config
         self.params = params
-        self._compute = Compute(dtype=jnp.dtype(dtype))
+        self._compute = Compute(dtype=jnp.dtype(dtype), cache_dtype=cache_dtype)
         self._tokenizer_source = tokenizer_source
         self.mesh = mesh
         self.as_trained = as_trained
