@@ -1,10 +1,10 @@
 """How likely given texts are after a prompt: losses of continuations, probabilities of next tokens.
 
-A prompt is read once, alone; its continuations are read side by side, each after the prompt's keys
-and values. So a result depends on nothing but the prompt and its continuations.
+A prompt is read once, alone; its continuations are read as segments of one sequence, each after
+the prompt's keys and values. So a result depends on nothing but the prompt and its continuations.
 
-Letters: N continuations, C tokens of each, L tokens of the prompt, K tokens that may come next,
-n tokens of a medium, D width, V vocabulary.
+Letters: N continuations, C tokens of all of them, L tokens of the prompt, K tokens that may come
+next, n tokens of a medium, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from owl_jax.inference.media_cache import MediaCache
 from owl_jax.inference.prefix import TokenRun
 from owl_jax.inference.prompt import Prompt, round_up
 from owl_jax.inference.requests import ChatPrompt
+from owl_jax.inference.sampling import Array
 from owl_jax.models.attention.mask import PastTokens, self_attention_mask
 from owl_jax.models.cache import empty_cache, write_all
 from owl_jax.models.compute import Compute
@@ -30,7 +31,7 @@ from owl_jax.models.config import OwlConfig
 from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 from owl_jax.parallel.sharding import on_mesh
 
-_BUCKET = 8  # C is rounded up to a multiple of this, so that questions share programs
+_BUCKET = 16  # C is rounded up to a multiple of this, so that questions share programs
 _MEDIA_BYTES = 2**28
 
 
@@ -63,22 +64,21 @@ class Likelihood:
         counts = [len(ids) for ids in continuations]
         if not counts or not min(counts):
             raise UserError("a continuation has no tokens; expected at least one")
-        N, C = -(-len(counts) // 2) * 2, -(-max(counts) // _BUCKET) * _BUCKET
         if len(prompt.input_ids) + max(counts) > self._config.llm.max_length:
             raise UserError(
                 f"the prompt has {len(prompt.input_ids)} tokens and a continuation {max(counts)}; "
                 f"the model's maximum is {self._config.llm.max_length}"
             )
-        ids, lengths = np.zeros((N, C), np.int32), np.ones(N, np.int32)
-        lengths[: len(counts)] = counts
-        for row, tokens in enumerate(continuations):
-            ids[row, : len(tokens)] = tokens
         prefilled, length = self._prefill(prompt)
-        with on_mesh(self._mesh, N):
-            found = continuation_losses(
-                self._config, self._compute, self._params, prefilled, length, ids, lengths
+        with on_mesh(self._mesh, 1):
+            found = _first_losses(prefilled.logits, [ids[0] for ids in continuations])
+            if max(counts) == 1:
+                return found
+            rest = _side_by_side(continuations, int(length[0]))
+            after = continuation_losses(
+                self._config, self._compute, self._params, prefilled, length, *rest
             )
-        return found[: len(counts)]
+            return found + after[: len(counts)]
 
     def logprobs(self, prompt: ChatPrompt, ids: Sequence[int]) -> jax.Array:
         """float32[K]: the log-probability of each of the tokens `ids` to come next."""
@@ -116,40 +116,59 @@ def continuation_losses(
     compute: Compute,
     params: Params,
     prefilled: Prefilled,
-    length: np.ndarray,
-    ids: np.ndarray,
-    lengths: np.ndarray,
+    length: Array,
+    ids: Array,
+    targets: Array,
+    positions: Array,
+    segments: Array,
 ) -> jax.Array:
-    """float32[N]: the summed loss of each continuation of one prompt, in nats.
+    """float32[C]: the summed loss of the continuations' tokens after their first ones, in nats, by
+    segment; 0 where there is none.
 
-    prefilled: of the prompt, padded to L; length: int32[1], its tokens. ids: int32[N, C], padded on
-    the right; lengths: int32[N], at least 1.
+    prefilled: of the prompt, padded to L; length: int32[1], its tokens.
+    ids, targets, positions, segments: int32[1, C]: tokens, the ones after them, their positions in
+      the whole sequence, and the continuation that they belong to; -1 on padding.
     """
     run = partial(VisionLanguageModel(config, compute).apply, variables(params))
-    N, C = ids.shape
-    L = jax.tree.leaves(prefilled.new)[0].shape[-2]
+    L, C = jax.tree.leaves(prefilled.new)[0].shape[-2], ids.shape[1]
     cache = write_all(empty_cache(prefilled.new, 1, L), prefilled.new)
-    # All continuations read the one row of the prompt.
-    past = PastTokens(jnp.broadcast_to(length, N), jnp.zeros(N, jnp.int32))
-    positions = jnp.broadcast_to(length + jnp.arange(C), (N, C))
-    mask = self_attention_mask(positions, jnp.ones((N, C), jnp.int32), past)
-    no_media = jnp.full((N, C), -1, jnp.int32)
-    embeddings = run(ids, None, no_media, method="embed")
+    mask = self_attention_mask(positions, segments, PastTokens(jnp.asarray(length)))
+    embeddings = run(ids, None, jnp.full((1, C), -1, jnp.int32), method="embed")
     hidden, _ = run(embeddings, mask, cache, method="hidden_states")
 
-    def loss(one: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        """Of one continuation: the logits of all would be [N, C, V]."""
-        hidden, ids, length = one
-        logits = run(hidden[None, :-1], method="head")[0]
-        logits = jnp.concatenate([prefilled.logits, logits])
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, None], axis=1)[:, 0]
-        return -jnp.sum(jnp.where(jnp.arange(C) < length, chosen, 0))
+    def losses(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Of some tokens: the logits of all would be [C, V]."""
+        hidden, targets = block
+        logits = run(hidden[None], method="head")[0]
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None], axis=1)[:, 0]
 
-    return jax.lax.map(loss, (hidden, jnp.asarray(ids), jnp.asarray(lengths)))
+    blocks = hidden.reshape(-1, _BUCKET, hidden.shape[-1]), targets.reshape(-1, _BUCKET)
+    found = jax.lax.map(losses, blocks).reshape(-1)
+    return jax.ops.segment_sum(found, jnp.where(segments[0] < 0, C, segments[0]), C)
+
+
+def _side_by_side(continuations: Sequence[Sequence[int]], length: int) -> list[np.ndarray]:
+    """The arguments of `continuation_losses` after a prompt of `length` tokens."""
+    inputs = [np.asarray(ids[:-1], np.int32) for ids in continuations]
+    targets = [np.asarray(ids[1:], np.int32) for ids in continuations]
+    positions = [length + np.arange(len(ids), dtype=np.int32) for ids in inputs]
+    segments = [np.full(len(ids), number, np.int32) for number, ids in enumerate(inputs)]
+    count = sum(map(len, inputs))
+    C = -(-max(count, len(continuations)) // _BUCKET) * _BUCKET
+    arrays = []
+    for parts, padding in ((inputs, 0), (targets, 0), (positions, 0), (segments, -1)):
+        array = np.full((1, C), padding, np.int32)
+        array[0, :count] = np.concatenate(parts)
+        arrays.append(array)
+    return arrays
+
+
+def _first_losses(logits: jax.Array, ids: Sequence[int]) -> jax.Array:
+    return -_logprobs(logits, np.asarray(ids, np.int32))
 
 
 @jax.jit
-def _logprobs(logits: jax.Array, ids: np.ndarray) -> jax.Array:
+def _logprobs(logits: jax.Array, ids: Array) -> jax.Array:
     return jax.nn.log_softmax(logits[0])[ids]
 
 
