@@ -1,12 +1,13 @@
-# Needs nothing but make and Python 3.11 or later: each target first makes .venv and installs what
-# it uses, once, and again when setup.py changes. Another interpreter: make PYTHON=python3.12 test
+# Needs nothing but make and Python 3.11 or later, and the tests Chromium (CONTRIBUTING.md): each
+# target first makes .venv and installs what it uses, once, and again when setup.py changes. Another
+# interpreter: make PYTHON=python3.12 test
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test parity aot lint bench
+.PHONY: help setup demo ablation test processes parity aot lint bench soak
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,8 +22,13 @@ ablation: .venv/installed-test  ## after demo: what stage 1 and the text data ar
 
 # Two workers: each compiles its own programs and needs a core. A file goes to one of them, as what
 # its tests share is made once then, and in the order of tests/conftest.py.
-test: .venv/installed-test  ## all tests
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: .venv/installed-test  ## all tests but those of make processes
+	$(PYTEST) -m "not processes"
+
+processes: .venv/installed-test  ## runs of several processes, faults, long pages of docs/
+	$(PYTEST) -m processes
 
 parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
 	$(RUN) -m pytest -n 2 tests/parity
@@ -38,9 +44,12 @@ lint: .venv/installed-dev  ## style and types
 
 # Names that begin with an underscore are imported by the others.
 bench: .venv/installed-test  ## side-by-side timings of benchmarks/
-	@set -e; for script in benchmarks/[!_]*.py; do \
+	@set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo "== $$script"; $(RUN) "$$script"; \
 	done
+
+soak: .venv/installed-test  ## after demo: ten minutes of good and bad requests to a server
+	$(RUN) benchmarks/soak.py
 
 .venv/installed-%: setup.py | .venv/bin/pip
 	@echo "Installing owl_jax[$*] into .venv (a few minutes at first) ..."

@@ -24,6 +24,8 @@ from training_runs import (
     steps_of,
 )
 
+pytestmark = pytest.mark.processes
+
 PREEMPTED, INTERRUPTED = 75, 130
 STEPS, STEPS_OF_TWO = 100, 90
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
