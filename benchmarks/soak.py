@@ -358,7 +358,7 @@ def _bad_kinds(server: Server, client: httpx.AsyncClient) -> dict[str, Callable[
     return {
         "bad base64": refused(400, _about("What?", "data:image/png;base64,!!!")),
         "bombs": refused(400, _about("What?", _png(30_000, 30_000))),
-        "hidden bombs": refused(400, _about("What?", _png(64, 64, hidden=64 * _MIB))),
+        "hidden bombs": refused(400, _about("What?", _png(8000, 8000, hidden=64 * _MIB))),
         "truncated pictures": refused(400, _about("What?", _uri(truncated))),
         "20 MB of text": refused(400, text),
         "bodies too large": refused(413, too_large),

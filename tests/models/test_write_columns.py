@@ -60,7 +60,12 @@ def test_values_that_are_not_finite_stay_alone():
     cache, new, slots = given()
     new["k"] = new["k"].at[1, 2, 0, 0, 5].set(jnp.inf)
     cache["v"] = cache["v"].at[0, 1, 1, 9].set(jnp.nan)
-    assert_written(jax.jit(write_columns)(cache, new, slots), cache, new, slots)
+    ours = jax.jit(write_columns)(cache, new, slots)
+    rows = np.arange(len(slots))
+    for name in "kv":
+        expected = np.array(cache[name])
+        expected[:, rows, :, slots] = new[name].swapaxes(0, 1)[..., 0, :]
+        np.testing.assert_array_equal(ours[name], expected)
 
 
 @pytest.mark.parametrize("G", [2, 1])
