@@ -173,7 +173,7 @@ def ask(
 
 
 def check(owl: Owl, askings: Sequence[Asking], settings: Settings) -> None:
-    """Raises UserError for what no question of its kind can be asked for."""
+    """Raises UserError for media that the model cannot take, and for missing choices."""
     _ = owl.tokenizer, owl.format
     for asking in askings:
         if asking.media and owl.config.text_only:
@@ -199,7 +199,7 @@ def missing_media(askings: Sequence[Asking]) -> dict[str, str]:
     if len(found) > _MOST_MISSING * len(askings):
         raise UserError(
             f"{len(found):,} of {len(askings):,} questions miss a picture or video, more than "
-            f"{_MOST_MISSING:.0%}: {listed(found.values(), 4)}; put the files there"
+            f"{_MOST_MISSING:.0%}: {listed(found.values(), 4)}; add the missing files"
         )
     return found
 

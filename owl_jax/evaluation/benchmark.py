@@ -96,7 +96,7 @@ Ask = Callable[[Sequence[JudgeCall]], Sequence[str | None]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the benchmark makes of one answer.
+    """The benchmark's judgement of one answer.
 
     parsed: what its parser reads in the answer; None if it reads nothing.
     score: of the item alone, 0 to 1 unless the benchmark has other units; None if a judge failed.
@@ -169,7 +169,7 @@ class Benchmark:
         raise NotImplementedError
 
     def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """What other tools' rules make of the same answers, where they differ."""
+        """The scores of the same answers by other tools' rules, where those differ."""
         del judged
         return {}
 

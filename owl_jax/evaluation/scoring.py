@@ -24,7 +24,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a benchmark makes of a model's answers.
+    """A benchmark's scores of a model's answers.
 
     judged: in the order of the items.
     unparsed: answers in which the parser read nothing. unanswered: items without an answer, scored

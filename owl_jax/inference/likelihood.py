@@ -81,7 +81,7 @@ class Likelihood:
             return found + after[: len(counts)]
 
     def logprobs(self, prompt: ChatPrompt, ids: Sequence[int]) -> jax.Array:
-        """float32[K]: the log-probability of each of the tokens `ids` to come next."""
+        """float32[K]: the log-probability that each of the tokens `ids` comes next."""
         prefilled, _ = self._prefill(prompt)
         with on_mesh(self._mesh, 1):
             return _logprobs(prefilled.logits, np.asarray(ids, np.int32))
@@ -102,6 +102,7 @@ class Likelihood:
             return prefill(self._config, self._compute, self._params, given), lengths
 
     def _encode(self, pixels: np.ndarray) -> jax.Array:
+        """The vectors [n, D] of a picture uint8[S, S, 3] or a video uint8[T, S, S, 3]."""
         batch = pixels[None, None]
         media = (None, batch) if pixels.ndim == 4 else (batch, None)
         with on_mesh(self._mesh, 1):

@@ -1,6 +1,6 @@
 """The page at /: its files, which anybody may read, and what it asks about this server.
 
-The files are in static/, as they are sent; there is no build step. The headers let the page load
+The files are sent as they are in static/; there is no build step. The headers let the page load
 nothing from elsewhere, run no script but its own, and never write HTML from text.
 """
 

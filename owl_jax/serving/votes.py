@@ -68,7 +68,7 @@ class Votes:
         self._file = None if path is None else VoteFile(path, settings.votes_bytes)
 
     async def __call__(self, request: Request) -> Response:
-        """204. Raises ApiError."""
+        """Keeps a vote; 204 without a body. Raises ApiError."""
         if self._file is None:
             raise ApiError(404, "this server keeps no votes (--votes_file is not given)")
         check_type(request)

@@ -108,7 +108,7 @@ def _figure_row(counts: Mapping[str, float]) -> list[float]:
 
 
 def _bias(judged: Sequence[Judged]) -> dict[str, float]:
-    """As the official code has it: a model's yes is that its being right equals the truth."""
+    """The official formula: a right answer says what the truth says, any other the opposite."""
     truths = [one.item.truth == "Yes" for one in judged]
     said = [accepted(one) == truth for one, truth in zip(judged, truths, strict=True)]
     wrong = [one.item.truth == "No" for one in judged if not accepted(one)]

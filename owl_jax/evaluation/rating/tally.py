@@ -125,7 +125,7 @@ def turns_of(item: Item) -> Sequence[str]:
 def cohen_kappa(first: Mapping[str, str], second: Mapping[str, str]) -> float | None:
     """Cohen's kappa (1960) of two raters, on what both graded.
 
-    None if they graded nothing in common, or all of it with one same grade.
+    None if they graded nothing in common, or gave everything the same grade.
     """
     both = first.keys() & second.keys()
     if not both:
@@ -140,7 +140,7 @@ def cohen_kappa(first: Mapping[str, str], second: Mapping[str, str]) -> float | 
 def fleiss_kappa(raters: Sequence[Mapping[str, str]]) -> float | None:
     """Fleiss' kappa (1971) of two or more raters, on what all of them graded.
 
-    None if there is nothing of the kind, or all of it has one same grade.
+    None for fewer than two raters, without a common answer, or if all grades are the same.
     """
     if len(raters) < 2:
         return None

@@ -35,7 +35,7 @@ _APOSTROPHES = {
 
 # The official pattern is a misspelt look-behind: it takes each period without a digit after it.
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")
-# re.UNICODE was passed as the number of replacements.
+# The official code passes re.UNICODE as the number of replacements.
 _MOST_PERIODS = int(re.UNICODE)
 _COMMA = re.compile(r"\d,\d")
 _COMMAS = re.compile(r"(?<=\d),+(?=\d)")

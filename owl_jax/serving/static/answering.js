@@ -104,7 +104,7 @@ export class Answering {
   #messages(conversation, exchange, column) {
     return messagesUpTo(conversation, exchange, column, async (id) => {
       const medium = await this.store.medium(id);
-      if (!medium) throw new PageError("A picture or video of this conversation is not there any more.");
+      if (!medium) throw new PageError("A picture or video of this conversation is missing.");
       return partOf(medium);
     });
   }

@@ -23,13 +23,13 @@ const SLIDERS = [
   {
     field: "top_k",
     label: "Top k",
-    help: "Only so many of the likeliest tokens; 0 is all.",
+    help: "Only this many of the likeliest tokens; 0 means all.",
     min: 0, max: 200, step: 1, value: 0, at: 0,
   },
   {
     field: "repetition_penalty",
     label: "Repetition penalty",
-    help: "Above 1, what has been said becomes less likely.",
+    help: "Above 1, tokens that were already used become less likely.",
     min: 1, max: 2, step: 0.05, value: 1, at: 1,
   },
   { field: "max_tokens", label: "Length", help: "Tokens of an answer, at most." },

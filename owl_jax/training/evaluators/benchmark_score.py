@@ -44,7 +44,7 @@ class BenchmarkScore(Evaluator):
 
     benchmark: a name, or an object of a Benchmark of your own (evaluation/benchmark.py).
     data: the benchmark's files, as --data of owl_jax.evaluate.
-    items: about so many questions, chosen by the hash of their groups: the same in each run. A
+    items: about this many questions, chosen by the hash of their groups: the same in each run. A
       group, such as the questions about a picture, stays whole.
     every: the interval in steps; the last step is always included.
     name: the prefix of the metrics; by default the benchmark's name.
@@ -103,17 +103,16 @@ class BenchmarkScore(Evaluator):
 
 
 def subset(items: Sequence[Item], count: int) -> list[Item]:
-    """At least `count` items, if there are so many: whole groups, by the hash of their names, in
+    """At least `count` items, if there are that many: whole groups, by the hash of their names, in
     the order of `items`."""
 
     def rank(item: Item) -> tuple[bytes, str]:
         group = item.group or item.id
         return hashlib.sha256(group.encode()).digest(), group
 
-    by_rank = sorted(items, key=rank)
     if count >= len(items):
         return list(items)
-    last = rank(by_rank[count - 1])
+    last = sorted(map(rank, items))[count - 1]
     return [item for item in items if rank(item) <= last]
 
 
