@@ -176,7 +176,7 @@ def test_shards_write_the_results_of_one_process(shapes, model, tmp_path):
     halves = tmp_path / "halves"
     first = ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=1")
     assert first.returncode == 0, first.stderr
-    assert f"{halves}: 2 of 5 answers; the process that ends last" in first.stdout
+    assert f"{halves}: 2 of 5 answers; the last process to finish" in first.stdout
     assert not (halves / "results.json").exists()
     second = ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=0")
     assert second.returncode == 0, second.stderr

@@ -218,8 +218,8 @@ def _ask(
     without = len(outcome.missing) + len(outcome.failed)
     if len(answers) + without < len(askings) and asked.num_shards > 1:
         tell(
-            f"{directory}: {len(answers):,} of {len(askings):,} answers; the process that ends "
-            "last writes the results"
+            f"{directory}: {len(answers):,} of {len(askings):,} answers; the last process to "
+            "finish writes the results"
         )
         return None
     return answers

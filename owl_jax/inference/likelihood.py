@@ -4,7 +4,7 @@ A prompt is read once, alone; its continuations are read as segments of one sequ
 the prompt's keys and values. So a result depends on nothing but the prompt and its continuations.
 
 Letters: N continuations, C tokens of all of them, L tokens of the prompt, K tokens that may come
-next, n tokens of a medium, D width, V vocabulary.
+next, n tokens of a medium, T frames, S image side, D width, V vocabulary.
 """
 
 from __future__ import annotations
