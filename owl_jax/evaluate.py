@@ -292,6 +292,7 @@ def _summary(results: Mapping[str, Any], output: Path) -> str:
         f"{results['benchmark']}: {headline['name']} {headline['value']:.4g} "
         f"({low:.4g} to {high:.4g}), {results['items']:,} items",
         *(f"  {name}: {value:.4g}" for name, value in results["baselines"].items()),
+        *(f"  {name}: {value:.4g}" for name, value in results.get("gain", {}).items()),
     ]
     if agreement := results["judge_agreement"]:
         lines.append(
@@ -304,7 +305,9 @@ def _summary(results: Mapping[str, Any], output: Path) -> str:
         "unjudged": "verdicts are missing: the judge failed",
     }
     lines += [f"  {results[key]:,} {text}" for key, text in noted.items() if results[key]]
-    return "\n".join([*lines, f"{output / 'report.html'}"])
+    pages = ("report.html", "rating.html", "ratings.html")
+    lines += [str(output / page) for page in pages if (output / page).exists()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ import json
 
 import forked
 import pytest
+import tiny
 from html_page import Page
 from PIL import Image
+
+from owl_jax.evaluation.rating.tally import token_of
 
 COLORS = ("red", "green", "blue")
 
@@ -136,3 +139,88 @@ def test_results_of_other_data_are_not_compared(data, tmp_path):
     result = evaluate(data, tmp_path / "again", f"--answers={answers}", compare)
     assert result.returncode == 1
     assert "has results on other data; evaluate both on the same files" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("evaluate") / "owlet")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Five questions with choices, about pictures."""
+    folder = tmp_path_factory.mktemp("shapes")
+    lines = []
+    for number, color in enumerate(["red", "green", "blue", "red", "blue"]):
+        Image.new("RGB", (20, 20 + number), color).save(folder / f"{number}.png")
+        record = {"id": f"{number}", "question": "Which color?", "image": f"{number}.png"}
+        lines.append(record | {"choices": ["red", "green", "blue"], "answer": color})
+    path = folder / "shapes.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def ask(shapes, model, output, *arguments):
+    return forked.run(
+        *("-m", "owl_jax.evaluate", "--benchmark=jsonl", f"--data={shapes}", f"--model={model}"),
+        *(f"--output={output}", "--mode=rank", *arguments),
+    )
+
+
+def test_shards_write_the_results_of_one_process(shapes, model, tmp_path):
+    flags = "--baselines=blind,language_model"
+    tiny_base = ask(shapes, model, tmp_path / "refused", flags)
+    assert "the model has no adapter" in tiny_base.stderr
+    whole = ask(shapes, model, tmp_path / "whole", "--baselines=blind")
+    assert whole.returncode == 0, whole.stderr
+    halves = tmp_path / "halves"
+    first = ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=1")
+    assert first.returncode == 0, first.stderr
+    assert f"{halves}: 2 of 5 answers; the process that ends last" in first.stdout
+    assert not (halves / "results.json").exists()
+    second = ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=0")
+    assert second.returncode == 0, second.stderr
+    assert (halves / "results.json").read_text() == (tmp_path / "whole/results.json").read_text()
+    again = ask(shapes, model, tmp_path / "whole", "--baselines=blind")
+    assert again.stdout.splitlines() == whole.stdout.splitlines()
+    other = ask(shapes, model, tmp_path / "whole", "--template=owl")
+    assert other.returncode == 1 and "template" in other.stderr
+
+
+def test_owleval_is_rated_by_people(model, tmp_path):
+    """Two questions of a dialogue about one picture, beside another system's answers."""
+    data = tmp_path / "owleval"
+    (data / "cases").mkdir(parents=True)
+    Image.new("RGB", (20, 20), "red").save(data / "cases" / "1.jpg")
+    questions = [
+        {"image": "1.jpg", "question_id": 1, "question": "What is it?", "ability": "a,b"},
+        {"image": "1.jpg", "question_id": 2, "question": "And why?", "ability": "f"},
+    ]
+    turns = (["single_turn", "multi_turn"], ["multi_turn"])
+    records = [q | {"category": turn} for q, turn in zip(questions, turns, strict=True)]
+    (data / "questions.jsonl").write_text("".join(f"{json.dumps(q)}\n" for q in records))
+    other = tmp_path / "other.jsonl"
+    answers = [q | {"answer": "Red.", "model_id": "other"} for q in questions]
+    other.write_text("".join(f"{json.dumps(answer)}\n" for answer in answers))
+    flags = [
+        *("-m", "owl_jax.evaluate", "--benchmark=owleval", f"--data={data}", "--name=owlet"),
+        *(f"--output={tmp_path / 'out'}", f"--systems={other}", "--max_new_tokens=3"),
+        f"--model={model}",
+    ]
+    asked = forked.run(*flags)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.splitlines()[-1] == str(tmp_path / "out" / "rating.html")
+    published = (tmp_path / "out" / "published.jsonl").read_text().splitlines()
+    assert [json.loads(line)["model_id"] for line in published] == ["owlet", "owlet"]
+
+    grades = {token_of(system, id, 0): "B" for system in ("owlet", "other") for id in "12"}
+    ratings = tmp_path / "ann.json"
+    ratings.write_text(json.dumps({"rater": "Ann", "grades": grades}))
+    rated = forked.run(*flags, f"--ratings={ratings}")
+    assert rated.stdout.splitlines()[-1] == str(tmp_path / "out" / "ratings.html")
+    tally = json.loads((tmp_path / "out" / "ratings.json").read_text())
+    assert tally["systems"]["owlet"]["multi_turn"] == {"A": 0, "B": 1, "C": 0, "D": 0}
+    assert Page(tmp_path / "out" / "ratings.html").text.startswith("OwlEval: people's grades")
+
+    pope = forked.run(*[flag.replace("owleval", "pope") for flag in flags])
+    assert "--systems and --ratings: people do not rate pope" in pope.stderr
