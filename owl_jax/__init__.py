@@ -25,6 +25,7 @@ def load(
     parts: Sequence[str | Path] = (),
     conversation: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    cache_dtype: str = "auto",
 ) -> Owl:
     """Loads a model.
 
@@ -48,6 +49,9 @@ def load(
         or a Python file (docs/add_a_conversation_format.md).
       adapters: {name: directory} of several adapters at once; the requests of an engine
         (owl_jax.inference.engine) choose among them, and share batches.
+      cache_dtype: of the keys and values of past tokens: "auto", that of the computation, or
+        "int8", with a scale for each token and head, in about half of bfloat16's memory. `logits`
+        then has the rounding of int8 too.
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
     Raises owl_jax.errors.UserError for files that are missing, damaged or mismatched.
@@ -55,4 +59,15 @@ def load(
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl
 
-    return load_owl(path, dtype, adapter, mesh, any_base, verify, parts, conversation, adapters)
+    return load_owl(
+        path,
+        dtype,
+        adapter,
+        mesh,
+        any_base,
+        verify,
+        parts,
+        conversation,
+        adapters,
+        cache_dtype,
+    )

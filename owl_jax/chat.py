@@ -24,6 +24,7 @@ from absl import flags
 import owl_jax
 from owl_jax import cli
 from owl_jax.inference.arguments import (
+    CACHE_DTYPES,
     DTYPES,
     MAX_NEW_TOKENS,
     NUM_FRAMES,
@@ -47,6 +48,9 @@ _VIDEO = flags.DEFINE_multi_string("video", [], "a video file, GIF or folder of 
 _PROMPT = flags.DEFINE_string("prompt", None, "answer this question and exit")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, DTYPES, "dtype of the weights; by default float32 on a CPU, else bfloat16"
+)
+_CACHE_DTYPE = flags.DEFINE_enum(
+    "cache_dtype", "auto", CACHE_DTYPES, "dtype of cached keys and values; auto: of the computation"
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", MAX_NEW_TOKENS, "tokens of the longest answer"
@@ -103,6 +107,7 @@ def _conversation() -> Conversation:
         verify=_VERIFY.value,
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
+        cache_dtype=_CACHE_DTYPE.value,
     )
     conversation = Conversation(owl, **sampling)
     for path in _IMAGE.value:

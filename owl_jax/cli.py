@@ -42,16 +42,24 @@ flags.disclaim_key_flags()
 PATHS = frozenset(
     {
         "adapter",
+        "answers",
         "api_key_file",
         "base",
+        "benchmark",
+        "compare",
         "configs",
         "conversation",
+        "data",
         "demo",
         "hlo",
         "image",
         "input",
         "json",
+        "judge_key_file",
+        "judge_replies",
         "media_root",
+        "ratings",
+        "systems",
     }
     | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}
 )

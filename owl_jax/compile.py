@@ -51,6 +51,12 @@ HLO = flags.DEFINE_string("hlo", None, "file to write the compiled program's tex
 DTYPE = flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32", "int8"], "dtype of weights in prefill, decode"
 )
+CACHE_DTYPE = flags.DEFINE_enum(
+    "cache_dtype",
+    "auto",
+    ["auto", "int8"],
+    "dtype of cached keys and values in prefill, insert, decode; auto: of the computation",
+)
 NEW_TOKENS = flags.DEFINE_integer(
     "new_tokens", 256, "slots for new tokens in a sequence, in prefill and decode", lower_bound=1
 )
@@ -95,6 +101,7 @@ def main(_: list[str]) -> None:
         BATCH_PER_DEVICE.value,
         DTYPE.value,
         NEW_TOKENS.value,
+        CACHE_DTYPE.value,
     )
     report = analyse(program, topology, QUICK.value, options)
     cli.say(report)
@@ -113,6 +120,8 @@ def _check_flags() -> None:
     """Raises UserError for a flag that the program does not use."""
     if PROGRAM.value == "train":
         others = {"dtype": "--config.frozen_dtype", "new_tokens": "--config.data.sequence_length"}
+        if flags.FLAGS["cache_dtype"].present:
+            raise UserError("--program=train does not take --cache_dtype: training has no cache")
     else:
         others = dict.fromkeys(("config.frozen_dtype", "config.compute.dtype"), "--dtype")
     for name, taken in others.items():
@@ -162,7 +171,9 @@ def _remedy(program: Program) -> str:
     shards = num_batch_shards(program.mesh)
     if program.batch_size > shards and program.batch_size % shards:
         return f"make config.batch_size a multiple of {shards}, so that devices share it"
-    smaller = ", give --dtype=int8" if DTYPE.value != "int8" else ""
+    smaller = "".join(
+        f", give --{flag.name}=int8" for flag in (DTYPE, CACHE_DTYPE) if flag.value != "int8"
+    )
     return f"lower {batch}, lower config.data.sequence_length{smaller}, or take more chips"
 
 

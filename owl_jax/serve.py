@@ -3,9 +3,10 @@
     python -m owl_jax.serve --model=DIR [--host=127.0.0.1] [--port=8000]
         [--adapter=NAME=DIR ...] [--api_key_file=FILE]
 
-Any client for OpenAI's API works with the address http://127.0.0.1:8000/v1. The port is open at
-once; /health is 503 until the model is loaded and all programs are compiled. SIGTERM lets running
-answers finish. docs/serving.md has the paths, limits and metrics.
+A browser shows a page for conversations at http://127.0.0.1:8000, and any client for OpenAI's API
+works with http://127.0.0.1:8000/v1. The port is open at once; /health is 503 until the model is
+loaded and all programs are compiled. SIGTERM lets running answers finish. docs/serving.md has the
+paths, limits and metrics.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ _PREFIX = flags.DEFINE_enum(
     "metrics_prefix", "owl", ("owl", "vllm"), "of the names in /metrics; vllm suits its dashboards"
 )
 
+_VOTES = flags.DEFINE_string(
+    "votes_file", None, "a JSON Lines file for the votes of the page, with their conversations"
+)
+_VOTES_SIZE = flags.DEFINE_integer("max_votes_mb", 1024, "of the file of votes")
+
+_STALL = flags.DEFINE_float(
+    "stall_seconds", 120.0, "without a result of the accelerator; then /health is 503"
+)
 _WAITING = flags.DEFINE_integer("max_waiting", 256, "requests in the queue; more get 503")
 
 _KEYS = flags.DEFINE_string(
@@ -60,7 +69,8 @@ _THREADS = flags.DEFINE_integer("threads", 4, "that decode media and tokenize")
 GROUPS = {
     "model": model_flags.MODEL,
     "address": (_HOST, _PORT, _PING, _DRAIN, _PREFIX),
-    "engine": (*model_flags.ENGINE, _WAITING),
+    "page": (_VOTES, _VOTES_SIZE),
+    "engine": (*model_flags.ENGINE, _WAITING, _STALL),
     "security": (_KEYS, _HOSTS, _DOWNLOAD, _DOWNLOAD_SECONDS),
     "limits of a request": (
         *(_BODY, _BODIES, _BODY_SECONDS, _SECONDS, _IMAGES, _VIDEOS, _FRAMES, _FILE_FRAMES),
@@ -119,10 +129,13 @@ def _settings() -> Settings:
         threads=whole(_THREADS),
         ping_seconds=_positive(_PING),
         drain_seconds=_positive(_DRAIN),
+        stall_seconds=_positive(_STALL),
         metrics_prefix=_PREFIX.value,
         media_hosts=tuple(host.strip().lower() for host in _HOSTS.value),
         download_bytes=whole(_DOWNLOAD) << 20,
         download_seconds=_positive(_DOWNLOAD_SECONDS),
+        votes_file=_VOTES.value,
+        votes_bytes=whole(_VOTES_SIZE) << 20,
     )
 
 

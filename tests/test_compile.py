@@ -38,6 +38,11 @@ runpy.run_module("owl_jax.compile", run_name="__main__")
             "does not take --new_tokens; give --config.data.sequence_length",
         ),
         (
+            [SLICE, "--cache_dtype=int8"],
+            1,
+            "--program=train does not take --cache_dtype: training has no cache",
+        ),
+        (
             [SLICE, "--program=decode", "--config.frozen_dtype=int8"],
             1,
             "--program=decode does not take --config.frozen_dtype; give --dtype",

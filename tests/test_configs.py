@@ -140,7 +140,7 @@ def test_a_config_resolves(name, argument):
     )
     assert settings.read_mixture(config)
     own = {path for path in flatten_dict(config.to_dict()) if path[0] != "model"}
-    assert len(own) <= 65
+    assert len(own) <= 66
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_wheel_has_the_templates(tmp_path):
+def test_a_wheel_has_the_templates_and_the_page(tmp_path):
     """Of a copy, since setuptools writes beside setup.py."""
     copy, installed = tmp_path / "copy", tmp_path / "installed"
     shutil.copytree(ROOT / "owl_jax", copy / "owl_jax")
@@ -25,3 +25,6 @@ def test_a_wheel_has_the_templates(tmp_path):
     templates = sorted(path.relative_to(ROOT) for path in (ROOT / "owl_jax").rglob("*.html"))
     assert len(templates) >= 5
     assert sorted(path.relative_to(installed) for path in installed.rglob("*.html")) == templates
+    page = "owl_jax/serving/static"
+    found, expected = ({path.name for path in (at / page).iterdir()} for at in (installed, ROOT))
+    assert found == expected and {"index.html", "main.js", "style.css", "owl.svg"} <= found

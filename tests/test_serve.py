@@ -170,6 +170,32 @@ def test_wrong_flags_of_serve(model, arguments, words):
     assert line.startswith("error: ") and words in line
 
 
+ONE_OF_TWO = """
+import sys
+import jax
+from owl_jax import cli, serve
+jax.distributed.initialize(sys.argv.pop(1), num_processes=2, process_id=int(sys.argv.pop(1)))
+cli.run(serve.main, serve.GROUPS)
+"""
+
+
+def test_a_slice_of_several_hosts_is_refused(model):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    pair = [
+        forked.Forked(["-c", ONE_OF_TWO, address, str(number), f"--model={model}", "--port=0"])
+        for number in range(2)
+    ]
+    try:
+        ends = [process.communicate(timeout=120) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    for process, (_, stderr) in zip(pair, ends, strict=True):
+        assert process.returncode == 1
+        assert "error: this is one of 2 processes of a slice of several hosts" in stderr
+
+
 def test_a_port_that_is_taken(model):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -86,6 +86,7 @@ def build_program(
     batch_per_device: int = 0,
     dtype: str = "bfloat16",
     new_tokens: int = 256,
+    cache_dtype: str = "auto",
 ) -> Program:
     """Makes the program `name`, one of NAMES; needs no devices, weights or data.
 
@@ -94,6 +95,7 @@ def build_program(
         tensor=t, each group of t devices works on t * batch_per_device sequences together.
       dtype: the dtype of the weights in prefill and decode.
       new_tokens: room for generated tokens per sequence, in prefill and decode.
+      cache_dtype: of keys and values in prefill, insert and decode (models/compute.py).
 
     Raises UserError if the config is invalid or cannot run on this topology.
     """
@@ -105,7 +107,7 @@ def build_program(
             config.batch_size *= config.gradient_accumulation_steps
     if name == "train":
         return _training(config, mesh)
-    return _inference(config, mesh, name, dtype, new_tokens)
+    return _inference(config, mesh, name, dtype, new_tokens, cache_dtype)
 
 
 def _training(config: ConfigDict, mesh: Mesh) -> Program:
@@ -131,7 +133,9 @@ def _training(config: ConfigDict, mesh: Mesh) -> Program:
     )
 
 
-def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int) -> Program:
+def _inference(
+    config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens: int, cache_dtype: str
+) -> Program:
     """Builds the program that prefills a batch of prompts, inserts one prompt into the decoding
     state, or decodes one token for each sequence."""
     model, compute = settings.read_model(config), settings.read_compute(config)
@@ -147,7 +151,9 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
     shapes = abstract_params(model, mesh, LogicalRules())
     weights = abstract_weights(model, shapes, mesh, dtype)
     stored_as = "bfloat16" if dtype == "int8" else dtype
-    compute = Compute(dtype=jnp.dtype(stored_as), attention=compute.attention)
+    compute = Compute(
+        dtype=jnp.dtype(stored_as), attention=compute.attention, cache_dtype=cache_dtype
+    )
     replicated = partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec()))
     scalar = replicated((), jnp.int32)
     weight_bytes = {"weights": bytes_on_a_device(weights)}
@@ -158,7 +164,7 @@ def _inference(config: ConfigDict, mesh: Mesh, name: str, dtype: str, new_tokens
                 traced: jax.stages.Traced = function.trace(*arguments)
             return traced
 
-        description = f"weights {dtype}, attention {compute.attention}"
+        description = f"weights {dtype}, cache {cache_dtype}, attention {compute.attention}"
         return Program(name=name, mesh=mesh, trace=trace, compute=description, **values)
 
     if name == "prefill":

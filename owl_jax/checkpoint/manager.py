@@ -265,6 +265,15 @@ class Checkpoints:
                 data_iterator.start_prefetch()
         return state, meta
 
+    def meta(self, step: int) -> dict[str, Any]:
+        """The meta of a checkpoint, without its arrays.
+
+        Raises:
+          DamagedCheckpoint: it cannot be read.
+        """
+        with _reading(self._name(step)):
+            return unsealed(self._read(step, "meta", ocp.args.JsonRestore()), "meta")[0]
+
     def _read(self, step: int, item: str, args: Any) -> Any:
         # The manager would synchronise all processes, which hang if one cannot read its shard.
         return self._handlers[item].restore(self._path(step, item), args=args)

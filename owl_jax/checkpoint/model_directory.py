@@ -198,6 +198,7 @@ def save_model(
     base: Base | None = None,
     as_trained: bool = True,
     progress: Callable[[int], None] = lambda nbytes: None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a model directory in the dtypes of `params`, one layer at a time.
 
@@ -210,6 +211,7 @@ def save_model(
       base: the base of the adapter; by default the language model in `params`.
       as_trained: prompt tokenisation (hf_import.py, Opened).
       progress: called with the bytes of each tensor after it is written.
+      notes: more text files, by name.
 
     Raises UserError for an unknown format, a directory that is in use or that another run creates
     meanwhile, a missing subtree, an unreadable file of `companions`, or a full disk. Then it leaves
@@ -259,6 +261,8 @@ def save_model(
         for path in copied:
             with open_regular(path) as old, (target / path.name).open("xb") as new:
                 shutil.copyfileobj(old, new)
+        for name, text in (notes or {}).items():
+            (target / name).write_text(text, encoding="utf-8")
         write_checksums(target, hashes)
 
 

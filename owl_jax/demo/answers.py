@@ -6,47 +6,34 @@ Answers are normalised (case, punctuation, articles) before they are compared.
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from owl_jax.demo.questions import Question, normalize_answer
+from owl_jax.evaluation.ask import Asking, Settings, prepare
+from owl_jax.evaluation.benchmark import Medium
+from owl_jax.evaluation.benchmark import Question as Asked
+from owl_jax.evaluation.responders import Model, Texts, generate_in_batches
 from owl_jax.inference.api import Owl
-from owl_jax.inference.arguments import NUM_FRAMES
-from owl_jax.media.image import load_image, preprocess_image
-from owl_jax.media.video import load_video
-from owl_jax.text.conversation import tokenize_prompt
+from owl_jax.text.turns import IMAGE_TOKEN, VIDEO_TOKEN
 
 MAX_ANSWER_TOKENS = 32
 
 
-def answer(
-    owl: Owl,
-    questions: Sequence[Question],
-    batch_size: int = 64,
-    progress: Callable[[int], None] = lambda _: None,
-) -> list[str]:
-    """The model's greedy answers, in the order of the questions.
-
-    Questions with the same number of media share a batch, so that no media slot is empty.
-    progress: called with the number of answers of each batch.
-    """
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, question in enumerate(questions):
-        groups[len(question.images), len(question.videos)].append(i)
-    answers = [""] * len(questions)
-    for members in groups.values():
-        for start in range(0, len(members), batch_size):
-            batch = members[start : start + batch_size]
-            # Fill the last batch: a smaller one would need another compilation.
-            filled = (batch * batch_size)[:batch_size] if start else batch
-            for i, text in zip(
-                batch, _answer_batch(owl, [questions[j] for j in filled]), strict=False
-            ):
-                answers[i] = text
-            progress(len(batch))
-    return answers
+def answer(owl: Owl, questions: Sequence[Question], batch_size: int = 64) -> list[str]:
+    """The model's greedy answers, in the order of the questions."""
+    settings = Settings(max_new_tokens=MAX_ANSWER_TOKENS)
+    respond = generate_in_batches(Model.of(owl), Texts.of(owl), MAX_ANSWER_TOKENS, batch_size)
+    prompts = (
+        prepare(owl, Asking(str(number), _asked(question)), settings)
+        for number, question in enumerate(questions)
+    )
+    answers = {reply.id: reply.text for reply in respond(prompts)}
+    return [answers[str(number)] for number in range(len(questions))]
 
 
 def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> float:
@@ -83,33 +70,16 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
     ]
 
 
-def _answer_batch(owl: Owl, questions: Sequence[Question]) -> list[str]:
-    tokenizer, size = owl.tokenizer, owl.config.image_size
-    resizing = owl.config.resizing
-    prompts = [
-        tokenize_prompt(
-            question.prompt_text,
-            tokenizer,
-            owl.config.media_lengths(NUM_FRAMES),
-            as_trained=owl.as_trained,
-            format=owl.format,
-        )
-        for question in questions
-    ]
-    length = max(map(len, prompts))
-    ids = np.zeros((len(prompts), length), np.int32)
-    mask = np.zeros((len(prompts), length), np.int32)
-    for i, prompt in enumerate(prompts):
-        ids[i, : len(prompt)], mask[i, : len(prompt)] = prompt, 1
-    images = [preprocess_image(load_image(x), size, resizing) for q in questions for x in q.images]
-    videos = [
-        load_video(x, NUM_FRAMES, size, resizing=resizing) for q in questions for x in q.videos
-    ]
-    tokens = owl.generate(
-        ids,
-        images=np.stack(images) if images else None,
-        videos=np.stack(videos) if videos else None,
-        attention_mask=mask,
-        max_new_tokens=MAX_ANSWER_TOKENS,
-    )
-    return [tokenizer.decode(new).strip() for new in tokens]
+def _asked(question: Question) -> Asked:
+    """The question for evaluation/ask.py: each of the human's turns is a medium or a text."""
+    pictures = (Medium("image", _file(image)) for image in question.images)
+    clips = (Medium("video", tuple(map(_file, frames))) for frames in question.videos)
+    marks = {IMAGE_TOKEN: pictures, VIDEO_TOKEN: clips}
+    _, *turns = question.prompt_text.removesuffix("\nAI: ").split("\nHuman: ")
+    return Asked(tuple(next(marks[turn]) if turn in marks else turn for turn in turns))
+
+
+def _file(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "BMP")  # the quickest to write and to read
+    return file.getvalue()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from owl_jax.errors import UserError, shown
+
+T = TypeVar("T")
 
 Kind = Literal["yes_no", "choice", "short_answer", "caption", "judged"]
 Mode = Literal["generate", "rank", "letter"]
+
+_MARK = re.compile("(<image>|<video>)")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -17,12 +24,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Medium:
     """A picture or a video, not decoded yet.
 
-    source: a file, a folder of frames, or the bytes of a file.
+    source: a file, a folder of frames, the bytes of a file, or the frames of a video as files or
+      their bytes.
     start, end: seconds of a video; None: from its beginning, to its end.
     """
 
     kind: Literal["image", "video"]
-    source: Path | bytes
+    source: Path | bytes | tuple[Path | bytes, ...]
     start: float | None = None
     end: float | None = None
 
@@ -33,13 +41,13 @@ class Item:
 
     id: unique in the benchmark, and the same as in files of answers.
     question: the benchmark's own text, without options and instructions.
-    media: in order. `question` may name their places with `<image>` (Question.parts).
-    choices: texts of the options, in the order of their letters.
+      choices: texts of the options, in the order of their letters.
     truth: an answer that gets full marks, for tables and for baselines: a letter, "Yes" or "No", a
       word, a caption; empty if there is none.
     category: for the tables.
     group: items of one group are resampled together for intervals: a picture, or the turns of a
       circular question.
+    earlier: ids of the questions before it in its dialogue, in order.
     fields: what the benchmark needs for its prompts and scores.
     """
 
@@ -50,6 +58,7 @@ class Item:
     truth: str = ""
     category: str = ""
     group: str = ""
+    earlier: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -117,6 +126,7 @@ class Benchmark:
     headline: what the headline number is called.
     max_new_tokens: of an answer.
     needs_judge: whether nothing is scored without a judge.
+    is_rated: whether people grade its answers (evaluation/rating/).
     media: kinds of media that it shows.
     """
 
@@ -126,6 +136,7 @@ class Benchmark:
     headline: str
     max_new_tokens: int = 32
     needs_judge: bool = False
+    is_rated: bool = False
     media: frozenset[str] = frozenset({"image"})
 
     def read(self, data: Path) -> list[Item]:
@@ -172,12 +183,68 @@ class Benchmark:
         return {}
 
 
+class RuleBenchmark(Benchmark):
+    """A benchmark whose rules read an answer, which is right if that is the truth. No judge."""
+
+    def parse(self, item: Item, answer: str) -> str | None:
+        """What the official parser reads; None if nothing."""
+        raise NotImplementedError
+
+    def judge(
+        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
+    ) -> list[Verdict]:
+        del ask
+        parsed = [self.parse(item, answers[item.id]) for item in items]
+        return [
+            Verdict(found, float(found == item.truth))
+            for item, found in zip(items, parsed, strict=True)
+        ]
+
+    def headline_value(self, judged: Sequence[Judged]) -> float:
+        """The accuracy."""
+        return mean(map(is_right, judged))
+
+
+def place_media(text: str, media: Sequence[Medium]) -> tuple[str | Medium, ...]:
+    """A question's parts: each medium at the next `<image>` or `<video>` of the text.
+
+    Without marks, the media come first. Raises UserError if the marks do not fit the media.
+    """
+    marks = _MARK.findall(text)
+    if not marks:
+        return (*media, text)
+    if marks != [f"<{medium.kind}>" for medium in media]:
+        raise UserError(
+            f"the question {shown(text)} has the marks {' '.join(marks)} for {len(media)} media; "
+            "expected one mark of its kind for each medium, or none"
+        )
+    texts, parts = _MARK.split(text)[::2], list[str | Medium]()
+    for before, medium in zip(texts, media, strict=False):
+        parts += [before, medium]
+    return tuple(part for part in [*parts, texts[-1]] if part != "")
+
+
+def grouped(judged: Iterable[Judged], key: Callable[[Judged], T]) -> dict[T, list[Judged]]:
+    """The judged items by their key, in the order in which keys appear."""
+    found: dict[T, list[Judged]] = {}
+    for one in judged:
+        found.setdefault(key(one), []).append(one)
+    return found
+
+
 def by_category(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     """The judged items of each category, in the order in which categories appear."""
-    found: dict[str, list[Judged]] = {}
-    for one in judged:
-        found.setdefault(one.item.category, []).append(one)
-    return found
+    return grouped(judged, lambda one: one.item.category)
+
+
+def by_group(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
+    """The judged items of each group, in the order in which groups appear."""
+    return grouped(judged, lambda one: one.item.group)
+
+
+def is_right(one: Judged) -> bool:
+    """Whether the parser read the truth."""
+    return one.verdict.parsed == one.item.truth
 
 
 def mean(values: Iterable[float]) -> float:

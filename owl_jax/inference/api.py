@@ -75,6 +75,7 @@ class Owl:
         mesh: Mesh | None = None,
         as_trained: bool = True,
         adapters: tuple[str, ...] = (),
+        cache_dtype: str = "auto",
     ):
         """Wraps weights that are in memory; inference/load.py reads them from a directory.
 
@@ -86,14 +87,29 @@ class Owl:
             (text/conversation.py, tokenize_prompt).
           adapters: names of the adapters that `params` has side by side (models/lora.py); the
             engine's requests choose among them, `generate` and `chat` use none.
+          cache_dtype: of cached keys and values (models/compute.py).
         """
         self.config = config
         self.params = params
-        self._compute = Compute(dtype=jnp.dtype(dtype))
+        self._compute = Compute(dtype=jnp.dtype(dtype), cache_dtype=cache_dtype)
         self._tokenizer_source = tokenizer_source
         self.mesh = mesh
         self.as_trained = as_trained
         self.adapters = adapters
+
+    def with_params(self, config: OwlConfig, params: Params) -> Owl:
+        """A model of other weights with the same tokenizer, on the same devices.
+
+        params: in the form of `Owl.params`, for `config`.
+        """
+        return Owl(
+            config,
+            params,
+            self._compute.dtype,
+            self._tokenizer_source,
+            self.mesh,
+            as_trained=self.as_trained,
+        )
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:
         """Tokens that an "image", or a "video" of `frames` frames, takes in a sequence: the number

@@ -10,6 +10,7 @@ import numpy as np
 from owl_jax.errors import UserError, shown
 
 DTYPES = ("bfloat16", "float32", "int8")  # of weights
+CACHE_DTYPES = ("auto", "int8")  # of cached keys and values; "auto": that of the computation
 MAX_NEW_TOKENS = 256
 NUM_FRAMES = 4  # of a video, as in the video release's examples
 

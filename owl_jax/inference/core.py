@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from owl_jax.errors import UserError
 from owl_jax.inference.prompt import Prompt
 from owl_jax.inference.sampling import END_IDS, Array, Sampling, SamplingRows, penalize, sample
 from owl_jax.models.attention.mask import PastTokens, self_attention_mask
@@ -199,6 +200,11 @@ def prefill(
     mask = self_attention_mask(positions, jnp.ones((P, L), jnp.int32), past)
     mask = dataclasses.replace(mask, key_segments=segments)
     hidden, new = run(embeddings, mask, cache, modality=modality, method="hidden_states")
+    if compute.cache_dtype == "int8" and not any(x.dtype == jnp.int8 for x in jax.tree.leaves(new)):
+        raise UserError(
+            "cache_dtype is int8, but the language model does not quantise its keys and values; "
+            "its layers must call cached_form (docs/add_a_language_model.md)"
+        )
     last = jnp.asarray(prompt.lengths)[:, None, None] - 1
     logits = run(jnp.take_along_axis(hidden, last, axis=1), method="head")[:, 0]
     return Prefilled(new, logits)

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.api import Owl
 from owl_jax.inference.prompt import BUCKET, Prompt, round_up
 from owl_jax.inference.requests import MAX_LOGPROBS, ChatPrompt, Request
 from owl_jax.inference.sampling import row_keys
 from owl_jax.models.attention.mask import PastTokens
+from owl_jax.models.int8_cache import bytes_of_a_head
 from owl_jax.parallel.sharding import num_batch_shards, on_mesh
 
 PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
@@ -68,16 +70,25 @@ class DeviceRows:
         """Allocates the cache.
 
         Args:
-          num_rows: by default as many as the devices have memory for, 8 on a CPU.
+          num_rows: by default as many as the devices have memory for, 8 on a CPU; on a mesh a
+            multiple of the devices that divide rows among them.
           row_length: S, by default the model's maximum, but at most 2,048; rounded up to a multiple
             of 64.
           reserved_bytes: of each device's memory, which the default of num_rows leaves free.
+
+        Raises UserError for a num_rows that the mesh does not divide: each device would hold all.
         """
         self._mesh, self._config = owl.mesh, owl.config
         self._compute, self._params = owl.compiled_form
         self.length = round_up(min(row_length or _ROW_LENGTH, owl.config.llm.max_length))
-        self.count = num_rows or self._rows_in_memory(reserved_bytes)
         self.max_logprobs = min(MAX_LOGPROBS, owl.config.llm.vocab_size)
+        shards = 1 if self._mesh is None else num_batch_shards(self._mesh)
+        if num_rows is not None and num_rows % shards:
+            raise UserError(
+                f"num_rows is {num_rows}; expected a multiple of {shards}, the devices among which "
+                "the mesh divides rows (data times fsdp)"
+            )
+        self.count = num_rows or shards * self._rows_in_memory(shards, reserved_bytes)
         self._canvases: dict[int, jax.Array] = {}
         self._compiled_in_warm_up = 0
         self._state: Any = None  # a core.DecodeState
@@ -273,20 +284,38 @@ class DeviceRows:
             return [None]
         return [*(2**n for n in range(self.count.bit_length()) if 2**n < self.count), None]
 
-    def _rows_in_memory(self, reserved_bytes: int) -> int:
-        """As many rows as each device has memory for its share of. On a mesh a multiple of the
-        devices that divide rows among them: otherwise each of them would hold all rows."""
+    def _rows_in_memory(self, shards: int, reserved_bytes: int) -> int:
+        """As many rows as a device has memory for, beside what programs need for the time that they
+        run. shards: the devices that divide rows among them."""
         free = _free_bytes({d for leaf in jax.tree.leaves(self._params) for d in leaf.devices()})
         if free is None:
-            return _ROWS_ON_CPU
+            return max(1, _ROWS_ON_CPU // shards)
         llm, mesh = self._config.llm, self._mesh
-        shards, tensor = (1, 1) if mesh is None else (num_batch_shards(mesh), mesh.shape["tensor"])
+        tensor = 1 if mesh is None else mesh.shape["tensor"]
         heads = llm.num_kv_heads
         if heads % tensor == 0:
             heads //= tensor
-        token = 2 * llm.num_layers * heads * llm.head_dim * jnp.dtype(self._compute.dtype).itemsize
+        token = 2 * llm.num_layers * heads * bytes_of_a_head(llm.head_dim, self._compute)
         row = token * self.length + llm.vocab_size * _BYTES_OF_AN_ID
-        return shards * max(1, int(_MEMORY_SHARE * (min(free) - reserved_bytes) / row))
+        # A piece of a prompt is computed before it is written to its row.
+        room = int(_MEMORY_SHARE * (min(free) - reserved_bytes)) - token * PIECES[-1]
+        most = max(1, room // row)
+        return max(1, (room - self._decoding_bytes(shards * most)) // row)
+
+    def _decoding_bytes(self, count: int) -> int:
+        """What decoding `count` rows needs on each device beside weights and rows, as the compiler
+        says. The warm-up finds the program compiled if there will be as many rows."""
+        given = self._config, self._compute, self._params
+        with on_mesh(self._mesh, count):
+            empty = core.empty_state.lower(*given, count, self.length).compile()
+            state = jax.tree.map(
+                lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                empty.out_info,
+                empty.output_shardings,
+            )
+            program = core.decode_steps.lower(*given, state, *_numbers(1), None, self.max_logprobs)
+            analysis = program.compile().memory_analysis()
+        return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
 
 def _free_bytes(devices: Iterable[Any]) -> list[int] | None:

@@ -50,6 +50,8 @@ _STEPS = 8  # tokens of a row between two returns to the host
 _STEPS_WHILE_PREFILLING = 4  # so that a prompt is read sooner
 _MOST_PIECES = 8  # of the longest length, of prompts between two chunks of tokens
 _MEDIA_BYTES = 2**30
+_MOST_FAILURES = 3  # of the device in a row; more than one request may have caused
+_CLOSE_SECONDS = 60  # longer than any chunk takes
 
 
 @dataclass(eq=False)
@@ -64,13 +66,18 @@ class _Row:
 
 @dataclass(eq=False)
 class _Job:
-    """A request in progress. filled: tokens of its prompt in the row."""
+    """A request in progress.
+
+    filled: tokens of its prompt in the row. split: the medium whose tokens go on in the next piece
+    of the prompt, and its vectors.
+    """
 
     ticket: Ticket
     run: TokenRun
     row: _Row
     cached: int = 0
     filled: int = 0
+    split: tuple[Span, jax.Array] | None = None
     tokens: list[int] = field(default_factory=list)
     is_active: bool = False
     is_finished: bool = False
@@ -120,7 +127,15 @@ class Engine:
           max_waiting: requests in the queue, at most.
           frames: the numbers of frames that a video may have; each is compiled.
           media_cache_bytes: of the vectors of media that are kept on the device.
+
+        Raises UserError for a num_rows that the mesh does not divide, and for a model with more end
+        ids than a row has room for.
         """
+        if (count := len(owl.end_ids)) > END_IDS:
+            raise UserError(
+                f"the model has {count} tokens that end an answer; expected at most {END_IDS}: "
+                "remove some from eos_token_id in its generation_config.json"
+            )
         self._config = owl.config
         reserved = 0 if owl.config.text_only else media_cache_bytes
         self._device = DeviceRows(owl, num_rows, row_length, reserved)
@@ -137,6 +152,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._is_closing = self._is_draining = False
         self._turn = 0
+        self._heard = time.monotonic()  # from the device
+        self._failures = 0  # of the device, since an answer was completed
         self._counts = dict.fromkeys(("prompt", "cached", "new", "finished"), 0)
 
     # What callers use, from any thread.
@@ -156,6 +173,8 @@ class Engine:
                 raise QueueFull(
                     f"{len(self._waiting)} requests are waiting, the maximum; try again later"
                 )
+            if not self._has_work():
+                self._heard = time.monotonic()
             self._waiting.append((ticket, run))
             self._changed.notify()
         return ticket
@@ -192,6 +211,20 @@ class Engine:
                 compilations=self._device.compilations,
             )
 
+    def problem(self, stall_seconds: float) -> str | None:
+        """Why it cannot answer, as far as it knows; None if it can.
+
+        stall_seconds: the time without a result after which the device is taken to hang.
+        """
+        if self._thread is not None and not self._thread.is_alive():
+            return "the engine has ended"
+        if self._failures >= _MOST_FAILURES:
+            return f"the last {self._failures} attempts to compute failed"
+        seconds = time.monotonic() - self._heard
+        if self._thread is not None and seconds > stall_seconds and self._has_work():
+            return f"the device has not answered for {seconds:.0f} seconds"
+        return None
+
     def start(self) -> None:
         """Starts the thread that owns the device."""
         assert self._thread is None
@@ -205,14 +238,14 @@ class Engine:
             return self._changed.wait_for(lambda: not self._has_work(), timeout)
 
     def close(self) -> None:
-        """Ends all requests with reason "cancelled", and the thread."""
+        """Ends all requests with reason "cancelled", and the thread, unless the device hangs."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
         if self._thread is None:
             self._cancel_all()
         else:
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def __enter__(self) -> Engine:
         self.warm_up()
@@ -229,18 +262,24 @@ class Engine:
     # The engine's thread.
 
     def _work(self) -> None:
-        while True:
+        try:
+            while self._wait_for_work():
+                try:
+                    self._take_turn()
+                except Exception as error:  # the device's state may be lost
+                    self._fail(error)
+                with self._changed:
+                    self._changed.notify_all()
+        finally:
             with self._changed:
-                self._changed.wait_for(lambda: self._has_work() or self._is_closing)
-                if self._is_closing:
-                    break
-            try:
-                self._take_turn()
-            except Exception as error:  # the device's state may be lost
-                self._fail(error)
-            with self._changed:
-                self._changed.notify_all()
-        self._cancel_all()
+                self._is_closing = True
+            self._cancel_all()
+
+    def _wait_for_work(self) -> bool:
+        """Returns whether there is some; False if the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_work() or self._is_closing)
+            return not self._is_closing
 
     def _cancel_all(self) -> None:
         for job in [row.job for row in self._rows if row.job is not None]:
@@ -364,15 +403,18 @@ class Engine:
             try:
                 pieces[job] = self._piece(job)
             except Exception as error:
+                self._failures += 1
                 self._end(job, "error", error)
         if len(pieces) < len(jobs):
             return  # the others are read in another call
         try:
             logits = self._device.prefill([*pieces.values()])
         except Exception as error:
+            self._failures += 1
             for job in jobs:
                 self._end(job, "error", error)
             return
+        self._heard = time.monotonic()
         for job, last in zip(jobs, logits, strict=True):
             job.filled += pieces[job].count
             job.row.run = replace(job.run, ids=job.run.ids[: job.filled])
@@ -383,10 +425,7 @@ class Engine:
         """The next piece of a prompt, after its media have been encoded."""
         start, length = job.filled, self._piece_length(job)
         ids = job.run.ids[start : start + length]
-        media = [
-            (self._media.vectors(span.key, span.pixels), span.start - start)
-            for span in job.spans(start, start + len(ids))
-        ]
+        media = self._media_of(job, start, start + len(ids))
         padded = np.pad(ids, (0, length - len(ids)))
         return Piece(job.row.index, padded, len(ids), start, media, self._adapter(job))
 
@@ -398,11 +437,29 @@ class Engine:
                 *(self._limit(job), self._adapter(job), logits),
             )
         except Exception as error:
+            self._failures += 1
             self._end(job, "error", error)
             return
         self._prefilling.remove(job)
         job.is_active = True
         self._unfetched.append(_Chunk(found, [job]))
+
+    def _media_of(self, job: _Job, start: int, end: int) -> list[tuple[jax.Array, int]]:
+        """The vectors of the media with tokens in [start, end), and where they begin after `start`.
+
+        A medium of two pieces is encoded once, even if the cache is too small for it.
+        """
+        found, split = [], job.split
+        job.split = None
+        for span in job.spans(start, end):
+            if split is not None and split[0] is span:
+                vectors = split[1]
+            else:
+                vectors = self._media.vectors(span.key, span.pixels)
+            if span.start + span.length > end:
+                job.split = span, vectors
+            found.append((vectors, span.start - start))
+        return found
 
     def _dispatch(self, active: Sequence[_Job], steps: int) -> None:
         """Starts the next chunk of tokens."""
@@ -417,6 +474,7 @@ class Engine:
     def _deliver(self, chunk: _Chunk) -> None:
         """Fetches a chunk and tells each request its tokens."""
         found = jax.device_get(chunk.found)
+        self._heard = time.monotonic()
         for column, job in enumerate(chunk.jobs):
             if job is None or job.is_finished:
                 continue
@@ -469,10 +527,13 @@ class Engine:
         job.row.run = job.row.run.without_pixels()
         job.row.job, job.row.used = None, self._turn
         self._counts["finished"] += 1
+        if reason in ("stop", "length"):
+            self._failures = 0
         self._tell(job.ticket, Finished(reason, job.cached, error))
 
     def _fail(self, error: Exception) -> None:
         """Ends all requests in rows, whose keys and values may be lost, and begins anew."""
+        self._failures += 1
         self._unfetched.clear()
         self._prefilling.clear()
         for row in self._rows:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from owl_jax.inference.core import (
     MAX_STEPS,
@@ -81,16 +82,23 @@ def new_tokens(
         return start_batch(prefilled, prompt.lengths, rows, slots)
 
     state, first = step(start)
-    yield np.asarray(first)
+    yield fetched(first)
     count = 1
-    while count < batch.max_new_tokens and not np.asarray(state.rows.done).all():
+    while count < batch.max_new_tokens and not fetched(state.rows.done).all():
         steps = min(chunk, batch.max_new_tokens - count)
         state, found = step(decode_steps, config, compute, params, state, steps)
-        for tokens in np.asarray(found.ids)[:steps]:
+        for tokens in fetched(found.ids)[:steps]:
             if (tokens < 0).all():
                 break
             yield tokens
         count += steps
+
+
+def fetched(array: jax.Array) -> np.ndarray:
+    """An array on the host. If other processes have parts of it, all of them must call this."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(process_allgather(array, tiled=True))
 
 
 def _ids_of(prompt: Prompt) -> Sequence[np.ndarray]:

@@ -20,7 +20,7 @@ from owl_jax.checkpoint.lazy_arrays import LazyArray, device_put_lazy
 from owl_jax.checkpoint.model_directory import Opened, add_adapter, open_model
 from owl_jax.errors import UserError, shown
 from owl_jax.inference.api import Owl
-from owl_jax.inference.arguments import DTYPES
+from owl_jax.inference.arguments import CACHE_DTYPES, DTYPES
 from owl_jax.inference.core import OWNERS
 from owl_jax.inference.layouts import formats
 from owl_jax.models.config import read_conversation
@@ -41,9 +41,13 @@ def load_owl(
     parts: Sequence[str | Path] = (),
     conversation: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    cache_dtype: str = "auto",
 ) -> Owl:
     """Loads a model directory and optionally adapters; see `owl_jax.load`."""
     name = _name_of(dtype)
+    if cache_dtype not in CACHE_DTYPES:
+        known = ", ".join(CACHE_DTYPES)
+        raise UserError(f"cache_dtype {shown(cache_dtype)}; expected one of {known}")
     add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
     given = [path, *([] if adapter is None else [adapter]), *(adapters or {}).values()]
     for value in given:
@@ -99,6 +103,7 @@ def load_owl(
         mesh,
         as_trained=opened.as_trained,
         adapters=tuple(adapters or ()),
+        cache_dtype=cache_dtype,
     )
 
 

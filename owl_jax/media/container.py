@@ -9,7 +9,7 @@ any exception of PyAV on damaged files, or BadData without the file's name, whic
 adds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -44,8 +44,8 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _COMPLETE = 0.9  # of the stated duration; the streams of a complete file may end earlier
 
 VideoFile = str | Path | bytes
-# The number of frames in a file -> the indices of the chosen ones.
-Choose = Callable[[int], list[int]]
+# The seconds of the frames in a file -> the indices of the chosen ones.
+Choose = Callable[[Sequence[float]], list[int]]
 
 
 def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
@@ -70,7 +70,9 @@ def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
         keys = [time for time, is_key in stamps if is_key and time is not None]
         if not times or len(times) < len(stamps):
             return []
-        wanted = [times[i] for i in choose(len(times))]
+        base = stream.time_base or 1
+        seconds = [float((time - times[0]) * base) for time in times]
+        wanted = [times[i] for i in choose(seconds)]
         found: dict[int, Image.Image] = {}
         position = None
         for time in sorted(set(wanted)):
@@ -87,14 +89,32 @@ def read_by_seeking(file: VideoFile, choose: Choose) -> list[Image.Image]:
 
 
 def read_in_order(file: VideoFile, choose: Choose) -> list[Image.Image]:
-    """The chosen frames; decodes the file twice, first to count frames. [] if there are none."""
-    count = sum(1 for _ in _every_frame(file))
-    if not count:
+    """The chosen frames; decodes the file twice, first to count frames. [] if there are none.
+
+    Frames without a time follow each other at the stated rate.
+    """
+    stamps = [frame.time for frame in _every_frame(file)]
+    if not stamps:
         return []
-    wanted = choose(count)
+    wanted = choose(_seconds(stamps, _stated_rate(file)))
     frames = enumerate(_every_frame(file))
     found = {i: _to_image(frame) for i, frame in frames if i in wanted}
     return [found[i] for i in wanted]
+
+
+def _seconds(stamps: Sequence[float | None], rate: float) -> list[float]:
+    """Times from the first frame on: those of the frames, if they ascend."""
+    times = [time - stamps[0] for time in stamps if time is not None and stamps[0] is not None]
+    if len(times) == len(stamps) and times == sorted(times):
+        return times
+    return [index / rate for index in range(len(stamps))]
+
+
+def _stated_rate(file: VideoFile) -> float:
+    """Frames a second."""
+    with _open(file) as container:
+        stream = _video_stream(container)
+        return float((stream and (stream.average_rate or stream.guessed_rate)) or 25)
 
 
 def stated_video(file: VideoFile) -> tuple[int, int, int] | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import NamedTuple
 
-from PIL import Image
-
 from owl_jax.media.container import stated_video
-from owl_jax.media.image import IMAGE_FORMATS
+from owl_jax.media.image import read_image
 
 
 class Stated(NamedTuple):
@@ -22,8 +20,9 @@ class Stated(NamedTuple):
 def stated_size(data: bytes) -> Stated | None:
     """The size of a picture or video of any readable format; None if the file has none."""
     try:
-        with Image.open(BytesIO(data), formats=IMAGE_FORMATS) as image:
-            return Stated(*image.size, getattr(image, "n_frames", 1))
+        return read_image(
+            BytesIO(data), lambda image: Stated(*image.size, getattr(image, "n_frames", 1))
+        )
     except Exception:  # on a damaged file Pillow raises any exception
         found = stated_video(data)
         return None if found is None else Stated(*found)

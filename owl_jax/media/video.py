@@ -12,6 +12,7 @@ without frames; for frames in image files, those of an image.
 Letters: T frames, S side of the square.
 """
 
+import bisect
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -71,6 +72,11 @@ _PICTURES = (b"GIF8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", 
 
 VideoSource = str | Path | bytes | Part | Sequence[ImageSource]
 
+# Seconds; None: from the beginning, to the end.
+Interval = tuple[float | None, float | None]
+
+FOLDER_RATE = 3.0  # frames a second of a folder: as MVBench's are (arXiv 2311.17005)
+
 
 def frame_indices(num_frames_in_file: int, num_frames: int) -> list[int]:
     """Indices of the T = num_frames frames to use; a short video repeats frames.
@@ -84,6 +90,19 @@ def frame_indices(num_frames_in_file: int, num_frames: int) -> list[int]:
     return [int(segment / 2) + int(np.round(segment * i)) for i in range(num_frames)]
 
 
+def interval_indices(times: Sequence[float], num_frames: int, interval: Interval) -> list[int]:
+    """Indices of the T = num_frames frames to use of those within an interval.
+
+    times: of the frames in a file, in seconds, ascending. If the interval has no frame, the nearest
+    one is repeated.
+    """
+    start, end = interval
+    first = 0 if start is None else bisect.bisect_left(times, start)
+    last = len(times) if end is None else bisect.bisect_right(times, end)
+    first = min(first, len(times) - 1)
+    return [first + i for i in frame_indices(max(last - first, 1), num_frames)]
+
+
 def load_video(
     source: VideoSource,
     num_frames: int,
@@ -92,9 +111,10 @@ def load_video(
     *,
     unusual: Unusual = "convert",
     resizing: Resizing = SQUASH,
+    interval: Interval = (None, None),
 ) -> np.ndarray:
     """Frames of a video, uint8[T, S, S, 3]; arguments and errors as in load_frames."""
-    frames = load_frames(source, num_frames, where, unusual=unusual)
+    frames = load_frames(source, num_frames, where, unusual=unusual, interval=interval)
     return np.stack([preprocess_image(frame, size, resizing) for frame in frames])
 
 
@@ -105,6 +125,7 @@ def load_frames(
     *,
     unusual: Unusual = "convert",
     shrink_to: int | None = None,
+    interval: Interval = (None, None),
 ) -> list[Image.Image]:
     """T = num_frames upright RGB images of a video file, its bytes, a folder, a Part or a list.
 
@@ -115,6 +136,8 @@ def load_frames(
       where: "data.jsonl:12", a prefix of the file's name in messages.
       unusual: as in load_image, for frames; an animation is not unusual.
       shrink_to: as in load_image, for frames in JPEG files.
+      interval: the part of a video file, a folder or a list that is used; a folder and a list have
+        FOLDER_RATE frames a second. Animations are used whole.
 
     Raises BadData (reasons: the module's docstring) with the file's name.
     """
@@ -129,7 +152,7 @@ def load_frames(
             head = given[:HEAD] if isinstance(given, bytes) else _read_head(Path(given))
         if _is_animation(given, head):
             return _read_animation(given, num_frames, name, unusual)
-        return _read_container(given, head, num_frames, name)
+        return _read_container(given, head, num_frames, name, interval)
     if not isinstance(given, Sequence):
         raise BadData(
             "not a video",
@@ -141,7 +164,9 @@ def load_frames(
         raise BadData("video without frames", message)
     return [
         load_image(given[i], name, unusual=unusual, shrink_to=shrink_to)
-        for i in frame_indices(len(given), num_frames)
+        for i in interval_indices(
+            [index / FOLDER_RATE for index in range(len(given))], num_frames, interval
+        )
     ]
 
 
@@ -201,14 +226,14 @@ def _read_animation(
 
 
 def _read_container(
-    file: str | Path | bytes, head: bytes, num_frames: int, name: str
+    file: str | Path | bytes, head: bytes, num_frames: int, name: str, interval: Interval
 ) -> list[Image.Image]:
     found = identify(head)
     if found and found.kind == "picture":
         message = f"{name}: {found.name}, not supported; {found.advice}"
         raise BadData("unsupported format", message)
     try:
-        choose = partial(frame_indices, num_frames=num_frames)
+        choose = partial(interval_indices, num_frames=num_frames, interval=interval)
         frames = read_by_seeking(file, choose) or read_in_order(file, choose)
     except av.error.FFmpegError as error:
         if found and found.kind == "other":

@@ -7,6 +7,9 @@ transpose; on CPU that is 1.7 times faster than [B, S, G, K]. Layers only read t
 the keys and values of their new tokens; the functions here store those of all layers after the last
 one. A scan that wrote them layer by layer would copy the cache in every step, or once per call to
 change its layout.
+
+Slots after a row's last token keep what was there. Attention reads some of them with a weight of
+zero, and zero times NaN is NaN, so only finite numbers are written.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from flax import struct
 from owl_jax.models.platform import platform
 from owl_jax.models.write_columns import suits, write_columns
 
-LayerCache = dict[str, jax.Array]  # "k" and "v", each [B, G, S, K]
+# "k" and "v", each [B, G, S, K]; in int8 also "k_scale" and "v_scale", each [B, G, S, 1].
+LayerCache = dict[str, jax.Array]
 Cache = Any  # LayerCache stacked on axis 0 (scanned layers), or a tuple of them (unrolled)
 
 # Logical axes of an unrolled leaf; a stacked one has "layers" before them.
@@ -71,9 +75,13 @@ def write_tokens(cache: Cache, new: Cache, rows: jax.Array | None, slots: jax.Ar
     The scatter is in place on all platforms, on a TPU if K is a multiple of 128; for others there
     is a kernel. dynamic_update_slice under vmap would copy the cache.
     """
-    is_on_tpu = platform() == "tpu" and rows is None
-    if is_on_tpu and isinstance(cache, dict) and all(map(suits, cache.values())):
-        return write_columns(cache, new, slots)
+    new = _finite(new)
+    if platform() == "tpu" and rows is None and isinstance(cache, dict):
+        narrow = {name: leaf for name, leaf in cache.items() if suits(leaf)}
+        if narrow:
+            others = {name: leaf for name, leaf in cache.items() if name not in narrow}
+            rest = {name: new[name] for name in others}
+            return write_columns(narrow, new, slots) | write_tokens(others, rest, rows, slots)
     if rows is None:
         rows = jnp.arange(len(slots))
 
@@ -96,7 +104,7 @@ def write_row(cache: Cache, new: Cache, row: jax.Array, start: jax.Array) -> Cac
         at: list[Any] = [*[0] * (old.ndim - 4), row, 0, start, 0]
         return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), at)
 
-    return jax.tree.map(put, cache, new)
+    return jax.tree.map(put, cache, _finite(new))
 
 
 def write_all(cache: Cache, new: Cache) -> Cache:
@@ -105,7 +113,7 @@ def write_all(cache: Cache, new: Cache) -> Cache:
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), [0] * old.ndim)
 
-    return jax.tree.map(put, cache, new)
+    return jax.tree.map(put, cache, _finite(new))
 
 
 def copy_row(cache: Cache, source: jax.Array, target: jax.Array) -> Cache:
@@ -117,3 +125,8 @@ def copy_row(cache: Cache, source: jax.Array, target: jax.Array) -> Cache:
         return jax.lax.dynamic_update_slice_in_dim(layers, row, target, axis)
 
     return jax.tree.map(copy, cache)
+
+
+def _finite(new: Cache) -> Cache:
+    """Zeros in place of infinities and NaN."""
+    return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), new)

@@ -19,6 +19,8 @@ class Compute:
     scan_layers: scan over stacked weights instead of unrolling (models/stack.py).
     loss_tile: tokens of each sequence whose logits are in memory at once; 0: all
       (training/objectives/cross_entropy.py).
+    cache_dtype: of cached keys and values: "auto", that of the computation, or "int8", with scales
+      (models/int8_cache.py).
     """
 
     dtype: Any = jnp.float32
@@ -27,3 +29,4 @@ class Compute:
     media_remat: str = "none"
     scan_layers: bool = True
     loss_tile: int = 0
+    cache_dtype: str = "auto"

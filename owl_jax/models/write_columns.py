@@ -31,14 +31,17 @@ def suits(old: jax.Array) -> bool:
     if old.ndim != 5:
         return False
     G, K = old.shape[2], old.shape[4]
-    return K < LANES and K % 16 == 0 and G * K * LANES * old.dtype.itemsize <= _MAX_BYTES
+    rows = 32 if old.dtype == jnp.int8 else 16  # of a tile, at least
+    whole_tiles = K % rows == 0 or K == 1  # the scales of an int8 cache have a width of 1
+    return K < LANES and whole_tiles and G * K * LANES * old.dtype.itemsize <= _MAX_BYTES
 
 
 def write_columns(cache: dict[str, Any], new: dict[str, Any], slots: jax.Array) -> dict[str, Any]:
     """Writes one token of each row. Interpreted, hence slow, except on a TPU.
 
     cache: "k" and "v", each [layers, B, G, S, K], updated in place if donated. new: the same,
-    [layers, B, G, 1, K]. slots: int32[B]. On a mesh the kernel runs under `jax.shard_map`.
+    [layers, B, G, 1, K]; other leaves are left out. slots: int32[B]. On a mesh the kernel runs
+    under `jax.shard_map`.
     """
     names = list(cache)
     old = [cache[name].swapaxes(3, 4) for name in names]
@@ -60,19 +63,26 @@ def write_columns(cache: dict[str, Any], new: dict[str, Any], slots: jax.Array) 
 
 def _run(slots: jax.Array, new: list[jax.Array], old: list[jax.Array]) -> list[jax.Array]:
     """The kernel on one device. new: each [layers, B, G, 1, K]; old: each [layers, B, G, K, S]."""
-    layers, B, G, K, _ = old[0].shape
-    token = pl.BlockSpec((1, 1, G, 1, K), lambda layer, row, slots: (layer, row, 0, 0, 0))
-    columns = pl.BlockSpec(
-        (1, 1, G, K, LANES), lambda layer, row, slots: (layer, row, 0, 0, slots[row] // LANES)
-    )
+    layers, B, G = old[0].shape[:3]
+    widths = [leaf.shape[3] for leaf in old]
+    tokens = [
+        pl.BlockSpec((1, 1, G, 1, K), lambda layer, row, slots: (layer, row, 0, 0, 0))
+        for K in widths
+    ]
+    columns = [
+        pl.BlockSpec(
+            (1, 1, G, K, LANES), lambda layer, row, slots: (layer, row, 0, 0, slots[row] // LANES)
+        )
+        for K in widths
+    ]
     count = len(old)
     written: list[jax.Array] = pl.pallas_call(
         _kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(layers, B),
-            in_specs=[token] * count + [columns] * count,
-            out_specs=[columns] * count,
+            in_specs=tokens + columns,
+            out_specs=columns,
         ),
         out_shape=[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in old],
         input_output_aliases={1 + count + number: number for number in range(count)},
@@ -85,13 +95,13 @@ def _run(slots: jax.Array, new: list[jax.Array], old: list[jax.Array]) -> list[j
 
 def _kernel(slots_ref: Any, *refs: Any) -> None:
     count = len(refs) // 3
-    K = refs[0].shape[4]
     own = jax.lax.broadcasted_iota(jnp.int32, (1, 1, LANES), 2)
     is_slot = own == slots_ref[pl.program_id(1)] % LANES
-    rows, columns = (jax.lax.broadcasted_iota(jnp.int32, (1, K, K), axis) for axis in (1, 2))
     for new_ref, old_ref, out_ref in zip(
         refs[:count], refs[count : 2 * count], refs[2 * count :], strict=True
     ):
+        K = new_ref.shape[4]
+        rows, columns = (jax.lax.broadcasted_iota(jnp.int32, (1, K, K), axis) for axis in (1, 2))
         # Transposes [G, 1, K] to [G, K, 1]: the diagonal of K copies.
         new = jnp.where(rows == columns, new_ref[0, 0].astype(jnp.float32), 0.0)
         new = new.sum(axis=2, keepdims=True)

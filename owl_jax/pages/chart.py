@@ -1,4 +1,4 @@
-"""Line charts and histograms as inline SVG, drawn by matplotlib.
+"""Line charts, histograms and bar charts as inline SVG, drawn by matplotlib.
 
 The colours are in the page's style (templates/base.html), since they differ in dark mode.
 matplotlib takes half a second to import, so it is imported only to draw.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # In points, about pixels: readable on a phone.
 _WIDTH, _HEIGHT = 360, 220
+_BAR_HEIGHT, _AXIS_HEIGHT = 24, 60
 _TICKS, _BARS = 5, 30  # at most; bars only if no width is given
 _ROUND = (1, 2, 5, 10)  # digits of round numbers
 
@@ -44,6 +45,7 @@ _VARIABLES = {
     )
 }
 *_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
+_BEST_FIRST = tuple(_COLORS[index] for index in (2, 0, 1, 3))
 
 # Dashes also distinguish lines, for readers who cannot distinguish the colours.
 _DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
@@ -90,6 +92,25 @@ class Mark:
     name: str
     value: float
     said: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number with its interval; a baseline is grey and has none."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A bar of shares, which sum to 1 or less."""
+
+    name: str
+    shares: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -195,8 +216,74 @@ def histogram(
     return Chart(title, svg, "; ".join([words, *names]))
 
 
+def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
+    """Horizontal bars from 0, the first on top, with their intervals as whiskers."""
+    if not bars:
+        return Chart(title)
+    with _drawing(title, "", height=_BAR_HEIGHT * len(bars) + _AXIS_HEIGHT) as (figure, axes):
+        for row, bar in enumerate(bars):
+            [box] = axes.barh(row, bar.value, 0.6, color=_SOFT if bar.is_baseline else _COLORS[0])
+            box.set_gid(f"title:{_said(bar)}")
+            if bar.low is not None and bar.high is not None:
+                reach = [[bar.value - bar.low], [bar.high - bar.value]]
+                axes.errorbar(bar.value, row, xerr=reach, color=_INK, capsize=3, linewidth=1)
+        _name_rows(axes, [bar.name for bar in bars])
+        ends = [end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None]
+        least, most = min(0.0, *ends), max(0.0, *ends)
+        margin = 0.03 * (most - least) or 1.0  # for the caps of the whiskers
+        axes.set_xlim(least - margin * (least < 0), most + margin)
+        svg = _svg(figure)
+    return Chart(title, svg, f"{title}: {'; '.join(map(_said, bars))}")
+
+
+def stacked_chart(title: str, stacks: Sequence[Stack], parts: Sequence[str]) -> Chart:
+    """Horizontal bars of shares side by side, the first on top.
+
+    parts: names of up to four shares, from the best to the worst.
+    """
+    if not stacks:
+        return Chart(title)
+    with _drawing(title, "share", height=_BAR_HEIGHT * len(stacks) + _AXIS_HEIGHT) as drawing:
+        figure, axes = drawing
+        starts = np.zeros(len(stacks))
+        handles = []
+        for index, (part, color) in enumerate(zip(parts, _BEST_FIRST, strict=False)):
+            shares = np.array([stack.shares[index] for stack in stacks])
+            boxes = axes.barh(range(len(stacks)), shares, 0.6, left=starts, color=color)
+            for box, stack, share in zip(boxes, stacks, shares, strict=True):
+                box.set_gid(f"title:{stack.name}: {part} {share:.1%}")
+            handles.append(boxes)
+            starts += shares
+        _name_rows(axes, [stack.name for stack in stacks])
+        axes.set_xlim(0, 1)
+        _legend(figure, handles, parts, columns=len(parts))
+        svg = _svg(figure)
+    said = (
+        f"{stack.name}: "
+        + ", ".join(f"{p} {share:.1%}" for p, share in zip(parts, stack.shares, strict=True))
+        for stack in stacks
+    )
+    return Chart(title, svg, f"{title}: {'; '.join(said)}")
+
+
+def _said(bar: Bar) -> str:
+    reach = "" if bar.low is None else f", {bar.low:.4g} to {bar.high:.4g}"
+    return f"{bar.name} {bar.value:.4g}{reach}"
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A name at each row instead of a number; the first row on top."""
+    from matplotlib.ticker import FixedLocator
+
+    axes.yaxis.set_major_locator(FixedLocator(range(len(names))))
+    axes.yaxis.set_major_formatter(lambda row, _: printable(names[int(row)]))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+
+
 @contextmanager
-def _drawing(title: str, x_label: str) -> Iterator[tuple[Figure, Axes]]:
+def _drawing(title: str, x_label: str, height: float = _HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """A figure in our style, independent of the user's matplotlibrc, with matplotlib's log off.
 
     Raises UserError if matplotlib finds no directory for its font list.
@@ -217,7 +304,7 @@ def _drawing(title: str, x_label: str) -> Iterator[tuple[Figure, Axes]]:
             warnings.simplefilter("ignore")
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": printable(title)})
-            figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
+            figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
             axes = figure.subplots()
             figure.patch.set_visible(False)
             axes.patch.set_visible(False)
@@ -245,9 +332,9 @@ def _log_axis(axes: Axes, values: np.ndarray) -> None:
     axes.minorticks_off()
 
 
-def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """A legend above the axes, in at most two columns so that it fits a phone."""
-    figure.legend(handles, names, loc="outside upper left", ncols=min(2, len(names)))
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 2) -> None:
+    """A legend above the axes, in columns that fit a phone."""
+    figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)))
 
 
 def _svg(figure: Figure) -> Markup:

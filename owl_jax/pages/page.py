@@ -1,6 +1,6 @@
 """Renders HTML pages as single files with embedded pictures.
 
-Pages fetch nothing and have no scripts. Templates extend base.html, which supports light and dark
+Pages fetch nothing. Templates extend base.html, which supports light and dark
 mode and narrow screens. parts.html has shared macros.
 """
 

@@ -23,8 +23,10 @@ from owl_jax.serving.errors import ApiError, api_error, internal_error
 from owl_jax.serving.forms import ChatForm, CompletionForm
 from owl_jax.serving.hosts import LocalHosts
 from owl_jax.serving.job import Planner
-from owl_jax.serving.keys import Keys
+from owl_jax.serving.keys import OPEN, Keys
+from owl_jax.serving.page import PATHS, page_routes
 from owl_jax.serving.service import Service
+from owl_jax.serving.votes import Votes
 
 
 def make_app(
@@ -36,12 +38,12 @@ def make_app(
 ) -> ASGIApp:
     """The ASGI application.
 
-    keys: none if anybody may ask. log: of requests; stderr by default. is_local: whether it listens
-    on this machine's loopback only.
+    keys: none if anybody may ask; the page's files are open to all. log: of requests; stderr by
+    default. is_local: whether it listens on this machine's loopback only.
     """
 
     async def health(request: Request) -> Response:
-        service.check_ready()
+        service.check_healthy()
         return _json({"status": "ok"})
 
     async def models(request: Request) -> Response:
@@ -72,6 +74,8 @@ def make_app(
             Endpoint(service, Planner.completion, CompletionForm),
             methods=["POST"],
         ),
+        Route("/votes", Votes(service).__call__, methods=["POST"]),
+        *page_routes(service.settings),
     ]
     handlers = {
         HTTPException: _http_error,
@@ -80,7 +84,7 @@ def make_app(
         Exception: _fault,  # answers, then raises it again for the log
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    guarded = LocalHosts(app) if is_local and not keys else Keys(app, keys)
+    guarded = LocalHosts(app) if is_local and not keys else Keys(app, keys, OPEN | PATHS)
     return AccessLog(guarded, service.metrics.responded, log)
 
 

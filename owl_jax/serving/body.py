@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
 from owl_jax.serving.errors import ApiError, unavailable
 from owl_jax.serving.settings import Limits
+
+_DISCARDED = 4  # times the limit of a body, at most
 
 
 class Bodies:
@@ -23,10 +26,17 @@ class Bodies:
         Raises ApiError: 413 above the limit of one, 408 after `body_seconds`, 503 while others
         take the memory; ClientDisconnect if the client goes away.
         """
-        body = Body(self)
+        body, chunks = Body(self), request.stream()
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                await self._fill(body, request)
+                try:
+                    await self._fill(body, request.headers.get("content-length", ""), chunks)
+                except ApiError:
+                    # Clients send all of a body before they read, and lose an answer whose
+                    # connection is closed before that.
+                    body.release()
+                    await self._discard(chunks)
+                    raise
         except BaseException as error:
             body.release()
             if not isinstance(error, TimeoutError):
@@ -38,18 +48,26 @@ class Bodies:
             ) from None
         return body
 
-    async def _fill(self, body: Body, request: Request) -> None:
+    async def _fill(self, body: Body, stated: str, chunks: AsyncIterator[bytes]) -> None:
+        """stated: the Content-Length."""
         most = self.limits.body_bytes
-        stated = request.headers.get("content-length", "")
         if stated.isdecimal() and int(stated) > most:
             raise self._too_large(f"has {int(stated):,} bytes")
-        async for chunk in request.stream():
+        async for chunk in chunks:
             if len(body.data) + len(chunk) > most:
                 raise self._too_large(f"has more than {most:,} bytes")
             if self.held + len(chunk) > self.limits.bodies_bytes:
                 raise unavailable("too many large requests at the moment", "bodies_full")
             body.data += chunk
             self.held += len(chunk)
+
+    async def _discard(self, chunks: AsyncIterator[bytes]) -> None:
+        """Reads what is left of a body, unless it is far too large."""
+        left = _DISCARDED * self.limits.body_bytes
+        async for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                return
 
     def _too_large(self, found: str) -> ApiError:
         return ApiError(

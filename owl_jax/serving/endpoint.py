@@ -37,7 +37,7 @@ class Endpoint:
         """ASGI. Raises ApiError before the response has begun."""
         clock = self._service.metrics.clock()
         request, planner = Request(scope, receive), self._service.planner
-        _check_type(request)
+        check_type(request)
         try:
             body = await self._service.bodies.read(request)
             try:
@@ -84,7 +84,7 @@ class Endpoint:
         return job
 
 
-def _check_type(request: Request) -> None:
+def check_type(request: Request) -> None:
     """Raises ApiError unless the request says that it is JSON.
 
     A web page of any origin may make a browser send text or a form here, but JSON only if the

@@ -36,13 +36,15 @@ class Form(Protocol):
 def usage_of(job: Job, answers: Sequence[Answer]) -> Json:
     """The counts of a request."""
     new = sum(answer.num_tokens for answer in answers)
-    # n choices share a prompt, which counts once.
-    cached = max((answer.cached_tokens for answer in answers), default=0)
+    # n choices share a prompt, which counts once: as the first of them has found it.
+    cached: dict[int, int] = {}
+    for answer, request in zip(answers, job.requests, strict=True):
+        cached.setdefault(id(request.prompt), answer.cached_tokens)
     return {
         "prompt_tokens": job.prompt_tokens,
         "completion_tokens": new,
         "total_tokens": job.prompt_tokens + new,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
     }
 
 

@@ -19,16 +19,19 @@ _SHORTEST = 8  # characters of a key
 
 
 class Keys:
-    """Middleware that lets requests pass only with one of the keys, but for the paths in OPEN."""
+    """Middleware that lets requests pass only with one of the keys, but for open paths."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str] = (), open_paths: frozenset[str] = OPEN
+    ) -> None:
         """keys: none lets every request pass."""
+        self._open_paths = open_paths
         self._app = app
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        is_guarded = scope["type"] == "http" and scope["path"] not in OPEN
+        is_guarded = scope["type"] == "http" and scope["path"] not in self._open_paths
         if is_guarded and self._digests and not self._is_known(scope):
             error = ApiError(
                 401,

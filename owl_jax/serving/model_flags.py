@@ -13,7 +13,7 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.files import as_typed
-from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
+from owl_jax.inference.arguments import CACHE_DTYPES, DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
     from owl_jax.serving.model import Model
@@ -33,6 +33,9 @@ _CONVERSATION = flags.DEFINE_string(
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, DTYPES, "dtype of the weights; by default float32 on a CPU, else bfloat16"
+)
+_CACHE_DTYPE = flags.DEFINE_enum(
+    "cache_dtype", "auto", CACHE_DTYPES, "dtype of cached keys and values; auto: of the computation"
 )
 TEMPERATURE = flags.DEFINE_float(
     "temperature", 1.0, "of requests that name none; 0 is greedy decoding"
@@ -64,7 +67,7 @@ MODEL = (
     *(_MODEL, _NAME, _ADAPTER, _ANY_BASE, _DTYPE, _CONVERSATION, _PARTS, _VERIFY),
     TEMPERATURE,
 )
-ENGINE = (_DATA, _FSDP, _TENSOR, _ROWS, _LENGTH, _NUM_FRAMES, _MEDIA_CACHE)
+ENGINE = (_DATA, _FSDP, _TENSOR, _ROWS, _LENGTH, _CACHE_DTYPE, _NUM_FRAMES, _MEDIA_CACHE)
 
 
 @contextmanager
@@ -100,13 +103,21 @@ def checked_name() -> str:
 
 
 def load(name: str, max_waiting: int) -> Model:
-    """The model with its engine, which runs; all programs are compiled."""
+    """The model with its engine, which runs; all programs are compiled.
+
+    Raises UserError if the model cannot be loaded, and on a slice of several hosts.
+    """
     import jax
 
     from owl_jax.inference.engine import Engine
     from owl_jax.parallel.mesh import make_mesh
     from owl_jax.serving.model import Model
 
+    if (count := jax.process_count()) > 1:
+        raise UserError(
+            f"this is one of {count} processes of a slice of several hosts; expected a slice of "
+            "one host: start a server of its own on each"
+        )
     sizes = (_DATA.value, _FSDP.value, _TENSOR.value)
     dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     owl = owl_jax.load(
@@ -118,6 +129,7 @@ def load(name: str, max_waiting: int) -> Model:
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
         adapters=_adapters(_ADAPTER.value),
+        cache_dtype=_CACHE_DTYPE.value,
     )
     engine = Engine(
         owl,

@@ -191,7 +191,16 @@ class CompletionBody(Common, kw_only=True):
     suffix: Annotated[str, Meta(max_length=0)] | None = None
 
 
-T = TypeVar("T", bound=Common)
+class VoteBody(_Body, kw_only=True):
+    """Of /votes. messages: the conversation, with the answer last. id: the answer's."""
+
+    vote: Literal["up", "down", "none"]
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
+
+
+T = TypeVar("T", bound=Struct)
 
 
 def read_as(kind: type[T], body: bytes) -> T:

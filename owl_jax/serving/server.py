@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -17,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from owl_jax import cli
+from owl_jax.serving.memory import return_large_buffers
 from owl_jax.serving.model import Model
 from owl_jax.serving.service import Service
 
@@ -52,6 +54,7 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
         timeout_graceful_shutdown=math.ceil(service.settings.drain_seconds),
     )
     server = _Server(config, service)
+    return_large_buffers()
     # Each connection takes a descriptor, and the soft limit of many systems is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # some systems take no unlimited number
@@ -62,6 +65,8 @@ def run(app: ASGIApp, service: Service, listener: socket.socket, load: Callable[
     def end() -> None:
         server.should_exit = True
 
+    # A signal before the event loop runs leaves uvicorn's coroutine unstarted, which is no fault.
+    warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
     former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     interrupt: BaseException | None = None
     try:

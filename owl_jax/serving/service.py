@@ -54,6 +54,12 @@ class Service:
         if self._loaded is None:
             raise unavailable("the model is loading", "loading")
 
+    def check_healthy(self) -> None:
+        """Raises ApiError as `check_ready` does, and while the engine cannot answer."""
+        problem = self.model.engine.problem(self.settings.stall_seconds)
+        if problem is not None:
+            raise unavailable(problem, "engine_failed")
+
     @property
     def model(self) -> Model:
         """The model. Raises ApiError as `check_ready` does."""

@@ -40,9 +40,12 @@ class Settings:
     temperature: of requests that name none; 1 as in OpenAI's API.
     threads: that read bodies, decode media and tokenize.
     ping_seconds: between two signs of life in a stream.
+    stall_seconds: without a result of the device, after which it is taken to hang.
     metrics_prefix: of the names in /metrics.
     media_hosts: from which pictures and videos are fetched; others are refused.
     download_bytes, download_seconds: of one medium from such a host.
+    votes_file: of JSON Lines, to which votes are appended; None: votes are refused.
+    votes_bytes: of that file, at most.
     """
 
     limits: Limits = Limits()
@@ -50,7 +53,10 @@ class Settings:
     threads: int = 4
     ping_seconds: float = 15.0
     drain_seconds: float = 30.0
+    stall_seconds: float = 120.0
     metrics_prefix: str = "owl"
     media_hosts: tuple[str, ...] = ()
     download_bytes: int = 32 << 20
     download_seconds: float = 10.0
+    votes_file: str | None = None
+    votes_bytes: int = 1 << 30

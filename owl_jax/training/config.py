@@ -104,6 +104,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 500
     config.keep_checkpoints = 2
+    # An evaluator's metric, "NAME/METRIC", or "min NAME/METRIC" for a loss: the checkpoint with the
+    # best value is kept as well, and exported at the end. "": the last step is exported.
+    config.keep_best = ""
     config.skip_damaged = False  # resume from the last readable checkpoint
     config.hang_report = 600.0  # print stacks after this many seconds without a finished step
     config.hang_exit = 0.0  # exit with status 75 after this many seconds without one; 0: never
@@ -277,6 +280,7 @@ def check_values(config: ConfigDict) -> None:
             "bfloat16, or give config.init.llm a directory"
         )
     check_extensions(config)
+    _check_keep_best(config)
     if config.data.video_slots:
         _check_least(config, "data.frames", 1)
     if not 0 <= config.data.max_dropped <= 1:
@@ -326,6 +330,18 @@ def _check_no_former_keys(config: ConfigDict) -> None:
     for key in flatten_dict(config.to_dict(), sep="."):
         if change := replacement_of(key):
             raise UserError(f"config.{key} {change}")
+
+
+def _check_keep_best(config: ConfigDict) -> None:
+    """Raises UserError unless an evaluator may have the metric."""
+    names = [evaluator.name for evaluator in config.evaluators]
+    name, _, metric = config.keep_best.removeprefix("min ").partition("/")
+    if config.keep_best and not (metric and name in names):
+        known = ", ".join(f"{name}/..." for name in names) or "none, as config.evaluators is empty"
+        raise UserError(
+            f"config.keep_best={config.keep_best!r}: expected NAME/METRIC of an evaluator, or 'min "
+            f"NAME/METRIC'; there are {known}"
+        )
 
 
 def _check_least(config: ConfigDict, key: str, least: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import jax
 from owl_jax.checkpoint.adapter_base import Base
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.training import config as settings
+from owl_jax.training.hooks.keep_best import Best
 from owl_jax.training.init_params import unrounded
 from owl_jax.training.partition import merge
 from owl_jax.training.run import Run
+
+BEST_FILE = "best.json"
 
 
 def export_directory(run: Run) -> Path | None:
@@ -30,10 +35,16 @@ def rename_former_model(run: Run) -> None:
         model.rename(former)
 
 
-def export(run: Run, directory: Path, trainable: Any, frozen: Any) -> None:
-    """Writes the model in the format `config.export`. Consumes `frozen`, array by array."""
+def export(
+    run: Run, directory: Path, trainable: Any, frozen: Any, best: Best | None = None
+) -> None:
+    """Writes the model in the format `config.export`. Consumes `frozen`, array by array.
+
+    best: the step that `trainable` is of, if it was chosen by a metric; best.json tells it.
+    """
     config, program = run.config, run.program
     params = unrounded(config, merge(trainable, program.stacked(frozen)))
     base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
     tokenizer = Path(settings.tokenizer_directory(config))
-    save_model(directory, program.model, params, config.export, tokenizer, base)
+    notes = {} if best is None else {BEST_FILE: json.dumps(asdict(best), indent=2) + "\n"}
+    save_model(directory, program.model, params, config.export, tokenizer, base, notes=notes)

@@ -26,6 +26,7 @@ from owl_jax.training.evaluators.evaluator import OpenEvaluators, open_evaluator
 from owl_jax.training.export import export, export_directory, rename_former_model
 from owl_jax.training.extensions import as_json, read_evaluators
 from owl_jax.training.hooks.default import make_hooks
+from owl_jax.training.hooks.keep_best import restore_best
 from owl_jax.training.partition import table
 from owl_jax.training.restore import restore_or_initialize
 from owl_jax.training.run import Halted, Run, StepEvent
@@ -92,7 +93,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
         if is_done and (model_directory is None or model_directory.exists()):
             say(f"nothing to do: {workdir} is at step {run.start} of {config.steps}")
         elif model_directory is not None:
-            export(run, model_directory, state.params, frozen)
+            state, best = restore_best(run, state) if config.keep_best else (state, None)
+            export(run, model_directory, state.params, frozen, best)
     return model_directory
 
 

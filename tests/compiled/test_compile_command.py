@@ -128,7 +128,8 @@ def test_mistakes_are_one_line(compile_it, flags, message):
         (
             ["--program=decode", "--batch_per_device=1000000", "--new_tokens=64"],
             "1,000,000 per device)",
-            "lower config.data.sequence_length, give --dtype=int8, or take more chips",
+            "lower config.data.sequence_length, give --dtype=int8, give --cache_dtype=int8, "
+            "or take more chips",
         ),
         (
             ["--program=decode", "--config.batch_size=1000001", "--new_tokens=64"],

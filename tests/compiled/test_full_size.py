@@ -57,6 +57,18 @@ def test_stage_2_on_one_chip_in_8_bits(open_topology):
     assert report.collectives == {}
 
 
+def test_decoding_on_one_chip_in_8_bits(open_topology):
+    """Weights and cache in int8: room for 14 rows of 2,048 tokens."""
+    config = runpy.run_path(str(CONFIGS / "stage2.py"))["get_config"]()
+    config.batch_size, config.data.sequence_length, config.mesh.fsdp = 14, 2048, 1
+    topology = open_topology("v5e:1x1")
+    program = build_program(config, topology, "decode", dtype="int8", cache_dtype="int8")
+    report = analyse(program, topology, quick=True)
+    assert report.memory.peak < 0.94 * topology.chip.hbm_bytes
+    assert report.memory.temporaries < 100e6
+    assert report.bytes_read / program.needed <= 1.12  # 1.03 when not compiled quickly
+
+
 def test_owl2_s_stage_2_on_64_chips(open_topology):
     """Everything is trained. The visual keys and values cost no exchange of activations."""
     topology = open_topology("v5e:8x8")

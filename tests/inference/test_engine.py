@@ -44,7 +44,7 @@ LANGUAGE = {
 }
 
 
-def make_owl(llm="llama", mesh=None):
+def make_owl(llm="llama", mesh=None, cache_dtype="auto"):
     config = OwlConfig(
         vision=ClipConfig(28, 14, 16, 32, num_layers=1, num_heads=2, temporal=True),
         connector=AbstractorConfig(6, 16, 32, num_layers=1, num_heads=2, temporal=True),
@@ -59,7 +59,7 @@ def make_owl(llm="llama", mesh=None):
 
     params = jax.tree.map(draw, nn.meta.unbox(boxed))
     params = jax.device_put(params, shardings)
-    return Owl(config, params, mesh=mesh)
+    return Owl(config, params, mesh=mesh, cache_dtype=cache_dtype)
 
 
 def use_pieces(monkeypatch, *lengths):
@@ -308,6 +308,28 @@ def test_media_that_fail_end_one_of_the_prompts_that_come_together(owl, engine, 
     (broken, *answers), _ = read_at_once(engine, requests, monkeypatch)
     assert broken.end.reason == "error" and str(broken.end.error) == "no vectors"
     assert [answer.ids for answer in answers] == [alone(owl, request) for request in texts]
+
+
+def test_an_int8_cache_changes_no_answer_where_it_is_found(monkeypatch):
+    """A prompt in pieces, in a shared batch, or found in the cache gets what it gets alone."""
+    use_pieces(monkeypatch, 64)
+    owl = make_owl(cache_dtype="int8")
+    first = [conversation(owl, [*range(3, 90)]), conversation(owl, [*range(80, 9, -1)], seed=1)]
+    with Engine(owl, num_rows=2, row_length=192, frames=(FRAMES,)) as engine:
+        assert {leaf.dtype for leaf in jax.tree.leaves(engine._device._state.cache)} == {
+            jnp.dtype("int8"),
+            jnp.dtype("float32"),
+        }
+        answers = [Answer(), Answer()]
+        for request, answer in zip(first, answers, strict=True):
+            engine.submit(request, answer)
+        turn = conversation(owl, [*range(3, 90)], answers[0].wait().ids, [*range(10, 40)])
+        answers.append(Answer())
+        engine.submit(turn, answers[2])
+        found = [answer.wait().ids for answer in answers]
+        assert engine.stats().compilations == 0
+    assert answers[2].end.cached_tokens == 64
+    assert found == [alone(owl, request) for request in (*first, turn)]
 
 
 def test_several_answers_to_one_prompt_share_its_prefill(owl, engine):
@@ -627,24 +649,89 @@ def test_rows_are_freed_before_new_ones_are_allocated(owl, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("free", "reserved", "mesh", "expected"),
+    ("free", "reserved", "mesh", "least", "most"),
     [
-        ([100], 0, None, 90),
-        ([100], 50, None, 45),
-        ([0.5], 0, None, 1),
-        ([10], 50, None, 1),
-        ([12.5] * 8, 0, (2, 2, 2), 84),  # 87 would not be divided, and each device hold all
-        ([0.1] * 8, 0, (2, 2, 2), 4),
-        ([10] * 7 + [9], 0, (1, 1, 8), 8),  # eight devices do not divide two heads
+        ([100], 0, None, 60, 82),  # 90, less a piece of a prompt and what decoding needs
+        ([100], 50, None, 20, 37),
+        ([10], 50, None, 1, 1),
+        ([32.5] * 8, 0, (2, 2, 2), 8, 100),  # a device has half the heads of a quarter of the rows
+        ([40] * 7 + [39], 0, (1, 1, 8), 8, 27),  # eight devices do not divide two heads
     ],
 )
-def test_as_many_rows_as_there_is_memory_for(free, reserved, mesh, expected, monkeypatch):
+def test_as_many_rows_as_there_is_memory_for(free, reserved, mesh, least, most, monkeypatch):
     owl = make_owl(mesh=mesh and make_mesh(*mesh))
     row = 4 * 2 * 2 * 2 * 8 * 64 + 6 * 97  # keys and values of 64 tokens, and what ids take
-    monkeypatch.setattr(
-        device_rows, "_free_bytes", lambda devices: [int(each * row) + 1 for each in free]
-    )
-    assert device_rows.DeviceRows(owl, None, 64, reserved * row).count == expected
+    monkeypatch.setattr(device_rows, "_free_bytes", lambda _: [int(each * row) for each in free])
+    rows = device_rows.DeviceRows(owl, None, 64, reserved * row)
+    assert least <= rows.count <= most
+    shards = mesh[0] * mesh[1] if mesh else 1
+    assert rows.count % shards == 0  # otherwise each device would hold all
+    if rows.count > shards:
+        here = rows.count // shards * row // (2 if mesh == (2, 2, 2) else 1)
+        needed = here + rows._decoding_bytes(rows.count)
+        assert needed <= 0.9 * (min(free) - reserved) * row
+
+
+def test_rows_that_a_mesh_does_not_divide_are_refused():
+    owl = make_owl(mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    with pytest.raises(UserError, match="num_rows is 6; expected a multiple of 4"):
+        Engine(owl, num_rows=6, row_length=64, frames=(FRAMES,))
+
+
+def test_a_model_with_too_many_end_ids_is_refused_at_once(owl):
+    ends = Owl(owl.config, owl.params)
+    ends.end_ids = tuple(range(9))
+    with pytest.raises(UserError, match="the model has 9 tokens that end an answer; expected at m"):
+        Engine(ends, num_rows=1, row_length=64, frames=(FRAMES,))
+
+
+def test_a_medium_of_two_pieces_is_encoded_once_without_a_cache(owl, monkeypatch):
+    use_pieces(monkeypatch, 64)
+    random = np.random.default_rng(3)
+    pictures = [random.integers(0, 256, (28, 28, 3), np.uint8) for _ in range(2)]
+    media = [-1] * owl.num_tokens("image")
+    ids = [*range(3, 64), *media, *range(3, 61), *media, 5]  # each across a multiple of 64
+    request = Request(ChatPrompt(np.asarray(ids, np.int32), pictures), 6)
+    engine = Engine(owl, num_rows=2, row_length=256, frames=(FRAMES,), media_cache_bytes=0)
+    engine.start()
+    answer = Answer()
+    engine.submit(request, answer)
+    assert answer.wait().ids == alone(owl, request)
+    assert (engine.stats().encoded_media, engine.stats().cached_media) == (2, 0)
+    engine.close()
+
+
+@pytest.mark.parametrize("llm", ["llama", "bloom"])
+def test_what_earlier_requests_left_in_a_row_reaches_no_answer(llm):
+    """Keys and values that were not finite, and garbage in all slots."""
+    owl = make_owl(llm)
+    request = conversation(owl, [*range(3, 90)])
+    with Engine(owl, num_rows=1, row_length=576, frames=(FRAMES,)) as engine:
+        rows, answers = engine._device, [Answer(), Answer()]
+        for bad, answer in zip((np.nan, np.inf), answers, strict=True):
+            for start in (0, 512):
+                ids = np.zeros(512 if not start else 64, np.int32)
+                canvas = rows.canvas(len(ids))
+                read = rows.prefill(0, ids, len(ids), 0, canvas)
+                spoilt = jax.tree.map(lambda leaf, bad=bad: jnp.full_like(leaf, bad), read)
+                rows.insert(0, spoilt, start, len(ids))
+            rows.release(0, 0)
+            engine._rows[0].run = engine_module.TokenRun(np.zeros(0, np.int32))
+            engine.submit(request, answer)
+            assert answer.wait().ids == alone(owl, request)
+        huge = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e30), rows._state.cache)
+        rows._state = dataclasses.replace(rows._state, cache=huge)
+        engine._rows[0].run = engine_module.TokenRun(np.zeros(0, np.int32))
+        again = Answer()
+        engine.submit(request, again)
+        assert again.wait().ids == alone(owl, request)
+
+
+def test_an_int8_cache_has_room_for_more_rows(monkeypatch):
+    owl = make_owl(cache_dtype="int8")
+    row = (8 + 4) * 2 * 2 * 2 * 64 + 6 * 97
+    monkeypatch.setattr(device_rows, "_free_bytes", lambda devices: [100 * row + 1])
+    assert device_rows.DeviceRows(owl, None, 64).count == 90
 
 
 def test_counts_are_taken_while_a_request_ends(owl):
@@ -722,6 +809,85 @@ def test_an_engine_lives_on_if_its_rows_cannot_be_allocated_again(owl, monkeypat
     engine.submit(Request(prompt, 5), answer)
     assert answer.wait().ids == alone(owl, Request(prompt, 5))
     engine.close()
+
+
+def test_an_engine_knows_when_it_cannot_answer(owl, monkeypatch):
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    real, fails = device_rows.DeviceRows.decode, [True] * 3
+    begun, release = threading.Event(), threading.Event()
+
+    def decode(self, *arguments):
+        if fails:
+            fails.pop()
+            raise RuntimeError("the device is lost")
+        begun.set()
+        assert release.wait(60)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "decode", decode)
+    engine = Engine(owl, num_rows=2, row_length=128, frames=(FRAMES,))
+    engine.start()
+
+    def ask():
+        answer = Answer()
+        engine.submit(Request(prompt, 5), answer)
+        return answer
+
+    for _ in range(2):
+        ask().wait()
+    assert engine.problem(60) is None
+    ask().wait()
+    assert "the last 3 attempts to compute failed" in engine.problem(60)
+    hanging = ask()
+    assert begun.wait(60)
+    engine._heard -= 100
+    engine._failures = 0
+    assert "the device has not answered for 1" in engine.problem(60)
+    release.set()
+    assert hanging.wait().ids == alone(owl, Request(prompt, 5))
+    engine.drain(60)
+    engine._heard -= 100  # without work it need not answer
+    assert engine.problem(60) is None
+    engine.close()
+    assert engine.problem(60) == "the engine has ended"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_requests_are_told_if_the_engine_ends(owl, monkeypatch):
+    def ends(self, *arguments):
+        raise SystemExit
+
+    monkeypatch.setattr(device_rows.DeviceRows, "decode", ends)
+    prompt = ChatPrompt(np.arange(3, 30, dtype=np.int32))
+    engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
+    answers = [Answer(), Answer()]
+    for answer in answers:
+        engine.submit(Request(prompt, 5), answer)
+    engine.start()
+    assert [answer.wait().end.reason for answer in answers] == ["cancelled"] * 2
+    engine._thread.join(20)
+    assert engine.problem(60) == "the engine has ended"
+    with pytest.raises(QueueFull, match="shutting down"):
+        engine.submit(Request(prompt, 5), Answer())
+
+
+def test_an_engine_whose_device_hangs_is_closed(owl, monkeypatch):
+    hang, begun = threading.Event(), threading.Event()
+
+    def hangs(self, *arguments):
+        begun.set()
+        hang.wait(60)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "decode", hangs)
+    monkeypatch.setattr(engine_module, "_CLOSE_SECONDS", 0.1)
+    engine = Engine(owl, num_rows=1, row_length=128, frames=(FRAMES,))
+    engine.submit(Request(ChatPrompt(np.arange(3, 30, dtype=np.int32)), 5), Answer())
+    engine.start()
+    assert begun.wait(60)
+    engine.close()
+    assert engine._thread.is_alive()
+    hang.set()
+    engine._thread.join(60)
 
 
 def test_a_listener_that_raises_ends_only_its_request(owl, engine):

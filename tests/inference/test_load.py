@@ -25,6 +25,12 @@ def test_dtypes_that_weights_cannot_be_are_refused(dtype):
     assert len(str(told.value)) < 200
 
 
+def test_a_cache_in_int8():
+    compute, _ = owl_jax.load(LLAMA, "float32", cache_dtype="int8").compiled_form
+    assert compute.cache_dtype == "int8"
+    assert owl_jax.load(LLAMA, "float32").compiled_form[0].cache_dtype == "auto"
+
+
 @pytest.mark.parametrize("dtype", ["float32", np.float32, jnp.float32, np.dtype("float32"), "f4"])
 def test_a_dtype_may_be_said_in_many_ways(dtype):
     assert owl_jax.load(LLAMA, dtype).params["llm"]["norm"]["scale"].dtype == np.float32

@@ -21,8 +21,8 @@ def pictures(count) -> list[Image.Image]:
     return [Image.new("RGB", (32, 24), (STEP * i,) * 3) for i in range(count)]
 
 
-def choose_six(count) -> list[int]:
-    return frame_indices(count, 6)
+def choose_six(times) -> list[int]:
+    return frame_indices(len(times), 6)
 
 
 def numbers(frames) -> list[int]:
@@ -124,6 +124,30 @@ def test_unseekable_file_is_decoded_in_order(tmp_path, name):
     path = write_video(tmp_path / name, 41)
     assert read_by_seeking(path, choose_six) == []
     assert numbers(load_video(path, 6, SIZE)) == frame_indices(41, 6)
+
+
+# Ten frames a second; a raw stream tells no times, an AVI's frames are found without seeking.
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "raw.mjpeg", "a.ts"])
+def test_only_an_interval_of_a_file_is_used(tmp_path, name):
+    codec = {"avi": "mpeg4", "mjpeg": "mjpeg"}.get(name.partition(".")[2], "libx264")
+    path = write_video(tmp_path / name, 41, codec, "yuvj420p" if codec == "mjpeg" else "yuv420p")
+    rate = 25 if name == "raw.mjpeg" else 10  # what FFmpeg assumes of a raw stream
+
+    def used(start, end, num_frames=3):
+        return numbers(load_video(path, num_frames, SIZE, interval=(start, end)))
+
+    assert used(10 / rate, 18 / rate) == [10 + i for i in frame_indices(9, 3)]
+    assert used(31.5 / rate, None) == [32 + i for i in frame_indices(9, 3)]
+    assert used(None, 8 / rate) == frame_indices(9, 3)
+    assert used(12.2 / rate, 12.8 / rate, 2) == [13, 13]
+    assert used(99, 100, 2) == [40, 40]
+
+
+def test_only_an_interval_of_a_folder_is_used(tmp_path):
+    for number, picture in enumerate(pictures(12)):
+        picture.save(tmp_path / f"{number}.png")
+    found = numbers(load_video(tmp_path, 3, SIZE, interval=(1.0, 3.0)))
+    assert found == [3 + i for i in frame_indices(7, 3)]
 
 
 def test_other_frames_are_not_decoded(tmp_path):

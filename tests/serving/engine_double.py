@@ -61,6 +61,9 @@ class EngineDouble:
         threading.Thread(target=self._answer, args=[ticket], daemon=True).start()
         return ticket
 
+    def problem(self, stall_seconds: float) -> str | None:
+        return None
+
     def max_new_tokens(self, prompt: ChatPrompt) -> int:
         length = len(prompt.input_ids)
         if length >= self.row_length:

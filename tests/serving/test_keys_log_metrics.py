@@ -4,6 +4,7 @@ import io
 import re
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -167,6 +168,16 @@ def test_metrics(serve, prefix):
     assert samples("kv_cache_usage_perc") == {("tiny",): 0.5}
     assert samples("num_preemptions", "_total") == {("tiny",): 0}
     assert samples("http_responses", "_total") == {("200",): 2, ("404",): 1}
+
+
+def test_every_metric_is_in_the_page(plain):
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    families = list(text_string_to_metric_families(plain.client.get("/metrics").text))
+    told = [family for family in families if not family.name.endswith("_created")]
+    assert len(told) > 12
+    for family in told:
+        name = family.name.removeprefix("owl:") + "_total" * (family.type == "counter")
+        assert f"`{name}" in page, name
 
 
 def test_answers_wait_for_nobody(serve):

@@ -4,6 +4,7 @@ import http.client
 import http.server
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_a_bomb_is_not_decoded(plain, monkeypatch):
     response = plain.ask(messages=messages(picture_part(bomb), "What?"))
     assert response.status_code == 400
     assert time.monotonic() - start < 1
+
+
+def test_a_picture_without_usable_metadata_still_has_a_size():
+    """Pillow refuses its text, which would take 64 MiB; the picture is decoded without it."""
+    text = b"zTXta\0\0" + zlib.compress(bytes(64 << 20), 9)
+    checksum = zlib.crc32(text).to_bytes(4, "big")
+    file = png(5, 7)
+    after_header = 8 + 25  # the signature and IHDR
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + checksum
+    file = file[:after_header] + chunk + file[after_header:]
+    assert stated_size(file) == (5, 7, 1)
+    with pytest.raises(ApiError, match="5 x 7 pixels"):
+        Media(Limits(pixels=34), Downloads()).picture(uri(file), "picture")
 
 
 def test_sizes_come_from_headers(tmp_path):

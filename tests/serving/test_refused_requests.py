@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from served import ASK, Served, messages, picture_part, png, until, uri
@@ -182,6 +183,29 @@ def test_a_large_body(serve):
     assert served.ask().status_code == 200
 
 
+@pytest.mark.parametrize("times", [3, 200])
+def test_who_sends_a_large_body_before_reading_gets_the_answer(serve, times):
+    """Unless it is far too large."""
+    served = serve(settings=Settings(Limits(body_bytes=100_000)))
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        size = times * 100_000
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % size
+        )
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < size:
+                connection.sendall(b"a" * 10_000)
+                sent += 10_000
+                time.sleep(0.001)
+        if times == 3:
+            assert connection.recv(100).startswith(b"HTTP/1.1 413")
+    assert (sent == size) == (times == 3)
+    assert served.service.bodies.held == 0
+
+
 def test_all_bodies_together(serve):
     served = serve(settings=Settings(Limits(bodies_bytes=1000)))
     response = served.client.post(CHAT, json={**ASK, "user": "a" * 2000})
@@ -296,6 +320,19 @@ def test_while_the_model_loads(owl):
         served.service.is_draining = True
         assert error(served.client.get("/health"), 503)["code"] == "shutting_down"
         assert error(served.ask(), 503)["code"] == "shutting_down"
+
+
+def test_an_engine_that_cannot_answer_is_not_healthy(serve, monkeypatch):
+    served = serve(settings=Settings(stall_seconds=7))
+    monkeypatch.setattr(
+        served.engine, "problem", lambda seconds: f"the device has not answered for {seconds} s"
+    )
+    response = served.client.get("/health")
+    found = error(response, 503)
+    assert (found["code"], found["message"][-3:]) == ("engine_failed", "7 s")
+    assert served.text() == "An owl."  # it may recover
+    monkeypatch.undo()
+    assert served.client.get("/health").status_code == 200
 
 
 def test_answers_that_take_too_long_are_ended(owl):

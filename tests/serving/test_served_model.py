@@ -85,6 +85,19 @@ def test_the_second_turn_is_not_computed_again(served):
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 64
 
 
+def test_cached_tokens_are_those_of_all_prompts(served):
+    prompts = ["An owl sees. " * 6, "A bird sings. " * 6]
+    ask = {"path": "/v1/completions", "max_tokens": 1}
+    first = served.ask(prompt=prompts, n=2, **ask).json()["usage"]
+    assert first["prompt_tokens_details"]["cached_tokens"] == 0
+    alone = [served.ask(prompt=prompt, **ask).json()["usage"] for prompt in prompts]
+    cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in alone]
+    assert min(cached) >= 64
+    both = served.ask(prompt=prompts, **ask).json()["usage"]
+    assert both["prompt_tokens_details"]["cached_tokens"] == sum(cached)
+    assert both["prompt_tokens"] == sum(usage["prompt_tokens"] for usage in alone)
+
+
 def test_a_client_that_leaves_frees_its_row(served):
     with served.client.stream(
         "POST",

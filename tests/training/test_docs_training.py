@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import tiny
+from PIL import Image
 from training_runs import CONFIG, metrics_of
 
 from owl_jax.training.loop import train
@@ -30,6 +31,11 @@ def test_what_the_page_shows_trains(tmp_path, monkeypatch, capsys):
     said = ["Human: Say it.\nAI: " + f"{number} is a number. " * 9 for number in range(300)]
     records = "\n".join(json.dumps({"text": text}) for text in said)
     (tmp_path / "data" / "coco_val.jsonl").write_text(records)
+    pope = tmp_path / "data" / "pope"
+    (pope / "images").mkdir(parents=True)
+    Image.new("RGB", (28, 28), (90, 40, 10)).save(pope / "images" / "0.png")
+    asked = {"question_id": 1, "image": "0.png", "text": "Is there an owl?", "label": "yes"}
+    (pope / "coco_pope_random.json").write_text(json.dumps(asked))
     monkeypatch.chdir(tmp_path)
 
     scope, evaluators = {"config": config}, []
@@ -41,9 +47,10 @@ def test_what_the_page_shows_trains(tmp_path, monkeypatch, capsys):
     config.evaluators = evaluators
     train(config, tmp_path / "run")
 
-    assert len(evaluators) == 2
+    assert len(evaluators) == 3
     last = metrics_of(tmp_path / "run")[-1]
     assert last["coco/loss"] > 0 and last["coco/supervised_tokens"] > 256
     assert last["parameters/norm"] > 0
+    assert last["pope/score"] in (0, 1) and (tmp_path / "run" / "best").exists()
     assert 0 <= last["accuracy"] <= 1
     assert "step 3\n" in capsys.readouterr().out

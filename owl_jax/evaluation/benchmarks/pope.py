@@ -8,23 +8,23 @@ from typing import Any
 
 from owl_jax.errors import UserError, shown
 from owl_jax.evaluation.benchmark import (
-    Ask,
-    Benchmark,
     Item,
     Judged,
     Medium,
     Question,
-    Verdict,
+    RuleBenchmark,
     by_category,
     mean,
 )
 from owl_jax.evaluation.data_files import read_json_lines
+from owl_jax.evaluation.scorers import yes_no
 
 _CATEGORIES = ("random", "popular", "adversarial")
+_MEANS = ("acc", "precision", "recall", "f1", "yes_ratio")
 _LABELS = {"yes": "Yes", "no": "No"}
 
 
-class Pope(Benchmark):
+class Pope(RuleBenchmark):
     """Three files of yes/no questions: random, popular and adversarial objects.
 
     An answer means no if its first sentence has the word No, no or not, and yes otherwise.
@@ -56,15 +56,9 @@ class Pope(Benchmark):
     def question(self, item: Item) -> Question:
         return Question((*item.media, item.question))
 
-    def judge(
-        self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None
-    ) -> list[Verdict]:
-        del ask
-        verdicts = []
-        for item in items:
-            parsed = _parse(answers[item.id])
-            verdicts.append(Verdict(parsed, float(parsed == item.truth)))
-        return verdicts
+    def parse(self, item: Item, answer: str) -> str | None:
+        del item
+        return _parse(answer)
 
     def scores(self, judged: Sequence[Judged]) -> dict[str, Any]:
         return {name: _confusion(members) for name, members in by_category(judged).items()}
@@ -74,6 +68,25 @@ class Pope(Benchmark):
             mean(one.verdict.score or 0.0 for one in members)
             for members in by_category(judged).values()
         )
+
+    def variants(self, judged: Sequence[Judged]) -> dict[str, Any]:
+        """official_mean_of_three: what papers print. lmms_eval: the whole answer must be yes or no,
+        and yes_ratio is that of the labels. vlmevalkit_exact_matching: exactly one of the words yes
+        and no is in the answer; in per cent, and Overall is F1."""
+        files = {name: _confusion(members) for name, members in by_category(judged).items()}
+        return {
+            "official_mean_of_three": {
+                name: mean(scores[name] for scores in files.values()) for name in _MEANS
+            },
+            "lmms_eval": {
+                **{name: _lmms_eval(members) for name, members in by_category(judged).items()},
+                "all": _lmms_eval(judged),
+            },
+            "vlmevalkit_exact_matching": {
+                "Overall": _vlmevalkit(judged),
+                **{name: _vlmevalkit(members) for name, members in by_category(judged).items()},
+            },
+        }
 
 
 def _item(record: Mapping[str, Any], category: str, images: Path) -> Item:
@@ -96,17 +109,48 @@ def _confusion(judged: Sequence[Judged]) -> dict[str, float]:
     pairs = [(one.verdict.parsed, one.item.truth) for one in judged]
     tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
     fn, tn = pairs.count(("No", "Yes")), pairs.count(("No", "No"))
-    precision = tp / (tp + fp) if tp + fp else 0.0
-    recall = tp / (tp + fn) if tp + fn else 0.0
-    both = precision + recall
     return {
         "TP": tp,
         "FP": fp,
         "TN": tn,
         "FN": fn,
         "acc": (tp + tn) / len(pairs),
+        **_retrieval(tp, fp, fn),
+        "yes_ratio": (tp + fp) / len(pairs),
+    }
+
+
+def _lmms_eval(judged: Sequence[Judged]) -> dict[str, float]:
+    pairs = [(one.answer.strip().lower(), one.item.truth.lower()) for one in judged]
+    tp, fp = pairs.count(("yes", "yes")), pairs.count(("yes", "no"))
+    scores = _retrieval(tp, fp, pairs.count(("no", "yes")))
+    return {
+        "accuracy": mean(answer == truth for answer, truth in pairs),
+        "precision": scores["precision"],
+        "recall": scores["recall"],
+        "f1_score": scores["f1"],
+        "yes_ratio": mean(truth == "yes" for _, truth in pairs),
+    }
+
+
+def _vlmevalkit(judged: Sequence[Judged]) -> dict[str, float]:
+    pairs = [(yes_no.whole_word(one.answer), one.item.truth) for one in judged]
+    tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
+    scores = _retrieval(tp, fp, [truth for _, truth in pairs].count("Yes") - tp)
+    return {
+        "Overall": 100 * scores["f1"],
+        "acc": 100 * mean(found == truth for found, truth in pairs),
+        "precision": 100 * scores["precision"],
+        "recall": 100 * scores["recall"],
+    }
+
+
+def _retrieval(tp: int, fp: int, fn: int) -> dict[str, float]:
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    both = precision + recall
+    return {
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / both if both else 0.0,
-        "yes_ratio": (tp + fp) / len(pairs),
     }

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from owl_jax.models.attention.mask import PastTokens
 from owl_jax.models.attention.packed_kernels import MASKED
+from owl_jax.models.int8_cache import scaled
 
 _BLOCK = 64  # slots; a cache has a multiple of it
 _SPEEDUP = 3  # of matmuls over all slots, measured for a slot on two cores
@@ -36,7 +37,7 @@ def ragged(
 ) -> tuple[jax.Array, jax.Array]:
     """Attention of each row's query to its cached tokens.
 
-    q: [B, H, K]; cached: {"k", "v"}, each [rows, G, S, K].
+    q: [B, H, K]; cached: {"k", "v"}, each [rows, G, S, K], and their scales if they are int8.
 
     Returns: (context float32[B, H, K], the logarithm of its softmax's denominator float32[B, H]).
     """
@@ -55,20 +56,23 @@ def ragged(
             block: jax.Array, sums: tuple[jax.Array, jax.Array, jax.Array]
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
             highest, total, context = sums
-            k, v = (
-                jax.lax.dynamic_slice(x, (row, 0, block * _BLOCK, 0), (1, G, _BLOCK, K))[0]
-                for x in (cached["k"], cached["v"])
-            )
+            start = row, 0, block * _BLOCK, 0
+            here = {
+                name: jax.lax.dynamic_slice(x, start, (1, G, _BLOCK, x.shape[3]))[0]
+                for name, x in cached.items()
+            }
+            k, v = (here[name].astype(query.dtype) for name in "kv")
             slots = block * _BLOCK + jnp.arange(_BLOCK)
             scores = jnp.einsum("grk,gsk->grs", query, k, preferred_element_type=jnp.float32)
-            scores /= math.sqrt(K)
+            scores = scaled(scores, here, "k") / math.sqrt(K)
             if by_group is not None:
                 scores += by_group * (slots - length)
             scores = jnp.where((slots >= oldest) & (slots < length), scores, MASKED)
             new_highest = jnp.maximum(highest, scores.max(axis=-1))
             weights = jnp.exp(scores - new_highest[..., None])
             shrink = jnp.exp(highest - new_highest)
-            values = jnp.einsum("grs,gsk->grk", weights.astype(v.dtype), v)
+            shares = scaled(weights, here, "v").astype(v.dtype)
+            values = jnp.einsum("grs,gsk->grk", shares, v)
             return (
                 new_highest,
                 total * shrink + weights.sum(axis=-1),

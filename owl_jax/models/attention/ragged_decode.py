@@ -15,7 +15,7 @@ is the same memory; for [..., S, K] XLA would copy the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec
 from owl_jax.models.attention.mask import AttentionMask
 from owl_jax.models.attention.packed_kernels import MASKED, mesh_axes
 from owl_jax.models.cache import Past
+from owl_jax.models.int8_cache import scale_of
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
@@ -35,7 +36,7 @@ NAME = "ragged_decode"
 CHUNK = 128  # slots that are copied at once; fewer if S is no multiple or the heads are many
 _CHUNKS = (CHUNK, 64, 32, 16)
 _LANES = 128  # columns of a tile
-_ROWS = 16  # of a tile of bfloat16
+_TILE_BYTES = 32  # of a column of a tile
 _MAX_CHUNK_BYTES = 2 << 20  # two buffers each for keys and values leave half of a kernel's 16 MB
 # Of keys in a block. In the compiler's schedule for v5e, a block of 256 slots of four heads of
 # width 128 in bfloat16 takes 380 cycles, 170 of them to start the copies of the next; its own
@@ -50,7 +51,7 @@ def suits(past: Past, q: jax.Array, mask: AttentionMask) -> bool:
         q.shape[1] == 1
         and mask.past is not None
         and mask.past.rows is None
-        and q.dtype == keys.dtype
+        and keys.dtype in (q.dtype, jnp.int8)
         and q.dtype in (jnp.bfloat16, jnp.float32)
         and _chunk(keys) is not None
     )
@@ -69,38 +70,40 @@ def ragged_decode(
 
     Arguments and result as in `attend` (dispatch.py): q [B, 1, H, K], k and v [B, G, 1, K].
     Interpreted, hence slow, except on a TPU. On a mesh the kernel runs under `jax.shard_map`,
-    sharded by row and head. A layer of a stacked cache is not sliced from it.
+    sharded by row and head. A layer of a stacked cache is not sliced from it. Keys and values in
+    int8 are read as they are; their scales are applied to scores and weights.
     """
     assert mask.past is not None
     B, _, H, K = q.shape
     G = k.shape[1]
-    keys, values = past.cache["k"], past.cache["v"]
-    chunk = _chunk(keys)
+    chunk = _chunk(past.cache["k"])
     assert chunk is not None
-    if past.layer is None:
-        keys, values = keys[None], values[None]
-    if _is_by_column(K):
-        keys, values = keys.swapaxes(3, 4), values.swapaxes(3, 4)
+    cached = []
+    for name in ("k", "v", scale_of("k"), scale_of("v"))[: len(past.cache)]:
+        leaf = past.cache[name]
+        leaf = leaf[None] if past.layer is None else leaf
+        cached.append(leaf.swapaxes(3, 4) if _is_by_column(leaf.shape[4]) else leaf)
     layer = jnp.zeros(1, jnp.int32) if past.layer is None else past.layer.reshape(1)
     sees_itself = mask.query_segments == mask.key_segments
     rows = jnp.concatenate([mask.past.lengths[:, None], mask.query_positions, sees_itself], axis=1)
     grouped = q.reshape(B, G, H // G, K)
-    arguments = [layer, rows.astype(jnp.int32), grouped, k, v, keys, values]
-    if slopes is not None:
-        arguments.append(slopes.astype(jnp.float32).reshape(G, H // G, 1))
+    by_head = None if slopes is None else slopes.astype(jnp.float32).reshape(G, H // G, 1)
     run: Callable[..., jax.Array] = partial(_run, chunk=chunk, window=window)
     if not jax.sharding.get_abstract_mesh().empty:
         batch, heads = mesh_axes("batch", B), mesh_axes("act_heads", G)
         by_row = PartitionSpec(batch, heads)
-        cached = PartitionSpec(None, batch, heads)
-        specs = PartitionSpec(), PartitionSpec(batch), by_row, by_row, by_row, cached, cached
+        leaves = PartitionSpec(None, batch, heads)
         run = jax.shard_map(
             run,
-            in_specs=(*specs, PartitionSpec(heads))[: len(arguments)],
+            in_specs=(
+                *(PartitionSpec(), PartitionSpec(batch), by_row, by_row, by_row, leaves),
+                PartitionSpec(heads),
+            ),
             out_specs=by_row,
             check_vma=False,
         )
-    return named("context", run(*arguments).reshape(B, 1, H, K))
+    context = run(layer, rows.astype(jnp.int32), grouped, k, v, cached, by_head)
+    return named("context", context.reshape(B, 1, H, K))
 
 
 def _run(
@@ -109,9 +112,8 @@ def _run(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    slopes: jax.Array | None = None,
+    cached: Sequence[jax.Array],
+    slopes: jax.Array | None,
     *,
     chunk: int,
     window: int,
@@ -119,35 +121,45 @@ def _run(
     """The kernel on one device.
 
     layer: int32[1]. rows: int32[B, 3]: the length, the query's position, and whether the new token
-    attends to itself. q: [B, G, R, K]. k, v: [B, G, 1, K]. keys, values: [layers, B, G, S, K],
-    or [layers, B, G, K, S] if `_is_by_column`. slopes: float32[G, R, 1].
+    attends to itself. q: [B, G, R, K]. k, v: [B, G, 1, K]. cached: keys, values and, if they are
+    int8, the scales of both: [layers, B, G, S, K], or [layers, B, G, K, S] if `_is_by_column`; K is
+    1 for scales. slopes: float32[G, R, 1] or None.
 
     Returns: [B, G, R, K].
     """
     B, G, R, K = q.shape
+    keys = cached[0]
     S = keys.shape[4 if _is_by_column(K) else 3]
     chunk_bytes = G * chunk * K * keys.dtype.itemsize
     block = chunk * max(1, min(_BLOCK_BYTES // chunk_bytes, S // chunk))
     per_row = lambda *shape: pl.BlockSpec((1, *shape), lambda row, *_: (row, 0, 0, 0))  # noqa: E731
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    in_specs = [per_row(G, R, K), per_row(G, 1, K), per_row(G, 1, K), in_hbm, in_hbm]
-    given = [q, k, v, keys, values]
+    in_specs = [per_row(G, R, K), per_row(G, 1, K), per_row(G, 1, K), *[in_hbm] * len(cached)]
+    given = [q, k, v, *cached]
     if slopes is not None:
         in_specs.append(pl.BlockSpec((G, R, 1), lambda *_: (0, 0, 0)))
         given.append(slopes)
     shape = (K, block) if _is_by_column(K) else (block, K)
-    buffer = pltpu.VMEM((2, G, *shape), keys.dtype)
+    shapes = (shape, shape, (1, block), (1, block))[: len(cached)]
+    buffers = [
+        pltpu.VMEM((2, G, *shape), leaf.dtype) for leaf, shape in zip(cached, shapes, strict=True)
+    ]
     return pl.pallas_call(
-        partial(_kernel, chunk=chunk, window=window, has_slopes=slopes is not None),
+        partial(
+            _kernel,
+            chunk=chunk,
+            window=window,
+            num_cached=len(cached),
+            has_slopes=slopes is not None,
+        ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(B,),
             in_specs=in_specs,
             out_specs=per_row(G, R, K),
             scratch_shapes=[
-                buffer,
-                buffer,
-                pltpu.SemaphoreType.DMA((2, 2)),
+                *buffers,
+                pltpu.SemaphoreType.DMA((len(cached), 2)),
                 pltpu.SMEM((1,), jnp.int32),
             ],
         ),
@@ -164,18 +176,20 @@ def _kernel(
     q_ref: Any,
     k_ref: Any,
     v_ref: Any,
-    keys_ref: Any,
-    values_ref: Any,
     *refs: Any,
     chunk: int,
     window: int,
+    num_cached: int,
     has_slopes: bool,
 ) -> None:
+    cached_refs, refs = refs[:num_cached], refs[num_cached:]
     slopes_ref = refs[0] if has_slopes else None
-    out_ref, keys_buffer, values_buffer, semaphores, filled_ref = refs[has_slopes:]
+    out_ref, *buffers, semaphores, filled_ref = refs[has_slopes:]
+    keys_buffer, values_buffer, *scale_buffers = buffers
     K = q_ref.shape[3]
     by_column = _is_by_column(K)
     key_axis, slot_axis = (1, 2) if by_column else (2, 1)
+    slot_axes = (slot_axis, slot_axis, 2, 2)[:num_cached]
     block = keys_buffer.shape[1 + slot_axis]
     row, num_rows = pl.program_id(0), pl.num_programs(0)
 
@@ -209,12 +223,12 @@ def _kernel(
 
             @pl.when(slot < rows_ref[row, 0])
             def _(slot: jax.Array = slot, offset: int = offset) -> None:
-                whole = (slice(None),) * slot_axis
                 slots = pl.ds(pl.multiple_of(slot, chunk), chunk)
-                source = layer_ref[0], row, *whole, slots
-                target = buffer, *whole, pl.ds(offset, chunk)
-                pairs = (keys_ref, keys_buffer), (values_ref, values_buffer)
-                for number, (cached, here) in enumerate(pairs):
+                pairs = zip(cached_refs, buffers, slot_axes, strict=True)
+                for number, (cached, here, axis) in enumerate(pairs):
+                    whole = (slice(None),) * axis
+                    source = layer_ref[0], row, *whole, slots
+                    target = buffer, *whole, pl.ds(offset, chunk)
                     semaphore = semaphores.at[number, buffer]
                     copied = pltpu.make_async_copy(cached.at[source], here.at[target], semaphore)
                     getattr(copied, does)()
@@ -223,7 +237,8 @@ def _kernel(
     def _() -> None:
         filled_ref[0] = 0
         # A weight of zero times what is left in a buffer must be zero, not NaN.
-        values_buffer[...] = jnp.zeros_like(values_buffer)
+        for weighed in (values_buffer, *scale_buffers[1:]):
+            weighed[...] = jnp.zeros_like(weighed)
         first = next_row(row)
 
         @pl.when(first < num_rows)
@@ -246,7 +261,9 @@ def _kernel(
         filled_ref[0] = 1 - buffer
         copy(row, index, buffer, "wait")
 
-        scores = _matmul(q, keys_buffer[buffer], key_axis) / math.sqrt(K)
+        scores = _matmul(q, keys_buffer[buffer].astype(q.dtype), key_axis) / math.sqrt(K)
+        if scale_buffers:
+            scores *= scale_buffers[0][buffer]
         slots = jax.lax.broadcasted_iota(jnp.int32, (1, 1, block), 2)
         slots += first_slot(row) + index * block
         if slopes_ref is not None:
@@ -258,7 +275,9 @@ def _kernel(
         new_highest = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
         weights, shrink = jnp.exp(scores - new_highest), jnp.exp(highest - new_highest)
         total = total * shrink + weights.sum(axis=-1, keepdims=True)
-        values = values_buffer[buffer]
+        if scale_buffers:
+            weights *= scale_buffers[1][buffer]
+        values = values_buffer[buffer].astype(q.dtype)
         context = context * shrink + _matmul(weights.astype(values.dtype), values, slot_axis)
         return new_highest, total, context
 
@@ -284,8 +303,10 @@ def _is_by_column(head_width: int) -> bool:
 def _chunk(keys: jax.Array) -> int | None:
     """How many slots of keys [..., G, S, K] are copied at once; None if the kernel cannot."""
     G, S, K = keys.shape[-3:]
-    if _is_by_column(K) and (K > _LANES or K % _ROWS):
+    size = keys.dtype.itemsize
+    if _is_by_column(K) and (K > _LANES or K * size % _TILE_BYTES):
         return None
-    slot_bytes = G * K * keys.dtype.itemsize
-    chunks = (_LANES,) if _is_by_column(K) else _CHUNKS
+    slot_bytes = G * K * size
+    # Scales are stored with their slots along the columns.
+    chunks = (_LANES,) if _is_by_column(K) or keys.dtype == jnp.int8 else _CHUNKS
     return next((n for n in chunks if S % n == 0 and n * slot_bytes <= _MAX_CHUNK_BYTES), None)

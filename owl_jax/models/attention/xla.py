@@ -15,6 +15,7 @@ from owl_jax.models.attention.mask import AttentionMask, alibi_bias
 from owl_jax.models.attention.packed_kernels import MASKED
 from owl_jax.models.attention.ragged_cpu import is_faster, ragged
 from owl_jax.models.cache import LayerCache, Past
+from owl_jax.models.int8_cache import scaled
 from owl_jax.models.platform import platform
 from owl_jax.models.remat import named
 
@@ -112,14 +113,16 @@ def _of_past(
         cached = {name: x[mask.past.rows] for name, x in cached.items()}
     length = q.shape[1]
     copies = _QUERY_COPIES if length == 1 and platform() == "tpu" else 1
-    scores = _products(jnp.repeat(q, copies, axis=1), cached["k"])[:, :, :length]
+    keys, values = (cached[name].astype(q.dtype) for name in "kv")  # widens int8
+    scores = _products(jnp.repeat(q, copies, axis=1), keys)[:, :, :length]
+    scores = scaled(scores, cached, "k")
     slots = jnp.arange(scores.shape[-1])
     if slopes is not None:
         scores += alibi_bias(slopes, mask.query_positions, slots)
     scores = jnp.where(mask.dense_past(len(slots), window), scores, MASKED)
     total = logsumexp(scores, -1)
-    weights = jnp.exp(scores - total[..., None])
-    context = _weighted_values(jnp.repeat(weights, copies, axis=2), cached["v"])[:, :length]
+    weights = scaled(jnp.exp(scores - total[..., None]), cached, "v")
+    context = _weighted_values(jnp.repeat(weights, copies, axis=2), values)[:, :length]
     return context, total
 
 

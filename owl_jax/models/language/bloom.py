@@ -23,6 +23,7 @@ from owl_jax.models.bounds import Epsilon, Heads, Layers, Size, TokenId, Vocabul
 from owl_jax.models.cache import Cache, LayerCache, Past
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import Ids, Padding, Source, token_ids
+from owl_jax.models.int8_cache import cached_form
 from owl_jax.models.layers import Embedding, LayerNorm, Projection, bloom_gelu
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.parts import LanguagePart, indivisible
@@ -223,6 +224,7 @@ class BloomBlock(nn.Module):
         fused = project("query_key_value", embed, {"heads": H, None: 3, "kv": K}, y)
         q, k, v = map(named, ("query", "key", "value"), jnp.moveaxis(fused, -2, 0))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        k, v, stored = cached_form(k, v, self.compute.cache_dtype)
         slopes = jnp.asarray(alibi_slopes(H))
         y = attend(q, k, v, mask, slopes, self.compute.attention, past)
         x += named("attention", project("dense", heads, embed, y))
@@ -231,7 +233,7 @@ class BloomBlock(nn.Module):
         up = named("up", project("dense_h_to_4h", embed, mlp, y))
         x += project("dense_4h_to_h", mlp, embed, named("mlp", bloom_gelu(up)))
         self.sow("intermediates", "output", x)
-        return x, {"k": k, "v": v}
+        return x, stored
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

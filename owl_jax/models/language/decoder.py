@@ -24,6 +24,7 @@ from owl_jax.models.bounds import Epsilon, Heads, Layers, Length, Size, Theta, T
 from owl_jax.models.cache import Cache, LayerCache, Past
 from owl_jax.models.compute import Compute
 from owl_jax.models.hf_config import SPECIAL_IDS, Ids, Padding, Source, token_ids
+from owl_jax.models.int8_cache import cached_form
 from owl_jax.models.language.rope import (
     PLAIN,
     Factor,
@@ -392,6 +393,7 @@ class DecoderBlock(nn.Module):
         k, v = self.head_norm("k_norm", k), named("value", v)
         k = named("key", rotate(k, *rotation))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        k, v, stored = cached_form(k, v, self.compute.cache_dtype)
         y = attend(q, k, v, mask, None, self.compute.attention, past, window=config.sliding_window)
         x += named("attention", project("o_proj", heads, embed, y))
 
@@ -400,7 +402,7 @@ class DecoderBlock(nn.Module):
         up = named("up", project("up_proj", embed, mlp, y))
         x += project("down_proj", mlp, embed, named("mlp", nn.silu(gate) * up))
         self.sow("intermediates", "output", x)
-        return x, {"k": k, "v": v}
+        return x, stored
 
     @nn.nowrap
     def norm(self, name: str, x: jax.Array, modality: Modality | None) -> jax.Array:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from owl_jax.training.extensions import read_hooks
 from owl_jax.training.hooks.checkpoints import SaveCheckpoints
 from owl_jax.training.hooks.hook import Hook
+from owl_jax.training.hooks.keep_best import KeepBest
 from owl_jax.training.hooks.metrics import LogMetrics
 from owl_jax.training.hooks.preemption import Preemption
 from owl_jax.training.hooks.profile import Profile
@@ -16,6 +17,7 @@ from owl_jax.training.hooks.watchdog import WatchSteps
 
 def make_hooks(config: ConfigDict) -> list[Hook]:
     """The hooks, in the order of their calls. Raises UserError for an invalid one."""
+    best = config.keep_best
     return [
         # First, so that other hooks learn in the same step that the run ends. Its context exits
         # last, when the final save has finished.
@@ -25,5 +27,6 @@ def make_hooks(config: ConfigDict) -> list[Hook]:
         WatchSteps(config.hang_report, config.hang_exit),
         *read_hooks(config),
         HoldWorkdir(),  # checks right before a save that the workdir is still ours
+        *([KeepBest(best)] if best else []),
         SaveCheckpoints(),
     ]

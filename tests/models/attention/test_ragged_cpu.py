@@ -10,6 +10,7 @@ from owl_jax.models.attention.dispatch import attend
 from owl_jax.models.attention.mask import PastTokens, self_attention_mask
 from owl_jax.models.attention.ragged_cpu import is_faster, ragged
 from owl_jax.models.cache import Past
+from owl_jax.models.int8_cache import quantize, scale_of
 
 LENGTHS = [0, 1, 63, 64, 65, 130, 255]
 H, K, S = 4, 8, 256
@@ -39,6 +40,26 @@ def test_it_equals_attention_to_all_slots(rows, key_heads, alibi, window):
     np.testing.assert_allclose(found[some], logsum[some, :, 0], atol=1e-5)
     # The others weigh nothing beside a new token.
     assert np.isfinite(context).all() and (np.asarray(found)[~some] < -1e8).all()
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_an_int8_cache(key_heads):
+    """Either form applies the scales; both give what the widened cache gives."""
+    q, exact = drawn(key_heads, len(LENGTHS))
+    cached = {}
+    for name, x in exact.items():
+        cached[name], cached[scale_of(name)] = quantize(x)
+    widened = {name: cached[name] * cached[scale_of(name)] for name in "kv"}
+    past = PastTokens(jnp.asarray(LENGTHS))
+    slopes = jnp.asarray([0.5, 0.25, 0.1, 0.01])
+    mask = self_attention_mask(past.lengths[:, None], jnp.ones((len(LENGTHS), 1), jnp.int32), past)
+    expected, expected_logsum = xla._of_past(widened, q[:, None], mask, slopes, 0)
+    whole, whole_logsum = xla._of_past(cached, q[:, None], mask, slopes, 0)
+    context, logsum = ragged(q, cached, past, slopes, 0)
+    for found in (whole[1:, 0], context[1:]):  # the first row is empty
+        np.testing.assert_allclose(found, expected[1:, 0], atol=1e-5)
+    for found in (whole_logsum[1:, :, 0], logsum[1:]):
+        np.testing.assert_allclose(found, expected_logsum[1:, :, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [[30, 0], [500, 511]])

@@ -11,6 +11,7 @@ from owl_jax.models.attention.mask import AttentionMask, PastTokens, self_attent
 from owl_jax.models.attention.ragged_decode import ragged_decode, suits
 from owl_jax.models.attention.xla import attend_with_cache
 from owl_jax.models.cache import Past
+from owl_jax.models.int8_cache import quantize, scale_of
 from owl_jax.models.language.bloom import alibi_slopes
 from owl_jax.parallel.mesh import make_mesh
 from owl_jax.parallel.sharding import LogicalRules
@@ -36,6 +37,15 @@ def given(lengths, H=4, G=2, K=128, S=512, dtype=jnp.float32, layers=3, alibi=Fa
     mask = self_attention_mask(held[:, None], jnp.ones((B, 1), jnp.int32), PastTokens(held))
     slopes = jnp.asarray(alibi_slopes(H)) if alibi else None
     return past, *(jnp.asarray(x, dtype) for x in (q, k, v)), mask, slopes
+
+
+def in_int8(past, *others):
+    """The same with a quantised cache; scales hold NaN where it did."""
+    cache = {}
+    for name, x in past.cache.items():
+        cache[name], scale = quantize(jnp.nan_to_num(x))
+        cache[scale_of(name)] = jnp.where(jnp.isnan(x).any(-1, keepdims=True), jnp.nan, scale)
+    return Past(cache, past.layer), *others
 
 
 def in_xla(past, *others):
@@ -98,6 +108,23 @@ def test_shapes(H, G, K, S, dtype):
     np.testing.assert_allclose(ours, exact, rtol=0, atol=2 * tolerance)
 
 
+@pytest.mark.parametrize(
+    ("H", "G", "K", "layers", "dtype", "window"),
+    [
+        (4, 2, 128, 3, jnp.float32, 130),
+        (8, 2, 64, 3, jnp.bfloat16, 0),
+        (4, 4, 128, 0, jnp.bfloat16, 130),
+        (3, 3, 96, 3, jnp.float32, 0),
+    ],
+)
+def test_an_int8_cache(H, G, K, layers, dtype, window):
+    tolerance = 4e-6 if dtype == jnp.float32 else 2e-2
+    exact = given([300, 0, 512, 129, 1], H, G, K, dtype=dtype, layers=layers, alibi=True)
+    ours = assert_equals_xla(in_int8(*exact), window, tolerance)
+    error = np.abs(ours - np.asarray(in_xla(*exact, window), np.float32))
+    assert (1e-4 if dtype == jnp.float32 else 0) < error.max() < 0.1
+
+
 def test_several_blocks_of_several_chunks():
     """Two heads of 128: blocks of two chunks of 128 in float32, so a row of 1,100 has five."""
     assert_equals_xla(given([1100, 0, 1280, 257, 512], S=1280, alibi=True))
@@ -139,6 +166,14 @@ def test_a_mesh_computes_what_one_device_does(H, G, layers):
     np.testing.assert_allclose(ours, in_xla(past, *others, 200), rtol=0, atol=2e-6)
 
 
+def test_a_mesh_divides_an_int8_cache():
+    past, *others = in_int8(*given([300, 0, 512, 129], alibi=True))
+    with jax.set_mesh(make_mesh(2, 2, 2)), nn.logical_axis_rules(LogicalRules().flax_rules()):
+        ours = jax.jit(ragged_decode)(past, *others)
+    assert ours.sharding.spec[0] == ("data", "fsdp")
+    np.testing.assert_allclose(ours, in_xla(past, *others), rtol=0, atol=4e-6)
+
+
 def test_rows_that_the_mesh_does_not_divide():
     past, *others = given([300, 0, 512])
     with jax.set_mesh(make_mesh(2, 2, 2)), nn.logical_axis_rules(LogicalRules().flax_rules()):
@@ -157,6 +192,10 @@ def test_rows_that_the_mesh_does_not_divide():
         ({"S": 320, "K": 64}, False),  # slots along columns, which are tiles of 128
         ({"S": 200}, False),
         ({"dtype": jnp.float16}, False),
+        ({"cached": jnp.int8}, True),
+        ({"cached": jnp.int8, "K": 64}, True),
+        ({"cached": jnp.int8, "K": 80}, False),  # tiles of int8 have more rows
+        ({"cached": jnp.int8, "S": 320}, False),  # the slots of scales are along columns
         ({"G": 512, "H": 512}, True),
         ({"G": 512, "H": 512, "dtype": jnp.float32}, False),  # a chunk of 16 slots is too large
     ],
@@ -164,7 +203,7 @@ def test_rows_that_the_mesh_does_not_divide():
 def test_what_suits(change, suitable):
     sizes = {"H": 4, "G": 2, "K": 128, "S": 512, "dtype": jnp.bfloat16} | change
     B, H, G, K, S = 2, *(sizes[name] for name in "HGKS")
-    leaf = jax.ShapeDtypeStruct((3, B, G, S, K), sizes["dtype"])
+    leaf = jax.ShapeDtypeStruct((3, B, G, S, K), sizes.get("cached", sizes["dtype"]))
     past = Past({"k": leaf, "v": leaf}, jnp.asarray(0))
     q = jax.ShapeDtypeStruct((B, 1, H, K), sizes["dtype"])
     held = jnp.zeros(B, jnp.int32)
@@ -174,7 +213,8 @@ def test_what_suits(change, suitable):
     gathered = self_attention_mask(held[:, None], held[:, None], PastTokens(held, held))
     assert not suits(past, q, gathered)
     other = jnp.float32 if q.dtype != jnp.float32 else jnp.bfloat16
-    assert not suits(past, jax.ShapeDtypeStruct(q.shape, other), mask)
+    if "cached" not in sizes:
+        assert not suits(past, jax.ShapeDtypeStruct(q.shape, other), mask)
 
 
 def test_chunks_and_blocks_fit_a_kernel_s_memory():

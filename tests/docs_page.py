@@ -13,7 +13,7 @@ from pathlib import Path
 import forked
 from quick_compile import on_devices
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def blocks_of(page: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Scorers and parsers that several benchmarks share, one kind a file."""

@@ -1,0 +1,77 @@
+"""Bootstrap intervals: width, groups, pairs."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from owl_jax.errors import UserError
+from owl_jax.evaluation.benchmark import Item, Judged, Verdict
+from owl_jax.evaluation.intervals import difference, interval
+
+
+def judged(scores, group=lambda index: ""):
+    return [
+        Judged(Item(str(i), "?", group=group(i)), "", Verdict(None, float(score)))
+        for i, score in enumerate(scores)
+    ]
+
+
+def accuracy(items):
+    return sum(one.verdict.score for one in items) / len(items)
+
+
+def test_the_interval_of_a_mean_is_the_normal_one():
+    """1.96 standard errors on each side for 400 independent items, to a tenth."""
+    found = interval(judged([1, 0, 0, 0] * 100), accuracy)
+    error = 1.96 * np.sqrt(0.25 * 0.75 / 400)
+    assert found.low == pytest.approx(0.25 - error, abs=error / 10)
+    assert found.high == pytest.approx(0.25 + error, abs=error / 10)
+
+
+def test_items_of_one_group_are_drawn_together():
+    """Four equal items of each picture tell no more than one: twice as wide an interval."""
+    scores = np.repeat([1, 0] * 50, 4)
+    alone = interval(judged(scores), accuracy)
+    grouped = interval(judged(scores, lambda i: f"picture {i // 4}"), accuracy)
+    ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
+    assert ratio == pytest.approx(2, rel=0.1)
+
+
+def test_a_group_that_is_drawn_twice_counts_twice():
+    """A statistic by groups, as of circular questions, sees two groups and not one larger one."""
+    sizes = set()
+
+    def of_groups(items):
+        counts = Counter(one.item.group for one in items)
+        sizes.update(counts.values())
+        return len(counts)
+
+    found = interval(judged([0] * 12, lambda i: f"question {i // 3}"), of_groups, draws=50)
+    assert sizes == {3}
+    assert (found.low, found.high) == (4, 4)
+
+
+def test_an_interval_depends_on_its_seed_only():
+    items = judged([1, 0, 1, 1, 0, 0, 1])
+    assert interval(items, accuracy, seed=3) == interval(items, accuracy, seed=3)
+    wide = judged(np.random.default_rng(0).random(50))
+    assert interval(wide, accuracy, seed=3) != interval(wide, accuracy, seed=4)
+
+
+def test_two_models_are_compared_on_the_same_draws():
+    """The second is right wherever the first is, and at ten more items of a hundred."""
+    first = judged([1] * 40 + [0] * 60)
+    second = judged([1] * 50 + [0] * 50)[::-1]  # in another order
+    found = difference(first, second, accuracy)
+    assert found.value == pytest.approx(0.1)
+    assert 0.03 < found.interval.low < 0.06 and 0.14 < found.interval.high < 0.18
+    assert found.share_above == pytest.approx(1, abs=0.001)
+    same = difference(first, first, accuracy)
+    assert (same.value, same.interval.low, same.interval.high) == (0, 0, 0)
+    assert same.share_above == 0.5
+
+
+def test_models_with_other_items_are_not_compared():
+    with pytest.raises(UserError, match="the two models answered other items"):
+        difference(judged([1, 0]), judged([1]), accuracy)
