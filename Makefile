@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test parity aot lint bench soak
+.PHONY: help setup demo ablation test processes parity aot lint bench soak
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,8 +22,13 @@ ablation: .venv/installed-test  ## after demo: what stage 1 and the text data ar
 
 # Two workers: each compiles its own programs and needs a core. A file goes to one of them, as what
 # its tests share is made once then, and in the order of tests/conftest.py.
-test: .venv/installed-test  ## all tests
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: .venv/installed-test  ## all tests but those of make processes
+	$(PYTEST) -m "not processes"
+
+processes: .venv/installed-test  ## runs of several processes, faults, long pages of docs/
+	$(PYTEST) -m processes
 
 parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
 	$(RUN) -m pytest -n 2 tests/parity

@@ -40,28 +40,12 @@ flags.disclaim_key_flags()
 
 # The flags of all commands whose value is a path, to be expanded.
 PATHS = frozenset(
-    {
-        "adapter",
-        "answers",
-        "api_key_file",
-        "base",
-        "benchmark",
-        "compare",
-        "configs",
-        "conversation",
-        "data",
-        "demo",
-        "hlo",
-        "image",
-        "input",
-        "json",
-        "judge_key_file",
-        "judge_replies",
-        "media_root",
-        "ratings",
-        "systems",
-    }
-    | {"merge_adapter", "model", "output", "parts", "source", "target", "video", "workdir"}
+    (
+        *("adapter", "answers", "api_key_file", "base", "benchmark", "compare", "configs"),
+        *("conversation", "data", "demo", "hlo", "image", "input", "json", "judge_key_file"),
+        *("judge_replies", "media_root", "merge_adapter", "model", "output", "parts", "ratings"),
+        *("source", "systems", "target", "video", "votes_file", "workdir"),
+    )
 )
 # Flags for which an empty value means none.
 _MAY_BE_EMPTY = frozenset({"adapter", "hlo", "json", "media_root"})

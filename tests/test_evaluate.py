@@ -178,7 +178,8 @@ def test_shards_write_the_results_of_one_process(shapes, model, tmp_path):
     assert first.returncode == 0, first.stderr
     assert f"{halves}: 2 of 5 answers; the process that ends last" in first.stdout
     assert not (halves / "results.json").exists()
-    ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=0")
+    second = ask(shapes, model, halves, "--baselines=blind", "--num_shards=2", "--shard_index=0")
+    assert second.returncode == 0, second.stderr
     assert (halves / "results.json").read_text() == (tmp_path / "whole/results.json").read_text()
     again = ask(shapes, model, tmp_path / "whole", "--baselines=blind")
     assert again.stdout.splitlines() == whole.stdout.splitlines()

@@ -38,6 +38,10 @@ _DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 # beyond it.
 _CHUNK_BYTES = 16 * 2**20
 
+# Replicas share the writing of an array if each writes at least this much: each slice is a program
+# to compile.
+_SHARED_BYTES = 2**20
+
 # Orbax merges all subdirectories ocdbt.process_*, one for each writer. The suffix is ours, since
 # Orbax writes arrays on devices to its own at the same time.
 _WRITTEN = "ocdbt.process_stored"
@@ -53,7 +57,10 @@ def write_params(
     streaming = _StreamingHandler(progress)
     wrapped = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _Streamed(x), params)
     registry = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, ocp.type_handlers.ArrayHandler()),
+        (
+            jax.Array,
+            ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED_BYTES),
+        ),
         (_Streamed, streaming),
     )
     # No chunk spans two layers, so writing a piece never has to read a chunk first.

@@ -134,15 +134,15 @@ def evaluate_model(
         askings = [_asking(item, questions, answers) for item in turn]
         given = _ask(task, owl, askings, asked, task.output, tell)
         if given is None:
-            return None
+            break  # the next questions need these answers
         answers |= given
     others = {}
     askings = [Asking(item.id, questions[item.id], item.choices) for item in task.items]
     for baseline in asked.baselines:
-        given = _baseline(task, owl, askings, asked, baseline, tell)
-        if given is not None:
-            others[baseline] = given
-    if len(others) < len(asked.baselines):
+        found = _baseline(task, owl, askings, asked, baseline, tell)
+        if found is not None:
+            others[baseline] = found
+    if given is None or len(others) < len(asked.baselines):
         return None
     provenance = _provenance(
         task, name, model_hash(owl), mode=asked.settings.mode, template=asked.template

@@ -35,6 +35,7 @@ _TOGETHER = 256
 _ROW_LENGTH = 2048
 _ROWS_ON_CPU = 8
 _MEMORY_SHARE = 0.9  # of what the weights leave, for the cache
+_CLOSE = 0.9  # to the most rows that may fit; nearer is not worth another compilation
 _BYTES_OF_AN_ID = 6  # of core.Rows for each row: in_prompt, in_answer and allowed
 
 
@@ -299,8 +300,15 @@ class DeviceRows:
         row = token * self.length + llm.vocab_size * _BYTES_OF_AN_ID
         # A piece of a prompt is computed before it is written to its row.
         room = int(_MEMORY_SHARE * (min(free) - reserved_bytes)) - token * PIECES[-1]
-        most = max(1, room // row)
-        return max(1, (room - self._decoding_bytes(shards * most)) // row)
+        count = room // row
+        while count > 1:
+            needed = self._decoding_bytes(shards * count)
+            fitting = max(1, (room - needed) // row)  # fewer rows need no more
+            likely = room * count // (count * row + needed)  # if the need is proportional to rows
+            if fitting >= _CLOSE * likely:
+                return fitting
+            count = min(count - 1, likely)
+        return 1
 
     def _decoding_bytes(self, count: int) -> int:
         """What decoding `count` rows needs on each device beside weights and rows, as the compiler

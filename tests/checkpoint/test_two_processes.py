@@ -13,6 +13,8 @@ from read_whole import load_model
 
 from owl_jax.checkpoint.checksums import verify
 
+pytestmark = pytest.mark.processes
+
 CASES = (golden.LLAMA, golden.VIDEO)
 SCRIPT = """
 import json, sys

@@ -16,6 +16,8 @@ from owl_jax.checkpoint.tensors import to_source
 from owl_jax.models.config import PARTS, OwlConfig
 from owl_jax.models.own_parts import load_parts
 
+pytestmark = pytest.mark.processes
+
 PAGE = "add_a_language_model.md"
 
 

@@ -18,6 +18,8 @@ from owl_jax.models.config import PARTS
 from owl_jax.models.families.mplug_owl import around
 from owl_jax.models.own_parts import load_parts
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 def _no_part_is_left():

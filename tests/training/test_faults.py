@@ -24,6 +24,8 @@ from training_runs import (
     steps_of,
 )
 
+pytestmark = pytest.mark.processes
+
 PREEMPTED, INTERRUPTED = 75, 130
 STEPS, STEPS_OF_TWO = 100, 90
 TIMELESS = ("step", "loss", "grad_norm", "supervised_tokens", "learning_rate/lora", "dropped")
@@ -62,8 +64,15 @@ def unhurt_pair(files):
 
 
 def start_two(files, workdir, *arguments):
-    """With a device each: what happens to processes needs no more."""
-    arguments = ("--config.export=none", f"--config.steps={STEPS_OF_TWO}", *arguments)
+    """With a device each: what happens to processes needs no more.
+
+    Each holds all weights, so a step exchanges little: a process that waits for the other's part
+    of an exchange takes a whole core. test_training_processes.py has weights that are sharded.
+    """
+    whole_weights = ("--config.mesh.data=2", "--config.mesh.fsdp=1")
+    arguments = (
+        "--config.export=none", f"--config.steps={STEPS_OF_TWO}", *whole_weights, *arguments
+    )  # fmt: skip
     return start_several(files / "config.py", workdir, *arguments, count=2, devices=1)
 
 

@@ -1,7 +1,10 @@
 """A training run whose reader has gone (`| head`) saves before it ends."""
 
+import pytest
 import tiny
 from training_runs import CONFIG, start
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_training_that_nobody_reads_saves_and_ends_quietly(tmp_path):

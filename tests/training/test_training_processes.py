@@ -18,6 +18,8 @@ from training_runs import finish, metrics_of, start, start_several, state_of, st
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = """
 import json, runpy, sys
 from pathlib import Path

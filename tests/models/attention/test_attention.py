@@ -1,5 +1,7 @@
 """Attention: masks, and values against a NumPy computation in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,14 +101,14 @@ def test_a_window_after_a_cache_equals_whole_sequences(window):
     q = random.normal(size=(B, L, 4, 8)).astype(np.float32)
     k, v = random.normal(size=(2, B, 2, L, 8)).astype(np.float32)
     positions, ones = _int([[0, 1, 2, 3, 4]] * B), jnp.ones((B, L), jnp.int32)
-    expected = attend(q, k, v, self_attention_mask(positions, ones), window=window)
+    run = jax.jit(partial(attend, window=window))
+    expected = run(q, k, v, self_attention_mask(positions, ones))
     past = {name: np.full((B, 2, S, 8), 1e4, np.float32) for name in "kv"}
     past["k"][:, :, :start], past["v"][:, :, :start] = k[:, :, :start], v[:, :, :start]
     lengths = PastTokens(_int([start] * B))
     mask = self_attention_mask(positions[:, start:], ones[:, start:], lengths)
-    new = attend(
-        q[:, start:], k[:, :, start:], v[:, :, start:], mask, past=Past(past, None), window=window
-    )
+    given = q[:, start:], k[:, :, start:], v[:, :, start:]
+    new = run(*given, mask, past=Past(past, None))
     np.testing.assert_allclose(new, expected[:, start:], atol=1e-5)
 
 
@@ -129,7 +131,8 @@ def _after_a_cache(lengths, key_heads, alibi, rows=None, stacked=False):
     k, v = random.normal(size=(2, B, key_heads, L, K)).astype(np.float32)
     slopes = random.random(H).astype(np.float32) if alibi else None
     positions = _int([[*range(L)]] * B)
-    whole = attend(q, k, v, self_attention_mask(positions, jnp.ones_like(positions)), slopes)
+    mask = self_attention_mask(positions, np.ones_like(positions))
+    whole = np.asarray(jax.jit(attend)(q, k, v, mask, slopes))
 
     new = L - max(lengths)  # queries of each sequence
     at = np.asarray(lengths)[:, None] + np.arange(new)
@@ -159,13 +162,13 @@ def _after_a_cache(lengths, key_heads, alibi, rows=None, stacked=False):
 @pytest.mark.parametrize("lengths", [[4, 4], [2, 2], [3, 1], [0, 4]])
 def test_cached_attention_equals_whole_sequences(lengths, key_heads, alibi):
     run, arguments, expected = _after_a_cache(lengths, key_heads, alibi)
-    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(run)(*arguments), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_sequences_may_be_in_any_rows_of_the_cache(stacked):
     run, arguments, expected = _after_a_cache([3, 1], 2, True, rows=[4, 1], stacked=stacked)
-    np.testing.assert_allclose(run(*arguments), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(run)(*arguments), expected, atol=1e-5)
 
 
 def test_cached_attention_in_the_form_for_a_tpu(monkeypatch):
@@ -291,15 +294,17 @@ def test_the_cpu_form_equals_the_general_one():
     mask = self_attention_mask(jnp.tile(jnp.arange(L), (2, 1)), segments)
     slopes = jnp.asarray([0.5, 0.25, 0.1, 0.05])
 
+    @jax.jit
     def reference(q, k, v):
         weights = jax.nn.softmax(xla._scores(q, k, mask, slopes), axis=-1)
         return xla._weighted_values(weights, v)
 
+    @jax.jit
     def ours(q, k, v):
         return attend(q, k, v, mask, slopes)
 
     def gradients(f):
-        return jax.grad(lambda *x: jnp.sin(f(*x)).sum(), (0, 1, 2))(q, k, v)
+        return jax.jit(jax.grad(lambda *x: jnp.sin(f(*x)).sum(), (0, 1, 2)))(q, k, v)
 
     np.testing.assert_allclose(ours(q, k, v), reference(q, k, v), rtol=0, atol=2e-5)
     for got, expected in zip(gradients(ours), gradients(reference), strict=True):

@@ -32,8 +32,13 @@ def test_it_equals_attention_to_all_slots(rows, key_heads, alibi, window):
     past = PastTokens(jnp.asarray(LENGTHS), None if rows is None else jnp.asarray(rows))
     slopes = jnp.asarray([0.5, 0.25, 0.1, 0.01]) if alibi else None
     mask = self_attention_mask(past.lengths[:, None], jnp.ones((len(LENGTHS), 1), jnp.int32), past)
-    expected, logsum = xla._of_past(cached, q[:, None], mask, slopes, window)
-    context, found = ragged(q, cached, past, slopes, window)
+    forms = jax.jit(
+        lambda q: (
+            xla._of_past(cached, q[:, None], mask, slopes, window),
+            ragged(q, cached, past, slopes, window),
+        )
+    )
+    (expected, logsum), (context, found) = jax.tree.map(np.asarray, forms(q))
     # A window of one token is the new token alone.
     some = np.asarray(LENGTHS) > 0 if window != 1 else np.zeros(len(LENGTHS), bool)
     np.testing.assert_allclose(context[some], expected[some, 0], atol=1e-5)

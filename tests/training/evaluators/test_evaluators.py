@@ -303,6 +303,7 @@ def test_a_failure_loses_no_step(files, tmp_path, found, message):
     assert steps_of(tmp_path) == [3, 4]
 
 
+@pytest.mark.processes
 def test_several_processes_measure_what_one_does(files):
     """All records of the source: which of them each process reads does not matter."""
     evaluators = (
