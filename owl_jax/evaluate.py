@@ -143,9 +143,8 @@ def main(argv: list[str]) -> None:
     if (_MODEL.value is None) == (_ANSWERS.value is None):
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     from owl_jax.evaluation.run import Task, read_items
-    from owl_jax.inference.sampling import check_seed
 
-    check_seed(_SEED.value)
+    whole_number(_SEED.value, "--seed", 0)
     benchmark = choose_benchmark(str(_BENCHMARK.value))
     asked = None if _MODEL.value is None else _asked(benchmark)
     if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:
@@ -226,7 +225,7 @@ def _asked(benchmark: Benchmark) -> Asked:
     from owl_jax.evaluation.run import BASELINES, Asked
     from owl_jax.evaluation.templates import choose_template
     from owl_jax.inference.given_media import MOST_FRAMES
-    from owl_jax.inference.sampling import Sampling
+    from owl_jax.inference.sampling import Sampling, check_seed
 
     mode = _MODE.value or benchmark.modes[0]
     if mode not in benchmark.modes:
@@ -250,7 +249,7 @@ def _asked(benchmark: Benchmark) -> Asked:
         whole_number(tokens, "--max_new_tokens", 1),
         whole_number(_NUM_FRAMES.value, "--num_frames", 1, MOST_FRAMES),
         _TEMPERATURE.value,
-        _SEED.value,
+        check_seed(_SEED.value),
     )
     engine = {"num_rows": _ROWS.value, "row_length": _LENGTH.value, "threads": _THREADS.value}
     for name in ("num_rows", "row_length"):
