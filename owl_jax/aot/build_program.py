@@ -184,9 +184,10 @@ def _inference(
     if name == "insert":
         prompt = abstract_prompt(mesh, 1, prompt_shape)
         prefilled = abstract_prefilled(model, compute, mesh, weights, prompt)
+        one_each = replicated((1,), jnp.int32)
         return program(
             core.insert,
-            *(state, prefilled, scalar, scalar, scalar),
+            *(state, prefilled, one_each, one_each, one_each),
             batch_size=1,
             sequence=prompt_shape,
             tokens=prompt_shape.length,

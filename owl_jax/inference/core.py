@@ -242,15 +242,22 @@ def empty_state(
 
 @partial(jax.jit, donate_argnames=("state",))
 def insert(
-    state: DecodeState, prefilled: Prefilled, row: Array, start: Array, length: Array
+    state: DecodeState, prefilled: Prefilled, rows: Array, starts: Array, lengths: Array
 ) -> DecodeState:
-    """Writes the keys and values of one prompt, or a piece of one, into row `row` from slot `start`
-    on. The row must be free and start + L at most S.
+    """Writes the keys and values of P prompts, or pieces of prompts, into rows int32[P] from slots
+    `starts` int32[P] on. The rows must be free and starts + L at most S.
 
-    length: tokens in the row afterwards; decoding of other rows may overwrite the slot after them.
+    lengths: int32[P], tokens in the rows afterwards; decoding of other rows may overwrite the slot
+      after them.
     """
-    cache = write_row(state.cache, prefilled.new, row, start)
-    return DecodeState(cache, _with_length(state.rows, row, length))
+    cache = state.cache
+    for prompt in range(len(rows)):
+        one = jax.tree.map(
+            lambda leaf, at=prompt: jax.lax.slice_in_dim(leaf, at, at + 1, axis=leaf.ndim - 4),
+            prefilled.new,
+        )
+        cache = write_row(cache, one, rows[prompt], starts[prompt])
+    return DecodeState(cache, _with_length(state.rows, rows, lengths))
 
 
 @partial(jax.jit, static_argnames=("num_logprobs",), donate_argnames=("state",))

@@ -1,13 +1,14 @@
 """The rows of the inference core on a device: the programs that the engine runs, and their warm-up.
 
-Letters: L tokens of a piece, B rows, S slots of a row, W rows that are decoded, V vocabulary,
-n tokens of a medium, D width, S image side, T frames.
+Letters: P pieces of different prompts, L tokens of a piece, B rows, S slots of a row, W rows that
+are decoded, V vocabulary, n tokens of a medium, D width, S image side, T frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import jax
@@ -27,11 +28,33 @@ from owl_jax.parallel.sharding import num_batch_shards, on_mesh
 
 PIECES = (64, 128, 256, 512)  # lengths of a prefill; multiples of BUCKET
 
+# Shorter pieces are read together, up to so many tokens. With that many, computing takes about as
+# long as reading the weights on TPUs and GPUs, and a CPU's matmuls run at full speed.
+_TOGETHER = 256
+
 _ROW_LENGTH = 2048
 _ROWS_ON_CPU = 8
 _MEMORY_SHARE = 0.9  # of what the weights leave, for the cache
 _CLOSE = 0.9  # to the most rows that may fit; nearer is not worth another compilation
 _BYTES_OF_AN_ID = 6  # of core.Rows for each row: in_prompt, in_answer and allowed
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A piece of a prompt, of which row `row` has the first `start` tokens.
+
+    ids: int32[L], negative at media; `count` of them are tokens, the others padding.
+    media: vectors [n, D], and the token of the piece from which on they are. Those before the piece
+      or after it are left out.
+    adapter: the prompt's, 0 for none.
+    """
+
+    row: int
+    ids: np.ndarray
+    count: int
+    start: int = 0
+    media: Sequence[tuple[jax.Array, int]] = ()
+    adapter: int = 0
 
 
 class DeviceRows:
@@ -96,19 +119,16 @@ class DeviceRows:
             size = self._config.image_size
             shapes = [(size, size, 3), *((number, size, size, 3) for number in frames)]
             media = [(self.encode(np.zeros(shape, np.uint8)), 0) for shape in shapes]
-        for length in (length for length in PIECES if length <= self.length):
-            ids = np.zeros(length, np.int32)
-            canvases = [self.canvas(length, media)]
-            if media and self._config.llm.USES_MODALITY:
-                canvases.append(self.canvas(length))
-            for canvas in canvases:
-                for start in (0, BUCKET):
-                    if start + length <= self.length:
-                        prefilled = self.prefill(0, ids, length, start, canvas)
-                        self.insert(0, prefilled, start, length)
         prompt = ChatPrompt(np.zeros(1, np.int32))
         any_seed = Request(prompt, 1, seed=1 << 32)  # a large one takes one more program
-        self.begin(0, prompt.input_ids, any_seed, 1, 0, prefilled)
+        for length in (length for length in PIECES if length <= self.length):
+            ids = np.zeros(length, np.int32)
+            forms = [media, []] if self._config.llm.USES_MODALITY else [media]
+            starts = [start for start in (0, BUCKET) if start + length <= self.length]
+            for number, form, start in product({1, self.most_together(length)}, forms, starts):
+                pieces = [Piece(row, ids, length, start, form) for row in range(number)]
+                logits = self.prefill(pieces)[0]
+        self.begin(0, prompt.input_ids, any_seed, 1, 0, logits)
         self.copy(0, self.count - 1, 0)
         self.release(0, 0)
         self.allow(0, np.full(-(-self._config.llm.vocab_size // 32), 2**32 - 1, np.uint32))
@@ -128,56 +148,58 @@ class DeviceRows:
             assert vectors is not None
             return vectors[0]
 
-    def canvas(self, length: int, media: Sequence[tuple[jax.Array, int]] = ()) -> jax.Array | None:
-        """[1, L, D]: the vectors of the media of a piece, at its tokens. None if the model needs
-        none.
+    def most_together(self, length: int) -> int:
+        """The number of pieces of this length that are read together."""
+        return max(1, min(_TOGETHER // length, self.count))
 
-        media: vectors [n, D], and the token of the piece from which on they are. Those before the
-          piece or after it are left out.
+    def prefill(self, pieces: Sequence[Piece]) -> list[jax.Array]:
+        """Reads P pieces of one length, and writes them to their rows: P is 1 or `most_together`.
+
+        Returns: the logits of each one's last token, float32[1, V].
         """
-        if self._config.text_only or (not media and self._config.llm.USES_MODALITY):
+        ids = np.stack([piece.ids for piece in pieces])
+        slots = np.arange(ids.shape[1], dtype=np.int32)
+        starts, counts, rows, adapters = (
+            np.asarray(column, np.int32)
+            for column in zip(
+                *((piece.start, piece.count, piece.row, piece.adapter) for piece in pieces),
+                strict=True,
+            )
+        )
+        prompt = Prompt(
+            input_ids=np.maximum(ids, 0),
+            media_index=np.where(ids < 0, slots, -1).astype(np.int32),
+            lengths=counts,
+            media=self._canvas(pieces),
+        )
+        past = cache = None
+        if starts.any():
+            past, cache = PastTokens(starts, rows), self._state.cache
+        with on_mesh(self._mesh, 1):
+            prefilled = core.prefill(
+                self._config, self._compute, self._params, prompt, cache, past, adapters
+            )
+        self._change(core.insert, prefilled, rows, starts, starts + counts)
+        logits = prefilled.logits
+        if len(pieces) == 1:
+            return [logits]
+        return [_one_of(logits, *_numbers(at)) for at in range(len(pieces))]
+
+    def _canvas(self, pieces: Sequence[Piece]) -> jax.Array | None:
+        """[P, L, D]: the vectors of the media of each piece, at its tokens. None if the model needs
+        none."""
+        has_media = any(piece.media for piece in pieces)
+        if self._config.text_only or (not has_media and self._config.llm.USES_MODALITY):
             return None
+        length = len(pieces[0].ids)
         if length not in self._canvases:
             zeros = np.zeros((1, length, self._config.llm.hidden_size), self._compute.dtype)
             self._canvases[length] = jax.device_put(zeros, self._device())
-        canvas = self._canvases[length]
-        for vectors, at in media:
-            canvas = _put_on(canvas, vectors, *_numbers(at))
-        return canvas
-
-    def prefill(
-        self,
-        row: int,
-        ids: np.ndarray,
-        count: int,
-        start: int,
-        canvas: jax.Array | None,
-        adapter: int = 0,
-    ) -> core.Prefilled:
-        """Reads a piece of a prompt, of which the row has the first `start` tokens.
-
-        ids: int32[L], negative at media; `count` of them are tokens, the others padding.
-        """
-        slots = np.arange(len(ids), dtype=np.int32)
-        prompt = Prompt(
-            input_ids=np.maximum(ids, 0)[None],
-            media_index=np.where(ids < 0, slots, -1).astype(np.int32)[None],
-            lengths=np.asarray([count], np.int32),
-            media=canvas,
-        )
-        past = cache = None
-        if start:
-            past = PastTokens(*(number[None] for number in _numbers(start, row)))
-            cache = self._state.cache
-        adapters = np.asarray([adapter], np.int32)
-        with on_mesh(self._mesh, 1):
-            return core.prefill(
-                self._config, self._compute, self._params, prompt, cache, past, adapters
-            )
-
-    def insert(self, row: int, prefilled: core.Prefilled, start: int, count: int) -> None:
-        """Writes a piece of `count` tokens to a row, from slot `start` on."""
-        self._change(core.insert, prefilled, *_numbers(row, start, start + count))
+        canvases = [self._canvases[length]] * len(pieces)
+        for i, piece in enumerate(pieces):
+            for vectors, at in piece.media:
+                canvases[i] = _put_on(canvases[i], vectors, *_numbers(at))
+        return canvases[0] if len(pieces) == 1 else _together(canvases)
 
     def begin(
         self,
@@ -186,9 +208,9 @@ class DeviceRows:
         request: Request,
         max_tokens: int,
         adapter: int,
-        prefilled: core.Prefilled,
+        logits: jax.Array,
     ) -> core.NewTokens:
-        """Samples the first token of a row that has the whole prompt `ids`."""
+        """Samples the first token of a row that has the whole prompt `ids`; logits: of its last."""
         settings = core.make_rows(
             self._config,
             [request.sampling],
@@ -202,7 +224,7 @@ class DeviceRows:
         )
         if request.constraint is not None:
             settings = replace(settings, allowed=request.constraint.allowed()[None])
-        given = *_numbers(row, len(ids)), prefilled.logits, settings
+        given = *_numbers(row, len(ids)), logits, settings
         with on_mesh(self._mesh, self.count):
             self._state, found = core.begin(self._state, *given, self.max_logprobs)
         return found
@@ -319,6 +341,18 @@ def _put_on(canvas: jax.Array, vectors: jax.Array, at: jax.Array) -> jax.Array:
     wide = jnp.pad(canvas[0], ((n, n), (0, 0)))
     wide = jax.lax.dynamic_update_slice(wide, vectors.astype(wide.dtype), (at + n, 0))
     return wide[None, n : n + L]
+
+
+@jax.jit
+def _together(canvases: Sequence[jax.Array]) -> jax.Array:
+    """P canvases [1, L, D] -> [P, L, D]."""
+    return jnp.concatenate(canvases)
+
+
+@jax.jit
+def _one_of(logits: jax.Array, at: jax.Array) -> jax.Array:
+    """float32[P, V] -> float32[1, V]."""
+    return jax.lax.dynamic_slice_in_dim(logits, at, 1)
 
 
 def _numbers(*values: int) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 """Continuous batching: requests share the device, each in a row of the inference core.
 
 One thread owns the device. In each turn it takes cancelled requests out, gives free rows to waiting
-requests, prefills one piece of a prompt after encoding the media in it, and dispatches the next
-chunk of tokens for all active rows before it fetches the last chunk's. A row that has ended keeps
+requests, prefills pieces of prompts after encoding the media in them, and dispatches the next chunk
+of tokens for all active rows before it fetches the last chunk's. A row that has ended keeps
 its keys and values until another request needs the row, so the next turn of a conversation computes
 only what is new.
 
@@ -26,7 +26,7 @@ from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.api import Owl, PromptTooLong
 from owl_jax.inference.arguments import NUM_FRAMES, whole_number
-from owl_jax.inference.device_rows import PIECES, DeviceRows
+from owl_jax.inference.device_rows import PIECES, DeviceRows, Piece
 from owl_jax.inference.media_cache import MediaCache
 from owl_jax.inference.prefix import Span, TokenRun
 from owl_jax.inference.prompt import BUCKET
@@ -48,7 +48,7 @@ from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 
 _STEPS = 8  # tokens of a row between two returns to the host
 _STEPS_WHILE_PREFILLING = 4  # so that a prompt is read sooner
-_MOST_PIECES = 8  # of prompts between two chunks of tokens
+_MOST_PIECES = 8  # of the longest length, of prompts between two chunks of tokens
 _MEDIA_BYTES = 2**30
 _MOST_FAILURES = 3  # of the device in a row; more than one request may have caused
 _CLOSE_SECONDS = 60  # longer than any chunk takes
@@ -312,20 +312,17 @@ class Engine:
         self._deliver_all_but(1 if active and not constrained else 0)
 
     def _prefill(self) -> None:
-        """Prefills one piece of a prompt; more if fewer rows are active than have prompts to come.
+        """Prefills as many tokens of prompts as the longest piece has; more if fewer rows are
+        active than have prompts to come.
 
-        Rows that wait for one piece lose little, and a few rows decode hardly faster than many.
+        Rows that wait for so much lose little, and a few rows decode hardly faster than many.
         """
         active = sum(row.job is not None and row.job.is_active for row in self._rows)
-        for _ in range(max(1, min(len(self._prefilling) - active, _MOST_PIECES))):
-            if not self._prefilling:
-                return
-            job = self._prefilling[0]
-            try:
-                self._advance(job)
-            except Exception as error:
-                self._failures += 1
-                self._end(job, "error", error)
+        left = PIECES[-1] * max(1, min(len(self._prefilling) - active, _MOST_PIECES))
+        while self._prefilling and left > 0:
+            jobs = self._next_together()
+            left -= len(jobs) * self._piece_length(jobs[0])
+            self._advance(jobs)
             while self._unfetched and _is_ready(self._unfetched[0].found.ids):
                 self._deliver(self._unfetched.popleft())
 
@@ -381,29 +378,71 @@ class Engine:
             return best, best, cached
         return best, oldest, cached
 
-    def _advance(self, job: _Job) -> None:
-        """Prefills the next piece of a prompt, after its media have been encoded."""
-        ids, start = job.run.ids, job.filled
-        remaining = len(ids) - start
-        fitting = [length for length in PIECES if start + length <= self.row_length]
-        length = next((n for n in fitting if n >= remaining), fitting[-1])
-        count = min(length, remaining)
-        piece = np.zeros(length, np.int32)
-        piece[:count] = ids[start : start + count]
-        media = self._media_of(job, start, start + count)
-        canvas = self._device.canvas(length, media)
-        row, adapter = job.row.index, self._adapter(job)
-        prefilled = self._device.prefill(row, piece, count, start, canvas, adapter)
-        self._device.insert(row, prefilled, start, count)
+    def _next_together(self) -> Sequence[_Job]:
+        """The first prompt, with others whose next pieces are read in the same call if there are
+        enough of them."""
+        first = self._prefilling[0]
+        length = self._piece_length(first)
+        alike = [
+            job
+            for job in self._prefilling
+            if self._piece_length(job) == length and bool(job.filled) == bool(first.filled)
+        ]
+        most = self._device.most_together(length)
+        return alike[:most] if len(alike) >= most else [first]
+
+    def _piece_length(self, job: _Job) -> int:
+        """The padded length of the next piece of a prompt."""
+        fitting = [length for length in PIECES if job.filled + length <= self.row_length]
+        return next((n for n in fitting if n >= len(job.run.ids) - job.filled), fitting[-1])
+
+    def _advance(self, jobs: Sequence[_Job]) -> None:
+        """Prefills the next pieces of prompts. An error ends the requests that it concerns."""
+        pieces = {}
+        for job in jobs:
+            try:
+                pieces[job] = self._piece(job)
+            except Exception as error:
+                self._failures += 1
+                self._end(job, "error", error)
+        if len(pieces) < len(jobs):
+            return  # the others are read in another call
+        try:
+            logits = self._device.prefill([*pieces.values()])
+        except Exception as error:
+            self._failures += 1
+            for job in jobs:
+                self._end(job, "error", error)
+            return
         self._heard = time.monotonic()
-        job.filled += count
-        job.row.run = replace(job.run, ids=ids[: job.filled])
-        if job.filled == len(ids):
-            self._prefilling.popleft()
-            job.is_active = True
-            limit = self._limit(job)
-            found = self._device.begin(row, ids, job.request, limit, adapter, prefilled)
-            self._unfetched.append(_Chunk(found, [job]))
+        for job, last in zip(jobs, logits, strict=True):
+            job.filled += pieces[job].count
+            job.row.run = replace(job.run, ids=job.run.ids[: job.filled])
+            if job.filled == len(job.run.ids):
+                self._begin(job, last)
+
+    def _piece(self, job: _Job) -> Piece:
+        """The next piece of a prompt, after its media have been encoded."""
+        start, length = job.filled, self._piece_length(job)
+        ids = job.run.ids[start : start + length]
+        media = self._media_of(job, start, start + len(ids))
+        padded = np.pad(ids, (0, length - len(ids)))
+        return Piece(job.row.index, padded, len(ids), start, media, self._adapter(job))
+
+    def _begin(self, job: _Job, logits: jax.Array) -> None:
+        """Samples the first token of a request whose prompt is in the row."""
+        try:
+            found = self._device.begin(
+                *(job.row.index, job.run.ids, job.request),
+                *(self._limit(job), self._adapter(job), logits),
+            )
+        except Exception as error:
+            self._failures += 1
+            self._end(job, "error", error)
+            return
+        self._prefilling.remove(job)
+        job.is_active = True
+        self._unfetched.append(_Chunk(found, [job]))
 
     def _media_of(self, job: _Job, start: int, end: int) -> list[tuple[jax.Array, int]]:
         """The vectors of the media with tokens in [start, end), and where they begin after `start`.

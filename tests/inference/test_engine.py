@@ -257,6 +257,59 @@ def test_the_next_turn_computes_only_what_is_new(owl, engine):
     assert third.ids == alone(owl, request) != second.ids
 
 
+def read_at_once(engine, requests, monkeypatch):
+    """(the answers to requests that come at the same moment, pieces of each call of the device)"""
+    real, calls = device_rows.DeviceRows.prefill, []
+
+    def spy(self, pieces):
+        calls.append(len(pieces))
+        return real(self, pieces)
+
+    monkeypatch.setattr(device_rows.DeviceRows, "prefill", spy)
+    answers, before = [Answer() for _ in requests], engine.stats().compilations
+    with engine._changed:  # the engine's thread waits
+        for request, answer in zip(requests, answers, strict=True):
+            engine.submit(request, answer)
+    answers = [answer.wait() for answer in answers]
+    assert engine.stats().compilations == before
+    return answers, calls
+
+
+def test_prompts_that_come_together_are_read_together(owl, engine, monkeypatch):
+    """Four of up to 64 tokens, one of them with a picture; then two with the same beginning."""
+    short = [Request(ChatPrompt(np.arange(3, 20 + n, dtype=np.int32)), 5) for n in (0, 9)]
+    different = Request(ChatPrompt(np.arange(40, 90, dtype=np.int32)), 5, Sampling.of(1.5), 7)
+    requests = [*short, different, conversation(owl, [*range(60, 80)], seed=5)]
+    answers, calls = read_at_once(engine, requests, monkeypatch)
+    assert calls == [4]
+    assert [answer.ids for answer in answers] == [alone(owl, request) for request in requests]
+
+    begun = np.arange(96, 3, -1, dtype=np.int32)
+    engine.submit(Request(ChatPrompt(begun), 2), first := Answer())
+    first.wait()
+    requests = [
+        Request(ChatPrompt(np.concatenate([begun[:64], np.full(70, token, np.int32)])), 5)
+        for token in (11, 12)
+    ]
+    answers, calls = read_at_once(engine, requests, monkeypatch)
+    assert calls == [2]
+    assert [answer.end.cached_tokens for answer in answers] == [64, 64]
+    assert [answer.ids for answer in answers] == [alone(owl, request) for request in requests]
+
+
+def test_media_that_fail_end_one_of_the_prompts_that_come_together(owl, engine, monkeypatch):
+    texts = [Request(ChatPrompt(np.arange(3, 20 + n, dtype=np.int32)), 5) for n in range(3)]
+
+    def fails(key, pixels):
+        raise RuntimeError("no vectors")
+
+    monkeypatch.setattr(engine._media, "vectors", fails)
+    requests = [conversation(owl, [*range(60, 80)], seed=6), *texts]
+    (broken, *answers), _ = read_at_once(engine, requests, monkeypatch)
+    assert broken.end.reason == "error" and str(broken.end.error) == "no vectors"
+    assert [answer.ids for answer in answers] == [alone(owl, request) for request in texts]
+
+
 def test_an_int8_cache_changes_no_answer_where_it_is_found(monkeypatch):
     """A prompt in pieces, in a shared batch, or found in the cache gets what it gets alone."""
     use_pieces(monkeypatch, 64)
