@@ -199,7 +199,7 @@ def missing_media(askings: Sequence[Asking]) -> dict[str, str]:
     if len(found) > _MOST_MISSING * len(askings):
         raise UserError(
             f"{len(found):,} of {len(askings):,} questions miss a picture or video, more than "
-            f"{_MOST_MISSING:.0%}: {listed(found.values(), 4)}; put the files there"
+            f"{_MOST_MISSING:.0%}: {listed(dict.fromkeys(found.values()), 4)}; put the files there"
         )
     return found
 
