@@ -144,6 +144,7 @@ def main(argv: list[str]) -> None:
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     from owl_jax.evaluation.run import Task, read_items
 
+    whole_number(_SEED.value, "--seed", 0)
     benchmark = choose_benchmark(str(_BENCHMARK.value))
     asked = None if _MODEL.value is None else _asked(benchmark)
     if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:

@@ -94,6 +94,7 @@ def test_two_systems_are_compared_on_the_same_items(data, tmp_path):
         (["--model=m", "--mode=rank"], "--mode=rank: pope has no choices; expected generate"),
         (["--model=m", "--baselines=guess"], "--baselines=guess: expected some of blind, shuffled"),
         (["--model=m", "--template=lava"], "--template=lava: expected official, llava, owl"),
+        (["--answers=a", "--seed=-1"], "--seed is -1; expected at least 0"),
         (["--model=m", "--shard_index=2", "--num_shards=2"], "expected 0 to 1 of at least 1"),
     ],
 )

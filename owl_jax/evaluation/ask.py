@@ -199,7 +199,8 @@ def missing_media(askings: Sequence[Asking]) -> dict[str, str]:
     if len(found) > _MOST_MISSING * len(askings):
         raise UserError(
             f"{len(found):,} of {len(askings):,} questions miss a picture or video, more than "
-            f"{_MOST_MISSING:.0%}: {listed(found.values(), 4)}; add the missing files"
+            f"{_MOST_MISSING:.0%}: {listed(dict.fromkeys(found.values()), 4)}; add the missing "
+            "files"
         )
     return found
 

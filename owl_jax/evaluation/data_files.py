@@ -145,6 +145,21 @@ def check_texts(record: Mapping[str, Any], keys: Iterable[str], where: str) -> N
             raise UserError(f"{where}: {key} is {shown(record[key])}; expected a text")
 
 
+def check_ids(record: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Raises UserError, which begins with `where`, unless the values are texts or whole numbers."""
+    for key in keys:
+        if not isinstance(record[key], str | int):
+            raise UserError(f"{where}: {key} is {shown(record[key])}; expected a number or a text")
+
+
+def checked_list(record: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    """A list that is not empty. Raises UserError, which begins with `where`, for anything else."""
+    values = record[key]
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where}: {key} is {shown(values)}; expected a list that is not empty")
+    return values
+
+
 def list_of_texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """The texts of a list. Raises UserError, which begins with `where`, for anything else."""
     values = record[key]

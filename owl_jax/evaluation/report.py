@@ -97,7 +97,7 @@ def _drawn(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def _hash(item: Item) -> str:
-    return hashlib.sha256(item.id.encode()).hexdigest()
+    return hashlib.sha256(item.id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _shown(one: Judged, by_id: Sequence[Mapping[str, Judged]]) -> dict[str, Any]:

@@ -101,17 +101,22 @@ class Earlier:
     judged: Sequence[Judged]
 
 
-def read_results(directory: Path, items: Sequence[Item], provenance: Provenance) -> Earlier:
+def read_results(directory: Path, items: Sequence[Item], benchmark: str) -> Earlier:
     """An evaluation of the same items. Raises UserError for other data and missing files."""
     path = directory / RESULTS
     keys = ("benchmark", "items_hash", "system", "headline", "scores")
     results = checked(read_json(path), keys, str(path))
-    if (found := results["benchmark"]) != provenance.benchmark:
-        raise UserError(f"{directory} has results of {found}; expected {provenance.benchmark}")
-    if results["items_hash"] != provenance.items_hash:
+    if (found := results["benchmark"]) != benchmark:
+        raise UserError(f"{directory} has results of {found}; expected {benchmark}")
+    if results["items_hash"] != hash_of_items(items):
         raise UserError(f"{directory} has results on other data; evaluate both on the same files")
     known = {item.id: item for item in items}
     lines = read_json_lines(directory / VERDICTS, ("id", "answer", "parsed", "score", "details"))
+    if len(lines) != len(known) or {line["id"] for line in lines} != known.keys():
+        raise UserError(
+            f"{directory / VERDICTS} has {len(lines):,} verdicts; expected one on each of the "
+            f"{len(known):,} items: evaluate that system again"
+        )
     judged = [
         Judged(
             known[line["id"]],

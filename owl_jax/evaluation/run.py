@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
-from owl_jax.evaluation.benchmark import Benchmark, Item, Medium, Question
+from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Medium, Question
 from owl_jax.evaluation.given_answers import as_records, read_answers
 from owl_jax.evaluation.intervals import difference
 from owl_jax.evaluation.rating.files import write_rated
@@ -21,6 +21,7 @@ from owl_jax.evaluation.report import System, write_report
 from owl_jax.evaluation.results import (
     ANSWERS,
     REPORT,
+    Earlier,
     Provenance,
     commit,
     hash_of_items,
@@ -109,12 +110,13 @@ def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
         answers = read_published(path, task.items).answers
     else:
         answers = read_answers(path, task.items)
+    earlier = _compared(task)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = _provenance(task, name, digest, mode="given", template="given")
     claim(task.output, {"benchmark": task.benchmark.name, "answers": digest})
     lines = (json.dumps(record, ensure_ascii=False) for record in as_records(answers))
     write_whole(task.output / ANSWERS, "".join(f"{line}\n" for line in lines))
-    return _finish(task, answers, provenance, {})
+    return _finish(task, answers, provenance, {}, earlier)
 
 
 def evaluate_model(
@@ -127,6 +129,7 @@ def evaluate_model(
     """
     from owl_jax.evaluation.ask import Asking, model_hash
 
+    earlier = _compared(task)  # before the model is asked, which may take hours
     template = choose_template(asked.template)
     questions = {item.id: template(task.benchmark, item) for item in task.items}
     answers: dict[str, str] = {}
@@ -147,7 +150,7 @@ def evaluate_model(
     provenance = _provenance(
         task, name, model_hash(owl), mode=asked.settings.mode, template=asked.template
     )
-    return _finish(task, answers, provenance, others)
+    return _finish(task, answers, provenance, others, earlier)
 
 
 def _turns(items: Sequence[Item]) -> list[list[Item]]:
@@ -243,10 +246,10 @@ def _finish(
     answers: Mapping[str, str],
     provenance: Provenance,
     others: Mapping[str, Mapping[str, str]],
+    earlier: Sequence[Earlier],
 ) -> dict[str, Any]:
     """Scores, and writes results.json, verdicts.jsonl and report.html."""
     benchmark, items = task.benchmark, task.items
-    earlier = [read_results(path, items, provenance) for path in task.compare]
     ask = None if task.judge is None else task.judge.ask
     scored = score(benchmark, items, answers, ask, task.seed)
     agreement = None if task.judge is None else task.judge.agreement(benchmark, items, answers)
@@ -262,15 +265,32 @@ def _finish(
             task.output, items, answers, provenance.system, task.systems, task.ratings, task.seed
         )
     results = write_results(task.output, scored, provenance, numbers, more)
-    judged = with_verdict(scored.judged)
     systems = [System(results, scored.judged)]
     systems += [System(other.results, other.judged) for other in earlier]
     differences = [
-        difference(with_verdict(other.judged), judged, benchmark.headline_value, task.seed)
+        difference(
+            *_judged_in_both(other.judged, scored.judged), benchmark.headline_value, task.seed
+        )
         for other in earlier
     ]
     write_report(task.output / REPORT, benchmark, systems, differences)
     return results
+
+
+def _compared(task: Task) -> list[Earlier]:
+    return [read_results(path, task.items, task.benchmark.name) for path in task.compare]
+
+
+def _judged_in_both(
+    first: Sequence[Judged], second: Sequence[Judged]
+) -> tuple[list[Judged], list[Judged]]:
+    """Those that no judge left open in either system."""
+    first, second = with_verdict(first), with_verdict(second)
+    both = {one.item.id for one in first} & {one.item.id for one in second}
+    return (
+        [one for one in first if one.item.id in both],
+        [one for one in second if one.item.id in both],
+    )
 
 
 def _provenance(task: Task, name: str, model: str, *, mode: str, template: str) -> Provenance:

@@ -133,7 +133,9 @@ def gain_and_leakage(seen: float, blind: float, base: float) -> dict[str, float]
 
 
 def check_items(items: Sequence[Item], data: object) -> None:
-    """Raises UserError if two items have the same id."""
+    """Raises UserError if there are no items, or two have the same id."""
+    if not items:
+        raise UserError(f"{data} has no questions; expected at least one")
     twice = [id for id, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise UserError(

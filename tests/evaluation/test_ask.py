@@ -276,6 +276,9 @@ def test_missing_pictures(owl, pictures, tmp_path):
         answer(owl, [*there, *gone], tmp_path / "out", "letter")
     assert str(error.value).startswith("2 of 102 questions miss a picture or video, more than 1%:")
     assert "gone100.png" in str(error.value) and "gone101.png" in str(error.value)
+    with pytest.raises(UserError) as error:
+        answer(owl, [gone[0], dataclasses.replace(gone[0], id="q102")], tmp_path / "out", "letter")
+    assert str(error.value).count("gone100.png") == 1  # of two questions about one picture
     assert not (tmp_path / "out").exists()
     found = answer(owl, [*there, gone[0]], tmp_path / "out", "letter")
     assert found.missing == {"q100": str(tmp_path / "gone100.png")}

@@ -66,6 +66,12 @@ def test_the_file_does_not_name_the_systems(rated):
     assert text.count(token_of("owl", "1", 7)) == 1
 
 
+def test_an_answer_with_half_a_surrogate_pair_is_shown(rated, tmp_path):
+    path = tmp_path / "rating.html"
+    write_rating_page(path, rated.items, {"owl": {"1": "red \ud83d"}}, seed=7)
+    assert '"text": "red ?"' in path.read_text(encoding="utf-8")
+
+
 def test_keys_grade_and_go_on(page):
     assert page.locator("#count").inner_text() == "0 of 3 graded"
     texts = page.locator("li p").all_inner_texts()

@@ -1,10 +1,15 @@
 """What is counted beside the official numbers, and the baselines."""
 
+import json
+from dataclasses import replace
+
 import pytest
+from html_page import Page
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Item, Verdict
 from owl_jax.evaluation.benchmarks.pope import Pope
+from owl_jax.evaluation.run import Task, evaluate_answers, evaluate_model
 from owl_jax.evaluation.scoring import baselines, check_items, gain_and_leakage, score
 
 
@@ -50,6 +55,32 @@ def test_a_verdict_that_the_judge_left_open_counts_nowhere():
     assert found.categories[0].items == 99
 
 
+def test_models_are_compared_where_the_judge_has_a_verdict_on_both(tmp_path):
+    class Ask:
+        name = "no judge"
+
+        def ask(self, calls):
+            return [None]
+
+        def agreement(self, *_):
+            return None
+
+    task = Task(Letters(), items("A" * 100), "data", tmp_path / "first", judge=Ask())
+    answers = tmp_path / "answers.jsonl"
+    for unread, output, compare in ((0, "first", []), (1, "second", [tmp_path / "first"])):
+        given = ({"id": str(i), "answer": "?" if i == unread else "A"} for i in range(100))
+        answers.write_text("".join(f"{json.dumps(record)}\n" for record in given))
+        task = replace(task, output=tmp_path / output, compare=compare)
+        assert evaluate_answers(task, answers, output)["unjudged"] == 1
+    assert "second minus first" in Page(tmp_path / "second" / "report.html").text
+
+
+def test_a_wrong_comparison_is_found_before_the_model_is_asked(tmp_path):
+    task = Task(Letters(), items("A"), "data", tmp_path / "out", compare=[tmp_path / "none"])
+    with pytest.raises(UserError, match="No such file or directory"):
+        evaluate_model(task, None, None, "model", print)
+
+
 def test_a_judge_that_fails_too_often_stops_the_run():
     with pytest.raises(UserError, match=r"the judge failed for 1 of 3 answers \(2\), more than 2%"):
         score(Letters(), items("AAA"), {"0": "A", "1": "A", "2": "?"}, lambda calls: [None])
@@ -83,3 +114,8 @@ def test_gain_is_what_pictures_add_and_leakage_what_training_saw():
     assert found == pytest.approx({"multi-modal gain": 0.2, "multi-modal leakage": 0.1})
     found = gain_and_leakage(seen=0.3, blind=0.4, base=0.5)
     assert found == pytest.approx({"multi-modal gain": -0.1, "multi-modal leakage": 0})
+
+
+def test_data_without_questions_is_no_data():
+    with pytest.raises(UserError, match="data has no questions; expected at least one"):
+        check_items([], "data")

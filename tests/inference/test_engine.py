@@ -702,19 +702,23 @@ def test_a_medium_of_two_pieces_is_encoded_once_without_a_cache(owl, monkeypatch
 
 
 @pytest.mark.parametrize("llm", ["llama", "bloom"])
-def test_what_earlier_requests_left_in_a_row_reaches_no_answer(llm):
+def test_what_earlier_requests_left_in_a_row_reaches_no_answer(llm, monkeypatch):
     """Keys and values that were not finite, and garbage in all slots."""
     owl = make_owl(llm)
     request = conversation(owl, [*range(3, 90)])
     with Engine(owl, num_rows=1, row_length=576, frames=(FRAMES,)) as engine:
         rows, answers = engine._device, [Answer(), Answer()]
         for bad, answer in zip((np.nan, np.inf), answers, strict=True):
-            for start in (0, 512):
-                ids = np.zeros(512 if not start else 64, np.int32)
-                canvas = rows.canvas(len(ids))
-                read = rows.prefill(0, ids, len(ids), 0, canvas)
-                spoilt = jax.tree.map(lambda leaf, bad=bad: jnp.full_like(leaf, bad), read)
-                rows.insert(0, spoilt, start, len(ids))
+            prefill = device_rows.core.prefill
+
+            def spoilt(*given, bad=bad, prefill=prefill):
+                return jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), prefill(*given))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(device_rows.core, "prefill", spoilt)
+                for start, length in ((0, 512), (512, 64)):
+                    ids = np.zeros(length, np.int32)
+                    rows.prefill([device_rows.Piece(0, ids, length, start)])
             rows.release(0, 0)
             engine._rows[0].run = engine_module.TokenRun(np.zeros(0, np.int32))
             engine.submit(request, answer)

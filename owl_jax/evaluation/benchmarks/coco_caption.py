@@ -17,7 +17,14 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, checked, find_only, read_json
+from owl_jax.evaluation.data_files import (
+    check_ids,
+    check_texts,
+    checked,
+    checked_list,
+    find_only,
+    read_json,
+)
 from owl_jax.evaluation.scorers.captions import ORDER, Cider, bleu, bleu_counts, rouge_l
 from owl_jax.evaluation.scorers.ptb_tokens import ptb_tokens
 
@@ -42,13 +49,19 @@ class CocoCaption(Benchmark):
             return _karpathy(whole, path, folder)
         whole = checked(whole, ("images", "annotations"), str(path))
         references: dict[Any, list[str]] = {}
-        for number, value in enumerate(whole["annotations"], 1):
-            record = checked(value, ("image_id", "caption"), f"{path}: annotation {number}")
+        for number, value in enumerate(checked_list(whole, "annotations", str(path)), 1):
+            where = f"{path}: annotation {number}"
+            record = checked(value, ("image_id", "caption"), where)
+            check_ids(record, ("image_id",), where)
+            check_texts(record, ("caption",), where)
             references.setdefault(record["image_id"], []).append(record["caption"])
         split = path.stem.removeprefix("captions_")
         items = []
-        for number, value in enumerate(whole["images"], 1):
-            image = checked(value, ("id", "file_name"), f"{path}: image {number}")
+        for number, value in enumerate(checked_list(whole, "images", str(path)), 1):
+            where = f"{path}: image {number}"
+            image = checked(value, ("id", "file_name"), where)
+            check_ids(image, ("id",), where)
+            check_texts(image, ("file_name",), where)
             if image["id"] in references:
                 picture = folder / split / image["file_name"]
                 items.append(_item(image["id"], picture, references[image["id"]]))
@@ -96,14 +109,16 @@ class CocoCaption(Benchmark):
 
 def _karpathy(whole: Any, path: Path, folder: Path) -> list[Item]:
     items = []
-    for number, value in enumerate(checked(whole, ("images",), str(path))["images"], 1):
-        image: Record = checked(
-            value,
-            ("filepath", "filename", "cocoid", "split", "sentences"),
-            f"{path}: image {number}",
-        )
+    images = checked_list(checked(whole, ("images",), str(path)), "images", str(path))
+    for number, value in enumerate(images, 1):
+        where = f"{path}: image {number}"
+        image = checked(value, ("filepath", "filename", "cocoid", "split", "sentences"), where)
         if image["split"] == "test":
-            captions = [sentence["raw"] for sentence in image["sentences"]]
+            check_texts(image, ("filepath", "filename"), where)
+            captions = []
+            for sentence in checked_list(image, "sentences", where):
+                check_texts(checked(sentence, ("raw",), where), ("raw",), where)
+                captions.append(sentence["raw"])
             picture = folder / image["filepath"] / image["filename"]
             items.append(_item(image["cocoid"], picture, captions))
     if not items:

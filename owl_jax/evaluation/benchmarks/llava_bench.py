@@ -21,7 +21,14 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, checked, read_json, read_json_lines
+from owl_jax.evaluation.data_files import (
+    Record,
+    check_ids,
+    check_texts,
+    checked,
+    numbered_json_lines,
+    read_json,
+)
 
 _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 _UNREAD = (-1.0, -1.0)
@@ -49,7 +56,10 @@ class LlavaBench(Benchmark):
         references = _by(data / "answers_gpt4.jsonl", "question_id", "text")
         rules = checked(read_json(data / "rule.json"), (), str(data / "rule.json"))
         items = []
-        for record in read_json_lines(questions, ("question_id", "image", "category", "text")):
+        keys = ("question_id", "image", "category", "text")
+        for number, record in numbered_json_lines(questions, keys):
+            check_ids(record, ("question_id",), f"{questions}: line {number}")
+            check_texts(record, ("image", "category", "text"), f"{questions}: line {number}")
             id, image, name = record["question_id"], record["image"], _category(record)
             for found, key, where in (
                 (contexts, image, "context.jsonl"),
@@ -119,7 +129,12 @@ class LlavaBench(Benchmark):
 
 
 def _by(path: Path, key: str, value: str) -> dict[Any, str]:
-    return {record[key]: record[value] for record in read_json_lines(path, (key, value))}
+    found = {}
+    for number, record in numbered_json_lines(path, (key, value)):
+        check_ids(record, (key,), f"{path}: line {number}")
+        check_texts(record, (value,), f"{path}: line {number}")
+        found[record[key]] = record[value]
+    return found
 
 
 def _category(record: Record) -> str:

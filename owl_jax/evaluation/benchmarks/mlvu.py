@@ -25,7 +25,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, read_json_records
+from owl_jax.evaluation.data_files import Record, check_texts, read_json_records
 from owl_jax.evaluation.official_prompts import find_prompt
 from owl_jax.evaluation.scorers.lmms_eval_letters import likeliest_letter
 
@@ -239,8 +239,9 @@ def _records(
         if path.is_file():
             records = read_json_records(path, ("video", "question", "answer", *keys))
             for place, record in enumerate(records):
-                medium = Medium("video", data / "video" / stem / record["video"])
                 where = f"{path}: entry {place + 1}"
+                check_texts(record, ("video", "question", "answer"), where)
+                medium = Medium("video", data / "video" / stem / record["video"])
                 found.append((task, record, f"{stem}/{place}", medium, where))
     if not found:
         names = " or ".join(f"json/{stem}.json" for stem in tasks.values())

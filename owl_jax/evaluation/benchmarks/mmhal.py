@@ -21,7 +21,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import find, read_json_records
+from owl_jax.evaluation.data_files import check_texts, find, list_of_texts, read_json_records
 from owl_jax.evaluation.official_prompts import find_prompt
 
 _TYPES = (
@@ -85,6 +85,10 @@ class MmHal(Benchmark):
         records = read_json_records(path, keys)
         if len(records) != _QUESTIONS:
             raise UserError(f"{path} has {len(records)} entries; expected the {_QUESTIONS}")
+        for number, record in enumerate(records, 1):
+            where = f"{path}: entry {number}"
+            check_texts(record, ("image_src", "question", "gt_answer"), where)
+            list_of_texts(record, "image_content", where)
         official = find_prompt(folder, _SCRIPT, _MARKER)
         return [
             Item(

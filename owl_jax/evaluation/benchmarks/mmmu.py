@@ -175,6 +175,11 @@ def _item(row: Mapping[str, Any], where: str) -> Item:
         raise UserError(
             f"{where} has the answer {shown(row['answer'])}; expected the letter of an option"
         )
+    if row["id"].count("_") < 2:
+        raise UserError(
+            f"{where} has the id {shown(row['id'])}; expected SPLIT_SUBJECT_NUMBER, such as "
+            "validation_Art_1"
+        )
     return Item(
         id=row["id"],
         question=placed.question,

@@ -130,6 +130,7 @@ def _item(row: Mapping[str, Any], setting: str, where: str) -> Item:
         placed = with_pictures({"image_1": row["image"]}, "", (), where)
         question, shown_options = "", tuple(texts)
     else:
+        check_texts(row, ("question",), where)
         placed = with_pictures(row, row["question"], texts, where)
         question, shown_options = placed.question, placed.options
     return Item(

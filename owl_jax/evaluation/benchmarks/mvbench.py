@@ -20,7 +20,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, read_json_records
+from owl_jax.evaluation.data_files import Record, check_texts, read_json_records
 from owl_jax.evaluation.scorers.lmms_eval_letters import first_letter
 
 _SYSTEM = (
@@ -159,6 +159,7 @@ class MvBench(Benchmark):
 
 def _item(record: Record, task: str, place: int, path: Path, folder: Path) -> Item:
     id = f"{path.stem}/{place}"
+    check_texts(record, ("video", "question"), f"{path}: entry {place + 1}")
     choices, answer = record["candidates"], record["answer"]
     if not isinstance(choices, list) or answer not in choices:
         raise UserError(

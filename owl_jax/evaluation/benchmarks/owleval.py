@@ -18,7 +18,7 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import find, numbered_json_lines
+from owl_jax.evaluation.data_files import check_texts, find, numbered_json_lines
 
 ABILITIES = {
     "a": "instruction understanding",
@@ -54,13 +54,15 @@ class OwlEval(Benchmark):
         for number, record in numbered_json_lines(path, keys):
             where, id = f"{path}: line {number}", str(record["question_id"])
             abilities = tuple(str(record["ability"]).replace(" ", "").split(","))
+            check_texts(record, ("image", "question"), where)
             turns = record["category"]
             if not set(abilities) <= set(ABILITIES):
                 raise UserError(
                     f"{where}: found the ability {shown(record['ability'])}; expected letters from "
                     "a to f with commas"
                 )
-            if not isinstance(turns, list) or not turns or not set(turns) <= {SINGLE, MULTI}:
+            known = isinstance(turns, list) and all(turn in (SINGLE, MULTI) for turn in turns)
+            if not known or not turns:
                 raise UserError(
                     f"{where}: found the category {shown(turns)}; expected a list of {SINGLE} and "
                     f"{MULTI}"

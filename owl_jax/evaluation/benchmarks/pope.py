@@ -16,7 +16,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import read_json_lines
+from owl_jax.evaluation.data_files import check_texts, numbered_json_lines
 from owl_jax.evaluation.scorers import yes_no
 
 _CATEGORIES = ("random", "popular", "adversarial")
@@ -39,10 +39,13 @@ class Pope(RuleBenchmark):
         items = []
         for category in _CATEGORIES:
             for path in sorted(data.glob(f"*_pope_{category}.json")):
-                for record in read_json_lines(path, ("question_id", "image", "text", "label")):
+                keys = ("question_id", "image", "text", "label")
+                for number, record in numbered_json_lines(path, keys):
+                    where = f"{path}: line {number}"
+                    check_texts(record, ("image", "text", "label"), where)
                     if record["label"] not in _LABELS:
                         raise UserError(
-                            f"{path}: question {record['question_id']} has the label "
+                            f"{where}: question {record['question_id']} has the label "
                             f"{shown(record['label'])}; expected yes or no"
                         )
                     items.append(_item(record, category, data / "images"))

@@ -20,7 +20,7 @@ from owl_jax.evaluation.benchmark import (
     is_right,
     mean,
 )
-from owl_jax.evaluation.data_files import check_texts, checked, find, read_json
+from owl_jax.evaluation.data_files import check_ids, check_texts, checked, find, read_json
 from owl_jax.evaluation.scorers import choice
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
@@ -49,6 +49,7 @@ class SeedBench(RuleBenchmark):
         path = find(data, "SEED-Bench.json", "SEED-Bench*.json")
         whole = checked(read_json(path), ("questions", "question_type"), str(path))
         types = checked(whole["question_type"], (), f"{path}: question_type")
+        check_ids(types, types, f"{path}: question_type")
         names = {number: name for name, number in types.items()}
         if not isinstance(whole["questions"], list):
             raise UserError(f"{path}: questions are no list")
@@ -108,6 +109,7 @@ def first_character(answer: str) -> str:
 def _item(value: Any, names: Mapping[int, str], folder: Path, where: str) -> Item:
     record = checked(value, _KEYS, where)
     check_texts(record, (*_CHOICES, "question", "answer", "data_id"), where)
+    check_ids(record, ("question_type_id",), where)
     number, kind = record["question_type_id"], record["data_type"]
     if kind not in ("image", "video") or number not in names:
         raise UserError(

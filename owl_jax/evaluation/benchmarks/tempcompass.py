@@ -20,7 +20,7 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import checked, read_json
+from owl_jax.evaluation.data_files import check_texts, checked, checked_list, read_json
 from owl_jax.evaluation.official_prompts import find_prompt
 from owl_jax.evaluation.scorers import right_or_wrong
 
@@ -85,7 +85,9 @@ class TempCompass(Benchmark):
             for video, aspect, place, record in _flat(_questions(data, kind)):
                 where = f"{data / 'questions' / kind}.json: {video}/{aspect}/{place}"
                 has_answer = kind != "captioning"
-                record = checked(record, ("question", *("answer",) * has_answer), where)
+                texts = ("question", *("answer",) * has_answer)
+                record = checked(record, texts, where)
+                check_texts(record, texts, where)
                 fields = {
                     "kind": kind,
                     "aspect": aspect,
@@ -164,8 +166,10 @@ def _questions(data: Path, kind: str) -> Mapping[str, Any]:
 def _flat(questions: Mapping[str, Any]) -> Iterable[tuple[str, str, int, Any]]:
     """Video, aspect, position and record of each question."""
     for video, aspects in questions.items():
-        for aspect, records in checked(aspects, (), f"questions of {video}").items():
-            for place, record in enumerate(records):
+        where = f"questions of {video}"
+        by_aspect = checked(aspects, (), where)
+        for aspect in by_aspect:
+            for place, record in enumerate(checked_list(by_aspect, aspect, where)):
                 yield video, aspect, place, record
 
 
@@ -209,7 +213,7 @@ def _by_option(answer: str, question: str, truth: str) -> bool | None:
     if answer == truth:
         return True
     if answer in ("A", "B", "C", "D") or (answer[:1] in "ABCD" and answer[1:2] in (".", ")")):
-        return answer[0] == truth[0]
+        return answer[0] == truth[:1]
     return None
 
 

@@ -21,7 +21,15 @@ from owl_jax.evaluation.benchmark import (
     Verdict,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, checked, find_only, read_json
+from owl_jax.evaluation.data_files import (
+    Record,
+    check_ids,
+    check_texts,
+    checked,
+    checked_list,
+    find_only,
+    read_json,
+)
 from owl_jax.evaluation.scorers import vqa
 
 Rule = Callable[[str, Sequence[str]], float]
@@ -54,6 +62,7 @@ class Vqav2(Benchmark):
         subtype = str(whole.get("data_subtype", ""))
         items = []
         for record in _records(path, "questions", ("question_id", "image_id", "question")):
+            check_texts(record, ("question",), f"{path}: question {record['question_id']}")
             annotation = annotations.get(record["question_id"])
             if annotation is None:
                 raise UserError(
@@ -104,6 +113,7 @@ class Vqav2(Benchmark):
 
 def _item(record: Record, annotation: Record, data: Path, subtype: str, answers_path: Path) -> Item:
     where = f"{answers_path}: question {record['question_id']}"
+    check_texts(annotation, ("answer_type", "question_type"), where)
     given = annotation["answers"]
     if not isinstance(given, list) or not given:
         raise UserError(f"{where}: found {shown(given)} as answers; expected a list of objects")
@@ -111,6 +121,11 @@ def _item(record: Record, annotation: Record, data: Path, subtype: str, answers_
     if "image" in record:
         picture = data / str(record["image"])
     else:
+        if not str(record["image_id"]).isdecimal():
+            raise UserError(
+                f"{where}: image_id is {shown(record['image_id'])}; expected a number, or the key "
+                "image with the file of the picture"
+            )
         picture = data / subtype / f"COCO_{subtype}_{int(record['image_id']):012d}.jpg"
     most = annotation.get("multiple_choice_answer") or Counter(answers).most_common(1)[0][0]
     return Item(
@@ -144,9 +159,10 @@ def _per_cent(values: Sequence[float]) -> float:
 
 def _records(path: Path, key: str, keys: Sequence[str]) -> list[Record]:
     whole = checked(read_json(path), (key,), str(path))
-    if not isinstance(whole[key], list) or not whole[key]:
-        raise UserError(f"{path}: {key} is {shown(whole[key])}; expected a list of objects")
-    return [
-        checked(record, keys, f"{path}: entry {number} of {key}")
-        for number, record in enumerate(whole[key], 1)
-    ]
+    records = []
+    for number, value in enumerate(checked_list(whole, key, str(path)), 1):
+        where = f"{path}: entry {number} of {key}"
+        record = checked(value, keys, where)
+        check_ids(record, ("question_id",), where)
+        records.append(record)
+    return records

@@ -53,7 +53,8 @@ def write_rating_page(path: Path, items: Sequence[Item], answers: Answers, seed:
                 "answers": given,
             }
         )
-    content = json.dumps(questions, ensure_ascii=False)
+    # The texts may have lone surrogates, which UTF-8 cannot encode.
+    content = json.dumps(questions, ensure_ascii=False).encode("utf-8", "replace").decode()
     page = render(
         __package__,
         "rating.html",

@@ -312,6 +312,40 @@ def set_in(*path, value):
             "question 1: choice_a is 8; expected a text",
         ),
         (
+            *("seedbench", "SEED-Bench.json", set_in("questions", 0, "question_type_id", value=[])),
+            "question 1: question_type_id is []; expected a number or a text",
+        ),
+        (
+            *("coco_caption", "captions_val2014.json", set_in("annotations", value=1.5)),
+            "captions_val2014.json: annotations is 1.5; expected a list",
+        ),
+        (
+            *("coco_caption", "captions_val2014.json", set_in("images", 1, "file_name", value=3)),
+            "image 2: file_name is 3; expected a text",
+        ),
+        (
+            *("mlvu", "json/2_needle.json", set_in(0, "video", value=[])),
+            "entry 1: video is []; expected a text",
+        ),
+        (
+            *("mmhal", "response_template.json", set_in(1, "image_content", value=True)),
+            "entry 2: image_content is True; expected a list of texts",
+        ),
+        (
+            *("mvbench", "json/action_localization.json", set_in(1, "video", value=5)),
+            "entry 2: video is 5; expected a text",
+        ),
+        (
+            *("tempcompass", "questions/yes_no.json"),
+            set_in("4795975686", "speed", value=None),
+            "questions of 4795975686: speed is None; expected a list",
+        ),
+        (
+            *("vqav2", "v2_OpenEnded_mscoco_val2014_questions.json"),
+            set_in("questions", 0, "image_id", value="x"),
+            "image_id is 'x'; expected a number, or the key image with the file of the picture",
+        ),
+        (
             *("wemath", "testmini.json", set_in(0, "key", value="4steps_1")),
             "entry 1 has the key '4steps_1'; expected one of 2steps_1, 2steps_2, 2steps_multi",
         ),

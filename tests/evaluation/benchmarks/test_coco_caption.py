@@ -120,8 +120,14 @@ def test_karpathy_s_test_split(tmp_path):
     ("value", "words"),
     [
         ({"questions": []}, "found the keys questions; expected images, annotations"),
-        ({"images": [], "annotations": []}, "no picture with captions"),
-        ({"images": [{"id": 1}], "annotations": []}, "image 1: found the keys id"),
+        (
+            {"images": [], "annotations": []},
+            r"annotations is \[\]; expected a list that is not empty",
+        ),
+        (
+            {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a"}]},
+            "image 1: found the keys id",
+        ),
         ({"images": [], "annotations": [{"image_id": 1}]}, "annotation 1: found the keys image_id"),
         ([], r"found \[\]; expected an object"),
     ],
