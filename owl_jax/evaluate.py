@@ -142,7 +142,8 @@ def main(argv: list[str]) -> None:
     del argv
     if (_MODEL.value is None) == (_ANSWERS.value is None):
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
-    from owl_jax.evaluation.run import Task, read_items
+    _refuse_flags_without_effect()
+    from owl_jax.evaluation.run import Task, check_systems, read_items
 
     whole_number(_SEED.value, "--seed", 0)
     benchmark = choose_benchmark(str(_BENCHMARK.value))
@@ -160,6 +161,7 @@ def main(argv: list[str]) -> None:
         compare=list(map(Path, _COMPARE.value)),
         seed=_SEED.value,
     )
+    check_systems(task)
     if benchmark.needs_judge and _JUDGE_URL.value is _JUDGE_REPLIES.value is None:
         cli.say(f"{benchmark.name} is scored by a judge; without --judge_url it is only answered")
     if _JUDGE_URL.value is None:
@@ -169,6 +171,23 @@ def main(argv: list[str]) -> None:
             results = _evaluate(dataclasses.replace(task, judge=judge), asked)
     if results is not None:
         cli.say(_summary(results, task.output))
+
+
+def _refuse_flags_without_effect() -> None:
+    """Raises UserError for flags that mean nothing beside the others."""
+    if _ANSWERS.value is not None:
+        given = _given("model", "how it is asked", "work")
+        if given:
+            raise UserError(f"--{given[0]} has no meaning with --answers: no model is asked")
+    given = [name for name in _given("judge") if name not in ("judge_url", "judge_replies")]
+    if given and _JUDGE_URL.value is None:
+        raise UserError(f"--{given[0]} has no meaning without --judge_url")
+
+
+def _given(*groups: str) -> list[str]:
+    """The flags of these groups that the user gave."""
+    named = [flag.name for group in groups for flag in GROUPS[group]]
+    return [name for name in named if flags.FLAGS[name].present]
 
 
 def _evaluate(task: Task, asked: Asked | None) -> dict[str, Any] | None:

@@ -93,6 +93,8 @@ def test_two_systems_are_compared_on_the_same_items(data, tmp_path):
         (["--answers=none.jsonl"], "none.jsonl: No such file or directory"),
         (["--model=m", "--mode=rank"], "--mode=rank: pope has no choices; expected generate"),
         (["--model=m", "--baselines=guess"], "--baselines=guess: expected some of blind, shuffled"),
+        (["--answers=a", "--mode=rank"], "--mode has no meaning with --answers: no model is asked"),
+        (["--answers=a", "--judge_model=j"], "--judge_model has no meaning without --judge_url"),
         (["--model=m", "--template=lava"], "--template=lava: expected official, llava, owl"),
         (["--answers=a", "--seed=-1"], "--seed is -1; expected at least 0"),
         (["--model=m", "--shard_index=2", "--num_shards=2"], "expected 0 to 1 of at least 1"),
@@ -122,6 +124,49 @@ def test_a_wrong_file_of_answers_is_one_line(data, tmp_path, text, words):
     path.write_text(text)
     result = evaluate(data, tmp_path / "out", f"--answers={path}")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert words in result.stderr
+
+
+def test_an_output_that_is_a_file_is_refused(data, tmp_path):
+    answers = write_answers(tmp_path / "other.jsonl")
+    result = evaluate(data, answers, f"--answers={answers}")
+    assert result.returncode == 1 and "is a file; expected a directory" in result.stderr
+
+
+OWN = """
+from owl_jax.evaluation.benchmark import Benchmark, Item, Question, Verdict
+
+class Mine(Benchmark):
+    name, kind, headline = "mine", "judged", "score"
+    def read(self, data): return [Item("1", "?")]
+    def question(self, item): return Question(("?",))
+    def judge(self, items, answers, ask): return [Verdict("x", 1.0)]
+    def scores(self, judged): return {}
+    def headline_value(self, judged): return 1.0
+
+MINE = Mine()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('[Item("1", "?")]', "1 / 0", "mine.py, line 6: ZeroDivisionError: division by zero"),
+        ('[Verdict("x", 1.0)]', "[]", "mine gave 0 verdicts on 1 answers; expected one on each"),
+        ("1.0)]", 'float("nan"))]', "mine scored the answer to '1' nan; expected a number"),
+        (', headline = "mine", "judged", "score"', ' = "mine", "judged"', "lacks headline"),
+        ("MINE = Mine()", "", "has 0 objects of class Benchmark; expected one"),
+    ],
+)
+def test_a_fault_of_ones_own_benchmark_is_one_line(tmp_path, old, new, words):
+    assert old in OWN
+    (tmp_path / "mine.py").write_text(OWN.replace(old, new))
+    (tmp_path / "answers.jsonl").write_text('{"id": "1", "answer": "x"}')
+    result = forked.run(
+        *("-m", "owl_jax.evaluate", f"--benchmark={tmp_path / 'mine.py'}", f"--data={tmp_path}"),
+        *(f"--answers={tmp_path / 'answers.jsonl'}", f"--output={tmp_path / 'out'}"),
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert words in result.stderr
 
 

@@ -84,6 +84,8 @@ class AnswersFile:
 
 def claim(directory: Path, run: Mapping[str, str]) -> None:
     """Makes the directory this run's. Raises UserError if it is another's, naming what differs."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--output={directory} is a file; expected a directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / RUN
@@ -109,8 +111,10 @@ def _write_once(path: Path, values: dict[str, str]) -> None:
         os.link(partial, path)
     except FileExistsError:
         pass
+    except OSError:  # a file system without links, such as a mounted bucket
+        partial.replace(path)
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Iterator[Answer]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Benchmark
 from owl_jax.evaluation.benchmarks import BENCHMARKS
-from owl_jax.python_file import objects_in_file
+from owl_jax.python_file import explained, objects_in_file
+
+_METHODS = (
+    *("read", "question", "judge", "scores", "headline_value", "variants"),
+    "constant_answers",
+)
 
 
 def choose_benchmark(name: str) -> Benchmark:
@@ -25,4 +33,20 @@ def choose_benchmark(name: str) -> Benchmark:
             f"benchmark file {name} has {len(found)} objects of class Benchmark; expected one, as "
             "in MINE = Mine()"
         )
-    return found[0]
+    benchmark = found[0]
+    missing = [name for name in ("name", "kind", "headline") if not hasattr(benchmark, name)]
+    if missing:
+        raise UserError(f"benchmark file {name}: the benchmark lacks {' and '.join(missing)}")
+    for method in _METHODS:
+        setattr(benchmark, method, _explaining(getattr(benchmark, method), name))
+    return benchmark
+
+
+def _explaining(method: Callable[..., Any], path: str) -> Callable[..., Any]:
+    """A method of a user's benchmark whose errors name the file and its line."""
+
+    def run(*arguments: Any) -> Any:
+        with explained("benchmark file", path):
+            return method(*arguments)
+
+    return run

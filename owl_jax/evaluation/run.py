@@ -104,6 +104,12 @@ def read_items(benchmark: Benchmark, data: Path) -> list[Item]:
     return items
 
 
+def check_systems(task: Task) -> None:
+    """Raises UserError if a file of another system's answers cannot be used."""
+    for path in task.systems:
+        read_published(path, task.items)
+
+
 def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
     """Scores a file of answers; returns what results.json has. Raises UserError."""
     if task.benchmark.is_rated and is_published(path):

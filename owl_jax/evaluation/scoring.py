@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from owl_jax.errors import UserError, listed
+from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.benchmark import Ask, Benchmark, Item, Judged, by_category
 from owl_jax.evaluation.intervals import Interval, interval
 
@@ -59,9 +60,20 @@ def score(
         raise _no_judge(benchmark, len(items))
     whole = {item.id: answers.get(item.id, "") for item in items}
     verdicts = benchmark.judge(items, whole, ask)
+    if len(verdicts) != len(items):
+        raise UserError(
+            f"{benchmark.name} gave {len(verdicts):,} verdicts on {len(items):,} answers; expected "
+            "one on each"
+        )
     judged = [
         Judged(item, whole[item.id], verdict) for item, verdict in zip(items, verdicts, strict=True)
     ]
+    for one in judged:
+        if one.verdict.score is not None and not math.isfinite(one.verdict.score):
+            raise UserError(
+                f"{benchmark.name} scored the answer to {shown(one.item.id)} "
+                f"{one.verdict.score}; expected a number, or None"
+            )
     kept = with_verdict(judged)
     failed = len(judged) - len(kept)
     if failed and ask is None:

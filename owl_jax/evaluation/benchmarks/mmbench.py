@@ -28,7 +28,7 @@ from owl_jax.evaluation.official_prompts import find_prompt
 from owl_jax.evaluation.scorers import choice
 from owl_jax.evaluation.scorers.lmms_eval_letters import likeliest_letter
 
-_COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
+_COLUMNS = ("index", "question", "hint", "A", "B", "answer", "category", "image")
 _TURN = 1_000_000  # added to the index for each rotation of the options
 _ABBREVIATIONS = {
     "coarse_perception": "CP",
