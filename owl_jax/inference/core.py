@@ -250,14 +250,15 @@ def insert(
     lengths: int32[P], tokens in the rows afterwards; decoding of other rows may overwrite the slot
       after them.
     """
-    cache = state.cache
+    cache, held = state.cache, state.rows
     for prompt in range(len(rows)):
         one = jax.tree.map(
             lambda leaf, at=prompt: jax.lax.slice_in_dim(leaf, at, at + 1, axis=leaf.ndim - 4),
             prefilled.new,
         )
         cache = write_row(cache, one, rows[prompt], starts[prompt])
-    return DecodeState(cache, _with_length(state.rows, rows, lengths))
+        held = _with_length(held, rows[prompt], lengths[prompt])
+    return DecodeState(cache, held)
 
 
 @partial(jax.jit, static_argnames=("num_logprobs",), donate_argnames=("state",))
