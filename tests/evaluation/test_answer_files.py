@@ -153,5 +153,5 @@ def test_a_directory_is_claimed_once(tmp_path):
     claim(tmp_path / "a" / "b", {"mode": "rank"})
     claim(tmp_path / "a" / "b", {"mode": "rank"})
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output=.*file: File exists"):
+    with pytest.raises(UserError, match=r"--output=.*file is a file; expected a directory"):
         claim(tmp_path / "file", {"mode": "rank"})
