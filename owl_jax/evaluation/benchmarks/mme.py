@@ -31,6 +31,7 @@ _COGNITION = (
 )
 _SUBTASKS = _PERCEPTION + _COGNITION
 _PICTURES = (".png", ".jpg", ".jpeg")
+_COUNTED = ("TP", "FN", "TN", "FP", "precision", "recall")
 
 Parser = Callable[[str], str | None]
 
@@ -156,15 +157,9 @@ def _points(judged: Sequence[Judged], parser: Parser) -> float:
 
 def _detail(judged: Sequence[Judged]) -> dict[str, float]:
     pairs = [(one.verdict.parsed, one.item.truth) for one in judged]
-    tp, fn = pairs.count(("Yes", "Yes")), pairs.count(("No", "Yes"))
-    tn, fp = pairs.count(("No", "No")), pairs.count(("Yes", "No"))
+    counts = yes_no.confusion(pairs)
     return {
-        "TP": tp,
-        "FN": fn,
-        "TN": tn,
-        "FP": fp,
-        "precision": tp / (tp + fp) if tp + fp else 0.0,
-        "recall": tp / (tp + fn) if tp + fn else 0.0,
+        **{name: counts[name] for name in _COUNTED},
         "other_num": sum(parsed is None for parsed, _ in pairs),
         "acc": mean(parsed == truth for parsed, truth in pairs),
         "acc_plus": mean(

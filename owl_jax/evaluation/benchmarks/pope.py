@@ -109,24 +109,18 @@ def _parse(answer: str) -> str:
 
 
 def _confusion(judged: Sequence[Judged]) -> dict[str, float]:
-    pairs = [(one.verdict.parsed, one.item.truth) for one in judged]
-    tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
-    fn, tn = pairs.count(("No", "Yes")), pairs.count(("No", "No"))
+    counts = yes_no.confusion([(one.verdict.parsed, one.item.truth) for one in judged])
     return {
-        "TP": tp,
-        "FP": fp,
-        "TN": tn,
-        "FN": fn,
-        "acc": (tp + tn) / len(pairs),
-        **_retrieval(tp, fp, fn),
-        "yes_ratio": (tp + fp) / len(pairs),
+        **counts,
+        "acc": (counts["TP"] + counts["TN"]) / len(judged),
+        "yes_ratio": (counts["TP"] + counts["FP"]) / len(judged),
     }
 
 
 def _lmms_eval(judged: Sequence[Judged]) -> dict[str, float]:
     pairs = [(one.answer.strip().lower(), one.item.truth.lower()) for one in judged]
     tp, fp = pairs.count(("yes", "yes")), pairs.count(("yes", "no"))
-    scores = _retrieval(tp, fp, pairs.count(("no", "yes")))
+    scores = yes_no.retrieval(tp, fp, pairs.count(("no", "yes")))
     return {
         "accuracy": mean(answer == truth for answer, truth in pairs),
         "precision": scores["precision"],
@@ -139,21 +133,10 @@ def _lmms_eval(judged: Sequence[Judged]) -> dict[str, float]:
 def _vlmevalkit(judged: Sequence[Judged]) -> dict[str, float]:
     pairs = [(yes_no.whole_word(one.answer), one.item.truth) for one in judged]
     tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
-    scores = _retrieval(tp, fp, [truth for _, truth in pairs].count("Yes") - tp)
+    scores = yes_no.retrieval(tp, fp, [truth for _, truth in pairs].count("Yes") - tp)
     return {
         "Overall": 100 * scores["f1"],
         "acc": 100 * mean(found == truth for found, truth in pairs),
         "precision": 100 * scores["precision"],
         "recall": 100 * scores["recall"],
-    }
-
-
-def _retrieval(tp: int, fp: int, fn: int) -> dict[str, float]:
-    precision = tp / (tp + fp) if tp + fp else 0.0
-    recall = tp / (tp + fn) if tp + fn else 0.0
-    both = precision + recall
-    return {
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / both if both else 0.0,
     }

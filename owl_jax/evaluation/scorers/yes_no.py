@@ -1,6 +1,8 @@
-"""Reads yes or no as toolkits do; each benchmark's own rule is in its file."""
+"""Yes or no: how toolkits read it, what is counted. Each benchmark's own rule is in its file."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from owl_jax.evaluation.scorers.vqa import without_marks
 
@@ -12,3 +14,25 @@ def whole_word(answer: str) -> str | None:
     """
     found = {"yes", "no"} & set(without_marks(answer.lower()).split())
     return found.pop().capitalize() if len(found) == 1 else None
+
+
+def confusion(pairs: Sequence[tuple[str | None, str]]) -> dict[str, float]:
+    """TP, FP, TN and FN, where yes is positive, and the numbers of `retrieval`.
+
+    pairs: what was read, and the truth; each "Yes" or "No". What could not be read counts nowhere.
+    """
+    tp, fp = pairs.count(("Yes", "Yes")), pairs.count(("Yes", "No"))
+    fn, tn = pairs.count(("No", "Yes")), pairs.count(("No", "No"))
+    return {"TP": tp, "FP": fp, "TN": tn, "FN": fn, **retrieval(tp, fp, fn)}
+
+
+def retrieval(tp: int, fp: int, fn: int) -> dict[str, float]:
+    """precision, recall and f1; 0 where there is nothing to divide by."""
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    both = precision + recall
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / both if both else 0.0,
+    }
