@@ -26,8 +26,9 @@ from absl import flags
 from PIL import Image
 
 from owl_jax import cli
-from owl_jax.evaluation.ask import Asking, Progress, Settings, ask
+from owl_jax.evaluation.ask import Progress, Settings, ask
 from owl_jax.evaluation.benchmark import Medium, Mode, Question
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.inference.api import Owl
 from owl_jax.models.compute import Compute
 from owl_jax.models.vlm import init_params

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from owl_jax.demo.questions import Question, normalize_answer
-from owl_jax.evaluation.ask import Asking, Settings, prepare
+from owl_jax.evaluation.ask import Settings, prepare
 from owl_jax.evaluation.benchmark import Medium
 from owl_jax.evaluation.benchmark import Question as Asked
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.evaluation.responders import Model, Texts, generate_in_batches
 from owl_jax.inference.api import Owl
 from owl_jax.text.turns import IMAGE_TOKEN, VIDEO_TOKEN

@@ -24,8 +24,7 @@ from owl_jax.errors import UserError, listed
 from owl_jax.evaluation import media
 from owl_jax.evaluation.answers import Answer, answers_file, appending, claim, read_answers
 from owl_jax.evaluation.benchmark import Mode
-from owl_jax.evaluation.prompts import Asking as Asking  # callers import it from here
-from owl_jax.evaluation.prompts import Prompt, tokenize
+from owl_jax.evaluation.prompts import Asking, Prompt, tokenize
 from owl_jax.evaluation.responders import (
     Model,
     Prepared,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from owl_jax.errors import UserError
-from owl_jax.evaluation.ask import Asking
 from owl_jax.evaluation.benchmark import Medium, Question
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.inference.api import Owl
 
 

@@ -145,8 +145,9 @@ class Benchmark:
         raise NotImplementedError
 
     def question(self, item: Item) -> Question:
-        """What the benchmark's own code, or its paper, asks (--template=official)."""
-        raise NotImplementedError
+        """What the benchmark's own code, or its paper, asks (--template=official): by default the
+        media and the question."""
+        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

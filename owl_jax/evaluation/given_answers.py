@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,3 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: the answer is {shown(value)}; expected a text")
     return value
-
-
-def as_records(answers: Mapping[str, str]) -> list[dict[str, str]]:
-    """The answers in the form that `read_answers` reads."""
-    return [{"id": id, "answer": answer} for id, answer in answers.items()]

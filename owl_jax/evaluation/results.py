@@ -28,9 +28,9 @@ RESULTS, VERDICTS, ANSWERS, REPORT = (
 class Provenance:
     """What a number depends on; part of every result.
 
-    system: how tables call what was evaluated. model: its hash, or that of the file of answers.
+    system: the name in tables. model: its hash, or that of the file of answers.
     parser: whose rules read the answers.
-    items_hash: of the items' ids and truths.
+    items_hash: of what is asked (hash_of_items).
     """
 
     benchmark: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
 from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Medium, Question
-from owl_jax.evaluation.given_answers import as_records, read_answers
+from owl_jax.evaluation.given_answers import read_answers
 from owl_jax.evaluation.intervals import difference
 from owl_jax.evaluation.rating.files import write_rated
 from owl_jax.evaluation.rating.published import is_published, read_published
@@ -39,8 +39,9 @@ from owl_jax.evaluation.templates import choose_template
 from owl_jax.files import write_whole
 
 if TYPE_CHECKING:
-    from owl_jax.evaluation.ask import Asking, Settings
+    from owl_jax.evaluation.ask import Settings
     from owl_jax.evaluation.judge import Judge, RecordedJudge
+    from owl_jax.evaluation.prompts import Asking
     from owl_jax.inference.api import Owl
 
 Tell = Callable[[str], None]
@@ -120,7 +121,8 @@ def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = _provenance(task, name, digest, mode="given", template="given")
     claim(task.output, {"benchmark": task.benchmark.name, "answers": digest})
-    lines = (json.dumps(record, ensure_ascii=False) for record in as_records(answers))
+    records = ({"id": id, "answer": answer} for id, answer in answers.items())
+    lines = (json.dumps(record, ensure_ascii=False) for record in records)
     write_whole(task.output / ANSWERS, "".join(f"{line}\n" for line in lines))
     return _finish(task, answers, provenance, {}, earlier)
 
@@ -133,7 +135,8 @@ def evaluate_model(
     Returns what results.json has; None if other processes have not answered their questions yet.
     Raises UserError.
     """
-    from owl_jax.evaluation.ask import Asking, model_hash
+    from owl_jax.evaluation.ask import model_hash
+    from owl_jax.evaluation.prompts import Asking
 
     earlier = _compared(task)  # before the model is asked, which may take hours
     template = choose_template(asked.template)
@@ -169,7 +172,7 @@ def _turns(items: Sequence[Item]) -> list[list[Item]]:
 
 def _asking(item: Item, questions: Mapping[str, Question], answers: Mapping[str, str]) -> Asking:
     """A question after the earlier ones of its dialogue; a picture is shown once."""
-    from owl_jax.evaluation.ask import Asking
+    from owl_jax.evaluation.prompts import Asking
 
     history: list[tuple[Question, str]] = []
     shown: list[Medium] = []

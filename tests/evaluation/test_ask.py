@@ -11,10 +11,10 @@ from questions import CHOICES, FRAMES, askings, picture, picture_files
 import owl_jax
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import read_answers
-from owl_jax.evaluation.ask import Asking, Settings, ask, model_hash, prepare
+from owl_jax.evaluation.ask import Settings, ask, model_hash, prepare
 from owl_jax.evaluation.ask_variants import base_language_model, blind, shuffled
 from owl_jax.evaluation.benchmark import LETTERS, Medium, Question
-from owl_jax.evaluation.prompts import tokenize
+from owl_jax.evaluation.prompts import Asking, tokenize
 from owl_jax.evaluation.responders import Model, Texts, generate_in_batches
 from owl_jax.models.lora import LoraConfig
 

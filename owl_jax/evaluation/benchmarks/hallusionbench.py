@@ -15,7 +15,6 @@ from owl_jax.evaluation.benchmark import (
     JudgeCall,
     Judged,
     Medium,
-    Question,
     Verdict,
     by_category,
     mean,
@@ -97,9 +96,6 @@ class HallusionBench(Benchmark):
             if question_key(item) not in originals:
                 raise UserError(f"{path}: {item.id} has no question about figure 0")
         return items
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

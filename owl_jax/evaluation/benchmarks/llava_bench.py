@@ -16,7 +16,6 @@ from owl_jax.evaluation.benchmark import (
     JudgeCall,
     Judged,
     Medium,
-    Question,
     Verdict,
     by_category,
     mean,
@@ -84,9 +83,6 @@ class LlavaBench(Benchmark):
                 )
             )
         return items
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

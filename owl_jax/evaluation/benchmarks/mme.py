@@ -12,7 +12,6 @@ from owl_jax.evaluation.benchmark import (
     Item,
     Judged,
     Medium,
-    Question,
     RuleBenchmark,
     by_category,
     by_group,
@@ -57,9 +56,6 @@ class Mme(RuleBenchmark):
                 "14 subtasks"
             )
         return [item for name in _SUBTASKS for item in _read_subtask(name, data / name)]
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def parse(self, item: Item, answer: str) -> str | None:
         del item

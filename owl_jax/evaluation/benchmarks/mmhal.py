@@ -16,7 +16,6 @@ from owl_jax.evaluation.benchmark import (
     JudgeCall,
     Judged,
     Medium,
-    Question,
     Verdict,
     by_category,
     mean,
@@ -106,9 +105,6 @@ class MmHal(Benchmark):
             )
             for place, record in enumerate(records)
         ]
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

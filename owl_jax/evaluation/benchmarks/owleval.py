@@ -14,7 +14,6 @@ from owl_jax.evaluation.benchmark import (
     Item,
     Judged,
     Medium,
-    Question,
     Verdict,
     mean,
 )
@@ -87,9 +86,6 @@ class OwlEval(Benchmark):
             if MULTI in turns:
                 earlier.append(id)
         return items
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

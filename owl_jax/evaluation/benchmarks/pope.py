@@ -11,7 +11,6 @@ from owl_jax.evaluation.benchmark import (
     Item,
     Judged,
     Medium,
-    Question,
     RuleBenchmark,
     by_category,
     mean,
@@ -55,9 +54,6 @@ class Pope(RuleBenchmark):
                 "*_pope_adversarial.json; expected the folder of POPE's files"
             )
         return items
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def parse(self, item: Item, answer: str) -> str | None:
         del item

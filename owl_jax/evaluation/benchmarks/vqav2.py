@@ -17,7 +17,6 @@ from owl_jax.evaluation.benchmark import (
     Item,
     Judged,
     Medium,
-    Question,
     Verdict,
     mean,
 )
@@ -71,9 +70,6 @@ class Vqav2(Benchmark):
                 )
             items.append(_item(record, annotation, data, subtype, answers_path))
         return items
-
-    def question(self, item: Item) -> Question:
-        return Question((*item.media, item.question))
 
     def judge(
         self, items: Sequence[Item], answers: Mapping[str, str], ask: Ask | None

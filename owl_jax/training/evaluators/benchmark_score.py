@@ -13,9 +13,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from owl_jax.errors import UserError, listed, shown
-from owl_jax.evaluation.ask import Asking, Settings, check, missing_media, prepare
+from owl_jax.evaluation.ask import Settings, check, missing_media, prepare
 from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Mode
 from owl_jax.evaluation.benchmarks import BENCHMARKS
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.evaluation.responders import (
     Model,
     Respond,

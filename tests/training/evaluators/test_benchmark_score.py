@@ -14,8 +14,9 @@ from training_runs import CONFIG, finish, metrics_of, start_several, state_of, s
 
 import owl_jax
 from owl_jax.errors import UserError
-from owl_jax.evaluation.ask import Asking, Settings, ask
+from owl_jax.evaluation.ask import Settings, ask
 from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Medium, Question, Verdict
+from owl_jax.evaluation.prompts import Asking
 from owl_jax.training.evaluators.benchmark_score import BenchmarkScore, subset
 from owl_jax.training.evaluators.evaluator import Evaluator
 from owl_jax.training.loop import train
