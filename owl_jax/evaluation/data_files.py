@@ -76,12 +76,12 @@ def numbered_json_lines(path: Path, keys: Sequence[str]) -> list[tuple[int, Reco
     return records
 
 
-def read_tsv(path: Path, columns: Sequence[str]) -> list[Record]:
-    """The rows of a file with a header and tabs between columns, as texts. Raises UserError."""
+def read_table(path: Path, columns: Sequence[str], delimiter: str = "\t") -> list[Record]:
+    """The rows of a table with a header, as texts. Raises UserError."""
     csv.field_size_limit(sys.maxsize)
     text = io.StringIO(read_text(path), newline="")
     try:
-        rows = list(csv.DictReader(text, delimiter="\t"))
+        rows = list(csv.DictReader(text, delimiter=delimiter))
     except csv.Error as error:
         raise UserError(f"{path}: {error}") from None
     if not rows:

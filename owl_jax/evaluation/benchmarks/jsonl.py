@@ -1,4 +1,4 @@
-"""Questions of your own, with answers: a JSON Lines file."""
+"""Questions of your own, with answers: JSON Lines or a CSV table."""
 
 from __future__ import annotations
 
@@ -21,17 +21,24 @@ from owl_jax.evaluation.benchmark import (
     by_category,
     mean,
 )
-from owl_jax.evaluation.data_files import Record, find_only, numbered_json_lines
+from owl_jax.evaluation.data_files import (
+    Record,
+    checked,
+    find_only,
+    numbered_json_lines,
+    read_table,
+)
 from owl_jax.evaluation.scorers import right_or_wrong, vqa
 
 _KEYS = {"id", "question", "image", "images", "video", "choices", "answer", "score", "category"}
+_NEEDED = ("question", "answer")
 _SCORES = ("exact", "choice", "judged")
 _LETTER = re.compile(r"\(?([A-Z])(?:[).:,\n].*)?", re.DOTALL)
 _SAID = re.compile(r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?: is)?:? \(?([A-Z])\b")
 
 
 class Jsonl(Benchmark):
-    """One object a line:
+    """One object a line, or one row of a table:
 
     question: the text.
     answer: a text, a list of texts of which one has to be given, or the letter or text of a choice.
@@ -41,6 +48,9 @@ class Jsonl(Benchmark):
     score: "exact" (texts are compared without case, articles and marks), "choice", or "judged" (a
       judge compares). By default "choice" if there are choices, else "exact".
     id, category: by default the number of the line, and none.
+
+    A table has these keys as columns, each cell one text: no choices, and of a video the whole. An
+    empty cell is left out.
     """
 
     name = "jsonl"
@@ -51,12 +61,11 @@ class Jsonl(Benchmark):
     media = frozenset({"image", "video"})
 
     def read(self, data: Path) -> list[Item]:
-        """FILE.jsonl, or a folder with one."""
-        path = find_only(data, "*.jsonl")
-        return [
-            _item(record, number, path)
-            for number, record in numbered_json_lines(path, ("question", "answer"))
-        ]
+        """FILE.jsonl or FILE.csv, or a folder with one."""
+        path = find_only(data, "*.jsonl", "*.csv")
+        is_table = path.suffix.lower() == ".csv"
+        records = _rows(path) if is_table else numbered_json_lines(path, _NEEDED)
+        return [_item(record, number, path) for number, record in records]
 
     def question(self, item: Item) -> Question:
         options = [f"{letter}. {text}" for letter, text in zip(LETTERS, item.choices, strict=False)]
@@ -115,6 +124,15 @@ def read_choice(answer: str, choices: Sequence[str]) -> str | None:
         if choice and f" {choice} " in f" {_plain(text)} "
     ]
     return named[0] if len(named) == 1 else None
+
+
+def _rows(path: Path) -> list[tuple[int, Record]]:
+    """The rows of a table without their empty cells, and the number of each."""
+    rows = []
+    for number, row in enumerate(read_table(path, _NEEDED, ","), 2):
+        filled = {column: cell for column, cell in row.items() if cell.strip()}
+        rows.append((number, checked(filled, _NEEDED, f"{path}: line {number}", "cells")))
+    return rows
 
 
 def _item(record: Record, number: int, path: Path) -> Item:

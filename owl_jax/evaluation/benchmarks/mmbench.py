@@ -23,7 +23,7 @@ from owl_jax.evaluation.benchmark import (
     is_right,
     mean,
 )
-from owl_jax.evaluation.data_files import find, read_tsv, table_pictures
+from owl_jax.evaluation.data_files import find, read_table, table_pictures
 from owl_jax.evaluation.official_prompts import find_prompt
 from owl_jax.evaluation.scorers import choice
 from owl_jax.evaluation.scorers.lmms_eval_letters import likeliest_letter
@@ -72,7 +72,7 @@ class MmBench(Benchmark):
         """A table of tabs such as mmbench_dev_20230712.tsv; each row has its picture, or the index
         of the row that has it."""
         path = find(data, "mmbench_dev*.tsv", "MMBench_DEV*.tsv", "MMBench*.tsv", "*.tsv")
-        rows = read_tsv(path, _COLUMNS)
+        rows = read_table(path, _COLUMNS)
         pictures = table_pictures(rows, path)
         official = find_prompt(path.parent, _SCRIPT, _MARKER)
         prompt = official or _PROMPT

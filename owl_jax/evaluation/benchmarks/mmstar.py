@@ -27,7 +27,7 @@ from owl_jax.evaluation.data_files import (
     find,
     picture_bytes,
     read_parquet,
-    read_tsv,
+    read_table,
     table_pictures,
 )
 from owl_jax.evaluation.scorers import choice
@@ -60,7 +60,7 @@ class MmStar(RuleBenchmark):
         """mmstar.parquet, or MMStar.tsv."""
         path = find(data, "mmstar.parquet", "MMStar.tsv", "*.parquet", "*.tsv")
         if path.suffix == ".tsv":
-            rows = read_tsv(path, _COLUMNS)
+            rows = read_table(path, _COLUMNS)
             pictures = table_pictures(rows, path)
         else:
             rows = read_parquet(path, _COLUMNS)

@@ -43,6 +43,44 @@ def test_what_a_line_may_have(tmp_path):
     assert BENCHMARK.read(tmp_path)[0] == plain
 
 
+def read_table(folder, text):
+    path = folder / "mine.csv"
+    path.write_text(text, encoding="utf-8-sig")
+    return BENCHMARK.read(path)
+
+
+def test_a_table_is_read_like_lines(tmp_path):
+    table = read_table(
+        tmp_path,
+        'question,answer,image,video,category\n"What is it,\nthen?",An owl,a.png,,birds\n'
+        "How many?,2,,v.mp4,\n",
+    )
+    lines = read(
+        tmp_path,
+        question(question="What is it,\nthen?", id="2", image="a.png", category="birds"),
+        question(question="How many?", id="3", answer="2", video="v.mp4"),
+    )
+    assert table == lines
+    (tmp_path / "mine.jsonl").unlink()
+    assert BENCHMARK.read(tmp_path) == table
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("question,truth\n?,x\n", "found the columns question, truth; expected question, answer"),
+        ("question,answer\n?,x\n?,\n", "line 3: found the cells question; expected question, a"),
+        ("question,answer\n?,x,y\n", "line 2 has another number of columns than the header"),
+        ("question,answer,anwser\n?,x,y\n", "line 2: unknown keys anwser; expected some of"),
+        ("question,answer\n", "has no rows; expected columns question, answer"),
+        ("question,answer,choices\n?,x,x y\n", "line 2: 1 choices; expected 2 to 26"),
+    ],
+)
+def test_errors_name_table_and_line(text, words, tmp_path):
+    with pytest.raises(UserError, match=f"mine.csv:? {words}"):
+        read_table(tmp_path, text)
+
+
 def test_choices_are_asked_for_by_letter(tmp_path):
     by_text, by_letter = read(
         tmp_path,
