@@ -6,14 +6,13 @@
 The source is a released mPLUG-Owl or a part in Hugging Face's format (CLIP's or SigLIP's vision
 tower, a plain LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory that owl_jax wrote,
 or, with --base, an adapter. `huggingface` is the released models' format and merges an adapter,
-`orbax` is owl_jax's own, `peft` is the adapter only. --parts names files with parts of your own.
---verify compares every file of the source with its SHA256SUMS before converting it; without a
-target, it does nothing else.
+`orbax` is owl_jax's own and does so with --merge, `peft` is the adapter only. --parts names files
+with parts of your own. --verify compares every file of the source with its SHA256SUMS before
+converting it; without a target, it does nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import resource
 import sys
@@ -35,6 +34,7 @@ FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "fo
 VERIFY = flags.DEFINE_bool(
     "verify", False, "compare the source with its SHA256SUMS; without --target, only that"
 )
+MERGE = flags.DEFINE_bool("merge", False, "merge the source's own adapter into its language model")
 MERGE_ADAPTER = flags.DEFINE_string(
     "merge_adapter", None, "directory of a LoRA adapter to merge into the language model"
 )
@@ -125,12 +125,11 @@ def _directory(flag: flags.FlagHolder[str | None]) -> Path:
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     """Opens the source as the flags ask: (config, params, base of the adapter, Opened)."""
     from owl_jax.checkpoint import model_directory
-    from owl_jax.checkpoint.adapter import merge_lazy
     from owl_jax.checkpoint.adapter_base import Base, read_base
     from owl_jax.checkpoint.schema import ADAPTER_FILE
 
     if (source / ADAPTER_FILE).exists():
-        if FORMAT.value == "huggingface" or MERGE_ADAPTER.value is not None:
+        if FORMAT.value == "huggingface" or MERGE.value or MERGE_ADAPTER.value is not None:
             raise UserError(
                 f"{source} is an adapter: merge it with --source=MODEL --merge_adapter={source}"
             )
@@ -147,15 +146,14 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     if BASE.value is not None:
         raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is not one")
     opened = model_directory.open_any(source)
-    config, params = opened.config, opened.params
+    base = read_base(source)
+    if MERGE.value:
+        opened, base = model_directory.merge_adapter(opened, source), None
     if MERGE_ADAPTER.value is not None:
         adapter = Path(MERGE_ADAPTER.value)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
-        assert opened.config.lora is not None
-        llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)
-        params = {**params, "llm": llm}
-        config = dataclasses.replace(opened.config, lora=None)
-    return config, params, read_base(source), opened
+        opened = model_directory.merge_adapter(opened, source)
+    return opened.config, opened.params, base, opened
 
 
 class _Bar:

@@ -114,6 +114,21 @@ def test_adapter_is_merged_from_either_form(own, tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_a_model_s_own_adapter_is_merged(tmp_path):
+    config, params = golden.model(golden.LORA)
+    save_model(tmp_path / "own", config, params, "orbax", as_trained=True)
+    assert (tmp_path / "own" / BASE_FILE).exists()
+    _done(tmp_path / "own", tmp_path / "merged", "orbax", "--merge")
+    merged_config, merged = load_model(tmp_path / "merged", "float32")
+    assert merged_config == dataclasses.replace(config, lora=None)
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["as_trained"]
+    assert not (tmp_path / "merged" / BASE_FILE).exists()
+    expected = merge(params["llm"], params["lora"], config.lora)
+    for a, b in zip(jax.tree.leaves(merged["llm"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    _assert_same(merged["vision"], params["vision"])
+
+
 def test_merged_model_has_the_conversation_of_its_adapter(tmp_path):
     config, params = golden.model(golden.LORA)
     config = dataclasses.replace(config, conversation="chatml")
@@ -241,6 +256,8 @@ def damaged(own, tmp_path_factory):
         ("no vision and no connector and no llm; it has lora", "own", "huggingface", ""),
         ("the model has no lora; it has", LLAMA, "peft", ""),
         (f"{LLAMA}: the model has no lora", LLAMA, "peft", ""),
+        (f"{LLAMA}: the model has no lora; it has", LLAMA, "orbax", "--merge"),
+        ("is an adapter: merge it with --source=MODEL", ADAPTER, "orbax", "--merge"),
         ("format=peft writes an adapter only: use huggingface or orbax", LLAMA, "peft", ""),
         ("clip: the model has no connector and no llm; it has vi", "clip", "huggingface", ""),
         ("use it as config.init.vision of a training run", "clip", "huggingface", ""),

@@ -148,8 +148,8 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
         raise UserError(f"{directory} has no language model to merge {adapter} into")
     if opened.config.lora is not None:
         raise UserError(
-            f"{directory} holds an adapter already; save it in the huggingface format, which "
-            "merges it, before you load another"
+            f"{directory} holds an adapter already; merge it before you load another: python -m "
+            f"owl_jax.convert --merge --source={directory} --target=DIR --format=orbax"
         )
     check_base(adapter, opened.params["llm"], str(directory), any_base)
     config, factors = open_any_adapter(adapter, opened.config)
@@ -160,6 +160,25 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
         # Only adapters that owl_jax trained have a record of their base.
         as_trained=opened.as_trained or read_base(adapter) is not None,
     )
+
+
+def merge_adapter(opened: Opened, directory: Path) -> Opened:
+    """Merges the adapter of the model of `directory` into its language model.
+
+    Raises UserError if there is no adapter or no language model.
+    """
+    _check_subtrees(str(directory), ["llm", "lora"], opened.params)
+    config, params = _merged(opened.config, opened.params)
+    return dataclasses.replace(opened, config=config, params=params)
+
+
+def _merged(config: OwlConfig, params: Mapping[str, Any]) -> tuple[OwlConfig, dict[str, Any]]:
+    """(config, params) with the adapter, if there is one, merged into the language model."""
+    if config.lora is None:
+        return config, dict(params)
+    kept = {name: subtree for name, subtree in params.items() if name != "lora"}
+    kept["llm"] = merge_lazy(params["llm"], params["lora"], config.lora)
+    return dataclasses.replace(config, lora=None), kept
 
 
 def open_any_adapter(directory: Path, config: OwlConfig) -> tuple[OwlConfig, dict[str, Any]]:
@@ -225,10 +244,7 @@ def save_model(
         base = Base.of(str(companions or ""), params["llm"])
     if format == "huggingface":
         _check_subtrees(str(companions or "the model"), _subtrees(config), params)
-        if config.lora is not None:
-            merged = merge_lazy(params["llm"], params["lora"], config.lora)
-            params = {**params, "llm": merged}
-            config = dataclasses.replace(config, lora=None)
+        config, params = _merged(config, params)
         base = None
     elif format == "peft" and "lora" not in params:
         raise UserError(
