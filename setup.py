@@ -8,11 +8,15 @@ DATA = ["datasets>=5", "tensorflow-datasets>=4.9.10"]
 EVALUATE = ["httpx>=0.27", "pyarrow>=18"]
 TPU = ["jax[tpu]>=0.10.2,<0.12"]
 SERVE = ["llguidance>=1.1", "prometheus_client>=0.21", "starlette>=0.46", "uvicorn>=0.34"]
+# The pictures that stand in for one's own, and what runs a notebook in any front end.
+NOTEBOOKS = ["easy-vqa>=1.0", "ipykernel>=6.29"]
 TEST = [
     *DATA,
     *EVALUATE,
+    *NOTEBOOKS,
     *SERVE,
     "kubernetes-validate>=1.34",
+    "nbclient>=0.10",
     "openai>=1.60",
     "playwright>=1.49",
     "pytest>=8",
@@ -65,6 +69,7 @@ setup(
         "data": DATA,
         "evaluate": EVALUATE,
         "serve": SERVE,
+        "notebooks": NOTEBOOKS,
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
         "convert": ["torch>=2.6"],
         "test": TEST,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from notebook_cells import EXAMPLES, python_calls, read
 
 CONFIG = """
 from owl_jax.models.config import OwlConfig
@@ -151,3 +152,20 @@ def test_what_does_not_fit_is_an_error(compile_it, tmp_path, flags, rows, remedy
     assert line.startswith("error: does not fit: ") and remedy in line
     assert "DOES NOT FIT" in result.stdout and rows in result.stdout
     assert json.loads((tmp_path / "report.json").read_text())["fits"] is False
+
+
+def test_the_step_of_the_notebook_for_a_tpu_vm(tmp_path):
+    """Its cell as it is: full size, eight chips."""
+    compiling = python_calls(read("tpu_vm"), tmp_path)[0]
+    assert compiling[:2] == ["-m", "owl_jax.compile"]
+    result = subprocess.run(
+        [sys.executable, *compiling, f"--json={tmp_path}/report.json"],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fits"]
+    assert (report["devices"], report["batch"]["rows"]) == (8, 16)

@@ -4,7 +4,7 @@ import re
 
 import nbformat
 import pytest
-from example_cells import EXAMPLES, markdown, read
+from notebook_cells import EXAMPLES, markdown, read
 
 NOTEBOOKS = sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 

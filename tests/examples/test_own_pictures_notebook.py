@@ -7,8 +7,8 @@ import socket
 
 import pytest
 import tiny
-from example_cells import EXAMPLES, parameters, read
 from nbclient import NotebookClient
+from notebook_cells import EXAMPLES, parameters, read
 from PIL import Image
 from quick_compile import on_devices
 

@@ -1,14 +1,11 @@
 """The cells of examples/tpu_vm.ipynb, without a TPU and without weights."""
 
-import json
-import os
 import shlex
 import subprocess
-import sys
 
 import forked
 import pytest
-from example_cells import EXAMPLES, parameters, python_calls, read, shell_cells, terminal_lines
+from notebook_cells import EXAMPLES, python_calls, read, terminal_lines
 
 NOTEBOOK = read("tpu_vm")
 MODEL = "MAGAer13/mplug-owl-llama-7b"
@@ -38,17 +35,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
     """The arguments of each `python` in the cells, in order, with the notebook's own settings."""
-    folder = tmp_path_factory.mktemp("tpu_vm")
-    (folder / "examples").mkdir()
-    script = f"{parameters(NOTEBOOK).source}\nimport json\nprint(json.dumps(dict(os.environ)))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder / "examples", stdout=subprocess.PIPE, check=True
-    )
-    found = json.loads(done.stdout)
-    assert (folder / found["FOLDER"].removeprefix("../")).is_dir()
-    settings = {name: text for name, text in found.items() if os.environ.get(name) != text}
-    del settings["PATH"]
-    return [call for cell in shell_cells(NOTEBOOK) for call in python_calls(cell, settings, folder)]
+    return python_calls(NOTEBOOK, tmp_path_factory.mktemp("tpu_vm"))
 
 
 def test_the_way_from_compiling_to_serving(calls):
@@ -71,7 +58,7 @@ def test_each_command_is_one_that_its_module_takes(calls):
         assert done.returncode == 0, (module, arguments, done.stderr)
         printed[module] = done.stdout.splitlines()
     initial = {"vision": MODEL, "connector": MODEL, "llm": MODEL, "lora": "fresh"}
-    assert printed["owl_jax.train"] == ["../data/train.csv 16 3", str(sorted(initial.items()))]
+    assert printed["owl_jax.train"] == ["../data/train.csv 16 3.0", str(sorted(initial.items()))]
     assert printed["owl_jax.parallel.xla_flags"][0].startswith("--xla")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Writes its arguments down, one command a line.
 _PYTHON = """#!/usr/bin/env bash
@@ -42,19 +44,25 @@ def terminal_lines(notebook: NotebookNode) -> list[str]:
     return [line for block in blocks for line in textwrap.dedent(block).splitlines()]
 
 
-def shell_cells(notebook: NotebookNode) -> list[str]:
-    """The scripts of the cells for bash."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return [text.removeprefix("%%bash\n") for text in sources if text.startswith("%%bash\n")]
+def python_calls(notebook: NotebookNode, folder: Path) -> list[list[str]]:
+    """The arguments of each `python` in the cells for bash, which are run without running those.
 
-
-def python_calls(script: str, settings: dict[str, str], folder: Path) -> list[list[str]]:
-    """The arguments of each `python` in a script, which is run without running them."""
-    record = folder / "record"
-    record.write_text("")
+    The settings are the notebook's own, which it puts into the environment, and its results would
+    be below `folder`.
+    """
+    here = folder / "examples"
+    here.mkdir()
+    script = f"{parameters(notebook).source}\nimport json\nprint(json.dumps(dict(os.environ)))"
+    settings = subprocess.run(
+        [sys.executable, "-c", script], cwd=here, stdout=subprocess.PIPE, check=True
+    )
     (folder / "python").write_text(_PYTHON)
     (folder / "python").chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    environment = os.environ | settings | {"PATH": path, "RECORD": str(record)}
-    subprocess.run(["bash", "-e", "-c", script], env=environment, cwd=EXAMPLES, check=True)
-    return [line.split("\x1f")[:-1] for line in record.read_text().splitlines()]
+    environment = json.loads(settings.stdout) | {"PATH": path, "RECORD": str(folder / "record")}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source.startswith("%%bash\n"):
+            bash = ["bash", "-e", "-c", cell.source.removeprefix("%%bash\n")]
+            subprocess.run(bash, env=environment, cwd=here, check=True)
+    lines = (folder / "record").read_text().splitlines()
+    return [line.split("\x1f")[:-1] for line in lines]
