@@ -1,4 +1,4 @@
-"""Names commands in messages as the running one was called: owl-train or python -m owl_jax.train."""
+"""Names commands in messages as the running one was called, with `python -m` or as a script."""
 
 from __future__ import annotations
 
