@@ -54,23 +54,36 @@ def test_the_nearest_name(typed, name):
     assert shipped.nearest_name(typed) == name
 
 
-def error_of(config, folder):
-    result = forked.run(
-        "-m", "owl_jax.train", f"--config={config}", "--workdir=w", directory=folder
-    )
-    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
+COMMAND = """
+from owl_jax import cli
+
+CONFIG = cli.define_config_flag()
+
+
+def main(_):
+    print(CONFIG.value.init.vision)
+
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
 
 
 def test_config_takes_a_name_in_any_folder(tmp_path):
-    assert "'weights/mplug-owl-bloomz' (config.init.connector" in error_of(
-        "stage2:bloomz", tmp_path
-    )
-    wrong = error_of("configs/stage2.py", tmp_path)
-    assert "'configs/stage2.py' does not exist; did you mean --config=stage2?" in wrong
-    assert "demo/stage0, demo/stage1" in wrong
+    (tmp_path / "show.py").write_text(COMMAND)
+
+    def call(config):
+        result = forked.run("show.py", f"--config={config}", directory=tmp_path)
+        assert (result.returncode == 0) == (result.stderr == "")
+        return result
+
+    assert call("stage2:bloomz").stdout == "weights/mplug-owl-bloomz\n"
+    wrong = call("configs/stage2.py").stderr
+    assert wrong.startswith("error: config file 'configs/stage2.py' does not exist; did you mean")
+    assert " --config=stage2? " in wrong and ": demo/owleval, demo/stage0, " in wrong
+    assert wrong.count("\n") == 1
     (tmp_path / "stage2").write_text("raise ValueError('a file wins')\n")
-    assert "stage2, line 1: ValueError: a file wins" in error_of("stage2:bloomz", tmp_path)
+    assert "stage2, line 1: ValueError: a file wins" in call("stage2:bloomz").stderr
 
 
 def test_the_demonstration_needs_no_file_of_this_folder(tmp_path):
