@@ -231,7 +231,8 @@ def _help(groups: Mapping[str, Iterable[flags.FlagHolder[Any] | flags.Flag]]) ->
             flag = flags.FLAGS[member.name]
             default = "" if flag.default in (None, [], False) else f" (default: {flag.default})"
             repeats = ";\n    repeat this option to specify a list of values"
-            text = f"--{flag.name}: {str(flag.help).removesuffix(repeats)}{default}"
+            name = f"[no]{flag.name}" if flag.default is True else flag.name
+            text = f"--{name}: {str(flag.help).removesuffix(repeats)}{default}"
             lines.append(flags.text_wrap(text, indent="      ", firstline_indent="  "))
     return "\n".join(lines)
 
