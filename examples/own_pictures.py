@@ -18,7 +18,7 @@ from owl_jax.training.config import small_config
 
 def get_config(model: str) -> ConfigDict:
     config = small_config(read_config(Path(model)))
-    config.steps = 1500
+    config.steps = 3000
     config.batch_size = 8
     for subtree in config.init:
         config.init[subtree] = model
