@@ -115,8 +115,13 @@ def _convert() -> None:
 
 
 def _directory(flag: flags.FlagHolder[str | None]) -> Path:
-    """The directory that a flag names. Raises UserError if there is none."""
-    path = Path(flag.value or "")
+    """The directory that a flag names, here or on the hub. Raises UserError if there is none."""
+    from owl_jax.checkpoint.hub_directory import model_directory
+    from owl_jax.hub.snapshot import tell_if_ambiguous
+
+    name = flag.value or ""
+    tell_if_ambiguous(name)
+    path = model_directory(name, whole=VERIFY.value)
     if not is_directory(path):
         raise UserError(f"{path}: no such directory")
     return path
@@ -141,7 +146,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
             )
         model = _directory(BASE)
         opened = model_directory.open_model(model)
-        base = read_base(source) or Base.of(str(model), opened.params["llm"])
+        base = read_base(source) or Base.of(recorded_name(model), opened.params["llm"])
         opened = model_directory.add_adapter(opened, model, source, ANY_BASE.value)
         return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
@@ -149,7 +154,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
-        adapter = Path(MERGE_ADAPTER.value)
+        adapter = _directory(MERGE_ADAPTER)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
         llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)

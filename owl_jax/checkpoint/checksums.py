@@ -105,6 +105,11 @@ def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: Non
     return Verified(len(names), nbytes, time.monotonic() - start, tuple(map(printable, unlisted)))
 
 
+def is_list(name: str) -> bool:
+    """Whether a file of this name lists hashes."""
+    return name in _SUMS_NAMES or name.endswith(_ONE_FILE)
+
+
 def _lists(directory: Path) -> list[Path]:
     whole = [directory / name for name in _SUMS_NAMES if os.path.lexists(directory / name)]
     if whole:

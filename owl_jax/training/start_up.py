@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import jax
 from owl_jax.errors import printable
 
 FILE_NAME = "start_up.json"
+COMMAND_FILE = "command.txt"  # the command that started or resumed the run last
 CACHE = "compilation_cache"  # in the workdir
 
 
@@ -43,6 +46,11 @@ def say(text: str) -> None:
     """Prints text that may contain untrusted parts, on process 0 only."""
     if jax.process_index() == 0:
         print(printable(text, keep="\n"), flush=True)
+
+
+def command_line() -> str:
+    """This process's command, for a shell."""
+    return printable(shlex.join(["python", *sys.orig_argv[1:]]))
 
 
 def keep_compiled(workdir: Path) -> None:

@@ -1,0 +1,204 @@
+"""Files of a repository at one commit, downloaded into huggingface_hub's cache.
+
+The library does the work: other programs share its cache, and its variables hold (HF_ENDPOINT,
+HF_TOKEN, HF_HUB_OFFLINE, HF_HOME). It resumes a transfer that breaks off, but does not compare
+contents: this module does, once for each downloaded file. It also lets one process of a machine
+download while the others wait, and turns the library's errors into one line each.
+
+The library is imported when a name of the hub is used: it takes 0.4 s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import translate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from owl_jax.errors import UserError, listed, printable
+from owl_jax.hub.errors import as_user_errors
+from owl_jax.hub.names import PROTOCOL, HubName, is_ambiguous
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+Tell = Callable[[str], None]
+
+_THREADS = 8
+_FEW = 4  # files that a message names
+
+
+def tell(text: str) -> None:
+    """Tells the user about a download, or about a name that has two meanings."""
+    print(printable(f"note: {text}"), file=sys.stderr, flush=True)
+
+
+def tell_if_ambiguous(value: str | os.PathLike[str], tell: Tell = tell) -> None:
+    """Tells that a path is taken which would else be a name of the hub."""
+    if is_ambiguous(value):
+        tell(f"{value} is the one here, not the hub's {PROTOCOL}{value}")
+
+
+class Snapshot:
+    """A repository at a commit.
+
+    name: with the commit as its revision. files: the sizes in bytes by path. directory: its place
+    in the cache, which has only what was downloaded.
+    """
+
+    def __init__(self, name: HubName, files: Mapping[str, int]) -> None:
+        self.name, self.files = name, files
+        self.directory = name.directory(_cache())
+
+    def below(self, folder: str) -> list[str]:
+        """The paths below a folder, relative to it; "" is the repository."""
+        start = f"{folder}/" if folder else ""
+        return [path.removeprefix(start) for path in self.files if path.startswith(start)]
+
+    def download(self, patterns: Iterable[str], tell: Tell = tell) -> None:
+        """Makes the files that match any of the patterns present; "*" matches slashes too.
+
+        Raises UserError, and leaves complete files for the next call.
+        """
+        patterns = list(patterns)
+        if not self._missing(patterns):
+            return
+        from huggingface_hub.utils import WeakFileLock
+
+        lock = _cache() / ".locks" / self.directory.parts[-3] / "owl_jax.lock"
+        with as_user_errors(self.name):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(lock):
+                if missing := self._missing(patterns):  # no other process has downloaded them
+                    self._download(missing, patterns, tell)
+
+    def _missing(self, patterns: Sequence[str]) -> list[str]:
+        wanted = re.compile("|".join(map(translate, patterns)) or r"(?!)")
+        return [
+            path
+            for path in self.files
+            if wanted.match(path) and not (self.directory / path).exists()
+        ]
+
+    def _download(self, missing: Sequence[str], patterns: Sequence[str], tell: Tell) -> None:
+        from huggingface_hub import constants, snapshot_download
+
+        nbytes = sum(self.files[path] for path in missing)
+        if not constants.HF_HUB_OFFLINE:
+            _check_room(self.name, nbytes)
+            count = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
+            tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
+        snapshot_download(
+            self.name.repo,
+            repo_type=self.name.kind,
+            revision=self.name.revision,
+            allow_patterns=list(patterns),
+            library_name="owl_jax",
+        )
+        listing = {file.path: file for file in _list(_api(), self.name)}
+        with ThreadPoolExecutor(_THREADS) as pool:
+            intact = pool.map(
+                lambda path: _is_intact(self.directory / path, listing[path]), missing
+            )
+            broken = [path for path, good in zip(missing, intact, strict=True) if not good]
+        for path in broken:
+            _remove(self.directory / path)
+        if broken:
+            raise UserError(
+                f"{self.name}: the download of {listed(broken, _FEW)} is broken: its size or hash "
+                "is not what the hub lists; run the same command again"
+            )
+
+
+def open_snapshot(name: HubName) -> Snapshot:
+    """The repository at the commit that its revision means now, without its files.
+
+    Without the network, what the revision meant last. Raises NotOnHub if there is no such
+    repository or revision, and UserError.
+    """
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    with as_user_errors(name):
+        if not name.is_pinned:
+            resolved = _api().resolve_revision(
+                name.repo, repo_type=name.kind, revision=name.revision
+            )
+            name = name.at(resolved.resolved)
+        try:
+            listing = get_cached_repo_tree(name.repo, repo_type=name.kind, revision=name.revision)
+        except CachedRepoTreeNotFoundError:
+            # An older library, or another program, may have filled the cache.
+            if (files := _files_below(name.directory(_cache()))) and _is_offline():
+                return Snapshot(name, files)
+            listing = _list(_api(), name)
+    return Snapshot(name, {file.path: file.size for file in listing})
+
+
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="owl_jax")
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser().absolute()
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _list(api: HfApi, name: HubName) -> list[RepoFile]:
+    from huggingface_hub import RepoFile
+
+    tree = api.list_repo_tree(
+        name.repo, recursive=True, revision=name.revision, repo_type=name.kind
+    )
+    return [entry for entry in tree if isinstance(entry, RepoFile)]
+
+
+def _files_below(directory: Path) -> dict[str, int]:
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in paths}
+
+
+def _check_room(name: HubName, nbytes: int) -> None:
+    """Raises UserError if the cache's disk has too little room."""
+    cache = _cache()
+    folder = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise UserError(
+            f"{name}: {nbytes / 1e9:.2f} GB to download, but {cache} has {free / 1e9:.2f} GB of "
+            "free space; free some, or set HF_HOME to a folder on another disk"
+        )
+
+
+def _is_intact(path: Path, file: RepoFile) -> bool:
+    """Whether a downloaded file has the size and the hash that the hub lists."""
+    size = path.stat().st_size
+    if file.lfs is not None:
+        digest, expected = hashlib.sha256(), file.lfs.sha256
+    else:  # Git's hash of a file
+        digest, expected = hashlib.sha1(f"blob {size}\0".encode()), file.blob_id
+    with path.open("rb") as opened:
+        hashlib.file_digest(opened, lambda: digest)
+    return size == file.size and digest.hexdigest() == expected
+
+
+def _remove(path: Path) -> None:
+    """Removes a file of the cache, which is a link to its content."""
+    content = path.resolve()
+    path.unlink()
+    content.unlink(missing_ok=True)
