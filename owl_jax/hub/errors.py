@@ -49,15 +49,15 @@ def _of_answer(name: HubName, error: Exception) -> UserError | None:
     from huggingface_hub import constants, errors
 
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
-        if constants.HF_HUB_OFFLINE or isinstance(error.__cause__, errors.OfflineModeIsEnabled):
-            return NotOnHub(
-                name,
-                f"HF_HUB_OFFLINE is set, but {cache} does not have all of it",
-                "unset HF_HUB_OFFLINE, or copy the cache of a machine that has it",
-            )
-        if isinstance(error.__cause__, Exception):
-            error = error.__cause__
+    unresolved = errors.LocalEntryNotFoundError | errors.RevisionResolutionError
+    if constants.HF_HUB_OFFLINE and isinstance(error, unresolved | errors.OfflineModeIsEnabled):
+        return NotOnHub(
+            name,
+            f"HF_HUB_OFFLINE is set, but {cache} does not have all of it",
+            "unset HF_HUB_OFFLINE, or copy the cache of a machine that has it",
+        )
+    if isinstance(error, unresolved) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     if isinstance(error, errors.GatedRepoError):
         return UserError(
             f"{name}: its authors grant access on request: ask at {hub}/{_page(name)}, then "

@@ -27,7 +27,9 @@ _PLAIN = re.compile(rf"{_REPO}(?:@(?P<revision>.+))?", re.ASCII)
 # Revisions with a slash are pull requests and conversions; other slashes are written %2F.
 _REVISION = r"(?P<revision>refs/pr/\d+|refs/convert/[\w.-]+|[^/]+)"
 _URL = re.compile(
-    rf"{PROTOCOL}(?:(?P<kind>model|dataset)s/)?{_REPO}(?:@{_REVISION})?(?:/(?P<path>.*))?", re.ASCII
+    rf"{PROTOCOL}(?:(?P<kind>model|dataset)s/)?(?!(?:model|dataset|space|bucket)s/)"
+    rf"{_REPO}(?:@{_REVISION})?(?:/(?P<path>.*))?",
+    re.ASCII,
 )
 _LONGEST = 96  # characters of ORG/NAME
 

@@ -18,8 +18,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import translate
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError, listed, printable
 from owl_jax.hub.errors import as_user_errors
@@ -32,6 +33,7 @@ Tell = Callable[[str], None]
 
 _THREADS = 8
 _FEW = 4  # files that a message names
+_SMALL = 1_000_000  # bytes that are downloaded without a word
 
 
 def tell(text: str) -> None:
@@ -55,6 +57,11 @@ class Snapshot:
     def __init__(self, name: HubName, files: Mapping[str, int]) -> None:
         self.name, self.files = name, files
         self.directory = name.directory(_cache())
+
+    @cached_property
+    def _hashes(self) -> dict[str, RepoFile]:
+        """What the hub tells about each file; the library's cache leaves hashes out."""
+        return {file.path: file for file in _list(self.name)}
 
     def below(self, folder: str) -> list[str]:
         """The paths below a folder, relative to it; "" is the repository."""
@@ -88,24 +95,31 @@ class Snapshot:
 
     def _download(self, missing: Sequence[str], patterns: Sequence[str], tell: Tell) -> None:
         from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.utils import tqdm
+
+        class Bar(tqdm):
+            """On a terminal only."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **{"disable": None, **kwargs})
 
         nbytes = sum(self.files[path] for path in missing)
         if not constants.HF_HUB_OFFLINE:
             _check_room(self.name, nbytes)
-            count = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
-            tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
+            if nbytes > _SMALL:
+                count = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
+                tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
         snapshot_download(
             self.name.repo,
             repo_type=self.name.kind,
             revision=self.name.revision,
             allow_patterns=list(patterns),
             library_name="owl_jax",
+            tqdm_class=Bar,
         )
-        listing = {file.path: file for file in _list(_api(), self.name)}
         with ThreadPoolExecutor(_THREADS) as pool:
-            intact = pool.map(
-                lambda path: _is_intact(self.directory / path, listing[path]), missing
-            )
+            hashes = self._hashes
+            intact = pool.map(lambda path: _is_intact(self.directory / path, hashes[path]), missing)
             broken = [path for path, good in zip(missing, intact, strict=True) if not good]
         for path in broken:
             _remove(self.directory / path)
@@ -122,23 +136,30 @@ def open_snapshot(name: HubName) -> Snapshot:
     Without the network, what the revision meant last. Raises NotOnHub if there is no such
     repository or revision, and UserError.
     """
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    import httpx2
+    from huggingface_hub import constants, get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
 
     with as_user_errors(name):
         if not name.is_pinned:
             resolved = _api().resolve_revision(
-                name.repo, repo_type=name.kind, revision=name.revision
+                name.repo,
+                repo_type=name.kind,
+                revision=name.revision,
+                local_files_only=constants.HF_HUB_OFFLINE,
             )
             name = name.at(resolved.resolved)
         try:
-            listing = get_cached_repo_tree(name.repo, repo_type=name.kind, revision=name.revision)
+            tree = get_cached_repo_tree(name.repo, repo_type=name.kind, revision=name.revision)
         except CachedRepoTreeNotFoundError:
-            # An older library, or another program, may have filled the cache.
-            if (files := _files_below(name.directory(_cache()))) and _is_offline():
+            try:
+                tree = _list(name)
+            except (httpx2.TransportError, OfflineModeIsEnabled):
+                # An older library may have filled the cache, without a listing.
+                if not (files := _files_below(name.directory(_cache()))):
+                    raise
                 return Snapshot(name, files)
-            listing = _list(_api(), name)
-    return Snapshot(name, {file.path: file.size for file in listing})
+    return Snapshot(name, {file.path: file.size for file in tree})
 
 
 def _api() -> HfApi:
@@ -153,16 +174,10 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser().absolute()
 
 
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _list(api: HfApi, name: HubName) -> list[RepoFile]:
+def _list(name: HubName) -> list[RepoFile]:
     from huggingface_hub import RepoFile
 
-    tree = api.list_repo_tree(
+    tree = _api().list_repo_tree(
         name.repo, recursive=True, revision=name.revision, repo_type=name.kind
     )
     return [entry for entry in tree if isinstance(entry, RepoFile)]

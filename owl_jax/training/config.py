@@ -329,9 +329,9 @@ def check_directories(config: ConfigDict, absent: Mapping[str, str] | None = Non
         )
         raise UserError(
             f"not found: {listed}. Put model directories (config.json, weights, tokenizer files) "
-            "and data there, or give other paths, as in --config.tokenizer=DIR, or names of the hub, "
-            "as in --config.init.llm=ORG/NAME (docs/training.md and docs/data.md say where to get "
-            "them)"
+            "and data there, or give other paths, as in --config.tokenizer=DIR, or names of the "
+            "hub, as in --config.init.llm=ORG/NAME (docs/training.md and docs/data.md say where to "
+            "get them)"
         )
 
 

@@ -20,7 +20,6 @@ from owl_jax.files import read_json, write_whole
 from owl_jax.hub.errors import NotOnHub
 from owl_jax.hub.names import COMMIT, HubName, on_hub, parse_name
 from owl_jax.hub.snapshot import open_snapshot, tell_if_ambiguous
-from owl_jax.training import config as settings
 from owl_jax.training.start_up import say
 
 FILE_NAME = "hub.json"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +44,6 @@ def say(text: str) -> None:
     """Prints text that may contain untrusted parts, on process 0 only."""
     if jax.process_index() == 0:
         print(printable(text, keep="\n"), flush=True)
-
-
-def command_line() -> str:
-    """This process's command, for a shell."""
-    return printable(shlex.join(["python", *sys.orig_argv[1:]]))
 
 
 def keep_compiled(workdir: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from owl_jax.data.sources.custom import python_file
 from owl_jax.data.sources.hugging_face import files_of_split
