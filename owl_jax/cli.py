@@ -160,7 +160,9 @@ def say(text: object) -> None:
 
 def command_line() -> str:
     """This process's command, for a shell."""
-    return printable(shlex.join(["python", *sys.orig_argv[1:]]))
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return printable(shlex.join(["python", *program, *sys.argv[1:]]))
 
 
 def _written_by(error: OSError) -> flags.Flag | None:

@@ -108,6 +108,7 @@ def _convert() -> None:
     import jax
 
     from owl_jax.checkpoint.atomic_directory import check_free
+    from owl_jax.checkpoint.checksums import CARD
     from owl_jax.checkpoint.lazy_arrays import Cast
     from owl_jax.checkpoint.model_directory import save_model
     from owl_jax.hub.push import open_repository, push
@@ -127,15 +128,13 @@ def _convert() -> None:
     leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
-    notes = {}
+    card = ""
     if PUSH.value is not None:
         repository = open_repository(PUSH.value, PRIVATE.value)  # before the work of hours
-        notes["README.md"] = _card(repository, config, params, source, base)
+        card = _card(repository, config, params, source, base)
     with _Bar(nbytes) as bar:
         save_model(
-            *(target, config, params, target_format, source, base, opened.as_trained),
-            bar.advance,
-            notes,
+            target, config, params, target_format, source, base, opened.as_trained, bar.advance
         )
     opened.print_notes(source)
     seconds = time.monotonic() - start
@@ -147,6 +146,7 @@ def _convert() -> None:
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )
     if PUSH.value is not None:
+        (target / CARD).write_text(card, encoding="utf-8")
         cli.say(f"uploading {target} to {repository}")
         try:
             cli.say(push(target, repository, f"Upload of owl_jax ({target_format})"))

@@ -276,15 +276,24 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
         if ("models", name) in self.hub.repositories:
-            raise _Refused(409, message="You already created this model repo")
+            taken = {
+                "error": "You already created this model repo",
+                "url": f"{self.hub.url}/{name}",
+            }
+            return self._send(409, json.dumps(taken).encode())
         access = "private" if asked.get("private") or asked.get("visibility") == "private" else ""
         self.hub.repositories["models", name] = Repository(access=access or "public")
         self.hub.repositories["models", name].commit({".gitattributes": b""})
-        self._send_json({"url": f"{self.hub.url}/{name}"})
+        return self._send_json({"url": f"{self.hub.url}/{name}"})
 
     def _check_may_write(self) -> None:
         if not self._has_token:
             raise _Refused(401, message="Invalid username or password.")
+
+    def may_write(self, repo: str) -> None:
+        self._check_may_write()
+        self._repository("models", repo)
+        self._send_json({})
 
     def validate(self) -> None:
         self._send_json({"errors": [], "warnings": []})
@@ -339,6 +348,7 @@ _REPO = r"(?P<repo>[^/]+/[^/]+?)"
 _ROUTES = (
     (r"/api/repos/create", "create"),
     (r"/api/validate-yaml", "validate"),
+    (rf"/api/models/{_REPO}/auth-check/write", "may_write"),
     (rf"/api/models/{_REPO}/preupload/(?P<revision>.+)", "preupload"),
     (rf"/api/models/{_REPO}/commit/(?P<revision>.+)", "commit"),
     (rf"/api/(?P<kind>models|datasets)/{_REPO}/tree/(?P<revision>[^/]+)", "tree"),

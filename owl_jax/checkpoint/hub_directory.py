@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from owl_jax.checkpoint.checksums import is_list
+from owl_jax.checkpoint.checksums import is_list, listed_files
 from owl_jax.checkpoint.schema import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS,
@@ -33,7 +33,7 @@ _DESCRIPTIONS = (CONFIG_FILE, ADAPTER_FILE, BASE_FILE, SOURCE_CONFIG_FILE, *COMP
 def model_directory(name: str | os.PathLike[str], whole: bool = False, tell: Tell = tell) -> Path:
     """The directory of a model or an adapter: `name` itself, or the hub's of that name.
 
-    whole: also what is not read, if the repository has checksums (checkpoint/checksums.py).
+    whole: also what is not read but listed in checksums, if there are any.
 
     Raises UserError for a repository that cannot be had.
     """
@@ -47,8 +47,9 @@ def model_directory(name: str | os.PathLike[str], whole: bool = False, tell: Tel
     weights = _weights(directory, names, kind)
     if any(name.endswith(".bin") for name in weights):
         check_torch(f"{snapshot.name}: {weights[0]}")
-    if whole and any(map(is_list, names)):
-        weights = [name for name in names if not name.startswith(".")]
+    if whole and (lists := [name for name in names if is_list(name)]):
+        _download(snapshot, lists, tell)
+        weights += [name for name in listed_files(directory) if name in names]
     _download(snapshot, weights, tell)
     return directory
 

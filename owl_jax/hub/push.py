@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from owl_jax.errors import UserError
-from owl_jax.hub.errors import as_user_errors
+from owl_jax.hub.errors import LOG_IN, as_user_errors
 from owl_jax.hub.names import HubName, parse_name
 
 # What an earlier upload may have left that would be read instead of the new files.
@@ -25,12 +25,23 @@ def open_repository(flag: str, private: bool | None) -> HubName:
     Raises UserError for another form, and if the hub does not allow it.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     name = parse_name(flag)
     if name is None or name.revision or name.path or name.kind != "model":
         raise UserError(f"--push={flag}: expected ORG/NAME, a model on the hub")
     with as_user_errors(name, "upload"):
-        HfApi(library_name="owl_jax").create_repo(name.repo, private=private, exist_ok=True)
+        api = HfApi(library_name="owl_jax")
+        api.create_repo(name.repo, private=private, exist_ok=True)
+        try:
+            api.auth_check(name.repo, write=True)
+        except HfHubHTTPError as error:
+            # Servers like the hub may not have this check.
+            if (status := error.response.status_code) in (401, 403):
+                raise UserError(
+                    f"--push={flag}: you may not write there (HTTP {status}); {LOG_IN}, with a "
+                    "token that may write"
+                ) from None
     return name
 
 

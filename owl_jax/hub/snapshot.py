@@ -78,7 +78,7 @@ class Snapshot:
             return
         from huggingface_hub.utils import WeakFileLock
 
-        lock = _cache() / ".locks" / self.directory.parts[-3] / "owl_jax.lock"
+        lock = _cache() / ".locks" / self.directory.parts[-3] / "owl-jax.lock"
         with as_user_errors(self.name):
             lock.parent.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
@@ -201,15 +201,24 @@ def _check_room(name: HubName, nbytes: int) -> None:
 
 
 def _is_intact(path: Path, file: RepoFile) -> bool:
-    """Whether a downloaded file has the size and the hash that the hub lists."""
+    """Whether a downloaded file has the size and a hash that the hub tells.
+
+    It tells SHA-256, or Git's hash of small files; servers like it may tell SHA-1 instead. Its
+    ETag is the name of the content in the cache.
+    """
     size = path.stat().st_size
-    if file.lfs is not None:
-        digest, expected = hashlib.sha256(), file.lfs.sha256
-    else:  # Git's hash of a file
-        digest, expected = hashlib.sha1(f"blob {size}\0".encode()), file.blob_id
+    told = {file.blob_id, path.resolve().name, file.lfs.sha256 if file.lfs else ""}
+    if sha256 := {one for one in told if re.fullmatch(r"[0-9a-f]{64}", one)}:
+        return size == file.size and _digest(path, hashlib.sha256()) in sha256
+    sha1 = {one for one in told if re.fullmatch(r"[0-9a-f]{40}", one)}
+    starts = (f"blob {size}\0".encode(), b"")
+    matches = any(_digest(path, hashlib.sha1(start)) in sha1 for start in starts)
+    return size == file.size and (matches or not sha1)
+
+
+def _digest(path: Path, begun: hashlib._Hash) -> str:
     with path.open("rb") as opened:
-        hashlib.file_digest(opened, lambda: digest)
-    return size == file.size and digest.hexdigest() == expected
+        return hashlib.file_digest(opened, lambda: begun).hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -108,7 +108,8 @@ def _directory(name: Any, verify: bool) -> Path:
     """The directory of a model or an adapter, checked if `verify`."""
     if not isinstance(name, str | os.PathLike):
         raise UserError(
-            f"{shown(name)} is not a path; expected a model's directory or its name on the hub"
+            f"{shown(name)} is not a path; expected the path of a model directory, or a name of "
+            "the hub"
         )
     tell_if_ambiguous(name)
     directory = model_directory(name, whole=verify)

@@ -58,8 +58,9 @@ def test_the_files_of_other_forms(hub, home):
     )
     adapter = ("adapter_model.safetensors", "adapter_model.bin", "optimizer.pt", "README.md")
     hub.add("owls/adapter", {**dict.fromkeys(adapter, b"state"), "adapter_config.json": b"{}"})
-    own = ("params/manifest.ocdbt", "params/d/0", "SHA256SUMS", "notes.txt")
-    hub.add("owls/own", {**dict.fromkeys(own, b"x"), "config.json": b'{"format": "owl_jax"}'})
+    own = dict.fromkeys(("params/manifest.ocdbt", "params/d/0", "notes.txt", "more.txt"), b"x")
+    sums = f"{'0' * 64}  notes.txt\n".encode()
+    hub.add("owls/own", {**own, "config.json": b'{"format": "owl_jax"}', "SHA256SUMS": sums})
     hub.add("owls/torch", {"config.json": b"{}", "pytorch_model.bin": b"tensors"})
     before = len(hub.downloads())
     code = """

@@ -9,11 +9,11 @@ pictures and videos below their folder.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from owl_jax.data.sources.custom import python_file
 from owl_jax.data.sources.hugging_face import files_of_split
 from owl_jax.data.sources.kinds import kind_of
 from owl_jax.data.sources.media_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -65,7 +65,7 @@ def _data_set(spec: str) -> HubName:
     assert name is not None
     if name.kind != "dataset":
         raise UserError(f"{spec}: a model; expected {PROTOCOL}datasets/ORG/NAME[@REVISION][/PATH]")
-    if python_file(name.path):
+    if re.search(r"\.py(:|$)", name.path):
         raise UserError(
             f"{spec}: Python code of the hub is not run; read it, and name a copy of it here"
         )
