@@ -7,6 +7,7 @@ from pathlib import Path
 from owl_jax.errors import UserError
 from owl_jax.hub.errors import LOG_IN, as_user_errors
 from owl_jax.hub.names import HubName, parse_name
+from owl_jax.hub.snapshot import bars_on_a_terminal
 
 # What an earlier upload may have left that would be read instead of the new files.
 _REPLACED = (
@@ -52,7 +53,7 @@ def push(directory: Path, name: HubName, message: str) -> str:
     """
     from huggingface_hub import HfApi
 
-    with as_user_errors(name, "upload"):
+    with as_user_errors(name, "upload"), bars_on_a_terminal():
         commit = HfApi(library_name="owl_jax").upload_folder(
             repo_id=name.repo,
             folder_path=directory,

@@ -15,12 +15,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fnmatch import translate
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from owl_jax.errors import UserError, listed, printable
 from owl_jax.hub.errors import as_user_errors
@@ -39,6 +40,18 @@ _SMALL = 1_000_000  # bytes that are downloaded without a word
 def tell(text: str) -> None:
     """Tells the user about a download, or about a name that has two meanings."""
     print(printable(f"note: {text}"), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bars_on_a_terminal(wanted: bool = True) -> Iterator[None]:
+    """Shows the library's progress bars if they are wanted, but not in a log."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if wanted and sys.stderr.isatty():
+        yield
+    else:
+        with disable_progress_bars():
+            yield
 
 
 def tell_if_ambiguous(value: str | os.PathLike[str], tell: Tell = tell) -> None:
@@ -95,28 +108,20 @@ class Snapshot:
 
     def _download(self, missing: Sequence[str], patterns: Sequence[str], tell: Tell) -> None:
         from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.utils import tqdm
-
-        class Bar(tqdm):
-            """On a terminal only."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **{"disable": None, **kwargs})
-
         nbytes = sum(self.files[path] for path in missing)
         if not constants.HF_HUB_OFFLINE:
             _check_room(self.name, nbytes)
             if nbytes > _SMALL:
                 count = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
                 tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
-        snapshot_download(
-            self.name.repo,
-            repo_type=self.name.kind,
-            revision=self.name.revision,
-            allow_patterns=list(patterns),
-            library_name="owl_jax",
-            tqdm_class=Bar,
-        )
+        with bars_on_a_terminal(nbytes > _SMALL):
+            snapshot_download(
+                self.name.repo,
+                repo_type=self.name.kind,
+                revision=self.name.revision,
+                allow_patterns=list(patterns),
+                library_name="owl_jax",
+            )
         with ThreadPoolExecutor(_THREADS) as pool:
             hashes = self._hashes
             intact = pool.map(lambda path: _is_intact(self.directory / path, hashes[path]), missing)

@@ -39,7 +39,7 @@ def local_source(spec: str, media_root: str, tell: Tell = tell) -> tuple[str, st
 
 
 def data_path(spec: str, tell: Tell = tell) -> Path:
-    """A file or a folder with all that is below it: a path, or the hub's, downloaded.
+    """A file with its media, or a folder with all that is below: a path, or the hub's, downloaded.
 
     Raises UserError for a data set or a part of one that cannot be had.
     """
@@ -48,7 +48,7 @@ def data_path(spec: str, tell: Tell = tell) -> Path:
     name = _data_set(spec)
     snapshot = open_snapshot(name)
     if name.path in snapshot.files:
-        snapshot.download([glob.escape(name.path)], tell)
+        snapshot.download([glob.escape(name.path), *_media_of([name.path])], tell)
     else:
         _check_any(snapshot, snapshot.below(name.path))
         snapshot.download([_below(name.path)], tell)
@@ -82,10 +82,11 @@ def _download_source(name: HubName, has_root: bool, tell: Tell) -> str:
         path = path.rstrip("/")
         found = _matching(snapshot, path)
     _check_any(snapshot, found)
+    media = [] if has_root else _media_of(found)
     if glob.has_magic(path):
-        wanted = [_as_fnmatch(path), *_media_of(found, has_root)]
+        wanted = [_as_fnmatch(path), *media]
     elif path in snapshot.files:
-        wanted = [glob.escape(path), *_media_of(found, has_root)]
+        wanted = [glob.escape(path), *media]
     else:
         wanted = _of_folder(path, found, split)
     snapshot.download(wanted, tell)
@@ -121,9 +122,9 @@ def _of_folder(folder: str, files: Sequence[str], split: str | None) -> list[str
     return [_below(folder)]
 
 
-def _media_of(files: Sequence[str], has_root: bool) -> list[str]:
+def _media_of(files: Sequence[str]) -> list[str]:
     """The patterns for the media that may belong to texts: those below their folders."""
-    texts = [] if has_root else [file for file in files if kind_of(Path(file)) in _TEXTS]
+    texts = [file for file in files if kind_of(Path(file)) in _TEXTS]
     return [
         f"{_below(folder)}.{_any_case(suffix)}"
         for folder in sorted({file.rpartition("/")[0] for file in texts})

@@ -84,10 +84,11 @@ def test_folders_and_files_for_benchmarks(hub, tmp_path):
     code = """
         print(data_path("hf://datasets/owls/seen/images/0.jpg").name, cached())
         print(data_path("hf://datasets/owls/seen/images").name, cached())
+        print(data_path("hf://datasets/owls/seen/a.jsonl").name, cached())
         print(data_path("POPE"))
     """
     pictures = " ".join(PICTURES)
-    expected = ["0.jpg images/0.jpg", f"images {pictures}", "POPE"]
+    expected = ["0.jpg images/0.jpg", f"images {pictures}", f"a.jsonl a.jsonl {pictures}", "POPE"]
     assert run(hub, tmp_path, code) == expected
 
 
