@@ -162,6 +162,7 @@ def _card(
     """The card of the target. base: of the adapter, or None."""
     import jax
 
+    from owl_jax.checkpoint.hub_directory import model_directory
     from owl_jax.hub.card import Described, model_card
     from owl_jax.hub.training_run import read_run
 
@@ -170,7 +171,7 @@ def _card(
     if base is not None:
         bases["base of the adapter"] = base.name
     if MERGE_ADAPTER.value is not None:
-        bases["adapter"] = recorded_name(_directory(MERGE_ADAPTER))
+        bases["adapter"] = recorded_name(model_directory(MERGE_ADAPTER.value))
     kinds = {name: part.architecture for name, part in config.parts.items()}
     if config.lora is not None:
         kinds["lora"] = f"rank {config.lora.rank}, on {', '.join(config.lora.targets)}"

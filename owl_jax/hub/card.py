@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,4 +89,5 @@ def _shown(base: str) -> str:
 
 
 def _without_home(command: str) -> str:
-    return command.replace(str(Path.home()), "~")
+    home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - Path.home raises without one
+    return command.replace(f"{home}/", "~/") if home else command

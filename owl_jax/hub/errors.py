@@ -37,13 +37,13 @@ def as_user_errors(name: HubName, verb: str = "download") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = _of_answer(name, error) or _of_transfer(name, error, verb)
+        told = _of_answer(name, error, verb) or _of_transfer(name, error, verb)
         if told is None:
             raise
         raise told from error
 
 
-def _of_answer(name: HubName, error: Exception) -> UserError | None:
+def _of_answer(name: HubName, error: Exception, verb: str) -> UserError | None:
     """For what the hub answers, or that it does not answer."""
     import httpx2
     from huggingface_hub import constants, errors
@@ -51,6 +51,8 @@ def _of_answer(name: HubName, error: Exception) -> UserError | None:
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     unresolved = errors.LocalEntryNotFoundError | errors.RevisionResolutionError
     if constants.HF_HUB_OFFLINE and isinstance(error, unresolved | errors.OfflineModeIsEnabled):
+        if verb == "upload":
+            return UserError(f"{name}: HF_HUB_OFFLINE is set; unset it to upload")
         return NotOnHub(
             name,
             f"HF_HUB_OFFLINE is set, but {cache} does not have all of it",

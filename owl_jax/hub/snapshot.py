@@ -107,13 +107,16 @@ class Snapshot:
         ]
 
     def _download(self, missing: Sequence[str], patterns: Sequence[str], tell: Tell) -> None:
-        from huggingface_hub import constants, snapshot_download
-        nbytes = sum(self.files[path] for path in missing)
-        if not constants.HF_HUB_OFFLINE:
-            _check_room(self.name, nbytes)
-            if nbytes > _SMALL:
-                count = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
-                tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
+        from huggingface_hub import snapshot_download
+
+        # Other revisions may have brought the same contents.
+        contents = self.directory.parents[1] / "blobs"
+        new = [path for path in missing if not (contents / _etag(self._hashes[path])).exists()]
+        nbytes = sum(self.files[path] for path in new)
+        _check_room(self.name, nbytes)
+        if nbytes > _SMALL:
+            count = "1 file" if len(new) == 1 else f"{len(new):,} files"
+            tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
         with bars_on_a_terminal(nbytes > _SMALL):
             snapshot_download(
                 self.name.repo,
@@ -124,8 +127,8 @@ class Snapshot:
             )
         with ThreadPoolExecutor(_THREADS) as pool:
             hashes = self._hashes
-            intact = pool.map(lambda path: _is_intact(self.directory / path, hashes[path]), missing)
-            broken = [path for path, good in zip(missing, intact, strict=True) if not good]
+            intact = pool.map(lambda path: _is_intact(self.directory / path, hashes[path]), new)
+            broken = [path for path, good in zip(new, intact, strict=True) if not good]
         for path in broken:
             _remove(self.directory / path)
         if broken:
@@ -203,6 +206,11 @@ def _check_room(name: HubName, nbytes: int) -> None:
             f"{name}: {nbytes / 1e9:.2f} GB to download, but {cache} has {free / 1e9:.2f} GB of "
             "free space; free some, or set HF_HOME to a folder on another disk"
         )
+
+
+def _etag(file: RepoFile) -> str:
+    """The name of a file's content in the cache."""
+    return file.lfs.sha256 if file.lfs else file.blob_id
 
 
 def _is_intact(path: Path, file: RepoFile) -> bool:

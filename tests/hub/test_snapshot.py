@@ -208,6 +208,16 @@ def test_a_full_disk(hub, home):
         attempt("owls/large")
     """
     no_room, full, freed = hub_python.run(hub, home, code)
+    # Another commit with the same contents needs no room.
+    hub.add("owls/large", {**FILES, "README.md": b"# Another card"})
+    same = """
+        import shutil
+        usage = shutil.disk_usage
+        shutil.disk_usage = lambda path: usage(path)._replace(free=0)
+        attempt("owls/large")
+    """
+    count = len(hub.downloads())
+    assert hub_python.run(hub, home, same) == [READ] and len(hub.downloads()) == count
     assert "GB to download, but" in no_room and "has 0.00 GB of free space; free some" in no_room
     assert "File too large; free some space, or set HF_HOME to a folder on another disk" in full
     assert freed == READ
