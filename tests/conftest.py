@@ -1,4 +1,7 @@
-"""Every test sees eight CPU devices, and no hub but its own; set before the libraries are imported."""
+"""Every test sees eight CPU devices, and no hub but its own.
+
+The variables must be set before the libraries that read them are imported.
+"""
 
 import gc
 import os
