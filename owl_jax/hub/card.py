@@ -36,7 +36,8 @@ def model_card(model: Described) -> str:
     """The text of README.md, with the metadata that the hub reads."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    bases = {**(model.run.init if model.run else {}), **model.bases}
+    bases = dict(model.run.init) if model.run else {}
+    bases |= {what: base for what, base in model.bases.items() if base not in bases.values()}
     models = _repos(bases.values(), "model")
     relation = None
     if models:

@@ -57,7 +57,7 @@ def bars_on_a_terminal(wanted: bool = True) -> Iterator[None]:
 def tell_if_ambiguous(value: str | os.PathLike[str], tell: Tell = tell) -> None:
     """Tells that a path is taken which would else be a name of the hub."""
     if is_ambiguous(value):
-        tell(f"{value} is the one here, not the hub's {PROTOCOL}{value}")
+        tell(f"{value} is a path here; the hub's would be {PROTOCOL}{value}")
 
 
 class Snapshot:

@@ -243,7 +243,7 @@ def test_a_local_directory_wins_and_this_is_told(hub, home):
         print("huggingface_hub" in sys.modules)
     """
     assert hub_python.run(hub, home, code) == [
-        "owls/local is the one here, not the hub's hf://owls/local",
+        "owls/local is a path here; the hub's would be hf://owls/local",
         "mine.json",
         "False",
     ]
