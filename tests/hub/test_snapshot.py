@@ -82,6 +82,26 @@ def test_the_files_of_other_forms(hub, home):
     assert not [path for path in hub.downloads()[before:] if path.endswith("pytorch_model.bin")]
 
 
+def test_a_vision_tower_of_the_hub(hub, home):
+    """LLaVA's own form names the tower, which may be a directory or one of the hub."""
+    hub.add("owls/tower", {"config.json": b"{}", "model.safetensors": b"tower", "a.txt": b"a"})
+    for name in ("tower", "none"):
+        config = {"model_type": "llava", "mm_vision_tower": f"owls/{name}"}
+        directory = home / "models" / f"llava_with_{name}"
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text(json.dumps(config))
+    code = """
+        from pathlib import Path
+        from owl_jax.checkpoint.huggingface import tower_directory
+        attempt(Path("models/llava_with_tower"), get=tower_directory)
+        attempt(Path("models/llava_with_none"), get=tower_directory)
+    """
+    found, missing = hub_python.run(hub, home, code)
+    assert found == "config.json model.safetensors"
+    assert "mm_vision_tower is 'owls/none'; no such directory, and there is no" in missing
+    assert "put the vision tower there (owls/none: no such file or directory here, and" in missing
+
+
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, home):
     first = hub.add("owls/versions", {"config.json": b"{}", "model.safetensors": b"1"})
     hub.repositories["models", "owls/versions"].refs["v1"] = first
