@@ -11,6 +11,7 @@ The library is imported when a name of the hub is used: it takes 0.4 s.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl_jax.errors import UserError, listed, printable
+from owl_jax.files import write_whole
 from owl_jax.hub.errors import as_user_errors
 from owl_jax.hub.names import PROTOCOL, HubName, is_ambiguous
 
@@ -65,11 +67,16 @@ class Snapshot:
 
     name: with the commit as its revision. files: the sizes in bytes by path. directory: its place
     in the cache, which has only what was downloaded.
+
+    A list beside the lock names the files that are being downloaded: until they are compared they
+    count as missing, also after a kill.
     """
 
     def __init__(self, name: HubName, files: Mapping[str, int]) -> None:
         self.name, self.files = name, files
         self.directory = name.directory(_cache())
+        self._locks = _cache() / ".locks" / self.directory.parts[-3]
+        self._list_of_unchecked = self._locks / f"{name.revision}.unchecked"
 
     @cached_property
     def _hashes(self) -> dict[str, RepoFile]:
@@ -91,32 +98,42 @@ class Snapshot:
             return
         from huggingface_hub.utils import WeakFileLock
 
-        lock = _cache() / ".locks" / self.directory.parts[-3] / "owl-jax.lock"
         with as_user_errors(self.name):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(lock):
+            self._locks.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(self._locks / "owl-jax.lock"):
                 if missing := self._missing(patterns):  # no other process has downloaded them
                     self._download(missing, patterns, tell)
 
     def _missing(self, patterns: Sequence[str]) -> list[str]:
         wanted = re.compile("|".join(map(translate, patterns)) or r"(?!)")
+        unchecked = self._unchecked
         return [
             path
             for path in self.files
-            if wanted.match(path) and not (self.directory / path).exists()
+            if wanted.match(path) and (path in unchecked or not (self.directory / path).exists())
         ]
+
+    @property
+    def _unchecked(self) -> set[str]:
+        """The files that a process is downloading, or was when it was killed."""
+        try:
+            return set(json.loads(self._list_of_unchecked.read_bytes()))
+        except FileNotFoundError:
+            return set()
 
     def _download(self, missing: Sequence[str], patterns: Sequence[str], tell: Tell) -> None:
         from huggingface_hub import snapshot_download
 
         # Other revisions may have brought the same contents.
-        contents = self.directory.parents[1] / "blobs"
-        new = [path for path in missing if not (contents / _etag(self._hashes[path])).exists()]
-        nbytes = sum(self.files[path] for path in new)
+        contents, hashes = self.directory.parents[1] / "blobs", self._hashes
+        absent = [path for path in missing if not (contents / _etag(hashes[path])).exists()]
+        new = sorted({*absent, *self._unchecked.intersection(missing)})
+        nbytes = sum(self.files[path] for path in absent)
         _check_room(self.name, nbytes)
         if nbytes > _SMALL:
-            count = "1 file" if len(new) == 1 else f"{len(new):,} files"
+            count = "1 file" if len(absent) == 1 else f"{len(absent):,} files"
             tell(f"{self.name}: downloading {count}, {nbytes / 1e6:,.1f} MB, into {_cache()}")
+        write_whole(self._list_of_unchecked, json.dumps(sorted({*new, *self._unchecked})))
         with bars_on_a_terminal(nbytes > _SMALL):
             snapshot_download(
                 self.name.repo,
@@ -126,11 +143,14 @@ class Snapshot:
                 library_name="owl_jax",
             )
         with ThreadPoolExecutor(_THREADS) as pool:
-            hashes = self._hashes
             intact = pool.map(lambda path: _is_intact(self.directory / path, hashes[path]), new)
             broken = [path for path, good in zip(new, intact, strict=True) if not good]
         for path in broken:
             _remove(self.directory / path)
+        if rest := self._unchecked.difference(new):
+            write_whole(self._list_of_unchecked, json.dumps(sorted(rest)))
+        else:
+            self._list_of_unchecked.unlink()
         if broken:
             raise UserError(
                 f"{self.name}: the download of {listed(broken, _FEW)} is broken: its size or hash "

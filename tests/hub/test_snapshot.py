@@ -214,6 +214,22 @@ def test_a_broken_file_is_not_kept(hub, home):
         assert left == "[]" and whole == str(size + len(fault))
 
 
+def test_a_file_that_a_killed_process_has_not_compared(hub, home):
+    hub.add("owls/killed", {**FILES, "model.safetensors": WEIGHTS + b"killed"})
+    hub.faults["model.safetensors"] = "corrupt"
+    killed = """
+        from owl_jax.hub import snapshot
+        snapshot._is_intact = lambda *_: os._exit(9)
+        attempt("owls/killed")
+    """
+    hub_python.run(hub, home, 'attempt("owls/killed", get=tokenizer_directory)')
+    program = hub_python.arguments(killed)
+    ended = forked.run(*program, environment=hub.environment(home), directory=home)
+    assert ended.returncode == 9 and list(home.rglob("model.safetensors"))
+    broken, whole = hub_python.run(hub, home, 'attempt("owls/killed")\n' * 2)
+    assert "the download of model.safetensors is broken" in broken and whole == READ
+
+
 def test_a_full_disk(hub, home):
     hub.add("owls/large", FILES)
     code = """
