@@ -199,15 +199,20 @@ def _card(
 
 def _directory(flag: flags.FlagHolder[str | None]) -> Path:
     """The directory that a flag names, here or on the hub. Raises UserError if there is none."""
+    path = _named(flag)
+    if not is_directory(path):
+        raise UserError(f"{path}: no such directory")
+    return path
+
+
+def _named(flag: flags.FlagHolder[str | None]) -> Path:
+    """The path that a flag names, here or, then downloaded, on the hub."""
     from owl_jax.checkpoint.hub_directory import model_directory
     from owl_jax.hub.snapshot import tell_if_ambiguous
 
     name = flag.value or ""
     tell_if_ambiguous(name)
-    path = model_directory(name, whole=VERIFY.value)
-    if not is_directory(path):
-        raise UserError(f"{path}: no such directory")
-    return path
+    return model_directory(name, whole=VERIFY.value)
 
 
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
@@ -237,7 +242,7 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     opened = model_directory.open_any(source)
     config, params = opened.config, opened.params
     if MERGE_ADAPTER.value is not None:
-        adapter = _directory(MERGE_ADAPTER)
+        adapter = _named(MERGE_ADAPTER)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         assert opened.config.lora is not None
         llm = merge_lazy(params["llm"], opened.params["lora"], opened.config.lora)
