@@ -1,4 +1,7 @@
-"""Every test sees eight CPU devices; the variables must be set before jax is imported."""
+"""Every test sees eight CPU devices, and no hub but its own.
+
+The variables must be set before the libraries that read them are imported.
+"""
 
 import gc
 import os
@@ -10,6 +13,7 @@ from quick_compile import on_devices
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = on_devices(8)
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nothing listens there
 
 
 # Pairs of processes need both cores: the launchers, which mostly wait, run beside them. The longest

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from owl_jax.checkpoint.hub_directory import tokenizer_directory
+from owl_jax.data.sources.hub_data import data_path
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.ask import Settings, check, missing_media, prepare
 from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Mode
@@ -123,13 +124,13 @@ class _Evaluation:
     def __init__(self, evaluator: BenchmarkScore, benchmark: Benchmark, run: Run) -> None:
         self._program, self._benchmark = run.program, benchmark
         self._batch_size = evaluator.batch_size
-        tokenizer = Path(settings.tokenizer_directory(run.config))
+        tokenizer = tokenizer_directory(settings.tokenizer_directory(run.config))
         owl = Owl(run.program.model, {}, tokenizer_source=tokenizer)  # only tokenizes
         self._texts = Texts.of(owl)
         self._settings = Settings(
             evaluator.mode or benchmark.modes[0], benchmark.max_new_tokens, evaluator.num_frames
         )
-        items = subset(benchmark.read(Path(evaluator.data)), evaluator.items)
+        items = subset(benchmark.read(data_path(evaluator.data)), evaluator.items)
         askings = [Asking(item.id, benchmark.question(item), item.choices) for item in items]
         check(owl, askings, self._settings)
         missing = missing_media(askings)
