@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.demo.model import DEMONSTRATION
 from owl_jax.demo.synthetic import SyntheticSource
+from owl_jax.shipped import CONFIGS
 from owl_jax.training.config import small_config
 
 
@@ -17,7 +18,7 @@ def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
     config.steps = 700
     config.batch_size = 24
-    config.tokenizer = "configs/demo/tokenizer"
+    config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("(vision|connector)/.*", "visual"),
         ("(llm|lora)/.*", "frozen"),
