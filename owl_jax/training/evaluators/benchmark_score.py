@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import jax
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.hub_directory import tokenizer_directory
@@ -27,6 +28,7 @@ from owl_jax.evaluation.responders import (
 )
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.models.stack import unstack
 from owl_jax.parallel.agreement import raise_together
 from owl_jax.training import config as settings
 from owl_jax.training.evaluators.evaluator import Evaluate, Evaluator
@@ -164,7 +166,10 @@ class _Evaluation:
         compute = dataclasses.replace(
             program.compute, attention="auto", remat="none", media_remat="none"
         )
-        params = merge(event.state.params, event.frozen)
+        trained = event.state.params
+        if not compute.scan_layers:  # as the frozen ones are (train_program.py)
+            trained = jax.jit(unstack)(trained)
+        params = merge(trained, event.frozen)
         model = Model(program.model, compute, params, program.mesh)
         if asked.mode == "generate":
             return generate_in_batches(model, self._texts, asked.max_new_tokens, self._batch_size)
