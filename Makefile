@@ -27,15 +27,16 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/installed-test  ## all tests but those of make processes
 	$(PYTEST) -m "not processes"
 
+# Only the files that have such tests: to import all of them takes both workers ten seconds.
 processes: .venv/installed-test  ## runs of several processes, faults, long pages of docs/
-	$(PYTEST) -m processes
+	$(PYTEST) -m processes $(sort $(shell grep -rl 'pytest\.mark\.processes' --include='test_*.py' tests))
 
 parity: .venv/installed-parity  ## the same numbers as transformers and PEFT (installs PyTorch)
-	$(RUN) -m pytest -n 2 tests/parity
+	$(RUN) -m pytest -n 2 --dist worksteal tests/parity
 
 # Last of all: where libtpu is installed and no TPU is, JAX looks for one in every process.
 aot: .venv/installed-aot  ## TPU programs compiled without a TPU (installs libtpu)
-	$(RUN) -m pytest -n 2 tests/compiled
+	$(RUN) -m pytest -n 2 --dist worksteal tests/compiled
 
 lint: .venv/installed-dev  ## style and types
 	$(RUN) -m ruff check .

@@ -86,7 +86,7 @@ setup(
     # Python asks last: in the folder that holds the clone owl_jax/ it would import that folder.
     package_dir={"": "."},
     packages=find_packages(include=["owl_jax", "owl_jax.*"]),
-    package_data={"": ["templates/*.html", "static/*"], "owl_jax": ["py.typed"]},
+    package_data={"": ["templates/*.html", "templates/*.md", "static/*"], "owl_jax": ["py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",
@@ -94,6 +94,8 @@ setup(
         "av>=14",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "httpx2>=2",
+        "huggingface_hub>=2,<3",
         "jax>=0.10.2,<0.12",
         "jinja2>=3.1",
         "matplotlib>=3.8",

@@ -33,11 +33,13 @@ def load(
       path: a directory that owl_jax wrote, or a Hugging Face directory of mPLUG-Owl, mPLUG-Owl2,
         LLaVA-1.5 or a plain language model (text only): config.json, *.safetensors or
         pytorch_model*.bin and, for chat, tokenizer files. LLaVA-1.5 is read in transformers' form
-        and in the authors', which needs the directory of the vision tower beside it.
+        and in the authors', which needs the directory of the vision tower beside it. A text
+        ORG/NAME[@REVISION] that is no path names a model on Hugging Face's hub, which is downloaded
+        into the hub's cache (docs/weights.md).
       dtype: of weights and computation, "bfloat16" or "float32". "int8" stores the language
         model's projections in int8, with a scale for each output channel, and uses bfloat16 for
         everything else. A CPU always computes in float32.
-      adapter: a directory with a LoRA adapter for the model, from PEFT or owl_jax.
+      adapter: a LoRA adapter for the model, from PEFT or owl_jax, named like the model.
       mesh: devices to shard the weights over (owl_jax.parallel.mesh.make_mesh); one device by
         default. Each process reads only what its devices hold.
       any_base: accept an adapter that was trained on another base.
@@ -47,14 +49,15 @@ def load(
         directory does not name them: loading it must not run its code.
       conversation: replaces the conversation format that the directory names; a format's name,
         or a Python file (docs/add_a_conversation_format.md).
-      adapters: {name: directory} of several adapters at once; the requests of an engine
-        (owl_jax.inference.engine) choose among them, and share batches.
+      adapters: {name: directory or name on the hub} of several adapters at once; the requests of
+        an engine (owl_jax.inference.engine) choose among them, and share batches.
       cache_dtype: of the keys and values of past tokens: "auto", that of the computation, or
         "int8", with a scale for each token and head, in about half of bfloat16's memory. `logits`
         then has the rounding of int8 too.
 
     Returns: an object with `config`, `params`, `logits`, `generate`, `chat` and `save`.
-    Raises owl_jax.errors.UserError for files that are missing, damaged or mismatched.
+    Raises owl_jax.errors.UserError for files that are missing, damaged or mismatched, and for a
+    download that fails.
     """
     # Imported here, so that `import owl_jax` does not start JAX.
     from owl_jax.inference.load import load_owl

@@ -35,8 +35,10 @@ from owl_jax.inference.typed_paths import local_path
 if TYPE_CHECKING:
     from owl_jax.inference.dialogue import Conversation
 
-_MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
-_ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
+_MODEL = flags.DEFINE_string(
+    "model", None, "the model's directory, or ORG/NAME[@REVISION] on the hub", required=True
+)
+_ADAPTER = flags.DEFINE_string("adapter", None, "a LoRA adapter for the model, named like it")
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
 _PARTS = cli.define_parts_flag()

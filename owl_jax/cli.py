@@ -13,6 +13,7 @@ import logging
 import operator
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -159,6 +160,13 @@ def interrupts_end_at_once() -> Iterator[None]:
 def say(text: object) -> None:
     """Prints text that may contain untrusted parts, such as file names."""
     print(printable(str(text), keep="\n\t"), flush=True)
+
+
+def command_line() -> str:
+    """This process's command, for a shell."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return printable(shlex.join(["python", *program, *sys.argv[1:]]))
 
 
 def _written_by(error: OSError) -> flags.Flag | None:

@@ -1,6 +1,7 @@
 """Converts weights between formats, tensor by tensor, so that a large model needs little memory.
 
     python -m owl_jax.convert --source=DIR --target=DIR --format=huggingface|orbax|peft
+        [--push=ORG/NAME]
     python -m owl_jax.convert --source=DIR --verify
 
 The source is a released mPLUG-Owl or a part in Hugging Face's format (CLIP's or SigLIP's vision
@@ -8,7 +9,8 @@ tower, a plain LLaMA or BLOOM; safetensors or pytorch_model*.bin), a directory t
 or, with --base, an adapter. `huggingface` is the released models' format and merges an adapter,
 `orbax` is owl_jax's own and does so with --merge, `peft` is the adapter only. --parts names files
 with parts of your own. --verify compares every file of the source with its SHA256SUMS before
-converting it; without a target, it does nothing else.
+converting it; without a target, it does nothing else. A model that is read may also be one of
+Hugging Face's hub, ORG/NAME[@REVISION]. --push uploads the target there, with a card.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -27,8 +29,14 @@ from absl import flags
 from owl_jax import cli
 from owl_jax.errors import UserError, printable
 from owl_jax.files import is_directory
+from owl_jax.hub.names import HubName, recorded_name
 
-SOURCE = flags.DEFINE_string("source", None, "directory to read", required=True)
+if TYPE_CHECKING:
+    from owl_jax.models.config import OwlConfig
+
+SOURCE = flags.DEFINE_string(
+    "source", None, "directory to read, or ORG/NAME[@REVISION] on the hub", required=True
+)
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty")
 FORMAT = flags.DEFINE_enum("format", None, ["huggingface", "orbax", "peft"], "format of the target")
 VERIFY = flags.DEFINE_bool(
@@ -36,9 +44,11 @@ VERIFY = flags.DEFINE_bool(
 )
 MERGE = flags.DEFINE_bool("merge", False, "merge the source's own adapter into its language model")
 MERGE_ADAPTER = flags.DEFINE_string(
-    "merge_adapter", None, "directory of a LoRA adapter to merge into the language model"
+    "merge_adapter", None, "a LoRA adapter to merge into the language model, named like a source"
 )
-BASE = flags.DEFINE_string("base", None, "the model of the adapter, if the source is an adapter")
+BASE = flags.DEFINE_string(
+    "base", None, "the model of the adapter, if the source is an adapter; named like a source"
+)
 ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base")
 DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -48,6 +58,12 @@ DTYPE = flags.DEFINE_enum(
 )
 
 PARTS = cli.define_parts_flag()
+PUSH = flags.DEFINE_string(
+    "push", None, "ORG/NAME on the hub, to upload the target to with a card; needs a token"
+)
+PRIVATE = flags.DEFINE_bool(
+    "private", None, "whether --push makes a private repository; by default what the hub does"
+)
 
 
 @flags.multi_flags_validator(
@@ -57,6 +73,16 @@ PARTS = cli.define_parts_flag()
 def _has_a_target(values: Mapping[str, Any]) -> bool:
     given = [values[name] is not None for name in ("target", "format")]
     return all(given) or (values["verify"] and not any(given))
+
+
+@flags.multi_flags_validator(["target", "push"], "--push uploads a target; give --target too")
+def _has_what_it_pushes(values: Mapping[str, Any]) -> bool:
+    return values["push"] is None or values["target"] is not None
+
+
+@flags.multi_flags_validator(["push", "private"], "--private has no meaning without --push")
+def _has_where_to_push(values: Mapping[str, Any]) -> bool:
+    return values["private"] is None or values["push"] is not None
 
 
 def main(_: list[str]) -> None:
@@ -73,7 +99,8 @@ def main(_: list[str]) -> None:
 def _verify(directory: Path) -> None:
     from owl_jax.checkpoint.checksums import verify
 
-    print(f"{printable(str(directory))}: OK, as listed: {verify(directory)}", flush=True)
+    name = printable(recorded_name(directory))
+    print(f"{name}: OK, as listed: {verify(directory)}", flush=True)
 
 
 def _convert() -> None:
@@ -81,8 +108,10 @@ def _convert() -> None:
     import jax
 
     from owl_jax.checkpoint.atomic_directory import check_free
+    from owl_jax.checkpoint.checksums import CARD
     from owl_jax.checkpoint.lazy_arrays import Cast
     from owl_jax.checkpoint.model_directory import save_model
+    from owl_jax.hub.push import open_repository, push
     from owl_jax.models.own_parts import add_parts
 
     add_parts(PARTS.value)
@@ -99,6 +128,10 @@ def _convert() -> None:
     leaves = jax.tree.leaves(kept)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     nbytes = sum(n * np.dtype(leaf.dtype).itemsize for n, leaf in zip(sizes, leaves, strict=True))
+    card = ""
+    if PUSH.value is not None:
+        repository = open_repository(PUSH.value, PRIVATE.value)  # before the work of hours
+        card = _card(repository, config, params, source, base)
     with _Bar(nbytes) as bar:
         save_model(
             target, config, params, target_format, source, base, opened.as_trained, bar.advance
@@ -112,14 +145,74 @@ def _convert() -> None:
         f"{target} ({target_format}): {len(leaves)} tensors, {sum(sizes):,} parameters, "
         f"{nbytes / 1e9:.2f} GB of {dtypes}, {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
     )
+    if PUSH.value is not None:
+        (target / CARD).write_text(card, encoding="utf-8")
+        cli.say(f"uploading {target} to {repository}")
+        try:
+            cli.say(push(target, repository, f"Upload of owl_jax ({target_format})"))
+        except UserError as error:
+            raise UserError(
+                f"{error}; {target} is complete, and `hf upload {repository} {target}` uploads it"
+            ) from None
+
+
+def _card(
+    repository: HubName, config: OwlConfig, params: Mapping[str, Any], source: Path, base: Any
+) -> str:
+    """The card of the target. base: of the adapter, or None."""
+    import jax
+
+    from owl_jax.checkpoint.hub_directory import model_directory
+    from owl_jax.hub.card import Described, model_card
+    from owl_jax.hub.training_run import read_run
+
+    run = read_run(source)
+    bases = {} if run else {"source": recorded_name(source)}
+    if base is not None:
+        bases["base of the adapter"] = base.name
+    if MERGE_ADAPTER.value is not None:
+        bases["adapter"] = recorded_name(model_directory(MERGE_ADAPTER.value))
+    kinds = {name: part.architecture for name, part in config.parts.items()}
+    if config.lora is not None:
+        kinds["lora"] = f"rank {config.lora.rank}, on {', '.join(config.lora.targets)}"
+    counts = {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params[name]))
+        for name in params
+    }
+    parts = {
+        name: f"{kind}, {counts[name]:,} parameters" if name in counts else kind
+        for name, kind in kinds.items()
+    }
+    return model_card(
+        Described(
+            repository.repo,
+            parts,
+            is_adapter=FORMAT.value == "peft",
+            is_merged=MERGE_ADAPTER.value is not None,
+            text_only=config.text_only,
+            bases={what: name for what, name in bases.items() if name},
+            run=run,
+            commands=[*([run.command] if run and run.command else []), cli.command_line()],
+        )
+    )
 
 
 def _directory(flag: flags.FlagHolder[str | None]) -> Path:
-    """The directory that a flag names. Raises UserError if there is none."""
-    path = Path(flag.value or "")
+    """The directory that a flag names, here or on the hub. Raises UserError if there is none."""
+    path = _named(flag)
     if not is_directory(path):
         raise UserError(f"{path}: no such directory")
     return path
+
+
+def _named(flag: flags.FlagHolder[str | None]) -> Path:
+    """The path that a flag names, here or, then downloaded, on the hub."""
+    from owl_jax.checkpoint.hub_directory import model_directory
+    from owl_jax.hub.snapshot import tell_if_ambiguous
+
+    name = flag.value or ""
+    tell_if_ambiguous(name)
+    return model_directory(name, whole=VERIFY.value)
 
 
 def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
@@ -140,17 +233,17 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
             )
         model = _directory(BASE)
         opened = model_directory.open_model(model)
-        base = read_base(source) or Base.of(str(model), opened.params["llm"])
+        base = read_base(source) or Base.of(recorded_name(model), opened.params["llm"])
         opened = model_directory.add_adapter(opened, model, source, ANY_BASE.value)
         return opened.config, {"lora": opened.params["lora"]}, base, opened
     if BASE.value is not None:
         raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is not one")
     opened = model_directory.open_any(source)
-    base = read_base(source)
+    base = None if MERGE.value else read_base(source)
     if MERGE.value:
-        opened, base = model_directory.merge_adapter(opened, source), None
+        opened = model_directory.merge_adapter(opened, source)
     if MERGE_ADAPTER.value is not None:
-        adapter = Path(MERGE_ADAPTER.value)
+        adapter = _named(MERGE_ADAPTER)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         opened = model_directory.merge_adapter(opened, source)
     return opened.config, opened.params, base, opened

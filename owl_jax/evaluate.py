@@ -23,6 +23,7 @@ from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Benchmark
 from owl_jax.evaluation.choose import choose_benchmark
+from owl_jax.hub.names import short_name
 from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ _BENCHMARK = flags.DEFINE_string(
     required=True,
 )
 _DATA = flags.DEFINE_string(
-    "data", None, "the benchmark's files: a folder or a file", required=True
+    "data",
+    None,
+    "the benchmark's files: a folder, a file, or hf://datasets/ORG/NAME[@REVISION][/PATH]",
+    required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "the folder of answers and results", required=True)
 _COMPARE = flags.DEFINE_multi_string(
@@ -56,8 +60,10 @@ _RATINGS = flags.DEFINE_multi_string(
     "ratings", [], "grades that the rating page exported, a file of each rater; repeatable"
 )
 
-_MODEL = flags.DEFINE_string("model", None, "the model's directory")
-_ADAPTER = flags.DEFINE_string("adapter", None, "directory of a LoRA adapter for the model")
+_MODEL = flags.DEFINE_string(
+    "model", None, "the model's directory, or ORG/NAME[@REVISION] on the hub"
+)
+_ADAPTER = flags.DEFINE_string("adapter", None, "a LoRA adapter for the model, named like it")
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept an adapter of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
 _PARTS = cli.define_parts_flag()
@@ -143,6 +149,7 @@ def main(argv: list[str]) -> None:
     if (_MODEL.value is None) == (_ANSWERS.value is None):
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     _refuse_flags_without_effect()
+    from owl_jax.data.sources.hub_data import data_path
     from owl_jax.evaluation.run import Task, check_systems, read_items
 
     whole_number(_SEED.value, "--seed", 0)
@@ -150,7 +157,7 @@ def main(argv: list[str]) -> None:
     asked = None if _MODEL.value is None else _asked(benchmark)
     if (_SYSTEMS.value or _RATINGS.value) and not benchmark.is_rated:
         raise UserError(f"--systems and --ratings: people do not rate {benchmark.name}")
-    data = Path(_DATA.value)
+    data = data_path(_DATA.value)
     task = Task(
         benchmark,
         read_items(benchmark, data),
@@ -301,7 +308,7 @@ def _evaluate_model(task: Task, asked: Asked) -> dict[str, Any] | None:
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
     )
-    name = _NAME.value or Path(str(_MODEL.value)).resolve().name
+    name = _NAME.value or short_name(str(_MODEL.value))
     return evaluate_model(task, owl, asked, name, cli.say)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "what to read: a file, directory, pattern or FILE.py[:ARGUMENT]",
+    "what to read: a file, directory, pattern, FILE.py[:ARGUMENT], or hf://datasets/ORG/NAME[/PATH]",
     required=True,
 )
 TARGET = flags.DEFINE_string("target", None, "directory to write, new or empty", required=True)

@@ -1,15 +1,29 @@
-"""Every test sees eight CPU devices; the variables must be set before jax is imported."""
+"""Every test sees eight CPU devices, and no hub but its own.
+
+The variables must be set before the libraries that read them are imported.
+"""
 
 import gc
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
+from forked import PROGRAMS
 from quick_compile import on_devices
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = on_devices(8)
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nothing listens there
+
+
+def pytest_configure(config):
+    """Makes the folder of the compiled programs that the workers and their processes share."""
+    if PROGRAMS not in os.environ:  # a worker inherits it
+        folder = tempfile.TemporaryDirectory(prefix="owl_jax-programs-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[PROGRAMS] = folder.name
 
 
 # Pairs of processes need both cores: the launchers, which mostly wait, run beside them. The longest

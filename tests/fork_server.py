@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import httpx2  # noqa: F401 - most of the time that the hub's library takes to import
 import tiny
 from jax._src import compilation_cache, compiler, xla_bridge
 

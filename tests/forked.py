@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,6 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
+
+# The variable that names the folder of compiled programs (conftest.py).
+PROGRAMS = "OWL_JAX_TEST_PROGRAMS"
 
 
 class Forked:
@@ -120,8 +122,6 @@ class _Server:
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # What one process has compiled is kept for the others.
-        self.compiled = tempfile.TemporaryDirectory(prefix="owl_jax-compiled-")
         text = Path(__file__).with_name("fork_server.py").read_text()
         self.process = subprocess.Popen(
             [sys.executable, "-c", text, str(theirs.fileno())],
@@ -130,7 +130,8 @@ class _Server:
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
-                "JAX_COMPILATION_CACHE_DIR": self.compiled.name,
+                # What one process has compiled is kept for the others.
+                "JAX_COMPILATION_CACHE_DIR": os.environ[PROGRAMS],
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             },

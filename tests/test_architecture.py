@@ -17,7 +17,7 @@ LEVELS = (
     {"demo", "serving", "evaluation", "training", "aot", ""},
     {"inference", "data", "checkpoint", "parallel"},
     {"models", "text", "media"},
-    {"cli", "pages", "python_file", "shipped"},
+    {"cli", "hub", "pages", "python_file", "shipped"},
     {"errors", "files", "former_keys", "sealed_json", "streams", "command_names", "version"},
 )
 

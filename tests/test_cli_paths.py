@@ -165,7 +165,7 @@ def test_every_flag_of_text_is_known_as_a_path_or_not():
     from owl_jax.cli import PATHS
 
     others = {"coordinator_address", "topology", "prompt", "xla_option"}
-    others |= {"allowed_media_host", "host", "name"}
+    others |= {"allowed_media_host", "host", "name", "push"}
     others |= {"judge_fields", "judge_model", "judge_url", "template"}
     defined = set()
     for file in [

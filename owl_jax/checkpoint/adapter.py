@@ -24,10 +24,11 @@ from owl_jax.checkpoint.hf_import import abstract_params
 from owl_jax.checkpoint.lazy_arrays import Mapped, read
 from owl_jax.checkpoint.peft_config import named_targets, read_peft_config
 from owl_jax.checkpoint.safetensors_writer import write_file
-from owl_jax.checkpoint.schema import ADAPTER_FILE
+from owl_jax.checkpoint.schema import ADAPTER_FILE, ADAPTER_WEIGHTS
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, shown
+from owl_jax.hub.names import on_hub
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import FAMILIES, Family
 from owl_jax.models.families.plain_language import PLAIN_LANGUAGE
@@ -36,8 +37,7 @@ from owl_jax.models.transforms import Linear, Slices
 from owl_jax.models.weight_names import Row, with_prefix
 from owl_jax.models.weight_names import projections as projections_of
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-_TORCH_FILE = "adapter_model.bin"
+WEIGHTS_FILE, _TORCH_FILE = ADAPTER_WEIGHTS
 
 # Prefix of the language model's tensor names if no family fits the model.
 _LANGUAGE_PREFIX = "language_model."
@@ -117,7 +117,7 @@ def write_adapter(
     """Writes the adapter `lora` into an existing directory, in the form that PEFT writes.
 
     config: describes the model that has the adapter. lora: its subtree "lora".
-    base_model_name: where PEFT finds the base model.
+    base_model_name: where PEFT finds the base model; ORG/NAME@REVISION is one of the hub.
 
     Returns: {name of the weights file: its SHA-256}.
     Raises ValueError if the model has no adapter.
@@ -131,9 +131,10 @@ def write_adapter(
     inside = rf".*{re.escape(language_prefix.rstrip('.'))}.*" if language_prefix else ".*"
     projections = _projections(config)
     names = "|".join(re.escape(_suffix(projections[name])) for name in config.lora.targets)
+    base = on_hub(base_model_name)
     values = {
         "auto_mapping": None if family is None else family.peft_base,
-        "base_model_name_or_path": base_model_name,
+        "base_model_name_or_path": base.repo if base else base_model_name,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -145,7 +146,7 @@ def write_adapter(
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": config.lora.rank,
-        "revision": None,
+        "revision": base.revision if base else None,
         "target_modules": rf"{inside}\.({names})",
         "task_type": "CAUSAL_LM" if config.text_only else None,
     }

@@ -23,13 +23,12 @@ from jax.experimental.multihost_utils import process_allgather
 
 from owl_jax.checkpoint import schema
 from owl_jax.checkpoint.lazy_arrays import LazyArray
+from owl_jax.checkpoint.schema import BASE_FILE
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import read_json
 from owl_jax.media.resizing import Resizing
 from owl_jax.models.bounds import checked
 from owl_jax.models.config import OwlConfig, read_conversation
-
-BASE_FILE = "owl_jax_base.json"
 
 # The fields of OwlConfig that do not change weights. Earlier versions did not record them.
 _TRAINED_WITH = ("conversation", "resizing")

@@ -22,6 +22,7 @@ from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import open_regular
 
 SUMS_FILE = "SHA256SUMS"
+CARD = "README.md"  # which people edit on the hub
 
 _SUMS_NAMES = (SUMS_FILE, "SHA256SUMS.txt", "sha256sums.txt")
 _ONE_FILE = (".sha256", ".sha256sum")
@@ -53,12 +54,12 @@ class Verified:
 
 
 def write_checksums(directory: Path, known: Mapping[str, str] | None = None) -> None:
-    """Writes SHA256SUMS of all files below `directory`. Raises OSError.
+    """Writes SHA256SUMS of all files below `directory` but its card. Raises OSError.
 
     known: {path below it: hash} of files that are hashed already.
     """
     known = known or {}
-    names = [name for name in _files_below(directory) if name != SUMS_FILE]
+    names = [name for name in _files_below(directory) if name not in (SUMS_FILE, CARD)]
     unknown = [name for name in names if name not in known]
     hashes = {**known, **dict(zip(unknown, _hash_all(directory, unknown), strict=True))}
     lines = [_line(name, hashes[name]) for name in names]
@@ -96,13 +97,23 @@ def verify(directory: Path, progress: Callable[[int], None] = lambda nbytes: Non
         nbytes = sum(pool.map(check, names))
     whole = any(name in expected for name in _OF_THE_WHOLE)
     problems = [f"{name} ({faults[name]})" for name in names if name in faults]
-    problems += [f"{name} (not listed)" for name in unlisted if whole]
+    problems += [f"{name} (not listed)" for name in unlisted if whole and name != CARD]
     if problems:
         raise UserError(
             f"{directory}: does not match its {SUMS_FILE} ({len(problems)}): {listed(problems)}; "
             "copy the directory again or, if the change is yours, update it with sha256sum"
         )
     return Verified(len(names), nbytes, time.monotonic() - start, tuple(map(printable, unlisted)))
+
+
+def is_list(name: str) -> bool:
+    """Whether a file of this name lists hashes."""
+    return name in _SUMS_NAMES or name.endswith(_ONE_FILE)
+
+
+def listed_files(directory: Path) -> list[str]:
+    """The paths that the directory's checksums list. Raises UserError as `verify` does."""
+    return list(_read_lists(directory))
 
 
 def _lists(directory: Path) -> list[Path]:

@@ -19,12 +19,13 @@ from owl_jax.checkpoint import huggingface, schema
 from owl_jax.checkpoint.preprocessor import vision_with_preprocessor, with_preprocessor
 from owl_jax.checkpoint.recognition import refuse_other_kind
 from owl_jax.checkpoint.safetensors_writer import write_shards
-from owl_jax.checkpoint.schema import CONFIG_FILE
+from owl_jax.checkpoint.schema import CONFIG_FILE, WEIGHTS_FILES
 from owl_jax.checkpoint.special_ids import special_ids
 from owl_jax.checkpoint.tensors import TensorFiles, from_source, to_source
 from owl_jax.checkpoint.torch_files import TorchFiles
 from owl_jax.errors import UserError, listed, printable, shown
 from owl_jax.files import check_regular, read_json
+from owl_jax.hub.names import recorded_name
 from owl_jax.media.resizing import SQUASH
 from owl_jax.models import vlm
 from owl_jax.models.config import OwlConfig, id_problems, read_conversation
@@ -39,9 +40,8 @@ AS_TRAINED = "as_trained"  # key in config.json of either format
 _CONVERSATION, _RESIZING = "owl_jax_conversation", "owl_jax_resizing"  # keys in a family's
 
 # Files of a complete model, in order of preference.
-_KINDS: tuple[tuple[str, type[TensorFiles]], ...] = (
-    ("model.safetensors", TensorFiles),
-    ("pytorch_model.bin", TorchFiles),
+_KINDS: tuple[tuple[str, type[TensorFiles]], ...] = tuple(
+    zip(WEIGHTS_FILES, (TensorFiles, TorchFiles), strict=True)
 )
 
 
@@ -71,14 +71,15 @@ class Opened:
         """Prints notes and warnings on stderr; call it after the weights are read."""
         if jax.process_index() > 0:
             return
+        name = recorded_name(directory)
         if self.tower:
             self.tower.print_notes(directory)
         for note in self.notes:
-            print(printable(f"note: {directory}: {note}"), file=sys.stderr, flush=True)
+            print(printable(f"note: {name}: {note}"), file=sys.stderr, flush=True)
         nans = {**self.nans, **(self.files.nans if self.files else {})}
         if nans:
             print(
-                f"warning: {directory}: {sum(nans.values())} elements of {len(nans)} tensors are "
+                f"warning: {name}: {sum(nans.values())} elements of {len(nans)} tensors are "
                 f"NaN, the first in {printable(min(nans))}; the model will give nonsense",
                 file=sys.stderr,
                 flush=True,
@@ -87,7 +88,7 @@ class Opened:
         if infinite:
             first = printable(min(infinite))
             print(
-                f"warning: {directory}: {sum(infinite.values())} elements of {len(infinite)} "
+                f"warning: {name}: {sum(infinite.values())} elements of {len(infinite)} "
                 f"float16 tensors are not finite, the first in {first}; the model will "
                 "give nonsense. Use weights in bfloat16 or float32",
                 file=sys.stderr,

@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from owl_jax.checkpoint.hub_directory import model_directory
 from owl_jax.checkpoint.schema import CONFIG_FILE
 from owl_jax.errors import UserError, shown
 from owl_jax.files import is_directory, read_json
+from owl_jax.hub.errors import NotOnHub
+from owl_jax.hub.names import parse_name
 from owl_jax.models.config import OwlConfig
 from owl_jax.models.families import family_for, family_of
 from owl_jax.models.families.family import TOWER_CONFIG
@@ -23,8 +26,8 @@ def tower_directory(directory: Path) -> Path | None:
     """The directory of a model's vision tower, if config.json names one; else None.
 
     It is at the path in config.json, absolute or relative to the model's directory; otherwise it is
-    beside the model's directory, named like the last component of that path. Raises UserError if it
-    is in neither place.
+    beside the model's directory, named like the last component of that path; otherwise on the hub.
+    Raises UserError if it is nowhere.
     """
     values = read_json(directory / CONFIG_FILE)
     key = family_of(values, directory / CONFIG_FILE).tower
@@ -40,10 +43,14 @@ def tower_directory(directory: Path) -> Path | None:
     for candidate in (directory / named, beside):
         if is_directory(candidate):
             return candidate
-    raise UserError(
-        f"{directory / CONFIG_FILE}: {key} is {shown(named)}; no such directory, and there is no "
-        f"{beside}; put the vision tower there"
-    )
+    where = f"{directory / CONFIG_FILE}: {key} is {shown(named)}; "
+    missing = f"no such directory, and there is no {beside}; put the vision tower there"
+    if parse_name(named) is None:
+        raise UserError(f"{where}{missing}")
+    try:
+        return model_directory(named)
+    except NotOnHub as error:
+        raise UserError(f"{where}{missing} ({error})") from None
 
 
 def read_config(directory: Path, tensors: Collection[str] = ()) -> OwlConfig:

@@ -37,6 +37,10 @@ _SHOWN = 5
 
 _LONGEST = 200  # characters of another library's message
 
+# Smaller arrays are saved whole. Orbax shares the writing of an array among the devices that have
+# it, and compiles a program for the slice of each.
+_SHARED_BYTES = 2**20
+
 # Keys of meta: the tree hash of the state, the hash of its paths, shapes and dtypes, and the step.
 _STATE, _ARRAYS, _STEP = "state", "arrays", "checkpoint of step"
 
@@ -126,7 +130,7 @@ class Checkpoints:
             state_hash = tree_hash(state)
             own = {_STATE: state_hash, _ARRAYS: digest(described(state)), _STEP: step}
             items = {
-                "state": ocp.args.StandardSave(state),
+                "state": ocp.args.StandardSave(jax.tree.map(_undivided, state)),
                 "meta": ocp.args.JsonSave(sealed({**meta, **own})),
             }
             if data_iterator is not None:
@@ -366,6 +370,14 @@ def _reading(name: str) -> Iterator[None]:
         raise damage or DamagedCheckpoint(
             f"{name} is damaged: process {int(unreadable.argmax())} cannot read its shard"
         )
+
+
+def _undivided(array: Any) -> Any:
+    """A copy in NumPy of a small array of which this process has every part; others as given."""
+    is_small = isinstance(array, jax.Array) and array.nbytes < _SHARED_BYTES
+    if not is_small or jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array
+    return np.array(array) if array.is_fully_addressable else array
 
 
 def _dtypes(state: Any) -> list[Any]:

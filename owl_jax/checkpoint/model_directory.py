@@ -48,9 +48,16 @@ from owl_jax.checkpoint.hf_import import (
     write_family,
 )
 from owl_jax.checkpoint.orbax_format import open_params, write_params
-from owl_jax.checkpoint.schema import ADAPTER_FILE, CONFIG_FILE
+from owl_jax.checkpoint.schema import (
+    ADAPTER_FILE,
+    COMPANIONS,
+    CONFIG_FILE,
+    PARAMS,
+    SOURCE_CONFIG_FILE,
+)
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.files import open_regular, read_json
+from owl_jax.hub.names import recorded_name
 from owl_jax.models.config import OwlConfig, id_problems
 from owl_jax.models.families import families, family_for, family_of
 from owl_jax.models.families.mplug_owl import SUBTREES_OF_VERSION_1
@@ -60,21 +67,7 @@ from owl_jax.models.vision import vision_types
 from owl_jax.models.weight_names import projections
 
 FORMATS = ("huggingface", "orbax", "peft")
-COMPANIONS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
-
 _FORMAT, _VERSION = "owl_jax", 2
-_PARAMS, _SOURCE_CONFIG = "params", "source_config.json"
 
 
 def is_own(directory: Path) -> bool:
@@ -151,7 +144,7 @@ def add_adapter(opened: Opened, directory: Path, adapter: Path, any_base: bool) 
             f"{directory} holds an adapter already; merge it before you load another: python -m "
             f"owl_jax.convert --merge --source={directory} --target=DIR --format=orbax"
         )
-    check_base(adapter, opened.params["llm"], str(directory), any_base)
+    check_base(adapter, opened.params["llm"], recorded_name(directory), any_base)
     config, factors = open_any_adapter(adapter, opened.config)
     return dataclasses.replace(
         opened,
@@ -241,7 +234,7 @@ def save_model(
     check_free(directory)
     copied = [] if companions is None or format == "peft" else _companions(companions)
     if base is None and "lora" in params and "llm" in params:
-        base = Base.of(str(companions or ""), params["llm"])
+        base = Base.of(recorded_name(companions) if companions else "", params["llm"])
     if format == "huggingface":
         _check_subtrees(str(companions or "the model"), _subtrees(config), params)
         config, params = _merged(config, params)
@@ -254,7 +247,7 @@ def save_model(
         )
     with faults_told(*config.parts.values()), whole_directory(directory) as target:
         if format == "orbax":
-            write_params(target / _PARAMS, params, progress)
+            write_params(target / PARAMS, params, progress)
         if jax.process_index() > 0:
             return
         if base is not None:
@@ -306,12 +299,12 @@ def _write_own_config(
     }
     _write_json(target / CONFIG_FILE, values)
     if source is not None:
-        _write_json(target / _SOURCE_CONFIG, source)
+        _write_json(target / SOURCE_CONFIG_FILE, source)
 
 
 def _source_config(companions: Path | None) -> dict[str, Any] | None:
     """The Hugging Face config.json that a model comes from."""
-    for name in (_SOURCE_CONFIG, CONFIG_FILE):
+    for name in (SOURCE_CONFIG_FILE, CONFIG_FILE):
         if companions is not None and (companions / name).exists():
             values = read_json(companions / name)
             kind = values.get("model_type")
@@ -351,9 +344,9 @@ def open_any(directory: Path) -> Opened:
 def _open_own(directory: Path) -> Opened:
     values = schema.read_as(directory / CONFIG_FILE, schema.OwnConfig)
     config = _described(directory / CONFIG_FILE, values)
-    path = directory.absolute() / _PARAMS
+    path = directory.absolute() / PARAMS
     if not path.is_dir():
-        raise UserError(f"{directory}: no folder {_PARAMS}; copy the whole directory")
+        raise UserError(f"{directory}: no folder {PARAMS}; copy the whole directory")
     nans: dict[str, int] = {}
     held = _with_current_names(values.version, open_params(path, nans))
     abstract = abstract_params(config)

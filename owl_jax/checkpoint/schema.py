@@ -17,6 +17,26 @@ from owl_jax.models.bounds import Alpha, Dropout, Name, Rank, checked
 
 # The files that identify a model directory and a PEFT adapter.
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
+# The weights of each, safetensors before PyTorch; a model may have an index of shards instead.
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+# In our own format: the weights, and config.json of the model that was converted.
+PARAMS, SOURCE_CONFIG_FILE = "params", "source_config.json"
+# The base of an adapter (checkpoint/adapter_base.py).
+BASE_FILE = "owl_jax_base.json"
+# What a model has for its tokenizer, its conversations and its pictures.
+COMPANIONS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
 
 _T = TypeVar("_T")
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from owl_jax.models.weight_names import BUFFERS
 _MAPPED_BYTES = 500_000_000
 
 
+def check_torch(written: str) -> None:
+    """Raises UserError if torch is not installed. written: the file that needs it."""
+    if find_spec("torch") is None:
+        raise UserError(
+            f"{written} was written by PyTorch, which is needed to read it: "
+            "pip install 'owl_jax[convert]'"
+        )
+
+
 class TorchFiles(TensorFiles):
     """The tensors of files that `torch.save` wrote.
 
@@ -34,13 +44,9 @@ class TorchFiles(TensorFiles):
     """
 
     def __init__(self, paths: Sequence[Path]):
-        try:
-            import torch
-        except ImportError:
-            raise UserError(
-                f"{paths[0]} was written by PyTorch, which is needed to read it: "
-                "pip install 'owl_jax[convert]'"
-            ) from None
+        check_torch(str(paths[0]))
+        import torch
+
         self._torch = torch
         self._open: tuple[Path, Mapping[str, Any]] | None = None
         self._mapped = 0

@@ -15,10 +15,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from owl_jax.checkpoint.checksums import verify as check_sums
+from owl_jax.checkpoint.hub_directory import model_directory
 from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.lazy_arrays import LazyArray, device_put_lazy
 from owl_jax.checkpoint.model_directory import Opened, add_adapter, open_model
 from owl_jax.errors import UserError, shown
+from owl_jax.hub.snapshot import tell_if_ambiguous
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import CACHE_DTYPES, DTYPES
 from owl_jax.inference.core import OWNERS
@@ -49,22 +51,17 @@ def load_owl(
         known = ", ".join(CACHE_DTYPES)
         raise UserError(f"cache_dtype {shown(cache_dtype)}; expected one of {known}")
     add_parts([parts] if isinstance(parts, str | os.PathLike) else parts)
-    given = [path, *([] if adapter is None else [adapter]), *(adapters or {}).values()]
-    for value in given:
-        if not isinstance(value, str | os.PathLike):
-            raise UserError(f"{shown(value)} is not a path; expected the path of a model directory")
-    directory = Path(path)
-    if verify:  # in each process: hosts may have separate copies
-        for each in given:
-            check_sums(Path(each))
+    if adapters and adapter is not None:
+        raise UserError("give either `adapter`, which all answers use, or `adapters`")
+    directory = _directory(path, verify)
+    alone = None if adapter is None else _directory(adapter, verify)
+    several = {name: _directory(each, verify) for name, each in (adapters or {}).items()}
     opened = open_model(directory)
     owners = None
-    if adapters:
-        if adapter is not None:
-            raise UserError("give either `adapter`, which all answers use, or `adapters`")
-        opened, owners = _add_adapters(opened, directory, adapters, any_base)
-    if adapter is not None:
-        opened = add_adapter(opened, directory, Path(adapter), any_base)
+    if several:
+        opened, owners = _add_adapters(opened, directory, several, any_base)
+    if alone is not None:
+        opened = add_adapter(opened, directory, alone, any_base)
     config, params = opened.config, opened.params
     if conversation is not None:
         chosen = parse_conversation(os.fspath(conversation))
@@ -107,18 +104,29 @@ def load_owl(
     )
 
 
+def _directory(name: Any, verify: bool) -> Path:
+    """The directory of a model or an adapter, checked if `verify`."""
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(
+            f"{shown(name)} is not a path; expected the path of a model directory, or a name of "
+            "the hub"
+        )
+    tell_if_ambiguous(name)
+    directory = model_directory(name, whole=verify)
+    if verify:  # in each process: hosts may have separate copies
+        check_sums(directory)
+    return directory
+
+
 def _add_adapters(
-    opened: Opened, directory: Path, adapters: Mapping[str, str | Path], any_base: bool
+    opened: Opened, directory: Path, adapters: Mapping[str, Path], any_base: bool
 ) -> tuple[Opened, np.ndarray]:
     """The model with several adapters side by side, and the owner of each of their ranks.
 
     Raises UserError for an adapter of another model, and for adapters that were trained with
     different prompts or pictures.
     """
-    each = {
-        name: add_adapter(opened, directory, Path(path), any_base)
-        for name, path in adapters.items()
-    }
+    each = {name: add_adapter(opened, directory, path, any_base) for name, path in adapters.items()}
     first_name, first = next(iter(each.items()))
     for name, other in each.items():
         for field in ("conversation", "resizing"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -13,17 +12,22 @@ import owl_jax
 from owl_jax import cli
 from owl_jax.errors import UserError
 from owl_jax.files import as_typed
+from owl_jax.hub.names import short_name
 from owl_jax.inference.arguments import CACHE_DTYPES, DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
     from owl_jax.serving.model import Model
 
-_MODEL = flags.DEFINE_string("model", None, "the model's directory", required=True)
+_MODEL = flags.DEFINE_string(
+    "model", None, "the model's directory, or ORG/NAME[@REVISION] on the hub", required=True
+)
 _NAME = flags.DEFINE_string(
-    "name", None, "what requests write as `model`; by default the directory's name"
+    "name", None, "what requests write as `model`; by default the directory's or the hub's NAME"
 )
 _ADAPTER = flags.DEFINE_multi_string(
-    "adapter", [], "NAME=DIR, a LoRA adapter that requests choose as `model`; repeatable"
+    "adapter",
+    [],
+    "NAME=DIR, a LoRA adapter that requests choose as `model`, DIR as for --model; repeatable",
 )
 _ANY_BASE = flags.DEFINE_bool("any_base", False, "accept adapters of another base model")
 _VERIFY = flags.DEFINE_bool("verify", False, "first check the files against their SHA256SUMS")
@@ -96,7 +100,7 @@ def checked_name() -> str:
     for flag in (_ROWS, _LENGTH):
         if flag.value is not None:
             whole(flag)
-    name: str = _NAME.value or Path(_MODEL.value).resolve().name
+    name: str = _NAME.value or short_name(_MODEL.value)
     if name in _adapters(_ADAPTER.value):
         raise UserError(f"--adapter={name}=...: the model has this name; give another")
     return name
@@ -151,14 +155,14 @@ def whole(flag: flags.FlagHolder[Any], least: int = 1) -> int:
     return whole_number(flag.value, f"--{flag.name}", least)
 
 
-def _adapters(given: Sequence[str]) -> dict[str, Path]:
+def _adapters(given: Sequence[str]) -> dict[str, str]:
     """Adapters by name. Raises UserError for a value that is not NAME=DIR, and for a name twice."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for value in given:
         name, equals, directory = value.partition("=")
         if not equals or not name or not directory:
             raise UserError(f"--adapter={value}; expected --adapter=NAME=DIR")
         if name in found:
             raise UserError(f"--adapter={name}=... is given twice; give each adapter its own name")
-        found[name] = Path(as_typed(directory))
+        found[name] = as_typed(directory)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from owl_jax.data.sources.custom import CustomSource
 from owl_jax.data.sources.detect import is_missing
 from owl_jax.errors import UserError
 from owl_jax.former_keys import replacement_of
+from owl_jax.hub.names import parse_name
 from owl_jax.media.augment import Augmentation
 from owl_jax.models.attention.dispatch import IMPLEMENTATIONS
 from owl_jax.models.compute import Compute
@@ -59,8 +60,9 @@ def base_config(model: OwlConfig) -> ConfigDict:
     # Python files with parts of your own (docs/add_a_connector.md); by default those of `model`.
     config.parts = own_files(model)
 
-    # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), or "fresh"
-    # (randomly initialised). tokenizer: a directory; "": the language model's.
+    # Initial weights of each subtree: a directory (Hugging Face or owl_jax format), ORG/NAME on the
+    # hub, or "fresh" (randomly initialised). tokenizer: either of the first; "": the language
+    # model's.
     config.init = ConfigDict(dict.fromkeys(SUBTREES[: 4 if model.lora else 3], FRESH))
     config.tokenizer = ""
     config.allow_base_mismatch = False  # resume even if the frozen weights have changed
@@ -306,8 +308,11 @@ def tokenizer_directory(config: ConfigDict) -> str:
     return config.tokenizer or ("" if llm == FRESH else llm)
 
 
-def check_directories(config: ConfigDict) -> None:
-    """Raises one UserError that lists every missing file and directory."""
+def check_directories(config: ConfigDict, absent: Mapping[str, str] | None = None) -> None:
+    """Raises one UserError that lists every missing file and directory.
+
+    absent: why the hub does not have a value that may be a name of it, by value.
+    """
     needed = {f"config.init.{subtree}": value for subtree, value in config.init.items()}
     needed["config.tokenizer"] = tokenizer_directory(config)
     for number, part in enumerate(read_mixture(config)):
@@ -315,15 +320,25 @@ def check_directories(config: ConfigDict) -> None:
             needed[f"config.data.mixture[{number}]"] = part.source
     missing: dict[str, list[str]] = {}
     for key, value in needed.items():
-        if value != FRESH and not (value and Path(value).exists()):
+        if value != FRESH and not _is_there(value):
             missing.setdefault(value, []).append(key)
     if missing:
-        listed = ", ".join(f"{path!r} ({', '.join(keys)})" for path, keys in missing.items())
+        reasons = {value: f"; {reason}" for value, reason in (absent or {}).items()}
+        listed = ", ".join(
+            f"{path!r} ({', '.join(keys)}{reasons.get(path, '')})" for path, keys in missing.items()
+        )
         raise UserError(
             f"not found: {listed}. Put model directories (config.json, weights, tokenizer files) "
-            "and data there, or give other paths, as in --config.tokenizer=DIR (docs/training.md "
-            "and docs/data.md say where to get them)"
+            "and data there, or give other paths, as in --config.tokenizer=DIR, or names of the "
+            "hub, as in --config.init.llm=ORG/NAME (docs/training.md and docs/data.md say where to "
+            "get them)"
         )
+
+
+def _is_there(value: str) -> bool:
+    """Whether a directory exists, or is one of the hub (training/hub_names.py)."""
+    name = parse_name(value)
+    return bool(value) and (Path(value).exists() or (name is not None and name.is_pinned))
 
 
 def _check_no_former_keys(config: ConfigDict) -> None:

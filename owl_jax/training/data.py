@@ -13,6 +13,7 @@ from typing import Any
 import grain
 from ml_collections import ConfigDict
 
+from owl_jax.checkpoint.hub_directory import tokenizer_directory
 from owl_jax.data.batch import SequenceShape
 from owl_jax.data.conversations import Conversation
 from owl_jax.data.decoding import Decoding
@@ -112,10 +113,10 @@ def open_data(
         for entry in mixture
     ]
     shape = settings.sequence_shape(config, model)
-    directory = settings.tokenizer_directory(config)
+    directory = tokenizer_directory(settings.tokenizer_directory(config))
     tokenizer = load_tokenizer(directory)
     check_vocabulary(tokenizer, model.llm.vocab_size, directory)
-    format = _open_format(model, Path(directory), tokenizer)
+    format = _open_format(model, directory, tokenizer)
     if drops is None:
         name = (
             "skipped.jsonl" if num_shards == 1 else f"skipped-{shard_index}-of-{num_shards}.jsonl"

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from owl_jax.checkpoint.adapter_base import Base
+from owl_jax.checkpoint.hub_directory import tokenizer_directory
 from owl_jax.checkpoint.model_directory import save_model
 from owl_jax.training import config as settings
 from owl_jax.training.hooks.keep_best import Best
@@ -45,6 +46,6 @@ def export(
     config, program = run.config, run.program
     params = unrounded(config, merge(trainable, program.stacked(frozen)))
     base = Base.of(config.init.llm, params["llm"]) if "lora" in params else None
-    tokenizer = Path(settings.tokenizer_directory(config))
+    tokenizer = tokenizer_directory(settings.tokenizer_directory(config))
     notes = {} if best is None else {BEST_FILE: json.dumps(asdict(best), indent=2) + "\n"}
     save_model(directory, program.model, params, config.export, tokenizer, base, notes=notes)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.adapter_base import check_base
 from owl_jax.checkpoint.hf_import import Opened
+from owl_jax.checkpoint.hub_directory import model_directory
 from owl_jax.checkpoint.int8 import quantize
 from owl_jax.checkpoint.lazy_arrays import device_put_lazy, read
 from owl_jax.checkpoint.model_directory import open_subtrees
@@ -41,7 +42,7 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         if value != settings.FRESH:
             directories.setdefault(value, []).append(name)
     for directory, names in directories.items():
-        opened = open_subtrees(Path(directory), names)
+        opened = open_subtrees(model_directory(directory), names)
         stored = dict(opened.params)
         if "vision" in names and program.model.vision is not None:
             stored["vision"] = program.model.vision.taken_from(stored["vision"])
@@ -67,7 +68,9 @@ def initialize(config: ConfigDict, program: TrainingProgram) -> Tree:
         dataclasses.replace(opened, notes=(*opened.notes, *notes)).print_notes(Path(directory))
     if config.init.get("lora", settings.FRESH) != settings.FRESH:
         llm = unrounded(config, params)["llm"]
-        check_base(Path(config.init.lora), llm, config.init.llm, config.allow_base_mismatch)
+        check_base(
+            model_directory(config.init.lora), llm, config.init.llm, config.allow_base_mismatch
+        )
     return params
 
 
@@ -89,7 +92,7 @@ def unrounded(config: ConfigDict, params: Tree) -> Tree:
     """
     if config.frozen_dtype != settings.INT8:
         return params
-    opened = open_subtrees(Path(config.init.llm), ["llm"])
+    opened = open_subtrees(model_directory(config.init.llm), ["llm"])
     return params | {"llm": _extended(opened, settings.read_model(config))}
 
 

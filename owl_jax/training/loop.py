@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from owl_jax import cli
 from owl_jax.checkpoint.manager import Checkpoints
 from owl_jax.data.batch import Batch
 from owl_jax.errors import UserError
@@ -27,10 +28,11 @@ from owl_jax.training.export import export, export_directory, rename_former_mode
 from owl_jax.training.extensions import as_json, read_evaluators
 from owl_jax.training.hooks.default import make_hooks
 from owl_jax.training.hooks.keep_best import restore_best
+from owl_jax.training.hub_names import pin_names
 from owl_jax.training.partition import table
 from owl_jax.training.restore import restore_or_initialize
 from owl_jax.training.run import Halted, Run, StepEvent
-from owl_jax.training.start_up import StartUp, memory, say
+from owl_jax.training.start_up import COMMAND_FILE, StartUp, memory, say
 from owl_jax.training.state import TrainState
 from owl_jax.training.train_program import make_program
 
@@ -46,7 +48,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
     after SIGTERM, and Interrupted after Ctrl-C.
     """
     settings.check_values(config)
-    settings.check_directories(config)
+    pins, absent = pin_names(config, workdir)
+    settings.check_directories(config, absent)
     hooks = make_hooks(config)
     with ExitStack() as held:
         for hook in hooks:
@@ -84,6 +87,8 @@ def train(config: ConfigDict, workdir: Path) -> Path | None:
                 say(f"{memory(step)}\n{start_up}")
             if jax.process_index() == 0:
                 (workdir / "config.json").write_text(f"{as_json(config)}\n", encoding="utf-8")
+                (workdir / COMMAND_FILE).write_text(f"{cli.command_line()}\n", encoding="utf-8")
+                pins.write()
                 start_up.write(workdir)
             if not is_done:
                 rename_former_model(run)

@@ -13,6 +13,7 @@ import jax
 from owl_jax.errors import printable
 
 FILE_NAME = "start_up.json"
+COMMAND_FILE = "command.txt"  # the command that started or resumed the run last
 CACHE = "compilation_cache"  # in the workdir
 
 

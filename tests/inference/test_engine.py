@@ -210,7 +210,7 @@ def test_a_random_schedule_gives_what_each_request_gets_alone(llm, monkeypatch):
 
 
 def test_a_mesh_gives_the_same_answers(owl, monkeypatch):
-    use_pieces(monkeypatch, 64, 128)
+    use_pieces(monkeypatch, 64)
     random = np.random.default_rng(2)
     requests = [random_request(owl, random) for _ in range(12)]
     on_mesh = make_owl(mesh=make_mesh(data=2, fsdp=2, tensor=2))
@@ -704,6 +704,7 @@ def test_a_medium_of_two_pieces_is_encoded_once_without_a_cache(owl, monkeypatch
 @pytest.mark.parametrize("llm", ["llama", "bloom"])
 def test_what_earlier_requests_left_in_a_row_reaches_no_answer(llm, monkeypatch):
     """Keys and values that were not finite, and garbage in all slots."""
+    use_pieces(monkeypatch, 64, 512)
     owl = make_owl(llm)
     request = conversation(owl, [*range(3, 90)])
     with Engine(owl, num_rows=1, row_length=576, frames=(FRAMES,)) as engine:

@@ -175,6 +175,8 @@ def test_a_start_is_timed_and_its_programs_are_kept(files):
 def test_steps_are_traced_by_config(files, config, tmp_path):
     config.profile = (2, 3)
     config.steps, config.export = 4, "none"
+    for recipe in config.recipes.values():
+        recipe.schedule = "constant"  # the program of other tests
     train(config, tmp_path / "run")
     (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
     with gzip.open(trace, "rt") as file:

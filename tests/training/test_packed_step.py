@@ -76,7 +76,7 @@ def trees(name: str) -> tuple[Any, Any, Any]:
 
 
 @partial(jax.jit, static_argnums=0)
-def losses(name: str, batch: Batch, images: jax.Array | None = None) -> jax.Array:
+def losses(name: str, batch: Batch) -> jax.Array:
     """-log p of each target, float32[B, L]."""
     logits = forward(
         MODELS[name],
@@ -86,7 +86,7 @@ def losses(name: str, batch: Batch, images: jax.Array | None = None) -> jax.Arra
         batch.positions,
         batch.segment_ids,
         batch.media_index,
-        batch.images if images is None else images,
+        batch.images,
         batch.videos,
     )
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[..., None], -1)[..., 0]
@@ -135,11 +135,11 @@ def test_the_gradient_is_the_sum_of_theirs(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_images_never_meet_the_text_of_others(name):
     """Another picture in a slot changes the conversation that it belongs to, and nothing else."""
-    before = np.asarray(losses(name, PACKED, jnp.asarray(PACKED.images)))
+    before = np.asarray(losses(name, PACKED))
     for slot, owner in enumerate((1, 3, 5)):
         images = PACKED.images.copy()
         images[:, slot] = 255 - images[:, slot]
-        after = np.asarray(losses(name, PACKED, jnp.asarray(images)))
+        after = np.asarray(losses(name, PACKED.replace(images=images)))
         others = (PACKED.segment_ids != owner) & (PACKED.segment_ids != 0)
         np.testing.assert_array_equal(after[others], before[others])
         theirs = (PACKED.segment_ids == owner) & (PACKED.loss_mask == 1)

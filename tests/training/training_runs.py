@@ -44,7 +44,8 @@ def get_config():
     config.recipes.lora = {{"learning_rate": 1e-2}}
     config.recipes.connector = {{"learning_rate": 1e-2, "warmup_steps": 2}}
     config.compute.dtype = "float32"
-    config.compute.remat = "none"
+    config.compute.remat = config.compute.media_remat = "none"
+    config.compute.scan_layers = False  # of one layer each; a program of them compiles sooner
     config.data.sequence_length = 192
     kinds = {{"vqa": 1.0, "text_math": 1.0}}
     config.data.mixture = ((SyntheticSource(kinds, size=1000), 1.0),)

@@ -12,6 +12,8 @@ DIR                      output of prepare; save_to_disk of `datasets`; TensorFl
 "shards/*.tar"           all that match, in natural order
 DIR@SPLIT                one split of a data set that has several
 FILE.py[:ARGUMENT]       a custom source (sources/custom.py)
+hf://datasets/ORG/NAME[@REVISION][/PATH]   any of these but the last on Hugging Face's hub
+                         (sources/hub_data.py)
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from owl_jax.data.sources.concatenated import ConcatenatedSource
 from owl_jax.data.sources.csv_rows import CsvSource
 from owl_jax.data.sources.custom import CustomRecords, CustomSource, load_custom, python_file
 from owl_jax.data.sources.folder import FolderSource
+from owl_jax.data.sources.hub_data import is_on_hub, local_source
 from owl_jax.data.sources.json_array import JsonArraySource
 from owl_jax.data.sources.json_lines import JsonLinesSource
 from owl_jax.data.sources.kinds import files_of_one_kind, is_json_lines, kind_of
@@ -36,6 +39,7 @@ from owl_jax.data.sources.tar import TarSource
 from owl_jax.data.sources.tfds import TfdsSource
 from owl_jax.errors import UserError
 from owl_jax.files import check_regular
+from owl_jax.hub.names import PROTOCOL, parse_name
 from owl_jax.media.video import natural_key
 
 _UNDERSTOOD = (
@@ -64,6 +68,7 @@ def open_source(
     if isinstance(spec, CustomSource):
         return CustomRecords(spec, Path(media_root))
     _check_spelling(spec)
+    spec, media_root = local_source(spec, media_root)
     if python := python_file(spec):
         path, argument = python
         return CustomRecords(load_custom(path, argument), _root(media_root, path.parent))
@@ -78,8 +83,11 @@ def open_source(
 
 
 def is_missing(spec: str | CustomSource) -> bool:
-    """Whether the path does not exist. Raises UserError for an outdated spelling."""
-    if isinstance(spec, CustomSource) or python_file(spec):
+    """Whether the path does not exist; what is on the hub counts as there.
+
+    Raises UserError for a wrong spelling.
+    """
+    if isinstance(spec, CustomSource) or is_on_hub(spec) or python_file(spec):
         return False
     _check_spelling(spec)
     try:
@@ -108,6 +116,8 @@ def _find(spec: str) -> tuple[list[Path], str | None]:
             return [Path(match) for match in sorted(matches, key=natural_key)], chosen
     is_pattern = glob.has_magic(spec)
     what = "no file matches" if is_pattern else "no such file or directory"
+    if parse_name(spec):
+        what += f" (of the hub's data sets, {PROTOCOL}datasets/{spec})"
     raise UserError(f"{spec}: {what}; {_UNDERSTOOD}")
 
 

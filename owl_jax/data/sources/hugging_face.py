@@ -116,7 +116,7 @@ def open_parquet(
     not exist, or if `datasets` is not installed.
     """
     datasets = _import_datasets(paths[0])
-    paths = _checked(_files_of_split(paths, split))
+    paths = _checked(files_of_split(paths, split))
     temporary = None
     if index_dir is None:
         temporary = tempfile.TemporaryDirectory(prefix="owl_jax-")
@@ -149,7 +149,7 @@ def choose_split(split: str | None, splits: Sequence[str], directory: Path) -> s
     return chosen
 
 
-def _files_of_split(paths: Sequence[Path], split: str | None) -> Sequence[Path]:
+def files_of_split(paths: Sequence[Path], split: str | None) -> Sequence[Path]:
     matches = [_SPLIT_NAME.fullmatch(path.name) for path in paths]
     names = [match[1] for match in matches if match]
     if len(names) < len(paths):

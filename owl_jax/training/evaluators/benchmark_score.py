@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
+from owl_jax.checkpoint.hub_directory import tokenizer_directory
+from owl_jax.data.sources.hub_data import data_path
 from owl_jax.errors import UserError, listed, shown
 from owl_jax.evaluation.ask import Settings, check, missing_media, prepare
 from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Mode
@@ -26,6 +28,7 @@ from owl_jax.evaluation.responders import (
 )
 from owl_jax.inference.api import Owl
 from owl_jax.inference.arguments import NUM_FRAMES
+from owl_jax.models.stack import unstack
 from owl_jax.parallel.agreement import raise_together
 from owl_jax.training import config as settings
 from owl_jax.training.evaluators.evaluator import Evaluate, Evaluator
@@ -123,13 +126,13 @@ class _Evaluation:
     def __init__(self, evaluator: BenchmarkScore, benchmark: Benchmark, run: Run) -> None:
         self._program, self._benchmark = run.program, benchmark
         self._batch_size = evaluator.batch_size
-        tokenizer = Path(settings.tokenizer_directory(run.config))
+        tokenizer = tokenizer_directory(settings.tokenizer_directory(run.config))
         owl = Owl(run.program.model, {}, tokenizer_source=tokenizer)  # only tokenizes
         self._texts = Texts.of(owl)
         self._settings = Settings(
             evaluator.mode or benchmark.modes[0], benchmark.max_new_tokens, evaluator.num_frames
         )
-        items = subset(benchmark.read(Path(evaluator.data)), evaluator.items)
+        items = subset(benchmark.read(data_path(evaluator.data)), evaluator.items)
         askings = [Asking(item.id, benchmark.question(item), item.choices) for item in items]
         check(owl, askings, self._settings)
         missing = missing_media(askings)
@@ -163,7 +166,10 @@ class _Evaluation:
         compute = dataclasses.replace(
             program.compute, attention="auto", remat="none", media_remat="none"
         )
-        params = merge(event.state.params, event.frozen)
+        trained = event.state.params
+        if not compute.scan_layers:  # as the frozen ones are (train_program.py)
+            trained = jax.jit(unstack)(trained)
+        params = merge(trained, event.frozen)
         model = Model(program.model, compute, params, program.mesh)
         if asked.mode == "generate":
             return generate_in_batches(model, self._texts, asked.max_new_tokens, self._batch_size)

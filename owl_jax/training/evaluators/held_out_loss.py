@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from owl_jax.data.batch import Batch
@@ -19,6 +20,8 @@ from owl_jax.data.drops import DropLog
 from owl_jax.data.mixture import records_of_an_epoch
 from owl_jax.errors import UserError, shown
 from owl_jax.files import write_whole
+from owl_jax.models.compute import Compute
+from owl_jax.models.config import OwlConfig
 from owl_jax.parallel.agreement import raise_together
 from owl_jax.parallel.sharding import batch_sharding, shard_batch
 from owl_jax.training.evaluators.evaluator import Evaluate, Evaluator, results_file
@@ -121,6 +124,17 @@ class HeldOutLoss(Evaluator):
             )
 
 
+@cache  # evaluators whose batches are alike have one program
+def _jitted_losses(model: OwlConfig, compute: Compute, mesh: Mesh) -> Any:
+    def losses(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, ...]:
+        """The summed loss of supervised tokens, their number, and the loss of each."""
+        found = losses_by_token(model, compute, merge(trainable, frozen), batch)
+        return jnp.sum(found), jnp.sum(batch.loss_mask != 0), found
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(losses, out_shardings=(replicated, replicated, batch_sharding(mesh)))
+
+
 class _Evaluation:
     """The compiled program, and its data."""
 
@@ -136,20 +150,9 @@ class _Evaluation:
         self._start = data.batches.get_state()
         self._has_summary = False
         program = run.program
-
-        def losses(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, ...]:
-            """The summed loss of supervised tokens, their number, and the loss of each."""
-            params = merge(trainable, frozen)
-            found = losses_by_token(program.model, program.compute, params, batch)
-            return jnp.sum(found), jnp.sum(batch.loss_mask != 0), found
-
-        replicated = NamedSharding(program.mesh, PartitionSpec())
         with program.active():
             self._losses = (
-                jax.jit(
-                    losses,
-                    out_shardings=(replicated, replicated, batch_sharding(program.mesh)),
-                )
+                _jitted_losses(program.model, program.compute, program.mesh)
                 .trace(
                     program.state().params,
                     program.frozen(),

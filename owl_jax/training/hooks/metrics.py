@@ -49,7 +49,7 @@ class LogMetrics(Hook):
             return
         metrics: dict[str, Any] = dict(event.metrics)
         # A skipped step does not advance the schedule.
-        taken = event.number - 1 - metrics["skipped"]
+        taken = event.number - 1 - int(metrics["skipped"])
         metrics |= learning_rates(run.program.recipes, run.config.steps, taken)
         drops = run.data.drops
         metrics |= {"dropped": drops.reasons.total(), "text_only": drops.text_only}

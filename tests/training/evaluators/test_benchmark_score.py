@@ -109,6 +109,7 @@ def test_several_processes_get_the_answers_of_one(files, tmp_path):
         '        for mode in ("generate", "rank")\n'
         "    ]\n"
         '    config.steps, config.export = 3, "none"\n'
+        "    config.compute.scan_layers = True\n"
         "    config.recipes.lora.learning_rate = config.recipes.connector.learning_rate = 0.0\n"
         "    return config\n"
     )

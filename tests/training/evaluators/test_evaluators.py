@@ -45,8 +45,8 @@ def files(tmp_path_factory):
 def make_config(files, evaluators=(), **changes):
     config = runpy.run_path(str(files / "config.py"))["get_config"]()
     config.steps, config.log_every, config.checkpoint_every = 6, 4, 3
-    config.recipes.lora = {"learning_rate": 1e-2, "schedule": "constant"}
-    config.recipes.connector = {"learning_rate": 1e-2, "schedule": "constant"}
+    for recipe in config.recipes.values():
+        recipe.schedule = "constant"
     config.export = "none"
     config.evaluators = evaluators
     for key, value in changes.items():
@@ -138,7 +138,7 @@ def test_the_mesh_does_not_matter(files, runs):
         config = make_config(files, [held_out(files)], steps=1)
         config.mesh.update(mesh)
         for recipe in config.recipes.values():
-            recipe.learning_rate = 0.0
+            recipe.learning_rate, recipe.warmup_steps = 0.0, 0
         train(config, files / f"mesh-{mesh['tensor']}")
         losses.append(metrics_of(files / f"mesh-{mesh['tensor']}")[0]["pairs/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -65,13 +65,15 @@ def config_file(tmp_path_factory):
 
 def make_config(config_file):
     config = runpy.run_path(str(config_file))["get_config"]()
-    config.steps, config.export, config.compute.scan_layers = 8, "none", True
+    config.steps, config.export = 8, "none"
+    for recipe in config.recipes.values():
+        recipe.schedule = "constant"
     return config
 
 
 def test_an_objective_of_ones_own_is_trained(config_file, tmp_path):
     config = make_config(config_file)
-    config.objective = SquaredLoss()
+    config.objective, config.compute.scan_layers = SquaredLoss(), True  # forward takes them stacked
     train(config, tmp_path / "squared")
     lines = metrics_of(tmp_path / "squared")
     losses = [line["loss"] for line in lines]
