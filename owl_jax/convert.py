@@ -239,14 +239,14 @@ def _open(source: Path) -> tuple[Any, dict[str, Any], Any, Any]:
     if BASE.value is not None:
         raise UserError(f"--base={BASE.value} needs an adapter as source; {source} is not one")
     opened = model_directory.open_any(source)
-    base = None if MERGE.value else read_base(source)
+    recorded = None if MERGE.value else read_base(source)
     if MERGE.value:
         opened = model_directory.merge_adapter(opened, source)
     if MERGE_ADAPTER.value is not None:
         adapter = _named(MERGE_ADAPTER)
         opened = model_directory.add_adapter(opened, source, adapter, ANY_BASE.value)
         opened = model_directory.merge_adapter(opened, source)
-    return opened.config, opened.params, base, opened
+    return opened.config, opened.params, recorded, opened
 
 
 class _Bar:
