@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -18,23 +19,29 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     ),
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
     "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
+    "cross": tuple(
+        (x * sign, y * sign)
+        for sign in (1, -1)
+        for x, y in ((0.36, 1.04), (0.36, 0.36), (1.04, 0.36), (1.04, -0.36), (0.36, -0.36), (0.36, -1.04))
+    ),
 }
 
-_RADIUS = 0.385  # in cells: shapes are about three quarters of a cell wide
+_RADII = (0.28, 0.35, 0.42)  # in cells: small, medium and large shapes
+_MARGIN = 0.15  # from a cell's border to a centre: nearer, the place would be ambiguous
+_GAP = 0.06  # between the circles around two objects
 _SUPERSAMPLE = 4
 
 
 def render(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """The scene as RGB, size x size pixels; `rng` varies positions, sizes and light slightly."""
+    """The scene as RGB, size x size pixels; `rng` varies positions, sizes and light."""
     backdrop = _sample_backdrop(rng)
-    return _paint([_sample_sprite(thing, rng) for thing in scene], backdrop, size)
+    return _paint(_sample_sprites(rng, [(thing, (0, 0)) for thing in scene]), backdrop, size)
 
 
 def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> list[Image.Image]:
     """The clip as `frames` (at least 2) RGB images, evenly spaced, including both ends."""
     backdrop = _sample_backdrop(rng)
-    mover = _sample_sprite(clip.mover, rng)
-    bystander = _sample_sprite(clip.bystander, rng)
+    mover, bystander = _sample_sprites(rng, [(clip.mover, clip.shift), (clip.bystander, (0, 0))])
     rows, columns = clip.shift
     return [
         _paint(
@@ -56,15 +63,41 @@ class _Sprite(NamedTuple):
     radius: float
 
 
+def _sample_sprites(
+    rng: random.Random, things: Sequence[tuple[Thing, tuple[int, int]]]
+) -> list[_Sprite]:
+    """Draws each object's centre and size until no two touch.
+
+    things: with the displacement of each, in rows and columns.
+    """
+    while True:
+        sprites = [_sample_sprite(thing, rng) for thing, _ in things]
+        moves = [shift for _, shift in things]
+        pairs = combinations(zip(sprites, moves, strict=True), 2)
+        if not any(_touch(*one, *other) for one, other in pairs):
+            return sprites
+
+
 def _sample_sprite(thing: Thing, rng: random.Random) -> _Sprite:
     row, column = cell(thing.place)
-    return _Sprite(
-        thing.color,
-        thing.shape,
-        x=column + 0.5 + rng.uniform(-0.05, 0.05),
-        y=row + 0.5 + rng.uniform(-0.05, 0.05),
-        radius=_RADIUS * rng.uniform(0.94, 1.06),
-    )
+    radius = rng.choice(_RADII) * rng.uniform(0.95, 1.05)
+
+    def centre(start: int) -> float:
+        # At least a shape's longest half, 1.1 radii, from the edges of the picture.
+        low, high = max(start + _MARGIN, 1.1 * radius), min(start + 1 - _MARGIN, SIDE - 1.1 * radius)
+        return rng.uniform(low, high)
+
+    return _Sprite(thing.color, thing.shape, centre(column), centre(row), radius)
+
+
+def _touch(one: _Sprite, shift: tuple[int, int], other: _Sprite, _: tuple[int, int]) -> bool:
+    """Whether `one`, anywhere on its way, comes too near to `other`, which rests."""
+    rows, columns = shift
+    way = np.hypot(rows, columns)
+    along = ((other.x - one.x) * columns + (other.y - one.y) * rows) / max(way, 1)
+    nearest = min(max(along, 0.0), way) / max(way, 1)
+    distance = np.hypot(one.x + nearest * columns - other.x, one.y + nearest * rows - other.y)
+    return distance < one.radius + other.radius + _GAP
 
 
 def _sample_backdrop(rng: random.Random) -> np.ndarray:

@@ -10,8 +10,8 @@ from owl_jax.models.vision.clip import ClipConfig
 # embeddings and queries get a large initial spread, which a short training run could not learn.
 DEMONSTRATION = OwlConfig(
     vision=ClipConfig(
-        image_size=32,
-        patch_size=16,
+        image_size=48,
+        patch_size=8,
         hidden_size=96,
         intermediate_size=192,
         num_layers=2,
@@ -20,7 +20,7 @@ DEMONSTRATION = OwlConfig(
         position_stddev=1.0,
     ),
     connector=AbstractorConfig(
-        num_query_tokens=6,
+        num_query_tokens=9,
         hidden_size=96,
         mlp_size=192,
         num_layers=2,

@@ -1,7 +1,8 @@
 """Scenes of the toy world: their objects, splits and captions.
 
-A scene is one to three coloured shapes on a 2 x 2 grid of places, at most one at a place. A clip is
-a short video in which one object moves along a row or a column, and another rests beside its path.
+A scene is one to six coloured shapes in nine places, the thirds of the picture's rows and columns;
+at most one is at a place, and it may lie anywhere there. A clip is a short video in which one object
+moves along a row or a column, and another rests beside its path.
 All randomness comes from the generator that is passed in.
 
 The split depends on the scene only: a stable hash of its objects and places holds out a tenth of
@@ -16,19 +17,24 @@ from typing import NamedTuple
 
 SPLITS = ("train", "heldout")
 
-SIDE = 2  # of the grid of places
-PLACES = ("top left", "top right", "bottom left", "bottom right")  # row by row
+SIDE = 3  # of the grid of places
+PLACES = (  # row by row
+    *("top left", "top", "top right"),
+    *("left", "center", "right"),
+    *("bottom left", "bottom", "bottom right"),
+)
 
 COLORS = {
     "red": (230, 52, 48),
     "green": (46, 180, 84),
     "blue": (52, 116, 246),
     "yellow": (252, 208, 44),
+    "white": (240, 240, 240),
 }
 
-SHAPES = ("circle", "square", "triangle")
+SHAPES = ("circle", "square", "triangle", "cross")
 
-MAX_THINGS = 3
+MAX_THINGS = 6
 _BUCKETS = 10
 
 
@@ -93,11 +99,15 @@ def caption(scene: Sequence[Thing]) -> str:
     return ", ".join(f"{PLACES[thing.place]} {thing.name}" for thing in scene) + "."
 
 
-def listing(scene: Scene) -> str:
-    """The scene by colour and shape: "red circle is at top left, blue square is at top right."."""
+def listing(scene: Sequence[Thing]) -> str:
+    """The whole scene, objects first: "red circle is at top left, blue square is at right."."""
+    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in scene) + "."
+
+
+def by_name(scene: Scene) -> Scene:
+    """The objects in the order of COLORS, then of SHAPES."""
     colors = tuple(COLORS)
-    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape)))
-    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
+    return tuple(sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape))))
 
 
 def clip_caption(clip: Clip) -> str:
