@@ -17,7 +17,7 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Without the adapters of stage 2, which would take a third of the time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 3500
+    config.steps = 5000
     config.batch_size = 6
     config.tokenizer = "configs/demo/tokenizer"
     config.rules = (

@@ -26,7 +26,7 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     ),
 }
 
-_RADII = (0.28, 0.35, 0.42)  # in cells: small, medium and large shapes
+_RADII = (0.28, 0.34, 0.4)  # in cells: small, medium and large shapes
 _MARGIN = 0.15  # from a cell's border to a centre: nearer, the place would be ambiguous
 _GAP = 0.06  # between the circles around two objects
 _SUPERSAMPLE = 4

@@ -10,7 +10,7 @@ from owl_jax.models.vision.clip import ClipConfig
 # embeddings and queries get a large initial spread, which a short training run could not learn.
 DEMONSTRATION = OwlConfig(
     vision=ClipConfig(
-        image_size=48,
+        image_size=40,
         patch_size=8,
         hidden_size=96,
         intermediate_size=192,
@@ -20,7 +20,7 @@ DEMONSTRATION = OwlConfig(
         position_stddev=1.0,
     ),
     connector=AbstractorConfig(
-        num_query_tokens=9,
+        num_query_tokens=8,
         hidden_size=96,
         mlp_size=192,
         num_layers=2,

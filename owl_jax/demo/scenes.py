@@ -1,8 +1,8 @@
 """Scenes of the toy world: their objects, splits and captions.
 
-A scene is one to six coloured shapes in nine places, the thirds of the picture's rows and columns;
-at most one is at a place, and it may lie anywhere there. A clip is a short video in which one object
-moves along a row or a column, and another rests beside its path.
+A scene is one to four coloured shapes in four places, the quarters of the picture; at most one is at
+a place, and it may lie anywhere there. A clip is a short video in which one object moves along a row
+or a column, and another rests beside its path.
 All randomness comes from the generator that is passed in.
 
 The split depends on the scene only: a stable hash of its objects and places holds out a tenth of
@@ -17,12 +17,8 @@ from typing import NamedTuple
 
 SPLITS = ("train", "heldout")
 
-SIDE = 3  # of the grid of places
-PLACES = (  # row by row
-    *("top left", "top", "top right"),
-    *("left", "center", "right"),
-    *("bottom left", "bottom", "bottom right"),
-)
+SIDE = 2  # of the grid of places
+PLACES = ("top left", "top right", "bottom left", "bottom right")  # row by row
 
 COLORS = {
     "red": (230, 52, 48),
@@ -32,9 +28,14 @@ COLORS = {
     "white": (240, 240, 240),
 }
 
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = {  # with their plurals
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+    "cross": "crosses",
+}
 
-MAX_THINGS = 6
+MAX_THINGS = 4
 _BUCKETS = 10
 
 
@@ -100,14 +101,14 @@ def caption(scene: Sequence[Thing]) -> str:
 
 
 def listing(scene: Sequence[Thing]) -> str:
-    """The whole scene, objects first: "red circle is at top left, blue square is at right."."""
+    """The whole scene, objects first: "red circle is at top left, blue square is at top right."."""
     return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in scene) + "."
 
 
 def by_name(scene: Scene) -> Scene:
     """The objects in the order of COLORS, then of SHAPES."""
-    colors = tuple(COLORS)
-    return tuple(sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape))))
+    colors, shapes = tuple(COLORS), tuple(SHAPES)
+    return tuple(sorted(scene, key=lambda t: (colors.index(t.color), shapes.index(t.shape))))
 
 
 def clip_caption(clip: Clip) -> str:
@@ -154,4 +155,4 @@ def cell(place: int) -> tuple[int, int]:
 
 
 def _sample_thing(rng: random.Random, place: int) -> Thing:
-    return Thing(place, rng.choice(tuple(COLORS)), rng.choice(SHAPES))
+    return Thing(place, rng.choice(tuple(COLORS)), rng.choice(tuple(SHAPES)))
