@@ -6,8 +6,8 @@ from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
 
-# Small enough for two CPU cores (configs/demo). A patch is one cell of the scenes' grid. Position
-# embeddings and queries get a large initial spread, which a short training run could not learn.
+# Small enough for two CPU cores (configs/demo). Position embeddings and queries get a large initial
+# spread, which a short training run could not learn.
 DEMONSTRATION = OwlConfig(
     vision=ClipConfig(
         image_size=40,
