@@ -72,7 +72,10 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
 
 
 def _asking(name: str, question: Question) -> Asking:
-    """The question for evaluation/ask.py: each of the human's turns is a medium or a text."""
+    """The question for evaluation/ask.py, with earlier turns as its history.
+
+    Each of the human's lines is a medium or a text.
+    """
     marks = {
         IMAGE_TOKEN: (Medium("image", _file(image)) for image in question.images),
         VIDEO_TOKEN: (Medium("video", tuple(map(_file, clip))) for clip in question.videos),

@@ -35,7 +35,7 @@ KINDS = (
     "text_facts",
 )
 
-# Captions are ordered by place, listings by colour.
+# Captions are ordered by place; listings by colour, then by shape.
 _CAPTION_PROMPTS = ("Describe the {}.", "What does the {} show?")
 _LISTING_PROMPTS = ("List the objects in the {}.", "What is in the {}?")
 
@@ -46,7 +46,7 @@ _CLIPS = 0.2  # of the descriptions
 class Dialogue:
     """A conversation before it is written and drawn.
 
-    context: the lines before the turns. later: those before the last turn.
+    context: the human's lines before the turns. later: the human's lines before the last turn.
     """
 
     context: tuple[str, ...]
@@ -72,10 +72,13 @@ def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
             return Dialogue((f"The video shows {clip_caption(clip)}",), (turn,))
         case "text_description":
             scene = sample_scene(rng, split)
-            tellings = (_CAPTION_PROMPTS, caption), (_LISTING_PROMPTS, lambda s: listing(by_name(s)))
+            tellings = (
+                (_CAPTION_PROMPTS, caption(scene)),
+                (_LISTING_PROMPTS, listing(by_name(scene))),
+            )
             told = tuple(
-                Turn("", rng.choice(prompts).format("image"), tell(scene))
-                for prompts, tell in rng.sample(tellings, min(turns, 2))
+                Turn("", rng.choice(prompts).format("image"), words)
+                for prompts, words in rng.sample(tellings, min(turns, 2))
             )
             return Dialogue((f"The image shows {_told(rng, scene)}",), told)
         case "video_caption":

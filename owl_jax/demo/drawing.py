@@ -1,4 +1,8 @@
-"""Draws scenes and clips, with Pillow and NumPy."""
+"""Draws scenes and clips, with Pillow and NumPy.
+
+A shape has one of three sizes and lies anywhere in its quarter of the picture, with its centre away
+from the quarter's borders; it may cross into a neighbouring quarter. Shapes never touch.
+"""
 
 import math
 import random

@@ -1,6 +1,12 @@
-"""Questions of kinds that no training example has: how far does the demonstration's model reach?
+"""Questions of kinds that no training example has, to see how far the demonstration's model reaches.
 
-Scenes are held out. The answers have the form of the training's, so that they can be compared whole.
+    reworded         one picture; the training's questions in other words
+    follow_up        one picture and a question; then a question about the same object, called "it"
+    two_turns        a picture and a question; then another picture and a question about both
+    three_images     three pictures; an object in one of them
+
+All scenes are held out. The answers have the form of the training's answers, so that they can be
+compared whole.
 """
 
 import random
@@ -23,7 +29,7 @@ _OTHER_WORDS = {
 
 
 def probes(seed: int, count: int, image_size: int = 96) -> dict[str, list[Question]]:
-    """`count` questions of each kind: reworded, follow_up, two_turns, three_images."""
+    """`count` questions of each kind, by kind; question i depends only on i, the kind and `seed`."""
     return {
         name: [
             make_question(name, compose(rng), image_size, rng)

@@ -18,9 +18,10 @@ QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith(("caption", "
 class Question:
     """One question of an evaluation.
 
-    kind: one of QUESTION_KINDS, or of demo/probes.py. ability: colour, shape, count, position, comparison, two_images,
-    video, math or facts. prompt_text: in the original's format, up to the last "AI: ". images: RGB
-    images in reading order. videos: lists of RGB frames.
+    kind: one of QUESTION_KINDS or of demo/probes.py. ability: colour, shape, count, position,
+    comparison, two_images, video, math or facts; for some probes, their kind. prompt_text: in the
+    original's format, up to the last "AI: ". images: RGB images in reading order. videos: lists of
+    RGB frames.
     """
 
     kind: str
@@ -59,9 +60,7 @@ def questions(
     return result
 
 
-def make_question(
-    kind: str, dialogue: Dialogue, image_size: int, rng: random.Random
-) -> Question:
+def make_question(kind: str, dialogue: Dialogue, image_size: int, rng: random.Random) -> Question:
     """The last question of a dialogue; `rng` draws the pictures."""
     turn = dialogue.turns[-1]
     return Question(

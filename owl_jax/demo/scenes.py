@@ -1,8 +1,10 @@
 """Scenes of the toy world: their objects, splits and captions.
 
-A scene is one to four coloured shapes in four places, the quarters of the picture; at most one is at
-a place, and it may lie anywhere there. A clip is a short video in which one object moves along a row
-or a column, and another rests beside its path.
+A scene is one to four coloured shapes in four places, the quarters of the picture, with at most one
+at a place. It does not say where in its quarter a shape lies, nor its size: owl_jax/demo/drawing.py
+draws both. A clip is a short video in which one object moves along a row or a column, and another
+rests beside its path.
+
 All randomness comes from the generator that is passed in.
 
 The split depends on the scene only: a stable hash of its objects and places holds out a tenth of
@@ -120,7 +122,7 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split; the number of objects, their places and each object are uniform."""
+    """A scene of the split; the number of objects is uniform, and so are the scenes of a number."""
     # Drawn outside the loop, so that the number is uniform in both splits.
     count = rng.randint(1, MAX_THINGS)
     while True:
@@ -131,7 +133,7 @@ def sample_scene(rng: random.Random, split: str) -> Scene:
 
 
 def sample_clip(rng: random.Random, split: str) -> Clip:
-    """A clip of the split."""
+    """A clip of the split; all are equally likely."""
     while True:
         start, stop = rng.sample(range(len(PLACES)), 2)
         (row, column), (stop_row, stop_column) = cell(start), cell(stop)

@@ -28,7 +28,7 @@ def train_stage(
       init: model directories that initialise subtrees of the parameters, instead of the config's.
       scale: multiplies the steps.
       seed: draws the initial weights, the examples and their order.
-      change: edits the config before it is used.
+      change: edits the config before steps and seeds are set.
 
     Raises UserError as `training.loop.train` does, for a missing file, and for a scale that is not
     positive.

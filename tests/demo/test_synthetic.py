@@ -261,7 +261,9 @@ def test_kinds_follow_their_weights():
 
 def without_slots(question):
     """The question with every colour, shape and number of a picture left out."""
-    slots = "|".join([*COLORS, "circles?", "squares?", "triangles?", "cross(?:es)?", "first|second"])
+    slots = "|".join(
+        [*COLORS, "circles?", "squares?", "triangles?", "cross(?:es)?", "first|second"]
+    )
     return re.sub(rf"\b({slots})\b", "_", question)
 
 
