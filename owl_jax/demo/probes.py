@@ -1,4 +1,4 @@
-"""Questions of kinds that no training example has, to see how far the demonstration's model reaches.
+"""Questions of kinds that no training example has, to see how far the model reaches.
 
     reworded         one picture; the training's questions in other words
     follow_up        one picture and a question; then a question about the same object, called "it"
@@ -29,7 +29,7 @@ _OTHER_WORDS = {
 
 
 def probes(seed: int, count: int, image_size: int = 96) -> dict[str, list[Question]]:
-    """`count` questions of each kind, by kind; question i depends only on i, the kind and `seed`."""
+    """`count` questions of each kind; question i depends only on i, kind and `seed`."""
     return {
         name: [
             make_question(name, compose(rng), image_size, rng)
