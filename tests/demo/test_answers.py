@@ -114,7 +114,7 @@ def test_earlier_turns_are_history_with_their_own_pictures():
                 "three_images": [3],
             }
             assert list(map(len, media)) == expected[kind]
-            shown = [Image.open(io.BytesIO(medium.content)) for some in media for medium in some]
+            shown = [Image.open(io.BytesIO(medium.source)) for some in media for medium in some]
             assert [np.asarray(image).tolist() for image in shown] == [
                 np.asarray(image).tolist() for image in question.images
             ]

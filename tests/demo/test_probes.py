@@ -54,7 +54,7 @@ def turns_of(question):
 def test_every_probe_is_of_held_out_pictures(asked):
     assert list(asked) == ["reworded", "follow_up", "two_turns", "three_images"]
     for kind, pictures in zip(asked, (1, 1, 2, 3), strict=True):
-        assert len({question.prompt_text for question in asked[kind]}) > 20
+        assert len({question.prompt_text for question in asked[kind]}) > 5
         for question in asked[kind]:
             assert question.kind == kind and len(question.images) == pictures
             assert all(held_out(scene_in_pixels(image)) for image in question.images)
