@@ -33,6 +33,7 @@ def directory(tmp_path_factory):
         tiny.CONFIG,
         vision=dataclasses.replace(tiny.CONFIG.vision, temporal=True),
         connector=dataclasses.replace(tiny.CONFIG.connector, temporal=True),
+        llm=dataclasses.replace(tiny.CONFIG.llm, max_positions=320),
     )
     return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny", config)
 

@@ -55,6 +55,7 @@ def test_two_seeds_differ_in_data_and_weights(tmp_path, monkeypatch):
     def first_batch_and_weights(seed):
         config = config_of(tmp_path / "run", seed=seed)
         config.init.llm = settings.FRESH
+        config.batch_size = 8  # for the tests' eight devices
         data = open_data(config, settings.read_model(config))
         try:
             batch = next(data.batches)
