@@ -402,9 +402,9 @@ def test_objects_lie_anywhere_in_their_quarters(drawn):
         assert min(abs(centre - 1) for centre in centres) > 0.12
         assert max(abs(centre - 1) for centre in centres) > 0.6
         assert min(abs(centre - 1) for centre in centres) < 0.2
-        # Half of the way in between is taken evenly: no place is the usual one.
+        # In between all are about as frequent; a little outward, where others are not in the way.
         within = [abs(centre - 1) for centre in centres if 0.2 < abs(centre - 1) < 0.5]
-        assert abs(np.mean(within) - 0.35) < 0.02
+        assert abs(np.mean(within) - 0.35) < 0.03
     crossing = [blob.rows.start < 47 and blob.rows.stop > 49 for seen in drawn for blob in seen]
     assert 0.1 < np.mean(crossing) < 0.6
 
