@@ -35,7 +35,7 @@ SHAPES = {  # with their plurals
     "cross": "crosses",
 }
 
-MAX_THINGS = 4
+COUNTS = {1: 2, 2: 4, 3: 3, 4: 1}  # the number of objects, with weights
 _BUCKETS = 10
 
 
@@ -120,9 +120,9 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split; the number of objects, their places and each object are uniform."""
-    # Drawn outside the loop, so that the number is uniform in both splits.
-    count = rng.randint(1, MAX_THINGS)
+    """A scene of the split; places and objects are uniform, their number is as COUNTS says."""
+    # Drawn outside the loop, so that the number is distributed alike in both splits.
+    (count,) = rng.choices(tuple(COUNTS), tuple(COUNTS.values()))
     while True:
         places = sorted(rng.sample(range(len(PLACES)), count))
         scene = tuple(_sample_thing(rng, place) for place in places)
