@@ -18,18 +18,18 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Without the adapters of stage 2, which would take a third of the time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 5000
-    config.batch_size = 6
+    config.steps = 4500
+    config.batch_size = 8
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("llm/(embed_tokens|lm_head)/.*", "words"),
         ("llm/.*", "layers"),
         ("(vision|connector)/.*", "frozen"),
     )
-    config.recipes.words = {"learning_rate": 8e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.words = {"learning_rate": 4e-3, "warmup_steps": 25, "b2": 0.98}
     config.recipes.layers = {
         "optimizer": "muon",
-        "learning_rate": 4e-3,
+        "learning_rate": 3e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,
@@ -44,5 +44,5 @@ def get_config() -> ConfigDict:
         "text_two_images": 1.0,
         "text_video": 0.8,
     }
-    config.data.mixture = ((SyntheticSource(kinds, turns=6), 1.0),)
+    config.data.mixture = ((SyntheticSource(kinds, turns=5), 1.0),)
     return config

@@ -19,8 +19,8 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Without the adapters of stage 2, which would take a third of the time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 900
-    config.batch_size = 6
+    config.steps = 1100
+    config.batch_size = 8
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("(vision|connector)/.*", "visual"),
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     }
     config.data.sequence_length = 192
     config.data.pack = True
-    config.data.image_slots = 4
+    config.data.image_slots = 5
     config.data.video_slots = 1
     kinds = {"caption": 4.0, "video_caption": 1.0}
     config.data.mixture = ((SyntheticSource(kinds), 1.0),)

@@ -17,7 +17,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 1200
+    config.steps = 1000
     config.batch_size = 8
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     }
     config.data.sequence_length = 256
     config.data.pack = True
-    config.data.image_slots = 4
+    config.data.image_slots = 5
     config.data.video_slots = 1
     kinds = {
         "vqa": 4.0,

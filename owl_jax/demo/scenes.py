@@ -27,17 +27,15 @@ COLORS = {
     "green": (46, 180, 84),
     "blue": (52, 116, 246),
     "yellow": (252, 208, 44),
-    "white": (240, 240, 240),
 }
 
 SHAPES = {  # with their plurals
     "circle": "circles",
     "square": "squares",
     "triangle": "triangles",
-    "cross": "crosses",
 }
 
-MAX_THINGS = 4
+COUNTS = {1: 2, 2: 4, 3: 3, 4: 1}  # the number of objects, with weights
 _BUCKETS = 10
 
 
@@ -122,9 +120,9 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split; the number of objects is uniform, and so are the scenes of a number."""
-    # Drawn outside the loop, so that the number is uniform in both splits.
-    count = rng.randint(1, MAX_THINGS)
+    """A scene of the split; the number of objects is as COUNTS says; scenes of a number are uniform."""
+    # Drawn outside the loop, so that the number is distributed alike in both splits.
+    (count,) = rng.choices(tuple(COUNTS), tuple(COUNTS.values()))
     while True:
         places = sorted(rng.sample(range(len(PLACES)), count))
         scene = tuple(_sample_thing(rng, place) for place in places)
