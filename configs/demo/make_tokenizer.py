@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from owl_jax.demo.dialogues import KINDS
-from owl_jax.demo.scenes import COLORS, PLACES, SHAPES
+from owl_jax.demo.scenes import COLORS, COUNTS, PLACES, SHAPES
 from owl_jax.demo.synthetic import SyntheticSource, iter_texts
 from owl_jax.text.tokenizer import train_sentencepiece
 from owl_jax.text.turns import SYSTEM
@@ -77,10 +77,7 @@ PHRASES = (
     "is at",
     "is a",
     "The",
-    "0",
-    "1",
-    "2",
-    "3",
+    *map(str, range(max(COUNTS) + 1)),
 )
 ENDINGS = (", so yes.", ", so no.")
 

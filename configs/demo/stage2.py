@@ -17,8 +17,8 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 1300
-    config.batch_size = 16
+    config.steps = 1000
+    config.batch_size = 8
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
@@ -33,8 +33,9 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.01,
         "b2": 0.98,
     }
-    config.data.sequence_length = 96
-    config.data.image_slots = 2
+    config.data.sequence_length = 256
+    config.data.pack = True
+    config.data.image_slots = 5
     config.data.video_slots = 1
     kinds = {
         "vqa": 4.0,
@@ -43,5 +44,5 @@ def get_config() -> ConfigDict:
         "text_scene": 1.0,
         "text_facts": 0.5,
     }
-    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
+    config.data.mixture = ((SyntheticSource(kinds, turns=6), 1.0),)
     return config

@@ -21,6 +21,7 @@ from owl_jax.shipped import CONFIGS as SHIPPED
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
 CONFIGS = flags.DEFINE_string("configs", f"{SHIPPED}/demo", "directory of the stages' configs")
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 for a trial")
+SEED = flags.DEFINE_integer("seed", 0, "draws weights, training examples and their order")
 QUESTIONS = flags.DEFINE_integer(
     "questions", 500, "held-out questions about single pictures", lower_bound=1
 )
@@ -47,7 +48,7 @@ def main(_: list[str]) -> None:
         start = time.monotonic()
         init = {subtree: models[source] for subtree, source in sources.items()}
         file = Path(CONFIGS.value) / f"{stage}.py"
-        models[stage] = train_stage(file, workdir / stage, init, SCALE.value)
+        models[stage] = train_stage(file, workdir / stage, init, SCALE.value, SEED.value)
         seconds[stage] = round(time.monotonic() - start, 1)
 
     print("\n== held-out questions ==", flush=True)

@@ -68,7 +68,7 @@ def main(_: list[str]) -> None:
             folder / "stage1",
             {"llm": language},
             SCALE.value,
-            partial(change, seed=seed, with_text=True),
+            seed,
         )
         for arm, (with_stage1, with_text) in ARMS.items():
             print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
@@ -80,7 +80,8 @@ def main(_: list[str]) -> None:
                 folder / arm.replace(" ", "_"),
                 init,
                 SCALE.value,
-                partial(change, seed=seed, with_text=with_text),
+                seed,
+                partial(change, with_text=with_text),
             )
             found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
     report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
@@ -88,16 +89,15 @@ def main(_: list[str]) -> None:
     print(format_table(report))
 
 
-def change(config: ConfigDict, seed: int, with_text: bool) -> None:
-    """Sets the seed of a stage and its data, and removes text-only data unless `with_text`."""
-    config.seed = seed
+def change(config: ConfigDict, with_text: bool) -> None:
+    """Removes text-only data unless `with_text`."""
     ((source, weight),) = config.data.mixture
     kinds = {
         kind: share
         for kind, share in source.kinds.items()
         if with_text or not kind.startswith("text_")
     }
-    config.data.mixture = ((replace(source, kinds=kinds, seed=seed), weight),)
+    config.data.mixture = ((replace(source, kinds=kinds), weight),)
 
 
 def summarize(

@@ -30,7 +30,7 @@ def answer(owl: Owl, questions: Sequence[Question], batch_size: int = 64) -> lis
     settings = Settings(max_new_tokens=MAX_ANSWER_TOKENS)
     respond = generate_in_batches(Model.of(owl), Texts.of(owl), MAX_ANSWER_TOKENS, batch_size)
     prompts = (
-        prepare(owl, Asking(str(number), _asked(question)), settings)
+        prepare(owl, _asking(str(number), question), settings)
         for number, question in enumerate(questions)
     )
     answers = {reply.id: reply.text for reply in respond(prompts)}
@@ -71,13 +71,27 @@ def blind_answers(known: Sequence[Question], questions: Sequence[Question]) -> l
     ]
 
 
-def _asked(question: Question) -> Asked:
-    """The question for evaluation/ask.py: each of the human's turns is a medium or a text."""
-    pictures = (Medium("image", _file(image)) for image in question.images)
-    clips = (Medium("video", tuple(map(_file, frames))) for frames in question.videos)
-    marks = {IMAGE_TOKEN: pictures, VIDEO_TOKEN: clips}
-    _, *turns = question.prompt_text.removesuffix("\nAI: ").split("\nHuman: ")
-    return Asked(tuple(next(marks[turn]) if turn in marks else turn for turn in turns))
+def _asking(name: str, question: Question) -> Asking:
+    """The question for evaluation/ask.py, with earlier turns as its history.
+
+    Each of the human's lines is a medium or a text.
+    """
+    marks = {
+        IMAGE_TOKEN: (Medium("image", _file(image)) for image in question.images),
+        VIDEO_TOKEN: (Medium("video", tuple(map(_file, clip))) for clip in question.videos),
+    }
+
+    def asked(said: Sequence[str]) -> Asked:
+        return Asked(tuple(next(marks[line]) if line in marks else line for line in said))
+
+    beginning, *later = question.prompt_text.removesuffix("\nAI: ").split("\nAI: ")
+    _, *said = beginning.split("\nHuman: ")
+    history = []
+    for turn in later:
+        answer, *then = turn.split("\nHuman: ")
+        history.append((asked(said), answer))
+        said = then
+    return Asking(name, asked(said), history=tuple(history))
 
 
 def _file(image: Image.Image) -> bytes:

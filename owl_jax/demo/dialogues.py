@@ -10,6 +10,7 @@ from owl_jax.demo.scenes import (
     SPLITS,
     Clip,
     Scene,
+    by_name,
     caption,
     clip_caption,
     listing,
@@ -34,19 +35,25 @@ KINDS = (
     "text_facts",
 )
 
-# Captions are ordered by place, listings by colour.
+# Captions are ordered by place; listings by colour, then by shape.
 _CAPTION_PROMPTS = ("Describe the {}.", "What does the {} show?")
 _LISTING_PROMPTS = ("List the objects in the {}.", "What is in the {}?")
+
+_CLIPS = 0.2  # of the descriptions
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation before it is written and drawn. context: the lines before the turns."""
+    """A conversation before it is written and drawn.
+
+    context: the human's lines before the turns. later: the human's lines before the last turn.
+    """
 
     context: tuple[str, ...]
     turns: tuple[Turn, ...]
     scenes: tuple[Scene, ...] = ()
     clips: tuple[Clip, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
@@ -55,15 +62,24 @@ def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
         case "text_caption":
             turn = Turn("", "Describe a scene.", caption(sample_scene(rng, split)))
             return Dialogue((), (turn,))
-        case "caption" | "text_description":
+        case "caption":
             scene = sample_scene(rng, split)
-            tellings = (_CAPTION_PROMPTS, caption), (_LISTING_PROMPTS, listing)
-            told = tuple(
-                Turn("", rng.choice(prompts).format("image"), tell(scene))
-                for prompts, tell in rng.sample(tellings, min(turns, 2))
+            turn = Turn("", rng.choice(_CAPTION_PROMPTS).format("image"), caption(scene))
+            return Dialogue(("<image>",), (turn,), scenes=(scene,))
+        case "text_description" if rng.random() < _CLIPS:
+            clip = sample_clip(rng, split)
+            turn = Turn("", rng.choice(_CAPTION_PROMPTS).format("video"), clip_caption(clip))
+            return Dialogue((f"The video shows {clip_caption(clip)}",), (turn,))
+        case "text_description":
+            scene = sample_scene(rng, split)
+            tellings = (
+                (_CAPTION_PROMPTS, caption(scene)),
+                (_LISTING_PROMPTS, listing(by_name(scene))),
             )
-            if kind == "caption":
-                return Dialogue(("<image>",), told[:1], scenes=(scene,))
+            told = tuple(
+                Turn("", rng.choice(prompts).format("image"), words)
+                for prompts, words in rng.sample(tellings, min(turns, 2))
+            )
             return Dialogue((f"The image shows {_told(rng, scene)}",), told)
         case "video_caption":
             clip = sample_clip(rng, split)
@@ -101,6 +117,8 @@ def write(dialogue: Dialogue) -> str:
     """The dialogue in the original's format; the last answer ends the text."""
     lines = [SYSTEM, *(f"Human: {line}" for line in dialogue.context)]
     for turn in dialogue.turns:
+        if turn is dialogue.turns[-1]:
+            lines += [f"Human: {line}" for line in dialogue.later]
         lines += [f"Human: {turn.question}", f"AI: {turn.answer}"]
     return "\n".join(lines)
 

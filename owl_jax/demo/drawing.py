@@ -1,4 +1,8 @@
-"""Draws scenes and clips, with Pillow and NumPy."""
+"""Draws scenes and clips, with Pillow and NumPy.
+
+A shape has one of three sizes and lies anywhere in its quarter of the picture, with its centre away
+from the quarter's borders; it may cross into a neighbouring quarter. Shapes never touch.
+"""
 
 import math
 import random
@@ -10,31 +14,40 @@ from PIL import Image, ImageDraw
 
 from owl_jax.demo.scenes import COLORS, SIDE, Clip, Scene, Thing, cell
 
-# Corners of each shape around its centre, in units of its radius; y points down. The shapes cover
-# about the same area, so that size does not distinguish them.
+# Corners of each shape around its centre, in units of its radius; y points down. Areas of shapes
+# differ less than areas of sizes, so that area does not tell shapes apart.
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "circle": tuple(
         (math.cos(2 * math.pi * k / 48), math.sin(2 * math.pi * k / 48)) for k in range(48)
     ),
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
     "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
+    "cross": tuple(
+        (x * sign, y * sign)
+        for sign in (1, -1)
+        for x, y in (
+            *((0.36, 1.04), (0.36, 0.36), (1.04, 0.36)),
+            *((1.04, -0.36), (0.36, -0.36), (0.36, -1.04)),
+        )
+    ),
 }
 
-_RADIUS = 0.385  # in cells: shapes are about three quarters of a cell wide
+_RADII = (0.28, 0.34, 0.4)  # in cells: small, medium and large shapes
+_MARGIN = 0.15  # from a cell's border to a centre: nearer, the place would be ambiguous
+_GAP = 0.06  # between the boxes around two objects, in cells
 _SUPERSAMPLE = 4
 
 
 def render(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """The scene as RGB, size x size pixels; `rng` varies positions, sizes and light slightly."""
+    """The scene as RGB, size x size pixels; `rng` varies positions, sizes and light."""
     backdrop = _sample_backdrop(rng)
-    return _paint([_sample_sprite(thing, rng) for thing in scene], backdrop, size)
+    return _paint(_sample_sprites(rng, [(thing, (0, 0)) for thing in scene]), backdrop, size)
 
 
 def render_clip(clip: Clip, size: int, rng: random.Random, frames: int = 4) -> list[Image.Image]:
     """The clip as `frames` (at least 2) RGB images, evenly spaced, including both ends."""
     backdrop = _sample_backdrop(rng)
-    mover = _sample_sprite(clip.mover, rng)
-    bystander = _sample_sprite(clip.bystander, rng)
+    mover, bystander = _sample_sprites(rng, [(clip.mover, clip.shift), (clip.bystander, (0, 0))])
     rows, columns = clip.shift
     return [
         _paint(
@@ -56,15 +69,72 @@ class _Sprite(NamedTuple):
     radius: float
 
 
-def _sample_sprite(thing: Thing, rng: random.Random) -> _Sprite:
-    row, column = cell(thing.place)
-    return _Sprite(
-        thing.color,
-        thing.shape,
-        x=column + 0.5 + rng.uniform(-0.05, 0.05),
-        y=row + 0.5 + rng.uniform(-0.05, 0.05),
-        radius=_RADIUS * rng.uniform(0.94, 1.06),
+class _Box(NamedTuple):
+    """All that an object covers on its way, in cells."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def _sample_sprites(
+    rng: random.Random, things: Sequence[tuple[Thing, tuple[int, int]]]
+) -> list[_Sprite]:
+    """Draws centres and sizes until no object comes near another.
+
+    About one attempt in ten succeeds for four objects, and more for fewer.
+
+    Args:
+      rng: the random generator.
+      things: each object with its displacement, in rows and columns.
+    """
+    sprites: list[_Sprite] = []
+    boxes: list[_Box] = []
+    while len(sprites) < len(things):
+        thing, shift = things[len(sprites)]
+        sprite = _sample_sprite(thing, shift, rng)
+        box = _box(sprite, shift)
+        if any(_near(box, other) for other in boxes):
+            # Start over: if only this object were drawn again, the last ones would be the smallest.
+            sprites, boxes = [], []
+        else:
+            sprites.append(sprite)
+            boxes.append(box)
+    return sprites
+
+
+def _sample_sprite(thing: Thing, shift: tuple[int, int], rng: random.Random) -> _Sprite:
+    """An object that lies within the picture, before and after its displacement."""
+    radius = rng.choice(_RADII) * rng.uniform(0.95, 1.05)
+    reach = 1.1 * radius  # a bit more than the widest shape has to one side
+
+    def centre(start: int, way: int) -> float:
+        return rng.uniform(
+            max(start + _MARGIN, reach - min(way, 0)),
+            min(start + 1 - _MARGIN, SIDE - reach - max(way, 0)),
+        )
+
+    (row, column), (rows, columns) = cell(thing.place), shift
+    return _Sprite(thing.color, thing.shape, centre(column, columns), centre(row, rows), radius)
+
+
+def _box(sprite: _Sprite, shift: tuple[int, int]) -> _Box:
+    rows, columns = shift
+    xs, ys = zip(*_OUTLINES[sprite.shape], strict=True)
+    return _Box(
+        left=sprite.x + min(xs) * sprite.radius + min(columns, 0),
+        top=sprite.y + min(ys) * sprite.radius + min(rows, 0),
+        right=sprite.x + max(xs) * sprite.radius + max(columns, 0),
+        bottom=sprite.y + max(ys) * sprite.radius + max(rows, 0),
     )
+
+
+def _near(one: _Box, other: _Box) -> bool:
+    """Whether less than the gap separates two boxes, both across and down."""
+    across = max(one.left, other.left) - min(one.right, other.right)
+    down = max(one.top, other.top) - min(one.bottom, other.bottom)
+    return max(across, down) < _GAP
 
 
 def _sample_backdrop(rng: random.Random) -> np.ndarray:

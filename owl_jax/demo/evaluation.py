@@ -1,4 +1,5 @@
-"""Evaluates the demonstration: held-out questions by ability, with and without the pictures."""
+"""Evaluates the demonstration: held-out questions by ability, with and without the pictures, and
+questions outside the training (demo/probes.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 
 import owl_jax
 from owl_jax.demo.answers import accuracy, answer, blind_answers, shuffle_images
+from owl_jax.demo.probes import probes
 from owl_jax.demo.questions import Question, questions
 
 SEED = 2024  # of the held-out questions; training data use another seed
@@ -32,15 +34,23 @@ class Results:
 
 
 def evaluate(before: Path, after: Path, count: int) -> Results:
-    """Evaluates the model after stage 2, and its text abilities before stage 2."""
+    """Evaluates the model after stage 2, and its text abilities before stage 2.
+
+    Args:
+      before: directory of the model before stage 2.
+      after: directory of the model after stage 2.
+      count: questions about one picture; each other kind has a quarter as many, at least one.
+    """
+    quarter = max(count // 4, 1)
     asked = {
         "image": questions("heldout", SEED, count, ["vqa"]),
-        "video": questions("heldout", SEED, max(count // 4, 1), ["video"]),
-        "multi_image": questions("heldout", SEED, max(count // 4, 1), ["two_images"]),
-        "text": questions("heldout", SEED, max(count // 4, 1), ["text_scene", "text_facts"]),
+        "video": questions("heldout", SEED, quarter, ["video"]),
+        "multi_image": questions("heldout", SEED, quarter, ["two_images"]),
+        "text": questions("heldout", SEED, quarter, ["text_scene", "text_facts"]),
     }
+    outside = probes(SEED, quarter)
     owl = owl_jax.load(after, dtype="float32")
-    answers = {kind: answer(owl, items) for kind, items in asked.items()}
+    answers = {kind: answer(owl, items) for kind, items in (asked | outside).items()}
     shuffled = shuffle_images(asked["image"])
     known = questions("train", SEED, BLIND_QUESTIONS, ["vqa"], image_size=24)
     text_owl = owl_jax.load(before, dtype="float32")
@@ -52,12 +62,13 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
         "multi_image_accuracy": accuracy(asked["multi_image"], answers["multi_image"]),
         "text_accuracy_before": accuracy(asked["text"], answer(text_owl, asked["text"])),
         "text_accuracy_after": accuracy(asked["text"], answers["text"]),
-        "questions": sum(map(len, asked.values())),
+        **{f"{kind}_accuracy": accuracy(items, answers[kind]) for kind, items in outside.items()},
+        "questions": sum(map(len, (asked | outside).values())),
         "by_ability": _by_ability(asked, answers),
     }
     examples = [
         AnsweredQuestion(question, given)
-        for kind, items in asked.items()
+        for kind, items in (asked | outside).items()
         for question, given in zip(items[:6], answers[kind], strict=False)
     ]
     return Results(numbers, examples)
@@ -75,7 +86,7 @@ def _by_ability(
 
 def format_table(report: Mapping[str, Any]) -> str:
     """The report's numbers as a text table."""
-    rows = [
+    trained = [
         ("questions about one picture", "image_accuracy"),
         ("  the same, pictures shuffled", "shuffled_accuracy"),
         ("  the best guess without looking", "blind_accuracy"),
@@ -84,7 +95,25 @@ def format_table(report: Mapping[str, Any]) -> str:
         ("text only, before stage 2", "text_accuracy_before"),
         ("text only, after stage 2", "text_accuracy_after"),
     ]
-    lines = [f"{'held-out accuracy':<36}{'right':>8}", "-" * 44]
-    lines += [f"{label:<36}{report[key]:>8.1%}" for label, key in rows]
+    outside = [
+        ("  in other words", "reworded_accuracy"),
+        ('  about "it", after a question', "follow_up_accuracy"),
+        ("  about two pictures, one at a time", "two_turns_accuracy"),
+        ("  about three pictures", "three_images_accuracy"),
+    ]
+
+    def written(rows: list[tuple[str, str]]) -> list[str]:
+        return [f"{label:<36}{report[key]:>8.1%}" for label, key in rows]
+
     times = ", ".join(f"{stage} {s:.0f} s" for stage, s in report["seconds"].items())
-    return "\n".join([*lines, "-" * 44, f"{report['questions']} questions; {times}"])
+    return "\n".join(
+        [
+            f"{'held-out accuracy':<36}{'right':>8}",
+            "-" * 44,
+            *written(trained),
+            "outside the training",
+            *written(outside),
+            "-" * 44,
+            f"{report['questions']} questions; {times}",
+        ]
+    )

@@ -6,12 +6,12 @@ from owl_jax.models.language.llama import LlamaConfig
 from owl_jax.models.lora import LoraConfig
 from owl_jax.models.vision.clip import ClipConfig
 
-# Small enough for two CPU cores (configs/demo). A patch is one cell of the scenes' grid. Position
-# embeddings and queries get a large initial spread, which a short training run could not learn.
+# Small enough for two CPU cores (configs/demo). Position embeddings and queries get a large initial
+# spread, which a short training run could not learn.
 DEMONSTRATION = OwlConfig(
     vision=ClipConfig(
-        image_size=32,
-        patch_size=16,
+        image_size=40,
+        patch_size=8,
         hidden_size=96,
         intermediate_size=192,
         num_layers=2,
@@ -20,7 +20,7 @@ DEMONSTRATION = OwlConfig(
         position_stddev=1.0,
     ),
     connector=AbstractorConfig(
-        num_query_tokens=6,
+        num_query_tokens=8,
         hidden_size=96,
         mlp_size=192,
         num_layers=2,

@@ -18,9 +18,10 @@ QUESTION_KINDS = tuple(kind for kind in KINDS if not kind.endswith(("caption", "
 class Question:
     """One question of an evaluation.
 
-    kind: one of QUESTION_KINDS. ability: colour, shape, count, position, comparison, two_images,
-    video, math or facts. prompt_text: in the original's format, up to the last "AI: ". images: RGB
-    images in reading order. videos: lists of RGB frames.
+    kind: one of QUESTION_KINDS or of demo/probes.py. ability: colour, shape, count, position,
+    comparison, two_images, video, math or facts; for some probes, their kind. prompt_text: in the
+    original's format, up to the last "AI: ". images: RGB images in reading order. videos: lists of
+    RGB frames.
     """
 
     kind: str
@@ -55,19 +56,22 @@ def questions(
             dialogue = Dialogue((), (pools[kind][round_number % len(pools[kind])],))
         else:
             dialogue = compose(kind, rng, split, turns=1)
-        (turn,) = dialogue.turns
-        result.append(
-            Question(
-                kind=kind,
-                ability=turn.ability,
-                question=turn.question,
-                prompt_text=write(dialogue).removesuffix(turn.answer),
-                answer=turn.answer,
-                images=[render(scene, image_size, rng) for scene in dialogue.scenes],
-                videos=[render_clip(clip, image_size, rng) for clip in dialogue.clips],
-            )
-        )
+        result.append(make_question(kind, dialogue, image_size, rng))
     return result
+
+
+def make_question(kind: str, dialogue: Dialogue, image_size: int, rng: random.Random) -> Question:
+    """The last question of a dialogue; `rng` draws the pictures."""
+    turn = dialogue.turns[-1]
+    return Question(
+        kind=kind,
+        ability=turn.ability,
+        question=turn.question,
+        prompt_text=write(dialogue).removesuffix(turn.answer),
+        answer=turn.answer,
+        images=[render(scene, image_size, rng) for scene in dialogue.scenes],
+        videos=[render_clip(clip, image_size, rng) for clip in dialogue.clips],
+    )
 
 
 def normalize_answer(text: str) -> str:

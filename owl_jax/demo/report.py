@@ -23,6 +23,14 @@ _KINDS = {
     "text": "Text only",
 }
 
+# Titles for the kinds of demo/probes.py.
+_OUTSIDE = {
+    "reworded": "In other words",
+    "follow_up": 'About "it", after a question',
+    "two_turns": "About two pictures, one at a time",
+    "three_images": "About three pictures",
+}
+
 
 def write_report(
     path: Path,
@@ -42,7 +50,7 @@ def write_report(
     seconds = report["seconds"]
     by_kind = {
         title: [_example(item) for item in examples if _kind(item.question) == kind]
-        for kind, title in _KINDS.items()
+        for kind, title in (_KINDS | _OUTSIDE).items()
     }
     page = render(
         __package__,
@@ -50,6 +58,7 @@ def write_report(
         title="A small mPLUG-Owl, trained from scratch",
         report=report,
         headline=_headline(report),
+        outside=[Share(title, report[f"{kind}_accuracy"]) for kind, title in _OUTSIDE.items()],
         losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
         seconds={
             name: _duration(value)
@@ -88,13 +97,15 @@ def _abilities(by_ability: Mapping[str, float]) -> dict[str, list[Share]]:
 
 
 def _kind(question: Question) -> str:
+    if question.kind in _OUTSIDE:
+        return question.kind
     if question.videos:
         return "video"
     return ("text", "image", "multi_image")[min(len(question.images), 2)]
 
 
 def _example(item: AnsweredQuestion) -> dict[str, Any]:
-    """A question, the text before it, the model's answer, and whether that is right."""
+    """A question, what was said before it, the model's answer, and whether that is right."""
     question = item.question
     return {
         "question": question,
@@ -105,7 +116,7 @@ def _example(item: AnsweredQuestion) -> dict[str, Any]:
 
 
 def _context_lines(question: Question) -> list[str]:
-    """The human's lines before the question, without media markers."""
-    lines = question.prompt_text.splitlines()
-    said = [line.removeprefix("Human: ") for line in lines if line.startswith("Human: ")]
-    return [line for line in said[:-1] if line not in (IMAGE_TOKEN, VIDEO_TOKEN)]
+    """The lines before the question, without the system's and media markers."""
+    _, *lines = question.prompt_text.splitlines()
+    said = [line.removeprefix("Human: ").removeprefix("AI: ") for line in lines[:-2]]
+    return [line for line in said if line not in (IMAGE_TOKEN, VIDEO_TOKEN)]

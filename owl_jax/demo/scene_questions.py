@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from owl_jax.demo.scenes import COLORS, PLACES, SHAPES, Clip, Scene, cell
 
-_ORDINALS = ("first", "second")
+ORDINALS = ("first", "second", "third")  # of pictures
 
 
 class Turn(NamedTuple):
@@ -135,12 +135,12 @@ def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
     # Prefers a place that is occupied in both pictures, so that the picture's number matters.
     taken = {thing.place for thing in other}
     thing = rng.choice([thing for thing in chosen if thing.place in taken] or chosen)
-    image = f"{_ORDINALS[which]} image"
+    image = f"{ORDINALS[which]} image"
     what = f"object at {PLACES[thing.place]} in the {image}"
     match rng.randrange(5):
         case 0:
             first, second = map(len, scenes)
-            answer = "neither" if first == second else f"the {_ORDINALS[second > first]}"
+            answer = "neither" if first == second else f"the {ORDINALS[second > first]}"
             reason = f"The first image has {first} and the second image has {second}"
             return "Which image has more objects?", f"{reason}, so {answer}."
         case 1:
@@ -159,7 +159,7 @@ def _ask_two(rng: random.Random, scenes: tuple[Scene, Scene]) -> Asked:
             if not all(shapes.values()):
                 return None
             shape = rng.choice(shapes[truth])
-            reason = f"The number of {shape}s is {one[shape]} and {two[shape]}"
+            reason = f"The number of {SHAPES[shape]} is {one[shape]} and {two[shape]}"
             return f"Do both images have a {shape}?", f"{reason}, so {truth}."
 
 
@@ -169,7 +169,7 @@ def _counts(rng: random.Random, scene: Scene) -> dict[str, int]:
         colors = Counter(thing.color for thing in scene)
         return {f"{color} objects": colors[color] for color in COLORS}
     shapes = Counter(thing.shape for thing in scene)
-    return {f"{shape}s": shapes[shape] for shape in SHAPES}
+    return {plural: shapes[shape] for shape, plural in SHAPES.items()}
 
 
 def _yes_or_no(truth: bool) -> str:

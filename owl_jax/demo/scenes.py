@@ -1,7 +1,10 @@
 """Scenes of the toy world: their objects, splits and captions.
 
-A scene is one to three coloured shapes on a 2 x 2 grid of places, at most one at a place. A clip is
-a short video in which one object moves along a row or a column, and another rests beside its path.
+A scene is one to four coloured shapes in four places, the quarters of the picture, with at most one
+at a place. It does not say where in its quarter a shape lies, nor its size: owl_jax/demo/drawing.py
+draws both. A clip is a short video in which one object moves along a row or a column, and another
+rests beside its path.
+
 All randomness comes from the generator that is passed in.
 
 The split depends on the scene only: a stable hash of its objects and places holds out a tenth of
@@ -26,9 +29,13 @@ COLORS = {
     "yellow": (252, 208, 44),
 }
 
-SHAPES = ("circle", "square", "triangle")
+SHAPES = {  # with their plurals
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+}
 
-MAX_THINGS = 3
+COUNTS = {1: 2, 2: 4, 3: 3, 4: 1}  # the number of objects, with weights
 _BUCKETS = 10
 
 
@@ -93,11 +100,15 @@ def caption(scene: Sequence[Thing]) -> str:
     return ", ".join(f"{PLACES[thing.place]} {thing.name}" for thing in scene) + "."
 
 
-def listing(scene: Scene) -> str:
-    """The scene by colour and shape: "red circle is at top left, blue square is at top right."."""
-    colors = tuple(COLORS)
-    things = sorted(scene, key=lambda t: (colors.index(t.color), SHAPES.index(t.shape)))
-    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in things) + "."
+def listing(scene: Sequence[Thing]) -> str:
+    """The whole scene, objects first: "red circle is at top left, blue square is at top right."."""
+    return ", ".join(f"{thing.name} is at {PLACES[thing.place]}" for thing in scene) + "."
+
+
+def by_name(scene: Scene) -> Scene:
+    """The objects in the order of COLORS, then of SHAPES."""
+    colors, shapes = tuple(COLORS), tuple(SHAPES)
+    return tuple(sorted(scene, key=lambda t: (colors.index(t.color), shapes.index(t.shape))))
 
 
 def clip_caption(clip: Clip) -> str:
@@ -109,9 +120,9 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split; the number of objects, their places and each object are uniform."""
-    # Drawn outside the loop, so that the number is uniform in both splits.
-    count = rng.randint(1, MAX_THINGS)
+    """A scene of the split; the number of objects is as COUNTS says; scenes of a number are uniform."""
+    # Drawn outside the loop, so that the number is distributed alike in both splits.
+    (count,) = rng.choices(tuple(COUNTS), tuple(COUNTS.values()))
     while True:
         places = sorted(rng.sample(range(len(PLACES)), count))
         scene = tuple(_sample_thing(rng, place) for place in places)
@@ -120,7 +131,7 @@ def sample_scene(rng: random.Random, split: str) -> Scene:
 
 
 def sample_clip(rng: random.Random, split: str) -> Clip:
-    """A clip of the split."""
+    """A clip of the split; all are equally likely."""
     while True:
         start, stop = rng.sample(range(len(PLACES)), 2)
         (row, column), (stop_row, stop_column) = cell(start), cell(stop)
@@ -144,4 +155,4 @@ def cell(place: int) -> tuple[int, int]:
 
 
 def _sample_thing(rng: random.Random, place: int) -> Thing:
-    return Thing(place, rng.choice(tuple(COLORS)), rng.choice(SHAPES))
+    return Thing(place, rng.choice(tuple(COLORS)), rng.choice(tuple(SHAPES)))

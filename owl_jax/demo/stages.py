@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,6 +19,7 @@ def train_stage(
     workdir: Path,
     init: Mapping[str, Path],
     scale: float = 1.0,
+    seed: int = 0,
     change: Callable[[ConfigDict], None] = lambda config: None,
 ) -> Path:
     """Trains the config of `config_file`, writing to `workdir`; returns the model's directory.
@@ -25,7 +27,8 @@ def train_stage(
     Args:
       init: model directories that initialise subtrees of the parameters, instead of the config's.
       scale: multiplies the steps.
-      change: edits the config before it is used.
+      seed: draws the initial weights, the examples and their order.
+      change: edits the config before steps and seeds are set.
 
     Raises UserError as `training.loop.train` does, for a missing file, and for a scale that is not
     positive.
@@ -36,6 +39,10 @@ def train_stage(
         raise UserError(f"--scale={scale}: expected a number above 0")
     config = runpy.run_path(str(config_file))["get_config"]()
     change(config)
+    config.seed = seed
+    config.data.mixture = tuple(
+        (replace(source, seed=seed), *rest) for source, *rest in config.data.mixture
+    )
     config.export = "orbax"
     config.steps = max(round(config.steps * scale), 2)
     for recipe in config.recipes.values():

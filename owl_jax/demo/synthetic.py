@@ -2,14 +2,15 @@
 
 Kinds of examples, multimodal or text-only:
 
-    caption          a picture and its exhaustive caption
+    caption          a picture and its exhaustive caption, by place
     vqa              a picture, several questions: colour, shape, count, position, comparison
     two_images       two pictures, several questions that need both or name one of them
     video            four frames of one moving object, several questions
     video_caption    four frames and their caption
     text_scene, text_two_images, text_video   the same questions about a scene described in words
     text_caption     a caption as the answer, without a scene
-    text_description a description of a scene, repeated as the answer
+    text_description a scene told in words, then told again by place, by colour or both; a fifth
+                     of them are clips
     text_math        additions and subtractions
     text_facts       a closed list of general facts
 

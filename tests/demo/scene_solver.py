@@ -4,34 +4,67 @@ It knows nothing of the generator: it composes the whole answer itself, reasons 
 """
 
 import re
+from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from owl_jax.demo.scenes import COLORS, PLACES, SHAPES, Thing
 from owl_jax.text.turns import SYSTEM
 
+SINGULARS = {
+    "circles": "circle",
+    "squares": "square",
+    "triangles": "triangle",
+    "crosses": "cross",
+    "objects": "object",
+}
+
+
+class Blob(NamedTuple):
+    """A connected region of one colour; mask: its pixels in its box, which rows and columns cut."""
+
+    color: str
+    mask: np.ndarray
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self):
+        """A square fills its box and a circle most of it; a triangle is heavier below."""
+        fill = self.mask.mean()
+        if fill > 0.68:
+            return "square" if fill > 0.9 else "circle"
+        lower = self.mask[self.mask.shape[0] // 2 :].sum() / self.mask.sum()
+        return "triangle" if lower > 0.65 else "cross"
+
+    @property
+    def centre(self):
+        """Row and column, in pixels."""
+        return tuple((cut.start + cut.stop) / 2 for cut in (self.rows, self.columns))
+
+
+def blobs(image):
+    """The connected regions of the objects' colours, also those that touch only at corners."""
+    pixels = np.asarray(image, np.float64)
+    found = []
+    for color, rgb in COLORS.items():
+        near = np.linalg.norm(pixels - np.array(rgb), axis=-1) < 60
+        labels, _ = ndimage.label(near, np.ones((3, 3)))
+        for number, cut in enumerate(ndimage.find_objects(labels), start=1):
+            found.append(Blob(color, labels[cut] == number, *cut))
+    return found
+
 
 def scene_in_pixels(image):
     """The objects in a picture, read from its pixels."""
-    pixels = np.asarray(image, np.float64)
-    cell = pixels.shape[0] // 2
+    half = image.height / 2
     scene = []
-    for place in range(4):
-        row, column = divmod(place, 2)
-        patch = pixels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
-        distance = {
-            color: np.linalg.norm(patch - np.array(rgb), axis=-1) for color, rgb in COLORS.items()
-        }
-        color = min(distance, key=lambda name: distance[name][cell // 2, cell // 2])
-        if distance[color][cell // 2, cell // 2] > 30:
-            continue
-        mask = distance[color] < 60
-        rows, columns = np.nonzero(mask)
-        box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        full = box.mean()
-        shape = "square" if full > 0.9 else "circle" if full > 0.65 else "triangle"
-        scene.append(Thing(place, color, shape))
-    return tuple(scene)
+    for blob in blobs(image):
+        row, column = (int(along >= half) for along in blob.centre)
+        scene.append(Thing(2 * row + column, blob.color, blob.shape))
+    assert len({thing.place for thing in scene}) == len(scene)
+    return tuple(sorted(scene))
 
 
 def scene_in_words(words):
@@ -79,7 +112,7 @@ def only(values):
 def members(scene, words):
     """The objects that "red objects", "circles", "red circle" or "object at top left" means."""
     what, _, place = words.partition(" at ")
-    named = {word.removesuffix("s") for word in what.split()} - {"object"}
+    named = {SINGULARS.get(word, word) for word in what.split()} - {"object"}
     assert named <= {*COLORS, *SHAPES} and place in ("", *PLACES)
     return [
         thing for thing in scene if named <= set(thing[1:]) and place in ("", PLACES[thing.place])
@@ -130,11 +163,18 @@ def solve_two(question, scenes):
         return f"The first image has {first} and the second image has {second}, so {more}."
     if found := re.fullmatch(r"Do both images have a (.*)\?", question):
         one, two = (len(members(scene, found[1])) for scene in scenes)
-        return f"The number of {found[1]}s is {one} and {two}, so {'yes' if one and two else 'no'}."
+        many = only(plural for plural, single in SINGULARS.items() if single == found[1])
+        return f"The number of {many} is {one} and {two}, so {'yes' if one and two else 'no'}."
     if found := re.fullmatch(r"How many objects does the (first|second) image have\?", question):
         return f"The {found[1]} image has {first if found[1] == 'first' else second}."
-    found = re.fullmatch(r"(.* is the object at .*) in the (first|second) image\?", question)
-    answer = solve_scene(f"{found[1]}?", scenes[found[2] == "second"])
+    return solve_one_of(question, scenes)
+
+
+def solve_one_of(question, scenes):
+    """A question about an object at a place in one of the pictures."""
+    ordinal = r"(.* is the object at .*) in the (first|second|third) image\?"
+    found = re.fullmatch(ordinal, question)
+    answer = solve_scene(f"{found[1]}?", scenes[("first", "second", "third").index(found[2])])
     return answer.replace(" is ", f" in the {found[2]} image is ")
 
 

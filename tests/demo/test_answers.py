@@ -1,21 +1,26 @@
 """Asking and scoring; the model is tiny and its weights are random, so its answers are babble."""
 
 import dataclasses
+import io
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 import owl_jax
 from owl_jax.demo.answers import (
     MAX_ANSWER_TOKENS,
-    _asked,
+    _asking,
     accuracy,
     answer,
     blind_answers,
     shuffle_images,
 )
-from owl_jax.demo.questions import Question, questions
-from owl_jax.evaluation.prompts import Asking, tokenize
+from owl_jax.demo.evaluation import evaluate, format_table
+from owl_jax.demo.probes import probes
+from owl_jax.demo.questions import Question, normalize_answer, questions
+from owl_jax.evaluation.prompts import tokenize
 from owl_jax.inference.arguments import NUM_FRAMES
 from owl_jax.text.conversation import tokenize_prompt
 
@@ -23,13 +28,18 @@ KINDS = ("video", "vqa", "text_math", "two_images", "vqa", "text_facts")
 
 
 @pytest.fixture(scope="module")
-def owl(tmp_path_factory):
+def directory(tmp_path_factory):
     config = dataclasses.replace(
         tiny.CONFIG,
         vision=dataclasses.replace(tiny.CONFIG.vision, temporal=True),
         connector=dataclasses.replace(tiny.CONFIG.connector, temporal=True),
+        llm=dataclasses.replace(tiny.CONFIG.llm, max_positions=320),
     )
-    directory = tiny.write_model(tmp_path_factory.mktemp("models") / "tiny", config)
+    return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny", config)
+
+
+@pytest.fixture(scope="module")
+def owl(directory):
     return owl_jax.load(directory, "float32")
 
 
@@ -83,11 +93,67 @@ def test_answers_are_in_the_order_of_the_questions(owl, asked, answers):
 
 
 def test_questions_are_asked_in_the_words_of_the_training_data(owl, asked):
-    for question in asked:
-        found = tokenize(owl, Asking("a", _asked(question)), "generate", NUM_FRAMES)
+    multi_turn = [question for some in probes(3, 2, image_size=28).values() for question in some]
+    for question in [*asked, *multi_turn]:
+        found = tokenize(owl, _asking("a", question), "generate", NUM_FRAMES)
         lengths = owl.config.media_lengths(NUM_FRAMES)
         written = tokenize_prompt(question.prompt_text, owl.tokenizer, lengths, as_trained=True)
         assert (found.ids == written).all()
+
+
+def test_earlier_turns_are_history_with_their_own_pictures():
+    for kind, some in probes(3, 2, image_size=28).items():
+        for question in some:
+            asking = _asking("a", question)
+            assert asking.id == "a" and asking.question.parts[-1] == question.question
+            turns = [*(turn for turn, _ in asking.history), asking.question]
+            media = [[p for p in turn.parts if not isinstance(p, str)] for turn in turns]
+            expected = {
+                "reworded": [1],
+                "follow_up": [1, 0],
+                "two_turns": [1, 1],
+                "three_images": [3],
+            }
+            assert list(map(len, media)) == expected[kind]
+            shown = [Image.open(io.BytesIO(medium.source)) for some in media for medium in some]
+            assert [np.asarray(image).tolist() for image in shown] == [
+                np.asarray(image).tolist() for image in question.images
+            ]
+            said = question.prompt_text.split("\nAI: ")[1:-1]
+            given = [line.split("\n")[0] for line in said]
+            assert [answer for _, answer in asking.history] == given
+
+
+def test_evaluation_asks_the_probes_and_reports_them_apart(directory, monkeypatch):
+    monkeypatch.setattr("owl_jax.demo.evaluation.BLIND_QUESTIONS", 40)
+    results = evaluate(directory, directory, 4)
+    outside = ("reworded", "follow_up", "two_turns", "three_images")
+    kinds = ("image", "shuffled", "blind", "video", "multi_image", *outside)
+    assert set(results.numbers) == {
+        *(f"{kind}_accuracy" for kind in kinds),
+        *("text_accuracy_before", "text_accuracy_after", "questions", "by_ability"),
+    }
+    assert results.numbers["questions"] == len(results.examples) == 4 + 3 + 4
+    assert not any(name.startswith(outside) for name in results.numbers["by_ability"])
+    for kind in outside:
+        (example,) = (item for item in results.examples if item.question.kind == kind)
+        right = normalize_answer(example.answer) == normalize_answer(example.question.answer)
+        assert results.numbers[f"{kind}_accuracy"] == right
+
+
+def test_the_table_has_the_probes_under_a_line_of_their_own():
+    keys = ("image", "shuffled", "blind", "multi_image", "video")
+    probed = ("reworded", "follow_up", "two_turns", "three_images")
+    report = {f"{key}_accuracy": number / 100 for number, key in enumerate([*keys, *probed], 11)}
+    report |= {"text_accuracy_before": 0.31, "text_accuracy_after": 0.32}
+    lines = format_table(report | {"questions": 7, "seconds": {"stage0": 2.4}}).split("\n")
+    line = lines.index("outside the training")
+    shares = ["16.0%", "17.0%", "18.0%", "19.0%"]
+    assert [row.split()[-1] for row in lines[line + 1 : line + 5]] == shares
+    shares = ["11.0%", "12.0%", "13.0%", "14.0%", "15.0%", "31.0%", "32.0%"]
+    assert [row.split()[-1] for row in lines[2:line]] == shares
+    assert all(len(row) == 44 for row in [*lines[:line], *lines[line + 1 : -1]])
+    assert lines[-1] == "7 questions; stage0 2 s"
 
 
 def test_pictures_and_their_order_matter(owl, asked, answers):

@@ -12,8 +12,10 @@ from html_page import Page
 from PIL import Image
 
 from owl_jax.demo.evaluation import AnsweredQuestion
+from owl_jax.demo.probes import probes
 from owl_jax.demo.questions import questions
 from owl_jax.demo.report import write_report
+from owl_jax.text.turns import SYSTEM
 
 REPORT = {
     "image_accuracy": 0.913,
@@ -23,6 +25,10 @@ REPORT = {
     "multi_image_accuracy": 0.715,
     "text_accuracy_before": 0.805,
     "text_accuracy_after": 0.812,
+    "reworded_accuracy": 0.107,
+    "follow_up_accuracy": 0.216,
+    "two_turns_accuracy": 0.325,
+    "three_images_accuracy": 0.434,
     "questions": 1875,
     "by_ability": {"image: count": 0.881, "image: <shape>": 1.0, "multi_image: two_images": 0.715},
     "seconds": {"stage0": 59.6, "stage1": 121.0, "evaluation": 4.2},
@@ -68,6 +74,10 @@ def test_accuracies_abilities_and_times(tmp_path, stages):
         ("Questions about a video", "84.0%"),
         ("Text only, before stage 2", "80.5%"),
         ("Text only, after stage 2", "81.2%"),
+        ("In other words", "10.7%"),
+        ('About "it", after a question', "21.6%"),
+        ("About two pictures, one at a time", "32.5%"),
+        ("About three pictures", "43.4%"),
         ("One picture count", "88.1%"),
         ("<shape>", "100.0%"),
         ("Two pictures two images", "71.5%"),
@@ -83,7 +93,8 @@ def test_bars_are_as_long_as_their_shares(tmp_path):
     styles = [tag.get("style", "") for tag in Page(tmp_path / "report.html").all("div")]
     widths = [style for style in styles if style.startswith("width:")]
     assert widths[:3] == ["width:91.3%", "width:40.2%", "width:42.1%"]
-    assert len(widths) == 7 + 3
+    assert widths[7:11] == ["width:10.7%", "width:21.6%", "width:32.5%", "width:43.4%"]
+    assert len(widths) == 7 + 4 + 3
 
 
 def test_nothing_is_fetched(tmp_path, stages):
@@ -155,11 +166,36 @@ def test_what_the_words_told_before_the_question_is_shown(tmp_path):
     assert "Human:" not in text and "<image>" not in text
 
 
+def test_probes_are_groups_of_their_own_with_what_was_said_before(tmp_path):
+    asked = {kind: question for kind, (question,) in probes(5, 1, image_size=24).items()}
+    examples = [AnsweredQuestion(question, "x") for question in asked.values()]
+    write_report(tmp_path / "report.html", REPORT, examples, [])
+    page = Page(tmp_path / "report.html")
+    titles = page.within("h3")[-4:]
+    assert titles == [
+        "In other words",
+        'About "it", after a question',
+        "About two pictures, one at a time",
+        "About three pictures",
+    ]
+    for title, (kind, question) in zip(titles, asked.items(), strict=True):
+        said = ""
+        if kind in ("follow_up", "two_turns"):
+            first = re.search("Human: ([^<\n]+)\nAI: (.+)", question.prompt_text)
+            said = f"{first[1]} {first[2]} "
+        assert f"{title} {said}{question.question} Answer: x ✗ wrong" in page.text
+    assert len(page.all("img")) == 1 + 1 + 2 + 3
+    assert "Outside the training" in page.within("h2")
+
+
 def test_all_text_is_escaped(tmp_path):
     (question,) = ask("vqa")
     bad = '<script>alert("&amp;")</script>'
     nasty = dataclasses.replace(
-        question, question=bad, answer=bad, prompt_text=f"Human: {bad}\nHuman: {bad}\nAI: "
+        question,
+        question=bad,
+        answer=bad,
+        prompt_text=f"{SYSTEM}\nHuman: {bad}\nHuman: {bad}\nAI: ",
     )
     report = REPORT | {"model": bad, "seconds": {bad: 1.0}, "by_ability": {f"text: {bad}": 0.5}}
     write_report(
