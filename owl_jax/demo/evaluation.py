@@ -33,12 +33,7 @@ class Results:
 
 def evaluate(before: Path, after: Path, count: int) -> Results:
     """Evaluates the model after stage 2, and its text abilities before stage 2."""
-    asked = {
-        "image": questions("heldout", SEED, count, ["vqa"]),
-        "video": questions("heldout", SEED, max(count // 4, 1), ["video"]),
-        "multi_image": questions("heldout", SEED, max(count // 4, 1), ["two_images"]),
-        "text": questions("heldout", SEED, max(count // 4, 1), ["text_scene", "text_facts"]),
-    }
+    asked = held_out_questions(count)
     owl = owl_jax.load(after, dtype="float32")
     answers = {kind: answer(owl, items) for kind, items in asked.items()}
     shuffled = shuffle_images(asked["image"])
@@ -61,6 +56,17 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
         for question, given in zip(items[:6], answers[kind], strict=False)
     ]
     return Results(numbers, examples)
+
+
+def held_out_questions(count: int) -> dict[str, list[Question]]:
+    """`count` questions about single pictures, and a quarter as many of each other kind."""
+    fewer = max(count // 4, 1)
+    return {
+        "image": questions("heldout", SEED, count, ["vqa"]),
+        "video": questions("heldout", SEED, fewer, ["video"]),
+        "multi_image": questions("heldout", SEED, fewer, ["two_images"]),
+        "text": questions("heldout", SEED, fewer, ["text_scene", "text_facts"]),
+    }
 
 
 def _by_ability(

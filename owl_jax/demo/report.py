@@ -50,7 +50,7 @@ def write_report(
         title="A small mPLUG-Owl, trained from scratch",
         report=report,
         headline=_headline(report),
-        losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
+        losses=[loss_chart(f"Loss in {stage.name}", {"loss": stage}) for stage in stage_dirs],
         seconds={
             name: _duration(value)
             for name, value in [*seconds.items(), ("total", sum(seconds.values()))]
