@@ -204,13 +204,11 @@ def test_dots_stand_at_their_values_in_their_rows():
     assert list(beside) == ["a &lt;1&gt;", "b"] and "percent" in below
 
     def dot(name):
-        group = re.search(
-            rf"<title>{re.escape(html.escape(name))}</title>(?:(?!</g>).)*"
-            r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)"',
-            chart.svg.replace("</defs>\n", "").replace("<g clip-path", "<g"),
-            re.DOTALL,
+        title = re.escape(html.escape(name))
+        found = re.search(
+            rf'<title>{title}</title>.*?<use [^>]* x="([\d.]+)" y="([\d.]+)"', chart.svg, re.DOTALL
         )
-        return tuple(map(float, group.groups()))
+        return tuple(map(float, found.groups()))
 
     tenth = (below["100"] - below["0"]) / 10
     for name, value in (("a <1>: x & y 20, 10 to 40", 2), ("b: z 100, 90 to 100", 10)):

@@ -89,8 +89,8 @@ def test_a_drawing_as_a_file_of_its_own():
     assert [named[name] for name in root.get("aria-labelledby").split()] == ["<i>", CHART.words]
     style = root.findtext(f"{svg}style")
     light, dark = style.split("prefers-color-scheme: dark")
-    for color in set(re.findall(r"var(\(--[\w-]+\))", file)):
-        assert color[1:-1] + ": #" in light and color[1:-1] + ": #" in dark
+    for color in set(re.findall(r"var\((--[\w-]+)\)", file)):
+        assert f"{color}: #" in light and f"{color}: #" in dark
     assert root.find(f"{svg}svg").get("viewBox") == "0 0 360 220"
 
 
