@@ -83,9 +83,9 @@ def interval_over_runs(
     """The percentile interval of the mean score of several training runs on the same items.
 
     Each draw takes runs with replacement, and groups of items with replacement for all of these
-    runs at once, since the runs share the items (Owen 2007, "The pigeonhole bootstrap"). Few runs
-    have few draws: of three, the interval is a rough one. For the paired difference of two models,
-    pass the difference of their scores.
+    runs at once, since the runs share the items (Owen 2007, "The pigeonhole bootstrap"). This
+    understates the variance between R runs by 1/R. For the paired difference of two models, pass
+    the difference of their scores.
 
     Args:
       scores: float[R, I], of R runs on I items.
