@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test processes parity aot lint bench soak
+.PHONY: help setup demo ablation test processes parity aot lint wheel package bench soak
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,13 @@ lint: .venv/installed-dev  ## style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+wheel: .venv/installed-dev  ## dist/: a source distribution, and a wheel built from it
+	@rm -rf dist
+	@$(RUN) -m build
+
+package: wheel  ## install the wheel in an empty environment and use it there
+	@PYTHON=$(PYTHON) bash .ci/package
 
 # Names that begin with an underscore are imported by the others.
 bench: .venv/installed-test  ## side-by-side timings of benchmarks/

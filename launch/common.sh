@@ -105,16 +105,19 @@ needs_training() {
     [[ $workdir != *://* ]] || wrong "--workdir=$workdir: expected a folder; $mount"
 }
 
+# Whether the run's config is the name of one that ships, such as stage2 (owl_jax/shipped.py).
+config_ships() { [[ -f $REPOSITORY/configs/${config%%:*}.py ]]; }
+
 # Checks that the run's config file exists.
 config_is_here() {
     local file=${config%%:*} # the rest is get_config's argument
-    (cd "$REPOSITORY" && [[ -f $file ]]) ||
+    (cd "$REPOSITORY" && [[ -f $file ]]) || config_ships ||
         wrong "--config=$file: no such file; relative paths start at $REPOSITORY"
 }
 
 # The same for a run on a copy of this folder. Absolute paths are on the hosts, so not checked.
 config_is_copied() {
-    [[ $config != /* ]] || return 0
+    if [[ $config == /* ]] || config_ships; then return; fi
     [[ $config =~ ^(\./)?(owl_jax|configs)/ ]] ||
         wrong "--config=$config: put it into configs/, which is copied, or give an absolute path on the hosts"
     config_is_here

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from owl_jax.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from owl_jax.inference.api import Owl
-
-__version__ = "0.1.0"
 
 
 def load(

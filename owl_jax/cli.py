@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,11 +29,13 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from owl_jax import streams
+from owl_jax import shipped, streams
+from owl_jax.command_names import as_called
 from owl_jax.errors import Ended, UserError, capped, disk_full, one_line, printable, shown
 from owl_jax.files import as_typed
 from owl_jax.former_keys import replacement_of
 from owl_jax.python_file import call_in_file
+from owl_jax.version import __version__
 
 # Otherwise the config flag would belong to this module, and a command's --help would not show it.
 flags.disclaim_key_flags()
@@ -57,12 +59,14 @@ def define_config_flag() -> flags.FlagHolder[ConfigDict]:
     """Defines the required flag --config=FILE[:ARGUMENT] with --config.KEY=VALUE overrides.
 
     The file defines get_config(), which returns an ml_collections.ConfigDict and receives the
-    argument if there is one. The config is locked: only existing keys can be overridden.
+    argument if there is one. NAME[:ARGUMENT] is a config that ships with owl_jax (shipped.py),
+    unless there is a file of that name. The config is locked: only existing keys can be overridden.
     """
     _with_flag_files(sys.argv[1:])  # reports a bad --flagfile, which the definition reads
     flag = config_flags.DEFINE_config_file(
         "config",
-        help_string="a Python file with get_config(); --config.KEY=VALUE overrides one of its keys",
+        help_string="a Python file with get_config(), or the name of a config that ships, such as "
+        "stage2; --config.KEY=VALUE overrides one of its keys",
     )
     flags.mark_flag_as_required("config")
     return flag
@@ -188,8 +192,11 @@ def _leave_the_others(status: int) -> NoReturn:
 
 def _parse_flags(argv: list[str], groups: Groups | None = None) -> list[str]:
     given = _with_flag_files(argv[1:])
-    if groups and {"--help", "-help", "--helpshort", "-helpshort"} & set(given):
-        print(_grouped_help(groups))
+    if {"--version", "-version"} & set(given):
+        print(f"owl_jax {__version__}")
+        sys.exit(0)
+    if {"--help", "-help", "--helpshort", "-helpshort"} & set(given):
+        print(_help(groups or {"flags": flags.FLAGS.get_key_flags_for_module(argv[0])}))
         sys.exit(0)
     if "config" in flags.FLAGS:
         given = _check_config(given)
@@ -215,16 +222,17 @@ def _parse_flags(argv: list[str], groups: Groups | None = None) -> list[str]:
     return rest
 
 
-def _grouped_help(groups: Groups) -> str:
+def _help(groups: Mapping[str, Iterable[flags.FlagHolder[Any] | flags.Flag]]) -> str:
     """The command's docstring, and its flags by group."""
-    lines = [(sys.modules["__main__"].__doc__ or "").strip()]
-    for heading, holders in groups.items():
+    lines = [as_called(sys.modules["__main__"].__doc__ or "").strip()]
+    for heading, members in groups.items():
         lines += ["", f"{heading}:"]
-        for holder in holders:
-            flag = flags.FLAGS[holder.name]
+        for member in members:
+            flag = flags.FLAGS[member.name]
             default = "" if flag.default in (None, [], False) else f" (default: {flag.default})"
             repeats = ";\n    repeat this option to specify a list of values"
-            text = f"--{flag.name}: {str(flag.help).removesuffix(repeats)}{default}"
+            name = f"[no]{flag.name}" if flag.default is True else flag.name
+            text = f"--{name}: {str(flag.help).removesuffix(repeats)}{default}"
             lines.append(flags.text_wrap(text, indent="      ", firstline_indent="  "))
     return "\n".join(lines)
 
@@ -355,17 +363,24 @@ def _check_config(arguments: list[str]) -> list[str]:
 
 
 def _config_file(source: str) -> str:
-    """FILE[:ARGUMENT] with FILE expanded."""
+    """FILE[:ARGUMENT] with FILE expanded, or with the file of a config that ships for its name."""
     scheme = source[:5] if source[:5].lower() == "file:" else ""
     path, colon, parameter = source[len(scheme) :].partition(":")
-    return f"{as_typed(scheme + path)}{colon}{parameter}"
+    path = as_typed(scheme + path)
+    if not Path(path).is_file():
+        path = shipped.config_file(path) or path
+    return f"{path}{colon}{parameter}"
 
 
 def _load_config(path: str, parameter: str) -> ConfigDict:
     if not Path(path).is_file():
-        near = Path("configs") / path
-        hint = f"did you mean --config={near}?" if near.is_file() else "give --config=FILE"
-        raise UserError(f"config file {shown(path, 200)} does not exist; {hint}")
+        local = Path("configs") / path
+        near = local if local.is_file() else shipped.nearest_name(path)
+        hint = f"did you mean --config={near}? Or give" if near else "give"
+        raise UserError(
+            f"config file {shown(path, 200)} does not exist; {hint} --config=FILE, or the name of "
+            f"a config that ships with owl_jax: {', '.join(shipped.config_names())}"
+        )
     config = call_in_file(path, "get_config", parameter, "config file")
     if not isinstance(config, ConfigDict):
         raise UserError(

@@ -1,11 +1,11 @@
 """Compiles a program for a TPU without having one; reports memory, FLOPs and collectives.
 
-    python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8
-    python -m owl_jax.compile --config=configs/stage2.py --topology=v5e:8x8 --quick
-    python -m owl_jax.compile --config=configs/stage1.py --topology=v5e:2x4 --program=decode \\
+    python -m owl_jax.compile --config=stage2 --topology=v5e:8x8
+    python -m owl_jax.compile --config=stage2 --topology=v5e:8x8 --quick
+    python -m owl_jax.compile --config=stage1 --topology=v5e:2x4 --program=decode \\
         --config.batch_size=32 --config.mesh.fsdp=1 --config.mesh.tensor=-1
 
-Needs no TPU, weights or data, only the TPU compiler: pip install --editable '.[tpu]'. Files that
+Needs no TPU, weights or data, only the TPU compiler: pip install 'owl_jax[tpu]'. Files that
 the config names are not opened. The exit status is 1 if the program does not fit.
 """
 

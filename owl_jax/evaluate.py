@@ -213,7 +213,7 @@ def _open_judge(output: Path) -> Judge:
         from owl_jax.evaluation.judge import Judge, make_server
     except ImportError:
         raise UserError(
-            "--judge_url needs httpx; install it: pip install --editable '.[evaluate]'"
+            "--judge_url needs httpx; install it: pip install 'owl_jax[evaluate]'"
         ) from None
     if _JUDGE_MODEL.value is None:
         raise UserError("--judge_url without --judge_model: give the judge's name on that server")

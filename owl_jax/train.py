@@ -1,4 +1,4 @@
-"""Trains a model: python -m owl_jax.train --config=configs/stage2.py --workdir=DIR
+"""Trains a model: python -m owl_jax.train --config=stage2 --workdir=DIR
 
 Any key of the config can be overridden with --config.KEY=VALUE. Run the same command again to
 resume from the newest checkpoint in the workdir. SIGTERM to any process saves and ends the run with

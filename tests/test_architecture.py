@@ -13,17 +13,18 @@ ROOT = Path(__file__).parents[1]
 # its own level and those below. Within a level no two packages import each other.
 LEVELS = (
     {"train", "chat", "convert", "prepare", "compile", "evaluate", "serve", "generate", "ablation"}
-    | {"preview", "data.preview"},
+    | {"preview", "data.preview", "scripts"},
     {"demo", "serving", "evaluation", "training", "aot", ""},
     {"inference", "data", "checkpoint", "parallel"},
     {"models", "text", "media"},
-    {"cli", "pages", "python_file"},
-    {"errors", "files", "former_keys", "sealed_json", "streams"},
+    {"cli", "pages", "python_file", "shipped"},
+    {"errors", "files", "former_keys", "sealed_json", "streams", "command_names", "version"},
 )
 
 # The demonstration is imported by its own commands only.
 MAY_IMPORT_DEMO = {
     "owl_jax.ablation",  # a command by another name than its package's
+    "owl_jax.scripts",  # the commands by their names in a shell
 }
 
 

@@ -58,7 +58,7 @@ runpy.run_module("owl_jax.compile", run_name="__main__")
             "--json=/no/such/x: cannot be written (No such file or dir",
         ),
         ([SLICE, "--hlo=/"], 1, "--hlo=/: cannot be written (Is a directory)"),
-        ([SLICE], 1, "libtpu, which is not installed: pip install --editable '.[tpu]'"),
+        ([SLICE], 1, "libtpu, which is not installed: pip install 'owl_jax[tpu]'"),
     ],
 )
 def test_mistakes_are_one_line(flags, status, message):

@@ -12,6 +12,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from owl_jax.demo.model import DEMONSTRATION
+from owl_jax.shipped import CONFIGS
 from owl_jax.training.config import small_config
 
 
@@ -19,7 +20,7 @@ def get_config(directory: str = "OwlEval") -> ConfigDict:
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
     config.steps = 600
     config.batch_size = 8
-    config.tokenizer = "configs/demo/tokenizer"
+    config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("llm/(embed_tokens|lm_head)/.*", "words"),
         (".*", "layers"),

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.demo.model import DEMONSTRATION
 from owl_jax.demo.synthetic import SyntheticSource
+from owl_jax.shipped import CONFIGS
 from owl_jax.training.config import small_config
 
 
@@ -19,7 +20,7 @@ def get_config() -> ConfigDict:
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
     config.steps = 5000
     config.batch_size = 6
-    config.tokenizer = "configs/demo/tokenizer"
+    config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("llm/(embed_tokens|lm_head)/.*", "words"),
         ("llm/.*", "layers"),

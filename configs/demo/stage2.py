@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from owl_jax.demo.model import DEMONSTRATION
 from owl_jax.demo.synthetic import SyntheticSource
+from owl_jax.shipped import CONFIGS
 from owl_jax.training.config import small_config
 
 
@@ -18,7 +19,7 @@ def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
     config.steps = 1200
     config.batch_size = 8
-    config.tokenizer = "configs/demo/tokenizer"
+    config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
         ("connector/.*", "connector"),

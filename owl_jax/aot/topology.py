@@ -56,8 +56,7 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         options["chips_per_host_bounds"] = (1,) * 3  # four by default
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "compiling for a TPU needs libtpu, which is not installed: "
-            "pip install --editable '.[tpu]'"
+            "compiling for a TPU needs libtpu, which is not installed: pip install 'owl_jax[tpu]'"
         )
     try:
         description = topologies.get_topology_desc(topology_name=name, platform="tpu", **options)

@@ -39,7 +39,7 @@ class TorchFiles(TensorFiles):
         except ImportError:
             raise UserError(
                 f"{paths[0]} was written by PyTorch, which is needed to read it: "
-                "pip install --editable '.[convert]'"
+                "pip install 'owl_jax[convert]'"
             ) from None
         self._torch = torch
         self._open: tuple[Path, Mapping[str, Any]] | None = None

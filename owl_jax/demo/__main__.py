@@ -14,10 +14,12 @@ from pathlib import Path
 from absl import flags
 
 from owl_jax import cli
+from owl_jax.command_names import as_called
 from owl_jax.files import write_whole
+from owl_jax.shipped import CONFIGS as SHIPPED
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "directory for the three stages and reports")
-CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
+CONFIGS = flags.DEFINE_string("configs", f"{SHIPPED}/demo", "directory of the stages' configs")
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every stage; 0.02 for a trial")
 SEED = flags.DEFINE_integer("seed", 0, "draws weights, training examples and their order")
 QUESTIONS = flags.DEFINE_integer(
@@ -58,7 +60,7 @@ def main(_: list[str]) -> None:
     write_report(workdir / "report.html", report, results.examples, [workdir / s for s in STAGES])
     print(format_table(report))
     cli.say(f"\nCurves and examples: {workdir / 'report.html'}")
-    cli.say(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}")
+    cli.say(as_called(f"Talk to it: python -m owl_jax.chat --model={models['stage2']}"))
 
 
 if __name__ == "__main__":

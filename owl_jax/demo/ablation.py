@@ -20,12 +20,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from owl_jax import cli
+from owl_jax.command_names import as_called
 from owl_jax.errors import UserError
 from owl_jax.files import write_whole
+from owl_jax.shipped import CONFIGS as SHIPPED
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/ablation", "directory for the runs and the report")
 DEMO = flags.DEFINE_string("demo", "runs/demo", "workdir of the demonstration, to be run first")
-CONFIGS = flags.DEFINE_string("configs", "configs/demo", "directory of the stages' configs")
+CONFIGS = flags.DEFINE_string("configs", f"{SHIPPED}/demo", "directory of the stages' configs")
 SEEDS = flags.DEFINE_integer("seeds", 3, "training runs of each arm", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", 1.0, "multiplies the steps of every run")
 QUESTIONS = flags.DEFINE_integer(
@@ -74,7 +76,8 @@ def main(_: list[str]) -> None:
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
     if not language.exists():
-        raise UserError(f"{language} is missing; run `make demo` first, or give --demo=DIR")
+        demo = as_called("python -m owl_jax.demo")
+        raise UserError(f"{language} is missing; run `{demo}` first, or give --demo=DIR")
     stage2 = configs / "stage2.py"
     for arm in ARMS.values():  # before hours of training
         if arm.kinds is not None:

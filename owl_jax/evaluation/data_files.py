@@ -100,8 +100,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> list[Record]:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            f"{path}: reading parquet needs pyarrow; install it: pip install "
-            "--editable '.[evaluate]'"
+            f"{path}: reading parquet needs pyarrow; install it: pip install 'owl_jax[evaluate]'"
         ) from None
     try:
         with open_regular(path) as file:

@@ -29,7 +29,7 @@ class Grammars:
             import llguidance
         except ImportError:
             raise UserError(
-                "response_format needs llguidance: pip install --editable '.[serve]'"
+                "response_format needs llguidance: pip install 'owl_jax[serve]'"
             ) from None
         self._library = llguidance
         self._num_words = (vocab_size + 31) // 32

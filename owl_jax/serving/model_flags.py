@@ -80,7 +80,7 @@ def needs_packages() -> Iterator[None]:
             raise
         raise UserError(
             f"{error.name} is not installed; install the server's packages: pip install "
-            "--editable '.[serve]'"
+            "'owl_jax[serve]'"
         ) from None
 
 

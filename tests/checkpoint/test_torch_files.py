@@ -22,8 +22,7 @@ def without_torch(monkeypatch):
 
 def _message(path):
     return (
-        f"{path} was written by PyTorch, which is needed to read it: "
-        "pip install --editable '.[convert]'"
+        f"{path} was written by PyTorch, which is needed to read it: pip install 'owl_jax[convert]'"
     )
 
 

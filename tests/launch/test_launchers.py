@@ -174,6 +174,8 @@ def test_a_config_file_that_is_not_there(stubs, action):
     for config in (["--config=configs/nope.py:llama"], ["--config", "configs/nope.py"]):
         result = stubs.run(*flags, *config)
         assert_refused(result, "--config=configs/nope.py: no such file", str(REPOSITORY))
+    shipped = stubs.run(*flags, "--config=owl2/stage1:x")
+    assert shipped.returncode == 0 and "--config=owl2/stage1:x" in shipped.stdout, shipped.stderr
     elsewhere, outside = (
         stubs.run(*flags, f"--config={path}") for path in ("/data/mine.py", "README.md")
     )

@@ -4,7 +4,7 @@ A row's columns are the values of sources/values.py. Rows are read as Arrow from
 files, without decoding images. Parquet has no random access to rows, so it is converted once to an
 Arrow file in the index directory.
 
-`datasets` is an optional dependency: pip install --editable '.[data]'.
+`datasets` is an optional dependency: pip install 'owl_jax[data]'.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _import_datasets(path: Path) -> ModuleType:
         import datasets
     except ImportError:
         raise UserError(
-            f"{path}: needs the package datasets; pip install --editable '.[data]'"
+            f"{path}: needs the package datasets; pip install 'owl_jax[data]'"
         ) from None
     return datasets
 

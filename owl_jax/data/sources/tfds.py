@@ -3,7 +3,7 @@
 An example's features are the values of sources/values.py; images stay encoded. Only formats with
 random access can be read: array_record, and parquet, which the library loads into memory.
 
-`tensorflow-datasets` is an optional dependency: pip install --editable '.[data]'.
+`tensorflow-datasets` is an optional dependency: pip install 'owl_jax[data]'.
 """
 
 from __future__ import annotations
@@ -123,6 +123,6 @@ def _import_tfds(directory: Path) -> ModuleType:
         import tensorflow_datasets
     except ImportError:
         raise UserError(
-            f"{directory}: needs the package tensorflow-datasets; pip install --editable '.[data]'"
+            f"{directory}: needs the package tensorflow-datasets; pip install 'owl_jax[data]'"
         ) from None
     return tensorflow_datasets

@@ -179,7 +179,7 @@ def test_a_saved_data_set_cut_short(tables, tmp_path):
 
 def test_without_the_package(tables, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    expected = r"needs the package datasets; pip install --editable '\.\[data\]'"
+    expected = r"needs the package datasets; pip install 'owl_jax\[data\]'"
     with pytest.raises(UserError, match=expected):
         open_saved(tables / "saved", None, tables)
     with pytest.raises(UserError, match=expected):

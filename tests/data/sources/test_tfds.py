@@ -122,7 +122,5 @@ def test_what_cannot_be_opened(copied):
 
 def test_without_the_package(copied, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(
-        UserError, match=r"tensorflow-datasets; pip install --editable '\.\[data\]'"
-    ):
+    with pytest.raises(UserError, match=r"tensorflow-datasets; pip install 'owl_jax\[data\]'"):
         TfdsSource(copied, "train", copied)
