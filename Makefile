@@ -17,7 +17,7 @@ setup: .venv/installed-test  ## make .venv and install owl_jax into it
 demo: .venv/installed-test  ## train a small model in three stages and ask it: runs/demo
 	$(RUN) -m owl_jax.demo --workdir=runs/demo
 
-ablation: .venv/installed-test  ## after demo: what stage 1 and the text data are worth (long)
+ablation: .venv/installed-test  ## after demo: what the stages and their data are worth (long)
 	$(RUN) -m owl_jax.ablation --demo=runs/demo --workdir=runs/ablation
 
 # Two workers: each compiles its own programs and needs a core. A file goes to one of them, as what

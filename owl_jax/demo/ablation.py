@@ -1,18 +1,18 @@
 """Ablates the training recipe: python -m owl_jax.ablation [--demo=runs/demo]
 
-Trains the demonstration's stage 2 with and without stage 1, on all data and on multimodal data
-only: the paper's ablation (arXiv 2304.14178). Without stage 1 the vision tower stays random, since
-stage 2 freezes it; in the paper it comes from CLIP. Trains each arm with several seeds, on the
-demonstration's language model. Prints a table of means and standard deviations and writes
-report.json. Run it again to resume.
+Trains the demonstration without one of its stages and without parts of stage 2's data: the paper's
+ablation (arXiv 2304.14178), and its claim that a model which was never trained on two pictures
+together can relate them. Without stage 1 the vision tower stays random, since stage 2 freezes it;
+the paper's comes from CLIP. Trains each arm with several seeds, on the demonstration's language
+model, and asks all models the same held-out questions. Prints tables with 95 % intervals; writes
+report.json, report.html and the figure alone, figure.svg. Run it again to resume.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,94 +34,111 @@ QUESTIONS = flags.DEFINE_integer(
     "questions", 200, "held-out questions about single pictures", lower_bound=1
 )
 
-# Row of the table -> (with stage 1, with the text-only data).
+
+@dataclass(frozen=True)
+class Arm:
+    """What a model is trained on.
+
+    stage1: whether stage 2 begins with the vision tower and the connector of stage 1.
+    kinds: pattern of the kinds of stage 2's examples; None: no stage 2.
+    """
+
+    stage1: bool = True
+    kinds: str | None = ".*"
+
+
+# By the name in the tables. The others are compared with the first.
+RECIPE, NO_STAGE_2 = "the recipe", "no stage 2"
 ARMS = {
-    "the recipe": (True, True),
-    "no stage 1": (False, True),
-    "multimodal data only": (True, False),
-    "neither": (False, False),
-}
-COLUMNS = {
-    "picture": "image_accuracy",
-    "two pictures": "multi_image_accuracy",
-    "video": "video_accuracy",
-    "text alone": "text_accuracy_after",
+    RECIPE: Arm(),
+    "no stage 1": Arm(stage1=False),
+    NO_STAGE_2: Arm(kinds=None),
+    "multimodal data only": Arm(kinds="(?!text_).*"),
+    "text-only data only": Arm(kinds="text_.*"),
+    "single pictures and text": Arm(kinds="(?!two_images|video).*"),
+    "no stage 1, no text": Arm(stage1=False, kinds="(?!text_).*"),
 }
 
 
 def main(_: list[str]) -> None:
-    """For each seed, trains stage 1 and four variants of stage 2; then prints the table."""
-    from owl_jax.demo.evaluation import evaluate
-    from owl_jax.demo.stages import train_stage
+    """For each seed, trains stage 1 and the arms' stage 2, and asks; then writes the reports."""
+    from owl_jax.demo.ablation_report import (
+        Answered,
+        figure,
+        format_tables,
+        summarize,
+        write_report,
+    )
+    from owl_jax.demo.evaluation import held_out_questions
+    from owl_jax.demo.stages import load_config, train_stage
+    from owl_jax.pages.page import drawing
 
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
     if not language.exists():
         demo = as_called("python -m owl_jax.demo")
         raise UserError(f"{language} is missing; run `{demo}` first, or give --demo=DIR")
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    stage2 = configs / "stage2.py"
+    for arm in ARMS.values():  # before hours of training
+        if arm.kinds is not None:
+            keep_kinds(load_config(stage2), arm.kinds)
+
+    answered = Answered(held_out_questions(QUESTIONS.value))
+    runs: dict[str, dict[str, Path]] = {"stage 1": {}}
     for seed in range(1, SEEDS.value + 1):
         folder = workdir / f"seed{seed}"
+        runs["stage 1"][f"seed {seed}"] = folder / "stage1"
         print(f"\n== seed {seed}: stage 1 ==", flush=True)
         visual = train_stage(
-            configs / "stage1.py",
-            folder / "stage1",
-            {"llm": language},
-            SCALE.value,
-            seed,
+            configs / "stage1.py", folder / "stage1", {"llm": language}, SCALE.value, seed
         )
-        for arm, (with_stage1, with_text) in ARMS.items():
-            print(f"\n== seed {seed}: stage 2, {arm} ==", flush=True)
-            init = {"llm": language}
-            if with_stage1:
-                init |= {"vision": visual, "connector": visual}
-            model = train_stage(
-                configs / "stage2.py",
-                folder / arm.replace(" ", "_"),
-                init,
-                SCALE.value,
-                seed,
-                partial(change, with_text=with_text),
-            )
-            found[arm].append(evaluate(visual, model, QUESTIONS.value).numbers)
-    report = {"seeds": SEEDS.value, "questions": QUESTIONS.value, "arms": summarize(found)}
-    write_whole(workdir / "report.json", json.dumps(report, indent=2) + "\n")
-    print(format_table(report))
+        for name, arm in ARMS.items():
+            model = visual
+            if arm.kinds is not None:
+                print(f"\n== seed {seed}: stage 2, {name} ==", flush=True)
+                run = folder / re.sub("[ ,]+", "_", name)
+                runs.setdefault(name, {})[f"seed {seed}"] = run
+                init = {"llm": language}
+                if arm.stage1:
+                    init |= {"vision": visual, "connector": visual}
+                change = partial(keep_kinds, kinds=arm.kinds)
+                model = train_stage(stage2, run, init, SCALE.value, seed, change)
+            answered.ask(name, model)
 
-
-def change(config: ConfigDict, with_text: bool) -> None:
-    """Removes text-only data unless `with_text`."""
-    ((source, weight),) = config.data.mixture
-    kinds = {
-        kind: share
-        for kind, share in source.kinds.items()
-        if with_text or not kind.startswith("text_")
+    report = {
+        "seeds": SEEDS.value,
+        "scale": SCALE.value,
+        "questions": QUESTIONS.value,
+        **summarize(answered.verdicts, answered.groups, RECIPE, NO_STAGE_2),
     }
-    config.data.mixture = ((replace(source, kinds=kinds), weight),)
+    write_whole(workdir / "report.json", json.dumps(report, indent=2) + "\n")
+    write_whole(workdir / "figure.svg", drawing(figure(report)))
+    write_report(workdir / "report.html", report, runs)
+    print(format_tables(report))
+    cli.say(f"\nThe figure and the loss curves: {workdir / 'report.html'}")
 
 
-def summarize(
-    found: Mapping[str, Sequence[Mapping[str, float]]],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and sample standard deviation over the seeds, for each arm and column."""
-    summary: dict[str, dict[str, dict[str, float]]] = {}
-    for arm, results in found.items():
-        summary[arm] = {}
-        for column, key in COLUMNS.items():
-            values = [result[key] for result in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            summary[arm][column] = {"mean": statistics.fmean(values), "stdev": spread}
-    return summary
+def keep_kinds(config: ConfigDict, kinds: str) -> None:
+    """Keeps the kinds of examples that match the pattern.
 
-
-def format_table(report: Mapping) -> str:
-    """The report as a text table: accuracy in percent, mean and standard deviation."""
-    lines = [f"{'held-out accuracy, %':<22}" + "".join(f"{name:>16}" for name in COLUMNS)]
-    lines.append("-" * len(lines[0]))
-    for arm, columns in report["arms"].items():
-        cells = (f"{100 * c['mean']:.1f} ± {100 * c['stdev']:.1f}" for c in columns.values())
-        lines.append(f"{arm:<22}" + "".join(f"{cell:>16}" for cell in cells))
-    return "\n".join([*lines, f"{report['seeds']} seeds, mean ± standard deviation"])
+    Raises UserError if the mixture is not one synthetic source, or if no kind is kept; and if none
+    is removed, unless the pattern is that of all.
+    """
+    mixture = config.data.mixture
+    found = getattr(mixture[0][0], "kinds", None) if len(mixture) == 1 else None
+    if found is None:
+        raise UserError(
+            f"stage 2 has {len(mixture)} sources in data.mixture; the ablation expects one, a "
+            "SyntheticSource"
+        )
+    kept = {kind: share for kind, share in found.items() if re.fullmatch(kinds, kind)}
+    if not kept or (len(kept) == len(found) and kinds != Arm.kinds):
+        raise UserError(
+            f"stage 2 has the kinds {', '.join(found)}; the ablation expects single pictures, "
+            "pictures or videos beside them, and text-only kinds, to leave some of them out"
+        )
+    ((source, *weight),) = mixture
+    config.data.mixture = ((replace(source, kinds=kept), *weight),)
 
 
 if __name__ == "__main__":

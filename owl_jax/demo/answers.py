@@ -39,11 +39,15 @@ def answer(owl: Owl, questions: Sequence[Question], batch_size: int = 64) -> lis
 
 def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> float:
     """The share of correct answers."""
-    right = [
+    return float(np.mean(verdicts(questions, answers)))
+
+
+def verdicts(questions: Sequence[Question], answers: Sequence[str]) -> list[bool]:
+    """Whether each answer is correct."""
+    return [
         normalize_answer(question.answer) == normalize_answer(given)
         for question, given in zip(questions, answers, strict=True)
     ]
-    return float(np.mean(right))
 
 
 def shuffle_images(questions: Sequence[Question]) -> list[Question]:

@@ -41,14 +41,8 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
       after: directory of the model after stage 2.
       count: questions about one picture; each other kind has a quarter as many, at least one.
     """
-    quarter = max(count // 4, 1)
-    asked = {
-        "image": questions("heldout", SEED, count, ["vqa"]),
-        "video": questions("heldout", SEED, quarter, ["video"]),
-        "multi_image": questions("heldout", SEED, quarter, ["two_images"]),
-        "text": questions("heldout", SEED, quarter, ["text_scene", "text_facts"]),
-    }
-    outside = probes(SEED, quarter)
+    asked = held_out_questions(count)
+    outside = probes(SEED, max(count // 4, 1))
     owl = owl_jax.load(after, dtype="float32")
     answers = {kind: answer(owl, items) for kind, items in (asked | outside).items()}
     shuffled = shuffle_images(asked["image"])
@@ -72,6 +66,17 @@ def evaluate(before: Path, after: Path, count: int) -> Results:
         for question, given in zip(items[:6], answers[kind], strict=False)
     ]
     return Results(numbers, examples)
+
+
+def held_out_questions(count: int) -> dict[str, list[Question]]:
+    """`count` questions about single pictures, and a quarter as many of each other kind."""
+    fewer = max(count // 4, 1)
+    return {
+        "image": questions("heldout", SEED, count, ["vqa"]),
+        "video": questions("heldout", SEED, fewer, ["video"]),
+        "multi_image": questions("heldout", SEED, fewer, ["two_images"]),
+        "text": questions("heldout", SEED, fewer, ["text_scene", "text_facts"]),
+    }
 
 
 def _by_ability(

@@ -59,7 +59,7 @@ def write_report(
         report=report,
         headline=_headline(report),
         outside=[Share(title, report[f"{kind}_accuracy"]) for kind, title in _OUTSIDE.items()],
-        losses=[loss_chart(f"Loss in {stage.name}", stage) for stage in stage_dirs],
+        losses=[loss_chart(f"Loss in {stage.name}", {"loss": stage}) for stage in stage_dirs],
         seconds={
             name: _duration(value)
             for name, value in [*seconds.items(), ("total", sum(seconds.values()))]

@@ -33,11 +33,9 @@ def train_stage(
     Raises UserError as `training.loop.train` does, for a missing file, and for a scale that is not
     positive.
     """
-    if not config_file.is_file():
-        raise UserError(f"{config_file} is missing; give the stages' directory with --configs=DIR")
+    config = load_config(config_file)
     if not 0 < scale < math.inf:
         raise UserError(f"--scale={scale}: expected a number above 0")
-    config = runpy.run_path(str(config_file))["get_config"]()
     change(config)
     config.seed = seed
     config.data.mixture = tuple(
@@ -51,3 +49,10 @@ def train_stage(
         config.init[subtree] = str(directory)
     train(config, workdir)
     return workdir / "model"
+
+
+def load_config(config_file: Path) -> ConfigDict:
+    """The config of a stage. Raises UserError for a missing file."""
+    if not config_file.is_file():
+        raise UserError(f"{config_file} is missing; give the stages' directory with --configs=DIR")
+    return runpy.run_path(str(config_file))["get_config"]()

@@ -1,4 +1,4 @@
-"""Line charts, histograms and bar charts as inline SVG, drawn by matplotlib.
+"""Line charts, histograms, bar and dot charts as inline SVG, drawn by matplotlib.
 
 The colours are in the page's style (templates/base.html), since they differ in dark mode.
 matplotlib takes half a second to import, so it is imported only to draw.
@@ -10,7 +10,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # In points, about pixels: readable on a phone.
 _WIDTH, _HEIGHT = 360, 220
 _BAR_HEIGHT, _AXIS_HEIGHT = 24, 60
+_DOT_HEIGHT, _ROW_GAP = 11, 12
 _TICKS, _BARS = 5, 30  # at most; bars only if no width is given
 _ROUND = (1, 2, 5, 10)  # digits of round numbers
 
@@ -47,8 +48,9 @@ _VARIABLES = {
 *_COLORS, _INK, _SOFT, _RULE, _CARD = _VARIABLES
 _BEST_FIRST = tuple(_COLORS[index] for index in (2, 0, 1, 3))
 
-# Dashes also distinguish lines, for readers who cannot distinguish the colours.
+# Dashes and markers also distinguish, for readers who cannot distinguish the colours.
 _DASHES = ((0, None), (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
+_MARKERS = "os^D"
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
@@ -263,6 +265,47 @@ def stacked_chart(title: str, stacks: Sequence[Stack], parts: Sequence[str]) -> 
         + ", ".join(f"{p} {share:.1%}" for p, share in zip(parts, stack.shares, strict=True))
         for stack in stacks
     )
+    return Chart(title, svg, f"{title}: {'; '.join(said)}")
+
+
+def dot_chart(title: str, rows: Mapping[str, Sequence[Bar]], unit: str, end: float) -> Chart:
+    """Dots with their intervals as whiskers, several in each row; the first row on top.
+
+    Args:
+      rows: {name of a row: its numbers}; up to four numbers, of the same names in each row.
+      unit: the label of the axis, which runs from 0 to `end`.
+    """
+    if not rows:
+        return Chart(title)
+    series = list(zip(*rows.values(), strict=True))
+    pitch = _DOT_HEIGHT * len(series) + _ROW_GAP
+    height = pitch * len(rows) + _AXIS_HEIGHT + _BAR_HEIGHT
+    with _drawing(title, unit, height) as (figure, axes):
+        handles = []
+        for index, (bars, color, marker) in enumerate(zip(series, _COLORS, _MARKERS, strict=False)):
+            offset = _DOT_HEIGHT * (index - (len(series) - 1) / 2) / pitch
+            for row, (name, bar) in enumerate(zip(rows, bars, strict=True)):
+                if bar.low is not None and bar.high is not None:
+                    axes.hlines(row + offset, bar.low, bar.high, color=color, linewidth=1.2)
+                dots = axes.plot(
+                    bar.value,
+                    row + offset,
+                    color=color,
+                    marker=marker,
+                    markersize=5,
+                    linestyle="",
+                    clip_on=False,
+                    gid=f"title:{printable(name)}: {printable(_said(bar))}",
+                )
+            handles += dots
+        for row in range(1, len(rows)):
+            axes.axhline(row - 0.5, color=_RULE, linewidth=0.8)
+        _name_rows(axes, list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, end)
+        _legend(figure, handles, [bars[0].name for bars in series])
+        svg = _svg(figure)
+    said = (f"{name}: {', '.join(map(_said, bars))}" for name, bars in rows.items())
     return Chart(title, svg, f"{title}: {'; '.join(said)}")
 
 

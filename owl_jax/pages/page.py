@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from owl_jax.errors import printable
+from owl_jax.pages.chart import Chart
 
 # Used with full chroma resolution, which keeps the edges of small drawings sharp.
 _QUALITY = 80
@@ -31,7 +32,7 @@ class Share:
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """Renders a template to a whole HTML file; escapes the values.
+    """Renders a template to a whole file; escapes the values.
 
     Control characters, which HTML does not allow, are written as `\\x1b`.
 
@@ -51,6 +52,15 @@ def render(package: str, template: str, **values: Any) -> str:
     environment.filters.update(number=format, count=count)
     environment.globals.update(picture=picture)
     return printable(environment.get_template(template).render(values), keep="\n\t")
+
+
+def drawing(chart: Chart) -> str:
+    """A chart with values as an SVG file of its own, with its title, its words and its colours.
+
+    Where it is shown as a picture, light or dark is the reader's system's choice.
+    """
+    width, height = map(float, chart.svg.split('"', 2)[1].split()[2:])
+    return render(__package__, "drawing.html", chart=chart, width=width, height=height)
 
 
 def count(number: int, noun: str) -> str:

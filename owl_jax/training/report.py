@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def loss_chart(title: str, workdir: Path) -> Chart:
-    """The training loss by step, on a log axis."""
-    return line_chart(title, [_line(_rows(workdir), "loss")], log=True, smooth=True)
+def loss_chart(title: str, runs: Mapping[str, Path]) -> Chart:
+    """The training loss by step, on a log axis. runs: {name of a run: its workdir}."""
+    lines = [replace(_line(_rows(workdir), "loss"), name=name) for name, workdir in runs.items()]
+    return line_chart(title, lines, log=True, smooth=True)
 
 
 def _rows(workdir: Path) -> list[dict[str, Any]]:

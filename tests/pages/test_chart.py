@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl_jax.pages.chart import Line, Mark, histogram, line_chart
+from owl_jax.pages.chart import Bar, Line, Mark, dot_chart, histogram, line_chart
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,6 +192,39 @@ def test_marks_stand_at_their_values_and_in_the_legend():
         (line,) = drawn(chart, name)
         np.testing.assert_allclose(line[:, 0], below[value], atol=0.1)
     assert ">median 10</text>" in chart.svg and ">row &lt;L&gt; 4 &amp; 0</text>" in chart.svg
+
+
+def test_dots_stand_at_their_values_in_their_rows():
+    rows = {
+        "a <1>": [Bar("x & y", 20, 10, 40), Bar("z", 60)],
+        "b": [Bar("x & y", 0, 0, 0), Bar("z", 100, 90, 100)],
+    }
+    chart = dot_chart("Rates", rows, "percent", 100)
+    below, beside = labels(chart)
+    assert list(beside) == ["a &lt;1&gt;", "b"] and "percent" in below
+
+    def dot(name):
+        title = re.escape(html.escape(name))
+        found = re.search(
+            rf'<title>{title}</title>.*?<use [^>]* x="([\d.]+)" y="([\d.]+)"', chart.svg, re.DOTALL
+        )
+        return tuple(map(float, found.groups()))
+
+    tenth = (below["100"] - below["0"]) / 10
+    for name, value in (("a <1>: x & y 20, 10 to 40", 2), ("b: z 100, 90 to 100", 10)):
+        assert dot(name)[0] == pytest.approx(below["0"] + value * tenth, abs=0.1)
+    assert (
+        dot("a <1>: x & y 20, 10 to 40")[1] < dot("a <1>: z 60")[1] < dot("b: x & y 0, 0 to 0")[1]
+    )
+    whiskers = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) \2 \n"', chart.svg)
+    spans = [(float(start), float(end)) for start, _, end in whiskers]
+    expected = below["0"] + tenth, below["0"] + 4 * tenth
+    assert any(span == pytest.approx(expected, abs=0.1) for span in spans)
+    assert ">x &amp; y</text>" in chart.svg and ">z</text>" in chart.svg
+    assert chart.words == (
+        "Rates: a <1>: x & y 20, 10 to 40, z 60; b: x & y 0, 0 to 0, z 100, 90 to 100"
+    )
+    assert not dot_chart("Rates", {}, "percent", 100).svg
 
 
 def test_drawings_follow_the_page_and_are_the_same_again():

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from owl_jax.pages.chart import Line, line_chart
-from owl_jax.pages.page import Share, count, picture, render
+from owl_jax.pages.page import Share, count, drawing, picture, render
 
 TEMPLATE = """{% extends "base.html" %}
 {% from "parts.html" import bar_table, figure %}
@@ -75,6 +76,22 @@ def test_a_table_of_shares_has_bars_of_their_width(shown):
 
 def test_a_chart_without_values_says_so(shown):
     assert "Empty No values." in shown("", chart=line_chart("Empty", [])).text
+
+
+def test_a_drawing_as_a_file_of_its_own():
+    """Whole XML, with its words for those who cannot see it, and colours for light and dark."""
+    file = drawing(CHART)
+    root = ElementTree.fromstring(file)
+    svg = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{svg}svg" and root.get("role") == "img"
+    assert root.get("viewBox") == f"0 0 {root.get('width')} {root.get('height')}"
+    named = {child.get("id"): child.text for child in root}
+    assert [named[name] for name in root.get("aria-labelledby").split()] == ["<i>", CHART.words]
+    style = root.findtext(f"{svg}style")
+    light, dark = style.split("prefers-color-scheme: dark")
+    for color in set(re.findall(r"var\((--[\w-]+)\)", file)):
+        assert f"{color}: #" in light and f"{color}: #" in dark
+    assert root.find(f"{svg}svg").get("viewBox") == "0 0 360 220"
 
 
 def test_a_value_that_the_template_misses_is_an_error(shown):
