@@ -22,14 +22,6 @@ _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     ),
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
     "triangle": ((0.0, -1.0), (1.08, 0.88), (-1.08, 0.88)),
-    "cross": tuple(
-        (x * sign, y * sign)
-        for sign in (1, -1)
-        for x, y in (
-            *((0.36, 1.04), (0.36, 0.36), (1.04, 0.36)),
-            *((1.04, -0.36), (0.36, -0.36), (0.36, -1.04)),
-        )
-    ),
 }
 
 _RADII = (0.28, 0.34, 0.4)  # in cells: small, medium and large shapes

@@ -120,7 +120,7 @@ def clip_caption(clip: Clip) -> str:
 
 
 def sample_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the split; the number of objects is as COUNTS says; scenes of a number are uniform."""
+    """A scene of the split; COUNTS weights numbers of objects; scenes of a number are uniform."""
     # Drawn outside the loop, so that the number is distributed alike in both splits.
     (count,) = rng.choices(tuple(COUNTS), tuple(COUNTS.values()))
     while True:

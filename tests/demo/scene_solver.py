@@ -16,7 +16,6 @@ SINGULARS = {
     "circles": "circle",
     "squares": "square",
     "triangles": "triangle",
-    "crosses": "cross",
     "objects": "object",
 }
 
@@ -31,12 +30,9 @@ class Blob(NamedTuple):
 
     @property
     def shape(self):
-        """A square fills its box and a circle most of it; a triangle is heavier below."""
+        """A square fills its box, a circle most of it, a triangle half."""
         fill = self.mask.mean()
-        if fill > 0.68:
-            return "square" if fill > 0.9 else "circle"
-        lower = self.mask[self.mask.shape[0] // 2 :].sum() / self.mask.sum()
-        return "triangle" if lower > 0.65 else "cross"
+        return "square" if fill > 0.9 else "circle" if fill > 0.68 else "triangle"
 
     @property
     def centre(self):

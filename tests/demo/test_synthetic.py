@@ -37,7 +37,16 @@ from owl_jax.data.sources.detect import open_source
 from owl_jax.demo.dialogues import KINDS
 from owl_jax.demo.drawing import render, render_clip
 from owl_jax.demo.questions import QUESTION_KINDS, normalize_answer, questions
-from owl_jax.demo.scenes import COLORS, SHAPES, Clip, Thing, held_out, sample_clip, sample_scene
+from owl_jax.demo.scenes import (
+    COLORS,
+    COUNTS,
+    SHAPES,
+    Clip,
+    Thing,
+    held_out,
+    sample_clip,
+    sample_scene,
+)
 from owl_jax.demo.synthetic import SyntheticSource, iter_texts
 from owl_jax.errors import UserError
 
@@ -49,7 +58,7 @@ PROMPTS = {
 EVERY_KIND = dict.fromkeys(KINDS, 1.0)
 IMAGE_KINDS = ("vqa", "two_images", "video")
 # The hash of some records of every kind; training on other records gives another model.
-RECORDED = "e053ca3e0df450f80079c286fa7d5ba745f78f639ef8be3e5a13086332df0e86"
+RECORDED = "dc4c48161998207fbc3d71d55459dae307f72bfddb4db3a9966603b2c7315101"
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -71,6 +80,12 @@ def test_every_answer_and_every_split_is_right(kind, split):
     assert asked[5] > (0 if kind.endswith("video") else 100)
 
 
+def as_weighted(crowds):
+    """Whether numbers of objects are as frequent as their weights."""
+    expected = np.array(list(COUNTS.values())) * crowds.total() / sum(COUNTS.values())
+    return stats.chisquare([crowds[count] for count in COUNTS], expected).pvalue > 0.001
+
+
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_captions_are_complete_and_go_by_place(split):
     prompts, crowds = Counter(), Counter()
@@ -84,7 +99,7 @@ def test_captions_are_complete_and_go_by_place(split):
         crowds[len(seen)] += 1
     assert set(prompts) == {"Describe the image.", "What does the image show?"}
     assert min(prompts.values()) > 80
-    assert set(crowds) == {1, 2, 3, 4} and min(crowds.values()) > 40
+    assert as_weighted(crowds)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -118,7 +133,7 @@ def test_descriptions_are_complete_and_in_their_order(split):
     assert set(prompts) == {prompt for some in PROMPTS.values() for prompt in some}
     assert min(prompts.values()) > 25
     assert 0.15 < sum(prompts[prompt] for prompt in PROMPTS["video"]) / len(source) < 0.25
-    assert set(crowds) == {1, 2, 3, 4} and min(crowds.values()) > 50
+    assert as_weighted(crowds)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -148,7 +163,7 @@ def test_told_scenes_stand_in_any_order(kind):
             orders[tuple(sorted(places).index(place) for place in places)] += 1
     for count in (2, 3, 4):
         shares = [orders[order] for order in permutations(range(count))]
-        assert sum(shares) > 500
+        assert sum(shares) > 200
         assert stats.chisquare(shares).pvalue > 0.001, shares
 
 
@@ -167,7 +182,7 @@ def every_clip(split):
     return found
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 4918), ("heldout", 70)])
+@pytest.mark.parametrize(("split", "count"), [("train", 1716), ("heldout", 20)])
 def test_clips_of_both_splits_exist_and_are_drawn_quickly(split, count):
     clips = every_clip(split)
     assert len(clips) == count
@@ -261,9 +276,7 @@ def test_kinds_follow_their_weights():
 
 def without_slots(question):
     """The question with every colour, shape and number of a picture left out."""
-    slots = "|".join(
-        [*COLORS, "circles?", "squares?", "triangles?", "cross(?:es)?", "first|second"]
-    )
+    slots = "|".join([*COLORS, "circles?", "squares?", "triangles?", "first|second"])
     return re.sub(rf"\b({slots})\b", "_", question)
 
 
@@ -300,7 +313,8 @@ def test_blind_guessing_does_not_pay(seen_without_pictures, split):
         right[family] += guess == answer
         total[family] += 1
     rates = {family: right[family] / total[family] for family in total}
-    assert right.total() / total.total() < 0.36
+    # Two fifths of the scenes have two objects, so that a guess of two is often right.
+    assert right.total() / total.total() < 0.38
     assert max(rates.values()) < 0.55, rates
 
 
@@ -337,7 +351,8 @@ def test_questions_are_single_and_right(split):
     }  # fmt: skip
     again = questions(split, seed=1, count=240, kinds=QUESTION_KINDS)
     assert [q.prompt_text for q in again] == [q.prompt_text for q in found]
-    assert questions(split, 2, 240, QUESTION_KINDS)[0].prompt_text != found[0].prompt_text
+    other = questions(split, 2, 240, QUESTION_KINDS)
+    assert [q.prompt_text for q in other] != [q.prompt_text for q in found]
 
 
 def closed_list(kind, split):
@@ -416,7 +431,7 @@ def test_every_shape_has_three_sizes_and_is_whole(drawn):
         assert abs(height * (2.16 / 1.88 if blob.shape == "triangle" else 1) - width) < 3
         sides[blob.shape].append(width / 48)
     assert set(sides) == set(SHAPES)
-    halves = {"circle": 1.0, "square": 0.88, "triangle": 1.08, "cross": 1.04}
+    halves = {"circle": 1.0, "square": 0.88, "triangle": 1.08}
     for shape, widths in sides.items():
         radii = np.array(widths) / (2 * halves[shape])
         nearest = np.abs(radii[:, None] - [0.28, 0.34, 0.4])
