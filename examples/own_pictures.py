@@ -3,9 +3,9 @@
     python -m owl_jax.train --config=examples/own_pictures.py:MODEL --workdir=DIR \\
         "--config.data.mixture=(('mine.csv', 1.0),)"
 
-MODEL is a directory, such as the demonstration's runs/demo/stage2/model. As in stage 2, LoRA and
-the connector are trained; so is the vision encoder, since your pictures look unlike those that the
-model has seen. An adapter cannot hold these, so the result is a whole model.
+MODEL is a directory without an adapter. Everything is trained: your pictures look unlike those that
+the small model has seen, and your answers may have words that it has never written. An adapter
+cannot hold that, so the result is a whole model.
 """
 
 from pathlib import Path
@@ -13,26 +13,30 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from owl_jax.checkpoint.model_directory import read_config
+from owl_jax.errors import UserError
 from owl_jax.training.config import small_config
 
 
 def get_config(model: str) -> ConfigDict:
-    config = small_config(read_config(Path(model)))
+    base = read_config(Path(model))
+    if base.lora is not None:
+        raise UserError(
+            f"{model} holds an adapter; merge it: python -m owl_jax.convert --merge "
+            f"--source={model} --target=DIR --format=orbax"
+        )
+    config = small_config(base)
     config.steps = 3000
     config.batch_size = 8
-    for subtree in config.init:
-        config.init[subtree] = model
+    config.init.vision = config.init.connector = config.init.llm = model
     config.rules = (
-        ("lora/.*", "lora"),
-        ("(vision|connector)/.*", "visual"),
-        ("llm/.*", "frozen"),
+        ("llm/(embed_tokens|lm_head)/.*", "words"),
+        (".*", "layers"),
     )
-    config.recipes.lora = {"learning_rate": 3e-3, "warmup_steps": 25, "b2": 0.98}
-    config.recipes.visual = {
+    config.recipes.words = {"learning_rate": 4e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.layers = {
         "optimizer": "muon",
         "learning_rate": 2e-3,
         "warmup_steps": 25,
-        "weight_decay": 0.01,
         "b2": 0.98,
     }
     config.data.pack = True
