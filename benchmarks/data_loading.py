@@ -120,7 +120,7 @@ def wait_of_a_simulated_step(file: Path) -> None:
 def wait_of_the_demonstration(directory: Path) -> None:
     """Prints the data wait of the demonstration's stage 2, from random weights."""
     config = Path(__file__).parents[1] / "configs/demo/stage2.py"
-    train_stage(config, directory / "demo", {}, scale=200 / 1300)
+    train_stage(config, directory / "demo", {}, scale=200 / 1000)
     lines = (directory / "demo/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     waits = [json.loads(line)["data_wait"] for line in lines[2:]]
     print(f"\nDemonstration, stage 2: data wait {np.mean(waits):.2%}, longest {max(waits):.2%}")
