@@ -138,7 +138,8 @@ def format_tables(report: Mapping[str, Any]) -> str:
     header = f"{'text alone, %':<26}{'before stage 2':>22}{'after':>22}{'difference':>22}"
     lines += ["", header, "-" * len(header)]
     for arm, change in report["text_change"].items():
-        difference = _cell(*change["difference"].values(), "+.1f")
+        found = change["difference"]
+        difference = _cell(found["value"], found["interval"], "+.1f")
         before, after = f"{100 * change['before']:.1f}", f"{100 * change['after']:.1f}"
         lines.append(f"{arm:<26}{before:>22}{after:>22}{difference:>22}")
     seeds = report["seeds"]

@@ -78,7 +78,7 @@ def test_the_files_of_other_forms(hub, home):
         "config.json params/d/0 params/manifest.ocdbt",
         "SHA256SUMS config.json notes.txt params/d/0 params/manifest.ocdbt",
     ]
-    assert torch.endswith("needed to read it: pip install --editable '.[convert]'")
+    assert torch.endswith("needed to read it: pip install 'owl_jax[convert]'")
     assert not [path for path in hub.downloads()[before:] if path.endswith("pytorch_model.bin")]
 
 

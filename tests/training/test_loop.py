@@ -392,7 +392,8 @@ def test_a_config_without_its_weights_says_what_goes_where(tmp_path):
         result,
         1,
         "not found: 'weights/mplug-owl-llama' (config.init.connector, config.init.llm, "
-        "config.init.vision, config.tokenizer), 'data/alpaca.jsonl' (config.data.mixture[0])",
+        "config.init.vision, config.tokenizer; the hub at ",
+        "'data/alpaca.jsonl' (config.data.mixture[0])",
         "config.json, weights, tokenizer",
         "--config.tokenizer=DIR",
     )
