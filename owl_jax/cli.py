@@ -129,7 +129,7 @@ def _call(main: Callable[[list[str]], int | None], groups: Groups | None) -> Non
 
 def leave(message: str, status: int) -> NoReturn:
     """Ends the process with one line on stderr."""
-    print(f"error: {capped(printable(message))}", file=sys.stderr, flush=True)
+    print(f"error: {capped(printable(as_called(message)))}", file=sys.stderr, flush=True)
     if _is_one_of_several():
         _leave_the_others(status)
     sys.exit(status)

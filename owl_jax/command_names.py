@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-# Not modules that are no commands, such as owl_jax.parallel.xla_flags.
+# Commands only: owl_jax.parallel.xla_flags, for example, is none.
 _MODULE = re.compile(r"python -m owl_jax\.(?:data\.)?(\w+)(?![\w.]*\w)")
 
 

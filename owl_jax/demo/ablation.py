@@ -20,7 +20,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from owl_jax import cli
-from owl_jax.command_names import as_called
 from owl_jax.errors import UserError
 from owl_jax.files import write_whole
 from owl_jax.shipped import CONFIGS as SHIPPED
@@ -76,8 +75,9 @@ def main(_: list[str]) -> None:
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
     if not language.exists():
-        demo = as_called("python -m owl_jax.demo")
-        raise UserError(f"{language} is missing; run `{demo}` first, or give --demo=DIR")
+        raise UserError(
+            f"{language} is missing; run `python -m owl_jax.demo` first, or give --demo=DIR"
+        )
     stage2 = configs / "stage2.py"
     for arm in ARMS.values():  # before hours of training
         if arm.kinds is not None:

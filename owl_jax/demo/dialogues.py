@@ -39,7 +39,7 @@ KINDS = (
 _CAPTION_PROMPTS = ("Describe the {}.", "What does the {} show?")
 _LISTING_PROMPTS = ("List the objects in the {}.", "What is in the {}?")
 
-_CLIPS = 0.2  # of the descriptions
+_CLIP_SHARE = 0.2  # of the descriptions
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
             scene = sample_scene(rng, split)
             turn = Turn("", rng.choice(_CAPTION_PROMPTS).format("image"), caption(scene))
             return Dialogue(("<image>",), (turn,), scenes=(scene,))
-        case "text_description" if rng.random() < _CLIPS:
+        case "text_description" if rng.random() < _CLIP_SHARE:
             clip = sample_clip(rng, split)
             turn = Turn("", rng.choice(_CAPTION_PROMPTS).format("video"), clip_caption(clip))
             return Dialogue((f"The video shows {clip_caption(clip)}",), (turn,))

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from owl_jax.command_names import as_called
 from owl_jax.errors import UserError, shown
 from owl_jax.files import open_regular
 from owl_jax.sealed_json import Damaged, sealed, unsealed
@@ -112,8 +111,8 @@ def read_manifest(directory: Path) -> Manifest:
     except FileNotFoundError:
         if (directory / JOURNAL_FILE).exists():
             raise UserError(
-                f"{directory} is not finished: run the same command again "
-                f"({as_called('python -m owl_jax.prepare')}) to resume it"
+                f"{directory} is not finished: run the same command again (python -m "
+                "owl_jax.prepare) to resume it"
             ) from None
         raise UserError(
             f"{directory}: no {MANIFEST_FILE}; expected a directory that prepare wrote"

@@ -150,6 +150,10 @@ def choose_split(split: str | None, splits: Sequence[str], directory: Path) -> s
 
 
 def files_of_split(paths: Sequence[Path], split: str | None) -> Sequence[Path]:
+    """The parquet files of a split, by their names; all files if their names tell no split.
+
+    Raises UserError as `choose_split` does, and for a split that no name tells.
+    """
     matches = [_SPLIT_NAME.fullmatch(path.name) for path in paths]
     names = [match[1] for match in matches if match]
     if len(names) < len(paths):
