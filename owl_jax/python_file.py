@@ -43,21 +43,23 @@ def load_module(path: str, what: str) -> ModuleType:
     Its classes are found by name in sys.modules, as dataclasses need. what: as in `call_in_file`.
     Raises UserError for a file that cannot be read, and like `call_in_file`.
     """
-    content = hashlib.sha256(_content_of(path, what)).hexdigest()
+    source = _content_of(path, what)
+    content = hashlib.sha256(source).hexdigest()
     where = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     name = f"owl_jax_file_{where[:16]}"
     known = sys.modules.get(name)
     if known is not None and vars(known).get(_CONTENT) == content:
         return known
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise UserError(f"{what} {path}: expected a Python file, with a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     vars(module)[_CONTENT] = content
     sys.modules[name] = module
     try:
         with explained(what, path):
-            spec.loader.exec_module(module)
+            # Not the spec's loader, which takes compiled code of the same second for the file's.
+            exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     except BaseException:
         if known is None:
             del sys.modules[name]

@@ -191,9 +191,13 @@ def test_a_slice_of_several_hosts_is_refused(model):
     finally:
         for process in pair:
             process.kill()
-    for process, (_, stderr) in zip(pair, ends, strict=True):
-        assert process.returncode == 1
-        assert "error: this is one of 2 processes of a slice of several hosts" in stderr
+    # The first that leaves ends the other, which may not have come to the same line.
+    line = "error: this is one of 2 processes of a slice of several hosts"
+    assert any(
+        line in stderr and process.returncode == 1
+        for process, (_, stderr) in zip(pair, ends, strict=True)
+    )
+    assert all(process.returncode != 0 for process in pair)
 
 
 def test_a_port_that_is_taken(model):
