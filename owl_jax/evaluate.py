@@ -24,7 +24,7 @@ from owl_jax.errors import UserError
 from owl_jax.evaluation.benchmark import Benchmark
 from owl_jax.evaluation.choose import choose_benchmark
 from owl_jax.hub.names import short_name
-from owl_jax.inference.arguments import DTYPES, NUM_FRAMES, whole_number
+from owl_jax.inference.arguments import CACHE_DTYPES, DTYPES, NUM_FRAMES, whole_number
 
 if TYPE_CHECKING:
     from owl_jax.evaluation.judge import Judge
@@ -72,6 +72,9 @@ _CONVERSATION = flags.DEFINE_string(
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, DTYPES, "dtype of the weights; by default float32 on a CPU, else bfloat16"
+)
+_CACHE_DTYPE = flags.DEFINE_enum(
+    "cache_dtype", "auto", CACHE_DTYPES, "dtype of cached keys and values; auto: of the computation"
 )
 _DATA_AXIS = flags.DEFINE_integer("mesh_data", 1, "devices among which questions are divided")
 _FSDP_AXIS = flags.DEFINE_integer(
@@ -131,7 +134,7 @@ GROUPS = {
     "answers of another system": (_ANSWERS,),
     "raters": (_SYSTEMS, _RATINGS),
     "model": (
-        *(_MODEL, _ADAPTER, _ANY_BASE, _VERIFY, _PARTS, _CONVERSATION, _DTYPE),
+        *(_MODEL, _ADAPTER, _ANY_BASE, _VERIFY, _PARTS, _CONVERSATION, _DTYPE, _CACHE_DTYPE),
         *(_DATA_AXIS, _FSDP_AXIS, _TENSOR_AXIS),
     ),
     "how it is asked": (_MODE, _TEMPLATE, _BASELINES, _MAX_NEW_TOKENS, _TEMPERATURE, _NUM_FRAMES),
@@ -150,7 +153,7 @@ def main(argv: list[str]) -> None:
         raise UserError("give --model=DIR, or --answers=FILE with answers of another system")
     _refuse_flags_without_effect()
     from owl_jax.data.sources.hub_data import data_path
-    from owl_jax.evaluation.run import Task, check_systems, read_items
+    from owl_jax.evaluation.run import Task, check_rated, read_items
 
     whole_number(_SEED.value, "--seed", 0)
     benchmark = choose_benchmark(str(_BENCHMARK.value))
@@ -168,14 +171,15 @@ def main(argv: list[str]) -> None:
         compare=list(map(Path, _COMPARE.value)),
         seed=_SEED.value,
     )
-    check_systems(task)
+    name = _NAME.value or _system()
+    check_rated(task, name)
     if benchmark.needs_judge and _JUDGE_URL.value is _JUDGE_REPLIES.value is None:
         cli.say(f"{benchmark.name} is scored by a judge; without --judge_url it is only answered")
     if _JUDGE_URL.value is None:
-        results = _evaluate(_with_recorded_judge(task), asked)
+        results = _evaluate(_with_recorded_judge(task), asked, name)
     else:
         with _open_judge(task.output) as judge:
-            results = _evaluate(dataclasses.replace(task, judge=judge), asked)
+            results = _evaluate(dataclasses.replace(task, judge=judge), asked, name)
     if results is not None:
         cli.say(_summary(results, task.output))
 
@@ -197,13 +201,17 @@ def _given(*groups: str) -> list[str]:
     return [name for name in named if flags.FLAGS[name].present]
 
 
-def _evaluate(task: Task, asked: Asked | None) -> dict[str, Any] | None:
+def _system() -> str:
+    """What the model, or the file of answers, is called."""
+    return Path(_ANSWERS.value).stem if _ANSWERS.value else short_name(str(_MODEL.value))
+
+
+def _evaluate(task: Task, asked: Asked | None, name: str) -> dict[str, Any] | None:
     from owl_jax.evaluation.run import evaluate_answers
 
     if asked is not None:
-        return _evaluate_model(task, asked)
-    answers = Path(str(_ANSWERS.value))
-    return evaluate_answers(task, answers, _NAME.value or answers.stem)
+        return _evaluate_model(task, asked, name)
+    return evaluate_answers(task, Path(str(_ANSWERS.value)), name)
 
 
 def _with_recorded_judge(task: Task) -> Task:
@@ -285,7 +293,7 @@ def _asked(benchmark: Benchmark) -> Asked:
     return Asked(settings, _TEMPLATE.value, baselines, _INDEX.value, _SHARDS.value, engine)
 
 
-def _evaluate_model(task: Task, asked: Asked) -> dict[str, Any] | None:
+def _evaluate_model(task: Task, asked: Asked, name: str) -> dict[str, Any] | None:
     import jax
 
     from owl_jax.evaluation.run import evaluate_model
@@ -307,8 +315,8 @@ def _evaluate_model(task: Task, asked: Asked) -> dict[str, Any] | None:
         verify=_VERIFY.value,
         parts=_PARTS.value,
         conversation=_CONVERSATION.value,
+        cache_dtype=_CACHE_DTYPE.value,
     )
-    name = _NAME.value or short_name(str(_MODEL.value))
     return evaluate_model(task, owl, asked, name, cli.say)
 
 
@@ -321,6 +329,8 @@ def _summary(results: Mapping[str, Any], output: Path) -> str:
         *(f"  {name}: {value:.4g}" for name, value in results["baselines"].items()),
         *(f"  {name}: {value:.4g}" for name, value in results.get("gain", {}).items()),
     ]
+    if results["judge_questions"] == 0:
+        lines.append("  the judge was asked nothing: rules scored every answer")
     if agreement := results["judge_agreement"]:
         lines.append(
             f"  the judge, asked twice: {agreement['equal_scores']:.0%} equal scores of "

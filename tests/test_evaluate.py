@@ -268,5 +268,12 @@ def test_owleval_is_rated_by_people(model, tmp_path):
     assert tally["systems"]["owlet"]["multi_turn"] == {"A": 0, "B": 1, "C": 0, "D": 0}
     assert Page(tmp_path / "out" / "ratings.html").text.startswith("OwlEval: people's grades")
 
+    # Ratings are read before the model is asked anything.
+    ratings.write_text(json.dumps({"rater": "Ann", "grades": {"0" * 20: "B"}}))
+    fresh = [flag.replace(str(tmp_path / "out"), str(tmp_path / "fresh")) for flag in flags]
+    refused = forked.run(*fresh, f"--ratings={ratings}")
+    assert refused.returncode == 1 and "1 of 1 grades are for answers that are" in refused.stderr
+    assert not (tmp_path / "fresh").exists()
+
     pope = forked.run(*[flag.replace("owleval", "pope") for flag in flags])
     assert "--systems and --ratings: people do not rate pope" in pope.stderr

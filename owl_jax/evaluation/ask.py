@@ -205,9 +205,10 @@ def missing_media(askings: Sequence[Asking]) -> dict[str, str]:
 
 
 def model_hash(owl: Owl) -> str:
-    """Identifies a model by its weights, its configuration and the dtype of its weights."""
+    """Identifies a model by its weights, its configuration and the dtypes of weights and cache."""
     config = json.dumps(owl.config.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(f"{tree_hash(owl.params)} {config}".encode()).hexdigest()
+    cache = "" if owl.cache_dtype == "auto" else f" {owl.cache_dtype}"
+    return hashlib.sha256(f"{tree_hash(owl.params)} {config}{cache}".encode()).hexdigest()
 
 
 def prepare(owl: Owl, asking: Asking, settings: Settings) -> Prepared:

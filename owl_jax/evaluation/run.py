@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from owl_jax.errors import UserError
 from owl_jax.evaluation.answers import claim
-from owl_jax.evaluation.benchmark import Benchmark, Item, Judged, Medium, Question
+from owl_jax.evaluation.benchmark import Ask, Benchmark, Item, JudgeCall, Judged, Medium, Question
 from owl_jax.evaluation.given_answers import read_answers
 from owl_jax.evaluation.intervals import difference
-from owl_jax.evaluation.rating.files import write_rated
+from owl_jax.evaluation.rating.files import read_rated, write_rated
 from owl_jax.evaluation.rating.published import is_published, read_published
 from owl_jax.evaluation.report import System, write_report
 from owl_jax.evaluation.results import (
@@ -105,10 +105,13 @@ def read_items(benchmark: Benchmark, data: Path) -> list[Item]:
     return items
 
 
-def check_systems(task: Task) -> None:
-    """Raises UserError if a file of another system's answers cannot be used."""
-    for path in task.systems:
-        read_published(path, task.items)
+def check_rated(task: Task, name: str) -> None:
+    """Raises UserError if other systems' answers, or ratings, cannot be used with those of `name`.
+
+    So that this is known before a model is asked.
+    """
+    unknown = {item.id: "" for item in task.items}
+    read_rated(task.items, unknown, name, task.systems, task.ratings, task.seed)
 
 
 def evaluate_answers(task: Task, path: Path, name: str) -> dict[str, Any]:
@@ -259,13 +262,17 @@ def _finish(
 ) -> dict[str, Any]:
     """Scores, and writes results.json, verdicts.jsonl and report.html."""
     benchmark, items = task.benchmark, task.items
-    ask = None if task.judge is None else task.judge.ask
+    put: list[JudgeCall] = []
+    ask = None if task.judge is None else _noting(task.judge.ask, put)
     scored = score(benchmark, items, answers, ask, task.seed)
     agreement = None if task.judge is None else task.judge.agreement(benchmark, items, answers)
     numbers = baselines(benchmark, items)
     for name, given in others.items():
         numbers[BASELINES[name]] = score(benchmark, items, given, ask, task.seed).value
-    more: dict[str, Any] = {"judge_agreement": None if agreement is None else asdict(agreement)}
+    more: dict[str, Any] = {
+        "judge_questions": None if ask is None else len(put),
+        "judge_agreement": None if agreement is None else asdict(agreement),
+    }
     if {"blind", "language_model"} <= others.keys():
         blind, base = numbers[BASELINES["blind"]], numbers[BASELINES["language_model"]]
         more["gain"] = gain_and_leakage(scored.value, blind, base)
@@ -284,6 +291,16 @@ def _finish(
     ]
     write_report(task.output / REPORT, benchmark, systems, differences)
     return results
+
+
+def _noting(ask: Ask, put: list[JudgeCall]) -> Ask:
+    """`ask`, which adds what it is asked to `put`."""
+
+    def noting(calls: Sequence[JudgeCall]) -> Sequence[str | None]:
+        put.extend(calls)
+        return ask(calls)
+
+    return noting
 
 
 def _compared(task: Task) -> list[Earlier]:

@@ -64,6 +64,7 @@ class Owl:
     params: {"vision", "connector", "llm", ["lora"]} of jax.Arrays, read only; without the first two
       if the model takes text only.
     as_trained: whether prompts are tokenised as in training.
+    cache_dtype: of cached keys and values, "auto" or "int8" (models/compute.py).
     """
 
     def __init__(
@@ -87,7 +88,6 @@ class Owl:
             (text/conversation.py, tokenize_prompt).
           adapters: names of the adapters that `params` has side by side (models/lora.py); the
             engine's requests choose among them, `generate` and `chat` use none.
-          cache_dtype: of cached keys and values (models/compute.py).
         """
         self.config = config
         self.params = params
@@ -96,6 +96,7 @@ class Owl:
         self.mesh = mesh
         self.as_trained = as_trained
         self.adapters = adapters
+        self.cache_dtype = cache_dtype
 
     def with_params(self, config: OwlConfig, params: Params) -> Owl:
         """A model of other weights with the same tokenizer, on the same devices.
@@ -109,6 +110,7 @@ class Owl:
             self._tokenizer_source,
             self.mesh,
             as_trained=self.as_trained,
+            cache_dtype=self.cache_dtype,
         )
 
     def num_tokens(self, medium: str, frames: int = NUM_FRAMES) -> int:

@@ -16,6 +16,7 @@ from owl_jax.evaluation.ask_variants import base_language_model, blind, shuffled
 from owl_jax.evaluation.benchmark import LETTERS, Medium, Question
 from owl_jax.evaluation.prompts import Asking, tokenize
 from owl_jax.evaluation.responders import Model, Texts, generate_in_batches
+from owl_jax.inference.api import Owl
 from owl_jax.models.lora import LoraConfig
 
 NEW = 12
@@ -247,7 +248,9 @@ def test_models_differ_by_weights_and_by_settings(owl):
     params["llm"]["lm_head"]["kernel"] = kernel.at[3, 300].add(1e-6)
     other = dataclasses.replace(owl.config, conversation="vicuna")
     hashes = {model_hash(owl.with_params(*x)) for x in ((owl.config, params), (other, owl.params))}
-    assert len(hashes | {model_hash(owl)}) == 3
+    narrow = Owl(owl.config, owl.params, cache_dtype="int8")
+    assert narrow.with_params(narrow.config, narrow.params).cache_dtype == "int8"
+    assert len(hashes | {model_hash(owl), model_hash(narrow)}) == 4
 
 
 def test_failures_are_told_and_asked_again(owl, asked, pictures, tmp_path):

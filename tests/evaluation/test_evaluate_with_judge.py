@@ -64,6 +64,7 @@ def test_a_judge_scores_answers_and_is_asked_once(folder):
         assert results["judge"] == f"judge at {double.url}"
         assert results["judge_agreement"]["equal_replies"] == pytest.approx(2 / 3)
         assert len(double.asked) == 6
+        assert results["judge_questions"] == 3
         assert evaluate(folder, *flags).returncode == 0
         assert len(double.asked) == 6
     assert results_of(folder) == results
@@ -81,6 +82,16 @@ def test_recorded_replies_stand_for_a_judge(folder):
     results = results_of(folder)
     assert results["headline"]["value"] == 1.0
     assert (results["judge"], results["judge_agreement"]) == ("replies in replies.jsonl", None)
+
+
+def test_a_judge_that_was_asked_nothing_is_mentioned(folder):
+    data = folder / "data" / "mine.jsonl"
+    data.write_text(data.read_text().replace('"score": "judged", ', ""))
+    replies = write(folder / "replies.jsonl", [{"id": 1, "reply": "Correct"}])
+    result = evaluate(folder, f"--judge_replies={replies}")
+    assert result.returncode == 0, result.stderr
+    assert "  the judge was asked nothing: rules scored every answer" in result.stdout
+    assert results_of(folder)["judge_questions"] == 0
 
 
 @pytest.mark.parametrize(
