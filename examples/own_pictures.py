@@ -25,8 +25,9 @@ def get_config(model: str) -> ConfigDict:
             f"--source={model} --target=DIR --format=orbax"
         )
     config = small_config(base)
-    config.steps = 3000
+    config.steps = 2000
     config.batch_size = 8
+    config.mesh.update({"data": -1, "fsdp": 1})
     config.init.vision = config.init.connector = config.init.llm = model
     config.rules = (
         ("llm/(embed_tokens|lm_head)/.*", "words"),
@@ -40,7 +41,7 @@ def get_config(model: str) -> ConfigDict:
         "b2": 0.98,
     }
     config.data.pack = True
-    config.data.sequence_length = 256
+    config.data.sequence_length = 192
     config.data.image_slots = 8
     config.log_every = 50
     return config

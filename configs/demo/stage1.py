@@ -19,8 +19,9 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Only stage 2 trains LoRA; here it would take a quarter of each step's time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 1100
+    config.steps = 1200
     config.batch_size = 8
+    config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("(vision|connector)/.*", "visual"),
@@ -38,5 +39,5 @@ def get_config() -> ConfigDict:
     config.data.image_slots = 5
     config.data.video_slots = 1
     kinds = {"caption": 4.0, "video_caption": 1.0}
-    config.data.mixture = ((SyntheticSource(kinds), 1.0),)
+    config.data.mixture = ((SyntheticSource(kinds, image_size=40), 1.0),)
     return config

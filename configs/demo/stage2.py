@@ -17,8 +17,9 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 1000
+    config.steps = 800
     config.batch_size = 8
+    config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
     config.rules = (
         ("lora/.*", "lora"),
@@ -40,9 +41,11 @@ def get_config() -> ConfigDict:
     kinds = {
         "vqa": 4.0,
         "two_images": 2.0,
-        "video": 1.5,
-        "text_scene": 1.0,
-        "text_facts": 0.5,
+        "video": 1.0,
+        "text_scene": 1.2,
+        "text_facts": 0.8,
     }
-    config.data.mixture = ((SyntheticSource(kinds, turns=6), 1.0),)
+    abilities = {"position": 2.0, "comparison": 2.5}  # the last that are learned
+    source = SyntheticSource(kinds, image_size=40, turns=6, abilities=abilities)
+    config.data.mixture = ((source, 1.0),)
     return config

@@ -1,8 +1,9 @@
 """Conversations of the embedded data set by kind, before their scenes are drawn."""
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from owl_jax.demo.knowledge import FACTS, PROBLEMS
 from owl_jax.demo.scene_questions import Turn, ask_clip, ask_scene, ask_two_scenes
@@ -56,8 +57,17 @@ class Dialogue:
     later: tuple[str, ...] = ()
 
 
-def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
-    """A dialogue of a kind about scenes of a split, with at most `turns` questions."""
+def compose(
+    kind: str,
+    rng: random.Random,
+    split: str,
+    turns: int,
+    abilities: Mapping[str, float] = MappingProxyType({}),
+) -> Dialogue:
+    """A dialogue of a kind about scenes of a split, with at most `turns` questions.
+
+    abilities: weights of questions about one scene, as in `ask_scene`.
+    """
     match kind:
         case "text_caption":
             turn = Turn("", "Describe a scene.", caption(sample_scene(rng, split)))
@@ -87,7 +97,7 @@ def compose(kind: str, rng: random.Random, split: str, turns: int) -> Dialogue:
             return Dialogue(("<|video|>",), (Turn("", prompt, clip_caption(clip)),), clips=(clip,))
         case "vqa" | "text_scene":
             scene = sample_scene(rng, split)
-            asked = _distinct(lambda: ask_scene(rng, scene), turns)
+            asked = _distinct(lambda: ask_scene(rng, scene, abilities), turns)
             if kind == "vqa":
                 return Dialogue(("<image>",), asked, scenes=(scene,))
             return Dialogue((f"The image shows {_told(rng, scene)}",), asked)

@@ -8,12 +8,15 @@ conclusion.
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from itertools import permutations
+from types import MappingProxyType
 from typing import NamedTuple
 
 from owl_jax.demo.scenes import COLORS, PLACES, SHAPES, Clip, Scene, cell
 
 ORDINALS = ("first", "second", "third")  # of pictures
+ABILITIES = ("colour", "shape", "count", "position", "comparison")  # with one picture
 
 
 class Turn(NamedTuple):
@@ -24,18 +27,15 @@ class Turn(NamedTuple):
     answer: str
 
 
-def ask_scene(rng: random.Random, scene: Scene) -> Turn:
-    """A question about one picture: colour, shape, count, position or comparison."""
-    asks = {
-        "colour": _ask_color,
-        "shape": _ask_shape,
-        "count": _ask_count,
-        "position": _ask_position,
-        "comparison": _ask_comparison,
-    }
+def ask_scene(
+    rng: random.Random, scene: Scene, weights: Mapping[str, float] = MappingProxyType({})
+) -> Turn:
+    """A question about one picture, of an ability of ABILITIES; weights: 1 where none is given."""
+    asks = (_ask_color, _ask_shape, _ask_count, _ask_position, _ask_comparison)
+    shares = [weights.get(ability, 1.0) for ability in ABILITIES]
     while True:
-        ability = rng.choice(tuple(asks))
-        if asked := asks[ability](rng, scene):
+        ((ability, ask),) = rng.choices(tuple(zip(ABILITIES, asks, strict=True)), shares)
+        if asked := ask(rng, scene):
             return Turn(ability, *asked)
 
 

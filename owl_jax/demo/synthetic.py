@@ -22,12 +22,13 @@ import math
 import operator
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from owl_jax.data.sources.custom import CustomSource
 from owl_jax.demo.dialogues import Dialogue, check_kinds, check_split, compose, write
 from owl_jax.demo.drawing import render, render_clip
+from owl_jax.demo.scene_questions import ABILITIES
 from owl_jax.errors import UserError
 
 
@@ -37,6 +38,8 @@ class SyntheticSource(CustomSource):
 
     kinds: weight of each kind of example (any positive scale). split: "train" or "heldout".
     image_size: pixels of a side of a picture or frame. turns: maximum questions in an example.
+    abilities: weights of the questions about one scene, {"colour", "shape", "count", "position",
+    "comparison": weight}; 1 where none is given.
     Raises UserError for an invalid setting.
     """
 
@@ -48,10 +51,18 @@ class SyntheticSource(CustomSource):
     seed: int = 0
     image_size: int = 96
     turns: int = 4
+    abilities: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_kinds(self.kinds)
         check_split(self.split)
+        if unknown := sorted(self.abilities.keys() - set(ABILITIES)):
+            raise UserError(f"Synthetic abilities are {unknown}; give some of {ABILITIES}.")
+        if not all(0 < weight < math.inf for weight in self.abilities.values()):
+            raise UserError(
+                f"Weights of the synthetic abilities are {dict(self.abilities)}; "
+                "give finite weights above zero."
+            )
         weights = self.kinds.values()
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise UserError(
@@ -94,7 +105,7 @@ class SyntheticSource(CustomSource):
         (kind,) = random.Random(key).choices(names, weights)
         # The seed contains the kind, so that sources of other kinds with this seed differ.
         rng = random.Random(f"{key} {kind}")
-        return kind, compose(kind, rng, self.split, self.turns), rng
+        return kind, compose(kind, rng, self.split, self.turns, self.abilities), rng
 
 
 def iter_texts(source: SyntheticSource) -> Iterator[str]:

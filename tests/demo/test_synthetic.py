@@ -483,6 +483,8 @@ def test_settings_that_make_no_sense_are_refused():
         {"kinds": {"vqa": 1.0}, "size": 0},
         {"kinds": {"vqa": 1.0}, "turns": 0},
         {"kinds": {"vqa": 1.0}, "image_size": 8},
+        {"kinds": {"vqa": 1.0}, "abilities": {"place": 1.0}},
+        {"kinds": {"vqa": 1.0}, "abilities": {"position": 0.0}},
     ):
         with pytest.raises(UserError):
             SyntheticSource(**settings)
@@ -494,6 +496,15 @@ def test_settings_that_make_no_sense_are_refused():
     assert len(source) == 5 and source[np.int64(4)] == source[4]
     with pytest.raises(IndexError):
         source[5]
+
+
+def test_abilities_have_weights():
+    def share(abilities):
+        source = SyntheticSource({"text_scene": 1.0}, size=400, turns=1, abilities=abilities)
+        return sum("Human: Where is" in text for text in iter_texts(source)) / len(source)
+
+    assert 0.1 < share({}) < 0.25
+    assert 0.4 < share({"position": 4.0}) < 0.6
 
 
 def test_speed():
