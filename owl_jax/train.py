@@ -55,6 +55,7 @@ def main(_: list[str]) -> int | None:
     import jax
     from jax.errors import JaxRuntimeError
 
+    from owl_jax.malloc import keep_large_buffers
     from owl_jax.parallel.xla_flags import in_use
     from owl_jax.training.hooks.preemption import EXIT_STATUS, Interrupted, Preempted
     from owl_jax.training.loop import train
@@ -75,6 +76,8 @@ def main(_: list[str]) -> int | None:
     is_first = jax.process_index() == 0
     workdir = Path(WORKDIR.value)
     keep_compiled(workdir)
+    if jax.default_backend() == "cpu":
+        keep_large_buffers()
     if is_first and (text := in_use(jax.devices()[0].device_kind)):
         cli.say(text)
     try:

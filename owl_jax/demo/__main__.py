@@ -38,9 +38,9 @@ def main(_: list[str]) -> None:
     """Trains the three stages, evaluates, and writes the reports."""
     from owl_jax.demo.evaluation import evaluate, format_table
     from owl_jax.demo.report import write_report
-    from owl_jax.demo.stages import one_device_per_core, train_stage
+    from owl_jax.demo.stages import train_stage, use_cores_well
 
-    one_device_per_core()
+    use_cores_well()
     workdir = Path(WORKDIR.value)
     seconds: dict[str, float] = {}
     models: dict[str, Path] = {}

@@ -69,10 +69,10 @@ def main(_: list[str]) -> None:
         write_report,
     )
     from owl_jax.demo.evaluation import held_out_questions
-    from owl_jax.demo.stages import load_config, one_device_per_core, train_stage
+    from owl_jax.demo.stages import load_config, train_stage, use_cores_well
     from owl_jax.pages.page import drawing
 
-    one_device_per_core()
+    use_cores_well()
     workdir, configs = Path(WORKDIR.value), Path(CONFIGS.value)
     language = Path(DEMO.value) / "stage0" / "model"
     if not language.exists():

@@ -12,21 +12,23 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from owl_jax.errors import UserError
+from owl_jax.malloc import keep_large_buffers
 from owl_jax.training.loop import train
 
 
-def one_device_per_core() -> None:
-    """Makes each processor core a device, at most eight, where JAX would make one of them all.
+def use_cores_well() -> None:
+    """Prepares this process for training a small model on processor cores, before JAX computes.
 
-    The operations of so small a model are too short to be divided among cores: with half of each
-    batch for each of two cores a step takes 0.7 times as long. To be called before JAX computes; a
-    number of devices in XLA_FLAGS stays.
+    Each core becomes a device, at most eight: the operations of so small a model are too short to
+    be divided among cores, parts of a batch are not. A number of devices in XLA_FLAGS stays. And
+    malloc keeps large buffers.
     """
     import jax
 
     cores = min(os.cpu_count() or 1, 8)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 1 << cores.bit_length() - 1)
+    keep_large_buffers()
 
 
 def train_stage(

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from owl_jax import cli
-from owl_jax.serving.memory import return_large_buffers
+from owl_jax.malloc import return_large_buffers
 from owl_jax.serving.model import Model
 from owl_jax.serving.service import Service
 

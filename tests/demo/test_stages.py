@@ -1,8 +1,10 @@
 """What train_stage refuses; training itself is tested in test_loop.py and by the demonstration."""
 
+import os
 import runpy
 from pathlib import Path
 
+import forked
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,21 @@ def test_a_scale_is_above_zero(tmp_path, scale):
     with pytest.raises(UserError, match="above 0"):
         train_stage(STAGE, tmp_path, {}, scale)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_force_host_platform_device_count=3"])
+def test_each_core_is_a_device(flags):
+    script = """
+import jax
+from owl_jax.demo.stages import use_cores_well
+use_cores_well()
+print(jax.device_count())
+"""
+    result = forked.run("-c", script, environment={**os.environ, "XLA_FLAGS": flags})
+    assert result.returncode == 0, result.stderr
+    cores = os.cpu_count()
+    expected = 3 if flags else max(n for n in (1, 2, 4, 8) if n <= cores)
+    assert int(result.stdout) == expected
 
 
 def config_of(workdir, scale=1.0, seed=0):
