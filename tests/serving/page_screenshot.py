@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 
 from owl_jax.demo.questions import questions
 
-QUESTIONS = ("Where is the blue circle?", "Are there more squares than circles?")
+QUESTIONS = ("Where is the blue circle?", "Is the red triangle to the left of the green square?")
 SIZE = {"width": 1120, "height": 760}
 
 
