@@ -18,7 +18,7 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Only stage 2 trains LoRA; here it would take a quarter of each step's time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 2400
+    config.steps = 2600
     config.batch_size = 8
     config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
@@ -39,12 +39,12 @@ def get_config() -> ConfigDict:
     config.data.image_slots = 0
     config.data.pack = True
     kinds = {
-        "text_description": 1.8,
-        "text_scene": 2.2,
+        "text_description": 2.2,
+        "text_scene": 2.6,
         "text_facts": 0.4,
-        "text_two_images": 0.9,
-        "text_video": 0.5,
+        "text_two_images": 0.8,
+        "text_video": 0.4,
     }
-    abilities = {"position": 2.0, "comparison": 2.5}  # the last that are learned
+    abilities = {"position": 4.0, "comparison": 3.0}  # the last that are learned
     config.data.mixture = ((SyntheticSource(kinds, turns=5, abilities=abilities), 1.0),)
     return config
