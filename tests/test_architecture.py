@@ -18,7 +18,10 @@ LEVELS = (
     {"inference", "data", "checkpoint", "parallel"},
     {"models", "text", "media"},
     {"cli", "hub", "pages", "python_file", "shipped"},
-    {"errors", "files", "former_keys", "sealed_json", "streams", "command_names", "version"},
+    {
+        *("errors", "files", "former_keys", "malloc", "sealed_json", "streams"),
+        *("command_names", "version"),
+    },
 )
 
 # The demonstration is imported by its own commands only.
