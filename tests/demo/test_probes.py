@@ -26,7 +26,7 @@ IT = {"And what shape is it?", "And where is it?"}
 
 @pytest.fixture(scope="module")
 def asked():
-    return probes(seed=7, count=30)
+    return probes(seed=7, count=60)
 
 
 @pytest.fixture(scope="module")
