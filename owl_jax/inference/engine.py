@@ -16,7 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import jax
@@ -25,13 +26,11 @@ import numpy as np
 from owl_jax.errors import UserError
 from owl_jax.inference import core
 from owl_jax.inference.api import Owl, PromptTooLong
-from owl_jax.inference.arguments import NUM_FRAMES, whole_number
+from owl_jax.inference.arguments import NUM_FRAMES
 from owl_jax.inference.device_rows import PIECES, DeviceRows, Piece
 from owl_jax.inference.media_cache import MediaCache
-from owl_jax.inference.prefix import Span, TokenRun
-from owl_jax.inference.prompt import BUCKET
+from owl_jax.inference.prefix import TokenRun
 from owl_jax.inference.requests import (
-    MAX_LOGPROBS,
     ChatPrompt,
     Finished,
     FinishReason,
@@ -42,9 +41,10 @@ from owl_jax.inference.requests import (
     Ticket,
     Token,
     Tokens,
+    check_request,
 )
-from owl_jax.inference.sampling import END_IDS, check_seed
-from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
+from owl_jax.inference.rows import Job, Row, choose_row, reusable_tokens
+from owl_jax.inference.sampling import END_IDS
 
 _STEPS = 8  # tokens of a row between two returns to the host
 _STEPS_WHILE_PREFILLING = 4  # so that a prompt is read sooner
@@ -55,50 +55,11 @@ _CLOSE_SECONDS = 60  # longer than any chunk takes
 
 
 @dataclass(eq=False)
-class _Row:
-    """A row of the cache: its index, the tokens in it, and when it was last used."""
-
-    index: int
-    run: TokenRun = field(default_factory=lambda: TokenRun(np.zeros(0, np.int32)))
-    used: int = 0
-    job: _Job | None = None
-
-
-@dataclass(eq=False)
-class _Job:
-    """A request in progress.
-
-    filled: tokens of its prompt in the row. split: the medium whose tokens go on in the next piece
-    of the prompt, and its vectors.
-    """
-
-    ticket: Ticket
-    run: TokenRun
-    row: _Row
-    cached: int = 0
-    filled: int = 0
-    split: tuple[Span, jax.Array] | None = None
-    tokens: list[int] = field(default_factory=list)
-    is_active: bool = False
-    is_finished: bool = False
-
-    @property
-    def request(self) -> Request:
-        return self.ticket.request
-
-    def spans(self, start: int, end: int) -> list[Span]:
-        """The media with tokens in [start, end)."""
-        return [
-            span for span in self.run.spans if span.start < end and span.start + span.length > start
-        ]
-
-
-@dataclass(eq=False)
 class _Chunk:
     """Tokens that are being computed; column i is of jobs[i]."""
 
     found: core.NewTokens
-    jobs: Sequence[_Job | None]
+    jobs: Sequence[Job | None]
 
 
 class Engine:
@@ -144,10 +105,10 @@ class Engine:
         self._longest = min(self.row_length, owl.config.llm.max_length)
         self._max_waiting = max_waiting
         self._media = MediaCache(media_cache_bytes, self._device.encode)
-        self._rows = [_Row(index) for index in range(self.num_rows)]
+        self._rows = [Row(index) for index in range(self.num_rows)]
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Ticket, TokenRun]] = deque()
-        self._prefilling: deque[_Job] = deque()
+        self._prefilling: deque[Job] = deque()
         self._unfetched: deque[_Chunk] = deque()
         self._thread: threading.Thread | None = None
         self._is_closing = self._is_draining = False
@@ -164,7 +125,8 @@ class Engine:
         Raises QueueFull, PromptTooLong, and UserError for a request that cannot be answered.
         """
         self.max_new_tokens(request.prompt)
-        run = self._checked(request)
+        check_request(request, self._config, self.adapters, self.frames)
+        run = TokenRun.of(request.prompt, self._config.num_tokens, request.adapter)
         ticket = Ticket(request, listener)
         with self._changed:
             if self._is_closing or self._is_draining:
@@ -346,16 +308,23 @@ class Engine:
                 self._end(row.job, why)
 
     def _admit(self) -> None:
-        """Gives free rows to waiting requests, in order of arrival."""
-        while self._waiting and any(row.job is None for row in self._rows):
-            ticket, run = self._waiting[0]
-            held = max(_reusable_tokens(run, row.run) for row in self._rows)
-            if any(_reusable_tokens(run, job.run) > held for job in self._prefilling):
-                return  # a prompt that begins like this one is being computed
-            source, row, cached = self._choose_row(run)
-            job = _Job(ticket, run, row, cached, cached)
+        """Gives free rows to waiting requests, in order of arrival.
+
+        A prompt whose beginning is being computed for another one waits for it. Those behind it do
+        not.
+        """
+        with self._changed:
+            first = [*islice(self._waiting, self.num_rows)]
+        for ticket, run in first:
+            if all(row.job is not None for row in self._rows):
+                return
+            held = max(reusable_tokens(run, row.run) for row in self._rows)
+            if any(reusable_tokens(run, job.run) > held for job in self._prefilling):
+                continue
+            source, row, cached = choose_row(self._rows, run)
+            job = Job(ticket, run, row, cached, cached)
             with self._changed:  # `drain` sees the request in the queue or in the row
-                self._waiting.popleft()
+                self._waiting.remove((ticket, run))
                 row.job, row.used = job, self._turn
             if source is not row:
                 self._device.copy(source.index, row.index, cached)
@@ -364,21 +333,7 @@ class Engine:
             self._counts["prompt"] += len(run.ids)
             self._counts["cached"] += cached
 
-    def _choose_row(self, run: TokenRun) -> tuple[_Row, _Row, int]:
-        """The row that holds the beginning of a prompt, a free row, which may be the same, and how
-        many of the prompt's tokens are to be kept or copied."""
-        free = [row for row in self._rows if row.job is None]
-        oldest = min(free, key=lambda row: row.used)
-        best = max(self._rows, key=lambda row: (_reusable_tokens(run, row.run), row.job is None))
-        cached = _reusable_tokens(run, best.run)
-        if not cached:
-            return oldest, oldest, 0
-        # Another conversation may go on from tokens that a row would lose.
-        if best.job is None and (best is oldest or 2 * cached >= len(best.run.ids)):
-            return best, best, cached
-        return best, oldest, cached
-
-    def _next_together(self) -> Sequence[_Job]:
+    def _next_together(self) -> Sequence[Job]:
         """The first prompt, with others whose next pieces are read in the same call if there are
         enough of them."""
         first = self._prefilling[0]
@@ -391,12 +346,12 @@ class Engine:
         most = self._device.most_together(length)
         return alike[:most] if len(alike) >= most else [first]
 
-    def _piece_length(self, job: _Job) -> int:
+    def _piece_length(self, job: Job) -> int:
         """The padded length of the next piece of a prompt."""
         fitting = [length for length in PIECES if job.filled + length <= self.row_length]
         return next((n for n in fitting if n >= len(job.run.ids) - job.filled), fitting[-1])
 
-    def _advance(self, jobs: Sequence[_Job]) -> None:
+    def _advance(self, jobs: Sequence[Job]) -> None:
         """Prefills the next pieces of prompts. An error ends the requests that it concerns."""
         pieces = {}
         for job in jobs:
@@ -421,7 +376,7 @@ class Engine:
             if job.filled == len(job.run.ids):
                 self._begin(job, last)
 
-    def _piece(self, job: _Job) -> Piece:
+    def _piece(self, job: Job) -> Piece:
         """The next piece of a prompt, after its media have been encoded."""
         start, length = job.filled, self._piece_length(job)
         ids = job.run.ids[start : start + length]
@@ -429,7 +384,7 @@ class Engine:
         padded = np.pad(ids, (0, length - len(ids)))
         return Piece(job.row.index, padded, len(ids), start, media, self._adapter(job))
 
-    def _begin(self, job: _Job, logits: jax.Array) -> None:
+    def _begin(self, job: Job, logits: jax.Array) -> None:
         """Samples the first token of a request whose prompt is in the row."""
         try:
             found = self._device.begin(
@@ -444,7 +399,7 @@ class Engine:
         job.is_active = True
         self._unfetched.append(_Chunk(found, [job]))
 
-    def _media_of(self, job: _Job, start: int, end: int) -> list[tuple[jax.Array, int]]:
+    def _media_of(self, job: Job, start: int, end: int) -> list[tuple[jax.Array, int]]:
         """The vectors of the media with tokens in [start, end), and where they begin after `start`.
 
         A medium of two pieces is encoded once, even if the cache is too small for it.
@@ -461,7 +416,7 @@ class Engine:
             found.append((vectors, span.start - start))
         return found
 
-    def _dispatch(self, active: Sequence[_Job], steps: int) -> None:
+    def _dispatch(self, active: Sequence[Job], steps: int) -> None:
         """Starts the next chunk of tokens."""
         wants = any(job.request.num_logprobs is not None for job in active)
         found, rows = self._device.decode([job.row.index for job in active], steps, wants)
@@ -498,7 +453,7 @@ class Engine:
                 except Exception as error:
                     self._end(job, "error", error)
 
-    def _token(self, job: _Job, found: Any, step: int, column: int) -> Token:
+    def _token(self, job: Job, found: Any, step: int, column: int) -> Token:
         wanted = job.request.num_logprobs
         id = int(found.ids[step, column])
         if wanted is None:
@@ -507,10 +462,10 @@ class Engine:
         top = list(zip(ids[:wanted].tolist(), values[:wanted].tolist(), strict=True))
         return Token(id, float(found.logprobs[step, column]), top)
 
-    def _limit(self, job: _Job) -> int:
+    def _limit(self, job: Job) -> int:
         return min(job.request.max_new_tokens, self._longest - len(job.run.ids))
 
-    def _end(self, job: _Job, reason: FinishReason, error: Exception | None = None) -> None:
+    def _end(self, job: Job, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends a request that the device still works on."""
         if job in self._prefilling:
             self._prefilling.remove(job)
@@ -518,7 +473,7 @@ class Engine:
         self._finish(job, reason, error)
         self._device.release(row.index, len(row.run.ids))
 
-    def _finish(self, job: _Job, reason: FinishReason, error: Exception | None = None) -> None:
+    def _finish(self, job: Job, reason: FinishReason, error: Exception | None = None) -> None:
         """Frees the row and tells the request. The newest token is not in the cache."""
         job.is_finished = True
         if job.is_active:
@@ -553,60 +508,12 @@ class Engine:
             # A listener whose loop has closed ends its own request only.
             ticket.cancel()
 
-    def _checked(self, request: Request) -> TokenRun:
-        """Raises UserError for a request that cannot be answered."""
-        if len(request.end_ids) > END_IDS:
-            raise UserError(f"{len(request.end_ids)} end ids; expected at most {END_IDS}")
-        if request.adapter is not None and request.adapter not in self.adapters:
-            raise UserError(f"no adapter is called {request.adapter!r}")
-        if request.num_logprobs is not None and not 0 <= request.num_logprobs <= MAX_LOGPROBS:
-            raise UserError(f"num_logprobs is {request.num_logprobs}; expected 0 to {MAX_LOGPROBS}")
-        whole_number(request.max_new_tokens, "max_new_tokens", 1)
-        check_seed(request.seed)
-        ids, most = np.asarray(request.prompt.input_ids), self._config.llm.vocab_size - 1
-        if ids.ndim != 1 or not len(ids):
-            raise UserError(
-                f"input_ids has shape {ids.shape}; expected [L] with at least one token"
-            )
-        strange = ids[(ids > most) | ((ids < 0) & (ids != IMAGE_ID) & (ids != VIDEO_ID))]
-        if len(strange):
-            raise UserError(
-                f"input_ids has {strange[0]}; expected 0 to {most}, {IMAGE_ID} at an image and "
-                f"{VIDEO_ID} at a video"
-            )
-        for clip in request.prompt.videos:
-            if len(clip) not in self.frames:
-                known = ", ".join(map(str, self.frames))
-                raise UserError(f"a video of {len(clip)} frames; expected one of {known}")
-        size = self._config.image_size
-        for pixels in () if self._config.text_only else request.prompt.images:
-            _check_pixels(pixels, (size, size, 3))
-        for pixels in () if self._config.text_only else request.prompt.videos:
-            _check_pixels(pixels, (len(pixels), size, size, 3))
-        return TokenRun.of(request.prompt, self._config.num_tokens, request.adapter)
-
-    def _adapter(self, job: _Job) -> int:
+    def _adapter(self, job: Job) -> int:
         """The number of a request's adapter, from 1 on; 0: the base model."""
         name = job.request.adapter
         return 0 if name is None else 1 + self.adapters.index(name)
 
 
-def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises UserError for pixels that need another program, or are not 0 to 255."""
-    if pixels.shape != shape or pixels.dtype != np.uint8:
-        raise UserError(
-            f"pixels are {pixels.dtype}{list(pixels.shape)}; expected uint8{list(shape)}"
-        )
-
-
 def _is_ready(array: Any) -> bool:
     """Whether an array has been computed, so that fetching it does not wait."""
     return bool(array.is_ready())
-
-
-def _reusable_tokens(run: TokenRun, held: TokenRun) -> int:
-    """How many tokens of a prompt need not be computed where others are held: a multiple of BUCKET.
-
-    At least the last token is computed, as its logits are needed.
-    """
-    return min(run.shared(held), len(run.ids) - 1) // BUCKET * BUCKET

@@ -12,7 +12,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from owl_jax.errors import UserError
-from owl_jax.inference.sampling import Sampling
+from owl_jax.inference.arguments import whole_number
+from owl_jax.inference.sampling import END_IDS, Sampling, check_seed
+from owl_jax.models.config import OwlConfig
+from owl_jax.text.media_index import IMAGE_ID, VIDEO_ID
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 GREEDY = Sampling()
@@ -140,3 +143,47 @@ class Stats:
     encoded_media: int
     cached_media: int
     compilations: int
+
+
+def check_request(
+    request: Request, config: OwlConfig, adapters: Sequence[str], frames: Sequence[int]
+) -> None:
+    """Raises UserError for a request that an engine cannot answer.
+
+    adapters: the names that it may give. frames: the numbers of frames that a video may have.
+    """
+    if len(request.end_ids) > END_IDS:
+        raise UserError(f"{len(request.end_ids)} end ids; expected at most {END_IDS}")
+    if request.adapter is not None and request.adapter not in adapters:
+        raise UserError(f"no adapter is called {request.adapter!r}")
+    if request.num_logprobs is not None and not 0 <= request.num_logprobs <= MAX_LOGPROBS:
+        raise UserError(f"num_logprobs is {request.num_logprobs}; expected 0 to {MAX_LOGPROBS}")
+    whole_number(request.max_new_tokens, "max_new_tokens", 1)
+    check_seed(request.seed)
+    ids, most = np.asarray(request.prompt.input_ids), config.llm.vocab_size - 1
+    if ids.ndim != 1 or not len(ids):
+        raise UserError(f"input_ids has shape {ids.shape}; expected [L] with at least one token")
+    strange = ids[(ids > most) | ((ids < 0) & (ids != IMAGE_ID) & (ids != VIDEO_ID))]
+    if len(strange):
+        raise UserError(
+            f"input_ids has {strange[0]}; expected 0 to {most}, {IMAGE_ID} at an image and "
+            f"{VIDEO_ID} at a video"
+        )
+    for clip in request.prompt.videos:
+        if len(clip) not in frames:
+            known = ", ".join(map(str, frames))
+            raise UserError(f"a video of {len(clip)} frames; expected one of {known}")
+    if not config.text_only:
+        S = config.image_size
+        for pixels in request.prompt.images:
+            _check_pixels(pixels, (S, S, 3))
+        for pixels in request.prompt.videos:
+            _check_pixels(pixels, (len(pixels), S, S, 3))
+
+
+def _check_pixels(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises UserError for pixels that need another program, or are not 0 to 255."""
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise UserError(
+            f"pixels are {pixels.dtype}{list(pixels.shape)}; expected uint8{list(shape)}"
+        )

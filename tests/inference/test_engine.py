@@ -22,6 +22,7 @@ from owl_jax.inference.engine import Engine
 from owl_jax.inference.generate import Batch, generate
 from owl_jax.inference.prompt import Prompt
 from owl_jax.inference.requests import ChatPrompt, Finished, QueueFull, Request, Tokens
+from owl_jax.inference.rows import Job
 from owl_jax.inference.sampling import Sampling
 from owl_jax.models.compute import Compute
 from owl_jax.models.config import OwlConfig
@@ -294,6 +295,17 @@ def test_prompts_that_come_together_are_read_together(owl, engine, monkeypatch):
     answers, calls = read_at_once(engine, requests, monkeypatch)
     assert calls == [2]
     assert [answer.end.cached_tokens for answer in answers] == [64, 64]
+    assert [answer.ids for answer in answers] == [alone(owl, request) for request in requests]
+
+
+def test_a_prompt_that_waits_for_its_beginning_lets_others_pass(owl, engine, monkeypatch):
+    """The second begins as the first does, which is read together with the third."""
+    first = np.arange(95, 2, -1, dtype=np.int32)
+    prompts = [first, first[:80], np.roll(first, 5)]
+    requests = [Request(ChatPrompt(ids), 5) for ids in prompts]
+    answers, calls = read_at_once(engine, requests, monkeypatch)
+    assert calls == [2, 1]
+    assert [answer.end.cached_tokens for answer in answers] == [0, 64, 0]
     assert [answer.ids for answer in answers] == [alone(owl, request) for request in requests]
 
 
@@ -744,7 +756,7 @@ def test_an_int8_cache_has_room_for_more_rows(monkeypatch):
 def test_counts_are_taken_while_a_request_ends(owl):
     engine = Engine(owl, num_rows=1, row_length=64, frames=(FRAMES,))
 
-    jobs = [engine_module._Job(None, None, None)]
+    jobs = [Job(None, None, None)]
 
     class Ending:
         @property
