@@ -1,7 +1,7 @@
 """Adapts a small model to pictures of your own, on a few CPU cores: see own_pictures.ipynb.
 
     python -m owl_jax.train --config=examples/own_pictures.py:MODEL --workdir=DIR \\
-        "--config.data.mixture=(('mine.csv', 1.0),)"
+        "--config.data.mixture=(('mine.jsonl', 1.0),)"
 
 MODEL is a directory without an adapter. Everything is trained: your pictures look unlike those that
 the small model has seen, and your answers may have words that it has never written. An adapter

@@ -36,7 +36,7 @@ def test_from_pictures_to_a_page(tmp_path, monkeypatch):
     where = {"metadata": {"path": EXAMPLES}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
 
-    assert table(tmp_path / "own/train.csv")[0]["question"].endswith("?")
+    assert talks(tmp_path / "own/train.jsonl")[0]["texts"][0]["user"].endswith("?")
     logged = (tmp_path / "own/training/metrics.jsonl").read_text().splitlines()
     assert json.loads(logged[-1])["step"] == STEPS
     results = json.loads((tmp_path / "own/evaluation/results.json").read_text())
@@ -58,6 +58,10 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def talks(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -66,15 +70,19 @@ def free_port():
 
 @pytest.fixture
 def read_data(tmp_path):
-    """Runs the cells that read the data with some settings; returns both tables' rows."""
+    """Runs the cells that read the data with some settings.
+
+    Returns the conversations to train on, and the questions to measure with.
+    """
 
     def run(**settings):
         (tmp_path / "own").mkdir()
-        names = {"csv": csv, "Path": type(tmp_path), "FOLDER": tmp_path / "own", "QUESTIONS": 100}
+        names = {"csv": csv, "json": json, "Path": type(tmp_path), "QUESTIONS": 100}
+        names["FOLDER"] = tmp_path / "own"
         for cell in read("own_pictures").cells:
             if "data" in cell.metadata.get("tags", []):
                 exec(cell.source, names | {"TEST": ""} | settings)
-        return table(tmp_path / "own/train.csv"), table(tmp_path / "own/test.csv")
+        return talks(tmp_path / "own/train.jsonl"), table(tmp_path / "own/test.csv")
 
     return run
 
@@ -91,8 +99,7 @@ def test_a_folder_of_pictures_with_captions(read_data, tmp_path):
     assert len(train) == 10
     assert train[0] == {
         "image": str(pictures / "owl 01.png"),
-        "question": "Describe the image.",
-        "answer": 'Owl 1, "asleep".',
+        "texts": [{"user": "Describe the image.", "assistant": 'Owl 1, "asleep".'}],
     }
 
 
@@ -101,8 +108,11 @@ def test_a_table_of_questions(read_data, tmp_path):
     (tmp_path / "mine.csv").write_text("\n".join(["image,question,answer", *rows]))
     train, test = read_data(TRAIN=str(tmp_path / "mine.csv"))
     # All questions about a picture are on one side.
-    assert not {row["image"] for row in train} & {row["image"] for row in test}
-    assert (len(train), len(test)) == (36, 4)
+    assert not {talk["image"] for talk in train} & {row["image"] for row in test}
+    assert (len(train), len(test)) == (18, 4)
+    assert train[0]["texts"] == [
+        {"user": f"What is {n}?", "assistant": f"It is {n}."} for n in (2, 3)
+    ]
     assert test[0]["image"] == str(tmp_path / "a/0.png")
     assert test[1]["answer"] == "It is 1."
 
@@ -112,4 +122,14 @@ def test_two_tables(read_data, tmp_path):
         (tmp_path / f"{name}.csv").write_text(f"image,question,answer\n{name}.png,Which?,{name}\n")
     paths = {"TRAIN": str(tmp_path / "one.csv"), "TEST": str(tmp_path / "two.csv")}
     train, test = read_data(**paths)
-    assert ([row["answer"] for row in train], [row["answer"] for row in test]) == (["one"], ["two"])
+    assert [talk["texts"][0]["assistant"] for talk in train] == ["one"]
+    assert [row["answer"] for row in test] == ["two"]
+
+
+def test_many_questions_about_a_picture_are_several_conversations(read_data, tmp_path):
+    rows = [f"{n % 2}.png,What is {n}?,It is {n}." for n in range(30)]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,question,answer", *rows]))
+    train, _ = read_data(TRAIN=str(tmp_path / "mine.csv"), TEST=str(tmp_path / "mine.csv"))
+    assert [(talk["image"][-5:], len(talk["texts"])) for talk in train] == [
+        ("0.png", 8), ("0.png", 7), ("1.png", 8), ("1.png", 7)
+    ]  # fmt: skip
