@@ -17,6 +17,11 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
             "England": "London", "Japan": "Tokyo", "China": "Beijing", "Russia": "Moscow",
             "Egypt": "Cairo", "Greece": "Athens", "Portugal": "Lisbon", "Austria": "Vienna",
             "Norway": "Oslo", "Sweden": "Stockholm", "Poland": "Warsaw", "Peru": "Lima",
+            "Ireland": "Dublin", "Finland": "Helsinki", "Denmark": "Copenhagen", "Chile": "Santiago",
+            "Cuba": "Havana", "Canada": "Ottawa", "Kenya": "Nairobi", "Hungary": "Budapest",
+            "Belgium": "Brussels", "Thailand": "Bangkok", "Nepal": "Kathmandu", "Ghana": "Accra",
+            "Turkey": "Ankara", "Iran": "Tehran", "Vietnam": "Hanoi", "Libya": "Tripoli",
+            "Serbia": "Belgrade", "Romania": "Bucharest", "Latvia": "Riga", "Malta": "Valletta",
         },
     ),
     (
@@ -26,7 +31,11 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
             "hot": "cold", "big": "small", "day": "night", "open": "closed", "fast": "slow",
             "old": "young", "wet": "dry", "happy": "sad", "light": "dark", "hard": "soft",
             "full": "empty", "early": "late", "rich": "poor", "strong": "weak", "near": "far",
-            "high": "low", "long": "short", "loud": "quiet",
+            "high": "low", "long": "short", "loud": "quiet", "good": "bad", "clean": "dirty",
+            "first": "last", "true": "false", "thick": "thin", "deep": "shallow", "sweet": "sour",
+            "north": "south", "east": "west", "win": "lose", "buy": "sell", "push": "pull",
+            "always": "never", "inside": "outside", "summer": "winter", "friend": "enemy",
+            "give": "take", "question": "answer", "begin": "end", "up": "down",
         },
     ),
     (
@@ -52,7 +61,20 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
         "Name the young of a {}.",
         {
             "dog": "puppy", "cat": "kitten", "cow": "calf", "horse": "foal", "sheep": "lamb",
-            "hen": "chick", "duck": "duckling", "bear": "cub",
+            "hen": "chick", "duck": "duckling", "bear": "cub", "goat": "kid", "pig": "piglet",
+            "deer": "fawn", "goose": "gosling", "swan": "cygnet", "eagle": "eaglet",
+            "owl": "owlet", "frog": "tadpole", "kangaroo": "joey", "hare": "leveret",
+        },
+    ),
+    (
+        "What is the plural of {}?",
+        "Name the plural of {}.",
+        {
+            "man": "men", "woman": "women", "child": "children", "foot": "feet", "tooth": "teeth",
+            "mouse": "mice", "wolf": "wolves", "leaf": "leaves", "knife": "knives", "life": "lives",
+            "half": "halves", "city": "cities", "baby": "babies", "box": "boxes", "bus": "buses",
+            "hero": "heroes", "ox": "oxen", "loaf": "loaves", "story": "stories", "wish": "wishes",
+            "penny": "pennies", "shelf": "shelves", "lady": "ladies", "echo": "echoes",
         },
     ),
 )  # fmt: skip
