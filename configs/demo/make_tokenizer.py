@@ -56,8 +56,6 @@ OPENINGS = (
     "Name the month after",
     "Name the young of a",
     "What is a young",
-    "What is the plural of",
-    "Name the plural of",
 )
 PHRASES = (
     "are there?",

@@ -18,7 +18,7 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Only stage 2 trains LoRA; here it would take a quarter of each step's time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 3000
+    config.steps = 2800
     config.batch_size = 8
     config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     kinds = {
         "text_description": 2.2,
         "text_scene": 2.6,
-        "text_facts": 0.6,
+        "text_facts": 0.4,
         "text_two_images": 0.8,
         "text_video": 0.4,
     }

@@ -17,7 +17,7 @@ from owl_jax.training.config import small_config
 
 def get_config() -> ConfigDict:
     config = small_config(DEMONSTRATION)
-    config.steps = 950
+    config.steps = 900
     config.batch_size = 8
     config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
         "two_images": 2.0,
         "video": 1.0,
         "text_scene": 1.2,
-        "text_facts": 1.6,
+        "text_facts": 1.2,
     }
     abilities = {"position": 2.0, "comparison": 2.5}  # the last that are learned
     source = SyntheticSource(kinds, image_size=40, turns=6, abilities=abilities)

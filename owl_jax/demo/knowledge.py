@@ -1,7 +1,7 @@
 """Questions about arithmetic and general facts, by split.
 
 A tenth of the arithmetic problems is held out. Facts cannot be inferred, so every fact is trained
-in its first phrasing; for a quarter of them the second phrasing is held out.
+in its first phrasing; the second phrasing of every other fact is held out.
 """
 
 from owl_jax.demo.scene_questions import Turn
@@ -17,11 +17,6 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
             "England": "London", "Japan": "Tokyo", "China": "Beijing", "Russia": "Moscow",
             "Egypt": "Cairo", "Greece": "Athens", "Portugal": "Lisbon", "Austria": "Vienna",
             "Norway": "Oslo", "Sweden": "Stockholm", "Poland": "Warsaw", "Peru": "Lima",
-            "Ireland": "Dublin", "Finland": "Helsinki", "Denmark": "Copenhagen", "Chile": "Santiago",
-            "Cuba": "Havana", "Canada": "Ottawa", "Kenya": "Nairobi", "Hungary": "Budapest",
-            "Belgium": "Brussels", "Thailand": "Bangkok", "Nepal": "Kathmandu", "Ghana": "Accra",
-            "Turkey": "Ankara", "Iran": "Tehran", "Vietnam": "Hanoi", "Libya": "Tripoli",
-            "Serbia": "Belgrade", "Romania": "Bucharest", "Latvia": "Riga", "Malta": "Valletta",
         },
     ),
     (
@@ -31,11 +26,7 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
             "hot": "cold", "big": "small", "day": "night", "open": "closed", "fast": "slow",
             "old": "young", "wet": "dry", "happy": "sad", "light": "dark", "hard": "soft",
             "full": "empty", "early": "late", "rich": "poor", "strong": "weak", "near": "far",
-            "high": "low", "long": "short", "loud": "quiet", "good": "bad", "clean": "dirty",
-            "first": "last", "true": "false", "thick": "thin", "deep": "shallow", "sweet": "sour",
-            "north": "south", "east": "west", "win": "lose", "buy": "sell", "push": "pull",
-            "always": "never", "inside": "outside", "summer": "winter", "friend": "enemy",
-            "give": "take", "question": "answer", "begin": "end", "up": "down",
+            "high": "low", "long": "short", "loud": "quiet",
         },
     ),
     (
@@ -61,20 +52,7 @@ _KNOWLEDGE: tuple[tuple[str, str, dict[str, str]], ...] = (
         "Name the young of a {}.",
         {
             "dog": "puppy", "cat": "kitten", "cow": "calf", "horse": "foal", "sheep": "lamb",
-            "hen": "chick", "duck": "duckling", "bear": "cub", "goat": "kid", "pig": "piglet",
-            "deer": "fawn", "goose": "gosling", "swan": "cygnet", "eagle": "eaglet",
-            "owl": "owlet", "frog": "tadpole", "kangaroo": "joey", "hare": "leveret",
-        },
-    ),
-    (
-        "What is the plural of {}?",
-        "Name the plural of {}.",
-        {
-            "man": "men", "woman": "women", "child": "children", "foot": "feet", "tooth": "teeth",
-            "mouse": "mice", "wolf": "wolves", "leaf": "leaves", "knife": "knives", "life": "lives",
-            "half": "halves", "city": "cities", "baby": "babies", "box": "boxes", "bus": "buses",
-            "hero": "heroes", "ox": "oxen", "loaf": "loaves", "story": "stories", "wish": "wishes",
-            "penny": "pennies", "shelf": "shelves", "lady": "ladies", "echo": "echoes",
+            "hen": "chick", "duck": "duckling", "bear": "cub",
         },
     ),
 )  # fmt: skip
@@ -98,10 +76,9 @@ def _list_facts() -> dict[str, tuple[Turn, ...]]:
     """The facts by split, in the phrasings of that split."""
     pools: dict[str, list[Turn]] = {split: [] for split in SPLITS}
     for usual, other, answers in _KNOWLEDGE:
-        for subject, answer in answers.items():
-            held = stable_bucket(usual.format(subject), 4) == 0
+        for number, (subject, answer) in enumerate(answers.items()):
             pools["train"].append(Turn("facts", usual.format(subject), answer))
-            pools[SPLITS[held]].append(Turn("facts", other.format(subject), answer))
+            pools[SPLITS[number % 2]].append(Turn("facts", other.format(subject), answer))
     return {split: tuple(pool) for split, pool in pools.items()}
 
 

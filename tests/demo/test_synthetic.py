@@ -58,7 +58,7 @@ PROMPTS = {
 EVERY_KIND = dict.fromkeys(KINDS, 1.0)
 IMAGE_KINDS = ("vqa", "two_images", "video")
 # The hash of some records of every kind; training on other records gives another model.
-RECORDED = "9da189dbe3358d8ec0732b577f95264e5c2e2fe00b091cff96c0fd796af3872d"
+RECORDED = "37df241f070eebd0276ba74e449827b18a07e5999c212ebb6251fdd4c80b3dcb"
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -378,8 +378,8 @@ def test_sums_are_right_and_a_tenth_is_held_out():
 def test_held_out_facts_are_trained_in_another_phrasing():
     train, heldout = closed_list("text_facts", "train"), closed_list("text_facts", "heldout")
     assert not train.keys() & heldout.keys()
-    assert len(train) + len(heldout) == 2 * 135
-    assert 20 <= len(heldout) <= 40
+    assert len(train) + len(heldout) == 2 * 61
+    assert len(heldout) == 30
     assert set(heldout.values()) <= set(train.values())
     for question, answer in heldout.items():
         subject = re.findall(r"\w+", question)[-1]
