@@ -18,7 +18,7 @@ from owl_jax.training.config import small_config
 def get_config() -> ConfigDict:
     # Only stage 2 trains LoRA; here it would take a quarter of each step's time.
     config = small_config(dataclasses.replace(DEMONSTRATION, lora=None))
-    config.steps = 2800
+    config.steps = 2600
     config.batch_size = 8
     config.mesh.update({"data": -1, "fsdp": 1})
     config.tokenizer = f"{CONFIGS}/demo/tokenizer"
@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
         ("llm/.*", "layers"),
         ("(vision|connector)/.*", "frozen"),
     )
-    config.recipes.words = {"learning_rate": 4e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.words = {"learning_rate": 2e-3, "warmup_steps": 25, "b2": 0.98}
     config.recipes.layers = {
         "optimizer": "muon",
-        "learning_rate": 3e-3,
+        "learning_rate": 1.5e-3,
         "warmup_steps": 25,
         "weight_decay": 0.01,
         "b2": 0.98,
