@@ -33,15 +33,15 @@ def get_config(model: str) -> ConfigDict:
         ("llm/(embed_tokens|lm_head)/.*", "words"),
         (".*", "layers"),
     )
-    config.recipes.words = {"learning_rate": 4e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.words = {"learning_rate": 2e-3, "warmup_steps": 25, "b2": 0.98}
     config.recipes.layers = {
         "optimizer": "muon",
-        "learning_rate": 2e-3,
+        "learning_rate": 1.5e-3,
         "warmup_steps": 25,
         "b2": 0.98,
     }
     config.data.pack = True
-    config.data.sequence_length = 192
-    config.data.image_slots = 8
+    config.data.sequence_length = 256
+    config.data.image_slots = 4
     config.log_every = 50
     return config

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         ("connector/.*", "connector"),
         ("(vision|llm)/.*", "frozen"),
     )
-    config.recipes.lora = {"learning_rate": 3e-3, "warmup_steps": 25, "b2": 0.98}
+    config.recipes.lora = {"learning_rate": 1.5e-3, "warmup_steps": 25, "b2": 0.98}
     config.recipes.connector = {
         "optimizer": "muon",
         "learning_rate": 2e-3,
