@@ -44,7 +44,6 @@ from owl_jax.models.vlm import Params, VisionLanguageModel, variables
 OWNERS = "adapter_owners"  # beside "lora" in parameters with several adapters
 
 MAX_STEPS = 16  # of one call of `decode_steps`
-ALL_ALLOWED = np.uint32(2**32 - 1)  # a word of Rows.allowed
 
 
 @struct.dataclass
@@ -143,7 +142,7 @@ def make_rows(
         sampling=SamplingRows.of(sampling, keys),
         in_prompt=in_prompt,
         in_answer=np.zeros(in_prompt.shape, np.int32),
-        allowed=np.full((B, -(-V // 32) if has_allowed else 0), ALL_ALLOWED),
+        allowed=np.full((B, -(-V // 32) if has_allowed else 0), 2**32 - 1, np.uint32),
     )
 
 
@@ -433,14 +432,12 @@ def _advance(
     """
     B, V = logits.shape
     adjusted = logits
-    # Most answers have neither penalties nor constraints.
     if rows.in_answer.shape[1]:
-        given = rows.sampling, rows.in_prompt, rows.in_answer
-        penalizes = (rows.sampling.penalizes & ~rows.done).any()
-        adjusted = jax.lax.cond(penalizes, penalize, _unchanged, adjusted, *given)
+        adjusted = penalize(adjusted, rows.sampling, rows.in_prompt, rows.in_answer)
+    tokens = jnp.arange(V, dtype=jnp.int32)
     if rows.allowed.shape[1]:
-        constrains = ((rows.allowed != ALL_ALLOWED).any(axis=1) & ~rows.done).any()
-        adjusted = jax.lax.cond(constrains, _only_allowed, _unchanged, adjusted, rows.allowed)
+        bits = rows.allowed[:, tokens // 32] >> (tokens % 32).astype(jnp.uint32)
+        adjusted = jnp.where(bits & 1 == 1, adjusted, -jnp.inf)
     too_early = (rows.counts < rows.min_tokens)[:, None]
     each = jnp.arange(B)[:, None]
     # -1 would index the last token.
@@ -464,14 +461,3 @@ def _advance(
     top, top_ids = jax.lax.top_k(logprobs, num_logprobs)
     chosen = jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
     return after, NewTokens(ids, chosen[None], top_ids[None].astype(jnp.int32), top[None])
-
-
-def _only_allowed(logits: jax.Array, allowed: jax.Array) -> jax.Array:
-    """float32[B, V] with -inf for the tokens whose bit in uint32[B, V / 32] is 0."""
-    tokens = jnp.arange(logits.shape[1], dtype=jnp.int32)
-    bits = allowed[:, tokens // 32] >> (tokens % 32).astype(jnp.uint32)
-    return jnp.where(bits & 1 == 1, logits, -jnp.inf)
-
-
-def _unchanged(logits: jax.Array, *_: Any) -> jax.Array:
-    return logits

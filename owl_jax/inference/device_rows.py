@@ -131,7 +131,7 @@ class DeviceRows:
         self.begin(0, prompt.input_ids, any_seed, 1, 0, logits)
         self.copy(0, self.count - 1, 0)
         self.release(0, 0)
-        self.allow(0, np.full(-(-self._config.llm.vocab_size // 32), core.ALL_ALLOWED))
+        self.allow(0, np.full(-(-self._config.llm.vocab_size // 32), 2**32 - 1, np.uint32))
         for width in self._widths():
             self.decode(range(width or self.count), 1, with_logprobs=False)
         self.decode(range(self.count), 1, with_logprobs=True)

@@ -128,15 +128,6 @@ class SamplingRows:
             keys=keys,
         )
 
-    @property
-    def penalizes(self) -> jax.Array:
-        """bool[B]: whether a row's next token depends on which tokens came before."""
-        return (
-            (jnp.asarray(self.repetition_penalty) != 1)
-            | (jnp.asarray(self.presence_penalty) != 0)
-            | (jnp.asarray(self.frequency_penalty) != 0)
-        )
-
 
 def check_seed(seed: int) -> int:
     """The seed as an int. Raises UserError unless it is a whole number in 0 .. 2**63 - 1."""
