@@ -25,7 +25,7 @@ def get_config(model: str) -> ConfigDict:
             f"--source={model} --target=DIR --format=orbax"
         )
     config = small_config(base)
-    config.steps = 2000
+    config.steps = 2500
     config.batch_size = 8
     config.mesh.update({"data": -1, "fsdp": 1})
     config.init.vision = config.init.connector = config.init.llm = model
