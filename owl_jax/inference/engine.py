@@ -314,14 +314,13 @@ class Engine:
         not.
         """
         with self._changed:
-            first = [*islice(self._waiting, self.num_rows)]
-        for ticket, run in first:
+            oldest = [*islice(self._waiting, self.num_rows)]
+        for ticket, run in oldest:
             if all(row.job is not None for row in self._rows):
                 return
-            held = max(reusable_tokens(run, row.run) for row in self._rows)
-            if any(reusable_tokens(run, job.run) > held for job in self._prefilling):
-                continue
             source, row, cached = choose_row(self._rows, run)
+            if any(reusable_tokens(run, job.run) > cached for job in self._prefilling):
+                continue
             job = Job(ticket, run, row, cached, cached)
             with self._changed:  # `drain` sees the request in the queue or in the row
                 self._waiting.remove((ticket, run))

@@ -55,8 +55,8 @@ class Job:
 def choose_row(rows: Sequence[Row], run: TokenRun) -> tuple[Row, Row, int]:
     """Chooses a free row for a prompt; there must be one.
 
-    Returns: (the row that holds the beginning of the prompt, the free row, which may be the same,
-    how many of the prompt's tokens are to be kept or copied).
+    Returns: (source, row, cached). `row` is free, and `source`, which may be the same row, holds the
+    first `cached` tokens of the prompt; no row holds more of them.
     """
     free = [row for row in rows if row.job is None]
     oldest = min(free, key=lambda row: row.used)
