@@ -55,7 +55,7 @@ class Job:
 def choose_row(rows: Sequence[Row], run: TokenRun) -> tuple[Row, Row, int]:
     """Chooses a free row for a prompt; there must be one.
 
-    Returns: (source, row, cached). `row` is free, and `source`, which may be the same row, holds the
+    Returns: (source, row, cached). `row` is free. `source`, which may be the same row, holds the
     first `cached` tokens of the prompt; no row holds more of them.
     """
     free = [row for row in rows if row.job is None]
